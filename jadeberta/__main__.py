@@ -1,0 +1,5 @@
+"""`python -m jadeberta` is the console script `jadeberta`."""
+
+from jadeberta.cli import main
+
+main()

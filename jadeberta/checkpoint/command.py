@@ -1,0 +1,50 @@
+"""`jadeberta checkpoint list|verify|prune RUN`: what is on disk and whether it can be trusted."""
+
+import argparse
+from pathlib import Path
+
+from jadeberta.checkpoint.commit import prunable, prune
+from jadeberta.checkpoint.content import read_state
+from jadeberta.checkpoint.manifest import list_checkpoints, verify
+from jadeberta.errors import CheckpointError
+
+
+def main(arguments: list[str]) -> int:
+    """Status 1 where `verify` finds a checkpoint that cannot be trusted."""
+    parser = argparse.ArgumentParser(prog="jadeberta checkpoint", description="What is on disk and whether it can be trusted.")
+    parser.add_argument("action", choices=["list", "verify", "prune"], help="verify reads every byte; prune removes by the two rules below")
+    parser.add_argument("run", type=Path, help="run directory, its checkpoints directory, or one checkpoint (verify)")
+    parser.add_argument("--keep-last", type=int, default=3, help="prune: newest checkpoints to keep")
+    parser.add_argument("--keep-every", type=int, default=0, help="prune: keep multiples of this step for good")
+    parser.add_argument("--dry-run", action="store_true", help="prune: say what would go, remove nothing")
+    options = parser.parse_args(arguments)
+    root = options.run / "checkpoints" if (options.run / "checkpoints").is_dir() else options.run
+    directories = list_checkpoints(root) or ([root] if (root / "manifest.json").exists() else [])
+    if not directories:
+        raise CheckpointError(f"{options.run}: no checkpoint there. Name a run directory that jadeberta pretrain has written.")
+    if options.action == "list":
+        for directory in directories:
+            size = sum(p.stat().st_size for p in directory.iterdir())
+            print(f"{directory.name}  {size / 2**20:10.1f} MiB  {_summary(directory)}")
+        return 0
+    if options.action == "prune":
+        rules = options.keep_last, options.keep_every
+        for directory in prunable(directories, *rules) if options.dry_run else prune(root, *rules):
+            print(f"{'would remove' if options.dry_run else 'removed'} {directory.name}")
+        return 0
+    bad = 0
+    for directory in directories:
+        faults = verify(directory)
+        bad += bool(faults)
+        print(f"{directory.name}  {'ok' if not faults else 'NOT TO BE TRUSTED'}")
+        for fault in faults:
+            print(f"  {fault}")
+    return 1 if bad else 0
+
+
+def _summary(directory: Path) -> str:
+    try:
+        state = read_state(directory)
+        return f"{state['tokens']:>18,} tokens  {state['world_size']} ranks  ZeRO {state['zero_stage']}  {state['precision']}"
+    except (OSError, ValueError, KeyError):
+        return "unreadable state.json"

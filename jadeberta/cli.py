@@ -1,0 +1,104 @@
+"""The console script `jadeberta`: one parser a verb, one file a verb; nothing heavy is imported before it is needed."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from jadeberta import __version__
+from jadeberta.errors import ConfigError, JadebertaError, explain_recipe_error
+
+Handler = Callable[[list[str]], int]
+
+
+def main() -> None:
+    """Runs the verb named on the command line and ends with its status."""
+    verbs: dict[str, tuple[str, Handler]] = {
+        "pretrain": ("train on shards; resumes by itself", _pretrain),
+        "evaluate": ("MLM accuracy per corpus, as JSON", _evaluate),
+        "checkpoint": ("what is on disk and whether it can be trusted", _checkpoint),
+        "export": ("a directory that AutoTokenizer and AutoModelForMaskedLM load, with its model card", _export),
+    }
+    width = max(map(len, verbs))
+    listing = "\n".join(f"  {name:<{width}}  {text}" for name, (text, _) in verbs.items())
+    parser = argparse.ArgumentParser(
+        prog="jadeberta",
+        usage="jadeberta VERB [options]",
+        description="Pre-trains a Japanese DeBERTa V2, from shards to a released model.",
+        epilog=f"verbs:\n{listing}\n\n'jadeberta VERB --help' explains each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("verb", choices=verbs, metavar="VERB", help="one of those below")
+    arguments = sys.argv[1:]
+    options = parser.parse_args(arguments[:1] or ["--help"])
+    try:
+        sys.exit(verbs[options.verb][1](arguments[1:]))
+    except JadebertaError as e:
+        print(f"{type(e).__name__}: {e}", file=sys.stderr)
+        # A rank that stops here must not wait for the others in a collective's destructor.
+        _leave(e.exit_status)
+    except BrokenPipeError:
+        _leave(1)
+
+
+def _leave(status: int) -> None:
+    import os
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _pretrain(arguments: list[str]) -> int:
+    import jsonargparse
+
+    from jadeberta.config import add_recipe_arguments, known_keys, recipe_from_arguments
+
+    parser = jsonargparse.ArgumentParser(
+        prog="jadeberta pretrain", exit_on_error=False, description="Trains to training.max_steps; resumes from the run's newest checkpoint."
+    )
+    add_recipe_arguments(parser)
+    parser.add_argument("--resume", choices=["auto", "required", "never"], default="auto", help="what to do about earlier checkpoints")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, say what the run would be, start nothing")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # the DeepSpeed launcher adds it
+    recipe_file = _recipe_file(arguments)
+    try:
+        options = parser.instantiate(parser.parse_args(arguments))
+    except Exception as e:
+        raise ConfigError(explain_recipe_error(str(e), recipe_file, known_keys())) from e
+    recipe = recipe_from_arguments(options)
+    from jadeberta.pretrain import pretrain
+
+    pretrain(recipe, options.resume, options.dry_run)
+    return 0
+
+
+def _recipe_file(arguments: list[str]) -> Path | None:
+    """The file after --config; raises ConfigError where it is not there."""
+    for place, argument in enumerate(arguments):
+        name = arguments[place + 1] if argument == "--config" and place + 1 < len(arguments) else None
+        name = argument.removeprefix("--config=") if argument.startswith("--config=") else name
+        if name is not None:
+            if not Path(name).is_file():
+                raise ConfigError(f"{name}: no such recipe. The ones that come with the project lie in recipes/.")
+            return Path(name)
+    return None
+
+
+def _evaluate(arguments: list[str]) -> int:
+    from jadeberta.evaluation.mlm import main
+
+    return main(arguments)
+
+
+def _checkpoint(arguments: list[str]) -> int:
+    from jadeberta.checkpoint.command import main
+
+    return main(arguments)
+
+
+def _export(arguments: list[str]) -> int:
+    from jadeberta.release.export import main
+
+    return main(arguments)

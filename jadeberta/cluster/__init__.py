@@ -1,0 +1,1 @@
+"""The machines: which rank this process is, and starting ranks on one machine."""

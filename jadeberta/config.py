@@ -1,0 +1,267 @@
+"""The recipe as dataclasses: read from one YAML file and the command line, checked before anything is allocated.
+
+A recipe is valid or refused here with one sentence; nothing downstream has to ask again whether two settings agree.
+"""
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from jadeberta.errors import ConfigError, explain_recipe_error
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class RunConfig:
+    """Where the run lives."""
+
+    dir: str = "runs/default"
+    """Run directory: recipe, ledger, metrics, TensorBoard, checkpoints."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU where there is one."""
+
+
+@dataclass
+class DataConfig:
+    """What the training reads, and in which form."""
+
+    shards: str = ""
+    """Directory with index.json, as written by `python -m preprocess pack`."""
+    repeats: dict[str, int] = field(default_factory=dict)
+    """Per corpus how often an epoch sees it; overrides the repeats in index.json."""
+    packing: Literal["concat", "documents"] = "concat"
+    """concat: a row is one text, attention crosses documents (the published run); documents: attention stays inside each document."""
+    workers: int = 1
+    """Loader processes a rank; 0 loads in the training process. Changes speed only, never the data."""
+    prefetch: int = 4
+    """Steps that a loader process works ahead."""
+
+
+@dataclass
+class ModelConfig:
+    """Hugging Face's DebertaV2Config, name by name, plus the attention's implementation."""
+
+    attention: Literal["eager", "sdpa", "fused"] = "sdpa"
+    """eager: Hugging Face's own module; sdpa: the same function in plain PyTorch without gathers; fused: Triton kernels."""
+    vocab_size: int = 32000
+    """Must be the tokenizer's number of pieces."""
+    hidden_size: int = 1024
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    attention_head_size: int = 64
+    intermediate_size: int = 4096
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    """Longest sequence, tokens."""
+    type_vocab_size: int = 0
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-7
+    relative_attention: bool = True
+    max_relative_positions: int = -1
+    """-1 stands for max_position_embeddings."""
+    position_buckets: int = 256
+    pos_att_type: list[str] = field(default_factory=lambda: ["p2c", "c2p"])
+    share_att_key: bool = True
+    norm_rel_ebd: str = "layer_norm"
+    position_biased_input: bool = False
+    conv_kernel_size: int = 3
+    """Width of the convolution beside the first layer; 0 leaves it out."""
+    conv_act: str = "gelu"
+    pooler_dropout: float = 0.0
+    pooler_hidden_act: str = "gelu"
+    pooler_hidden_size: int = 1024
+
+    def hugging_face(self) -> dict[str, Any]:
+        """Keyword arguments for transformers.DebertaV2Config."""
+        fields = asdict(self)
+        del fields["attention"]
+        return {**fields, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+@dataclass
+class TrainingConfig:
+    """The optimisation."""
+
+    max_steps: int = 300_000
+    """Optimizer steps of the whole run."""
+    global_batch_size: int = 2304
+    """Sequences in one optimizer step, over all ranks and accumulation."""
+    micro_batch_size: int = 18
+    """Sequences that one rank takes through the model at once; accumulation follows from it."""
+    lr: float = 1e-4
+    """Peak learning rate."""
+    warmup_steps: int = 10_000
+    """Steps over which the learning rate rises from 0 to its peak."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """linear: falls to 0 at max_steps after the warm-up; constant: stays."""
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_eps: float = 1e-6
+    weight_decay: float = 0.0
+    """Decoupled (AdamW); biases and LayerNorm weights are left out."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this global L2 norm; 0 switches clipping off."""
+    seed: int = 42
+    """Root of every random number: weights, sample order, masks, dropout."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """bf16 keeps fp32 master weights and accumulates gradients in fp32."""
+    mask_probability: float = 0.15
+    """Share of the tokens to predict; of these 80% become [MASK], 10% a random token, 10% stay."""
+    whole_word_mask: bool = False
+    """Choose whole words (a piece that starts a word and those that follow it) instead of single tokens."""
+
+
+@dataclass
+class CheckpointConfig:
+    """When checkpoints are written, and which stay."""
+
+    every_steps: int = 1000
+    """Steps between checkpoints; one is always written at the end."""
+    keep_last: int = 3
+    """Newest checkpoints kept; 0 keeps all."""
+    keep_every: int = 0
+    """Checkpoints at multiples of this step are kept for good; 0 keeps none for good."""
+
+
+@dataclass
+class LoggingConfig:
+    """What the run says about itself."""
+
+    every_steps: int = 10
+    """Steps between lines on the terminal; metrics.jsonl has every step."""
+    tensorboard: bool = True
+
+
+@dataclass
+class Recipe:
+    """One run, whole."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    deepspeed: str = "ds_configs/zero1.json"
+    """DeepSpeed's own settings, a JSON file; relative to the current directory, else to the project."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    """Read and checked by `python -m preprocess`."""
+
+
+def add_recipe_arguments(parser: Any) -> None:
+    """Adds --config and one option for every key of a recipe to a jsonargparse parser."""
+    parser.add_argument("--config", action="config", help="recipe, a YAML file; options after it override its keys")
+    parser.add_argument("--run", type=RunConfig)
+    parser.add_argument("--data", type=DataConfig)
+    parser.add_argument("--model", type=ModelConfig)
+    parser.add_argument("--training", type=TrainingConfig)
+    parser.add_argument("--deepspeed", type=str, default=Recipe.deepspeed, help="DeepSpeed's settings, a JSON file")
+    parser.add_argument("--checkpoint", type=CheckpointConfig)
+    parser.add_argument("--logging", type=LoggingConfig)
+    parser.add_argument("--preprocess", type=dict, default={}, help="read by python -m preprocess")
+
+
+def recipe_from_arguments(arguments: Any) -> Recipe:
+    """The checked recipe of parsed arguments. Raises ConfigError."""
+    sections = {name: getattr(arguments, name) for name in Recipe.__dataclass_fields__}
+    recipe = Recipe(**{name: value for name, value in sections.items() if value is not None})
+    validate(recipe)
+    return recipe
+
+
+def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Reads a recipe file with overrides like ("--training.lr", "1e-3"). Raises ConfigError."""
+    import jsonargparse
+
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    add_recipe_arguments(parser)
+    if not Path(path).is_file():
+        raise ConfigError(f"{path}: no such recipe. The ones that come with the project lie in recipes/.")
+    try:
+        arguments = parser.instantiate(parser.parse_args(["--config", str(path), *overrides]))
+    except (jsonargparse.ArgumentError, yaml.YAMLError) as e:
+        raise ConfigError(explain_recipe_error(str(e), Path(path), known_keys())) from e
+    return recipe_from_arguments(arguments)
+
+
+def known_keys() -> list[str]:
+    """Every key of a recipe, dotted."""
+    names = []
+    for section in fields(Recipe):
+        inner = fields(section.default_factory) if is_dataclass(section.default_factory) else ()  # type: ignore[arg-type]
+        names += [f"{section.name}.{f.name}" for f in inner] or [section.name]
+    return names
+
+
+def validate(recipe: Recipe) -> None:
+    """Raises ConfigError where two settings contradict each other or a number is out of its range."""
+    model, training = recipe.model, recipe.training
+    for name in ("max_steps", "global_batch_size", "micro_batch_size"):
+        if getattr(training, name) < 1:
+            raise ConfigError(f"training.{name} is {getattr(training, name)}; it must be at least 1.")
+    if not 0 < training.mask_probability < 1:
+        raise ConfigError(f"training.mask_probability is {training.mask_probability}; it must lie between 0 and 1.")
+    if training.lr <= 0:
+        raise ConfigError(f"training.lr is {training.lr}; it must be above 0.")
+    if not 0 <= training.warmup_steps <= training.max_steps:
+        raise ConfigError(f"training.warmup_steps {training.warmup_steps} must lie within training.max_steps {training.max_steps}.")
+    if training.global_batch_size % training.micro_batch_size:
+        fits = [n for n in range(1, training.global_batch_size + 1) if training.global_batch_size % n == 0]
+        near = sorted(fits, key=lambda n: abs(n - training.micro_batch_size))[:4]
+        raise ConfigError(
+            f"training.global_batch_size {training.global_batch_size} is not divisible by training.micro_batch_size "
+            f"{training.micro_batch_size}; sizes near it that fit: {', '.join(map(str, sorted(near)))}."
+        )
+    if model.hidden_size % model.num_attention_heads:
+        raise ConfigError(
+            f"model.hidden_size {model.hidden_size} is not divisible by model.num_attention_heads {model.num_attention_heads}."
+        )
+    if model.num_attention_heads * model.attention_head_size != model.hidden_size:
+        raise ConfigError(
+            f"model.num_attention_heads {model.num_attention_heads} x model.attention_head_size {model.attention_head_size} "
+            f"is not model.hidden_size {model.hidden_size}; set attention_head_size to {model.hidden_size // model.num_attention_heads}."
+        )
+    if not set(model.pos_att_type) <= {"c2p", "p2c"}:
+        raise ConfigError(f"model.pos_att_type is {model.pos_att_type}; it may hold c2p and p2c.")
+    if model.attention == "eager" and recipe.data.packing == "documents":
+        raise ConfigError("data.packing 'documents' needs model.attention 'sdpa': Hugging Face's own module cannot keep documents apart.")
+    pieces = recipe.preprocess.get("vocab_size", model.vocab_size)
+    if pieces != model.vocab_size:
+        raise ConfigError(f"model.vocab_size {model.vocab_size} differs from preprocess.vocab_size {pieces}; they must be the same.")
+    if any(n < 0 for n in recipe.data.repeats.values()):
+        raise ConfigError(f"data.repeats holds a negative number: {recipe.data.repeats}.")
+
+
+def resolve_file(name: str) -> Path:
+    """A file named in a recipe: relative to the current directory, else to the project. Raises ConfigError."""
+    for path in (Path(name), PROJECT / name):
+        if path.is_file():
+            return path
+    raise ConfigError(f"{name}: no such file, neither here nor in {PROJECT}.")
+
+
+def accumulation_steps(global_batch_size: int, micro_batch_size: int, world_size: int) -> int:
+    """Micro-steps of a rank in one optimizer step.
+
+    Raises:
+        ConfigError: the sizes leave a remainder; names the world sizes and micro-batches that fit.
+    """
+    if global_batch_size % (micro_batch_size * world_size) == 0:
+        return global_batch_size // (micro_batch_size * world_size)
+    worlds = [w for w in range(1, 4 * world_size + 1) if global_batch_size % (micro_batch_size * w) == 0]
+    micros = [m for m in range(1, 2 * micro_batch_size + 1) if global_batch_size % (m * world_size) == 0]
+    raise ConfigError(
+        f"training.global_batch_size {global_batch_size} does not divide over {world_size} ranks x training.micro_batch_size "
+        f"{micro_batch_size}. World sizes that fit: {', '.join(map(str, worlds)) or 'none'}; "
+        f"micro-batches that fit {world_size} ranks: {', '.join(map(str, micros)) or 'none'}."
+    )
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe, resolved, as YAML."""
+    return yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)

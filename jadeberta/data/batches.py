@@ -1,0 +1,109 @@
+"""The batches of a rank, step by step, made by loader processes that only work ahead.
+
+The loader is asked for steps by number: starting at any step costs nothing, and workers change no batch.
+"""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xxhash
+from torch.utils.data import DataLoader, Dataset
+
+from jadeberta.data.masking import IGNORED, PAD, Masker
+from jadeberta.data.order import SampleOrder, rank_share
+from jadeberta.shards import ShardReader
+
+
+@dataclass
+class MicroBatch:
+    """What one pass through the model takes."""
+
+    input_ids: torch.Tensor  # int64 [batch, length]
+    masked_index: torch.Tensor  # int64 [masked], places in the flattened batch that are predicted
+    labels: torch.Tensor  # int64 [masked], the tokens there
+    attention_mask: torch.Tensor | None  # int64 [batch, length], 1 = token; None where no row is padded
+    document_ids: torch.Tensor | None  # int64 [batch, length], 0 = padding; None where rows are one text
+
+
+@dataclass
+class StepBatch:
+    """A rank's share of one optimizer step."""
+
+    step: int
+    epoch: int
+    """Of the first sample."""
+    batch_hash: str
+    """xxh64 of the step's global (epoch, sample) pairs in order: equal hashes mean equal data, at any world size."""
+    micro_batches: list[MicroBatch]
+    masked_tokens: int
+    tokens: int
+    """Tokens without padding."""
+
+
+class StepDataset(Dataset):
+    """`dataset[step]` is the rank's batch of that step (from 0)."""
+
+    def __init__(
+        self,
+        shards: ShardReader,
+        order: SampleOrder,
+        masker: Masker,
+        micro_batch_size: int,
+        rank: int,
+        world_size: int,
+        by_document: bool,
+    ) -> None:
+        self.shards, self.order, self.masker = shards, order, masker
+        self.share = rank_share(order.global_batch_size, micro_batch_size, rank, world_size)
+        self.by_document = by_document
+
+    def __getitem__(self, step: int) -> StepBatch:
+        epochs, samples = self.order.step(step)
+        digest = xxhash.xxh64(np.stack([epochs, samples], axis=1).astype("<i8").tobytes()).hexdigest()
+        micro_batches, masked, tokens = [], 0, 0
+        for places in self.share:
+            rows, documents = self.shards.rows(self.order.rows(samples[places]))
+            ids, labels = self.masker(rows, epochs[places], samples[places])
+            micro_batches.append(make_micro_batch(ids, labels, rows, documents if self.by_document else None))
+            masked += len(micro_batches[-1].labels)
+            tokens += int(np.count_nonzero(rows))
+        return StepBatch(step, int(epochs[0]), digest, micro_batches, masked, tokens)
+
+
+def make_micro_batch(ids: np.ndarray, labels: np.ndarray, rows: np.ndarray, documents: np.ndarray | None) -> MicroBatch:
+    """Tensors of one micro-batch; all arguments [batch, length], `rows` the tokens before masking."""
+    masked_index = np.flatnonzero(labels != IGNORED)
+    present = rows != PAD
+    return MicroBatch(
+        input_ids=torch.from_numpy(ids),
+        masked_index=torch.from_numpy(masked_index),
+        labels=torch.from_numpy(labels.ravel()[masked_index]),
+        attention_mask=None if present.all() else torch.from_numpy(present.astype(np.int64)),
+        document_ids=None if documents is None else torch.from_numpy(documents.astype(np.int64)),
+    )
+
+
+def iterate_steps(dataset: StepDataset, first_step: int, end_step: int, workers: int, prefetch: int) -> Iterator[StepBatch]:
+    """The rank's batches of steps first_step .. end_step - 1, in order, for any number of loader processes."""
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=range(first_step, end_step),
+        num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
+        collate_fn=None,
+        worker_init_fn=_init_worker if workers else None,
+        persistent_workers=False,
+    )
+    return iter(loader)
+
+
+def _init_worker(worker: int) -> None:
+    # A signal to the whole process group is the training process's to answer; a loader that died of it would fail the step.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    torch.set_num_threads(1)

@@ -1,0 +1,111 @@
+"""The order of the samples: a pure function of (seed, epoch, position).
+
+An epoch is a keyed permutation of the virtual concatenation of all corpora with their repeats. Nothing here depends on ranks,
+workers or restarts, and any position is reached in constant time.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+FEISTEL_ROUNDS = 6
+MASK32 = np.uint64(0xFFFFFFFF)
+
+
+def mix64(x: np.ndarray) -> np.ndarray:
+    """splitmix64's finaliser, element by element on uint64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014)."""
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def derive_key(*values: int) -> np.uint64:
+    """One 64-bit key of some integers; another order gives another key."""
+    key = np.zeros(1, np.uint64)
+    with np.errstate(over="ignore"):
+        for value in values:
+            key = mix64(key + np.uint64(0x9E3779B97F4A7C15) + np.uint64(value & 0xFFFFFFFFFFFFFFFF))
+    return key[0]
+
+
+def permute(positions: np.ndarray, size: int, key: np.uint64) -> np.ndarray:
+    """The keyed permutation of range(size), evaluated at some positions.
+
+    A Feistel network over the smallest even number of bits that holds `size`, walked along its cycle until it lands inside
+    (Black and Rogaway: Ciphers with arbitrary finite domains, 2002): a bijection, with no table to keep.
+
+    Args:
+        positions: int64, any shape, each in [0, size).
+        size: at least 1.
+        key: chooses the permutation.
+    """
+    half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
+    bits, low = np.uint64(half), np.uint64((1 << half) - 1)
+    with np.errstate(over="ignore"):
+        keys = [mix64(np.asarray([key + np.uint64(round_ + 1) * np.uint64(0x9E3779B97F4A7C15)]))[0] for round_ in range(FEISTEL_ROUNDS)]
+    out = np.asarray(positions, dtype=np.uint64).ravel().copy()
+    walking = np.arange(out.size)
+    while walking.size:
+        left, right = out[walking] >> bits, out[walking] & low
+        for round_key in keys:
+            left, right = right, left ^ (mix64(right ^ round_key) & low)
+        out[walking] = (left << bits) | right
+        walking = walking[out[walking] >= size]
+    return out.astype(np.int64).reshape(np.shape(positions))
+
+
+@dataclass(frozen=True)
+class SampleOrder:
+    """The samples of every step.
+
+    A sample's index counts through the virtual concatenation [corpus repeated, next corpus repeated, ...]; copies of a row are
+    different samples, so they get different masks.
+    """
+
+    seed: int
+    global_batch_size: int
+    corpora: tuple[tuple[int, int, int], ...]
+    """Per corpus (first row, rows, repeats)."""
+
+    @classmethod
+    def of(cls, seed: int, global_batch_size: int, ranges: dict[str, range], repeats: dict[str, int]) -> "SampleOrder":
+        return cls(seed, global_batch_size, tuple((r.start, len(r), repeats[name]) for name, r in ranges.items()))
+
+    @property
+    def epoch_size(self) -> int:
+        """Samples of one epoch."""
+        return sum(rows * repeats for _, rows, repeats in self.corpora)
+
+    def sample(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        """Sample indices at some positions of an epoch, int64."""
+        return permute(positions, self.epoch_size, derive_key(self.seed, 1, epoch))
+
+    def step(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Epochs and sample indices of the global batch of one step (from 0), each int64 [global_batch_size]."""
+        positions = np.arange(step * self.global_batch_size, (step + 1) * self.global_batch_size, dtype=np.int64)
+        epochs, within = np.divmod(positions, self.epoch_size)
+        samples = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            samples[chosen] = self.sample(int(epoch), within[chosen])
+        return epochs, samples
+
+    def rows(self, samples: np.ndarray) -> np.ndarray:
+        """The row of the shard directory that each sample is a copy of, int64."""
+        out = np.full_like(samples, -1)
+        start = 0
+        for first, rows, repeats in self.corpora:
+            inside = (samples >= start) & (samples < start + rows * repeats)
+            out[inside] = first + (samples[inside] - start) % max(rows, 1)
+            start += rows * repeats
+        return out
+
+
+def rank_share(global_batch_size: int, micro_batch_size: int, rank: int, world_size: int) -> np.ndarray:
+    """Which places of the global batch a rank takes, int64 [accumulation, micro_batch_size].
+
+    Micro-step m of the whole job is a contiguous piece of the batch, so that a change of world size or micro-batch regroups the
+    same samples and never drops or repeats one.
+    """
+    return np.arange(global_batch_size).reshape(-1, world_size, micro_batch_size)[:, rank]

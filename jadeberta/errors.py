@@ -1,0 +1,89 @@
+"""The one hierarchy of errors that users see.
+
+Every message is a sentence that names what was wrong, where (file, line, rank), and what to do about it.
+A command ends with the `exit_status` of the error's class; the statuses are part of the contract with job scripts.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class JadebertaError(Exception):
+    """Base of every error that is the user's to mend; commands print its message alone, without a traceback."""
+
+    exit_status = 1
+
+
+class ConfigError(JadebertaError):
+    """A recipe, an option or the environment is wrong or contradicts itself."""
+
+    exit_status = 2
+
+
+class InputError(JadebertaError):
+    """A corpus file or another input is missing, cut short or not in its format."""
+
+
+class ShardError(JadebertaError):
+    """A shard directory is missing, damaged or not the one that was expected."""
+
+
+class SegmenterError(JadebertaError):
+    """The word segmenter cannot be started, or its dictionary is not usable."""
+
+
+class CheckpointError(JadebertaError):
+    """A checkpoint is damaged or belongs to another run."""
+
+
+class NothingToResume(JadebertaError):
+    """A checkpoint was required (`--resume required`) and no valid one is there."""
+
+    exit_status = 3
+
+
+def explain_recipe_error(message: str, recipe: Path | None, known_keys: Iterable[str]) -> str:
+    """A parser's complaint about a recipe as one sentence: file, line, key, what is wrong, and the key that was probably meant.
+
+    Args:
+        message: of jsonargparse or PyYAML.
+        recipe: the file, where there is one.
+        known_keys: every key that a recipe may have, dotted.
+    """
+    text = " ".join(message.split()).rstrip(".")
+    unknown = (
+        re.search(r"Group '(?P<group>[\w.]+)' does not accept option '(?P<key>[\w.-]+)'", text)
+        or re.search(r"Option '(?P<key>[\w.-]+)' is not accepted", text)
+        or re.search(r"unrecognized arguments: --(?P<key>[\w.-]+)", text)
+    )
+    if unknown:
+        key = ".".join(part for part in (unknown.groupdict().get("group"), unknown["key"]) if part)
+        near = difflib.get_close_matches(key, list(known_keys), n=1)
+        text = f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else ".")
+    else:
+        wrong = re.search(r'Parser key "(?P<key>[\w.]+)":? ?(?P<reason>.*)', text)
+        key = wrong["key"] if wrong else ""
+        text = f"{key}: {wrong['reason']}." if wrong else f"{text}."
+    where = f"{recipe}" if recipe is not None else "command line"
+    line = _line_of_key(recipe, key) if recipe is not None and key else None
+    return f"{where}{f', line {line}' if line else ''}: {text} recipes/large.yaml explains every key."
+
+
+def _line_of_key(recipe: Path, key: str) -> int | None:
+    """The line of a dotted key in a YAML file; None where it is not there."""
+    import yaml
+
+    try:
+        node = yaml.compose(recipe.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    line = None
+    for part in key.split("."):
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        match = next(((k, v) for k, v in pairs if k.value == part), None)
+        if match is None:
+            return line if part != key.split(".")[-1] else None
+        line, node = match[0].start_mark.line + 1, match[1]
+    return line

@@ -1,0 +1,1 @@
+"""How good a model is: MLM accuracy on held-out documents."""

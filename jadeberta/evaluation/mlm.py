@@ -1,0 +1,147 @@
+"""`jadeberta evaluate mlm`: accuracy on masked tokens of held-out documents, per corpus and over all.
+
+Masks are keyed by a fixed seed and the row, so that two checkpoints are asked the same questions.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from jadeberta.checkpoint.manifest import choose, list_checkpoints
+from jadeberta.data.batches import make_micro_batch
+from jadeberta.data.masking import Masker
+from jadeberta.errors import CheckpointError, ConfigError
+from jadeberta.model import DebertaForMaskedLM, load
+from jadeberta.shards import ShardReader
+from jadeberta.shards import open as open_shards
+
+EVALUATION_SEED = 1234
+
+
+def resolve_checkpoint(path: Path) -> Path:
+    """A checkpoint or exported directory as it is; of a run directory, its newest valid checkpoint. Raises CheckpointError."""
+    for root in (path / "checkpoints", path):
+        if list_checkpoints(root):
+            found = choose(root, "required", lambda line: print(line, flush=True))
+            assert found is not None
+            return found
+    if not (path / "config.json").is_file():
+        raise CheckpointError(f"{path}: neither a checkpoint, nor an exported directory, nor a run with checkpoints.")
+    return path
+
+
+def evaluate_mlm(
+    model: DebertaForMaskedLM, shards: ShardReader, *, batch_size: int, mask_probability: float, seed: int = EVALUATION_SEED, limit: int = 0
+) -> dict[str, dict[str, float]]:
+    """Masked accuracy of a model, per corpus and under "all".
+
+    Args:
+        model: in eval mode, on its device.
+        shards: the split to ask about.
+        batch_size: rows at once.
+        mask_probability: share of the tokens that are asked for, masked as in training.
+        limit: rows of each corpus; 0 takes all.
+
+    Returns:
+        For each corpus and "all": accuracy, loss (nats a masked token), perplexity, masked_tokens, sequences, and
+        unigram_accuracy: what always answering the most frequent token would get.
+    """
+    masker = Masker(seed, model.config.vocab_size, mask_probability)
+    device = next(model.parameters()).device
+    results, every = {}, np.zeros(model.config.vocab_size, np.int64)
+    totals = np.zeros(4)
+    for name, rows in shards.corpora.items():
+        sums = np.zeros(4)  # correct, loss, masked tokens, sequences
+        counts = np.zeros(model.config.vocab_size, np.int64)
+        for chunk in _chunks(rows if not limit else rows[:limit], batch_size):
+            tokens, _ = shards.rows(chunk)
+            ids, labels = masker(tokens, np.zeros_like(chunk), chunk)
+            batch = make_micro_batch(ids, labels, tokens, None)
+            if not len(batch.labels):
+                continue
+            mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
+            answers = batch.labels.to(device)
+            with torch.inference_mode():
+                logits = model(batch.input_ids.to(device), attention_mask=mask, masked_index=batch.masked_index.to(device)).logits.float()
+                loss = F.cross_entropy(logits, answers, reduction="sum").item()
+                correct = (logits.argmax(-1) == answers).sum().item()
+            sums += (correct, loss, len(answers), len(chunk))
+            counts += np.bincount(batch.labels.numpy(), minlength=len(counts))
+        if sums[2]:
+            results[name] = _figures(sums, counts)
+        totals, every = totals + sums, every + counts
+    if not totals[2]:
+        raise ConfigError(f"{shards.directory}: its {shards.split} split holds no token to ask for; it needs preprocess.heldout_documents.")
+    return results | {"all": _figures(totals, every)}
+
+
+def _figures(sums: np.ndarray, counts: np.ndarray) -> dict[str, float]:
+    correct, loss, masked, sequences = sums.tolist()
+    return {
+        "accuracy": correct / masked,
+        "loss": loss / masked,
+        "perplexity": math.exp(min(loss / masked, 700.0)),
+        "unigram_accuracy": int(counts.max()) / masked,
+        "masked_tokens": int(masked),
+        "sequences": int(sequences),
+    }
+
+
+def _chunks(rows: range, size: int) -> Iterator[np.ndarray]:
+    for start in range(rows.start, rows.stop, size):
+        yield np.arange(start, min(start + size, rows.stop), dtype=np.int64)
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the figures as one JSON object."""
+    parser = argparse.ArgumentParser(prog="jadeberta evaluate", description="Accuracy on masked tokens of held-out documents, as JSON.")
+    parser.add_argument("what", choices=["mlm"], help="mlm: masked-token accuracy per corpus and over all")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint, an exported directory, or a run (its newest checkpoint)")
+    parser.add_argument("--shards", type=Path, required=True, help="directory with index.json")
+    parser.add_argument("--split", choices=["valid", "train"], default="valid", help="held-out documents (default) or training rows")
+    parser.add_argument("--attention", choices=["eager", "sdpa", "fused"], default="sdpa")
+    parser.add_argument("--batch-size", type=int, default=16, help="rows at once")
+    parser.add_argument("--limit", type=int, default=0, help="rows of each corpus; 0 takes all")
+    parser.add_argument("--mask-probability", type=float, default=0.15)
+    parser.add_argument("--seed", type=int, default=EVALUATION_SEED, help="of the masks")
+    parser.add_argument("--output", type=Path, help="also write the JSON there")
+    parser.add_argument("--dry-run", action="store_true", help="check the inputs, evaluate nothing")
+    options = parser.parse_args(arguments)
+    checkpoint = resolve_checkpoint(options.checkpoint)
+    shards = open_shards(options.shards, options.split)
+    model = load(checkpoint, options.attention)
+    if model.config.vocab_size != shards.index.vocab_size:
+        raise ConfigError(
+            f"{checkpoint}: a vocabulary of {model.config.vocab_size}, but {shards.index_path} was made with {shards.index.vocab_size} pieces."
+        )
+    if options.dry_run:
+        print(f"would evaluate {checkpoint} on {len(shards)} sequences of {shards.directory} ({options.split})")
+        return 0
+    model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    figures = evaluate_mlm(
+        model, shards, batch_size=options.batch_size, mask_probability=options.mask_probability, seed=options.seed, limit=options.limit
+    )
+    document: dict[str, Any] = {
+        "checkpoint": str(checkpoint),
+        "shards": str(shards.directory),
+        "fingerprint": shards.index.fingerprint,
+        "split": options.split,
+        "mask_probability": options.mask_probability,
+        "seed": options.seed,
+        "accuracy": figures["all"]["accuracy"],
+        "corpora": {k: v for k, v in figures.items() if k != "all"},
+        "all": figures["all"],
+    }
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    print(text)
+    if options.output is not None:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(text + "\n", encoding="utf-8")
+    return 0

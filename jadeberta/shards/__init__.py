@@ -1,0 +1,34 @@
+"""The shard format: writer, reader, index, verify. `preprocess` uses this package and nothing else of jadeberta.
+
+A directory holds tar files of token rows and one `index.json` that says what is in them and how it was made.
+"""
+
+from jadeberta.errors import ConfigError, InputError, JadebertaError, SegmenterError, ShardError, explain_recipe_error
+from jadeberta.shards.index import INDEX_NAME, CorpusEntry, ShardEntry, ShardIndex, find_index
+from jadeberta.shards.reader import ShardReader, open_shards
+from jadeberta.shards.verify import file_sha256, verify
+from jadeberta.shards.writer import BLOCK_SEQUENCES, SEQUENCE_LENGTH, write_shard
+
+open = open_shards
+
+__all__ = [
+    "BLOCK_SEQUENCES",
+    "INDEX_NAME",
+    "SEQUENCE_LENGTH",
+    "ConfigError",
+    "CorpusEntry",
+    "InputError",
+    "JadebertaError",
+    "SegmenterError",
+    "ShardEntry",
+    "ShardError",
+    "ShardIndex",
+    "ShardReader",
+    "explain_recipe_error",
+    "file_sha256",
+    "find_index",
+    "open",
+    "open_shards",
+    "verify",
+    "write_shard",
+]

@@ -1,0 +1,101 @@
+"""`index.json`: what a shard directory holds, how it was made, and where every block lies.
+
+Promises that two directories with the same fingerprint hold the same rows in the same order.
+"""
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from jadeberta.errors import ShardError
+
+INDEX_NAME = "index.json"
+FORMAT = "jadeberta-shards"
+VERSION = 1
+
+
+@dataclass
+class ShardEntry:
+    """One tar file."""
+
+    file: str
+    """Name in the directory."""
+    sequences: int
+    """Rows of `sequence_length` tokens."""
+    documents: int
+    """Documents that the rows were cut from."""
+    tokens: int
+    """Tokens without padding."""
+    bytes: int
+    """Size of the tar file."""
+    sha256: str
+    """Of the whole tar file."""
+    blocks: list[list[int]]
+    """Per block: sequences, byte offset of the tokens, byte offset of the document numbers, both from the file's start."""
+
+
+@dataclass
+class CorpusEntry:
+    """The shards of one corpus."""
+
+    repeats: int
+    """How often the corpus is seen in an epoch; applied by the sample order."""
+    train: list[ShardEntry] = field(default_factory=list)
+    valid: list[ShardEntry] = field(default_factory=list)
+
+
+@dataclass
+class ShardIndex:
+    """The whole of `index.json`."""
+
+    sequence_length: int
+    vocab_size: int
+    tokenizer_sha256: str
+    """Of the sentencepiece model `tokenizer/spm.model`."""
+    segmenter: dict[str, Any]
+    """Engine, version, dictionary and options of the word segmenter."""
+    normaliser: str
+    sentence_splitter: str
+    corpora: dict[str, CorpusEntry]
+
+    def to_json(self) -> bytes:
+        document = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over what the rows are: the tokenizer and every training shard's content, in order. Repeats are not part of it."""
+        content = [[name, [[s.file, s.sha256] for s in c.train]] for name, c in self.corpora.items()]
+        return hashlib.sha256(orjson.dumps([VERSION, self.sequence_length, self.tokenizer_sha256, content])).hexdigest()
+
+    @classmethod
+    def load(cls, path: Path) -> "ShardIndex":
+        """Raises ShardError where the file is missing, not JSON, of another version or incomplete."""
+        try:
+            document = orjson.loads(path.read_bytes())
+        except OSError as e:
+            raise ShardError(f"{path}: cannot be read ({e.strerror}). Make the shards with 'python -m preprocess all'.") from e
+        except orjson.JSONDecodeError as e:
+            raise ShardError(f"{path}: not JSON ({e}). Run 'python -m preprocess pack' again.") from e
+        if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
+            raise ShardError(f"{path}: not an index of shards (no format {FORMAT!r}). Point to a directory that 'preprocess pack' wrote.")
+        if (version := document.pop("version", None)) != VERSION:
+            raise ShardError(f"{path}: format version {version}, this program reads {VERSION}. Run 'python -m preprocess pack' again.")
+        try:
+            corpora = {
+                name: CorpusEntry(c["repeats"], [ShardEntry(**s) for s in c["train"]], [ShardEntry(**s) for s in c["valid"]])
+                for name, c in document.pop("corpora").items()
+            }
+            return cls(**document, corpora=corpora)
+        except (KeyError, TypeError, AttributeError) as e:
+            raise ShardError(f"{path}: incomplete or of another layout ({e}). Run 'python -m preprocess pack' again.") from e
+
+
+def find_index(directory: str | Path) -> Path:
+    """The index of a shard directory: `DIR/index.json`, or `DIR/shards/index.json` where only that exists."""
+    top = Path(directory)
+    nested = top / "shards" / INDEX_NAME
+    return nested if nested.exists() and not (top / INDEX_NAME).exists() else top / INDEX_NAME

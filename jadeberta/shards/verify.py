@@ -1,0 +1,83 @@
+"""Checks a shard directory against its index: sizes, hashes, layout, and that every row decodes to possible tokens."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from jadeberta.errors import ShardError
+from jadeberta.shards.index import ShardEntry, ShardIndex, find_index
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def verify(directory: str | Path, progress: Callable[[str], None] = lambda line: None) -> list[str]:
+    """Every fault found in a shard directory, one sentence each, naming the file; empty where all is well.
+
+    Args:
+        directory: holds `index.json`.
+        progress: called with a line for each file that was looked at.
+
+    Raises:
+        ShardError: the index itself cannot be used.
+    """
+    index_path = find_index(directory)
+    index = ShardIndex.load(index_path)
+    faults: list[str] = []
+    model = index_path.parent / "tokenizer" / "spm.model"
+    if not model.is_file():
+        faults.append(f"{model}: missing. Run 'python -m preprocess tokenizer' again.")
+    elif (found := file_sha256(model)) != index.tokenizer_sha256:
+        faults.append(f"{model}: sha256 differs from index.json (expected {index.tokenizer_sha256[:12]}…, found {found[:12]}…).")
+    for name, corpus in index.corpora.items():
+        for entry in [*corpus.train, *corpus.valid]:
+            path = index_path.parent / entry.file
+            found_faults = [f"{path}: {fault}" for fault in _shard_faults(path, entry, index)]
+            faults += found_faults
+            progress(f"{name} {entry.file}: {entry.sequences} sequences, {'bad' if found_faults else 'ok'}")
+    return faults
+
+
+def _shard_faults(path: Path, entry: ShardEntry, index: ShardIndex) -> list[str]:
+    from jadeberta.shards.writer import list_blocks
+
+    remedy = f"Delete it and run 'python -m preprocess pack' again to make {entry.file} anew."
+    if not path.is_file():
+        return [f"missing. {remedy}"]
+    if (size := path.stat().st_size) != entry.bytes:
+        return [f"{size} bytes, index.json says {entry.bytes}. {remedy}"]
+    if (found := file_sha256(path)) != entry.sha256:
+        return [f"sha256 differs from index.json (expected {entry.sha256[:12]}…, found {found[:12]}…). {remedy}"]
+    if list_blocks(path) != entry.blocks:
+        return [f"blocks lie elsewhere than index.json says. {remedy}"]
+    return _row_faults(path, entry, index)
+
+
+def _row_faults(path: Path, entry: ShardEntry, index: ShardIndex) -> list[str]:
+    """Faults that a wrong writer would leave: impossible ids, padding that disagrees, counts that do not add up."""
+    faults, sequences, tokens = [], 0, 0
+    for block, (rows, tokens_offset, documents_offset) in enumerate(entry.blocks):
+        count = rows * index.sequence_length
+        ids = np.fromfile(path, "<u2", count, offset=tokens_offset).reshape(rows, -1)
+        documents = np.fromfile(path, "<u2", count, offset=documents_offset).reshape(rows, -1)
+        sequences, tokens = sequences + rows, tokens + int(np.count_nonzero(ids))
+        if ids.max(initial=0) >= index.vocab_size:
+            faults.append(f"block {block}: token id {ids.max()} with a vocabulary of {index.vocab_size}.")
+        if not np.array_equal(ids == 0, documents == 0):
+            faults.append(f"block {block}: padding of tokens and of document numbers disagree.")
+        live = documents != 0
+        if (documents[live[:, 0], 0] != 1).any() or not live[:, 0].all() or (np.diff(documents.astype(np.int32))[live[:, 1:]] < 0).any():
+            faults.append(f"block {block}: document numbers do not start at 1 and rise.")
+    if (sequences, tokens) != (entry.sequences, entry.tokens):
+        faults.append(f"{sequences} sequences and {tokens} tokens, index.json says {entry.sequences} and {entry.tokens}.")
+    return faults
+
+
+def require_intact(directory: str | Path) -> None:
+    """Raises ShardError with the first fault that `verify` finds."""
+    if faults := verify(directory):
+        raise ShardError(faults[0])

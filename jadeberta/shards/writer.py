@@ -1,0 +1,84 @@
+"""Writes one shard: a WebDataset tar of blocks of token rows.
+
+Promises the same bytes for the same rows, and a file that is complete and on the disk once its final name exists.
+Each block is a member `<first sequence, 10 digits>.bin` (uint16 little-endian, C order) with `.doc` (document numbers) beside it.
+"""
+
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from webdataset.writer import TarWriter
+
+from jadeberta.shards.index import ShardEntry
+from jadeberta.shards.verify import file_sha256
+
+SEQUENCE_LENGTH = 512
+BLOCK_SEQUENCES = 1000
+DTYPE = np.dtype("<u2")
+
+
+def write_shard(path: Path, tokens: np.ndarray, documents: np.ndarray, document_count: int, meta: dict[str, Any]) -> ShardEntry:
+    """Writes rows as one tar file and returns its index entry.
+
+    Args:
+        path: final name; the file appears there by rename.
+        tokens: token ids, [sequences, 512] uint16, 0 = padding.
+        documents: number of the document within its row, same shape, 0 = padding, from 1.
+        document_count: documents the rows were cut from.
+        meta: written as `meta.json`, first in the tar.
+
+    Raises:
+        ValueError: shapes or dtypes are others than these.
+    """
+    if tokens.ndim != 2 or tokens.shape[1] != SEQUENCE_LENGTH or tokens.shape != documents.shape:
+        raise ValueError(f"rows of {SEQUENCE_LENGTH} expected, got tokens {tokens.shape} and documents {documents.shape}")
+    if tokens.dtype != np.uint16 or documents.dtype != np.uint16:
+        raise ValueError(f"uint16 expected, got tokens {tokens.dtype} and documents {documents.dtype}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with open(temporary, "wb") as f:
+            # A fixed time and owner: the same rows must give the same bytes.
+            with TarWriter(f, user="", group="", mode=0o644, mtime=0.0) as tar:
+                tar.write({"__key__": "meta", "json": orjson.dumps(meta, option=orjson.OPT_SORT_KEYS)})
+                for first in range(0, len(tokens), BLOCK_SEQUENCES):
+                    rows = slice(first, first + BLOCK_SEQUENCES)
+                    tar.write(
+                        {
+                            "__key__": f"{first:010d}",
+                            "bin": tokens[rows].astype(DTYPE).tobytes(),
+                            "doc": documents[rows].astype(DTYPE).tobytes(),
+                        }
+                    )
+            f.flush()
+            os.fsync(f.fileno())
+        entry = ShardEntry(
+            file=path.name,
+            sequences=len(tokens),
+            documents=document_count,
+            tokens=int(np.count_nonzero(tokens)),
+            bytes=temporary.stat().st_size,
+            sha256=file_sha256(temporary),
+            blocks=list_blocks(temporary),
+        )
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return entry
+
+
+def list_blocks(path: Path) -> list[list[int]]:
+    """Per block of a tar file: sequences, offset of the tokens, offset of the document numbers (bytes from the file's start)."""
+    blocks: dict[str, list[int]] = {}
+    with tarfile.open(path, "r:") as tar:
+        for member in tar:
+            key, _, extension = member.name.rpartition(".")
+            if extension == "bin":
+                blocks[key] = [member.size // (SEQUENCE_LENGTH * DTYPE.itemsize), member.offset_data, -1]
+            elif extension == "doc" and key in blocks:
+                blocks[key][2] = member.offset_data
+    return [blocks[key] for key in sorted(blocks)]

@@ -1,0 +1,176 @@
+"""The DeepSpeed engine: built from a recipe, stepped once, and opened up for the checkpoint.
+
+The only file that calls DeepSpeed, with `zero_state.py` beside it, which knows where ZeRO keeps its tensors.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from jadeberta.cluster.environment import Process
+from jadeberta.cluster.local import free_port
+from jadeberta.config import Recipe, accumulation_steps, resolve_file
+from jadeberta.data.batches import MicroBatch, StepBatch
+from jadeberta.data.order import derive_key
+from jadeberta.errors import ConfigError
+from jadeberta.model import DebertaForMaskedLM, build
+
+
+def choose_device(recipe: Recipe, process: Process) -> torch.device:
+    """Raises ConfigError where the recipe asks for a GPU that is not there."""
+    available = torch.cuda.is_available()
+    if recipe.run.device == "cuda" and not available:
+        raise ConfigError("run.device is 'cuda' but torch sees no GPU on this machine; check the driver or set run.device to cpu.")
+    if recipe.run.device == "cpu" or not available:
+        return torch.device("cpu")
+    torch.cuda.set_device(process.local_rank)
+    return torch.device("cuda", process.local_rank)
+
+
+def join_process_group(process: Process, device: torch.device) -> None:
+    """Makes this process a rank of the job, over NCCL on GPUs and gloo on CPUs."""
+    os.environ["DS_ACCELERATOR"] = device.type
+    # DeepSpeed and torch read the place from the environment; torchrun's own store is found there too.
+    os.environ |= {"RANK": str(process.rank), "LOCAL_RANK": str(process.local_rank), "WORLD_SIZE": str(process.world_size)}
+    os.environ |= {"MASTER_ADDR": process.master_addr, "MASTER_PORT": str(process.master_port or free_port())}
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", init_method="env://", timeout=timedelta(minutes=30))
+
+
+def deepspeed_settings(recipe: Recipe, world_size: int) -> dict[str, Any]:
+    """The recipe's DeepSpeed file with every "auto" filled in from the recipe.
+
+    Raises:
+        ConfigError: the file is not JSON, contradicts the recipe, or the batch does not divide.
+    """
+    path = resolve_file(recipe.deepspeed)
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as e:
+        raise ConfigError(f"{path}, line {e.lineno}: not JSON ({e.msg}).") from e
+    training = recipe.training
+    decided = {
+        "train_batch_size": training.global_batch_size,
+        "train_micro_batch_size_per_gpu": training.micro_batch_size,
+        "gradient_accumulation_steps": accumulation_steps(training.global_batch_size, training.micro_batch_size, world_size),
+        "gradient_clipping": training.max_grad_norm,
+    }
+    for key, value in decided.items():
+        if settings.setdefault(key, "auto") not in ("auto", value):
+            raise ConfigError(f"{path}: {key} is {settings[key]} but the recipe makes it {value}; write \"auto\" there.")
+        settings[key] = value
+    bf16 = settings.setdefault("bf16", {})
+    if bf16.setdefault("enabled", "auto") not in ("auto", training.precision == "bf16"):
+        raise ConfigError(f"{path}: bf16.enabled is {bf16['enabled']} but training.precision is {training.precision}; write \"auto\".")
+    bf16["enabled"] = training.precision == "bf16"
+    return settings
+
+
+@dataclass
+class StepResult:
+    """What all ranks together saw in one step."""
+
+    loss: float
+    masked_accuracy: float
+    masked_tokens: int
+    tokens: int
+    grad_norm: float
+
+
+class TrainingEngine:
+    """A model under DeepSpeed, one optimizer step at a time."""
+
+    def __init__(self, recipe: Recipe, process: Process, device: torch.device) -> None:
+        import deepspeed
+
+        self.recipe, self.process, self.device = recipe, process, device
+        settings = deepspeed_settings(recipe, process.world_size)
+        self.stage: int = settings["zero_optimization"]["stage"]
+        _keep_deepspeed_from_compiling()
+        self.model: DebertaForMaskedLM = build(recipe.model.hugging_face(), recipe.model.attention, seed=recipe.training.seed)
+        self.model.train()
+        training = recipe.training
+        optimizer = torch.optim.AdamW(
+            decay_groups(self.model, training.weight_decay),
+            lr=training.lr,
+            betas=(training.adam_beta1, training.adam_beta2),
+            eps=training.adam_eps,
+            fused=True,
+        )
+        deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
+        self.engine, *_ = deepspeed.initialize(model=self.model, optimizer=optimizer, config=settings)
+
+    def step(self, batch: StepBatch, lr: float) -> StepResult:
+        """One optimizer step: every micro-batch forward and backward, then one update.
+
+        The loss is the mean over the masked tokens of the whole global batch, so that it does not depend on how the batch is cut
+        into ranks and micro-batches; DeepSpeed averages gradients over ranks, hence the factor of the world size.
+        """
+        totals = torch.tensor([batch.masked_tokens, batch.tokens], dtype=torch.int64, device=self.device)
+        dist.all_reduce(totals)
+        masked_tokens, tokens = (int(n) for n in totals.tolist())
+        scale = self.process.world_size / max(1, masked_tokens)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for number, micro_batch in enumerate(batch.micro_batches):
+            # No generator state to save or lose: dropout follows from where in the run we are.
+            torch.manual_seed(int(derive_key(self.recipe.training.seed, 3, batch.step, number, self.process.rank) >> 1))
+            loss_sum, correct = self._forward(micro_batch)
+            self.engine.backward(loss_sum * scale, scale_wrt_gas=False)
+            sums += torch.stack([loss_sum.detach().double(), correct.double()])
+            for group in self.engine.optimizer.param_groups:
+                group["lr"] = lr
+            self.engine.step()
+        dist.all_reduce(sums)
+        loss, correct_share = (sums / max(1, masked_tokens)).tolist()
+        grad_norm = self.engine.get_global_grad_norm()
+        return StepResult(loss, correct_share, masked_tokens, tokens, float(grad_norm) if grad_norm is not None else float("nan"))
+
+    def _forward(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum of the cross-entropy over the masked tokens, and how many of them were predicted."""
+        inputs = {k: None if v is None else v.to(self.device, non_blocking=True) for k, v in vars(micro_batch).items()}
+        labels = inputs.pop("labels")
+        logits = self.engine(**inputs).logits.float()  # [masked, vocab]
+        return F.cross_entropy(logits, labels, reduction="sum"), (logits.detach().argmax(-1) == labels).sum()
+
+
+def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters with and without weight decay; biases and LayerNorm weights have none, as in transformers' Trainer."""
+    norms = {id(p) for m in model.modules() if isinstance(m, torch.nn.LayerNorm) for p in m.parameters()}
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    plain = [p for n, p in named if id(p) in norms or n.endswith("bias")]
+    decayed = [p for n, p in named if not (id(p) in norms or n.endswith("bias"))]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def _keep_deepspeed_from_compiling() -> None:
+    """Leaves out DeepSpeed's shared-memory all-reduce for CPUs, which it would compile at the start of the job.
+
+    Compilation on the job's path hangs on shared home directories (DeepSpeed issues 885, 5677, 6540).
+    """
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
+    if builder is not None:
+        deepspeed.ops.__compatible_ops__[builder.NAME] = False
+
+
+def quiet_libraries(run_dir: Path, rank: int) -> None:
+    """Sends the libraries' chatter of each rank to logs/rank-N.log and leaves the terminal to the run."""
+    import logging
+    import warnings
+
+    (run_dir / "logs").mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(run_dir / "logs" / f"rank-{rank:05d}.log", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    for name in ("DeepSpeed", "transformers", "torch"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.propagate = False
+    warnings.filterwarnings("ignore")

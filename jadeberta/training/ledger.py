@@ -1,0 +1,44 @@
+"""`ledger.jsonl`: what happened to a run, one JSON object a line, only ever appended to."""
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+
+class Ledger:
+    """Appends events; each is on the disk when `write` returns."""
+
+    def __init__(self, path: Path, life: int) -> None:
+        self.path, self.life = path, life
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A kill in mid-line leaves no newline: end that line, or the next event would be lost with it.
+        if path.exists() and path.stat().st_size and path.read_bytes()[-1:] != b"\n":
+            with open(path, "ab") as f:
+                f.write(b"\n")
+
+    def write(self, event: str, **fields: Any) -> None:
+        row = {"time": time.time(), "event": event, "life": self.life, "host": socket.gethostname(), "pid": os.getpid(), **fields}
+        with open(self.path, "ab") as f:
+            f.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY))
+            f.flush()
+            os.fsync(f.fileno())
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The whole objects of a JSON Lines file; a line cut short by a kill is left out."""
+    rows = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            rows.append(orjson.loads(line))
+        except orjson.JSONDecodeError:
+            continue
+    return rows
+
+
+def next_life(path: Path) -> int:
+    """Number of the process life that begins now: 0 for a new run, one more after every start."""
+    return sum(row.get("event") == "start" for row in read_jsonl(path))

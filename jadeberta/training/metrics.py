@@ -1,0 +1,79 @@
+"""What a step measured: `metrics.jsonl`, TensorBoard, and the floating-point work behind MFU."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from jadeberta.config import ModelConfig
+
+TENSORBOARD_TAGS = {
+    "loss": "train/loss",
+    "masked_accuracy": "train/masked_accuracy",
+    "lr": "train/lr",
+    "grad_norm": "train/grad_norm",
+    "tokens_per_second": "speed/tokens_per_second",
+    "mfu": "speed/mfu",
+    "data_wait_s": "speed/data_wait_s",
+    "step_s": "speed/step_s",
+}
+
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "V100": 125e12}
+"""Dense bf16 or fp16 tensor peak by a part of the device's name, FLOP/s (the vendors' data sheets)."""
+
+
+class MetricsWriter:
+    """Writes one object a step; a resumed run appends."""
+
+    def __init__(self, run_dir: Path, tensorboard: bool, first_step: int) -> None:
+        self._file = open(run_dir / "metrics.jsonl", "ab", buffering=0)  # noqa: SIM115 - lives as long as the run
+        if self._file.tell():
+            with open(run_dir / "metrics.jsonl", "rb") as f:
+                f.seek(-1, 2)
+                if f.read(1) != b"\n":
+                    self._file.write(b"\n")
+        self._board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # Steps that will be trained again are taken back from the curves.
+            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step + 1, flush_secs=10)
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+        if self._board is not None:
+            for key, tag in TENSORBOARD_TAGS.items():
+                if row.get(key) is not None:
+                    self._board.add_scalar(tag, row[key], row["step"])
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def training_flops_per_token(model: ModelConfig, sequence_length: int, micro_batch_size: int, head_share: float) -> float:
+    """Matrix-product FLOPs of forward and backward for one token; 2 per multiply-add, backward counted as twice forward.
+
+    Args:
+        model: the sizes.
+        sequence_length: tokens in a row.
+        micro_batch_size: rows that share one projection of the position table.
+        head_share: share of the positions that go through the output head.
+    """
+    hidden, inner, layers = model.hidden_size, model.intermediate_size, model.num_hidden_layers
+    heads = model.num_attention_heads * model.attention_head_size
+    span = model.position_buckets if model.position_buckets > 0 else model.max_position_embeddings
+    position_terms = len(set(model.pos_att_type)) if model.relative_attention else 0
+    linear = 2 * (3 * hidden * heads + heads * hidden + 2 * hidden * inner)
+    content = 2 * 2 * sequence_length * heads
+    position_scores = position_terms * 2 * 2 * span * heads
+    position_tables = position_terms * 2 * 2 * span * hidden * heads / (micro_batch_size * sequence_length)
+    convolution = 2 * model.conv_kernel_size * hidden * hidden
+    head = head_share * 2 * (hidden * hidden + hidden * model.vocab_size)
+    return 3 * (layers * (linear + content + position_scores + position_tables) + convolution + head)
+
+
+def peak_flops(device_name: str) -> float | None:
+    """The device's peak, FLOP/s; None where it is not known, as for CPUs."""
+    return next((peak for part, peak in PEAK_FLOPS.items() if part in device_name), None)

@@ -1,0 +1,125 @@
+"""Where ZeRO keeps the training state of this rank: views into its fp32 master weights and Adam moments, by parameter name.
+
+The same three names and flat ranges under ZeRO 1, 2 and 3, in bf16 and fp32, so that a checkpoint knows nothing of stages. Written
+against DeepSpeed 0.19.8, whose layouts these are; nothing else in the project reaches into its optimizers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class Fragment:
+    """This rank's piece of one parameter."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Of the whole parameter."""
+    start: int
+    """First element in the flattened parameter."""
+    master: torch.Tensor  # fp32 [length], a view: writing to it writes the optimizer's
+    exp_avg: torch.Tensor  # likewise
+    exp_avg_sq: torch.Tensor
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {"master": self.master, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
+
+
+def create_optimizer_state(engine: Any) -> None:
+    """Gives Adam its moments and step count before a first step; without that there is nothing to restore into."""
+    inner = engine.optimizer.optimizer
+    for flat in _flat_masters(engine):
+        if not inner.state[flat]:
+            step = torch.zeros((), dtype=torch.float32, device=flat.device)
+            inner.state[flat] = {"step": step, **{m: torch.zeros_like(flat) for m in MOMENTS}}
+
+
+def fragments(engine: Any) -> Iterator[Fragment]:
+    """This rank's fragments, in the order of the model's parameters; together the ranks' fragments cover each parameter once."""
+    state = engine.optimizer.optimizer.state
+    if engine.zero_optimization_stage() == 3:
+        yield from _fragments_stage3(engine, state)
+        return
+    flats = _flat_masters(engine)
+    for name, parameter in engine.module.named_parameters():
+        mapping = parameter._hp_mapping
+        if mapping is None:
+            continue  # another rank's
+        flat = flats[mapping.param_group_index]
+        place, size = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
+        views = {m: state[flat][m].narrow(0, place, size) for m in MOMENTS}
+        master = flat.detach().narrow(0, place, size)
+        yield Fragment(name, tuple(parameter.shape), mapping.lp_fragment_address.start, master, **views)
+
+
+def adam_step(engine: Any) -> int:
+    """Updates that Adam has made."""
+    return max((int(s["step"]) for s in engine.optimizer.optimizer.state.values() if "step" in s), default=0)
+
+
+def set_adam_step(engine: Any, step: int) -> None:
+    """Adam's bias correction counts on its own; restoring the moments does not set it."""
+    for state in engine.optimizer.optimizer.state.values():
+        state["step"].fill_(step)
+
+
+def load_working_weights(engine: Any, weights: dict[str, torch.Tensor]) -> None:
+    """Sets the weights that the forward pass uses; they are a copy of the masters and stay stale until told.
+
+    Args:
+        engine: under any stage.
+        weights: every parameter whole, in any floating dtype.
+    """
+    for name, parameter in engine.module.named_parameters():
+        value = weights[name]
+        if not hasattr(parameter, "ds_tensor"):
+            parameter.data.copy_(value)
+            continue
+        partition = parameter.ds_tensor
+        start = partition.numel() * torch.distributed.get_rank()
+        piece = value.flatten()[start : start + partition.numel()]
+        partition.data[: piece.numel()].copy_(piece)
+        if parameter.data.numel() == parameter.ds_numel:  # small parameters are kept whole on every rank
+            parameter.data.copy_(value.view(parameter.data.shape))
+
+
+def gather_working_weights(engine: Any) -> dict[str, torch.Tensor] | None:
+    """Every parameter whole on the CPU, on rank 0; None elsewhere. Under ZeRO 3 all ranks take part."""
+    root = torch.distributed.get_rank() == 0
+    weights: dict[str, torch.Tensor] = {}
+    if engine.zero_optimization_stage() < 3:
+        return {n: p.detach().cpu().clone() for n, p in engine.module.named_parameters()} if root else None
+    from deepspeed.runtime.zero import GatheredParameters
+
+    for name, parameter in engine.module.named_parameters():
+        with GatheredParameters([parameter]):
+            if root:
+                weights[name] = parameter.detach().cpu().clone()
+    return weights if root else None
+
+
+def _flat_masters(engine: Any) -> list[torch.Tensor]:
+    """The flat fp32 tensors that the inner optimizer updates, one a group (or sub-group)."""
+    optimizer = engine.optimizer
+    for attribute in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
+        if hasattr(optimizer, attribute):
+            return list(getattr(optimizer, attribute))
+    raise RuntimeError(f"{type(optimizer).__name__} keeps its master weights where this version does not look; pin deepspeed==0.19.8")
+
+
+def _fragments_stage3(engine: Any, state: Any) -> Iterator[Fragment]:
+    optimizer, rank = engine.optimizer, torch.distributed.get_rank()
+    for name, parameter in engine.module.named_parameters():
+        group, offset, numel = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        flat = optimizer.fp32_partitioned_groups_flat[group]
+        start = parameter.ds_tensor.numel() * rank
+        length = min(numel, max(0, parameter.ds_numel - start))  # the last rank's partition may end in padding
+        if length == 0:
+            continue
+        views = {m: state[flat][m].narrow(0, offset, length) for m in MOMENTS}
+        yield Fragment(name, tuple(parameter.ds_shape), start, flat.detach().narrow(0, offset, length), **views)

@@ -1,0 +1,120 @@
+"""`python -m preprocess STAGE --config RECIPE --out DIR`: the four stages one by one or all in a row, and the check of their result.
+
+Under mpirun or srun the ranks share the work of each stage; a stage that was done before under the same settings is not done again.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jadeberta.shards import JadebertaError, ShardIndex, find_index, verify
+from preprocess.comm import Comm
+from preprocess.config import PreprocessConfig, load_config
+from preprocess.report import print_report, write_report
+
+STAGES = ("extract", "segment", "tokenizer", "pack")
+
+
+def main() -> None:
+    """Ends with status 0 where every stage ran or `verify` found no fault."""
+    parser = argparse.ArgumentParser(
+        prog="python -m preprocess",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Any key of the recipe's preprocess section can be given as an option: --preprocess.segmenter.engine mecab",
+    )
+    parser.add_argument("stage", choices=[*STAGES, "all", "verify"], help="all runs the four stages; verify checks a finished directory")
+    parser.add_argument("directory", nargs="?", type=Path, help="verify: the directory to check (or give --out)")
+    parser.add_argument("--config", type=Path, help="recipe; its preprocess section is read")
+    parser.add_argument("--out", type=Path, help="where everything is written: index.json, the shards, tokenizer/, work/")
+    parser.add_argument("--corpora", type=Path, help="take the corpora found in this folder by their usual names, not the recipe's")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be read and written, do nothing")
+    options, overrides = parser.parse_known_args()
+    comm = Comm()
+    logging.basicConfig(
+        level=logging.INFO if comm.is_root else logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
+    )
+    try:
+        if options.stage == "verify":
+            status = _verify(options.directory or options.out, comm)
+        else:
+            status = _run(options, overrides, comm)
+    except JadebertaError as e:
+        # Every rank comes here with the same error, or alone before any collective.
+        if comm.is_root:
+            print(f"{type(e).__name__}: {e}", file=sys.stderr, flush=True)
+        status = e.exit_status
+    sys.exit(status)
+
+
+def _run(options: argparse.Namespace, overrides: list[str], comm: Comm) -> int:
+    config = load_config(options.config, tuple(overrides), options.corpora)
+    if options.out is None:
+        print("python -m preprocess: --out DIR is missing", file=sys.stderr)
+        return 2
+    wanted = STAGES if options.stage == "all" else (options.stage,)
+    if options.dry_run:
+        if comm.is_root:
+            print(_describe(config, options.out, wanted, comm.size))
+        return 0
+    reports: dict[str, Any] = {}
+    for stage in wanted:
+        began = time.monotonic()
+        reports[stage] = {"result": _work(stage)(config, options.out, comm), "seconds": time.monotonic() - began, "ranks": comm.size}
+        if comm.is_root:
+            logging.getLogger(__name__).info("%s: done in %.1f s on %d ranks", stage, reports[stage]["seconds"], comm.size)
+    if comm.is_root:
+        print_report(write_report(options.out, reports))
+    return 0
+
+
+def _work(stage: str) -> Callable[[PreprocessConfig, Path, Comm], Any]:
+    """A stage's function; imported when it is needed, as each brings libraries of its own."""
+    if stage == "extract":
+        from preprocess.extract import extract
+
+        return extract
+    if stage == "segment":
+        from preprocess.segment import segment
+
+        return segment
+    if stage == "tokenizer":
+        from preprocess.tokenizer import train_tokenizer
+
+        return train_tokenizer
+    from preprocess.pack import pack
+
+    return pack
+
+
+def _describe(config: PreprocessConfig, out: Path, stages: tuple[str, ...], ranks: int) -> str:
+    lines = [f"would run {', '.join(stages)} on {ranks} ranks, words by {config.segmenter.engine}, {config.vocab_size} pieces, into {out}"]
+    lines += [f"  {name}: {c.format} {c.path}, seen {c.repeats}x an epoch" for name, c in config.corpora.items()]
+    return "\n".join(lines)
+
+
+def _verify(directory: Path | None, comm: Comm) -> int:
+    if directory is None:
+        print("python -m preprocess verify: name the directory", file=sys.stderr)
+        return 2
+
+    def check() -> list[str]:
+        return verify(directory, progress=lambda line: print(line, flush=True))
+
+    faults = comm.run_on_root(check)
+    if comm.is_root:
+        for fault in faults:
+            print(fault, file=sys.stderr)
+        if not faults:
+            index = ShardIndex.load(find_index(directory))
+            sequences = sum(entry.sequences for corpus in index.corpora.values() for entry in [*corpus.train, *corpus.valid])
+            print(f"{directory}: {sequences:,} sequences in {len(index.corpora)} corpora, all as index.json says; {index.fingerprint[:16]}")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    main()

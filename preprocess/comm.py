@@ -1,0 +1,66 @@
+"""Ranks that share the work of a stage: MPI where the job was started by mpirun or srun, one rank otherwise.
+
+Promises that an error on one rank ends the stage on all of them instead of leaving the others waiting in a collective.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from jadeberta.shards import JadebertaError
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+# Set by Open MPI's mpirun, by MPICH's and Intel's Hydra, and by srun --mpi=pmix|pmi2 for each task of a job.
+MPI_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
+
+
+class Comm:
+    """The ranks of one stage. With one rank no MPI library is loaded."""
+
+    def __init__(self) -> None:
+        self._mpi: Any = None
+        self.rank, self.size = 0, 1
+        if any(name in os.environ for name in MPI_VARIABLES):
+            from mpi4py import MPI
+
+            self._mpi = MPI.COMM_WORLD
+            self.rank, self.size = self._mpi.rank, self._mpi.size
+
+    @property
+    def is_root(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        if self._mpi is not None:
+            self._mpi.barrier()
+
+    def allgather(self, value: Any) -> list[Any]:
+        """`value` of every rank, in rank order, on every rank."""
+        return [value] if self._mpi is None else self._mpi.allgather(value)
+
+    def run_on_root(self, work: Callable[[], Result]) -> Result:
+        """The result of `work()` done by rank 0, on every rank; its error is raised on every rank."""
+        return self.map([None], lambda _: work())[0]
+
+    def map(self, pieces: Iterable[Piece], work: Callable[[Piece], Result]) -> list[Result]:
+        """`[work(piece) for piece in pieces]` on every rank, each piece worked on by one rank.
+
+        Raises on every rank the first error in the order of the pieces, once all ranks have stopped.
+        """
+        done: list[tuple[int, Result]] = []
+        error: tuple[int, BaseException] | None = None
+        for number, piece in list(enumerate(pieces))[self.rank :: self.size]:
+            try:
+                done.append((number, work(piece)))
+            except Exception as e:
+                # An unexpected error travels as text: its class may not survive pickling.
+                error = (number, e if isinstance(e, JadebertaError) else RuntimeError(f"rank {self.rank}: {type(e).__name__}: {e}"))
+                error[1].__cause__ = None if isinstance(e, JadebertaError) else e
+                break
+        gathered = self.allgather((done, error))
+        errors = sorted((e for _, e in gathered if e is not None), key=lambda e: e[0])
+        if errors:
+            raise error[1] if error is not None and error[0] == errors[0][0] else errors[0][1]
+        return [result for _, result in sorted((pair for pairs, _ in gathered for pair in pairs), key=lambda pair: pair[0])]

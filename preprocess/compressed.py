@@ -1,0 +1,105 @@
+"""Compressed files as chunks or lines, streaming, whatever the format: .bz2, .gz, .xz, .zst or plain.
+
+Promises that a file cut short or damaged is found, also where Python's own readers end silently (a zstd frame without its end).
+"""
+
+import bz2
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from jadeberta.shards import InputError
+
+CHUNK_BYTES = 256 * 1024
+MAX_LINE_BYTES = 2**30
+DOWNLOAD_AGAIN = "copy or download it again"
+# zstd --long=31 is what archives of web text use; the library refuses such a window unless it is allowed by name.
+_ZSTD_WINDOW = 2**31
+DECOMPRESSORS: dict[str, Callable[[], Any]] = {
+    ".bz2": bz2.BZ2Decompressor,
+    ".gz": lambda: zlib.decompressobj(wbits=31),
+    ".xz": lzma.LZMADecompressor,
+    ".zst": lambda: zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj(),
+}
+
+
+class DamagedFile(Exception):
+    """Raised by `chunks`; callers know the line or page and turn it into an InputError."""
+
+    def __init__(self, problem: str, byte: int) -> None:
+        super().__init__(problem)
+        self.byte = byte
+
+
+def chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+    """The decompressed content of the bytes [start, end) of `path`, which must hold whole streams; the suffix tells the format.
+
+    Raises DamagedFile with the compressed byte near which reading stopped.
+    """
+    new = DECOMPRESSORS.get(path.suffix)
+    position = start
+    decompressor = None
+    try:
+        with open(path, "rb") as f:
+            f.seek(start)
+            while data := f.read(CHUNK_BYTES if end is None else min(CHUNK_BYTES, end - position)):
+                position += len(data)
+                if new is None:
+                    yield data
+                    continue
+                while data:
+                    if decompressor is None:
+                        # Zero bytes between streams are padding that gzip and xz allow.
+                        data = data.lstrip(b"\0") if position - len(data) > start else data
+                        if not data:
+                            break
+                        decompressor = new()
+                    content = decompressor.decompress(data)
+                    data = decompressor.unused_data if decompressor.eof else b""
+                    decompressor = None if decompressor.eof else decompressor
+                    if content:
+                        yield content
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as e:
+        kind = f"not {path.suffix[1:]} data" if new else "not readable"
+        raise DamagedFile(f"{kind} ({e})", max(start, position - CHUNK_BYTES)) from e
+    if new is not None and position == start:
+        raise DamagedFile("the file is empty", position)
+    if decompressor is not None:
+        raise DamagedFile(f"the file is cut short: its {path.suffix[1:]} stream has no end", position)
+
+
+def lines(path: Path, remedy: str = DOWNLOAD_AGAIN) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, line without its end) of every line of a plain or compressed file.
+
+    Raises InputError with line and byte where the file is cut short, damaged, or has a line of more than 1 GiB.
+    """
+    number, pending, pending_bytes = 0, [b""], 0
+    try:
+        for chunk in chunks(path):
+            first, *rest = chunk.split(b"\n")
+            pending.append(first)
+            pending_bytes += len(first)
+            if pending_bytes > MAX_LINE_BYTES:
+                raise InputError(f"{path}: line {number + 1}: longer than 1 GiB, so this is not a text file; {remedy}.")
+            for part in rest:
+                number += 1
+                yield number, b"".join(pending).removesuffix(b"\r")
+                pending, pending_bytes = [part], len(part)
+    except DamagedFile as e:
+        raise InputError(f"{path}: line {number + 1}, byte {e.byte}: {e}; {remedy}.") from e
+    last = b"".join(pending)
+    if last:
+        yield number + 1, last
+
+
+def decode(path: Path, number: int, line: bytes) -> str:
+    """Line `number` of `path` as text; a byte order mark at the start of the file is dropped."""
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as e:
+        problem = f"byte {e.start + 1} of the line is not valid UTF-8"
+        raise InputError(f"{path}: line {number}: {problem}; convert the file to UTF-8 or download it again.") from e

@@ -1,0 +1,125 @@
+"""The `preprocess` section of a recipe as dataclasses.
+
+Reads the same recipe file as `jadeberta pretrain` and looks at its own section only; every other section is left to its owner.
+"""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonargparse
+import yaml
+
+from jadeberta.shards import ConfigError, explain_recipe_error
+
+Engine = Literal["jumanpp", "juman", "mecab"]
+OTHER_SECTIONS = ("run", "data", "model", "training", "deepspeed", "checkpoint", "logging")
+"""Sections of a recipe that are none of this package's business."""
+CorpusFormat = Literal["wikipedia", "cc100", "oscar", "jsonl"]
+
+
+@dataclass
+class CorpusConfig:
+    """One source of text; its key in `preprocess.corpora` is the corpus's name and the prefix of its document ids."""
+
+    format: CorpusFormat
+    """wikipedia (multistream XML, .bz2), cc100 (.xz), oscar (22.01 .gz or 23.01 .zst), jsonl ({"text": ...} a line; plain, .gz, .xz, .zst)."""
+    path: str
+    """Glob of the corpus's files; a Wikipedia index file beside a dump is found by its name."""
+    repeats: int = 1
+    """How often training sees the corpus in an epoch; written into index.json, applied by the sample order."""
+
+
+@dataclass
+class SegmenterConfig:
+    """Which word segmenter cuts the sentences; a run never falls back from one engine to another."""
+
+    engine: Engine = "jumanpp"
+    """jumanpp (the published recipe's), juman, or mecab (fugashi with JumanDIC, installed by pip)."""
+    command: str = ""
+    """Program and its own options for jumanpp and juman, e.g. "jumanpp --model=/opt/jumandic.jppmdl"; empty: the engine's name on PATH."""
+    batch_sentences: int = 5000
+    """Sentences given to one jumanpp process."""
+    timeout_seconds: float = 60.0
+    """Wall time that one batch may take."""
+    memory_mib: int = 3000
+    """Address space that one jumanpp process may use (RLIMIT_AS), MiB; repeated characters make it grow cubically."""
+
+
+@dataclass
+class PreprocessConfig:
+    """Everything that the four stages need to know."""
+
+    corpora: dict[str, CorpusConfig] = field(default_factory=dict)
+    """The corpora by name."""
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    vocab_size: int = 32000
+    """Pieces in the sentencepiece model, special tokens included."""
+    character_coverage: float = 0.9999
+    """Share of the running characters that must be in the vocabulary; the rest becomes [UNK]."""
+    heldout_documents: int = 5000
+    """Documents of each corpus kept out of training, chosen by a hash of the id; never more than a tenth of the corpus."""
+    part_bytes: int = 32 * 2**20
+    """UTF-8 bytes of text in one part of extracted documents: the unit that segmentation shares out and repeats after a kill."""
+    shard_bytes: int = 256 * 2**20
+    """UTF-8 bytes of segmented text that become one shard: the unit of packing."""
+
+
+def load_config(recipe: Path | None, overrides: tuple[str, ...] = (), corpora: Path | None = None) -> PreprocessConfig:
+    """The `preprocess` section of a recipe with overrides like ("--preprocess.vocab_size", "8000").
+
+    Args:
+        recipe: YAML file; None takes the defaults.
+        overrides: options of the command line.
+        corpora: a folder whose corpora, found by their usual names, take the place of the recipe's; repeats stay the recipe's.
+
+    Raises:
+        ConfigError: the recipe is not there, has an unknown key or a value out of range, or names no corpus.
+    """
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_argument("--preprocess", type=PreprocessConfig)
+    for section in OTHER_SECTIONS:
+        parser.add_argument(f"--{section}", type=Any)
+    if recipe is not None and not recipe.is_file():
+        raise ConfigError(f"{recipe}: no such recipe. The ones that come with the project lie in recipes/.")
+    try:
+        arguments = parser.parse_args([*(["--config", str(recipe)] if recipe else []), *overrides])
+        config = parser.instantiate(arguments).preprocess or PreprocessConfig()
+    except (jsonargparse.ArgumentError, yaml.YAMLError) as e:
+        raise ConfigError(explain_recipe_error(str(e), recipe, _known_keys())) from e
+    if corpora is not None:
+        config.corpora = _found_corpora(corpora, config.corpora)
+    _validate(config)
+    return config
+
+
+def _found_corpora(folder: Path, named: dict[str, CorpusConfig]) -> dict[str, CorpusConfig]:
+    """The corpora of a folder, with the repeats that the recipe gives their name, or else their format."""
+    from preprocess.readers.discover import discover
+
+    by_format = {c.format: c.repeats for c in named.values()}
+    found = discover(folder)
+    for name, corpus in found.items():
+        corpus.repeats = named[name].repeats if name in named else by_format.get(corpus.format, 1)
+    return found
+
+
+def _validate(config: PreprocessConfig) -> None:
+    if not config.corpora:
+        raise ConfigError("preprocess.corpora names no corpus; name them in the recipe or give --corpora FOLDER (make: CORPORA=folder).")
+    for name, corpus in config.corpora.items():
+        if not name.replace("-", "").replace("_", "").isalnum() or name.startswith("valid-"):
+            raise ConfigError(f"preprocess.corpora.{name}: a corpus's name may hold letters, digits, - and _, and not start with valid-.")
+        if corpus.repeats < 1:
+            raise ConfigError(f"preprocess.corpora.{name}.repeats is {corpus.repeats}; it must be at least 1.")
+    for key, low, high in (("vocab_size", 10, 2**16), ("part_bytes", 1, 2**40), ("shard_bytes", 1, 2**40), ("heldout_documents", 0, 2**40)):
+        if not low <= getattr(config, key) <= high:
+            raise ConfigError(f"preprocess.{key} is {getattr(config, key)}; it must lie between {low} and {high}.")
+    if not 0.9 <= config.character_coverage <= 1:
+        raise ConfigError(f"preprocess.character_coverage is {config.character_coverage}; it must lie between 0.9 and 1.")
+
+
+def _known_keys() -> list[str]:
+    keys = [f"preprocess.{f.name}" for f in fields(PreprocessConfig)]
+    return keys + [f"preprocess.segmenter.{f.name}" for f in fields(SegmenterConfig)] + list(OTHER_SECTIONS)

@@ -1,0 +1,217 @@
+"""Stage 1: corpora -> documents. Each piece of a corpus becomes parts (JSON Lines, zstd) and, last, a marker.
+
+Promises the same parts whatever the number of ranks, and that a piece with its marker is never done again; needs no segmenter.
+"""
+
+import heapq
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import orjson
+import xxhash
+
+from jadeberta.shards import ConfigError, InputError
+from preprocess import readers
+from preprocess.comm import Comm
+from preprocess.config import PreprocessConfig
+from preprocess.files import atomic_file, read_json, read_jsonl_zst, write_jsonl_zst
+from preprocess.readers.piece import Document, Piece, natural_key
+
+# Goes into every marker: change it with any rule of a reader, so that old and new texts never mix in one output.
+EXTRACTOR = "extract-1"
+_START_AGAIN = "give another --out or delete"
+
+log = logging.getLogger(__name__)
+
+
+def extract(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str, Any]:
+    """Writes every document of the corpora under `out`, and returns the counts by corpus.
+
+    {corpus: {"documents", "bytes" (UTF-8), "dropped": {reason: n}, "files": {name: {"documents", "in_file"}}}}
+    Raises InputError where a corpus cannot be read, ConfigError where `out` holds documents made with other settings.
+    """
+    pieces = comm.run_on_root(lambda: _plan(config, out))
+    counts = comm.map(pieces, lambda piece: _extract_piece(piece, config, out))
+    return _summary(config, counts)
+
+
+def list_parts(out: Path, corpus: str) -> list[Path]:
+    """The parts of a corpus in the order of its documents; only those of pieces that are complete."""
+    folder = _folder(out, corpus)
+    return [folder / part["file"] for marker in read_markers(out, corpus) for part in marker["parts"]]
+
+
+def read_markers(out: Path, corpus: str) -> list[dict[str, Any]]:
+    """The markers of a corpus's complete pieces, in the order of its documents.
+
+    {"settings", "counts": {"documents", "bytes", "dropped": {reason: n}}, "parts": [{"file", "documents", "bytes"}],
+     "heldout": [[hash, id]] with the smallest hashes of the piece, "seconds"}
+    """
+    return [read_json(marker) for marker in _list_markers(out, corpus)]
+
+
+def _list_markers(out: Path, corpus: str) -> list[Path]:
+    return sorted(_folder(out, corpus).glob("*.json"), key=lambda marker: natural_key(marker.name))
+
+
+def read_documents(part: Path) -> Iterator[Document]:
+    """Streams {"id", "source", "title", "text"}; raises InputError where the part is damaged."""
+    return read_jsonl_zst(part)
+
+
+def heldout_hash(document_id: str) -> int:
+    """The documents with the smallest hashes of a corpus are held out; depends on nothing but the id."""
+    return xxhash.xxh64_intdigest(document_id.encode())
+
+
+def _folder(out: Path, corpus: str) -> Path:
+    return out / "work" / "documents" / corpus
+
+
+def _plan(config: PreprocessConfig, out: Path) -> list[Piece]:
+    """All pieces, the longest first so that ranks end at about the same time; refuses what another run left in `out`."""
+    planned: list[Piece] = []
+    for corpus, corpus_config in config.corpora.items():
+        pieces = readers.pieces(corpus, corpus_config)
+        expected = {piece.name: piece for piece in pieces}
+        for marker in _list_markers(out, corpus):
+            if marker.stem not in expected:
+                source = read_json(marker)["settings"]["file"]
+                here = f"{source} is not in {corpus_config.path} or is now cut otherwise"
+                raise ConfigError(f"{marker}: made from another set of files ({here}); {_START_AGAIN} {marker.parent}.")
+            _check_settings(marker, _settings(expected[marker.stem], config))
+        planned += pieces
+    return sorted(planned, key=lambda piece: piece.start - piece.end)
+
+
+def _settings(piece: Piece, config: PreprocessConfig) -> dict[str, Any]:
+    """All that the parts of a piece depend on."""
+    return {
+        "extractor": EXTRACTOR,
+        "file": piece.path.name,
+        "file_bytes": piece.path.stat().st_size,
+        "format": piece.format,
+        "span": [piece.start, piece.end],
+        "id_prefix": piece.id_prefix,
+        "part_bytes": config.part_bytes,
+        "heldout_documents": config.heldout_documents,
+    }
+
+
+def _check_settings(marker: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The marker's content; raises ConfigError where it was made with other settings."""
+    content: dict[str, Any] = read_json(marker)
+    made: dict[str, Any] = content.get("settings", {})
+    differing = [key for key in settings if made.get(key) != settings[key]]
+    if differing:
+        then = ", ".join(f"{key}={made.get(key)}" for key in differing)
+        now = ", ".join(f"{key}={settings[key]}" for key in differing)
+        raise ConfigError(f"{marker}: made with {then} but this run has {now}; {_START_AGAIN} {marker.parent}.")
+    return content
+
+
+def _extract_piece(piece: Piece, config: PreprocessConfig, out: Path) -> dict[str, Any]:
+    """The counts in the piece's marker; does the work unless the marker is there."""
+    folder = _folder(out, piece.corpus)
+    marker = folder / f"{piece.name}.json"
+    settings = _settings(piece, config)
+    if marker.is_file():
+        content = _check_settings(marker, settings)
+        _require_parts(folder, marker, content)
+        log.info("%s: %s: done before, skipped", piece.corpus, piece.name)
+    else:
+        content = _write_piece(piece, config, folder) | {"settings": settings}
+        with atomic_file(marker) as f:
+            # Not indented: a marker holds up to 5,000 held-out candidates.
+            f.write(orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SORT_KEYS))
+        counts = content["counts"]
+        speed = counts["bytes"] / 1e6 / max(content["seconds"], 1e-9)
+        log.info("%s: %s: %d documents, %.2f MB/s", piece.corpus, piece.name, counts["documents"], speed)
+    return content["counts"] | {"corpus": piece.corpus, "file": piece.path.name}
+
+
+def _require_parts(folder: Path, marker: Path, content: dict[str, Any]) -> None:
+    for part in content["parts"]:
+        if not (folder / part["file"]).is_file():
+            raise InputError(f"{folder / part['file']}: missing although {marker.name} lists it; delete {marker} and run again.")
+
+
+def _write_piece(piece: Piece, config: PreprocessConfig, folder: Path) -> dict[str, Any]:
+    _remove_leftovers(piece, folder)
+    began = time.monotonic()
+    dropped: Counter[str] = Counter()
+    smallest = _Smallest(config.heldout_documents)
+    parts: list[dict[str, Any]] = []
+    documents = readers.documents(piece, dropped)
+    for first in documents:
+        counts = Counter(documents=0, bytes=0)
+        name = f"{piece.name}-{len(parts):05d}.jsonl.zst"
+        write_jsonl_zst(folder / name, _one_part(chain([first], documents), config.part_bytes, counts, smallest))
+        parts.append({"file": name, **counts})
+    return {
+        "counts": {
+            "documents": sum(part["documents"] for part in parts),
+            "bytes": sum(part["bytes"] for part in parts),
+            "dropped": dict(sorted(dropped.items())),
+        },
+        "parts": parts,
+        "heldout": smallest.pairs(),
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def _one_part(documents: Iterator[Document], part_bytes: int, counts: Counter[str], smallest: "_Smallest") -> Iterator[Document]:
+    """Documents until `part_bytes` of text are reached: where a part ends follows from the texts alone."""
+    for document in documents:
+        counts["documents"] += 1
+        counts["bytes"] += len(document["text"].encode())
+        smallest.add(document["id"])
+        yield document
+        if counts["bytes"] >= part_bytes:
+            return
+
+
+def _remove_leftovers(piece: Piece, folder: Path) -> None:
+    """Parts and temporary files of an attempt that was killed; a longer attempt may have left parts that none overwrites."""
+    ours = re.compile(rf"\.?{re.escape(piece.name)}(-\d{{5}}\.jsonl\.zst|\.json)(\.tmp-\d+)?")
+    for path in folder.glob("*") if folder.is_dir() else ():
+        if ours.fullmatch(path.name):
+            path.unlink()
+
+
+class _Smallest:
+    """The `limit` ids with the smallest hashes among those added."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._heap: list[tuple[int, str]] = []
+
+    def add(self, document_id: str) -> None:
+        entry = (-heldout_hash(document_id), document_id)
+        if len(self._heap) < self._limit:
+            heapq.heappush(self._heap, entry)
+        elif self._heap and entry > self._heap[0]:
+            heapq.heapreplace(self._heap, entry)
+
+    def pairs(self) -> list[list[int | str]]:
+        return [[-negative, document_id] for negative, document_id in sorted(self._heap, reverse=True)]
+
+
+def _summary(config: PreprocessConfig, counts: list[dict[str, Any]]) -> dict[str, Any]:
+    summary: dict[str, Any] = {corpus: {"documents": 0, "bytes": 0, "dropped": {}, "files": {}} for corpus in config.corpora}
+    for piece in sorted(counts, key=lambda piece: natural_key(piece["file"])):
+        corpus = summary[piece["corpus"]]
+        corpus["documents"] += piece["documents"]
+        corpus["bytes"] += piece["bytes"]
+        for reason, number in piece["dropped"].items():
+            corpus["dropped"][reason] = corpus["dropped"].get(reason, 0) + number
+        file = corpus["files"].setdefault(piece["file"], {"documents": 0, "in_file": 0})
+        file["documents"] += piece["documents"]
+        file["in_file"] += piece["documents"] + sum(piece["dropped"].values())
+    return summary

@@ -1,0 +1,78 @@
+"""Files that appear whole or not at all, and the JSON Lines in which the stages hand documents on.
+
+Every output of a stage is written under a temporary name beside its final one, flushed to the disk and renamed.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+import zstandard
+
+from jadeberta.shards import InputError
+from preprocess.compressed import lines
+
+
+def fsync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that becomes `path` when the block ends, and vanishes when it raises."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_directory(path.parent)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that appears under `path` when the block ends."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as f:
+        yield f
+
+
+def write_json(path: Path, value: Any) -> None:
+    with atomic_file(path) as f:
+        f.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def read_json(path: Path) -> Any:
+    """Raises InputError where the file is not JSON."""
+    try:
+        return orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as e:
+        raise InputError(f"{path}: not readable as JSON ({e}). Delete it and run the stage again.") from e
+
+
+def write_jsonl_zst(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """One JSON object a line, zstd level 3; the same rows give the same bytes."""
+    with atomic_file(path) as f, zstandard.ZstdCompressor(level=3).stream_writer(f, closefd=False) as stream:
+        for row in rows:
+            stream.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def read_jsonl_zst(path: Path) -> Iterator[dict[str, Any]]:
+    """Raises InputError with the line's number where the file is cut short or a line is not JSON."""
+    remedy = "delete the file and run the stage that wrote it again"
+    # Not zstandard's stream_reader: it ends without an error where the file is cut short.
+    for number, line in lines(path, remedy):
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as e:
+            raise InputError(f"{path}: line {number}: {e}; {remedy}.") from e
+        yield row

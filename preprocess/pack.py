@@ -1,0 +1,186 @@
+"""The pack stage: segmented documents -> rows of 512 tokens -> shards and `index.json`.
+
+Held-out documents are set aside first and become `valid-*` shards. Every shard is made from whole parts of the words, on its own,
+so that its bytes depend on nothing but the text, and only unfinished ones are made again after a kill.
+"""
+
+import heapq
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import sentencepiece
+import xxhash
+
+from jadeberta.shards import (
+    INDEX_NAME,
+    SEQUENCE_LENGTH,
+    ConfigError,
+    CorpusEntry,
+    InputError,
+    ShardEntry,
+    ShardIndex,
+    file_sha256,
+    write_shard,
+)
+from preprocess.comm import Comm
+from preprocess.config import PreprocessConfig
+from preprocess.extract import read_markers
+from preprocess.files import atomic_file, read_json, read_jsonl_zst, write_json, write_jsonl_zst
+from preprocess.segment import list_words, read_segmenter, read_words
+from preprocess.text import NORMALISER, SPLITTER
+from preprocess.tokenizer import SPECIAL_TOKENS
+
+log = logging.getLogger(__name__)
+
+CLS, SEP = SPECIAL_TOKENS.index("[CLS]"), SPECIAL_TOKENS.index("[SEP]")
+HELDOUT_SHARE = 10
+"""At most one document in this many is held out."""
+
+
+def pack(config: PreprocessConfig, out: Path, comm: Comm) -> ShardIndex:
+    """Writes the shards and `index.json` into `out`.
+
+    Raises:
+        ConfigError: there are no words or no tokenizer yet, or a corpus gives no row at all.
+    """
+    model = out / "tokenizer" / "spm.model"
+    if not model.is_file():
+        raise ConfigError(f"{model}: missing. Run 'python -m preprocess tokenizer' with the same --out first.")
+    tokenizer_sha256 = file_sha256(model)
+    work = out / "work" / "pack"
+    index = ShardIndex(SEQUENCE_LENGTH, config.vocab_size, tokenizer_sha256, read_segmenter(out), NORMALISER, SPLITTER, {})
+    meta = {k: v for k, v in asdict(index).items() if k != "corpora"}
+    heldout = {corpus: heldout_ids(out, corpus, config.heldout_documents) for corpus in config.corpora}
+
+    def pack_train(task: tuple[str, int, list[Path]]) -> ShardEntry:
+        corpus, number, parts = task
+        name = f"{corpus}-{number:05d}"
+        aside = work / f"{name}.heldout.jsonl.zst"
+        settings = _settings(tokenizer_sha256, parts, heldout[corpus])
+        if (entry := _finished(work / f"{name}.json", settings, out)) is not None and aside.exists():
+            return entry
+        ids = heldout[corpus]
+        write_jsonl_zst(aside, (row for part in parts for row in read_words(part) if row["id"] in ids))
+        rows = (row for part in parts for row in read_words(part) if row["id"] not in ids)
+        return _pack_shard(out / f"{name}.tar", rows, model, {**meta, "corpus": corpus, "split": "train"}, work / f"{name}.json", settings)
+
+    def pack_valid(corpus: str) -> ShardEntry:
+        name = f"valid-{corpus}-00000"
+        asides = [work / f"{corpus}-{n:05d}.heldout.jsonl.zst" for n, _ in enumerate(groups[corpus])]
+        settings = _settings(tokenizer_sha256, asides, heldout[corpus])
+        if (entry := _finished(work / f"{name}.json", settings, out)) is not None:
+            return entry
+        rows = (row for aside in asides for row in read_jsonl_zst(aside))
+        return _pack_shard(out / f"{name}.tar", rows, model, {**meta, "corpus": corpus, "split": "valid"}, work / f"{name}.json", settings)
+
+    groups = {corpus: group_parts(list_words(out, corpus), config.shard_bytes) for corpus in config.corpora}
+    tasks = [(corpus, n, parts) for corpus in config.corpora for n, parts in enumerate(groups[corpus])]
+    train = comm.map(tasks, pack_train)
+    valid = comm.map([c for c in config.corpora if heldout[c]], pack_valid)
+    for corpus, settings in config.corpora.items():
+        index.corpora[corpus] = CorpusEntry(
+            repeats=settings.repeats,
+            train=[e for (name, _, _), e in zip(tasks, train, strict=True) if name == corpus and e.sequences],
+            valid=[e for e in valid if e.file.startswith(f"valid-{corpus}-") and e.sequences],
+        )
+        if not index.corpora[corpus].train:
+            raise ConfigError(f"{out}: corpus '{corpus}' gives no row of tokens. Take it out of preprocess.corpora or add text.")
+    comm.run_on_root(lambda: _write_index(out, index))
+    return index
+
+
+def _write_index(out: Path, index: ShardIndex) -> None:
+    wanted = {entry.file for corpus in index.corpora.values() for entry in [*corpus.train, *corpus.valid]}
+    for stale in (path for path in out.glob("*.tar") if path.name not in wanted):
+        log.warning("%s: belongs to no corpus of this recipe any more, removed", stale)
+        stale.unlink()
+    with atomic_file(out / INDEX_NAME) as f:
+        f.write(index.to_json())
+
+
+def heldout_ids(out: Path, corpus: str, wanted: int) -> frozenset[str]:
+    """Ids of the documents kept out of training: those with the smallest hash, at most a tenth of the corpus."""
+    markers = read_markers(out, corpus)
+    documents = sum(marker["counts"]["documents"] for marker in markers)
+    limit = min(wanted, documents // HELDOUT_SHARE)
+    if limit < wanted:
+        log.warning("%s: %d of its %d documents are held out, not the %d asked for", corpus, limit, documents, wanted)
+    candidates = ((hash_, id_) for marker in markers for hash_, id_ in marker["heldout"])
+    return frozenset(id_ for _, id_ in heapq.nsmallest(limit, candidates))
+
+
+def group_parts(parts: list[Path], shard_bytes: int) -> list[list[Path]]:
+    """Consecutive parts that together hold about `shard_bytes` of segmented text: one group a shard."""
+    groups: list[list[Path]] = []
+    size = shard_bytes
+    for part in parts:
+        text = read_json(part.with_suffix("").with_suffix(".json"))["counts"]["bytes"]
+        if size + text > shard_bytes and size > 0:
+            groups.append([])
+            size = 0
+        groups[-1].append(part)
+        size += text
+    return groups
+
+
+def encode_documents(rows: Iterable[dict[str, Any]], processor: sentencepiece.SentencePieceProcessor) -> Iterator[np.ndarray]:
+    """Token ids of each document, [CLS] sentences [SEP], as uint16; a document without a sentence gives nothing.
+
+    Raw sentencepiece, because Hugging Face's tokenizer would turn a literal "[MASK]" in a web page into the mask token.
+    """
+    for row in rows:
+        if row["sentences"]:
+            pieces = processor.encode(row["sentences"])
+            yield np.asarray([CLS, *(piece for sentence in pieces for piece in sentence), SEP], dtype=np.uint16)
+
+
+def pack_rows(documents: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Documents one after the other, cut into rows of 512; the last row is padded.
+
+    Returns:
+        Token ids and document numbers (from 1 within a row, 0 = padding), both uint16 [rows, 512].
+    """
+    if not documents:
+        return np.empty((0, SEQUENCE_LENGTH), np.uint16), np.empty((0, SEQUENCE_LENGTH), np.uint16)
+    lengths = np.fromiter((len(d) for d in documents), np.int64, len(documents))
+    padding = -int(lengths.sum()) % SEQUENCE_LENGTH
+    tokens = np.concatenate([*documents, np.zeros(padding, np.uint16)]).reshape(-1, SEQUENCE_LENGTH)
+    ordinals = np.repeat(np.arange(len(documents)), lengths)
+    ordinals = np.concatenate([ordinals, np.full(padding, -1)]).reshape(-1, SEQUENCE_LENGTH)
+    numbers = np.where(ordinals >= 0, ordinals - ordinals[:, :1] + 1, 0).astype(np.uint16)
+    return tokens, numbers
+
+
+def _pack_shard(path: Path, rows: Iterable[dict], model: Path, meta: dict, marker: Path, settings: dict) -> ShardEntry:
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    documents = list(encode_documents(rows, processor))
+    tokens, numbers = pack_rows(documents)
+    entry = write_shard(path, tokens, numbers, len(documents), {**meta, "sequences": len(tokens), "documents": len(documents)})
+    write_json(marker, {"settings": settings, "shard": asdict(entry)})
+    log.info("%s: %d documents, %d sequences", path.name, entry.documents, entry.sequences)
+    return entry
+
+
+def _settings(tokenizer_sha256: str, parts: list[Path], heldout: frozenset[str]) -> dict[str, Any]:
+    """What a shard depends on; a shard made under the same settings is kept."""
+    ids = xxhash.xxh64_hexdigest(orjson.dumps(sorted(heldout)))
+    return {"tokenizer": tokenizer_sha256, "parts": [[p.name, file_sha256(p)] for p in parts], "heldout": ids}
+
+
+def _finished(marker: Path, settings: dict[str, Any], out: Path) -> ShardEntry | None:
+    """The entry of a shard made before under the same settings and still whole, else None."""
+    if not marker.exists():
+        return None
+    try:
+        found = read_json(marker)
+    except InputError:
+        return None
+    entry = ShardEntry(**found["shard"])
+    path = out / entry.file
+    whole = found["settings"] == settings and path.is_file() and path.stat().st_size == entry.bytes
+    return entry if whole and file_sha256(path) == entry.sha256 else None

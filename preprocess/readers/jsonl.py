@@ -1,0 +1,78 @@
+"""JSON Lines: one object a line with its text under "text" or "content"; "id" and "title" are used where they are given."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from jadeberta.shards import InputError
+from preprocess.compressed import decode, lines
+from preprocess.readers.piece import Document, Piece, whole_file
+
+
+def pieces(corpus: str, files: list[Path]) -> list[Piece]:
+    return [whole_file(corpus, "jsonl", path, f"{corpus}-{number}") for number, path in enumerate(files, 1)]
+
+
+def documents(piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
+    for number, row in rows(piece.path):
+        text = text_of(piece.path, number, row, ("text", "content"))
+        key = f"{piece.corpus}-{row['id']}" if row.get("id") is not None else f"{piece.id_prefix}-{number}"
+        if text:
+            yield {"id": without_surrogates(key), "source": piece.corpus, "title": _title(row), "text": text}
+        else:
+            dropped["empty"] += 1
+
+
+def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number from 1, object) of every line that is not blank."""
+    for number, line in lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            row = _parse_leniently(path, number, line)
+        if not isinstance(row, dict):
+            problem = f"a JSON {type(row).__name__} where an object is expected"
+            raise InputError(f"{path}: line {number}: {problem}; check that the file is JSON Lines or take the line out.")
+        yield number, row
+
+
+def text_of(path: Path, number: int, row: dict[str, Any], keys: tuple[str, ...]) -> str:
+    """The stripped text under the first of `keys` that the row has."""
+    names = " or ".join(f'"{key}"' for key in keys)
+    for key in keys:
+        if key in row:
+            if isinstance(row[key], str):
+                return without_surrogates(row[key]).strip()
+            raise InputError(f'{path}: line {number}: "{key}" is not a string; mend the line or take it out.')
+    raise InputError(
+        f"{path}: line {number}: no {names} in the object; check the corpus's format in the recipe or take the line out."
+    )
+
+
+def without_surrogates(text: str) -> str:
+    """Half of a surrogate pair is no character and cannot be written as UTF-8."""
+    return text.encode("utf-8", "ignore").decode("utf-8")
+
+
+def _title(row: dict[str, Any]) -> str:
+    title = row.get("title")
+    return without_surrogates(title) if isinstance(title, str) else ""
+
+
+def _parse_leniently(path: Path, number: int, line: bytes) -> Any:
+    """What orjson refuses and Python's json writes (lone surrogates, NaN) is still read."""
+    text = decode(path, number, line)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as e:
+        # The error's own text counts lines from the start of this line.
+        problem = f"not JSON ({e.msg} at column {e.colno})"
+    except RecursionError:
+        problem = "JSON nested too deep"
+    raise InputError(f"{path}: line {number}: {problem}; download the file again or take the line out.")

@@ -1,0 +1,55 @@
+"""OSCAR in both schemas: 22.01 (gzip, `metadata.annotation`) and 23.01 (zstd, `metadata.quality_warnings`).
+
+Documents tagged header, footer or noisy are dropped, each counted once under the first of its tags in that order.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jadeberta.shards import InputError
+from preprocess.readers.jsonl import rows, text_of
+from preprocess.readers.piece import Document, Piece, whole_file
+
+DROPPED_TAGS = ("header", "footer", "noisy")
+# `annotations` is what the project's own prose calls the key of 22.01.
+TAG_KEYS = ("annotation", "annotations", "quality_warnings")
+
+
+def pieces(corpus: str, files: list[Path]) -> list[Piece]:
+    """One piece a file; the part in the ids is the number in the file's name (`ja_meta_part_12.jsonl.gz`)."""
+    parts: dict[int, Path] = {}
+    for number, path in enumerate(files, 1):
+        named = re.search(r"_(?:part|meta)_(\d+)\.", path.name)
+        part = int(named.group(1)) if named else number
+        if part in parts:
+            raise InputError(f"{path}: part {part} like {parts[part]}, so ids would clash; rename one or make them two corpora.")
+        parts[part] = path
+    return [whole_file(corpus, "oscar", path, f"{corpus}-{part}") for part, path in parts.items()]
+
+
+def documents(piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
+    for number, row in rows(piece.path):
+        text = text_of(piece.path, number, row, ("content",))
+        reason = _reason_to_drop(_tags(piece.path, number, row), text)
+        if reason is None:
+            yield {"id": f"{piece.id_prefix}-{number}", "source": piece.corpus, "title": "", "text": text}
+        else:
+            dropped[reason] += 1
+
+
+def _reason_to_drop(tags: list[str], text: str) -> str | None:
+    return next((tag for tag in DROPPED_TAGS if tag in tags), None if text else "empty")
+
+
+def _tags(path: Path, number: int, row: dict[str, Any]) -> list[str]:
+    metadata = row.get("metadata")
+    if not isinstance(metadata, dict):
+        remedy = "give the corpus the format jsonl if its documents carry no tags"
+        raise InputError(f'{path}: line {number}: no "metadata" object, so its tags are unknown; {remedy}.')
+    tags = next((metadata[key] for key in TAG_KEYS if key in metadata), None)
+    if tags is not None and not isinstance(tags, list):
+        raise InputError(f"{path}: line {number}: the tags are neither a list nor null; mend the line or take it out.")
+    return tags or []

@@ -1,0 +1,228 @@
+"""Stage 2: documents -> sentences -> words. A part of documents becomes a part of words, a reject file if needed, and a marker.
+
+Promises that no sentence is lost: it is in the part of words or, with its reason, in the reject file. The words do not depend on
+the number of ranks; a part with its marker is never done again.
+
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from jadeberta.shards import ConfigError, SegmenterError
+from preprocess.comm import Comm
+from preprocess.config import PreprocessConfig, SegmenterConfig
+from preprocess.extract import list_parts, read_documents
+from preprocess.files import atomic_file, read_json, read_jsonl_zst, write_json, write_jsonl_zst
+from preprocess.segmenters import Rejected, Segmenter, open_segmenter
+from preprocess.text import NORMALISER, SPLITTER, split_sentences
+
+SUFFIX = ".jsonl.zst"
+# Sentences of many documents go to the engine together, as many as fill this number of its batches.
+BATCHES_AT_ONCE = 4
+
+log = logging.getLogger(__name__)
+
+
+def segment(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str, Any]:
+    """Segments every extracted part of the corpora under `out`, and returns the counts by corpus.
+
+    {corpus: {"documents", "sentences", "words", "bytes", "quarantined": {reason: n}, "restarts", "seconds"}}
+    Raises SegmenterError where the engine cannot be used or differs between ranks, ConfigError where `out` holds words made with
+    other settings or there is nothing to segment.
+    """
+    with ExitStack() as stack:
+        segmenter = _open_everywhere(config.segmenter, comm, stack)
+        pending = comm.run_on_root(lambda: _plan(config, out, segmenter.description))
+        comm.map(pending, lambda part: _segment_part(part, out, segmenter, config.segmenter))
+    return comm.run_on_root(lambda: {corpus: _summary(corpus, out) for corpus in config.corpora})
+
+
+def list_words(out: Path, corpus: str) -> list[Path]:
+    """The parts of words of a corpus in the order of its documents; raises ConfigError where one is missing."""
+    parts = [_words_of(part, out) for part in list_parts(out, corpus)]
+    missing = [part for part in parts if not (part.is_file() and _marker_of(part).is_file())]
+    if missing or not parts:
+        what = f"{missing[0]}: not segmented yet" if missing else f"{out}: no words of '{corpus}'"
+        raise ConfigError(f"{what}. Run 'python -m preprocess segment' with the same --out first.")
+    return parts
+
+
+def read_words(part: Path) -> Iterator[dict[str, Any]]:
+    """Streams {"id", "sentences": ["word word word", ...]}; raises InputError where the part is damaged."""
+    return read_jsonl_zst(part)
+
+
+def read_segmenter(out: Path) -> dict[str, Any]:
+    """The description of the engine that made all words under `out`; raises ConfigError where there are several or none."""
+    found: dict[bytes, Path] = {}
+    for marker in sorted((out / "work" / "words").glob("*/*.json")):
+        found.setdefault(orjson.dumps(read_json(marker)["settings"]["segmenter"]), marker)
+    if len(found) != 1:
+        what = f"words of different segmenters ({', '.join(map(str, found.values()))})" if found else "no words"
+        raise ConfigError(f"{out}: {what}. Delete {out / 'work' / 'words'} and run 'python -m preprocess segment'.")
+    description: dict[str, Any] = orjson.loads(next(iter(found)))
+    return description
+
+
+def _open_everywhere(config: SegmenterConfig, comm: Comm, stack: ExitStack) -> Segmenter:
+    """This rank's engine; raises on every rank where one has none or another version."""
+    opened: list[Segmenter] = []
+
+    def describe(_: int) -> dict[str, Any]:
+        opened.append(stack.enter_context(open_segmenter(config)))
+        return opened[0].description
+
+    # A piece for each rank: comm.map gives number n to rank n.
+    descriptions = comm.map(range(comm.size), describe)
+    for rank, description in enumerate(descriptions):
+        if description != descriptions[0]:
+            difference = _difference(descriptions[0], description)
+            raise SegmenterError(f"rank {rank} has another segmenter than rank 0 ({difference}). Install the same on every host.")
+    log.info("segmenter: %s", descriptions[0])
+    return opened[0]
+
+
+def _plan(config: PreprocessConfig, out: Path, description: dict[str, Any]) -> list[Path]:
+    """The parts without words, the largest first so that ranks end at about the same time; refuses words made otherwise."""
+    pending = []
+    for corpus in config.corpora:
+        parts = list_parts(out, corpus)
+        if not parts:
+            raise ConfigError(f"{out}: no documents of '{corpus}'. Run 'python -m preprocess extract' with the same --out first.")
+        pending += [part for part in parts if not _is_done(part, out, description)]
+    return sorted(pending, key=lambda part: -part.stat().st_size)
+
+
+def _settings(part: Path, description: dict[str, Any]) -> dict[str, Any]:
+    """All that the words of a part depend on."""
+    return {
+        "segmenter": description,
+        "normaliser": NORMALISER,
+        "splitter": SPLITTER,
+        "source": {"name": part.name, "bytes": part.stat().st_size},
+    }
+
+
+def _is_done(part: Path, out: Path, description: dict[str, Any]) -> bool:
+    words = _words_of(part, out)
+    marker = _marker_of(words)
+    if not marker.is_file():
+        return False
+    content = read_json(marker)
+    settings = _settings(part, description)
+    if content["settings"] != settings:
+        difference = _difference(content["settings"], settings)
+        raise ConfigError(f"{marker}: made with another {difference}; give another --out or delete {marker.parent}.")
+    return words.is_file() and words.stat().st_size == content["file_bytes"]
+
+
+def _difference(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:
+    """The first key on which two settings differ, with both values."""
+    for key in [*now, *then]:
+        old, new = then.get(key), now.get(key)
+        if old != new:
+            if isinstance(old, dict) and isinstance(new, dict):
+                return _difference(old, new, f"{prefix}{key}.")
+            return f"{prefix}{key}: {old!r} then, {new!r} now"
+    return ""
+
+
+def _segment_part(part: Path, out: Path, segmenter: Segmenter, config: SegmenterConfig) -> None:
+    words, began, restarts = _words_of(part, out), time.monotonic(), segmenter.restarts
+    counts: Counter[str] = Counter()
+    rejects: list[dict[str, Any]] = []
+    write_jsonl_zst(words, _rows(part, segmenter, config, counts, rejects))
+    if counts["read"] != counts["sentences"] + len(rejects):
+        kept = f"{counts['sentences']} segmented and {len(rejects)} quarantined"
+        raise SegmenterError(f"{part}: {counts['read']} sentences read but {kept}. This is a bug: report it with the part.")
+    _write_rejects(words.with_name(words.name.removesuffix(SUFFIX) + ".rejects.jsonl"), rejects)
+    seconds = time.monotonic() - began
+    quarantined = dict(sorted(Counter(row["reason"] for row in rejects).items()))
+    content = {
+        "settings": _settings(part, segmenter.description),
+        "counts": {
+            **{name: counts[name] for name in ("documents", "sentences", "words", "bytes")},
+            "quarantined": quarantined,
+            "restarts": segmenter.restarts - restarts,
+            "seconds": round(seconds, 3),
+        },
+        "file_bytes": words.stat().st_size,
+    }
+    write_json(_marker_of(words), content)
+    speed = counts["read"] / max(seconds, 1e-9)
+    log.info("%s: %s: %d sentences, %.0f a second", part.parent.name, part.name, counts["read"], speed)
+    if rejects:
+        log.warning("%s: %s: %d sentences quarantined: %s", part.parent.name, part.name, len(rejects), quarantined)
+
+
+def _rows(
+    part: Path, segmenter: Segmenter, config: SegmenterConfig, counts: Counter[str], rejects: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """The rows of a part of words; what happened is added to `counts` and `rejects` on the way."""
+    for documents in _groups(part, config.batch_sentences * BATCHES_AT_ONCE):
+        asked = [sentence for _, sentences in documents for sentence in sentences]
+        answers = iter(zip(asked, segmenter.segment(asked), strict=True))
+        for document_id, sentences in documents:
+            segmented = list(islice(answers, len(sentences)))
+            lines = [" ".join(answer) for _, answer in segmented if not isinstance(answer, Rejected)]
+            counts.update(documents=1, read=len(sentences), sentences=len(lines))
+            counts["words"] += sum(line.count(" ") + 1 for line in lines)
+            counts["bytes"] += sum(len(line.encode()) for line in lines)
+            rejects += [
+                {"id": document_id, "sentence number": number, "sentence": sentence} | asdict(answer)
+                for number, (sentence, answer) in enumerate(segmented, 1)
+                if isinstance(answer, Rejected)
+            ]
+            yield {"id": document_id, "sentences": lines}
+
+
+def _groups(part: Path, sentences: int) -> Iterator[list[tuple[str, list[str]]]]:
+    """Documents as (id, sentences), in groups of at least so many sentences."""
+    group, held = [], 0
+    for row in read_documents(part):
+        group.append((row["id"], split_sentences(row["text"])))
+        held += len(group[-1][1])
+        if held >= sentences:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group
+
+
+def _write_rejects(path: Path, rejects: list[dict[str, Any]]) -> None:
+    """One JSON object a line; no file where nothing was rejected."""
+    if not rejects:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_file(path) as f:
+        for row in rejects:
+            f.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def _summary(corpus: str, out: Path) -> dict[str, Any]:
+    total: Counter[str] = Counter()
+    quarantined: Counter[str] = Counter()
+    for part in list_parts(out, corpus):
+        counts = read_json(_marker_of(_words_of(part, out)))["counts"]
+        quarantined.update(counts.pop("quarantined"))
+        total.update(counts)
+    names = ("documents", "sentences", "words", "bytes", "restarts", "seconds")
+    return {**{name: total[name] for name in names}, "quarantined": dict(sorted(quarantined.items()))}
+
+
+def _words_of(part: Path, out: Path) -> Path:
+    """Where the words of a part of documents are."""
+    return out / "work" / "words" / part.parent.name / part.name
+
+
+def _marker_of(words: Path) -> Path:
+    return words.with_name(words.name.removesuffix(SUFFIX) + ".json")

@@ -1,0 +1,81 @@
+"""Sentences as Juman++ and JUMAN can digest them: cut where too long, spaces disguised, the end of the line defined.
+
+Pure functions of one sentence, so that an answer never depends on the sentences beside it.
+"""
+
+import re
+from collections.abc import Iterator
+
+from preprocess.segmenters import Answer, Rejected
+
+# Juman++ gives no answer beyond 4,096 bytes, and its time and memory are bounded well below that.
+MAX_BYTES = 1500
+
+# Juman++ makes a node of every substring of repeated characters: 800 of them take 1.8 to 7 GB, 40 next to nothing.
+MAX_REPEATS = 40
+REPEATED = re.compile(rf"(.{{1,4}}?)\1{{{MAX_REPEATS},}}", re.DOTALL)
+
+SPACE = "\u3000"
+
+# rc3 looks one character past the end of a line that ends in a digit and a point (NumericUnkMaker::checkPeriod, bug #157), where
+# it finds what an earlier line has left. Digits and points as in rc3's characters.cc; an ASCII full stop is not among them.
+DIGIT_AND_POINT = re.compile("[0-9０-９○〇零一二三四五六七八九十百千万億兆][．・·]$")
+
+
+def pieces(line: str) -> list[str]:
+    """`line` in pieces of at most MAX_BYTES without long repetitions; joined they are the line.
+
+    Cuts after 。 、 or a space where there is one, else in the middle of the text: words may then be cut, no character is lost.
+    """
+    if len(line) <= MAX_REPEATS:
+        return [line]
+    return [piece for part in _cut_repeated(line) for piece in _cut_long(part)]
+
+
+def disguise(piece: str) -> str:
+    """`piece` as it is fed to the program.
+
+    Ideographic spaces for ASCII ones: a line that begins with '# ' would be taken for a comment, and JUMAN and Juman++ print
+    ASCII spaces in ways of their own. One more such space gives a digit and a point at the end a defined successor.
+
+    """
+    line = piece.replace(" ", SPACE)
+    return line + SPACE if DIGIT_AND_POINT.search(line) else line
+
+
+def joined(answers: list[Answer]) -> Answer:
+    """The tokens of a sentence from those of its pieces; one rejected piece rejects it."""
+    tokens: list[str] = []
+    for answer in answers:
+        if isinstance(answer, Rejected):
+            return answer
+        tokens += answer
+    return tokens
+
+
+def _cut_repeated(line: str) -> Iterator[str]:
+    start = 0
+    for match in REPEATED.finditer(line):
+        if start < match.start():
+            yield line[start : match.start()]
+        size = MAX_REPEATS * len(match[1])
+        for at in range(match.start(), match.end(), size):
+            yield line[at : min(at + size, match.end())]
+        start = match.end()
+    if start < len(line):
+        yield line[start:]
+
+
+def _cut_long(line: str) -> Iterator[str]:
+    # Only a prefix is encoded: with the whole rest each time, a megabyte without a break would take quadratic time.
+    start = 0
+    while len(line) - start > MAX_BYTES // 4:
+        window = line[start : start + MAX_BYTES].encode()
+        if len(window) <= MAX_BYTES and start + MAX_BYTES >= len(line):
+            break
+        head = window[:MAX_BYTES].decode(errors="ignore")
+        cut = max(head.rfind(mark) for mark in "。、 ") + 1 or len(head)
+        yield head[:cut]
+        start += cut
+    if start < len(line):
+        yield line[start:]

@@ -1,0 +1,89 @@
+"""Small things that many tests arrange: shard directories, recipes, and jobs of some ranks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from jadeberta.cluster.local import free_port, rank_environment
+from jadeberta.shards import INDEX_NAME, SEQUENCE_LENGTH, CorpusEntry, ShardIndex, write_shard
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+CORPORA = SHARED_DATA / "corpora"
+
+TINY_MODEL = {
+    "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "attention_head_size": 8,
+    "intermediate_size": 32, "position_buckets": 8, "pooler_hidden_size": 16,
+}  # fmt: skip
+
+
+def make_shards(directory: Path, corpora: dict[str, tuple[int, int]], vocab_size: int = 64, seed: int = 0) -> Path:
+    """Shards of random rows, {corpus: (sequences, repeats)}; the rows are unlike each other and end in padding now and then."""
+    generator = np.random.default_rng(seed)
+    index = ShardIndex(SEQUENCE_LENGTH, vocab_size, "0" * 64, {"engine": "none"}, "none", "none", {})
+    for corpus, (sequences, repeats) in corpora.items():
+        entries = {}
+        for split, count in (("train", sequences), ("valid", 3)):
+            tokens = generator.integers(5, vocab_size, (count, SEQUENCE_LENGTH), dtype=np.uint16)
+            cuts = np.sort(generator.integers(100, SEQUENCE_LENGTH, (count, 2)), axis=1)
+            places = np.arange(SEQUENCE_LENGTH)
+            documents = (1 + (places >= cuts[:, :1]).astype(np.uint16) + (places >= cuts[:, 1:])).astype(np.uint16)
+            tokens[-1, 400:], documents[-1, 400:] = 0, 0
+            prefix = "valid-" if split == "valid" else ""
+            entries[split] = [write_shard(directory / f"{prefix}{corpus}-00000.tar", tokens, documents, count, {"corpus": corpus})]
+        index.corpora[corpus] = CorpusEntry(repeats, **entries)
+    (directory / INDEX_NAME).write_bytes(index.to_json())
+    return directory
+
+
+def make_recipe(path: Path, shards: Path, run_dir: Path, **sections: dict | str) -> Path:
+    """A recipe of a model that trains in seconds, with some keys changed."""
+    recipe: dict = {
+        "run": {"dir": str(run_dir), "device": "cpu"},
+        "data": {"shards": str(shards), "workers": 0},
+        "model": dict(TINY_MODEL),
+        "training": {
+            "max_steps": 6, "global_batch_size": 12, "micro_batch_size": 1, "lr": 1e-3, "warmup_steps": 2, "precision": "fp32", "seed": 7,
+        },
+        "checkpoint": {"every_steps": 2, "keep_last": 0},
+        "logging": {"every_steps": 1, "tensorboard": False},
+    }  # fmt: skip
+    for section, values in sections.items():
+        recipe[section] = values if isinstance(values, str) else recipe.get(section, {}) | values
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return path
+
+
+def start_ranks(ranks: int, *arguments: str, log: Path) -> list[subprocess.Popen]:
+    """Starts `jadeberta ARGUMENTS` as some ranks on this machine, each a process of the caller's."""
+    port = free_port()
+    processes = []
+    for rank in range(ranks):
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "OMPI_", "PMI"))}
+        env |= rank_environment(rank, ranks, port, cores=ranks)
+        with open(log.with_suffix(f".{rank}.log"), "ab") as out:
+            command = [sys.executable, "-m", "jadeberta", *arguments]
+            processes.append(subprocess.Popen(command, env=env, stdout=out, stderr=out, cwd=ROOT))
+    return processes
+
+
+def run_ranks(ranks: int, *arguments: str, log: Path, timeout: float = 300) -> str:
+    """Runs `jadeberta ARGUMENTS` as some ranks to a good end; returns what rank 0 printed."""
+    processes = start_ranks(ranks, *arguments, log=log)
+    try:
+        statuses = [p.wait(timeout) for p in processes]
+    finally:
+        for p in processes:
+            p.kill()
+    printed = log.with_suffix(".0.log").read_text()
+    assert statuses == [0] * ranks, f"statuses {statuses}: {printed[-3000:]}"
+    return printed
+
+
+def read_metrics(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]

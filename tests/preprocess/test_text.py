@@ -1,0 +1,102 @@
+"""What a sentence is: normalisation and splitting."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from preprocess.text import normalise, split_sentences
+
+AWKWARD = "。！？!?.．…♪「」『』（）()[]【】 　\n\r\u2028\u2029\x85\t\x00\u00a0\ufeff\u200b\ud800かｶﾞ゙㌔①Ａ1.aé\u0301"
+any_text = st.text(alphabet=st.one_of(st.characters(), st.sampled_from(AWKWARD)), max_size=80)
+
+
+@pytest.mark.parametrize(
+    ("raw", "normal"),
+    [
+        ("ＡＢＣ１２３", "ABC123"),
+        ("ｶﾞｷﾞ㌔①", "ガギキロ1"),
+        ("前　後", "前 後"),
+        ("前\u00a0\u2003\t 後", "前 後"),
+        ("前\u2028後\u2029末\x85尾\n終", "前 後 末 尾 終"),
+        ("\ufeff前\ufeff後\u200b末", "前 後 末"),
+        ("前\x00\x1f\x7f\x9f後", "前 後"),
+        ("  両端　", "両端"),
+        ("か\ud800き", "かき"),
+        ("\u3000", ""),
+    ],
+)
+def test_a_line_becomes_nfkc_with_single_spaces(raw: str, normal: str) -> None:
+    assert normalise(raw) == normal
+
+
+@given(any_text)
+def test_normalised_text_is_stable_and_holds_no_space_but_the_half_width_one(text: str) -> None:
+    normal = normalise(text)
+    assert normalise(normal) == normal
+    assert not [c for c in normal if c != " " and (unicodedata.category(c) in ("Cc", "Cs", "Zs", "Zl", "Zp") or c == "\ufeff")]
+    assert "  " not in normal and normal == normal.strip()
+
+
+@given(any_text)
+def test_sentences_together_are_the_normalised_text_without_its_spaces(text: str) -> None:
+    sentences = split_sentences(text)
+    assert "".join(sentences).replace(" ", "") == normalise(text).replace(" ", "")
+    assert all(sentence and sentence == normalise(sentence) for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("今日は晴れ。明日は雨。", ["今日は晴れ。", "明日は雨。"]),
+        ("本当！？嘘だ！", ["本当!?", "嘘だ!"]),
+        ("行く…そして帰る♪また☆来る★", ["行く...", "そして帰る♪", "また☆", "来る★"]),
+        ("論文である．次に進む．", ["論文である.", "次に進む."]),
+        ("一行目\n二行目\r\n三行目\u2028四行目", ["一行目", "二行目", "三行目", "四行目"]),
+        ("\n\n　\n", []),
+        ("…そうか。", ["...そうか。"]),
+        ("1. 概要です。", ["1. 概要です。"]),
+    ],
+)
+def test_text_is_split_after_marks_that_end_a_sentence_and_at_newlines(text: str, sentences: list[str]) -> None:
+    assert split_sentences(text) == sentences
+
+
+@pytest.mark.parametrize("opening, closing", ["（）", "()", "「」", "『』", "【】", "［］", "〈〉", "《》", "“”", "｢｣"])
+def test_a_mark_inside_brackets_does_not_split(opening: str, closing: str) -> None:
+    text = f"彼は{opening}行く。帰る！{closing}と言った。次。"
+    assert split_sentences(text) == [normalise(f"彼は{opening}行く。帰る！{closing}と言った。"), "次。"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("「あ（い。う）え。お」か。き。", ["「あ(い。う)え。お」か。", "き。"]),
+        ("（半角で閉じる。)続き。次。", ["(半角で閉じる。)続き。", "次。"]),
+        ("彼は「開いたまま。次の文。", ["彼は「開いたまま。", "次の文。"]),
+        ("「開いたまま\n次の文。その次」と。", ["「開いたまま", "次の文。", "その次」と。"]),
+        ("前の行から続く。」次の文。", ["前の行から続く。」", "次の文。"]),
+        ("「あ（い」う。え）お。", ["「あ(い」う。", "え)お。"]),
+    ],
+)
+def test_unbalanced_brackets_swallow_nothing(text: str, sentences: list[str]) -> None:
+    assert split_sentences(text) == sentences
+
+
+@pytest.mark.parametrize("text", ["Yahoo!ニュースを読む", "円周率は3.14だ", "node.jsを使う", "円周率は３．１４だ", "a?b=cを開く"])
+def test_an_ascii_mark_inside_a_word_does_not_split(text: str) -> None:
+    assert split_sentences(text) == [normalise(text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("It works. 次に進む", ["It works.", "次に進む"]),
+        ("本当? いいえ", ["本当?", "いいえ"]),
+        ("すごい!\nはい", ["すごい!", "はい"]),
+        ("終わり!」次", ["終わり!」", "次"]),
+    ],
+)
+def test_an_ascii_mark_splits_before_a_space_a_line_end_or_a_closing_bracket(text: str, sentences: list[str]) -> None:
+    assert split_sentences(text) == sentences
