@@ -5,6 +5,7 @@ the number of ranks; a part with its marker is never done again.
 
 """
 
+import glob
 import logging
 import time
 from collections import Counter
@@ -140,11 +141,14 @@ def _segment_part(part: Path, out: Path, segmenter: Segmenter, config: Segmenter
     words, began, restarts = _words_of(part, out), time.monotonic(), segmenter.restarts
     counts: Counter[str] = Counter()
     rejects: list[dict[str, Any]] = []
+    stem = words.name.removesuffix(SUFFIX)
+    for leftover in words.parent.glob(f".{glob.escape(stem)}.*.tmp-*"):
+        leftover.unlink()  # of an attempt that was killed
     write_jsonl_zst(words, _rows(part, segmenter, config, counts, rejects))
     if counts["read"] != counts["sentences"] + len(rejects):
         kept = f"{counts['sentences']} segmented and {len(rejects)} quarantined"
         raise SegmenterError(f"{part}: {counts['read']} sentences read but {kept}. This is a bug: report it with the part.")
-    _write_rejects(words.with_name(words.name.removesuffix(SUFFIX) + ".rejects.jsonl"), rejects)
+    _write_rejects(words.with_name(f"{stem}.rejects.jsonl"), rejects)
     seconds = time.monotonic() - began
     quarantined = dict(sorted(Counter(row["reason"] for row in rejects).items()))
     content = {
