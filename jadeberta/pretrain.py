@@ -61,7 +61,9 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
         ledger = Ledger(run_dir / "ledger.jsonl", life)
         ledger.write("start", world_size=process.world_size, launcher=process.launcher, device=str(device))
         (run_dir / "recipe.yaml").write_text(config_module.dump(recipe), encoding="utf-8")
-    progress = Progress(process.is_root, recipe.training.max_steps, recipe.logging.every_steps)
+    # mpirun gives its ranks a terminal of their own even where its output goes into a file.
+    may_be_live = not process.launcher.startswith("mpirun")
+    progress = Progress(process.is_root, recipe.training.max_steps, recipe.logging.every_steps, may_be_live)
     progress.say(describe(recipe, process, shards, order, accumulation))
     engine = TrainingEngine(recipe, process, device)
     checkpointer = Checkpointer(recipe, engine, shards, repeats, ledger, progress)

@@ -1,1 +1,1 @@
-"""."""
+"""From a checkpoint to what is published: a Hugging Face directory with its model card."""

@@ -17,9 +17,9 @@ def duration(seconds: float) -> str:
 class Progress:
     """Lines about the steps, with the rate and the time left."""
 
-    def __init__(self, active: bool, max_steps: int, every: int) -> None:
+    def __init__(self, active: bool, max_steps: int, every: int, may_be_live: bool = True) -> None:
         self.active, self.max_steps, self.every = active, max_steps, every
-        self.live = active and sys.stdout.isatty()
+        self.live = active and may_be_live and sys.stdout.isatty()
         self.began = time.monotonic()
         self.first_step: int | None = None
 

@@ -1,0 +1,52 @@
+# The front door. `make` alone lists every target.
+
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+RECIPE  ?= recipes/large.yaml
+CORPORA ?=
+OUT     ?= shards
+RANKS   ?= 2
+EXTRA   ?=
+
+# Open MPI refuses root unless told; inside a container root is the usual user.
+MPIRUN  := $(BIN)/mpirun --oversubscribe $(shell [ "$$(id -u)" = 0 ] && echo --allow-run-as-root)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint shards verify bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(BIN)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || { echo 'Python 3.11 or 3.12 is needed: make PYTHON=python3.11' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+setup: $(BIN)/.installed ## make .venv and install the project into it
+
+demo: setup ## the whole path on a generated corpus, from text to a model that fills masks (10 minutes)
+	$(BIN)/python -m jadeberta.demo --ranks $(RANKS)
+
+test: setup ## every test that can run here; those that cannot say why
+	$(BIN)/python -m pytest
+
+lint: setup ## ruff, mypy, shellcheck
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	shellcheck launch/*.sh slurm/*.sh .ci/run
+
+shards: setup ## corpora to shards: make shards CORPORA=dir OUT=dir RECIPE=file RANKS=n [EXTRA='--preprocess.key value']
+	$(MPIRUN) -n $(RANKS) $(BIN)/python -m preprocess all --config "$(RECIPE)" --out "$(OUT)" $(if $(CORPORA),--corpora "$(CORPORA)") $(EXTRA)
+	$(BIN)/python -m preprocess verify "$(OUT)"
+
+verify: setup ## check a directory of shards: make verify OUT=dir
+	$(BIN)/python -m preprocess verify "$(OUT)"
+
+bench: setup ## every benchmark in bench/
+	for file in bench/*.py; do $(BIN)/python "$$file"; done
+
+clean: ## remove what the demo made
+	rm -rf demo

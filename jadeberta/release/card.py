@@ -1,0 +1,147 @@
+"""The model card: every figure in it is read from the run, the shards and the evaluation; what is not known is left out."""
+
+from pathlib import Path
+from typing import Any
+
+from jadeberta.shards import ShardIndex
+
+CARD_SENTENCE = "京都 大学 で 自然 言語 処理 を [MASK] する 。"
+
+
+def write_card(
+    path: Path,
+    config: dict[str, Any],
+    state: dict[str, Any],
+    metadata: dict[str, Any],
+    evaluation: dict[str, Any] | None,
+    predictions: list[tuple[str, float]],
+) -> None:
+    """Writes README.md of a release.
+
+    Args:
+        path: the file.
+        config: the model's config.json.
+        state: the checkpoint's state.json.
+        metadata: "recipe", "index" and "ledger" of the run, where they are there.
+        evaluation: what `evaluate mlm` found.
+        predictions: words and probabilities for CARD_SENTENCE.
+    """
+    index: ShardIndex | None = metadata.get("index")
+    sections = [
+        _front_matter(),
+        f"# Japanese DeBERTa V2, {config['num_hidden_layers']} layers, hidden size {config['hidden_size']}\n",
+        "A Japanese DeBERTa V2 trained by masked language modelling with jadeberta.\n",
+        _usage(predictions, index),
+        _data(index, metadata.get("recipe"), state),
+        _training(state, metadata.get("recipe"), metadata.get("ledger", [])),
+        _evaluation(evaluation),
+    ]
+    path.write_text("\n".join(section for section in sections if section), encoding="utf-8")
+
+
+def _front_matter() -> str:
+    tags = "tags:\n- deberta\n- deberta-v2\n- fill-mask\n"
+    return f'---\nlanguage: ja\nlibrary_name: transformers\npipeline_tag: fill-mask\n{tags}mask_token: "[MASK]"\nwidget:\n- text: "{CARD_SENTENCE}"\n---\n'
+
+
+def _usage(predictions: list[tuple[str, float]], index: ShardIndex | None) -> str:
+    words = "\n".join(f"| {word} | {probability:.4f} |" for word, probability in predictions)
+    segmenter = describe_segmenter(index.segmenter) if index is not None else "the segmenter of the training data"
+    return f"""## How to use
+
+```python
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+model = AutoModelForMaskedLM.from_pretrained("PATH")
+encoding = tokenizer("{CARD_SENTENCE}", return_tensors="pt")
+logits = model(**encoding).logits
+```
+
+The text must be normalised (NFKC) and cut into words by {segmenter}, with one half-width space between words. This sentence's mask is
+filled with:
+
+| word | probability |
+|---|---|
+{words}
+"""
+
+
+def describe_segmenter(segmenter: dict[str, Any]) -> str:
+    """The engine with its version and dictionary, as far as the shards tell."""
+    known = [str(segmenter[key]) for key in ("version", "dictionary") if segmenter.get(key)]
+    return f"{segmenter.get('engine', 'an unknown engine')}" + (f" ({', '.join(known)})" if known else "")
+
+
+def _data(index: ShardIndex | None, recipe: dict[str, Any] | None, state: dict[str, Any]) -> str:
+    if index is None:
+        return ""
+    repeats = {k.removeprefix("data.repeats."): v for k, v in state["settings"].items() if k.startswith("data.repeats.")}
+    rows = []
+    for name, corpus in index.corpora.items():
+        documents, sequences, tokens = (sum(getattr(s, key) for s in corpus.train) for key in ("documents", "sequences", "tokens"))
+        rows.append(f"| {name} | {documents:,} | {sequences:,} | {tokens:,} | {repeats.get(name, corpus.repeats)} |")
+    table = "\n".join(rows)
+    return f"""## Training data
+
+| corpus | documents | sequences of {index.sequence_length} | tokens | times in an epoch |
+|---|---|---|---|---|
+{table}
+
+Words by {describe_segmenter(index.segmenter)}; normaliser {index.normaliser}, sentence splitter {index.sentence_splitter}; sentencepiece
+unigram, {index.vocab_size:,} pieces (sha256 {index.tokenizer_sha256[:16]}…); shards {index.fingerprint[:16]}….
+"""
+
+
+def _training(state: dict[str, Any], recipe: dict[str, Any] | None, ledger: list[dict[str, Any]]) -> str:
+    settings = state["settings"]
+    lines = [
+        ("steps", f"{state['step']:,}"),
+        ("tokens seen", f"{state['tokens']:,}"),
+        ("learning rate, peak", settings["training.lr"]),
+        ("schedule", f"{settings['training.schedule']}, {settings['training.warmup_steps']:,} steps of warm-up"),
+        ("global batch size", f"{settings['training.global_batch_size']:,} sequences"),
+        ("optimizer", _optimizer(settings)),
+        ("weight decay", settings["training.weight_decay"]),
+        ("gradient clipping", settings["training.max_grad_norm"]),
+        ("dropout", f"{settings['model.hidden_dropout_prob']} hidden, {settings['model.attention_probs_dropout_prob']} attention"),
+        ("masking", _masking(settings)),
+        ("packing", settings["data.packing"]),
+        ("precision", state["precision"]),
+        ("ranks at the end", f"{state['world_size']}, ZeRO {state['zero_stage']}"),
+        ("seed", state["seed"]),
+        ("software", ", ".join(f"{name} {version}" for name, version in state["versions"].items())),
+    ]
+    if recipe is not None:
+        lines.insert(6, ("micro-batch size", recipe["training"]["micro_batch_size"]))
+    starts = sum(row.get("event") == "start" for row in ledger)
+    if starts:
+        lines.append(("process lives", f"{starts}, of which {sum(row.get('event') == 'resume' for row in ledger)} went on from a checkpoint"))
+    table = "\n".join(f"| {name} | {value} |" for name, value in lines)
+    return f"## Training\n\n| | |\n|---|---|\n{table}\n"
+
+
+def _optimizer(settings: dict[str, Any]) -> str:
+    return f"AdamW, betas ({settings['training.adam_beta1']}, {settings['training.adam_beta2']}), epsilon {settings['training.adam_eps']}"
+
+
+def _masking(settings: dict[str, Any]) -> str:
+    unit = "whole words" if settings["training.whole_word_mask"] else "tokens"
+    return f"{settings['training.mask_probability']:.0%} of the {unit}; 80% [MASK], 10% random, 10% kept"
+
+
+def _evaluation(evaluation: dict[str, Any] | None) -> str:
+    if evaluation is None:
+        return ""
+    rows = [*evaluation["corpora"].items(), ("all", evaluation["all"])]
+    table = "\n".join(
+        f"| {name} | {e['accuracy']:.4f} | {e['loss']:.4f} | {e['unigram_accuracy']:.4f} | {e['masked_tokens']:,} |" for name, e in rows
+    )
+    return f"""## Evaluation
+
+Masked tokens of held-out documents ({evaluation["mask_probability"]:.0%} masked).
+
+| corpus | accuracy | loss (nats) | always the most frequent token | masked tokens |
+|---|---|---|---|---|
+{table}
+"""

@@ -1,0 +1,158 @@
+"""`jadeberta export`: a checkpoint as a directory that AutoTokenizer and AutoModelForMaskedLM load, with a model card.
+
+Promises that what it leaves under the final name has been loaded by transformers and gives the checkpoint's own logits.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from jadeberta.checkpoint.content import TOKENIZER_FILES, read_state
+from jadeberta.checkpoint.manifest import verify
+from jadeberta.errors import CheckpointError
+from jadeberta.evaluation.mlm import resolve_checkpoint
+from jadeberta.model import load
+from jadeberta.release.card import CARD_SENTENCE, write_card
+
+LOGIT_TOLERANCE = 2e-4
+"""fp32 against fp32 through another order of sums; a lost or swapped weight differs by orders of magnitude more."""
+
+
+def export(checkpoint: Path, out: Path, dtype: torch.dtype = torch.float32, evaluation: dict[str, Any] | None = None) -> list[tuple[str, float]]:
+    """Writes the release of a checkpoint and returns the card sentence's five likeliest words with their probabilities.
+
+    Args:
+        checkpoint: a committed checkpoint.
+        out: must not exist; appears by rename when everything in it has been checked.
+        dtype: of the weights; fp32 writes the master weights.
+        evaluation: what `evaluate mlm` found, for the card.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be trusted or has no tokenizer, `out` exists, or the export gives other logits.
+    """
+    if faults := verify(checkpoint):
+        raise CheckpointError(f"{faults[0]} Export another checkpoint; 'jadeberta checkpoint verify' shows which can be trusted.")
+    if out.exists():
+        raise CheckpointError(f"{out}: exists already. Remove it or name another --out.")
+    if missing := [name for name in TOKENIZER_FILES if not (checkpoint / name).is_file()]:
+        raise CheckpointError(f"{checkpoint / missing[0]}: missing; a release needs its tokenizer. Copy it there from the shards' tokenizer/.")
+    temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        weights = {name: tensor.to(dtype).contiguous() for name, tensor in master_weights(checkpoint).items()}
+        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        config |= {"dtype": str(dtype).removeprefix("torch.")}
+        (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for name in TOKENIZER_FILES:
+            shutil.copyfile(checkpoint / name, temporary / name)
+        _compare_logits(temporary, weights)
+        predictions = fill_mask(temporary, CARD_SENTENCE)
+        write_card(temporary / "README.md", config, read_state(checkpoint), _run_metadata(checkpoint), evaluation, predictions)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return predictions
+
+
+def master_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Every parameter whole, fp32, put together from the optimizer files; raises CheckpointError where a piece is missing."""
+    whole: dict[str, torch.Tensor] = {}
+    filled: dict[str, int] = {}
+    for path in sorted(checkpoint.glob("optimizer-*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name, place in json.loads(file.metadata()["fragments"]).items():
+                piece = file.get_tensor(f"master.{name}")
+                flat = whole.setdefault(name, torch.zeros(place["shape"], dtype=torch.float32)).view(-1)
+                flat[place["start"] : place["start"] + piece.numel()] = piece
+                filled[name] = filled.get(name, 0) + piece.numel()
+    for name, tensor in whole.items():
+        if filled[name] != tensor.numel():
+            raise CheckpointError(f"{checkpoint}: its optimizer files hold {filled[name]} of {tensor.numel()} elements of {name}.")
+    if not whole:
+        raise CheckpointError(f"{checkpoint}: no optimizer files with master weights in it.")
+    return whole
+
+
+def fill_mask(directory: Path, sentence: str, top: int = 5) -> list[tuple[str, float]]:
+    """The likeliest words for the one [MASK] in a sentence of words, by transformers alone."""
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    model = transformers.AutoModelForMaskedLM.from_pretrained(directory).eval()
+    encoded = tokenizer(sentence, return_tensors="pt")
+    place = int((encoded["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0])
+    with torch.inference_mode():
+        probabilities = model(**encoded).logits[0, place].float().softmax(-1)
+    best = probabilities.topk(top)
+    words = [tokenizer.convert_ids_to_tokens(int(i)).removeprefix("▁") for i in best.indices]
+    return list(zip(words, best.values.tolist(), strict=True))
+
+
+def _compare_logits(directory: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Raises CheckpointError where transformers' model of the directory differs from ours with the same weights."""
+    ours = load(directory).float().eval()
+    ours.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
+    theirs = transformers.AutoModelForMaskedLM.from_pretrained(directory, dtype=torch.float32).eval()
+    ids = torch.randint(5, ours.config.vocab_size, (2, 64), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected, found = ours(ids).logits, theirs(input_ids=ids).logits
+    difference = (expected - found).abs().max().item() / max(1.0, expected.abs().max().item())
+    if difference > LOGIT_TOLERANCE:
+        raise CheckpointError(f"{directory}: transformers gives other logits than the checkpoint (by {difference:.1e}); nothing was exported.")
+
+
+def _run_metadata(checkpoint: Path) -> dict[str, Any]:
+    """What the run left beside its checkpoints: the resolved recipe and the shards' index, where they are still there."""
+    import yaml
+
+    run = checkpoint.parent.parent
+    metadata: dict[str, Any] = {}
+    if (run / "recipe.yaml").is_file():
+        metadata["recipe"] = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+        shards = Path(metadata["recipe"]["data"]["shards"])
+        from jadeberta.shards import ShardError, ShardIndex, find_index
+
+        try:
+            metadata["index"] = ShardIndex.load(find_index(shards))
+        except ShardError:
+            metadata["index"] = None
+    from jadeberta.training.ledger import read_jsonl
+
+    metadata["ledger"] = read_jsonl(run / "ledger.jsonl")
+    return metadata
+
+
+def main(arguments: list[str]) -> int:
+    """Exports, and prints what the card's sentence is filled with."""
+    parser = argparse.ArgumentParser(prog="jadeberta export", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint, or a run (its newest valid one)")
+    parser.add_argument("--out", type=Path, required=True, help="directory to make")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the released weights")
+    parser.add_argument("--evaluation", type=Path, help="JSON of 'jadeberta evaluate mlm --output', for the card")
+    parser.add_argument("--dry-run", action="store_true", help="say which checkpoint would be exported, write nothing")
+    options = parser.parse_args(arguments)
+    checkpoint = resolve_checkpoint(options.checkpoint)
+    if options.dry_run:
+        print(f"would export {checkpoint} to {options.out} as {options.dtype}")
+        return 0
+    evaluation = None
+    if options.evaluation is not None:
+        try:
+            evaluation = json.loads(options.evaluation.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as e:
+            raise CheckpointError(f"{options.evaluation}: not the JSON of 'jadeberta evaluate mlm' ({e}).") from e
+    predictions = export(checkpoint, options.out, getattr(torch, options.dtype), evaluation)
+    print(f"exported {checkpoint} to {options.out}")
+    print(f"{CARD_SENTENCE}")
+    for word, probability in predictions:
+        print(f"  {word}  {probability:.4f}")
+    return 0

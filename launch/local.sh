@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Pre-trains on this machine with nothing but Python: RANKS processes, one a GPU where there are GPUs.
+set -euo pipefail
+
+RANKS="${RANKS:-1}"                      # processes
+RECIPE="${RECIPE:-recipes/large.yaml}"   # what to train
+RUN_DIR="${RUN_DIR:-}"                   # run directory; empty: the recipe's
+SHARDS="${SHARDS:-}"                     # directory with index.json; empty: the recipe's
+EXTRA="${EXTRA:-}"                       # more options, e.g. "--training.max_steps 100"
+PYTHON="${PYTHON:-.venv/bin/python}"     # interpreter with jadeberta installed
+
+cd "$(dirname "$0")/.."
+# shellcheck disable=SC2086 # EXTRA is several words on purpose
+exec "$PYTHON" -m jadeberta.cluster.local --ranks "$RANKS" -- pretrain --config "$RECIPE" \
+    ${RUN_DIR:+--run.dir "$RUN_DIR"} ${SHARDS:+--data.shards "$SHARDS"} $EXTRA "$@"
