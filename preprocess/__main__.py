@@ -1,12 +1,13 @@
-"""`python -m preprocess STAGE --config RECIPE --out DIR`: the four stages one by one or all in a row, and the check of their result.
+"""`python -m preprocess STAGE --config RECIPE --out DIR`: the four stages, one by one or all in a row, and the check of their result.
 
-Under mpirun or srun the ranks share the work of each stage; a stage that was done before under the same settings is not done again.
+Under mpirun or srun the ranks share the work of each stage; what was done before under the same settings is not done again.
 """
 
 import argparse
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,23 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Any key of the recipe's preprocess section can be given as an option: --preprocess.segmenter.engine mecab",
     )
-    parser.add_argument("stage", choices=[*STAGES, "all", "verify"], help="all runs the four stages; verify checks a finished directory")
+    parser.add_argument(
+        "stage", choices=[*STAGES, "all", "verify"], help="all runs the four stages; verify checks a finished directory"
+    )
     parser.add_argument("directory", nargs="?", type=Path, help="verify: the directory to check (or give --out)")
     parser.add_argument("--config", type=Path, help="recipe; its preprocess section is read")
     parser.add_argument("--out", type=Path, help="where everything is written: index.json, the shards, tokenizer/, work/")
-    parser.add_argument("--corpora", type=Path, help="take the corpora found in this folder by their usual names, not the recipe's")
+    parser.add_argument(
+        "--corpora", type=Path, help="take the corpora found in this folder by their usual names, not the recipe's"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be read and written, do nothing")
     options, overrides = parser.parse_known_args()
     comm = Comm()
     logging.basicConfig(
-        level=logging.INFO if comm.is_root else logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
+        level=logging.INFO if comm.is_root else logging.WARNING,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stdout,
     )
     try:
         if options.stage == "verify":
@@ -44,15 +52,18 @@ def main() -> None:
         else:
             status = _run(options, overrides, comm)
     except JadebertaError as e:
-        # Every rank comes here with the same error, or alone before any collective.
+        # Every rank comes here with the same error: it was met in a collective.
         if comm.is_root:
             print(f"{type(e).__name__}: {e}", file=sys.stderr, flush=True)
         status = e.exit_status
+    except Exception:
+        traceback.print_exc()
+        comm.abort(1)
     sys.exit(status)
 
 
 def _run(options: argparse.Namespace, overrides: list[str], comm: Comm) -> int:
-    config = load_config(options.config, tuple(overrides), options.corpora)
+    config = comm.run_on_root(lambda: load_config(options.config, tuple(overrides), options.corpora))
     if options.out is None:
         print("python -m preprocess: --out DIR is missing", file=sys.stderr)
         return 2
@@ -64,7 +75,8 @@ def _run(options: argparse.Namespace, overrides: list[str], comm: Comm) -> int:
     reports: dict[str, Any] = {}
     for stage in wanted:
         began = time.monotonic()
-        reports[stage] = {"result": _work(stage)(config, options.out, comm), "seconds": time.monotonic() - began, "ranks": comm.size}
+        result = _work(stage)(config, options.out, comm)
+        reports[stage] = {"result": result, "seconds": time.monotonic() - began, "ranks": comm.size}
         if comm.is_root:
             logging.getLogger(__name__).info("%s: done in %.1f s on %d ranks", stage, reports[stage]["seconds"], comm.size)
     if comm.is_root:
@@ -92,7 +104,9 @@ def _work(stage: str) -> Callable[[PreprocessConfig, Path, Comm], Any]:
 
 
 def _describe(config: PreprocessConfig, out: Path, stages: tuple[str, ...], ranks: int) -> str:
-    lines = [f"would run {', '.join(stages)} on {ranks} ranks, words by {config.segmenter.engine}, {config.vocab_size} pieces, into {out}"]
+    lines = [
+        f"would run {', '.join(stages)} on {ranks} ranks, words by {config.segmenter.engine}, {config.vocab_size} pieces, into {out}"
+    ]
     lines += [f"  {name}: {c.format} {c.path}, seen {c.repeats}x an epoch" for name, c in config.corpora.items()]
     return "\n".join(lines)
 
@@ -112,7 +126,8 @@ def _verify(directory: Path | None, comm: Comm) -> int:
         if not faults:
             index = ShardIndex.load(find_index(directory))
             sequences = sum(entry.sequences for corpus in index.corpora.values() for entry in [*corpus.train, *corpus.valid])
-            print(f"{directory}: {sequences:,} sequences in {len(index.corpora)} corpora, all as index.json says; {index.fingerprint[:16]}")
+            found = f"{sequences:,} sequences in {len(index.corpora)} corpora"
+            print(f"{directory}: {found}, all as index.json says; {index.fingerprint[:16]}")
     return 1 if faults else 0
 
 

@@ -4,8 +4,9 @@ Promises that an error on one rank ends the stage on all of them instead of leav
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from jadeberta.shards import JadebertaError
 
@@ -32,9 +33,13 @@ class Comm:
     def is_root(self) -> bool:
         return self.rank == 0
 
-    def barrier(self) -> None:
-        if self._mpi is not None:
-            self._mpi.barrier()
+    def abort(self, status: int) -> NoReturn:
+        """Ends this rank and all others, which may be waiting for it in a collective; for errors that one rank alone has met."""
+        if self.size > 1:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            self._mpi.Abort(status)
+        sys.exit(status)
 
     def allgather(self, value: Any) -> list[Any]:
         """`value` of every rank, in rank order, on every rank."""
@@ -56,8 +61,9 @@ class Comm:
                 done.append((number, work(piece)))
             except Exception as e:
                 # An unexpected error travels as text: its class may not survive pickling.
-                error = (number, e if isinstance(e, JadebertaError) else RuntimeError(f"rank {self.rank}: {type(e).__name__}: {e}"))
-                error[1].__cause__ = None if isinstance(e, JadebertaError) else e
+                known = isinstance(e, JadebertaError)
+                error = (number, e if known else RuntimeError(f"rank {self.rank}: {type(e).__name__}: {e}"))
+                error[1].__cause__ = None if known else e
                 break
         gathered = self.allgather((done, error))
         errors = sorted((e for _, e in gathered if e is not None), key=lambda e: e[0])

@@ -107,13 +107,22 @@ def _found_corpora(folder: Path, named: dict[str, CorpusConfig]) -> dict[str, Co
 
 def _validate(config: PreprocessConfig) -> None:
     if not config.corpora:
-        raise ConfigError("preprocess.corpora names no corpus; name them in the recipe or give --corpora FOLDER (make: CORPORA=folder).")
+        raise ConfigError(
+            "preprocess.corpora names no corpus; name them in the recipe or give --corpora FOLDER (make: CORPORA=folder)."
+        )
     for name, corpus in config.corpora.items():
         if not name.replace("-", "").replace("_", "").isalnum() or name.startswith("valid-"):
-            raise ConfigError(f"preprocess.corpora.{name}: a corpus's name may hold letters, digits, - and _, and not start with valid-.")
+            raise ConfigError(
+                f"preprocess.corpora.{name}: a corpus's name may hold letters, digits, - and _, and not start with valid-."
+            )
         if corpus.repeats < 1:
             raise ConfigError(f"preprocess.corpora.{name}.repeats is {corpus.repeats}; it must be at least 1.")
-    for key, low, high in (("vocab_size", 10, 2**16), ("part_bytes", 1, 2**40), ("shard_bytes", 1, 2**40), ("heldout_documents", 0, 2**40)):
+    for key, low, high in (
+        ("vocab_size", 10, 2**16),
+        ("part_bytes", 1, 2**40),
+        ("shard_bytes", 1, 2**40),
+        ("heldout_documents", 0, 2**40),
+    ):
         if not low <= getattr(config, key) <= high:
             raise ConfigError(f"preprocess.{key} is {getattr(config, key)}; it must lie between {low} and {high}.")
     if not 0.9 <= config.character_coverage <= 1:

@@ -1,6 +1,7 @@
 """Stage 1: corpora -> documents. Each piece of a corpus becomes parts (JSON Lines, zstd) and, last, a marker.
 
 Promises the same parts whatever the number of ranks, and that a piece with its marker is never done again; needs no segmenter.
+`<corpus>.complete.json` stands beside a corpus's folder only while every piece of the corpus is done.
 """
 
 import heapq
@@ -20,7 +21,7 @@ from jadeberta.shards import ConfigError, InputError
 from preprocess import readers
 from preprocess.comm import Comm
 from preprocess.config import PreprocessConfig
-from preprocess.files import atomic_file, read_json, read_jsonl_zst, write_jsonl_zst
+from preprocess.files import atomic_file, read_json, read_jsonl_zst, write_json, write_jsonl_zst
 from preprocess.readers.piece import Document, Piece, natural_key
 
 # Goes into every marker: change it with any rule of a reader, so that old and new texts never mix in one output.
@@ -38,7 +39,16 @@ def extract(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str, Any]:
     """
     pieces = comm.run_on_root(lambda: _plan(config, out))
     counts = comm.map(pieces, lambda piece: _extract_piece(piece, config, out))
+    comm.run_on_root(lambda: _mark_complete(config, out))
     return _summary(config, counts)
+
+
+def require_complete(out: Path, corpus: str) -> None:
+    """Raises ConfigError unless every piece of the corpus has been extracted, and is still there."""
+    path = _complete(out, corpus)
+    if not path.is_file() or read_json(path)["pieces"] != [marker.stem for marker in _list_markers(out, corpus)]:
+        problem = f"the documents of '{corpus}' are not all extracted"
+        raise ConfigError(f"{out}: {problem}. Run 'python -m preprocess extract' with the same --out first.")
 
 
 def list_parts(out: Path, corpus: str) -> list[Path]:
@@ -74,6 +84,15 @@ def _folder(out: Path, corpus: str) -> Path:
     return out / "work" / "documents" / corpus
 
 
+def _complete(out: Path, corpus: str) -> Path:
+    return out / "work" / "documents" / f"{corpus}.complete.json"
+
+
+def _mark_complete(config: PreprocessConfig, out: Path) -> None:
+    for corpus in config.corpora:
+        write_json(_complete(out, corpus), {"pieces": [marker.stem for marker in _list_markers(out, corpus)]})
+
+
 def _plan(config: PreprocessConfig, out: Path) -> list[Piece]:
     """All pieces, the longest first so that ranks end at about the same time; refuses what another run left in `out`."""
     planned: list[Piece] = []
@@ -86,6 +105,8 @@ def _plan(config: PreprocessConfig, out: Path) -> list[Piece]:
                 here = f"{source} is not in {corpus_config.path} or is now cut otherwise"
                 raise ConfigError(f"{marker}: made from another set of files ({here}); {_START_AGAIN} {marker.parent}.")
             _check_settings(marker, _settings(expected[marker.stem], config))
+        if len(_list_markers(out, corpus)) < len(pieces):
+            _complete(out, corpus).unlink(missing_ok=True)
         planned += pieces
     return sorted(planned, key=lambda piece: piece.start - piece.end)
 

@@ -2,12 +2,13 @@
 
 Held-out documents are set aside first and become `valid-*` shards. Every shard is made from whole parts of the words, on its own,
 so that its bytes depend on nothing but the text, and only unfinished ones are made again after a kill.
+`index.json` is written last, and removed before any shard that it may list is made anew.
 """
 
 import heapq
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from preprocess.extract import read_markers
 from preprocess.files import atomic_file, read_json, read_jsonl_zst, write_json, write_jsonl_zst
 from preprocess.segment import list_words, read_segmenter, read_words
 from preprocess.text import NORMALISER, SPLITTER
-from preprocess.tokenizer import SPECIAL_TOKENS
+from preprocess.tokenizer import SPECIAL_TOKENS, read_training
 
 log = logging.getLogger(__name__)
 
@@ -46,52 +47,73 @@ def pack(config: PreprocessConfig, out: Path, comm: Comm) -> ShardIndex:
     """Writes the shards and `index.json` into `out`.
 
     Raises:
-        ConfigError: there are no words or no tokenizer yet, or a corpus gives no row at all.
+        ConfigError: there are no words or no tokenizer yet, the tokenizer is not of these settings, or a corpus gives no row at all.
     """
-    model = out / "tokenizer" / "spm.model"
-    if not model.is_file():
-        raise ConfigError(f"{model}: missing. Run 'python -m preprocess tokenizer' with the same --out first.")
-    tokenizer_sha256 = file_sha256(model)
-    work = out / "work" / "pack"
-    index = ShardIndex(SEQUENCE_LENGTH, config.vocab_size, tokenizer_sha256, read_segmenter(out), NORMALISER, SPLITTER, {})
-    meta = {k: v for k, v in asdict(index).items() if k != "corpora"}
-    heldout = {corpus: heldout_ids(out, corpus, config.heldout_documents) for corpus in config.corpora}
+    plan = comm.run_on_root(lambda: _plan(config, out))
+    groups, heldout, work = plan.groups, plan.heldout, out / "work" / "pack"
 
-    def pack_train(task: tuple[str, int, list[Path]]) -> ShardEntry:
-        corpus, number, parts = task
-        name = f"{corpus}-{number:05d}"
+    def pack_train(task: tuple[str, int]) -> ShardEntry:
+        corpus, number = task
+        name, parts, ids = f"{corpus}-{number:05d}", groups[corpus][number], heldout[corpus]
         aside = work / f"{name}.heldout.jsonl.zst"
-        settings = _settings(tokenizer_sha256, parts, heldout[corpus])
+        settings = _settings(plan.meta | {"corpus": corpus, "split": "train"}, parts, ids)
         if (entry := _finished(work / f"{name}.json", settings, out)) is not None and aside.exists():
             return entry
-        ids = heldout[corpus]
         write_jsonl_zst(aside, (row for part in parts for row in read_words(part) if row["id"] in ids))
         rows = (row for part in parts for row in read_words(part) if row["id"] not in ids)
-        return _pack_shard(out / f"{name}.tar", rows, model, {**meta, "corpus": corpus, "split": "train"}, work / f"{name}.json", settings)
+        return _pack_shard(out / f"{name}.tar", rows, plan.model, work / f"{name}.json", settings)
 
     def pack_valid(corpus: str) -> ShardEntry:
         name = f"valid-{corpus}-00000"
         asides = [work / f"{corpus}-{n:05d}.heldout.jsonl.zst" for n, _ in enumerate(groups[corpus])]
-        settings = _settings(tokenizer_sha256, asides, heldout[corpus])
+        settings = _settings(plan.meta | {"corpus": corpus, "split": "valid"}, asides, heldout[corpus])
         if (entry := _finished(work / f"{name}.json", settings, out)) is not None:
             return entry
         rows = (row for aside in asides for row in read_jsonl_zst(aside))
-        return _pack_shard(out / f"{name}.tar", rows, model, {**meta, "corpus": corpus, "split": "valid"}, work / f"{name}.json", settings)
+        return _pack_shard(out / f"{name}.tar", rows, plan.model, work / f"{name}.json", settings)
 
-    groups = {corpus: group_parts(list_words(out, corpus), config.shard_bytes) for corpus in config.corpora}
-    tasks = [(corpus, n, parts) for corpus in config.corpora for n, parts in enumerate(groups[corpus])]
+    tasks = [(corpus, n) for corpus in config.corpora for n, _ in enumerate(groups[corpus])]
     train = comm.map(tasks, pack_train)
-    valid = comm.map([c for c in config.corpora if heldout[c]], pack_valid)
+    held = [corpus for corpus in config.corpora if heldout[corpus]]
+    valid = dict(zip(held, comm.map(held, pack_valid), strict=True))
+    index = ShardIndex(**plan.meta, corpora={})
     for corpus, settings in config.corpora.items():
         index.corpora[corpus] = CorpusEntry(
             repeats=settings.repeats,
-            train=[e for (name, _, _), e in zip(tasks, train, strict=True) if name == corpus and e.sequences],
-            valid=[e for e in valid if e.file.startswith(f"valid-{corpus}-") and e.sequences],
+            train=[e for (name, _), e in zip(tasks, train, strict=True) if name == corpus and e.sequences],
+            valid=[valid[corpus]] if corpus in valid and valid[corpus].sequences else [],
         )
         if not index.corpora[corpus].train:
             raise ConfigError(f"{out}: corpus '{corpus}' gives no row of tokens. Take it out of preprocess.corpora or add text.")
     comm.run_on_root(lambda: _write_index(out, index))
     return index
+
+
+@dataclass
+class _Plan:
+    """What every rank must know, found out by one of them."""
+
+    model: Path
+    meta: dict[str, Any]
+    """What `index.json` and the `meta.json` of every shard have in common."""
+    groups: dict[str, list[list[Path]]]
+    """Per corpus the parts of words of each shard."""
+    heldout: dict[str, frozenset[str]]
+
+
+def _plan(config: PreprocessConfig, out: Path) -> _Plan:
+    groups = {corpus: group_parts(list_words(out, corpus), config.shard_bytes) for corpus in config.corpora}
+    model = out / "tokenizer" / "spm.model"
+    tokenizer = read_training(model.parent)
+    remedy = "Run 'python -m preprocess tokenizer' with the same --config and --out first."
+    if tokenizer is None:
+        raise ConfigError(f"{model}: missing, or not the model of a finished tokenizer stage. {remedy}")
+    if tokenizer["pieces"] != config.vocab_size:
+        raise ConfigError(f"{model}: has {tokenizer['pieces']} pieces but preprocess.vocab_size is {config.vocab_size}. {remedy}")
+    index = ShardIndex(SEQUENCE_LENGTH, config.vocab_size, tokenizer["sha256"], read_segmenter(out), NORMALISER, SPLITTER, {})
+    meta = {k: v for k, v in asdict(index).items() if k != "corpora"}
+    heldout = {corpus: heldout_ids(out, corpus, config.heldout_documents) for corpus in config.corpora}
+    return _Plan(model, meta, groups, heldout)
 
 
 def _write_index(out: Path, index: ShardIndex) -> None:
@@ -150,26 +172,29 @@ def pack_rows(documents: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     lengths = np.fromiter((len(d) for d in documents), np.int64, len(documents))
     padding = -int(lengths.sum()) % SEQUENCE_LENGTH
     tokens = np.concatenate([*documents, np.zeros(padding, np.uint16)]).reshape(-1, SEQUENCE_LENGTH)
-    ordinals = np.repeat(np.arange(len(documents)), lengths)
-    ordinals = np.concatenate([ordinals, np.full(padding, -1)]).reshape(-1, SEQUENCE_LENGTH)
+    places = np.repeat(np.arange(len(documents)), lengths)
+    ordinals = np.concatenate([places, np.full(padding, -1)]).reshape(-1, SEQUENCE_LENGTH)
     numbers = np.where(ordinals >= 0, ordinals - ordinals[:, :1] + 1, 0).astype(np.uint16)
     return tokens, numbers
 
 
-def _pack_shard(path: Path, rows: Iterable[dict], model: Path, meta: dict, marker: Path, settings: dict) -> ShardEntry:
+def _pack_shard(path: Path, rows: Iterable[dict[str, Any]], model: Path, marker: Path, settings: dict[str, Any]) -> ShardEntry:
+    # An index that outlived one of its shards would pass for good where the new shard has the old one's size.
+    (path.parent / INDEX_NAME).unlink(missing_ok=True)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
     documents = list(encode_documents(rows, processor))
     tokens, numbers = pack_rows(documents)
-    entry = write_shard(path, tokens, numbers, len(documents), {**meta, "sequences": len(tokens), "documents": len(documents)})
+    meta = settings["meta"] | {"sequences": len(tokens), "documents": len(documents)}
+    entry = write_shard(path, tokens, numbers, len(documents), meta)
     write_json(marker, {"settings": settings, "shard": asdict(entry)})
     log.info("%s: %d documents, %d sequences", path.name, entry.documents, entry.sequences)
     return entry
 
 
-def _settings(tokenizer_sha256: str, parts: list[Path], heldout: frozenset[str]) -> dict[str, Any]:
+def _settings(meta: dict[str, Any], parts: list[Path], heldout: frozenset[str]) -> dict[str, Any]:
     """What a shard depends on; a shard made under the same settings is kept."""
     ids = xxhash.xxh64_hexdigest(orjson.dumps(sorted(heldout)))
-    return {"tokenizer": tokenizer_sha256, "parts": [[p.name, file_sha256(p)] for p in parts], "heldout": ids}
+    return {"meta": meta, "parts": [[p.name, file_sha256(p)] for p in parts], "heldout": ids}
 
 
 def _finished(marker: Path, settings: dict[str, Any], out: Path) -> ShardEntry | None:

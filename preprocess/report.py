@@ -51,7 +51,9 @@ def print_report(report: dict[str, Any]) -> None:
         figures |= {f"  dropped: {reason}": n for reason, n in documents.get("dropped", {}).items()}
         figures |= {name: words.get(name) for name in ("sentences", "words")}
         figures |= {f"  quarantined: {reason}": n for reason, n in words.get("quarantined", {}).items()}
-        figures |= {f"{split} {unit}": shards.get(split, {}).get(unit) for split in ("train", "valid") for unit in ("sequences", "tokens")}
+        figures |= {
+            f"{split} {unit}": shards.get(split, {}).get(unit) for split in ("train", "valid") for unit in ("sequences", "tokens")
+        }
         figures["repeats in an epoch"] = shards.get("repeats")
         for name, value in figures.items():
             if value is not None:

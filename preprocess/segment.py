@@ -21,7 +21,7 @@ import orjson
 from jadeberta.shards import ConfigError, SegmenterError
 from preprocess.comm import Comm
 from preprocess.config import PreprocessConfig, SegmenterConfig
-from preprocess.extract import list_parts, read_documents
+from preprocess.extract import list_parts, read_documents, require_complete
 from preprocess.files import atomic_file, read_json, read_jsonl_zst, write_json, write_jsonl_zst
 from preprocess.segmenters import Rejected, Segmenter, open_segmenter
 from preprocess.text import NORMALISER, SPLITTER, split_sentences
@@ -49,6 +49,7 @@ def segment(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str, Any]:
 
 def list_words(out: Path, corpus: str) -> list[Path]:
     """The parts of words of a corpus in the order of its documents; raises ConfigError where one is missing."""
+    require_complete(out, corpus)
     parts = [_words_of(part, out) for part in list_parts(out, corpus)]
     missing = [part for part in parts if not (part.is_file() and _marker_of(part).is_file())]
     if missing or not parts:
@@ -99,6 +100,7 @@ def _plan(config: PreprocessConfig, out: Path, description: dict[str, Any]) -> l
         parts = list_parts(out, corpus)
         if not parts:
             raise ConfigError(f"{out}: no documents of '{corpus}'. Run 'python -m preprocess extract' with the same --out first.")
+        require_complete(out, corpus)
         pending += [part for part in parts if not _is_done(part, out, description)]
     return sorted(pending, key=lambda part: -part.stat().st_size)
 

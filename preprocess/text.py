@@ -6,11 +6,12 @@ Pure functions on strings. The names go into the shards' metadata: change a rule
 import re
 import unicodedata
 
-NORMALISER = "nfkc-space-1"
+NORMALISER = "nfkc-space-2"
 SPLITTER = "punctuation-brackets-1"
 
 # Every control character and every Unicode space. Python's \s leaves out the zero-width ones, which NFKC leaves alone too.
-_SPACE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u180e\u200b\ufeff]+")
+# ▁ (U+2581) is how sentencepiece writes a space: in a text it would be one, but not for every tokenizer at every place.
+_SPACE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u180e\u200b\u2581\ufeff]+")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _NEWLINE = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")
 
@@ -30,7 +31,7 @@ _LATIN_OR_DIGIT = re.compile("[0-9A-Za-z０-９Ａ-Ｚａ-ｚ]")
 
 
 def normalise(text: str) -> str:
-    """NFKC; runs of control characters and spaces of any kind become one space; none at the ends; lone surrogates are dropped.
+    """NFKC; runs of control characters, spaces of any kind and ▁ become one space; none at the ends; lone surrogates are dropped.
 
     Works on one line or sentence: a newline becomes a space like any other control character.
     """

@@ -1,13 +1,17 @@
-"""The tokenizer stage: word counts of the whole segmented corpus -> seed list and word list -> sentencepiece -> Hugging Face files.
+"""The tokenizer stage: words of the whole segmented corpus -> word list and seed list -> sentencepiece -> Hugging Face files.
 
 Promises a vocabulary whose word-initial pieces start a word and no piece that crosses a word boundary, and raw sentencepiece and
 AutoTokenizer in agreement: the model normalises nothing (`identity`), because our own normaliser has done it before.
+The same words give the same bytes of `spm.model`, wherever it is trained and by however many ranks.
 """
 
 import io
 import logging
+import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import sentencepiece
@@ -22,6 +26,8 @@ log = logging.getLogger(__name__)
 
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
 """Their ids are their places here."""
+TRAINING_NAME = "training.json"
+"""Settings, hash and counts of a finished tokenizer; written last."""
 MAX_PIECE_LENGTH = 16
 MAX_WORDS = 2_000_000
 MAX_SEEDS = 1_000_000
@@ -45,42 +51,47 @@ TOKENIZER_CONFIG = {
 }
 
 
-def train_tokenizer(config: PreprocessConfig, out: Path, comm: Comm) -> dict:
+def train_tokenizer(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str, Any]:
     """Writes `out/tokenizer/` from the segmented parts; done already for the same words and settings, it is kept.
 
     Returns:
         {"sha256", "pieces", "words", "distinct_words"} of the tokenizer.
 
     Raises:
-        ConfigError: the text has too few distinct pieces for `preprocess.vocab_size`.
+        ConfigError: the text has too few distinct pieces for `preprocess.vocab_size`, or too many characters.
     """
     directory = out / "tokenizer"
-    parts = [(corpus, part) for corpus in config.corpora for part in list_words(out, corpus)]
-    settings = {
-        "vocab_size": config.vocab_size,
-        "character_coverage": config.character_coverage,
-        "repeats": {name: corpus.repeats for name, corpus in config.corpora.items()},
-        "words": [[corpus, part.name, part.stat().st_size] for corpus, part in parts],
-    }
-    marker = directory / "training.json"
-    if marker.exists():
-        found = read_json(marker)
-        if found["settings"] == settings and file_sha256(directory / "spm.model") == found["sha256"]:
-            log.info("tokenizer: done already, %d pieces", found["pieces"])
-            return found
+    parts, settings, found = comm.run_on_root(lambda: _plan(config, out, directory))
+    if found is not None:
+        log.info("tokenizer: done already, %d pieces", found["pieces"])
+        return found
+    # One counter for each rank, not for each part: those of all parts would not fit into memory together.
     counts: Counter[str] = Counter()
-    for part_counts in comm.map(parts, lambda p: count_words(p[1], config.corpora[p[0]].repeats)):
-        counts.update(part_counts)
-    return comm.run_on_root(lambda: _train(config, directory, counts, settings, marker))
+    for share in comm.map([parts[rank :: comm.size] for rank in range(comm.size)], count_words):
+        counts.update(share)
+    return comm.run_on_root(lambda: _train(config, directory, counts, settings))
 
 
-def count_words(part: Path, weight: int) -> Counter[str]:
-    """Words of one segmented part, each counted `weight` times."""
+def read_training(directory: Path) -> dict[str, Any] | None:
+    """What `training.json` says of a finished tokenizer; None where there is none, or its model is another one now."""
+    marker, model = directory / TRAINING_NAME, directory / "spm.model"
+    if not (marker.is_file() and model.is_file()):
+        return None
+    found: dict[str, Any] = read_json(marker)
+    return found if file_sha256(model) == found["sha256"] else None
+
+
+def count_words(parts: Iterable[tuple[Path, int]]) -> Counter[str]:
+    """Words of some segmented parts, those of each part counted as often as the number beside it says."""
     counts: Counter[str] = Counter()
-    for row in read_words(part):
-        for sentence in row["sentences"]:
-            counts.update(sentence.split(" "))
-    return Counter({word: count * weight for word, count in counts.items()})
+    for part, weight in parts:
+        once: Counter[str] = Counter()
+        for row in read_words(part):
+            for sentence in row["sentences"]:
+                once.update(sentence.split(" "))
+        for word, count in once.items():
+            counts[word] += count * weight
+    return counts
 
 
 def seed_pieces(counts: Counter[str]) -> list[tuple[str, int]]:
@@ -99,21 +110,38 @@ def seed_pieces(counts: Counter[str]) -> list[tuple[str, int]]:
     return sorted(frequent, key=lambda item: (-item[1] * len(item[0]), item[0]))[:MAX_SEEDS]
 
 
-def _train(config: PreprocessConfig, directory: Path, counts: Counter[str], settings: dict, marker: Path) -> dict:
+def _plan(
+    config: PreprocessConfig, out: Path, directory: Path
+) -> tuple[list[tuple[Path, int]], dict[str, Any], dict[str, Any] | None]:
+    """The parts of words with their weights, all that the tokenizer depends on, and the finished one of the same settings."""
+    parts = {name: list_words(out, name) for name in config.corpora}
+    settings = {
+        "vocab_size": config.vocab_size,
+        "character_coverage": config.character_coverage,
+        "repeats": {name: corpus.repeats for name, corpus in config.corpora.items()},
+        "words": [[name, part.name, part.stat().st_size] for name in parts for part in parts[name]],
+    }
+    found = read_training(directory)
+    weighted = [(part, config.corpora[name].repeats) for name in parts for part in parts[name]]
+    return weighted, settings, found if found is not None and found["settings"] == settings else None
+
+
+def _train(config: PreprocessConfig, directory: Path, counts: Counter[str], settings: dict[str, Any]) -> dict[str, Any]:
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_WORDS]
     if not ranked:
         raise ConfigError(f"{directory}: no words to train a tokenizer on. Run the segment stage on a corpus that is not empty.")
-    kept = Counter(dict(ranked))
+    marker = directory / TRAINING_NAME
     marker.unlink(missing_ok=True)
-    words, seeds, model = directory / "words.tsv", directory / "seed.tsv", io.BytesIO()
-    with atomic_file(words) as f:
+    seeds, model = directory / "seed.tsv", io.BytesIO()
+    with atomic_file(directory / "words.tsv") as f:
         f.writelines(f"{word}\t{count}\n".encode() for word, count in ranked)
     with atomic_file(seeds) as f:
-        f.writelines(f"{piece}\t{count}\n".encode() for piece, count in seed_pieces(kept))
+        f.writelines(f"{piece}\t{count}\n".encode() for piece, count in seed_pieces(Counter(dict(ranked))))
     log.info("tokenizer: %d words, %d of them distinct; training %d pieces", sum(counts.values()), len(counts), config.vocab_size)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            input=str(words),
+            # Not words.tsv by its name: sentencepiece takes a comma in it for the end of the name.
+            sentence_iterator=(f"{word}\t{count}" for word, count in ranked),
             input_format="tsv",
             seed_sentencepieces_file=str(seeds),
             model_writer=model,
@@ -136,12 +164,9 @@ def _train(config: PreprocessConfig, directory: Path, counts: Counter[str], sett
             minloglevel=1,
         )
     except RuntimeError as e:
-        raise ConfigError(
-            f"preprocess.vocab_size {config.vocab_size} does not fit a text of {len(counts)} distinct words: {_reason(e)} "
-            "Set a smaller preprocess.vocab_size (and model.vocab_size), or add text."
-        ) from e
+        raise ConfigError(_explain(str(e), config.vocab_size, len(counts))) from e
     with atomic_file(directory / "spm.model") as f:
-        f.write(model.getvalue())
+        f.write(_without_paths(model.getvalue()))
     write_hugging_face_files(directory)
     result = {
         "sha256": file_sha256(directory / "spm.model"),
@@ -154,17 +179,35 @@ def _train(config: PreprocessConfig, directory: Path, counts: Counter[str], sett
     return result
 
 
-def _reason(error: RuntimeError) -> str:
-    """The last sentence of sentencepiece's message, without its source position."""
-    text = str(error).rpartition("] ")[2].strip() or str(error)
-    return text.rstrip(".") + "."
+def _without_paths(model: bytes) -> bytes:
+    """The model without the path of the seed list that the trainer notes in it: the bytes follow from the words alone."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    parsed = sentencepiece_model_pb2.ModelProto.FromString(model)
+    parsed.trainer_spec.ClearField("seed_sentencepieces_file")
+    return bytes(parsed.SerializeToString(deterministic=True))
+
+
+def _explain(message: str, vocab_size: int, distinct_words: int) -> str:
+    """sentencepiece's complaint about the number of pieces as one sentence and its remedy."""
+    if most := re.search(r"Vocabulary size too high .* value <= (\d+)", message):
+        problem = f"is too large for a text of {distinct_words:,} distinct words, which gives at most {int(most[1]):,} pieces"
+        remedy = f"Set preprocess.vocab_size and model.vocab_size to {most[1]} or less, or add text."
+    elif least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        problem = f"is too small: the characters of the text and the special tokens alone are {int(least[1]):,} pieces"
+        remedy = "Set preprocess.vocab_size and model.vocab_size to more, or a smaller preprocess.character_coverage."
+    else:
+        problem = f"cannot be trained on a text of {distinct_words:,} distinct words ({message.rpartition('] ')[2].strip().rstrip('.')})"
+        remedy = "Change preprocess.vocab_size and model.vocab_size, or the text."
+    return f"preprocess.vocab_size {vocab_size} {problem}. {remedy}"
 
 
 def write_hugging_face_files(directory: Path) -> None:
     """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json beside `spm.model`.
 
     `tokenizer.json` is built here, piece by piece, and not by a Hugging Face class, because transformers 4 and 5 build different
-    ones from the same spm.model; both load this file as it is.
+    ones from the same spm.model. 4 loads this file as it is; 5 takes the pieces from it and puts rules of its own around them,
+    which give the same ids for normalised text.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
     from tokenizers.models import Unigram

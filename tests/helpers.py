@@ -35,7 +35,9 @@ def make_shards(directory: Path, corpora: dict[str, tuple[int, int]], vocab_size
             documents = (1 + (places >= cuts[:, :1]).astype(np.uint16) + (places >= cuts[:, 1:])).astype(np.uint16)
             tokens[-1, 400:], documents[-1, 400:] = 0, 0
             prefix = "valid-" if split == "valid" else ""
-            entries[split] = [write_shard(directory / f"{prefix}{corpus}-00000.tar", tokens, documents, count, {"corpus": corpus})]
+            entries[split] = [
+                write_shard(directory / f"{prefix}{corpus}-00000.tar", tokens, documents, count, {"corpus": corpus})
+            ]
         index.corpora[corpus] = CorpusEntry(repeats, **entries)
     (directory / INDEX_NAME).write_bytes(index.to_json())
     return directory

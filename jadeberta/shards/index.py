@@ -67,7 +67,7 @@ class ShardIndex:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over what the rows are: the tokenizer and every training shard's content, in order. Repeats are not part of it."""
+        """sha256 over the tokenizer and every training shard's content, in order. Repeats are not part of it."""
         content = [[name, [[s.file, s.sha256] for s in c.train]] for name, c in self.corpora.items()]
         return hashlib.sha256(orjson.dumps([VERSION, self.sequence_length, self.tokenizer_sha256, content])).hexdigest()
 
@@ -81,9 +81,11 @@ class ShardIndex:
         except orjson.JSONDecodeError as e:
             raise ShardError(f"{path}: not JSON ({e}). Run 'python -m preprocess pack' again.") from e
         if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
-            raise ShardError(f"{path}: not an index of shards (no format {FORMAT!r}). Point to a directory that 'preprocess pack' wrote.")
+            remedy = "Point to a directory that 'python -m preprocess pack' wrote."
+            raise ShardError(f"{path}: not an index of shards (no format {FORMAT!r}). {remedy}")
         if (version := document.pop("version", None)) != VERSION:
-            raise ShardError(f"{path}: format version {version}, this program reads {VERSION}. Run 'python -m preprocess pack' again.")
+            remedy = "Run 'python -m preprocess pack' again."
+            raise ShardError(f"{path}: format version {version}, this program reads {VERSION}. {remedy}")
         try:
             corpora = {
                 name: CorpusEntry(c["repeats"], [ShardEntry(**s) for s in c["train"]], [ShardEntry(**s) for s in c["valid"]])

@@ -68,7 +68,7 @@ class ShardReader:
             IndexError: a row is out of range.
             ShardError: a file cannot be read in full; names the file and the offset.
         """
-        if len(rows) and not (0 <= rows.min() and rows.max() < len(self)):
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"row {rows.min()}..{rows.max()} of {len(self)}")
         out = np.empty((2, len(rows), self.sequence_length), dtype="<u2")
         blocks = np.searchsorted(self._starts, rows, side="right") - 1
@@ -81,9 +81,10 @@ class ShardReader:
 
     def _read_into(self, row: np.ndarray, file: int, offset: int) -> None:
         try:
-            read = os.preadv(self._descriptor(file), [row.view(np.uint8)], offset)
+            read = os.preadv(self._descriptor(file), [row.view(np.uint8).data], offset)
         except OSError as e:
-            raise ShardError(f"{self._files[file]}: reading at byte {offset} failed ({e.strerror}). Check the disk, then verify.") from e
+            problem = f"reading at byte {offset} failed ({e.strerror})"
+            raise ShardError(f"{self._files[file]}: {problem}. Check the disk, then verify.") from e
         if read != row.nbytes:
             raise ShardError(f"{self._files[file]}: ends at byte {offset + read}, more was expected. Restore it, then verify.")
 
@@ -116,4 +117,5 @@ def _check_size(path: Path, entry: ShardEntry) -> None:
     except OSError as e:
         raise ShardError(f"{path}: {e.strerror}. It is listed in index.json; run 'python -m preprocess pack' again.") from e
     if size != entry.bytes:
-        raise ShardError(f"{path}: {size} bytes, index.json says {entry.bytes}. Restore it or run 'python -m preprocess pack' again.")
+        remedy = "Restore it or run 'python -m preprocess pack' again."
+        raise ShardError(f"{path}: {size} bytes, index.json says {entry.bytes}. {remedy}")

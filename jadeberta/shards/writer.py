@@ -65,7 +65,7 @@ def write_shard(path: Path, tokens: np.ndarray, documents: np.ndarray, document_
             sha256=file_sha256(temporary),
             blocks=list_blocks(temporary),
         )
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return entry

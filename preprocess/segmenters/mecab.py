@@ -3,11 +3,15 @@
 About three words in a hundred differ from Juman++'s, so a model trained on its words names it as its segmenter.
 """
 
+import re
 from importlib.metadata import version
 
 from jadeberta.shards import ConfigError, SegmenterError
 from preprocess.config import SegmenterConfig
 from preprocess.segmenters import Answer, Segmenter
+
+CUT_CHARACTER = re.compile(rb" (?=[\x80-\xbf])")
+"""A space that a UTF-8 continuation byte follows."""
 
 
 class Mecab(Segmenter):
@@ -36,4 +40,13 @@ class Mecab(Segmenter):
 
     def _tokenize(self, lines: list[str]) -> list[Answer]:
         # MeCab ends a line at NUL; the caller sees the rest missing and rejects it.
-        return [self._tagger.parse(line).split(" ") for line in lines]
+        return [self._parse(line).split(" ") for line in lines]
+
+    def _parse(self, line: str) -> str:
+        try:
+            parsed: str = self._tagger.parse(line)
+            return parsed
+        except UnicodeDecodeError as e:
+            # JumanDIC 1.0.0 holds six entries that end inside a character (of で, ま and こと before a kana), and where one of them is
+            # chosen, as in でっち奉公, the character is cut in two words: joined again it is whole.
+            return CUT_CHARACTER.sub(b"", e.object).decode()

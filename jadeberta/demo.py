@@ -1,0 +1,209 @@
+"""`make demo`: the whole path on a generated corpus, with every rank killed in the middle of training.
+
+Each part is skipped where its result lies there already; every command that runs is the one that a user would type.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jadeberta.cluster.local import free_port, rank_environment
+from jadeberta.config import PROJECT, load_recipe
+from jadeberta.errors import InputError, JadebertaError
+from jadeberta.training.ledger import read_jsonl
+
+RECIPE = "recipes/demo.yaml"
+BASE = Path("demo")
+CORPORA, SHARDS, RUN, RELEASE = BASE / "corpora", BASE / "shards", BASE / "run", BASE / "release"
+EVALUATION = BASE / "evaluation.json"
+KILL_AT = 0.45
+"""Share of the steps after which every rank is killed."""
+
+FILL_MASK = """
+import json, sys
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers.utils import logging
+logging.disable_progress_bar()
+directory, sentences = sys.argv[1], sys.argv[2:]
+tokenizer = AutoTokenizer.from_pretrained(directory)
+model = AutoModelForMaskedLM.from_pretrained(directory).eval()
+for sentence in sentences:
+    encoding = tokenizer(sentence, return_tensors="pt")
+    place = (encoding["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0, 0]
+    with torch.inference_mode():
+        best = model(**encoding).logits[0, place].softmax(-1).topk(5)
+    pieces = tokenizer.convert_ids_to_tokens(best.indices.tolist())
+    print(json.dumps([[piece.removeprefix("\\u2581"), round(p, 3)] for piece, p in zip(pieces, best.values.tolist())], ensure_ascii=False))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m jadeberta.demo", description=__doc__)
+    parser.add_argument("--ranks", type=int, default=2, help="processes for preprocessing and for training")
+    ranks = parser.parse_args().ranks
+    os.chdir(PROJECT)
+    began = time.monotonic()
+    try:
+        part("corpus", CORPORA / "expected.json", make_corpus)
+        part("shards", SHARDS / "index.json", lambda: make_shards(ranks))
+        check_counts()
+        part("training", RUN / "DONE", lambda: train_and_kill(ranks))
+        part("evaluation", EVALUATION, evaluate)
+        part("release", RELEASE / "README.md", export)
+        fill_masks()
+    except JadebertaError as e:
+        print(f"\ndemo: {e}", file=sys.stderr)
+        sys.exit(e.exit_status)
+    except subprocess.CalledProcessError as e:
+        print(f"\ndemo: '{' '.join(map(str, e.cmd))}' ended with status {e.returncode}; what it printed above says why.", file=sys.stderr)
+        sys.exit(1)
+    print_summary(time.monotonic() - began)
+
+
+def part(name: str, result: Path, work: Callable[[], None]) -> None:
+    """Does one part of the demo, or says that its result is there."""
+    if result.exists():
+        print(f"== {name}: done before, reused ({result}; 'make clean' starts afresh)", flush=True)
+        return
+    print(f"== {name}", flush=True)
+    began = time.monotonic()
+    work()
+    print(f"== {name}: {time.monotonic() - began:.0f} s", flush=True)
+
+
+def run(*arguments: str | Path) -> None:
+    subprocess.run([sys.executable, *map(str, arguments)], check=True)
+
+
+def make_corpus() -> None:
+    run("-m", "preprocess.demo_corpus", CORPORA)
+
+
+def make_shards(ranks: int) -> None:
+    mpirun = Path(sys.executable).parent / "mpirun"
+    command = [str(mpirun), "--oversubscribe", "-n", str(ranks), *(["--allow-run-as-root"] if os.geteuid() == 0 else [])]
+    command += [sys.executable, "-m", "preprocess", "all", "--config", RECIPE, "--out", str(SHARDS)]
+    subprocess.run(command, check=True)
+    run("-m", "preprocess", "verify", SHARDS)
+
+
+def check_counts() -> None:
+    """Raises InputError where extraction did not find exactly the documents that were generated."""
+    expected = json.loads((CORPORA / "expected.json").read_text(encoding="utf-8"))
+    report = json.loads((SHARDS / "report.json").read_text(encoding="utf-8"))["extract"]["result"]
+    pairs = {"wikipedia": "wikipedia_articles", "cc100": "cc100_documents", "oscar": "oscar2201_kept"}
+    for corpus, key in pairs.items():
+        if report[corpus]["documents"] != expected[key]:
+            raise InputError(f"{SHARDS}: {report[corpus]['documents']} documents of {corpus}, {expected[key]} were generated.")
+    counts = ", ".join(f"{c} {report[c]['documents']}" for c in pairs)
+    print(f"   documents: {counts}: exactly those that were generated")
+
+
+def start_training(ranks: int, *options: str) -> list[subprocess.Popen]:
+    port, cores = free_port(), len(os.sched_getaffinity(0))
+    command = [sys.executable, "-m", "jadeberta", "pretrain", "--config", RECIPE, *options]
+    return [subprocess.Popen(command, env=os.environ | rank_environment(r, ranks, port, cores)) for r in range(ranks)]
+
+
+def train_and_kill(ranks: int) -> None:
+    """Trains to about half, kills every rank without warning, and starts the same command again."""
+    kill_step = int(KILL_AT * load_recipe(RECIPE).training.max_steps)
+    if last_step() < kill_step:
+        processes = start_training(ranks)
+        try:
+            while last_step() < kill_step:
+                if any(p.poll() is not None for p in processes):
+                    raise InputError(f"training ended before step {kill_step}; {RUN}/logs and the lines above say why.")
+                time.sleep(0.05)
+        finally:
+            for p in processes:
+                p.send_signal(signal.SIGKILL)
+                p.wait()
+        print(f"   KILLED every rank with SIGKILL at step {last_step()}; starting again", flush=True)
+    processes = start_training(ranks, "--resume", "required")
+    statuses = [p.wait() for p in processes]
+    if any(statuses):
+        raise InputError(f"training ended with statuses {statuses}; {RUN}/logs and the lines above say why.")
+
+
+def last_step() -> int:
+    return max((row["step"] for row in read_jsonl(RUN / "metrics.jsonl")), default=0)
+
+
+def evaluate() -> None:
+    command = ["-m", "jadeberta", "evaluate", "mlm", "--checkpoint", RUN, "--shards", SHARDS]
+    result = subprocess.run([sys.executable, *map(str, command)], check=True, capture_output=True, text=True)
+    EVALUATION.write_text(result.stdout, encoding="utf-8")
+
+
+def export() -> None:
+    run("-m", "jadeberta", "export", "--checkpoint", RUN, "--out", RELEASE, "--evaluation", EVALUATION)
+
+
+def heldout_sentence() -> tuple[str, str]:
+    """A held-out sentence with one word masked, and the word."""
+    import sentencepiece
+
+    from jadeberta.shards import open as open_shards
+
+    tokens, _ = open_shards(SHARDS, "valid")[0]
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(SHARDS / "tokenizer" / "spm.model"))
+    words = processor.decode(tokens[1:].tolist()).split("。")[1].split()
+    place = len(words) // 2
+    return " ".join([*words[:place], "[MASK]", *words[place + 1 :], "。"]), words[place]
+
+
+def fill_masks() -> None:
+    """Fills masks with the release, in a process that knows nothing of this project."""
+    print("== filling masks with transformers alone", flush=True)
+    masked, answer = heldout_sentence()
+    sentences = {masked: f"held out; the word was {answer}", "京都 大学 で 自然 言語 処理 を [MASK] する 。": "the published card's sentence"}
+    command = [sys.executable, "-c", FILL_MASK, str(RELEASE), *sentences]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=BASE.resolve().parent).stdout
+    for (sentence, remark), line in zip(sentences.items(), output.splitlines(), strict=True):
+        print(f"   {sentence}  ({remark})")
+        print("     " + "  ".join(f"{word} {p:.3f}" for word, p in json.loads(line)))
+
+
+def print_summary(seconds: float) -> None:
+    report = json.loads((SHARDS / "report.json").read_text(encoding="utf-8"))
+    evaluation = json.loads(EVALUATION.read_text(encoding="utf-8"))["all"]
+    metrics, ledger = read_jsonl(RUN / "metrics.jsonl"), read_jsonl(RUN / "ledger.jsonl")
+    segmented: dict[str, Any] = report["segment"]["result"]
+    sentences = sum(c["sentences"] for c in segmented.values())
+    packed = [c["train"] for c in report["pack"]["result"].values()]
+    lives = [row["life"] for row in metrics]
+    rates = sorted(row["tokens_per_second"] for row in metrics)
+    rows = {
+        "documents": f"{sum(c['documents'] for c in segmented.values()):,}",
+        "sentences": f"{sentences:,} segmented at {sentences / max(1e-9, report['segment']['seconds']):,.0f} a second",
+        "tokens": f"{sum(p['tokens'] for p in packed):,} in {sum(p['sequences'] for p in packed):,} sequences",
+        "steps": f"{max(row['step'] for row in metrics)}, {len(metrics) - len({row['step'] for row in metrics})} of them trained twice",
+        "loss": f"{metrics[0]['loss']:.3f} at the start, {mean_loss(metrics):.3f} at the end",
+        "masked accuracy": f"{evaluation['accuracy']:.3f} held out; {evaluation['unigram_accuracy']:.3f} always the most frequent token",
+        "restarts survived": f"{sum(row['event'] == 'resume' for row in ledger)} (process lives: {max(lives) + 1})",
+        "speed": f"{rates[len(rates) // 2]:,.0f} tokens/s, median",
+        "model": str(RELEASE.resolve()),
+        "TensorBoard": f"{RUN.resolve() / 'tensorboard'}  (.venv/bin/tensorboard --logdir demo/run)",
+        "this call": f"{seconds:.0f} s",
+    }
+    print("\njadeberta demo")
+    for name, value in rows.items():
+        print(f"  {name:<18} {value}")
+
+
+def mean_loss(metrics: list[dict[str, Any]], steps: int = 20) -> float:
+    last = [row["loss"] for row in metrics[-steps:]]
+    return sum(last) / len(last)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The repository keeps its own promises: README links and commands exist, imports go one way, recipes are explained."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.helpers import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+LAYERS = ["config", "shards", "data", "model", "training", "checkpoint", "evaluation", "release", "report"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_of_a_page_lead_to_files(page) -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")) if "://" not in link]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_files_and_targets_that_a_page_names_exist(page) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"\b((?:launch|slurm|recipes|ds_configs|jadeberta|preprocess|bench|tests|docs)/[\w./-]+\.(?:sh|yaml|json|py|md))\b", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    targets = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    assert set(re.findall(r"(?m)(?:`|^)make ([a-z]+)", text)) <= targets
+
+
+def test_bare_make_lists_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.M)[1].split()
+    listed = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [line.split()[0] for line in listed.splitlines()] == phony
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "evaluate", "checkpoint", "export"])
+def test_every_verb_explains_itself(verb) -> None:
+    result = subprocess.run([sys.executable, "-m", "jadeberta", verb, "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0 and "usage:" in result.stdout and len(result.stdout.splitlines()) > 8
+
+
+def imported_modules(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_imports_go_one_way() -> None:
+    wrong = []
+    for layer, name in enumerate(LAYERS):
+        files = [ROOT / "jadeberta" / f"{name}.py"] if name == "config" else sorted((ROOT / "jadeberta" / name).rglob("*.py"))
+        later = {f"jadeberta.{other}" for other in LAYERS[layer + 1 :]}
+        wrong += [f"{f.relative_to(ROOT)} -> {m}" for f in files for m in imported_modules(f) if ".".join(m.split(".")[:2]) in later]
+    assert wrong == []
+
+
+def test_preprocess_uses_the_shards_package_and_nothing_else_of_jadeberta() -> None:
+    files = sorted((ROOT / "preprocess").rglob("*.py"))
+    used = {m for f in files for m in imported_modules(f) if m.split(".")[0] == "jadeberta"}
+    assert len(files) > 10 and used and {".".join(m.split(".")[:2]) for m in used} == {"jadeberta.shards"}
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.name)
+def test_a_recipe_is_valid_for_training_and_for_preprocessing(recipe) -> None:
+    from jadeberta.config import load_recipe
+    from preprocess.config import load_config
+
+    assert load_recipe(recipe).model.vocab_size == load_config(recipe).vocab_size
+
+
+def test_the_large_recipe_names_and_explains_every_key() -> None:
+    from jadeberta.config import known_keys
+    from preprocess.config import _known_keys
+
+    text = (ROOT / "recipes/large.yaml").read_text(encoding="utf-8")
+    flat: set[str] = set()
+
+    def walk(node: object, prefix: str) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                flat.add(f"{prefix}{key}")
+                walk(value, f"{prefix}{key}.")
+
+    walk(yaml.safe_load(text), "")
+    assert set(known_keys()) - flat == set()
+    assert {k for k in _known_keys() if k.startswith("preprocess.")} - flat == set()
+
+
+def test_no_file_is_two_jobs_long() -> None:
+    tracked = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("not a git checkout")
+    assert {f: n for f in tracked.stdout.split() if (n := len((ROOT / f).read_text(encoding="utf-8").splitlines())) > 400} == {}
