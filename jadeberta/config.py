@@ -178,7 +178,7 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     """Reads a recipe file with overrides like ("--training.lr", "1e-3"). Raises ConfigError."""
     import jsonargparse
 
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     add_recipe_arguments(parser)
     if not Path(path).is_file():
         raise ConfigError(f"{path}: no such recipe. The ones that come with the project lie in recipes/.")
@@ -228,6 +228,8 @@ def validate(recipe: Recipe) -> None:
         )
     if not set(model.pos_att_type) <= {"c2p", "p2c"}:
         raise ConfigError(f"model.pos_att_type is {model.pos_att_type}; it may hold c2p and p2c.")
+    if model.attention == "fused":
+        raise ConfigError("model.attention 'fused' is not available in this version; choose 'sdpa' (the same function) or 'eager'.")
     if model.attention == "eager" and recipe.data.packing == "documents":
         raise ConfigError("data.packing 'documents' needs model.attention 'sdpa': Hugging Face's own module cannot keep documents apart.")
     pieces = recipe.preprocess.get("vocab_size", model.vocab_size)

@@ -1,4 +1,4 @@
-"""`python -m preprocess STAGE --config RECIPE --out DIR`: the four stages, one by one or all in a row, and the check of their result.
+"""`python -m preprocess STAGE --config RECIPE --out DIR`: the four stages, singly or all in a row, and the check of their result.
 
 Under mpirun or srun the ranks share the work of each stage; what was done before under the same settings is not done again.
 """
@@ -24,6 +24,7 @@ def main() -> None:
     """Ends with status 0 where every stage ran or `verify` found no fault."""
     parser = argparse.ArgumentParser(
         prog="python -m preprocess",
+        allow_abbrev=False,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Any key of the recipe's preprocess section can be given as an option: --preprocess.segmenter.engine mecab",
@@ -104,9 +105,8 @@ def _work(stage: str) -> Callable[[PreprocessConfig, Path, Comm], Any]:
 
 
 def _describe(config: PreprocessConfig, out: Path, stages: tuple[str, ...], ranks: int) -> str:
-    lines = [
-        f"would run {', '.join(stages)} on {ranks} ranks, words by {config.segmenter.engine}, {config.vocab_size} pieces, into {out}"
-    ]
+    settings = f"words by {config.segmenter.engine}, {config.vocab_size} pieces"
+    lines = [f"would run {', '.join(stages)} on {ranks} ranks, {settings}, into {out}"]
     lines += [f"  {name}: {c.format} {c.path}, seen {c.repeats}x an epoch" for name, c in config.corpora.items()]
     return "\n".join(lines)
 

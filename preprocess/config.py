@@ -23,7 +23,7 @@ class CorpusConfig:
     """One source of text; its key in `preprocess.corpora` is the corpus's name and the prefix of its document ids."""
 
     format: CorpusFormat
-    """wikipedia (multistream XML, .bz2), cc100 (.xz), oscar (22.01 .gz or 23.01 .zst), jsonl ({"text": ...} a line; plain, .gz, .xz, .zst)."""
+    """wikipedia (multistream XML, .bz2), cc100 (.xz), oscar (22.01 .gz or 23.01 .zst), jsonl ({"text": ...} a line)."""
     path: str
     """Glob of the corpus's files; a Wikipedia index file beside a dump is found by its name."""
     repeats: int = 1
@@ -37,7 +37,7 @@ class SegmenterConfig:
     engine: Engine = "jumanpp"
     """jumanpp (the published recipe's), juman, or mecab (fugashi with JumanDIC, installed by pip)."""
     command: str = ""
-    """Program and its own options for jumanpp and juman, e.g. "jumanpp --model=/opt/jumandic.jppmdl"; empty: the engine's name on PATH."""
+    """Program and its own options for jumanpp and juman, e.g. "jumanpp --model=/opt/j.jppmdl"; empty: the engine on PATH."""
     batch_sentences: int = 5000
     """Sentences given to one jumanpp process."""
     timeout_seconds: float = 60.0
@@ -76,7 +76,7 @@ def load_config(recipe: Path | None, overrides: tuple[str, ...] = (), corpora: P
     Raises:
         ConfigError: the recipe is not there, has an unknown key or a value out of range, or names no corpus.
     """
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_argument("--preprocess", type=PreprocessConfig)
     for section in OTHER_SECTIONS:

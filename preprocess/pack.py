@@ -47,7 +47,7 @@ def pack(config: PreprocessConfig, out: Path, comm: Comm) -> ShardIndex:
     """Writes the shards and `index.json` into `out`.
 
     Raises:
-        ConfigError: there are no words or no tokenizer yet, the tokenizer is not of these settings, or a corpus gives no row at all.
+        ConfigError: there are no words or no tokenizer yet, the tokenizer is not of this size, or a corpus gives no row at all.
     """
     plan = comm.run_on_root(lambda: _plan(config, out))
     groups, heldout, work = plan.groups, plan.heldout, out / "work" / "pack"

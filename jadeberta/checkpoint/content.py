@@ -5,6 +5,7 @@ each file the pieces it needs. Nothing is pickled.
 """
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,14 @@ from jadeberta.training.zero_state import (
 TOKENIZER_FILES = ("spm.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """safetensors' save_file with the mode that any other new file gets; its own is for the owner alone."""
+    save_file(tensors, path, metadata=metadata)
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
+
+
 def optimizer_name(rank: int, world_size: int) -> str:
     return f"optimizer-{rank + 1:05d}-of-{world_size:05d}.safetensors"
 
@@ -43,7 +52,7 @@ def write_rank(directory: Path, engine: TrainingEngine, state: dict[str, Any], t
         for kind, tensor in fragment.tensors().items():
             tensors[f"{kind}.{fragment.name}"] = tensor.detach().cpu().clone()
     name = optimizer_name(engine.process.rank, engine.process.world_size)
-    save_file(tensors, directory / name, metadata={"fragments": json.dumps(places)})
+    save_tensors(directory / name, tensors, {"fragments": json.dumps(places)})
     names = [name]
     if weights is not None:
         names += _write_model(directory, engine, weights, tokenizer)
@@ -53,7 +62,7 @@ def write_rank(directory: Path, engine: TrainingEngine, state: dict[str, Any], t
 
 
 def _write_model(directory: Path, engine: TrainingEngine, weights: dict[str, torch.Tensor], tokenizer: Path) -> list[str]:
-    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(directory / "model.safetensors", weights, {"format": "pt"})
     config = engine.model.config.to_dict() | {"architectures": ["DebertaV2ForMaskedLM"], "dtype": _dtype_name(weights)}
     (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     present = [file for file in TOKENIZER_FILES if (tokenizer / file).is_file()]

@@ -12,6 +12,7 @@ import sys
 import time
 
 GRACE_SECONDS = 20.0
+COMMAND = [sys.executable, "-m", "jadeberta"]
 
 
 def free_port() -> int:
@@ -36,7 +37,7 @@ def rank_environment(rank: int, ranks: int, port: int, cores: int) -> dict[str, 
 def launch(ranks: int, arguments: list[str]) -> int:
     """Runs `jadeberta ARGUMENTS` as some ranks and waits; the status of the first rank that ended badly, else 0."""
     port, cores = free_port(), len(os.sched_getaffinity(0))
-    command = [sys.executable, "-m", "jadeberta", *arguments]
+    command = [*COMMAND, *arguments]
     processes = [subprocess.Popen(command, env={**os.environ, **rank_environment(r, ranks, port, cores)}) for r in range(ranks)]
 
     def forward(number: int, frame: object) -> None:
@@ -47,8 +48,8 @@ def launch(ranks: int, arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, forward)
     status, deadline = 0, None
-    while any(process.poll() is None for process in processes):
-        failed = [p.returncode for p in processes if p.returncode not in (None, 0)]
+    while None in (statuses := [process.poll() for process in processes]):
+        failed = [s for s in statuses if s not in (None, 0)]
         if failed and deadline is None:
             # The others hang in a collective that will never end.
             status, deadline = failed[0], time.monotonic() + GRACE_SECONDS
@@ -56,7 +57,7 @@ def launch(ranks: int, arguments: list[str]) -> int:
         elif deadline is not None and time.monotonic() > deadline:
             forward(signal.SIGKILL, None)
         time.sleep(0.1)
-    status = status or next((p.returncode for p in processes if p.returncode), 0)
+    status = status or next((s for s in statuses if s), 0)
     return 128 - status if status < 0 else status
 
 

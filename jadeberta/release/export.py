@@ -13,9 +13,8 @@ from typing import Any
 import torch
 import transformers
 from safetensors import safe_open
-from safetensors.torch import save_file
 
-from jadeberta.checkpoint.content import TOKENIZER_FILES, read_state
+from jadeberta.checkpoint.content import TOKENIZER_FILES, read_state, save_tensors
 from jadeberta.checkpoint.manifest import verify
 from jadeberta.errors import CheckpointError
 from jadeberta.evaluation.mlm import resolve_checkpoint
@@ -49,7 +48,7 @@ def export(checkpoint: Path, out: Path, dtype: torch.dtype = torch.float32, eval
     temporary.mkdir(parents=True)
     try:
         weights = {name: tensor.to(dtype).contiguous() for name, tensor in master_weights(checkpoint).items()}
-        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+        save_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
         config |= {"dtype": str(dtype).removeprefix("torch.")}
         (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

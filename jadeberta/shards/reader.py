@@ -86,7 +86,7 @@ class ShardReader:
             problem = f"reading at byte {offset} failed ({e.strerror})"
             raise ShardError(f"{self._files[file]}: {problem}. Check the disk, then verify.") from e
         if read != row.nbytes:
-            raise ShardError(f"{self._files[file]}: ends at byte {offset + read}, more was expected. Restore it, then verify.")
+            raise ShardError(f"{self._files[file]}: ends before byte {offset + row.nbytes}. Restore it, then verify.")
 
     def _descriptor(self, file: int) -> int:
         if file in self._descriptors:

@@ -47,6 +47,6 @@ class Mecab(Segmenter):
             parsed: str = self._tagger.parse(line)
             return parsed
         except UnicodeDecodeError as e:
-            # JumanDIC 1.0.0 holds six entries that end inside a character (of で, ま and こと before a kana), and where one of them is
-            # chosen, as in でっち奉公, the character is cut in two words: joined again it is whole.
+            # JumanDIC 1.0.0 holds six entries that end inside a character (で, ま or こと and half a kana). Where one of them is
+            # chosen, as in でっち奉公, the character is cut into two words: joined again it is whole.
             return CUT_CHARACTER.sub(b"", e.object).decode()

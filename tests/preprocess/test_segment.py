@@ -44,13 +44,14 @@ def configure(segmenter: SegmenterConfig) -> PreprocessConfig:
 
 
 def put_documents(out: Path, corpus: str, parts: list[list[str]]) -> None:
-    """What the extract stage leaves: parts of documents and the marker that lists them."""
+    """What the extract stage leaves: parts of documents, the marker that lists them, and the list of the corpus's markers."""
     folder = out / "work" / "documents" / corpus
     names = [f"piece-{n:05d}.jsonl.zst" for n in range(len(parts))]
     for name, texts in zip(names, parts, strict=True):
         rows = ({"id": f"{corpus}-{name[6:11]}-{n}", "source": corpus, "title": "", "text": text} for n, text in enumerate(texts))
         write_jsonl_zst(folder / name, rows)
     write_json(folder / "piece.json", {"parts": [{"file": name} for name in names]})
+    write_json(folder.with_name(f"{corpus}.complete.json"), {"pieces": ["piece"]})
 
 
 @pytest.fixture
@@ -157,6 +158,13 @@ def test_missing_documents_and_missing_words_name_the_stage_to_run(out, tmp_path
         list_words(out, "ja")
     with pytest.raises(ConfigError, match="no words"):
         read_segmenter(out)
+
+
+def test_documents_of_an_extraction_that_did_not_end_are_refused(out):
+    (out / "work/documents/web.complete.json").unlink()
+    with pytest.raises(ConfigError, match=r"the documents of 'web' are not all extracted\. Run 'python -m preprocess extract'"):
+        segment(configure(MECAB), out, Comm())
+    assert not list(out.glob("work/words/*/*"))
 
 
 def test_description_of_the_engine_is_read_back_unless_words_are_mixed(out):

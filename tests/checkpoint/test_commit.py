@@ -1,0 +1,159 @@
+"""A checkpoint is whole or it is not there, and one that was touched is found out."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from jadeberta.checkpoint.commit import commit, prunable, prune
+from jadeberta.checkpoint.manifest import choose, list_checkpoints, verify
+from jadeberta.errors import CheckpointError, NothingToResume
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_rank(tmp_path_factory):
+    store = dist.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+FILES = {"model.safetensors": b"weights" * 100, "config.json": b"{}", "state.json": b'{"step": 1}', "optimizer-00001-of-00001.safetensors": b"m"}
+
+
+def write(directory: Path) -> list[str]:
+    for name, content in FILES.items():
+        (directory / name).write_bytes(content)
+    return list(FILES)
+
+
+def test_a_committed_checkpoint_verifies_and_leaves_nothing_temporary(tmp_path) -> None:
+    final = commit(tmp_path, 1000, write)
+    assert final.name == "step-00001000" and verify(final) == []
+    assert sorted(p.name for p in final.iterdir()) == sorted([*FILES, "manifest.json"])
+    assert [p.name for p in tmp_path.iterdir()] == [final.name]
+    manifest = json.loads((final / "manifest.json").read_text())
+    assert manifest["files"]["model.safetensors"]["bytes"] == 700
+
+
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "delete", "rename", "append"])
+def test_every_damage_to_every_file_is_found_and_named(tmp_path, name, damage) -> None:
+    final = commit(tmp_path, 1, write)
+    path = final / name
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "append":
+        path.write_bytes(bytes(content) + b"x")
+    elif damage == "delete":
+        path.unlink()
+    else:
+        path.rename(final / f"{name}.old")
+    faults = verify(final)
+    assert faults and name in faults[0]
+
+
+def test_a_flipped_bit_anywhere_in_the_manifest_is_found_or_changes_nothing_that_is_read(tmp_path) -> None:
+    final = commit(tmp_path, 1, write)
+    path = final / "manifest.json"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        for bit in (0, 3, 5):
+            changed = bytearray(whole)
+            changed[place] ^= 1 << bit
+            path.write_bytes(changed)
+            try:
+                harmless = json.loads(changed.decode()) == json.loads(whole)
+            except ValueError:
+                harmless = False
+            assert harmless or verify(final), (place, bit)
+
+
+def test_a_checkpoint_renamed_to_another_step_is_found(tmp_path) -> None:
+    commit(tmp_path, 1, write).rename(tmp_path / "step-00000002")
+    assert "renamed" in verify(tmp_path / "step-00000002")[0]
+
+
+def test_a_failed_write_leaves_the_old_checkpoints_and_nothing_else(tmp_path) -> None:
+    commit(tmp_path, 1, write)
+
+    def fail(directory: Path) -> list[str]:
+        (directory / "model.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(directory / "model.safetensors"))
+
+    with pytest.raises(CheckpointError, match="rank 0.*No space left"):
+        commit(tmp_path, 2, fail)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_leftovers_of_a_killed_save_are_no_checkpoint_and_vanish_with_the_next(tmp_path) -> None:
+    left = tmp_path / "step-00000005.tmp"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    assert list_checkpoints(tmp_path) == []
+    commit(tmp_path, 5, write)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000005"]
+
+
+def test_an_untrusted_checkpoint_of_the_same_step_is_replaced(tmp_path) -> None:
+    final = commit(tmp_path, 5, write)
+    (final / "config.json").unlink()
+    assert verify(commit(tmp_path, 5, write)) == []
+
+
+def test_the_newest_that_verifies_is_chosen_and_the_damaged_one_is_reported(tmp_path) -> None:
+    for step in (1, 2, 3):
+        commit(tmp_path, step, write)
+    (tmp_path / "step-00000003/model.safetensors").write_bytes(b"x")
+    said: list[str] = []
+    assert choose(tmp_path, "auto", said.append) == tmp_path / "step-00000002"
+    assert len(said) == 1 and "step-00000003" in said[0] and "model.safetensors" in said[0]
+
+
+def test_nothing_to_resume_is_an_error_where_it_is_required_and_a_start_where_not(tmp_path) -> None:
+    assert choose(tmp_path / "absent", "auto", print) is None
+    with pytest.raises(NothingToResume) as raised:
+        choose(tmp_path, "required", print)
+    assert raised.value.exit_status == 3
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_never_starts_at_step_0_by_itself(tmp_path) -> None:
+    (commit(tmp_path, 1, write) / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="none of its 1 checkpoints"):
+        choose(tmp_path, "auto", print)
+    with pytest.raises(NothingToResume):
+        choose(tmp_path, "required", print)
+
+
+def test_a_fresh_start_over_existing_checkpoints_is_refused(tmp_path) -> None:
+    commit(tmp_path, 1, write)
+    with pytest.raises(CheckpointError, match="--resume never"):
+        choose(tmp_path, "never", print)
+
+
+def test_pruning_keeps_the_newest_and_those_kept_for_good(tmp_path) -> None:
+    for step in range(1, 9):
+        commit(tmp_path, step, write)
+    before = list_checkpoints(tmp_path)
+    assert prunable(before, 0, 0) == []
+    removed = prune(tmp_path, keep_last=2, keep_every=3)
+    assert [int(p.name[-1]) for p in removed] == [1, 2, 4, 5]
+    assert [int(p.name[-1]) for p in list_checkpoints(tmp_path)] == [3, 6, 7, 8]
+    assert all(verify(p) == [] for p in list_checkpoints(tmp_path))
+    assert len(os.listdir(tmp_path)) == 4
+
+
+def test_a_directory_that_cannot_be_made_is_an_error_in_one_sentence(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="not written"):
+        commit(tmp_path / "file" / "checkpoints", 1, write)
+    shutil.rmtree(tmp_path / "file", ignore_errors=True)
