@@ -56,10 +56,15 @@ def _pretrain(arguments: list[str]) -> int:
     from jadeberta.config import add_recipe_arguments, known_keys, recipe_from_arguments
 
     parser = jsonargparse.ArgumentParser(
-        prog="jadeberta pretrain", exit_on_error=False, allow_abbrev=False, description="Trains to training.max_steps; resumes from the run's newest checkpoint."
+        prog="jadeberta pretrain",
+        exit_on_error=False,
+        allow_abbrev=False,
+        description="Trains to training.max_steps; resumes from the run's newest checkpoint.",
     )
     add_recipe_arguments(parser)
-    parser.add_argument("--resume", choices=["auto", "required", "never"], default="auto", help="what to do about earlier checkpoints")
+    parser.add_argument(
+        "--resume", choices=["auto", "required", "never"], default="auto", help="what to do about earlier checkpoints"
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything, say what the run would be, start nothing")
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # the DeepSpeed launcher adds it
     recipe_file = _recipe_file(arguments)

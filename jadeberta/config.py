@@ -191,9 +191,9 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
 
 def known_keys() -> list[str]:
     """Every key of a recipe, dotted."""
-    names = []
+    names: list[str] = []
     for section in fields(Recipe):
-        inner = fields(section.default_factory) if is_dataclass(section.default_factory) else ()  # type: ignore[arg-type]
+        inner: tuple = fields(section.default_factory) if is_dataclass(section.default_factory) else ()  # type: ignore[arg-type]
         names += [f"{section.name}.{f.name}" for f in inner] or [section.name]
     return names
 
@@ -209,7 +209,9 @@ def validate(recipe: Recipe) -> None:
     if training.lr <= 0:
         raise ConfigError(f"training.lr is {training.lr}; it must be above 0.")
     if not 0 <= training.warmup_steps <= training.max_steps:
-        raise ConfigError(f"training.warmup_steps {training.warmup_steps} must lie within training.max_steps {training.max_steps}.")
+        raise ConfigError(
+            f"training.warmup_steps {training.warmup_steps} must lie within training.max_steps {training.max_steps}."
+        )
     if training.global_batch_size % training.micro_batch_size:
         fits = [n for n in range(1, training.global_batch_size + 1) if training.global_batch_size % n == 0]
         near = sorted(fits, key=lambda n: abs(n - training.micro_batch_size))[:4]
@@ -229,12 +231,18 @@ def validate(recipe: Recipe) -> None:
     if not set(model.pos_att_type) <= {"c2p", "p2c"}:
         raise ConfigError(f"model.pos_att_type is {model.pos_att_type}; it may hold c2p and p2c.")
     if model.attention == "fused":
-        raise ConfigError("model.attention 'fused' is not available in this version; choose 'sdpa' (the same function) or 'eager'.")
+        raise ConfigError(
+            "model.attention 'fused' is not available in this version; choose 'sdpa' (the same function) or 'eager'."
+        )
     if model.attention == "eager" and recipe.data.packing == "documents":
-        raise ConfigError("data.packing 'documents' needs model.attention 'sdpa': Hugging Face's own module cannot keep documents apart.")
+        raise ConfigError(
+            "data.packing 'documents' needs model.attention 'sdpa': Hugging Face's own module cannot keep documents apart."
+        )
     pieces = recipe.preprocess.get("vocab_size", model.vocab_size)
     if pieces != model.vocab_size:
-        raise ConfigError(f"model.vocab_size {model.vocab_size} differs from preprocess.vocab_size {pieces}; they must be the same.")
+        raise ConfigError(
+            f"model.vocab_size {model.vocab_size} differs from preprocess.vocab_size {pieces}; they must be the same."
+        )
     if any(n < 0 for n in recipe.data.repeats.values()):
         raise ConfigError(f"data.repeats holds a negative number: {recipe.data.repeats}.")
 

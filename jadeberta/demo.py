@@ -63,7 +63,10 @@ def main() -> None:
         print(f"\ndemo: {e}", file=sys.stderr)
         sys.exit(e.exit_status)
     except subprocess.CalledProcessError as e:
-        print(f"\ndemo: '{' '.join(map(str, e.cmd))}' ended with status {e.returncode}; what it printed above says why.", file=sys.stderr)
+        print(
+            f"\ndemo: '{' '.join(map(str, e.cmd))}' ended with status {e.returncode}; what it printed above says why.",
+            file=sys.stderr,
+        )
         sys.exit(1)
     print_summary(time.monotonic() - began)
 
@@ -165,7 +168,10 @@ def fill_masks() -> None:
     """Fills masks with the release, in a process that knows nothing of this project."""
     print("== filling masks with transformers alone", flush=True)
     masked, answer = heldout_sentence()
-    sentences = {masked: f"held out; the word was {answer}", "京都 大学 で 自然 言語 処理 を [MASK] する 。": "the published card's sentence"}
+    sentences = {
+        masked: f"held out; the word was {answer}",
+        "京都 大学 で 自然 言語 処理 を [MASK] する 。": "the published card's sentence",
+    }
     command = [sys.executable, "-c", FILL_MASK, str(RELEASE), *sentences]
     output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=BASE.resolve().parent).stdout
     for (sentence, remark), line in zip(sentences.items(), output.splitlines(), strict=True):

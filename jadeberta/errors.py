@@ -53,8 +53,12 @@ def explain_recipe_error(message: str, recipe: Path | None, known_keys: Iterable
         known_keys: every key that a recipe may have, dotted.
     """
     text = " ".join(message.split()).rstrip(".")
+    text = re.sub(r"Expected a (?:<class '(\w+)'>|typing\.(\w+))", r"Expected \1\2", text)
+    if text.startswith("Unexpected config"):
+        text = "not a recipe: no sections such as 'preprocess:' with keys under them"
+    of_command_line = "unrecognized arguments" in text
     unknown = (
-        re.search(r"Group '(?P<group>[\w.]+)' does not accept option '(?P<key>[\w.-]+)'", text)
+        re.search(r"Group '(?P<group>[\w.-]+)' does not accept option '(?P<key>[\w.-]+)'", text)
         or re.search(r"Option '(?P<key>[\w.-]+)' is not accepted", text)
         or re.search(r"unrecognized arguments: --(?P<key>[\w.-]+)", text)
     )
@@ -63,10 +67,10 @@ def explain_recipe_error(message: str, recipe: Path | None, known_keys: Iterable
         near = difflib.get_close_matches(key, list(known_keys), n=1)
         text = f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else ".")
     else:
-        wrong = re.search(r'Parser key "(?P<key>[\w.]+)":? ?(?P<reason>.*)', text)
+        wrong = re.search(r'Parser key "(?P<key>[\w.-]+)":? ?(?P<reason>.*)', text)
         key = wrong["key"] if wrong else ""
         text = f"{key}: {wrong['reason']}." if wrong else f"{text}."
-    where = f"{recipe}" if recipe is not None else "command line"
+    where = f"{recipe}" if recipe is not None and not of_command_line else "command line"
     line = _line_of_key(recipe, key) if recipe is not None and key else None
     return f"{where}{f', line {line}' if line else ''}: {text} recipes/large.yaml explains every key."
 

@@ -73,14 +73,29 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
     word_starts = read_word_starts(str(shards.directory / "tokenizer" / "spm.model")) if recipe.training.whole_word_mask else None
     masker = Masker(recipe.training.seed, recipe.model.vocab_size, recipe.training.mask_probability, word_starts)
     dataset = StepDataset(
-        shards, order, masker, recipe.training.micro_batch_size, process.rank, process.world_size, recipe.data.packing == "documents"
+        shards,
+        order,
+        masker,
+        recipe.training.micro_batch_size,
+        process.rank,
+        process.world_size,
+        recipe.data.packing == "documents",
     )
     batches = iterate_steps(dataset, state["step"], recipe.training.max_steps, recipe.data.workers, recipe.data.prefetch)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     tokens = state["tokens"]
     if state["step"] < recipe.training.max_steps:
         tokens = train(
-            recipe, engine, batches, checkpointer, metrics, progress, first_step=state["step"], tokens=tokens, life=life, device_name=name
+            recipe,
+            engine,
+            batches,
+            checkpointer,
+            metrics,
+            progress,
+            first_step=state["step"],
+            tokens=tokens,
+            life=life,
+            device_name=name,
         )
     if process.is_root:
         assert ledger is not None and metrics is not None
@@ -96,7 +111,9 @@ def effective_repeats(recipe: Recipe, shards: ShardReader) -> dict[str, int]:
     """Per corpus the repeats of the recipe, else of the index. Raises ConfigError for a corpus that is not there."""
     repeats = {name: corpus.repeats for name, corpus in shards.index.corpora.items()}
     if unknown := sorted(recipe.data.repeats.keys() - repeats.keys()):
-        raise ConfigError(f"data.repeats names '{unknown[0]}', which {shards.directory} does not hold; it holds {', '.join(repeats)}.")
+        raise ConfigError(
+            f"data.repeats names '{unknown[0]}', which {shards.directory} does not hold; it holds {', '.join(repeats)}."
+        )
     return repeats | recipe.data.repeats
 
 
@@ -117,7 +134,10 @@ def check_against_shards(recipe: Recipe, shards: ShardReader) -> None:
 def describe(recipe: Recipe, process: Process, shards: ShardReader, order: SampleOrder, accumulation: int) -> str:
     """The run in a few lines."""
     training = recipe.training
-    corpora = ", ".join(f"{name} {len(rows):,} x{repeats}" for (name, rows), (_, _, repeats) in zip(shards.corpora.items(), order.corpora))
+    corpora = ", ".join(
+        f"{name} {len(rows):,} x{repeats}"
+        for (name, rows), (_, _, repeats) in zip(shards.corpora.items(), order.corpora, strict=True)
+    )
     epochs = training.max_steps * training.global_batch_size / order.epoch_size
     return (
         f"{process.world_size} ranks ({process.launcher}) x micro-batch {training.micro_batch_size} x accumulation {accumulation} "
@@ -130,5 +150,3 @@ def describe(recipe: Recipe, process: Process, shards: ShardReader, order: Sampl
 
 def _missing(key: str) -> str:
     raise ConfigError(f"{key} is not set; give it in the recipe or as --{key}.")
-
-

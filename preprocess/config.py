@@ -86,8 +86,12 @@ def load_config(recipe: Path | None, overrides: tuple[str, ...] = (), corpora: P
     try:
         arguments = parser.parse_args([*(["--config", str(recipe)] if recipe else []), *overrides])
         config = parser.instantiate(arguments).preprocess or PreprocessConfig()
-    except (jsonargparse.ArgumentError, yaml.YAMLError) as e:
-        raise ConfigError(explain_recipe_error(str(e), recipe, _known_keys())) from e
+    except (jsonargparse.ArgumentError, yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ConfigError(_corpus_fault(recipe) or explain_recipe_error(str(e), recipe, _known_keys())) from e
+    except TypeError as e:
+        where = recipe or "command line"
+        raise ConfigError(f"{where}: a section under preprocess has no keys; give it some or leave it out.") from e
+    config.corpora = {str(name): corpus for name, corpus in (config.corpora or {}).items()}
     if corpora is not None:
         config.corpora = _found_corpora(corpora, config.corpora)
     _validate(config)
@@ -105,7 +109,30 @@ def _found_corpora(folder: Path, named: dict[str, CorpusConfig]) -> dict[str, Co
     return found
 
 
+def _corpus_fault(recipe: Path | None) -> str:
+    """What is wrong with a corpus of the recipe; of a dictionary of them the parser names neither the corpus nor its key."""
+    try:
+        corpora = yaml.safe_load(recipe.read_text(encoding="utf-8"))["preprocess"]["corpora"].items() if recipe else ()
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError):
+        return ""
+    for name, corpus in corpora:
+        key = f"preprocess.corpora.{name}"
+        parser = jsonargparse.ArgumentParser(exit_on_error=False)
+        # Not under its own name: the parser would turn a hyphen in it into an underscore.
+        parser.add_class_arguments(CorpusConfig, "corpus")
+        try:
+            parser.parse_object({"corpus": corpus})
+        except jsonargparse.ArgumentError as e:
+            known = [f"{key}.{f.name}" for f in fields(CorpusConfig)]
+            return explain_recipe_error(str(e).replace("corpus", key), recipe, known)
+    return ""
+
+
 def _validate(config: PreprocessConfig) -> None:
+    sections: dict[str, Any] = {"": config, "segmenter.": config.segmenter}
+    for section, values in (sections | {f"corpora.{name}.": corpus for name, corpus in config.corpora.items()}).items():
+        if empty := [f.name for f in fields(values) if getattr(values, f.name) is None]:
+            raise ConfigError(f"preprocess.{section}{empty[0]} has no value; give it one or leave the line out.")
     if not config.corpora:
         raise ConfigError(
             "preprocess.corpora names no corpus; name them in the recipe or give --corpora FOLDER (make: CORPORA=folder)."

@@ -128,6 +128,12 @@ def _write_index(out: Path, index: ShardIndex) -> None:
 def heldout_ids(out: Path, corpus: str, wanted: int) -> frozenset[str]:
     """Ids of the documents kept out of training: those with the smallest hash, at most a tenth of the corpus."""
     markers = read_markers(out, corpus)
+    made = min((marker["settings"]["heldout_documents"] for marker in markers), default=wanted)
+    if made < wanted:
+        raise ConfigError(
+            f"{out}: '{corpus}' was extracted with heldout_documents={made} but this run has {wanted}. "
+            f"Run all stages with another --out, or delete {out / 'work'} first."
+        )
     documents = sum(marker["counts"]["documents"] for marker in markers)
     limit = min(wanted, documents // HELDOUT_SHARE)
     if limit < wanted:

@@ -21,7 +21,9 @@ LAUNCHERS = ["local", "mpi", "torchrun", "deepspeed"]
 
 def jadeberta(*arguments: object, **env: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "jadeberta", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | env, timeout=300)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"} | env, timeout=300
+    )
 
 
 def make_tokenizer(directory: Path) -> str:
@@ -45,7 +47,9 @@ def finished(tmp_path_factory) -> Path:
     index = json.loads((shards / "index.json").read_text())
     index["tokenizer_sha256"] = make_tokenizer(shards / "tokenizer")
     (shards / "index.json").write_text(json.dumps(index))
-    recipe = make_recipe(folder / "recipe.yaml", shards, folder / "run", training={"precision": "bf16"}, logging={"tensorboard": True})
+    recipe = make_recipe(
+        folder / "recipe.yaml", shards, folder / "run", training={"precision": "bf16"}, logging={"tensorboard": True}
+    )
     run_ranks(2, "pretrain", "--config", str(recipe), log=folder / "log")
     return folder
 
@@ -62,7 +66,9 @@ def test_a_checkpoint_directory_itself_loads_with_auto_classes(finished) -> None
 @pytest.mark.slow
 def test_the_release_gives_the_checkpoints_logits_and_a_filled_card(finished, tmp_path) -> None:
     evaluation = tmp_path / "evaluation.json"
-    result = jadeberta("evaluate", "mlm", "--checkpoint", finished / "run", "--shards", finished / "shards", "--output", evaluation)
+    result = jadeberta(
+        "evaluate", "mlm", "--checkpoint", finished / "run", "--shards", finished / "shards", "--output", evaluation
+    )
     assert result.returncode == 0, result.stderr
     figures = json.loads(result.stdout)
     assert set(figures["corpora"]) == {"wikipedia", "cc100"}
@@ -85,7 +91,13 @@ def test_the_release_gives_the_checkpoints_logits_and_a_filled_card(finished, tm
         torch.testing.assert_close(released(input_ids=ids).logits, load(out).eval()(ids).logits, rtol=1e-4, atol=1e-5)
     assert all((out / name).is_file() for name in TOKENIZER_FILES)
     card = (out / "README.md").read_text(encoding="utf-8")
-    for text in ("0.001", "2 ranks" if "2 ranks" in card else "2, ZeRO 1", f"{figures['accuracy']:.4f}", "| wikipedia | 20 |", "deepspeed 0.19.8"):
+    for text in (
+        "0.001",
+        "2 ranks" if "2 ranks" in card else "2, ZeRO 1",
+        f"{figures['accuracy']:.4f}",
+        "| wikipedia | 20 |",
+        "deepspeed 0.19.8",
+    ):
         assert text in card
     assert "None" not in card and "unknown" not in card
     assert (out / "model.safetensors").stat().st_mode & 0o044 == 0o044, "a release must be readable by others"
@@ -136,7 +148,10 @@ def small(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "options,message",
     [
-        (["--training.global_batch_size", "2304", "--training.micro_batch_size", "7"], "2304 is not divisible by training.micro_batch_size 7"),
+        (
+            ["--training.global_batch_size", "2304", "--training.micro_batch_size", "7"],
+            "2304 is not divisible by training.micro_batch_size 7",
+        ),
         (["--model.vocab_size", "65"], "model.vocab_size is 65 but .*index.json was made with a tokenizer of 64 pieces"),
         (["--data.repeats.oscar", "2"], "data.repeats names 'oscar'.*it holds wikipedia"),
         (["--data.shards", "/nowhere"], "/nowhere/index.json: cannot be read"),
@@ -162,7 +177,11 @@ def test_a_contradictory_recipe_is_refused_in_one_sentence_and_leaves_nothing(sm
 def test_a_world_size_that_does_not_divide_is_refused_with_the_sizes_that_fit(small, tmp_path) -> None:
     env = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "5", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     result = jadeberta("pretrain", "--config", small / "recipe.yaml", "--run.dir", tmp_path / "run", **env)
-    assert result.returncode == 2 and "12 does not divide over 5 ranks" in result.stderr and "World sizes that fit: 1, 2, 3, 4, 6, 12" in result.stderr
+    assert (
+        result.returncode == 2
+        and "12 does not divide over 5 ranks" in result.stderr
+        and "World sizes that fit: 1, 2, 3, 4, 6, 12" in result.stderr
+    )
 
 
 def test_a_dry_run_says_what_would_be_and_writes_nothing(small, tmp_path) -> None:

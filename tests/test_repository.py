@@ -24,7 +24,9 @@ def test_links_of_a_page_lead_to_files(page) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_files_and_targets_that_a_page_names_exist(page) -> None:
     text = page.read_text(encoding="utf-8")
-    named = re.findall(r"\b((?:launch|slurm|recipes|ds_configs|jadeberta|preprocess|bench|tests|docs)/[\w./-]+\.(?:sh|yaml|json|py|md))\b", text)
+    named = re.findall(
+        r"\b((?:launch|slurm|recipes|ds_configs|jadeberta|preprocess|bench|tests|docs)/[\w./-]+\.(?:sh|yaml|json|py|md))\b", text
+    )
     assert [name for name in named if not (ROOT / name).exists()] == []
     targets = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     assert set(re.findall(r"(?m)(?:`|^)make ([a-z]+)", text)) <= targets
@@ -59,7 +61,9 @@ def test_imports_go_one_way() -> None:
     for layer, name in enumerate(LAYERS):
         files = [ROOT / "jadeberta" / f"{name}.py"] if name == "config" else sorted((ROOT / "jadeberta" / name).rglob("*.py"))
         later = {f"jadeberta.{other}" for other in LAYERS[layer + 1 :]}
-        wrong += [f"{f.relative_to(ROOT)} -> {m}" for f in files for m in imported_modules(f) if ".".join(m.split(".")[:2]) in later]
+        wrong += [
+            f"{f.relative_to(ROOT)} -> {m}" for f in files for m in imported_modules(f) if ".".join(m.split(".")[:2]) in later
+        ]
     assert wrong == []
 
 

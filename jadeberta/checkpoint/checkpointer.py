@@ -30,7 +30,12 @@ FREE_KEYS = {
 
 def binding_settings(recipe: Recipe, repeats: dict[str, int]) -> dict[str, Any]:
     """The settings that a checkpoint belongs to, by their full key."""
-    values = {f"{section}.{k}": v for section, free in FREE_KEYS.items() for k, v in asdict(getattr(recipe, section)).items() if k not in free}
+    values = {
+        f"{section}.{k}": v
+        for section, free in FREE_KEYS.items()
+        for k, v in asdict(getattr(recipe, section)).items()
+        if k not in free
+    }
     return values | {"data.packing": recipe.data.packing} | {f"data.repeats.{name}": n for name, n in repeats.items()}
 
 
@@ -45,14 +50,22 @@ def refuse_foreign(directory: Path, state: dict[str, Any], expected: dict[str, A
     before, now = state["settings"], expected["settings"]
     differ = [f"{k} {before.get(k)} -> {now.get(k)}" for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
     if differ:
-        raise CheckpointError(f"{directory}: made with another recipe ({'; '.join(differ)}). Set them back, or choose another run.dir.")
+        raise CheckpointError(
+            f"{directory}: made with another recipe ({'; '.join(differ)}). Set them back, or choose another run.dir."
+        )
 
 
 class Checkpointer:
     """Writes the checkpoints of one run and finds the one to go on from."""
 
     def __init__(
-        self, recipe: Recipe, engine: TrainingEngine, shards: ShardReader, repeats: dict[str, int], ledger: Ledger | None, progress: Progress
+        self,
+        recipe: Recipe,
+        engine: TrainingEngine,
+        shards: ShardReader,
+        repeats: dict[str, int],
+        ledger: Ledger | None,
+        progress: Progress,
     ) -> None:
         self.recipe, self.engine, self.shards, self.ledger, self.progress = recipe, engine, shards, ledger, progress
         self.root = Path(recipe.run.dir) / "checkpoints"
@@ -124,7 +137,9 @@ class Checkpointer:
 
     @property
     def _epoch_size(self) -> int:
-        repeats = {k.removeprefix("data.repeats."): v for k, v in self.expected["settings"].items() if k.startswith("data.repeats.")}
+        repeats = {
+            k.removeprefix("data.repeats."): v for k, v in self.expected["settings"].items() if k.startswith("data.repeats.")
+        }
         return sum(len(rows) * repeats[name] for name, rows in self.shards.corpora.items())
 
     def _report(self, line: str) -> None:

@@ -12,7 +12,9 @@ from jadeberta.errors import CheckpointError
 def main(arguments: list[str]) -> int:
     """Status 1 where `verify` finds a checkpoint that cannot be trusted."""
     parser = argparse.ArgumentParser(prog="jadeberta checkpoint", description="What is on disk and whether it can be trusted.")
-    parser.add_argument("action", choices=["list", "verify", "prune"], help="verify reads every byte; prune removes by the two rules below")
+    parser.add_argument(
+        "action", choices=["list", "verify", "prune"], help="verify reads every byte; prune removes by the two rules below"
+    )
     parser.add_argument("run", type=Path, help="run directory, its checkpoints directory, or one checkpoint (verify)")
     parser.add_argument("--keep-last", type=int, default=3, help="prune: newest checkpoints to keep")
     parser.add_argument("--keep-every", type=int, default=0, help="prune: keep multiples of this step for good")

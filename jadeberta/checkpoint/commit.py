@@ -46,7 +46,7 @@ def commit(root: Path, step: int, write: Callable[[Path], list[str]], group: "di
         sync_directory(temporary)
         if final.exists():  # one that could not be trusted, or the run would have resumed behind it
             shutil.rmtree(final)
-        os.rename(temporary, final)
+        temporary.rename(final)
         sync_directory(root)
         return {}
 
@@ -117,6 +117,6 @@ def prune(root: Path, keep_last: int, keep_every: int) -> list[Path]:
     removed = prunable(list_checkpoints(root), keep_last, keep_every)
     for directory in removed:
         doomed = directory.with_name(directory.name + ".deleted")
-        os.rename(directory, doomed)
+        directory.rename(doomed)
         shutil.rmtree(doomed)
     return removed

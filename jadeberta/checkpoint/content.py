@@ -98,7 +98,9 @@ def restore(directory: Path, engine: TrainingEngine) -> None:
             if place is None:
                 continue
             if tuple(place["shape"]) != fragment.shape:
-                raise CheckpointError(f"{directory}: {fragment.name} is {place['shape']} there and {list(fragment.shape)} in the model.")
+                raise CheckpointError(
+                    f"{directory}: {fragment.name} is {place['shape']} there and {list(fragment.shape)} in the model."
+                )
             size = file.get_slice(f"master.{fragment.name}").get_shape()[0]
             low, high = max(fragment.start, place["start"]), min(end, place["start"] + size)
             if low >= high:
@@ -108,7 +110,9 @@ def restore(directory: Path, engine: TrainingEngine) -> None:
                 tensor[low - fragment.start : high - fragment.start].copy_(piece)
             covered += high - low
         if covered != fragment.master.numel():
-            raise CheckpointError(f"{directory}: its optimizer files hold {covered} of {fragment.master.numel()} elements of {fragment.name}.")
+            raise CheckpointError(
+                f"{directory}: its optimizer files hold {covered} of {fragment.master.numel()} elements of {fragment.name}."
+            )
     set_adam_step(engine.engine, read_state(directory)["adam_step"])
 
 

@@ -60,12 +60,14 @@ def _process(launcher: str, env: Mapping[str, str], rank: str, local_rank: str, 
         raise ConfigError(f"{launcher} set {seen}; these must be whole numbers.") from e
     if not 0 <= numbers[0] < numbers[2]:
         raise ConfigError(f"{launcher} set {rank}={numbers[0]} with {size}={numbers[2]}; the rank must lie below the size.")
-    return Process(launcher, *numbers, *address)
+    return Process(launcher, numbers[0], numbers[1], numbers[2], *address)
 
 
 def _address(env: Mapping[str, str], launcher: str) -> tuple[str, int]:
     if "MASTER_ADDR" not in env:
-        raise ConfigError(f"{launcher} started this process but MASTER_ADDR is not set; the scripts in launch/ and slurm/ set it.")
+        raise ConfigError(
+            f"{launcher} started this process but MASTER_ADDR is not set; the scripts in launch/ and slurm/ set it."
+        )
     return env["MASTER_ADDR"], int(env.get("MASTER_PORT", DEFAULT_PORT))
 
 

@@ -44,7 +44,9 @@ class Masker:
             chosen = may_mask & self._choose_words(ids, may_mask, epochs, samples)
         labels = np.where(chosen, ids, IGNORED)
         action = self._uniform(ids.shape, epochs, samples, stream=1)
-        random_ids = SPECIAL_TOKENS + self._bits(ids.shape, epochs, samples, stream=2) % np.uint64(self.vocab_size - SPECIAL_TOKENS)
+        random_ids = SPECIAL_TOKENS + self._bits(ids.shape, epochs, samples, stream=2) % np.uint64(
+            self.vocab_size - SPECIAL_TOKENS
+        )
         ids = np.where(chosen & (action < 0.8), MASK, ids)
         ids = np.where(chosen & (action >= 0.8) & (action < 0.9), random_ids.astype(np.int64), ids)
         return ids, labels

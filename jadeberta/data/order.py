@@ -13,7 +13,7 @@ MASK32 = np.uint64(0xFFFFFFFF)
 
 
 def mix64(x: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser, element by element on uint64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014)."""
+    """splitmix64's finaliser, on uint64 (Steele, Lea and Flood: Fast splittable pseudorandom number generators, 2014)."""
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -43,7 +43,10 @@ def permute(positions: np.ndarray, size: int, key: np.uint64) -> np.ndarray:
     half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     bits, low = np.uint64(half), np.uint64((1 << half) - 1)
     with np.errstate(over="ignore"):
-        keys = [mix64(np.asarray([key + np.uint64(round_ + 1) * np.uint64(0x9E3779B97F4A7C15)]))[0] for round_ in range(FEISTEL_ROUNDS)]
+        keys = [
+            mix64(np.asarray([key + np.uint64(round_ + 1) * np.uint64(0x9E3779B97F4A7C15)]))[0]
+            for round_ in range(FEISTEL_ROUNDS)
+        ]
     out = np.asarray(positions, dtype=np.uint64).ravel().copy()
     walking = np.arange(out.size)
     while walking.size:

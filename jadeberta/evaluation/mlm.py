@@ -38,7 +38,13 @@ def resolve_checkpoint(path: Path) -> Path:
 
 
 def evaluate_mlm(
-    model: DebertaForMaskedLM, shards: ShardReader, *, batch_size: int, mask_probability: float, seed: int = EVALUATION_SEED, limit: int = 0
+    model: DebertaForMaskedLM,
+    shards: ShardReader,
+    *,
+    batch_size: int,
+    mask_probability: float,
+    seed: int = EVALUATION_SEED,
+    limit: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Masked accuracy of a model, per corpus and under "all".
 
@@ -69,7 +75,9 @@ def evaluate_mlm(
             mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
             answers = batch.labels.to(device)
             with torch.inference_mode():
-                logits = model(batch.input_ids.to(device), attention_mask=mask, masked_index=batch.masked_index.to(device)).logits.float()
+                logits = model(
+                    batch.input_ids.to(device), attention_mask=mask, masked_index=batch.masked_index.to(device)
+                ).logits.float()
                 loss = F.cross_entropy(logits, answers, reduction="sum").item()
                 correct = (logits.argmax(-1) == answers).sum().item()
             sums += (correct, loss, len(answers), len(chunk))
@@ -78,7 +86,9 @@ def evaluate_mlm(
             results[name] = _figures(sums, counts)
         totals, every = totals + sums, every + counts
     if not totals[2]:
-        raise ConfigError(f"{shards.directory}: its {shards.split} split holds no token to ask for; it needs preprocess.heldout_documents.")
+        raise ConfigError(
+            f"{shards.directory}: its {shards.split} split holds no token to ask for; it needs preprocess.heldout_documents."
+        )
     return results | {"all": _figures(totals, every)}
 
 
@@ -101,11 +111,17 @@ def _chunks(rows: range, size: int) -> Iterator[np.ndarray]:
 
 def main(arguments: list[str]) -> int:
     """Prints the figures as one JSON object."""
-    parser = argparse.ArgumentParser(prog="jadeberta evaluate", description="Accuracy on masked tokens of held-out documents, as JSON.")
+    parser = argparse.ArgumentParser(
+        prog="jadeberta evaluate", description="Accuracy on masked tokens of held-out documents, as JSON."
+    )
     parser.add_argument("what", choices=["mlm"], help="mlm: masked-token accuracy per corpus and over all")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint, an exported directory, or a run (its newest checkpoint)")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="a checkpoint, an exported directory, or a run (its newest checkpoint)"
+    )
     parser.add_argument("--shards", type=Path, required=True, help="directory with index.json")
-    parser.add_argument("--split", choices=["valid", "train"], default="valid", help="held-out documents (default) or training rows")
+    parser.add_argument(
+        "--split", choices=["valid", "train"], default="valid", help="held-out documents (default) or training rows"
+    )
     parser.add_argument("--attention", choices=["eager", "sdpa", "fused"], default="sdpa")
     parser.add_argument("--batch-size", type=int, default=16, help="rows at once")
     parser.add_argument("--limit", type=int, default=0, help="rows of each corpus; 0 takes all")
@@ -119,14 +135,20 @@ def main(arguments: list[str]) -> int:
     model = load(checkpoint, options.attention)
     if model.config.vocab_size != shards.index.vocab_size:
         raise ConfigError(
-            f"{checkpoint}: a vocabulary of {model.config.vocab_size}, but {shards.index_path} was made with {shards.index.vocab_size} pieces."
+            f"{checkpoint}: a vocabulary of {model.config.vocab_size}, but {shards.index_path} was made with "
+            f"{shards.index.vocab_size} pieces. Name the shards of this model's tokenizer."
         )
     if options.dry_run:
         print(f"would evaluate {checkpoint} on {len(shards)} sequences of {shards.directory} ({options.split})")
         return 0
     model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     figures = evaluate_mlm(
-        model, shards, batch_size=options.batch_size, mask_probability=options.mask_probability, seed=options.seed, limit=options.limit
+        model,
+        shards,
+        batch_size=options.batch_size,
+        mask_probability=options.mask_probability,
+        seed=options.seed,
+        limit=options.limit,
     )
     document: dict[str, Any] = {
         "checkpoint": str(checkpoint),

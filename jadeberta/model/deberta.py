@@ -3,6 +3,8 @@
 Knows the attention backends and packed documents; knows nothing of training.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from transformers import DebertaV2Config, DebertaV2ForMaskedLM
@@ -24,11 +26,14 @@ class DebertaForMaskedLM(DebertaV2ForMaskedLM):
         if attention not in ATTENTION_BACKENDS:
             raise ConfigError(f"model.attention is '{attention}'; it may be {', '.join(ATTENTION_BACKENDS)}.")
         if attention == "fused":
-            raise ConfigError("model.attention 'fused' is not available in this version; choose 'sdpa' (same function) or 'eager'.")
+            raise ConfigError(
+                "model.attention 'fused' is not available in this version; choose 'sdpa' (same function) or 'eager'."
+            )
         super().__init__(config)
         self.attention_backend = attention
         if attention == "sdpa":
-            for layer in self.deberta.encoder.layer:
+            layers: Any = self.deberta.encoder.layer
+            for layer in layers:
                 layer.attention.self.__class__ = SkewedSelfAttention  # same parameters, another forward
 
     def forward(  # type: ignore[override]
@@ -70,12 +75,14 @@ class DebertaForMaskedLM(DebertaV2ForMaskedLM):
             loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten())
         return MaskedLMOutput(loss=loss, logits=logits)
 
-    def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, document_ids: torch.Tensor | None) -> torch.Tensor:
+    def encode(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, document_ids: torch.Tensor | None
+    ) -> torch.Tensor:
         """Hidden states of the last layer, [B, S, hidden_size]; arguments as for `forward`."""
         if document_ids is not None:
             attention_mask = document_ids != 0 if attention_mask is None else attention_mask.bool() & (document_ids != 0)
         allowed = allowed_pairs(attention_mask, document_ids)
-        encoder = self.deberta.encoder
+        encoder: Any = self.deberta.encoder
         embedded = hidden = self.deberta.embeddings(input_ids, mask=attention_mask)
         table = encoder.get_rel_embedding()
         for i, layer in enumerate(encoder.layer):
@@ -98,7 +105,9 @@ def convolve(
     layer: ConvLayer, embedded: torch.Tensor, residual: torch.Tensor, mask: torch.Tensor | None, document_ids: torch.Tensor | None
 ) -> torch.Tensor:
     """Hugging Face's ConvLayer, stopped at document boundaries where there are documents; [B, S, hidden_size]."""
-    out = layer.conv(embedded.transpose(1, 2)) if document_ids is None else _convolve_documents(layer.conv, embedded, document_ids)
+    out = (
+        layer.conv(embedded.transpose(1, 2)) if document_ids is None else _convolve_documents(layer.conv, embedded, document_ids)
+    )
     out = out.transpose(1, 2)
     if mask is not None:
         out = out.masked_fill(~mask.bool().unsqueeze(-1), 0)

@@ -38,11 +38,14 @@ def load(path_or_config: str | Path | DebertaV2Config | dict[str, Any], attentio
         raise CheckpointError(f"{path}: no config.json and model.safetensors there. Name a checkpoint or an exported directory.")
     transformers.utils.logging.disable_progress_bar()
     try:
-        model, report = DebertaForMaskedLM.from_pretrained(str(path), attention=attention, output_loading_info=True)
+        loaded: Any = DebertaForMaskedLM.from_pretrained(str(path), attention=attention, output_loading_info=True)
     except ConfigError:
         raise
     except Exception as e:
-        raise CheckpointError(f"{path}: cannot be loaded ({type(e).__name__}: {e}). Check it with 'jadeberta checkpoint verify'.") from e
+        raise CheckpointError(
+            f"{path}: cannot be loaded ({type(e).__name__}: {e}). Check it with 'jadeberta checkpoint verify'."
+        ) from e
+    model, report = loaded
     if problems := sorted([*report["missing_keys"], *report["unexpected_keys"], *map(str, report["mismatched_keys"])]):
         raise CheckpointError(f"{path}: model.safetensors does not fit config.json: {', '.join(problems[:5])}.")
     return model

@@ -40,8 +40,9 @@ def write_card(
 
 
 def _front_matter() -> str:
-    tags = "tags:\n- deberta\n- deberta-v2\n- fill-mask\n"
-    return f'---\nlanguage: ja\nlibrary_name: transformers\npipeline_tag: fill-mask\n{tags}mask_token: "[MASK]"\nwidget:\n- text: "{CARD_SENTENCE}"\n---\n'
+    tags = "".join(f"- {tag}\n" for tag in ("deberta", "deberta-v2", "fill-mask"))
+    head = f'language: ja\nlibrary_name: transformers\npipeline_tag: fill-mask\ntags:\n{tags}mask_token: "[MASK]"\n'
+    return f'---\n{head}widget:\n- text: "{CARD_SENTENCE}"\n---\n'
 
 
 def _usage(predictions: list[tuple[str, float]], index: ShardIndex | None) -> str:
@@ -79,7 +80,9 @@ def _data(index: ShardIndex | None, recipe: dict[str, Any] | None, state: dict[s
     repeats = {k.removeprefix("data.repeats."): v for k, v in state["settings"].items() if k.startswith("data.repeats.")}
     rows = []
     for name, corpus in index.corpora.items():
-        documents, sequences, tokens = (sum(getattr(s, key) for s in corpus.train) for key in ("documents", "sequences", "tokens"))
+        documents, sequences, tokens = (
+            sum(getattr(s, key) for s in corpus.train) for key in ("documents", "sequences", "tokens")
+        )
         rows.append(f"| {name} | {documents:,} | {sequences:,} | {tokens:,} | {repeats.get(name, corpus.repeats)} |")
     table = "\n".join(rows)
     return f"""## Training data
@@ -104,7 +107,10 @@ def _training(state: dict[str, Any], recipe: dict[str, Any] | None, ledger: list
         ("optimizer", _optimizer(settings)),
         ("weight decay", settings["training.weight_decay"]),
         ("gradient clipping", settings["training.max_grad_norm"]),
-        ("dropout", f"{settings['model.hidden_dropout_prob']} hidden, {settings['model.attention_probs_dropout_prob']} attention"),
+        (
+            "dropout",
+            f"{settings['model.hidden_dropout_prob']} hidden, {settings['model.attention_probs_dropout_prob']} attention",
+        ),
         ("masking", _masking(settings)),
         ("packing", settings["data.packing"]),
         ("precision", state["precision"]),
@@ -116,7 +122,12 @@ def _training(state: dict[str, Any], recipe: dict[str, Any] | None, ledger: list
         lines.insert(6, ("micro-batch size", recipe["training"]["micro_batch_size"]))
     starts = sum(row.get("event") == "start" for row in ledger)
     if starts:
-        lines.append(("process lives", f"{starts}, of which {sum(row.get('event') == 'resume' for row in ledger)} went on from a checkpoint"))
+        lines.append(
+            (
+                "process lives",
+                f"{starts}, of which {sum(row.get('event') == 'resume' for row in ledger)} went on from a checkpoint",
+            )
+        )
     table = "\n".join(f"| {name} | {value} |" for name, value in lines)
     return f"## Training\n\n| | |\n|---|---|\n{table}\n"
 
@@ -135,7 +146,8 @@ def _evaluation(evaluation: dict[str, Any] | None) -> str:
         return ""
     rows = [*evaluation["corpora"].items(), ("all", evaluation["all"])]
     table = "\n".join(
-        f"| {name} | {e['accuracy']:.4f} | {e['loss']:.4f} | {e['unigram_accuracy']:.4f} | {e['masked_tokens']:,} |" for name, e in rows
+        f"| {name} | {e['accuracy']:.4f} | {e['loss']:.4f} | {e['unigram_accuracy']:.4f} | {e['masked_tokens']:,} |"
+        for name, e in rows
     )
     return f"""## Evaluation
 

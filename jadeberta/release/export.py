@@ -25,7 +25,9 @@ LOGIT_TOLERANCE = 2e-4
 """fp32 against fp32 through another order of sums; a lost or swapped weight differs by orders of magnitude more."""
 
 
-def export(checkpoint: Path, out: Path, dtype: torch.dtype = torch.float32, evaluation: dict[str, Any] | None = None) -> list[tuple[str, float]]:
+def export(
+    checkpoint: Path, out: Path, dtype: torch.dtype = torch.float32, evaluation: dict[str, Any] | None = None
+) -> list[tuple[str, float]]:
     """Writes the release of a checkpoint and returns the card sentence's five likeliest words with their probabilities.
 
     Args:
@@ -42,7 +44,9 @@ def export(checkpoint: Path, out: Path, dtype: torch.dtype = torch.float32, eval
     if out.exists():
         raise CheckpointError(f"{out}: exists already. Remove it or name another --out.")
     if missing := [name for name in TOKENIZER_FILES if not (checkpoint / name).is_file()]:
-        raise CheckpointError(f"{checkpoint / missing[0]}: missing; a release needs its tokenizer. Copy it there from the shards' tokenizer/.")
+        raise CheckpointError(
+            f"{checkpoint / missing[0]}: missing; a release needs its tokenizer. Copy it there from the shards' tokenizer/."
+        )
     temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -76,7 +80,9 @@ def master_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
                 filled[name] = filled.get(name, 0) + piece.numel()
     for name, tensor in whole.items():
         if filled[name] != tensor.numel():
-            raise CheckpointError(f"{checkpoint}: its optimizer files hold {filled[name]} of {tensor.numel()} elements of {name}.")
+            raise CheckpointError(
+                f"{checkpoint}: its optimizer files hold {filled[name]} of {tensor.numel()} elements of {name}."
+            )
     if not whole:
         raise CheckpointError(f"{checkpoint}: no optimizer files with master weights in it.")
     return whole
@@ -92,7 +98,7 @@ def fill_mask(directory: Path, sentence: str, top: int = 5) -> list[tuple[str, f
     with torch.inference_mode():
         probabilities = model(**encoded).logits[0, place].float().softmax(-1)
     best = probabilities.topk(top)
-    words = [tokenizer.convert_ids_to_tokens(int(i)).removeprefix("▁") for i in best.indices]
+    words = [str(tokenizer.convert_ids_to_tokens(int(i))).removeprefix("▁") for i in best.indices]
     return list(zip(words, best.values.tolist(), strict=True))
 
 
@@ -106,7 +112,9 @@ def _compare_logits(directory: Path, weights: dict[str, torch.Tensor]) -> None:
         expected, found = ours(ids).logits, theirs(input_ids=ids).logits
     difference = (expected - found).abs().max().item() / max(1.0, expected.abs().max().item())
     if difference > LOGIT_TOLERANCE:
-        raise CheckpointError(f"{directory}: transformers gives other logits than the checkpoint (by {difference:.1e}); nothing was exported.")
+        raise CheckpointError(
+            f"{directory}: transformers gives other logits than the checkpoint (by {difference:.1e}); nothing was exported."
+        )
 
 
 def _run_metadata(checkpoint: Path) -> dict[str, Any]:

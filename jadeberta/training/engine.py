@@ -27,7 +27,9 @@ def choose_device(recipe: Recipe, process: Process) -> torch.device:
     """Raises ConfigError where the recipe asks for a GPU that is not there."""
     available = torch.cuda.is_available()
     if recipe.run.device == "cuda" and not available:
-        raise ConfigError("run.device is 'cuda' but torch sees no GPU on this machine; check the driver or set run.device to cpu.")
+        raise ConfigError(
+            "run.device is 'cuda' but torch sees no GPU on this machine; check the driver or set run.device to cpu."
+        )
     if recipe.run.device == "cpu" or not available:
         return torch.device("cpu")
     torch.cuda.set_device(process.local_rank)
@@ -63,11 +65,13 @@ def deepspeed_settings(recipe: Recipe, world_size: int) -> dict[str, Any]:
     }
     for key, value in decided.items():
         if settings.setdefault(key, "auto") not in ("auto", value):
-            raise ConfigError(f"{path}: {key} is {settings[key]} but the recipe makes it {value}; write \"auto\" there.")
+            raise ConfigError(f'{path}: {key} is {settings[key]} but the recipe makes it {value}; write "auto" there.')
         settings[key] = value
     bf16 = settings.setdefault("bf16", {})
     if bf16.setdefault("enabled", "auto") not in ("auto", training.precision == "bf16"):
-        raise ConfigError(f"{path}: bf16.enabled is {bf16['enabled']} but training.precision is {training.precision}; write \"auto\".")
+        raise ConfigError(
+            f'{path}: bf16.enabled is {bf16["enabled"]} but training.precision is {training.precision}; write "auto".'
+        )
     bf16["enabled"] = training.precision == "bf16"
     return settings
 
@@ -133,8 +137,10 @@ class TrainingEngine:
 
     def _forward(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of the cross-entropy over the masked tokens, and how many of them were predicted."""
-        inputs = {k: None if v is None else v.to(self.device, non_blocking=True) for k, v in vars(micro_batch).items()}
-        labels = inputs.pop("labels")
+        inputs: dict[str, Any] = {
+            k: v if v is None else v.to(self.device, non_blocking=True) for k, v in vars(micro_batch).items()
+        }
+        labels: torch.Tensor = inputs.pop("labels")
         logits = self.engine(**inputs).logits.float()  # [masked, vocab]
         return F.cross_entropy(logits, labels, reduction="sum"), (logits.detach().argmax(-1) == labels).sum()
 

@@ -51,7 +51,11 @@ def train(
         if batch.step != (expected := first_step):
             raise RuntimeError(f"the loader gave step {batch.step} where step {expected} was due")
         lr = learning_rate(
-            batch.step, peak=training.lr, warmup_steps=training.warmup_steps, max_steps=training.max_steps, schedule=training.schedule
+            batch.step,
+            peak=training.lr,
+            warmup_steps=training.warmup_steps,
+            max_steps=training.max_steps,
+            schedule=training.schedule,
         )
         result = engine.step(batch, lr)
         step = first_step = batch.step + 1
@@ -83,5 +87,7 @@ def train(
         if (step % recipe.checkpoint.every_steps == 0 or step == training.max_steps) and saver.save(step, tokens, lr):
             saved = step
     if saved != training.max_steps:
-        raise RuntimeError(f"the last checkpoint, of step {training.max_steps}, could not be written; the newest is of step {saved}")
+        raise RuntimeError(
+            f"the last checkpoint, of step {training.max_steps}, could not be written; the newest is of step {saved}"
+        )
     return tokens

@@ -38,9 +38,8 @@ class Progress:
             return
         seconds = (time.monotonic() - self.began) / max(1, step - self.first_step)
         left = duration(seconds * (self.max_steps - step)) if step > self.first_step else "?"
-        line = (
-            f"step {step}/{self.max_steps}  loss {loss:.4f}  acc {accuracy:.3f}  lr {lr:.2e}  {tokens_per_second:,.0f} tokens/s  {left} left"
-        )
+        rate = f"{tokens_per_second:,.0f} tokens/s"
+        line = f"step {step}/{self.max_steps}  loss {loss:.4f}  acc {accuracy:.3f}  lr {lr:.2e}  {rate}  {left} left"
         if self.live and not due:
             print(f"\r\033[K{line}", end="", flush=True)
         else:

@@ -109,7 +109,9 @@ def _flat_masters(engine: Any) -> list[torch.Tensor]:
     for attribute in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
         if hasattr(optimizer, attribute):
             return list(getattr(optimizer, attribute))
-    raise RuntimeError(f"{type(optimizer).__name__} keeps its master weights where this version does not look; pin deepspeed==0.19.8")
+    raise RuntimeError(
+        f"{type(optimizer).__name__} keeps its master weights where this version does not look; pin deepspeed==0.19.8"
+    )
 
 
 def _fragments_stage3(engine: Any, state: Any) -> Iterator[Fragment]:

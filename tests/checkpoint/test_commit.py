@@ -1,7 +1,6 @@
 """A checkpoint is whole or it is not there, and one that was touched is found out."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -21,7 +20,12 @@ def one_rank(tmp_path_factory):
     dist.destroy_process_group()
 
 
-FILES = {"model.safetensors": b"weights" * 100, "config.json": b"{}", "state.json": b'{"step": 1}', "optimizer-00001-of-00001.safetensors": b"m"}
+FILES = {
+    "model.safetensors": b"weights" * 100,
+    "config.json": b"{}",
+    "state.json": b'{"step": 1}',
+    "optimizer-00001-of-00001.safetensors": b"m",
+}
 
 
 def write(directory: Path) -> list[str]:
@@ -90,7 +94,7 @@ def test_a_failed_write_leaves_the_old_checkpoints_and_nothing_else(tmp_path) ->
         (directory / "model.safetensors").write_bytes(b"half")
         raise OSError(28, "No space left on device", str(directory / "model.safetensors"))
 
-    with pytest.raises(CheckpointError, match="rank 0.*No space left"):
+    with pytest.raises(CheckpointError, match=r"rank 0.*No space left"):
         commit(tmp_path, 2, fail)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
 
@@ -149,7 +153,7 @@ def test_pruning_keeps_the_newest_and_those_kept_for_good(tmp_path) -> None:
     assert [int(p.name[-1]) for p in removed] == [1, 2, 4, 5]
     assert [int(p.name[-1]) for p in list_checkpoints(tmp_path)] == [3, 6, 7, 8]
     assert all(verify(p) == [] for p in list_checkpoints(tmp_path))
-    assert len(os.listdir(tmp_path)) == 4
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_a_directory_that_cannot_be_made_is_an_error_in_one_sentence(tmp_path) -> None:

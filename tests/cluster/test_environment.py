@@ -53,7 +53,8 @@ def test_a_contradiction_is_refused_with_what_was_seen(env, message) -> None:
 
 def run_local(code: str, ranks: int = 2) -> int:
     """Starts ranks whose `jadeberta` is a few lines of Python; the job's status."""
-    driver = f"import sys; from jadeberta.cluster import local; local.COMMAND = [sys.executable, '-c', {code!r}]; sys.exit(local.launch({ranks}, []))"
+    setup = f"import sys; from jadeberta.cluster import local; local.COMMAND = [sys.executable, '-c', {code!r}]"
+    driver = f"{setup}; sys.exit(local.launch({ranks}, []))"
     return subprocess.run([sys.executable, "-c", driver], cwd=ROOT, timeout=60).returncode
 
 

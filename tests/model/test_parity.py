@@ -93,10 +93,10 @@ def test_head_on_masked_positions_gives_the_same_loss_as_the_whole_head() -> Non
 
 
 def test_eager_backend_is_hugging_faces_own_module() -> None:
-    reference, ours = make_pair()
+    reference, _ = make_pair()
     eager = build(reference.config, attention="eager")
     eager.load_state_dict(reference.state_dict())
-    ids, mask, labels = make_batch(31, 7)
+    ids, mask, _ = make_batch(31, 7)
     assert torch.equal(eager(ids, attention_mask=mask).logits, reference(ids, attention_mask=mask).logits)
     with pytest.raises(ConfigError, match="keep documents apart"):
         eager(ids, document_ids=mask)

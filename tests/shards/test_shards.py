@@ -302,7 +302,7 @@ def test_read_from_a_file_cut_after_it_was_opened_is_an_error_that_names_it(copi
     shards = open_shards(copied)
     assert shards[1003][0].any()
     os.truncate(copied / "web-00001.tar", 2000)
-    with pytest.raises(ShardError, match=rf"^{copied / 'web-00001.tar'}: ends before byte {3 * 512 + 2 * 1024}"):
+    with pytest.raises(ShardError, match=rf"^{copied / 'web-00001.tar'}: ends before byte \d+\."):
         shards[1003]
     np.testing.assert_array_equal(shards[0][0], TOKENS[0])
 

@@ -57,7 +57,16 @@ def test_killed_at_three_random_points_it_ends_bit_identical_to_the_unbroken_run
     killed = make_recipe(tmp_path / "killed.yaml", shards, tmp_path / "killed", **changes)
     draw = random.Random(f"{stage} {precision}")
     for _ in range(3):
-        kill_at(2, draw.randint(1, 4), draw.random() * 0.6, tmp_path / "killed", "pretrain", "--config", str(killed), log=tmp_path / "log")
+        kill_at(
+            2,
+            draw.randint(1, 4),
+            draw.random() * 0.6,
+            tmp_path / "killed",
+            "pretrain",
+            "--config",
+            str(killed),
+            log=tmp_path / "log",
+        )
     run_ranks(2, "pretrain", "--config", str(killed), log=tmp_path / "log")
 
     last = f"step-{STEPS:08d}"
@@ -83,7 +92,9 @@ def test_saved_by_two_ranks_zero2_it_goes_on_at_another_world_size_and_stage(sha
     run_ranks(2, "pretrain", "--config", str(first), log=tmp_path / "first-log")
     (tmp_path / "second/checkpoints").mkdir(parents=True)
     shutil.copytree(tmp_path / "first/checkpoints/step-00000004", tmp_path / "second/checkpoints/step-00000004")
-    second = make_recipe(tmp_path / "second.yaml", shards, tmp_path / "second", deepspeed=f"ds_configs/zero{stage}.json", **changes)
+    second = make_recipe(
+        tmp_path / "second.yaml", shards, tmp_path / "second", deepspeed=f"ds_configs/zero{stage}.json", **changes
+    )
     run_ranks(ranks, "pretrain", "--config", str(second), "--resume", "required", log=tmp_path / "second-log")
 
     expected = {row["step"]: row for row in read_metrics(tmp_path / "first")}
@@ -95,4 +106,6 @@ def test_saved_by_two_ranks_zero2_it_goes_on_at_another_world_size_and_stage(sha
         assert row["lr"] == expected[step]["lr"]
         assert row["loss"] == pytest.approx(expected[step]["loss"], rel=2e-3)
     # The comparison means something only if a lost moment or step count would show: training must be on the move.
-    assert abs(expected[5]["loss"] - expected[STEPS]["loss"]) > 5 * max(abs(found[s]["loss"] - expected[s]["loss"]) for s in found)
+    assert abs(expected[5]["loss"] - expected[STEPS]["loss"]) > 5 * max(
+        abs(found[s]["loss"] - expected[s]["loss"]) for s in found
+    )

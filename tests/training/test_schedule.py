@@ -13,7 +13,9 @@ def test_linear_equals_the_schedule_of_transformers_at_every_step(warmup, steps)
     reference = get_linear_schedule_with_warmup(optimizer, warmup, steps)
     for step in range(steps):
         expected = optimizer.param_groups[0]["lr"]
-        assert learning_rate(step, peak=1e-4, warmup_steps=warmup, max_steps=steps, schedule="linear") == pytest.approx(expected, rel=1e-12)
+        assert learning_rate(step, peak=1e-4, warmup_steps=warmup, max_steps=steps, schedule="linear") == pytest.approx(
+            expected, rel=1e-12
+        )
         optimizer.step()
         reference.step()
 
