@@ -1,13 +1,16 @@
 """The console script `jadeberta`: one parser a verb, one file a verb; nothing heavy is imported before it is needed."""
 
 import argparse
+import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from jadeberta import __version__
-from jadeberta.errors import ConfigError, JadebertaError, explain_recipe_error
+from jadeberta.errors import CheckpointError, ConfigError, JadebertaError, NothingToResume, explain_recipe_error
 
+RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")
 Handler = Callable[[list[str]], int]
 
 
@@ -35,16 +38,22 @@ def main() -> None:
     try:
         sys.exit(verbs[options.verb][1](arguments[1:]))
     except JadebertaError as e:
-        print(f"{type(e).__name__}: {e}", file=sys.stderr)
+        _complain(e)
         # A rank that stops here must not wait for the others in a collective's destructor.
         _leave(e.exit_status)
     except BrokenPipeError:
         _leave(1)
 
 
-def _leave(status: int) -> None:
-    import os
+def _complain(error: JadebertaError) -> None:
+    """Says it once where every rank meets the same error, and with the rank where it may be one rank's own."""
+    rank = next((int(os.environ[v]) for v in RANK_VARIABLES if os.environ.get(v, "").isdigit()), 0)
+    if rank == 0 or not isinstance(error, ConfigError | CheckpointError | NothingToResume):
+        where = f"rank {rank} on {socket.gethostname()}: " if rank else ""
+        print(f"{where}{type(error).__name__}: {error}", file=sys.stderr)
 
+
+def _leave(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

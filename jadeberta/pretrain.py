@@ -16,7 +16,7 @@ from jadeberta.data.batches import StepDataset, iterate_steps
 from jadeberta.data.masking import Masker, read_word_starts
 from jadeberta.data.order import SampleOrder
 from jadeberta.errors import ConfigError
-from jadeberta.shards import ShardReader
+from jadeberta.shards import ShardError, ShardReader, file_sha256
 from jadeberta.shards import open as open_shards
 from jadeberta.training.engine import TrainingEngine, choose_device, join_process_group, quiet_libraries
 from jadeberta.training.ledger import Ledger, next_life
@@ -85,6 +85,7 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     tokens = state["tokens"]
     if state["step"] < recipe.training.max_steps:
+        (run_dir / "DONE").unlink(missing_ok=True)  # of a shorter run that goes on
         tokens = train(
             recipe,
             engine,
@@ -118,11 +119,17 @@ def effective_repeats(recipe: Recipe, shards: ShardReader) -> dict[str, int]:
 
 
 def check_against_shards(recipe: Recipe, shards: ShardReader) -> None:
-    """Raises ConfigError where the model cannot read these shards."""
+    """Raises ConfigError where the model cannot read these shards, ShardError where their tokenizer is not the one they name."""
     index = shards.index
     if index.vocab_size != recipe.model.vocab_size:
         raise ConfigError(
             f"model.vocab_size is {recipe.model.vocab_size} but {shards.index_path} was made with a tokenizer of {index.vocab_size} pieces."
+        )
+    tokenizer = shards.directory / "tokenizer" / "spm.model"
+    if tokenizer.exists() and (found := file_sha256(tokenizer)) != index.tokenizer_sha256:
+        raise ShardError(
+            f"{tokenizer}: sha256 {found[:12]}… but {shards.index_path} was made with {index.tokenizer_sha256[:12]}…. "
+            "Run 'python -m preprocess pack' again, or put the tokenizer back."
         )
     if index.sequence_length > recipe.model.max_position_embeddings:
         raise ConfigError(

