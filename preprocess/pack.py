@@ -145,10 +145,10 @@ def heldout_ids(out: Path, corpus: str, wanted: int) -> frozenset[str]:
 def group_parts(parts: list[Path], shard_bytes: int) -> list[list[Path]]:
     """Consecutive parts that together hold about `shard_bytes` of segmented text: one group a shard."""
     groups: list[list[Path]] = []
-    size = shard_bytes
+    size = 0
     for part in parts:
         text = read_json(part.with_suffix("").with_suffix(".json"))["counts"]["bytes"]
-        if size + text > shard_bytes and size > 0:
+        if not groups or (size > 0 and size + text > shard_bytes):
             groups.append([])
             size = 0
         groups[-1].append(part)

@@ -15,7 +15,7 @@ from jadeberta.shards import ConfigError, InputError
 from preprocess import extract as stage
 from preprocess.comm import Comm
 from preprocess.config import CorpusConfig, PreprocessConfig
-from preprocess.extract import extract, list_parts, read_documents, read_markers
+from preprocess.extract import extract, list_parts, read_documents, read_markers, require_complete
 from preprocess.files import read_json
 from preprocess.readers.discover import discover
 
@@ -125,6 +125,43 @@ def test_after_a_failure_midway_the_next_run_does_the_rest_and_gives_the_same_fi
     assert read == ["web-1", "web-2"]
     extract(config_of(source), tmp_path / "unbroken", Comm())
     assert contents(tmp_path / "out") == contents(tmp_path / "unbroken")
+
+
+def test_the_documents_are_complete_only_once_every_piece_is_done(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, real = tmp_path / "out", stage.readers.documents
+
+    def refused() -> bool:
+        try:
+            require_complete(out, "web")
+        except ConfigError as e:
+            assert "documents of 'web' are not all extracted. Run 'python -m preprocess extract'" in str(e)
+            return True
+        return False
+
+    def failing(piece: Any, dropped: Any) -> Iterator[dict[str, str]]:
+        if piece.name in ("web-2", "web-3"):
+            raise OSError("the disk is gone")
+        yield from real(piece, dropped)
+
+    monkeypatch.setattr(stage.readers, "documents", failing)
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        extract(config_of(source), out, Comm())
+    assert len(read_markers(out, "web")) == 2 and refused()
+    monkeypatch.setattr(stage.readers, "documents", real)
+    extract(config_of(source), out, Comm())
+    assert not refused()
+    write_corpus(source, files=4)
+    monkeypatch.setattr(stage.readers, "documents", failing)
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        extract(config_of(source), out, Comm())
+    assert len(read_markers(out, "web")) == 3 and refused()
+    monkeypatch.setattr(stage.readers, "documents", real)
+    extract(config_of(source), out, Comm())
+    assert not refused()
+    (out / "work/documents/web/web-2.json").unlink()
+    assert refused()
 
 
 def test_what_a_killed_process_left_is_removed(source: Path, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from jadeberta.shards import INDEX_NAME, ConfigError, open_shards, verify
 from preprocess import pack as stage
 from preprocess.comm import Comm
 from preprocess.extract import extract
-from preprocess.files import read_json
-from preprocess.pack import pack, pack_rows
+from preprocess.files import read_json, write_json
+from preprocess.pack import group_parts, pack, pack_rows
 from preprocess.segment import list_words, read_words
 from preprocess.tokenizer import train_tokenizer
 from tests.preprocess import tiny
@@ -66,6 +66,15 @@ def heldout_of(made: Made, corpus: str) -> set[str]:
 def rows_of(made: Made, corpus: str, split: Any) -> tuple[np.ndarray, np.ndarray]:
     shards = open_shards(made.out, split)
     return shards.rows(np.asarray(shards.corpora[corpus]))
+
+
+def test_parts_are_grouped_in_order_up_to_the_size_of_a_shard(tmp_path: Path) -> None:
+    parts = []
+    for number, size in enumerate([0, 60, 40, 0, 1, 250, 30, 30]):
+        write_json(tmp_path / f"{number}.json", {"counts": {"bytes": size}})
+        parts.append(tmp_path / f"{number}.jsonl.zst")
+    groups = group_parts(parts, 100)
+    assert [[int(part.name[0]) for part in group] for group in groups] == [[0, 1, 2, 3], [4], [5], [6, 7]]
 
 
 @pytest.mark.parametrize(("corpus", "held"), [("web", 4), ("web-ja", 3)])

@@ -34,6 +34,20 @@ def test_mecab_cuts_japanese_into_words(mecab: Segmenter):
     ]
 
 
+@pytest.mark.parametrize(
+    ("sentence", "words"),
+    [
+        (
+            "でっち奉公は過労と屈辱の日が続いた。",
+            ["でっ", "ち", "奉公", "は", "過労", "と", "屈辱", "の", "日", "が", "続いた", "。"],
+        ),
+        ("でっくりと小肥りで𠮷", ["でっ", "くり", "と", "小", "肥", "り", "で", "𠮷"]),
+    ],
+)
+def test_character_that_the_dictionary_cuts_in_two_is_joined_again(mecab: Segmenter, sentence: str, words: list[str]):
+    assert mecab.segment([sentence, "次の文。"]) == [words, ["次の", "文", "。"]]
+
+
 def test_description_names_the_dictionary(mecab: Segmenter):
     assert mecab.description["engine"] == "mecab"
     assert "751185 entries" in mecab.description["dictionary"]

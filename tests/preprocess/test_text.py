@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from preprocess.text import normalise, split_sentences
 
-AWKWARD = "。！？!?.．…♪「」『』（）()[]【】 　\n\r\u2028\u2029\x85\t\x00\u00a0\ufeff\u200b\ud800かｶﾞ゙㌔①Ａ1.aé\u0301"
+AWKWARD = "▁。！？!?.．…♪「」『』（）()[]【】 　\n\r\u2028\u2029\x85\t\x00\u00a0\ufeff\u200b\ud800かｶﾞ゙㌔①Ａ1.aé\u0301"
 any_text = st.text(alphabet=st.one_of(st.characters(), st.sampled_from(AWKWARD)), max_size=80)
 
 
@@ -22,6 +22,7 @@ any_text = st.text(alphabet=st.one_of(st.characters(), st.sampled_from(AWKWARD))
         ("前\u2028後\u2029末\x85尾\n終", "前 後 末 尾 終"),
         ("\ufeff前\ufeff後\u200b末", "前 後 末"),
         ("前\x00\x1f\x7f\x9f後", "前 後"),
+        ("▁前▁▁後 ▁", "前 後"),
         ("  両端　", "両端"),
         ("か\ud800き", "かき"),
         ("\u3000", ""),
@@ -35,7 +36,7 @@ def test_a_line_becomes_nfkc_with_single_spaces(raw: str, normal: str) -> None:
 def test_normalised_text_is_stable_and_holds_no_space_but_the_half_width_one(text: str) -> None:
     normal = normalise(text)
     assert normalise(normal) == normal
-    assert not [c for c in normal if c != " " and (unicodedata.category(c) in ("Cc", "Cs", "Zs", "Zl", "Zp") or c == "\ufeff")]
+    assert not [c for c in normal if c != " " and (unicodedata.category(c) in ("Cc", "Cs", "Zs", "Zl", "Zp") or c in "\ufeff▁")]
     assert "  " not in normal and normal == normal.strip()
 
 
