@@ -8,9 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jadeberta import __version__
-from jadeberta.errors import CheckpointError, ConfigError, JadebertaError, NothingToResume, explain_recipe_error
+from jadeberta.errors import (
+    CheckpointError,
+    ConfigError,
+    JadebertaError,
+    NothingToResume,
+    RequeueWanted,
+    StopAsked,
+    explain_recipe_error,
+)
 
 RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")
+SAID_ONCE = (ConfigError, CheckpointError, NothingToResume, StopAsked, RequeueWanted)
+"""Errors that every rank meets alike."""
 Handler = Callable[[list[str]], int]
 
 
@@ -48,7 +58,7 @@ def main() -> None:
 def _complain(error: JadebertaError) -> None:
     """Says it once where every rank meets the same error, and with the rank where it may be one rank's own."""
     rank = next((int(os.environ[v]) for v in RANK_VARIABLES if os.environ.get(v, "").isdigit()), 0)
-    if rank == 0 or not isinstance(error, ConfigError | CheckpointError | NothingToResume):
+    if rank == 0 or not isinstance(error, SAID_ONCE):
         where = f"rank {rank} on {socket.gethostname()}: " if rank else ""
         print(f"{where}{type(error).__name__}: {error}", file=sys.stderr)
 

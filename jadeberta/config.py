@@ -22,6 +22,8 @@ class RunConfig:
     """Run directory: recipe, ledger, metrics, TensorBoard, checkpoints."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU where there is one."""
+    max_hours: float = 0.0
+    """Wall time of one life after which it saves and ends with status 11, hours; 0: no limit."""
 
 
 @dataclass

@@ -38,6 +38,18 @@ class CheckpointError(JadebertaError):
     """A checkpoint is damaged or belongs to another run."""
 
 
+class StopAsked(JadebertaError):
+    """The file STOP ended the run; a checkpoint was saved."""
+
+    exit_status = 10
+
+
+class RequeueWanted(JadebertaError):
+    """The run was interrupted (time limit, preemption) and wants another life; a checkpoint was saved."""
+
+    exit_status = 11
+
+
 class NothingToResume(JadebertaError):
     """A checkpoint was required (`--resume required`) and no valid one is there."""
 

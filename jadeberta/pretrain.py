@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import orjson
 import torch
@@ -15,9 +16,10 @@ from jadeberta.config import Recipe
 from jadeberta.data.batches import StepDataset, iterate_steps
 from jadeberta.data.masking import Masker, read_word_starts
 from jadeberta.data.order import SampleOrder
-from jadeberta.errors import ConfigError
-from jadeberta.shards import ShardError, ShardReader, file_sha256
+from jadeberta.errors import ConfigError, RequeueWanted, StopAsked
+from jadeberta.shards import DirectoryLock, ShardError, ShardReader, file_sha256
 from jadeberta.shards import open as open_shards
+from jadeberta.training.control import Control
 from jadeberta.training.engine import TrainingEngine, choose_device, join_process_group, quiet_libraries
 from jadeberta.training.ledger import Ledger, next_life
 from jadeberta.training.loop import train
@@ -51,16 +53,16 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
         if process.is_root:
             print(describe(recipe, process, shards, order, accumulation))
         return
+    if process.is_root:
+        lock = DirectoryLock(run_dir, "run.dir")  # before the other ranks are met: they wait, and the launcher ends them
     quiet_libraries(run_dir, process.rank)
     device = choose_device(recipe, process)
     join_process_group(process, device)
-    ledger = metrics = None
-    life = 0
+    ledger, life = None, 0
     if process.is_root:
         life = next_life(run_dir / "ledger.jsonl")
         ledger = Ledger(run_dir / "ledger.jsonl", life)
         ledger.write("start", world_size=process.world_size, launcher=process.launcher, device=str(device))
-        (run_dir / "recipe.yaml").write_text(config_module.dump(recipe), encoding="utf-8")
     # mpirun gives its ranks a terminal of their own even where its output goes into a file.
     may_be_live = not process.launcher.startswith("mpirun")
     progress = Progress(process.is_root, recipe.training.max_steps, recipe.logging.every_steps, may_be_live)
@@ -69,43 +71,64 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
     checkpointer = Checkpointer(recipe, engine, shards, repeats, ledger, progress)
     state = checkpointer.resume(resume)
     if process.is_root:
-        metrics = MetricsWriter(run_dir, recipe.logging.tensorboard, state["step"])
-    word_starts = read_word_starts(str(shards.directory / "tokenizer" / "spm.model")) if recipe.training.whole_word_mask else None
-    masker = Masker(recipe.training.seed, recipe.model.vocab_size, recipe.training.mask_probability, word_starts)
-    dataset = StepDataset(
-        shards,
-        order,
-        masker,
-        recipe.training.micro_batch_size,
-        process.rank,
-        process.world_size,
-        recipe.data.packing == "documents",
-    )
-    batches = iterate_steps(dataset, state["step"], recipe.training.max_steps, recipe.data.workers, recipe.data.prefetch)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    tokens = state["tokens"]
-    if state["step"] < recipe.training.max_steps:
-        (run_dir / "DONE").unlink(missing_ok=True)  # of a shorter run that goes on
-        tokens = train(
-            recipe,
-            engine,
-            batches,
-            checkpointer,
-            metrics,
-            progress,
-            first_step=state["step"],
-            tokens=tokens,
-            life=life,
-            device_name=name,
-        )
-    if process.is_root:
-        assert ledger is not None and metrics is not None
-        metrics.close()
+        (run_dir / "recipe.yaml").write_text(config_module.dump(recipe), encoding="utf-8")
+    try:
+        tokens = _train_from(state, recipe, process, shards, order, engine, checkpointer, progress, life)
+    except (StopAsked, RequeueWanted) as e:
+        if ledger is not None:
+            ledger.write("stop" if isinstance(e, StopAsked) else "requeue", reason=str(e))
+        raise
+    if ledger is not None:
         ledger.write("done", step=recipe.training.max_steps, tokens=tokens)
         done = {"step": recipe.training.max_steps, "tokens": tokens, "time": time.time()}
         (run_dir / "DONE").write_bytes(orjson.dumps(done))
         progress.say(f"done: {recipe.training.max_steps} steps, {tokens:,} tokens, run in {run_dir}")
+        lock.release()
     dist.destroy_process_group()
+
+
+def _train_from(
+    state: dict[str, Any],
+    recipe: Recipe,
+    process: Process,
+    shards: ShardReader,
+    order: SampleOrder,
+    engine: TrainingEngine,
+    checkpointer: Checkpointer,
+    progress: Progress,
+    life: int,
+) -> int:
+    """Trains from a restored state to the end; returns the tokens seen in the whole run."""
+    training, run_dir = recipe.training, Path(recipe.run.dir)
+    if state["step"] >= training.max_steps:
+        return state["tokens"]
+    word_starts = read_word_starts(str(shards.directory / "tokenizer" / "spm.model")) if training.whole_word_mask else None
+    masker = Masker(training.seed, recipe.model.vocab_size, training.mask_probability, word_starts)
+    by_document = recipe.data.packing == "documents"
+    dataset = StepDataset(shards, order, masker, training.micro_batch_size, process.rank, process.world_size, by_document)
+    control = Control(run_dir, process.is_root, recipe.run.max_hours)
+    control.listen()
+    metrics = None
+    if process.is_root:
+        (run_dir / "DONE").unlink(missing_ok=True)  # of a shorter run that goes on
+        metrics = MetricsWriter(run_dir, recipe.logging.tensorboard, state["step"])
+    try:
+        return train(
+            recipe,
+            engine,
+            iterate_steps(dataset, state["step"], training.max_steps, recipe.data.workers, recipe.data.prefetch),
+            checkpointer,
+            metrics,
+            progress,
+            first_step=state["step"],
+            tokens=state["tokens"],
+            life=life,
+            device_name=torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else "cpu",
+            control=control,
+        )
+    finally:
+        if metrics is not None:
+            metrics.close()
 
 
 def effective_repeats(recipe: Recipe, shards: ShardReader) -> dict[str, int]:

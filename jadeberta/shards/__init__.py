@@ -5,6 +5,7 @@ A directory holds tar files of token rows and one `index.json` that says what is
 
 from jadeberta.errors import ConfigError, InputError, JadebertaError, SegmenterError, ShardError, explain_recipe_error
 from jadeberta.shards.index import INDEX_NAME, CorpusEntry, ShardEntry, ShardIndex, find_index
+from jadeberta.shards.lock import DirectoryLock
 from jadeberta.shards.reader import ShardReader, open_shards
 from jadeberta.shards.verify import file_sha256, verify
 from jadeberta.shards.writer import BLOCK_SEQUENCES, SEQUENCE_LENGTH, write_shard
@@ -17,6 +18,7 @@ __all__ = [
     "SEQUENCE_LENGTH",
     "ConfigError",
     "CorpusEntry",
+    "DirectoryLock",
     "InputError",
     "JadebertaError",
     "SegmenterError",

@@ -21,6 +21,7 @@ from jadeberta.data.batches import MicroBatch, StepBatch
 from jadeberta.data.order import derive_key
 from jadeberta.errors import ConfigError
 from jadeberta.model import DebertaForMaskedLM, build
+from jadeberta.training.control import Asks
 
 
 def choose_device(recipe: Recipe, process: Process) -> torch.device:
@@ -85,6 +86,7 @@ class StepResult:
     masked_tokens: int
     tokens: int
     grad_norm: float
+    asks: Asks
 
 
 class TrainingEngine:
@@ -110,7 +112,7 @@ class TrainingEngine:
         deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
         self.engine, *_ = deepspeed.initialize(model=self.model, optimizer=optimizer, config=settings)
 
-    def step(self, batch: StepBatch, lr: float) -> StepResult:
+    def step(self, batch: StepBatch, lr: float, asks: Asks) -> StepResult:
         """One optimizer step: every micro-batch forward and backward, then one update.
 
         The loss is the mean over the masked tokens of the whole global batch, so that it does not depend on how the batch is cut
@@ -120,7 +122,7 @@ class TrainingEngine:
         dist.all_reduce(totals)
         masked_tokens, tokens = (int(n) for n in totals.tolist())
         scale = self.process.world_size / max(1, masked_tokens)
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss, correct
         for number, micro_batch in enumerate(batch.micro_batches):
             # No generator state to save or lose: dropout follows from where in the run we are.
             torch.manual_seed(int(derive_key(self.recipe.training.seed, 3, batch.step, number, self.process.rank) >> 1))
@@ -130,10 +132,14 @@ class TrainingEngine:
             for group in self.engine.optimizer.param_groups:
                 group["lr"] = lr
             self.engine.step()
-        dist.all_reduce(sums)
-        loss, correct_share = (sums / max(1, masked_tokens)).tolist()
+        told = torch.tensor([asks.requeue, asks.stop, asks.save], dtype=torch.float64, device=self.device)
+        everyone = torch.cat([sums, told])
+        dist.all_reduce(everyone)
+        loss_sum_all, correct_all, *agreed = everyone.tolist()
+        loss, correct_share = loss_sum_all / max(1, masked_tokens), correct_all / max(1, masked_tokens)
         grad_norm = self.engine.get_global_grad_norm()
-        return StepResult(loss, correct_share, masked_tokens, tokens, float(grad_norm) if grad_norm is not None else float("nan"))
+        norm = float(grad_norm) if grad_norm is not None else float("nan")
+        return StepResult(loss, correct_share, masked_tokens, tokens, norm, Asks(*map(int, agreed)))
 
     def _forward(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of the cross-entropy over the masked tokens, and how many of them were predicted."""

@@ -6,6 +6,8 @@ from typing import Protocol
 
 from jadeberta.config import Recipe
 from jadeberta.data.batches import StepBatch
+from jadeberta.errors import RequeueWanted, StopAsked
+from jadeberta.training.control import Control
 from jadeberta.training.engine import TrainingEngine
 from jadeberta.training.metrics import MetricsWriter, peak_flops, training_flops_per_token
 from jadeberta.training.progress import Progress
@@ -29,6 +31,7 @@ def train(
     tokens: int,
     life: int,
     device_name: str,
+    control: Control,
 ) -> int:
     """Trains from `first_step` to the recipe's max_steps and returns the tokens seen in the whole run.
 
@@ -38,6 +41,10 @@ def train(
         metrics: on rank 0.
         tokens: seen before `first_step`.
         life: number of this process life.
+        control: asked at every step what this rank was told from outside.
+
+    Raises:
+        StopAsked, RequeueWanted: on every rank, after the save that belongs to it.
     """
     training = recipe.training
     flops_per_token = training_flops_per_token(
@@ -57,7 +64,7 @@ def train(
             max_steps=training.max_steps,
             schedule=training.schedule,
         )
-        result = engine.step(batch, lr)
+        result = engine.step(batch, lr, control.poll())
         step = first_step = batch.step + 1
         tokens += result.tokens
         seconds = time.monotonic() - mark
@@ -84,8 +91,18 @@ def train(
                 }
             )
         progress.step(step, result.loss, result.masked_accuracy, lr, rate)
-        if (step % recipe.checkpoint.every_steps == 0 or step == training.max_steps) and saver.save(step, tokens, lr):
+        asks = result.asks
+        due = step % recipe.checkpoint.every_steps == 0 or step == training.max_steps or asks.save or asks.stop or asks.requeue
+        if due and saver.save(step, tokens, lr):
             saved = step
+        if asks.save:
+            control.done("SAVE")
+        if (asks.stop or asks.requeue) and step < training.max_steps:
+            state = f"at step {step} of {training.max_steps}; the newest checkpoint is of step {saved}"
+            if asks.stop:
+                control.done("STOP")
+                raise StopAsked(f"{recipe.run.dir}/STOP was found {state}. Start again to go on.")
+            raise RequeueWanted(f"{control.reason or 'another rank'} asked to end {state}. Start again to go on.")
     if saved != training.max_steps:
         raise RuntimeError(
             f"the last checkpoint, of step {training.max_steps}, could not be written; the newest is of step {saved}"
