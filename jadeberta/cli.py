@@ -4,6 +4,7 @@ import argparse
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,12 @@ def main() -> None:
         # A rank that stops here must not wait for the others in a collective's destructor.
         _leave(e.exit_status)
     except BrokenPipeError:
+        _leave(1)
+    except KeyboardInterrupt:
+        _leave(130)
+    except Exception:
+        # Without this the interpreter would wait at its exit for loader processes that take no signals.
+        traceback.print_exc()
         _leave(1)
 
 

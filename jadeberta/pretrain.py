@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from jadeberta import config as config_module
-from jadeberta.checkpoint.checkpointer import Checkpointer
+from jadeberta.checkpoint.checkpointer import Checkpointer, expected_of, preview
 from jadeberta.cluster.environment import Process, detect
 from jadeberta.config import Recipe
 from jadeberta.data.batches import StepDataset, iterate_steps
@@ -20,7 +20,13 @@ from jadeberta.errors import ConfigError, RequeueWanted, StopAsked
 from jadeberta.shards import DirectoryLock, ShardError, ShardReader, file_sha256
 from jadeberta.shards import open as open_shards
 from jadeberta.training.control import Control
-from jadeberta.training.engine import TrainingEngine, choose_device, join_process_group, quiet_libraries
+from jadeberta.training.engine import (
+    TrainingEngine,
+    choose_device,
+    deepspeed_settings,
+    join_process_group,
+    quiet_libraries,
+)
 from jadeberta.training.ledger import Ledger, next_life
 from jadeberta.training.loop import train
 from jadeberta.training.metrics import MetricsWriter
@@ -50,12 +56,20 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
         raise ConfigError(f"{shards.directory}: no sequence to train on with data.repeats {repeats}.")
     run_dir = Path(recipe.run.dir)
     if dry_run:
+        deepspeed_settings(recipe, process.world_size)
         if process.is_root:
             print(describe(recipe, process, shards, order, accumulation))
+            found = preview(run_dir / "checkpoints", resume, expected_of(recipe, shards, repeats))
+            print(f"would resume from {found}" if found else "would start at step 0")
         return
     if process.is_root:
         lock = DirectoryLock(run_dir, "run.dir")  # before the other ranks are met: they wait, and the launcher ends them
-    quiet_libraries(run_dir, process.rank)
+    try:
+        quiet_libraries(run_dir, process.rank)
+    except OSError as e:
+        raise ConfigError(
+            f"run.dir {run_dir}: cannot be written ({e.strerror}). Choose a directory that every rank can write."
+        ) from e
     device = choose_device(recipe, process)
     join_process_group(process, device)
     ledger, life = None, 0
@@ -100,7 +114,11 @@ def _train_from(
 ) -> int:
     """Trains from a restored state to the end; returns the tokens seen in the whole run."""
     training, run_dir = recipe.training, Path(recipe.run.dir)
-    if state["step"] >= training.max_steps:
+    if state["step"] > training.max_steps:
+        raise ConfigError(
+            f"{run_dir}: is at step {state['step']} already, beyond training.max_steps {training.max_steps}. Raise it."
+        )
+    if state["step"] == training.max_steps:
         return state["tokens"]
     word_starts = read_word_starts(str(shards.directory / "tokenizer" / "spm.model")) if training.whole_word_mask else None
     masker = Masker(training.seed, recipe.model.vocab_size, training.mask_probability, word_starts)

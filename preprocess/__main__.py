@@ -40,6 +40,8 @@ def main() -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be read and written, do nothing")
     options, overrides = parser.parse_known_args()
+    if options.stage == "verify" and overrides:
+        parser.error(f"verify takes no option {overrides[0]}")
     comm = Comm()
     logging.basicConfig(
         level=logging.INFO if comm.is_root else logging.WARNING,

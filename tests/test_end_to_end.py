@@ -112,6 +112,10 @@ def test_a_release_is_refused_over_an_existing_directory_and_from_a_damaged_chec
     data = bytearray((copy / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (copy / "model.safetensors").write_bytes(data)
+    (tmp_path / "not.json").write_text('{"all": {}}')
+    evaluation = ["--evaluation", tmp_path / "not.json"]
+    result = jadeberta("export", "--checkpoint", finished / "run", "--out", tmp_path / "new", *evaluation)
+    assert result.returncode == 1 and "not the JSON of" in result.stderr and "Traceback" not in result.stderr
     result = jadeberta("export", "--checkpoint", copy, "--out", tmp_path / "new")
     assert result.returncode == 1 and "sha256 differs" in result.stderr
     assert not (tmp_path / "new").exists()
@@ -205,6 +209,28 @@ def test_a_resume_with_other_shards_or_another_recipe_is_refused_with_both_named
     assert result.returncode == 1 and "data.repeats.wikipedia 3 -> 4" in result.stderr
     result = jadeberta(*arguments, "--logging.every_steps", "3", "--data.workers", "2", "--checkpoint.every_steps", "5")
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
+def test_a_max_steps_behind_the_checkpoint_is_refused_and_writes_no_done(finished, tmp_path) -> None:
+    run = shutil.copytree(finished / "run", tmp_path / "run")
+    (run / "DONE").unlink()
+    result = jadeberta("pretrain", "--config", finished / "recipe.yaml", "--run.dir", run, "--training.max_steps", "4")
+    assert result.returncode == 2 and "step 6 already, beyond training.max_steps 4" in result.stderr
+    assert not (run / "DONE").exists()
+
+
+@pytest.mark.slow
+def test_a_shard_that_shrinks_while_training_is_named_by_the_loader(finished, tmp_path) -> None:
+    shards = shutil.copytree(finished / "shards", tmp_path / "shards")
+    recipe = make_recipe(tmp_path / "recipe.yaml", shards, tmp_path / "run", data={"workers": 1})
+    # The size is checked at the start; a hole in the index's offsets stands for a file that changes later.
+    index = json.loads((shards / "index.json").read_text())
+    for entry in index["corpora"]["cc100"]["train"]:
+        entry["blocks"] = [[rows, tokens + entry["bytes"], documents] for rows, tokens, documents in entry["blocks"]]
+    (shards / "index.json").write_text(json.dumps(index))
+    result = jadeberta("pretrain", "--config", recipe)
+    assert result.returncode == 1 and "cc100-00000.tar" in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.slow

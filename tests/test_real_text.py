@@ -1,9 +1,9 @@
 """The whole path on real Japanese text: the four stages find exactly the documents that are there, and training on them learns."""
 
 import json
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +11,9 @@ from tests.helpers import CORPORA, ROOT, read_metrics, run_ranks
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not CORPORA.is_dir(), reason="needs the sample corpora in ../shared/data/corpora, which the project does not ship"),
+    pytest.mark.skipif(
+        not CORPORA.is_dir(), reason="needs the sample corpora in ../shared/data/corpora, which the project does not ship"
+    ),
 ]
 
 
@@ -19,7 +21,7 @@ pytestmark = [
 def shards(tmp_path_factory):
     """Shards of all sample corpora, made as a user would: make shards CORPORA=... OUT=... RECIPE=... RANKS=2."""
     out = tmp_path_factory.mktemp("real") / "shards"
-    bin_ = os.path.dirname(sys.executable)
+    bin_ = Path(sys.executable).parent
     # The interpreter that runs the tests is the installed one: nothing is set up again.
     settings = [f"CORPORA={CORPORA}", f"OUT={out}", "RECIPE=recipes/demo.yaml", "RANKS=2", f"BIN={bin_}"]
     result = subprocess.run(["make", "-o", "setup", "shards", *settings], cwd=ROOT, capture_output=True, text=True, timeout=600)
@@ -48,7 +50,16 @@ def test_make_shards_finds_exactly_the_documents_of_the_sample(shards) -> None:
 def test_pretraining_on_the_sample_lowers_the_loss(shards, tmp_path) -> None:
     recipe = ["--config", "recipes/demo.yaml", "--data.shards", str(shards), "--run.dir", str(tmp_path / "run")]
     small = ["--model.hidden_size", "64", "--model.num_attention_heads", "1", "--model.intermediate_size", "256"]
-    steps = ["--training.max_steps", "40", "--training.warmup_steps", "10", "--training.lr", "5e-3", "--checkpoint.every_steps", "40"]
+    steps = [
+        "--training.max_steps",
+        "40",
+        "--training.warmup_steps",
+        "10",
+        "--training.lr",
+        "5e-3",
+        "--checkpoint.every_steps",
+        "40",
+    ]
     run_ranks(2, "pretrain", *recipe, *small, *steps, log=tmp_path / "log")
     losses = [row["loss"] for row in read_metrics(tmp_path / "run")]
     assert losses[0] > 8.5  # ln(8,000) = 8.99

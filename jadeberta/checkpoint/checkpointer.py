@@ -3,6 +3,7 @@
 A save that fails leaves the run going and says so in the ledger; a checkpoint of other data or another recipe is refused.
 """
 
+import sys
 import time
 from dataclasses import asdict
 from importlib.metadata import version
@@ -11,9 +12,9 @@ from typing import Any
 
 import torch.distributed as dist
 
-from jadeberta.checkpoint.commit import commit, prune
+from jadeberta.checkpoint.commit import commit, prune, remove_leftovers
 from jadeberta.checkpoint.content import current_adam_step, read_state, restore, write_rank
-from jadeberta.checkpoint.manifest import choose
+from jadeberta.checkpoint.manifest import choose, verify
 from jadeberta.config import Recipe
 from jadeberta.errors import CheckpointError, JadebertaError
 from jadeberta.shards import ShardReader
@@ -39,6 +40,20 @@ def binding_settings(recipe: Recipe, repeats: dict[str, int]) -> dict[str, Any]:
     return values | {"data.packing": recipe.data.packing} | {f"data.repeats.{name}": n for name, n in repeats.items()}
 
 
+def expected_of(recipe: Recipe, shards: ShardReader, repeats: dict[str, int]) -> dict[str, Any]:
+    """What a checkpoint of this run says of its data and settings."""
+    fingerprints = {"shards": shards.index.fingerprint, "tokenizer": shards.index.tokenizer_sha256}
+    return {"fingerprints": fingerprints, "settings": binding_settings(recipe, repeats)}
+
+
+def preview(root: Path, resume: str, expected: dict[str, Any]) -> Path | None:
+    """The checkpoint that a start would resume from, if any; raises what the start would raise."""
+    directory = choose(root, resume, lambda line: print(line, file=sys.stderr))
+    if directory is not None:
+        refuse_foreign(directory, read_state(directory), expected)
+    return directory
+
+
 def refuse_foreign(directory: Path, state: dict[str, Any], expected: dict[str, Any]) -> None:
     """Raises CheckpointError where a checkpoint's data, tokenizer or settings are not the run's; names both."""
     for what, remedy in (("shards", "data.shards"), ("tokenizer", "data.shards")):
@@ -55,6 +70,18 @@ def refuse_foreign(directory: Path, state: dict[str, Any], expected: dict[str, A
         )
 
 
+def describe_data(shards: ShardReader, settings: dict[str, Any]) -> dict[str, Any]:
+    """How the shards were made and what is in them, so that a checkpoint tells it without them."""
+    index = shards.index
+    corpora = {
+        name: {key: sum(getattr(entry, key) for entry in corpus.train) for key in ("documents", "sequences", "tokens")}
+        | {"repeats": settings[f"data.repeats.{name}"]}
+        for name, corpus in index.corpora.items()
+    }
+    keys = ("sequence_length", "vocab_size", "segmenter", "normaliser", "sentence_splitter")
+    return {key: getattr(index, key) for key in keys} | {"corpora": corpora}
+
+
 class Checkpointer:
     """Writes the checkpoints of one run and finds the one to go on from."""
 
@@ -69,10 +96,8 @@ class Checkpointer:
     ) -> None:
         self.recipe, self.engine, self.shards, self.ledger, self.progress = recipe, engine, shards, ledger, progress
         self.root = Path(recipe.run.dir) / "checkpoints"
-        self.expected = {
-            "fingerprints": {"shards": shards.index.fingerprint, "tokenizer": shards.index.tokenizer_sha256},
-            "settings": binding_settings(recipe, repeats),
-        }
+        self.expected = expected_of(recipe, shards, repeats)
+        self._verified: set[Path] = set()
         # Objects travel over gloo, whatever the gradients take.
         self.group = dist.new_group(backend="gloo")
 
@@ -85,6 +110,8 @@ class Checkpointer:
         outcome: list[Any] = [None]
         if self.engine.process.is_root:
             try:
+                for left in remove_leftovers(self.root):
+                    self._note("leftover_removed", directory=left.name)
                 directory = choose(self.root, mode, self._report)
                 if directory is not None:
                     refuse_foreign(directory, read_state(directory), self.expected)
@@ -94,6 +121,7 @@ class Checkpointer:
         dist.broadcast_object_list(outcome, src=0, group=self.group)
         if isinstance(outcome[0], JadebertaError):
             raise outcome[0]
+        self._verified.add(outcome[0])
         if outcome[0] is None:
             return {"step": 0, "tokens": 0}
         began = time.monotonic()
@@ -119,6 +147,8 @@ class Checkpointer:
             "world_size": self.engine.process.world_size,
             "zero_stage": self.engine.stage,
             "precision": self.recipe.training.precision,
+            "data": describe_data(self.shards, self.expected["settings"]),
+            "recipe": asdict(self.recipe),
             "versions": {name: version(name) for name in ("jadeberta", "torch", "deepspeed", "transformers")},
             **self.expected,
         }
@@ -130,10 +160,25 @@ class Checkpointer:
             self.progress.say(f"step {step}: {e} Training goes on; the next save tries again.")
             return False
         self._note("save", step=step, checkpoint=directory.name, seconds=time.monotonic() - began)
+        self._verified.add(directory)
         if self.engine.process.is_root:
-            for removed in prune(self.root, self.recipe.checkpoint.keep_last, self.recipe.checkpoint.keep_every):
-                self._note("prune", checkpoint=removed.name)
+            self._prune()
         return True
+
+    def _prune(self) -> None:
+        """Removes old checkpoints; one that cannot be removed is noted and left."""
+        keep = self.recipe.checkpoint
+        try:
+            for removed in prune(self.root, keep.keep_last, keep.keep_every, self._is_trusted):
+                self._note("prune", checkpoint=removed.name)
+        except OSError as e:
+            self._note("prune_failed", error=str(e))
+
+    def _is_trusted(self, directory: Path) -> bool:
+        """Read and hashed by this process, when it wrote it or now."""
+        if directory not in self._verified and not verify(directory):
+            self._verified.add(directory)
+        return directory in self._verified
 
     @property
     def _epoch_size(self) -> int:

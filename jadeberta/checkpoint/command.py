@@ -13,10 +13,12 @@ def main(arguments: list[str]) -> int:
     """Status 1 where `verify` finds a checkpoint that cannot be trusted."""
     parser = argparse.ArgumentParser(prog="jadeberta checkpoint", description="What is on disk and whether it can be trusted.")
     parser.add_argument(
-        "action", choices=["list", "verify", "prune"], help="verify reads every byte; prune removes by the two rules below"
+        "action",
+        choices=["list", "verify", "prune"],
+        help="verify and prune read every byte; prune removes by the two rules below",
     )
     parser.add_argument("run", type=Path, help="run directory, its checkpoints directory, or one checkpoint (verify)")
-    parser.add_argument("--keep-last", type=int, default=3, help="prune: newest checkpoints to keep")
+    parser.add_argument("--keep-last", type=int, default=3, help="prune: newest trusted checkpoints to keep")
     parser.add_argument("--keep-every", type=int, default=0, help="prune: keep multiples of this step for good")
     parser.add_argument("--dry-run", action="store_true", help="prune: say what would go, remove nothing")
     options = parser.parse_args(arguments)
@@ -30,7 +32,7 @@ def main(arguments: list[str]) -> int:
             print(f"{directory.name}  {size / 2**20:10.1f} MiB  {_summary(directory)}")
         return 0
     if options.action == "prune":
-        rules = options.keep_last, options.keep_every
+        rules = options.keep_last, options.keep_every, lambda directory: not verify(directory)
         for directory in prunable(directories, *rules) if options.dry_run else prune(root, *rules):
             print(f"{'would remove' if options.dry_run else 'removed'} {directory.name}")
         return 0

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from jadeberta.checkpoint.manifest import MANIFEST_NAME, directory_name, list_checkpoints, manifest_bytes, step_of
+from jadeberta.checkpoint.manifest import MANIFEST_NAME, STEP_NAME, directory_name, list_checkpoints, manifest_bytes, step_of
 from jadeberta.errors import CheckpointError
 from jadeberta.shards import file_sha256
+
+TEMPORARY, DELETED = ".tmp", ".deleted"
 
 
 def commit(root: Path, step: int, write: Callable[[Path], list[str]], group: "dist.ProcessGroup | None" = None) -> Path:
@@ -33,7 +35,7 @@ def commit(root: Path, step: int, write: Callable[[Path], list[str]], group: "di
     """
     rank = dist.get_rank(group)
     final = root / directory_name(step)
-    temporary = final.with_name(final.name + ".tmp")
+    temporary = final.with_name(final.name + TEMPORARY)
 
     def prepare() -> dict[str, tuple[int, str]]:
         root.mkdir(parents=True, exist_ok=True)
@@ -103,20 +105,40 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def prunable(checkpoints: list[Path], keep_last: int, keep_every: int) -> list[Path]:
-    """Which of some checkpoints, oldest first, are neither among the newest nor kept for good; `keep_last` 0 keeps all."""
-    older = checkpoints[:-keep_last] if keep_last > 0 else []
-    return [c for c in older if not (keep_every and step_of(c) % keep_every == 0)]
+def prunable(checkpoints: list[Path], keep_last: int, keep_every: int, trusted: Callable[[Path], bool]) -> list[Path]:
+    """Which of some checkpoints, oldest first, are older than the newest `keep_last` trusted ones and not kept for good.
+
+    One that cannot be trusted covers nothing: it never lets an older one go. `keep_last` 0 keeps all.
+    """
+    newer = 0
+    doomed = []
+    for directory in reversed(checkpoints):
+        if keep_last > 0 and newer >= keep_last:
+            if not (keep_every and step_of(directory) % keep_every == 0):
+                doomed.append(directory)
+        elif trusted(directory):
+            newer += 1
+    return doomed[::-1]
 
 
-def prune(root: Path, keep_last: int, keep_every: int) -> list[Path]:
+def prune(root: Path, keep_last: int, keep_every: int, trusted: Callable[[Path], bool]) -> list[Path]:
     """Removes what `prunable` names and returns it.
 
     A directory is renamed before it is emptied, so that a kill leaves no half of a checkpoint under its name.
     """
-    removed = prunable(list_checkpoints(root), keep_last, keep_every)
+    removed = prunable(list_checkpoints(root), keep_last, keep_every, trusted)
     for directory in removed:
-        doomed = directory.with_name(directory.name + ".deleted")
+        doomed = directory.with_name(directory.name + DELETED)
         directory.rename(doomed)
         shutil.rmtree(doomed)
     return removed
+
+
+def remove_leftovers(root: Path) -> list[Path]:
+    """Removes what killed saves and prunings left, and returns it; only the one job that holds the run may call it."""
+    if not root.is_dir():
+        return []
+    left = [p for p in root.iterdir() if p.name.endswith((TEMPORARY, DELETED)) and STEP_NAME.fullmatch(p.name.rsplit(".", 1)[0])]
+    for directory in left:
+        shutil.rmtree(directory)
+    return left

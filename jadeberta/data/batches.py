@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from jadeberta.data.masking import IGNORED, PAD, Masker
 from jadeberta.data.order import SampleOrder, rank_share
+from jadeberta.errors import JadebertaError
 from jadeberta.shards import ShardReader
 
 
@@ -60,7 +61,14 @@ class StepDataset(Dataset):
         self.share = rank_share(order.global_batch_size, micro_batch_size, rank, world_size)
         self.by_document = by_document
 
-    def __getitem__(self, step: int) -> StepBatch:
+    def __getitem__(self, step: int) -> "StepBatch | JadebertaError":
+        """The batch, or the error that reading it met: raised in a loader process it would lose its own words."""
+        try:
+            return self._make(step)
+        except JadebertaError as e:
+            return e
+
+    def _make(self, step: int) -> StepBatch:
         epochs, samples = self.order.step(step)
         digest = xxhash.xxh64(np.stack([epochs, samples], axis=1).astype("<i8").tobytes()).hexdigest()
         micro_batches, masked, tokens = [], 0, 0
@@ -87,7 +95,11 @@ def make_micro_batch(ids: np.ndarray, labels: np.ndarray, rows: np.ndarray, docu
 
 
 def iterate_steps(dataset: StepDataset, first_step: int, end_step: int, workers: int, prefetch: int) -> Iterator[StepBatch]:
-    """The rank's batches of steps first_step .. end_step - 1, in order, for any number of loader processes."""
+    """The rank's batches of steps first_step .. end_step - 1, in order, for any number of loader processes.
+
+    Raises:
+        ShardError: a row cannot be read.
+    """
     loader = DataLoader(
         dataset,
         batch_size=None,
@@ -98,7 +110,10 @@ def iterate_steps(dataset: StepDataset, first_step: int, end_step: int, workers:
         worker_init_fn=_init_worker if workers else None,
         persistent_workers=False,
     )
-    return iter(loader)
+    for item in loader:
+        if isinstance(item, JadebertaError):
+            raise item
+        yield item
 
 
 def _init_worker(worker: int) -> None:

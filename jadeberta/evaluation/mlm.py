@@ -6,6 +6,7 @@ Masks are keyed by a fixed seed and the row, so that two checkpoints are asked t
 import argparse
 import json
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from jadeberta.checkpoint.manifest import choose, list_checkpoints
+from jadeberta.checkpoint.manifest import MANIFEST_NAME, choose, list_checkpoints, verify
 from jadeberta.data.batches import make_micro_batch
 from jadeberta.data.masking import Masker
 from jadeberta.errors import CheckpointError, ConfigError
@@ -29,9 +30,11 @@ def resolve_checkpoint(path: Path) -> Path:
     """A checkpoint or exported directory as it is; of a run directory, its newest valid checkpoint. Raises CheckpointError."""
     for root in (path / "checkpoints", path):
         if list_checkpoints(root):
-            found = choose(root, "required", lambda line: print(line, flush=True))
+            found = choose(root, "required", lambda line: print(line, file=sys.stderr, flush=True))
             assert found is not None
             return found
+    if (path / MANIFEST_NAME).exists() and (faults := verify(path)):
+        raise CheckpointError(f"{faults[0]} Name another checkpoint; 'jadeberta checkpoint verify' shows which can be trusted.")
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path}: neither a checkpoint, nor an exported directory, nor a run with checkpoints.")
     return path

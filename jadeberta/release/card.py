@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from jadeberta.shards import ShardIndex
-
 CARD_SENTENCE = "京都 大学 で 自然 言語 処理 を [MASK] する 。"
 
 
@@ -12,7 +10,7 @@ def write_card(
     path: Path,
     config: dict[str, Any],
     state: dict[str, Any],
-    metadata: dict[str, Any],
+    ledger: list[dict[str, Any]],
     evaluation: dict[str, Any] | None,
     predictions: list[tuple[str, float]],
 ) -> None:
@@ -22,18 +20,17 @@ def write_card(
         path: the file.
         config: the model's config.json.
         state: the checkpoint's state.json.
-        metadata: "recipe", "index" and "ledger" of the run, where they are there.
+        ledger: of the run, empty where it is not there.
         evaluation: what `evaluate mlm` found.
         predictions: words and probabilities for CARD_SENTENCE.
     """
-    index: ShardIndex | None = metadata.get("index")
     sections = [
         _front_matter(),
         f"# Japanese DeBERTa V2, {config['num_hidden_layers']} layers, hidden size {config['hidden_size']}\n",
         "A Japanese DeBERTa V2 trained by masked language modelling with jadeberta.\n",
-        _usage(predictions, index),
-        _data(index, metadata.get("recipe"), state),
-        _training(state, metadata.get("recipe"), metadata.get("ledger", [])),
+        _usage(predictions, state["data"]),
+        _data(state),
+        _training(state, ledger),
         _evaluation(evaluation),
     ]
     path.write_text("\n".join(section for section in sections if section), encoding="utf-8")
@@ -45,9 +42,9 @@ def _front_matter() -> str:
     return f'---\n{head}widget:\n- text: "{CARD_SENTENCE}"\n---\n'
 
 
-def _usage(predictions: list[tuple[str, float]], index: ShardIndex | None) -> str:
+def _usage(predictions: list[tuple[str, float]], data: dict[str, Any]) -> str:
     words = "\n".join(f"| {word} | {probability:.4f} |" for word, probability in predictions)
-    segmenter = describe_segmenter(index.segmenter) if index is not None else "the segmenter of the training data"
+    segmenter = describe_segmenter(data["segmenter"])
     return f"""## How to use
 
 ```python
@@ -74,29 +71,24 @@ def describe_segmenter(segmenter: dict[str, Any]) -> str:
     return f"{segmenter.get('engine', 'an unknown engine')}" + (f" ({', '.join(known)})" if known else "")
 
 
-def _data(index: ShardIndex | None, recipe: dict[str, Any] | None, state: dict[str, Any]) -> str:
-    if index is None:
-        return ""
-    repeats = {k.removeprefix("data.repeats."): v for k, v in state["settings"].items() if k.startswith("data.repeats.")}
-    rows = []
-    for name, corpus in index.corpora.items():
-        documents, sequences, tokens = (
-            sum(getattr(s, key) for s in corpus.train) for key in ("documents", "sequences", "tokens")
-        )
-        rows.append(f"| {name} | {documents:,} | {sequences:,} | {tokens:,} | {repeats.get(name, corpus.repeats)} |")
-    table = "\n".join(rows)
+def _data(state: dict[str, Any]) -> str:
+    data, fingerprints = state["data"], state["fingerprints"]
+    table = "\n".join(
+        f"| {name} | {c['documents']:,} | {c['sequences']:,} | {c['tokens']:,} | {c['repeats']} |"
+        for name, c in data["corpora"].items()
+    )
     return f"""## Training data
 
-| corpus | documents | sequences of {index.sequence_length} | tokens | times in an epoch |
+| corpus | documents | sequences of {data["sequence_length"]} | tokens | times in an epoch |
 |---|---|---|---|---|
 {table}
 
-Words by {describe_segmenter(index.segmenter)}; normaliser {index.normaliser}, sentence splitter {index.sentence_splitter}; sentencepiece
-unigram, {index.vocab_size:,} pieces (sha256 {index.tokenizer_sha256[:16]}…); shards {index.fingerprint[:16]}….
+Words by {describe_segmenter(data["segmenter"])}; normaliser {data["normaliser"]}, sentence splitter {data["sentence_splitter"]};
+sentencepiece unigram, {data["vocab_size"]:,} pieces (sha256 {fingerprints["tokenizer"][:16]}…); shards {fingerprints["shards"][:16]}….
 """
 
 
-def _training(state: dict[str, Any], recipe: dict[str, Any] | None, ledger: list[dict[str, Any]]) -> str:
+def _training(state: dict[str, Any], ledger: list[dict[str, Any]]) -> str:
     settings = state["settings"]
     lines = [
         ("steps", f"{state['step']:,}"),
@@ -104,6 +96,7 @@ def _training(state: dict[str, Any], recipe: dict[str, Any] | None, ledger: list
         ("learning rate, peak", settings["training.lr"]),
         ("schedule", f"{settings['training.schedule']}, {settings['training.warmup_steps']:,} steps of warm-up"),
         ("global batch size", f"{settings['training.global_batch_size']:,} sequences"),
+        ("micro-batch size", f"{state['recipe']['training']['micro_batch_size']} sequences a rank"),
         ("optimizer", _optimizer(settings)),
         ("weight decay", settings["training.weight_decay"]),
         ("gradient clipping", settings["training.max_grad_norm"]),
@@ -118,8 +111,6 @@ def _training(state: dict[str, Any], recipe: dict[str, Any] | None, ledger: list
         ("seed", state["seed"]),
         ("software", ", ".join(f"{name} {version}" for name, version in state["versions"].items())),
     ]
-    if recipe is not None:
-        lines.insert(6, ("micro-batch size", recipe["training"]["micro_batch_size"]))
     starts = sum(row.get("event") == "start" for row in ledger)
     if starts:
         lines.append(

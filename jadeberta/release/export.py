@@ -20,7 +20,9 @@ from jadeberta.errors import CheckpointError
 from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.model import load
 from jadeberta.release.card import CARD_SENTENCE, write_card
+from jadeberta.training.ledger import read_jsonl
 
+FIGURES = {"accuracy", "loss", "unigram_accuracy", "masked_tokens"}
 LOGIT_TOLERANCE = 2e-4
 """fp32 against fp32 through another order of sums; a lost or swapped weight differs by orders of magnitude more."""
 
@@ -60,7 +62,8 @@ def export(
             shutil.copyfile(checkpoint / name, temporary / name)
         _compare_logits(temporary, weights)
         predictions = fill_mask(temporary, CARD_SENTENCE)
-        write_card(temporary / "README.md", config, read_state(checkpoint), _run_metadata(checkpoint), evaluation, predictions)
+        ledger = read_jsonl(checkpoint.parent.parent / "ledger.jsonl")
+        write_card(temporary / "README.md", config, read_state(checkpoint), ledger, evaluation, predictions)
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -117,25 +120,17 @@ def _compare_logits(directory: Path, weights: dict[str, torch.Tensor]) -> None:
         )
 
 
-def _run_metadata(checkpoint: Path) -> dict[str, Any]:
-    """What the run left beside its checkpoints: the resolved recipe and the shards' index, where they are still there."""
-    import yaml
-
-    run = checkpoint.parent.parent
-    metadata: dict[str, Any] = {}
-    if (run / "recipe.yaml").is_file():
-        metadata["recipe"] = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-        shards = Path(metadata["recipe"]["data"]["shards"])
-        from jadeberta.shards import ShardError, ShardIndex, find_index
-
-        try:
-            metadata["index"] = ShardIndex.load(find_index(shards))
-        except ShardError:
-            metadata["index"] = None
-    from jadeberta.training.ledger import read_jsonl
-
-    metadata["ledger"] = read_jsonl(run / "ledger.jsonl")
-    return metadata
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """What `evaluate mlm --output` wrote; raises CheckpointError where it is something else."""
+    try:
+        evaluation = json.loads(path.read_text(encoding="utf-8"))
+        figures = [*evaluation["corpora"].values(), evaluation["all"]]
+        complete = all(f.keys() >= FIGURES for f in figures) and "mask_probability" in evaluation
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise CheckpointError(f"{path}: not the JSON of 'jadeberta evaluate mlm --output' ({e}).") from e
+    if not complete:
+        raise CheckpointError(f"{path}: figures are missing in it; make it anew with 'jadeberta evaluate mlm --output'.")
+    return evaluation
 
 
 def main(arguments: list[str]) -> int:
@@ -153,10 +148,7 @@ def main(arguments: list[str]) -> int:
         return 0
     evaluation = None
     if options.evaluation is not None:
-        try:
-            evaluation = json.loads(options.evaluation.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as e:
-            raise CheckpointError(f"{options.evaluation}: not the JSON of 'jadeberta evaluate mlm' ({e}).") from e
+        evaluation = read_evaluation(options.evaluation)
     predictions = export(checkpoint, options.out, getattr(torch, options.dtype), evaluation)
     print(f"exported {checkpoint} to {options.out}")
     print(f"{CARD_SENTENCE}")

@@ -26,8 +26,11 @@ class DirectoryLock:
             directory: made where it is missing.
             what: the option that names it, for the message.
         """
-        directory.mkdir(parents=True, exist_ok=True)
-        self._file = open(directory / LOCK_NAME, "a+b")  # noqa: SIM115 - held, not closed
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._file = open(directory / LOCK_NAME, "a+b")  # noqa: SIM115 - held, not closed
+        except OSError as e:
+            raise ConfigError(f"{directory}: cannot be written ({e.strerror}). Choose another {what}.") from e
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,15 @@ class Ledger:
                 f.write(b"\n")
 
     def write(self, event: str, **fields: Any) -> None:
+        """Appends one event; on a disk that takes nothing it goes to standard error instead, and the run goes on."""
         row = {"time": time.time(), "event": event, "life": self.life, "host": socket.gethostname(), "pid": os.getpid(), **fields}
-        with open(self.path, "ab") as f:
-            f.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY))
-            f.flush()
-            os.fsync(f.fileno())
+        try:
+            with open(self.path, "ab") as f:
+                f.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY))
+                f.flush()
+                os.fsync(f.fileno())
+        except OSError as e:
+            print(f"ledger cannot be written ({e.strerror}): {event} {fields}", file=sys.stderr, flush=True)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -68,7 +68,6 @@ def train(
         step = first_step = batch.step + 1
         tokens += result.tokens
         seconds = time.monotonic() - mark
-        mark = time.monotonic()
         rate = result.tokens / seconds
         if metrics is not None:
             metrics.write(
@@ -103,6 +102,7 @@ def train(
                 control.done("STOP")
                 raise StopAsked(f"{recipe.run.dir}/STOP was found {state}. Start again to go on.")
             raise RequeueWanted(f"{control.reason or 'another rank'} asked to end {state}. Start again to go on.")
+        mark = time.monotonic()  # what a save takes is no step's
     if saved != training.max_steps:
         raise RuntimeError(
             f"the last checkpoint, of step {training.max_steps}, could not be written; the newest is of step {saved}"

@@ -1,5 +1,7 @@
 """What a step measured: `metrics.jsonl`, TensorBoard, and the floating-point work behind MFU."""
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ class MetricsWriter:
                 f.seek(-1, 2)
                 if f.read(1) != b"\n":
                     self._file.write(b"\n")
-        self._board = None
+        self._board, self._unended, self._said = None, b"", False
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -40,16 +42,32 @@ class MetricsWriter:
             self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step + 1, flush_secs=10)
 
     def write(self, row: dict[str, Any]) -> None:
-        self._file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+        """A full disk must not end a run that computes: what cannot be written is lost, and said once."""
+        try:
+            self._file.write(self._unended + orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+            self._unended = b""
+        except OSError as e:
+            self._unended = b"\n"  # whatever part of the line was written ends here
+            self._say_once(e)
         if self._board is not None:
-            for key, tag in TENSORBOARD_TAGS.items():
-                if row.get(key) is not None:
-                    self._board.add_scalar(tag, row[key], row["step"])
+            try:
+                for key, tag in TENSORBOARD_TAGS.items():
+                    if row.get(key) is not None:
+                        self._board.add_scalar(tag, row[key], row["step"])
+            except OSError as e:
+                self._board = None  # its writer thread has died of the error
+                self._say_once(e)
+
+    def _say_once(self, error: OSError) -> None:
+        if not self._said:
+            self._said = True
+            print(f"metrics cannot be written ({error.strerror}); training goes on without them", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self._file.close()
         if self._board is not None:
-            self._board.close()
+            with contextlib.suppress(OSError):
+                self._board.close()
 
 
 def training_flops_per_token(model: ModelConfig, sequence_length: int, micro_batch_size: int, head_share: float) -> float:

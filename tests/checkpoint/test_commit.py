@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from jadeberta.checkpoint.commit import commit, prunable, prune
+from jadeberta.checkpoint.commit import commit, prunable, prune, remove_leftovers
 from jadeberta.checkpoint.manifest import choose, list_checkpoints, verify
 from jadeberta.errors import CheckpointError, NothingToResume
 
@@ -148,12 +148,30 @@ def test_pruning_keeps_the_newest_and_those_kept_for_good(tmp_path) -> None:
     for step in range(1, 9):
         commit(tmp_path, step, write)
     before = list_checkpoints(tmp_path)
-    assert prunable(before, 0, 0) == []
-    removed = prune(tmp_path, keep_last=2, keep_every=3)
+    assert prunable(before, 0, 0, lambda p: True) == []
+    removed = prune(tmp_path, keep_last=2, keep_every=3, trusted=lambda p: not verify(p))
     assert [int(p.name[-1]) for p in removed] == [1, 2, 4, 5]
     assert [int(p.name[-1]) for p in list_checkpoints(tmp_path)] == [3, 6, 7, 8]
     assert all(verify(p) == [] for p in list_checkpoints(tmp_path))
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_damaged_checkpoint_never_lets_an_older_one_go(tmp_path) -> None:
+    for step in range(1, 5):
+        commit(tmp_path, step, write)
+    for step in (3, 4):
+        (tmp_path / f"step-0000000{step}/model.safetensors").write_bytes(b"x")
+    removed = prune(tmp_path, keep_last=1, keep_every=0, trusted=lambda p: not verify(p))
+    assert [p.name for p in removed] == ["step-00000001"]
+    assert verify(tmp_path / "step-00000002") == []
+
+
+def test_leftovers_of_killed_saves_and_prunings_are_removed_and_nothing_else_is(tmp_path) -> None:
+    commit(tmp_path, 1, write)
+    for name in ("step-00000002.tmp", "step-00000003.deleted", "notes.tmp"):
+        (tmp_path / name).mkdir()
+    assert sorted(p.name for p in remove_leftovers(tmp_path)) == ["step-00000002.tmp", "step-00000003.deleted"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.tmp", "step-00000001"]
 
 
 def test_a_directory_that_cannot_be_made_is_an_error_in_one_sentence(tmp_path) -> None:
