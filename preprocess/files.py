@@ -68,7 +68,7 @@ def write_jsonl_zst(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def read_jsonl_zst(path: Path) -> Iterator[dict[str, Any]]:
     """Raises InputError with the line's number where the file is cut short or a line is not JSON."""
-    remedy = "delete the file and run the stage that wrote it again"
+    remedy = "delete the file with the marker (.json) beside it that names it, and run the stage that wrote it again"
     # Not zstandard's stream_reader: it ends without an error where the file is cut short.
     for number, line in lines(path, remedy):
         try:

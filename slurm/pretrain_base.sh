@@ -9,6 +9,7 @@
 #SBATCH --time=24:00:00
 #SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append
+#SBATCH --signal=USR1@300
 set -euo pipefail
 
 export RECIPE="${RECIPE:-recipes/base.yaml}"   # what to train

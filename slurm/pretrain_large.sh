@@ -9,6 +9,7 @@
 #SBATCH --time=24:00:00
 #SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append
+#SBATCH --signal=USR1@300
 set -euo pipefail
 
 # --- Settings: edit here or give them with --export -------------------------------------------------------------
@@ -27,6 +28,7 @@ MASTER_PORT="$((10000 + SLURM_JOB_ID % 50000))"   # several jobs on one node mus
 OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
 export MASTER_ADDR MASTER_PORT OMP_NUM_THREADS
 
+# USR1 comes to every task five minutes before the time limit: the run saves and ends with status 11.
 # One task a GPU; a rank that ends badly takes the others with it instead of leaving them in a collective.
 # shellcheck disable=SC2086 # EXTRA is several words on purpose
 srun --export=ALL --kill-on-bad-exit=1 "$PYTHON" -m jadeberta pretrain --config "$RECIPE" \
