@@ -26,6 +26,10 @@ class InputError(JadebertaError):
     """A corpus file or another input is missing, cut short or not in its format."""
 
 
+class OutputError(JadebertaError):
+    """A file cannot be written: the disk is full, the directory is read-only or gone."""
+
+
 class ShardError(JadebertaError):
     """A shard directory is missing, damaged or not the one that was expected."""
 

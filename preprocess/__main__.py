@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jadeberta.shards import JadebertaError, ShardIndex, find_index, verify
+from jadeberta.shards import DirectoryLock, JadebertaError, ShardIndex, find_index, verify
 from preprocess.comm import Comm
 from preprocess.config import PreprocessConfig, load_config
 from preprocess.report import print_report, write_report
@@ -75,6 +75,9 @@ def _run(options: argparse.Namespace, overrides: list[str], comm: Comm) -> int:
         if comm.is_root:
             print(_describe(config, options.out, wanted, comm.size))
         return 0
+    # Held until the process ends; a job that was killed holds nothing.
+    held: list[DirectoryLock] = []
+    comm.run_on_root(lambda: held.append(DirectoryLock(options.out / "work", "--out")))
     reports: dict[str, Any] = {}
     for stage in wanted:
         began = time.monotonic()
@@ -84,6 +87,7 @@ def _run(options: argparse.Namespace, overrides: list[str], comm: Comm) -> int:
             logging.getLogger(__name__).info("%s: done in %.1f s on %d ranks", stage, reports[stage]["seconds"], comm.size)
     if comm.is_root:
         print_report(write_report(options.out, reports))
+        held[0].release()
     return 0
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
-from jadeberta.shards import JadebertaError
+from jadeberta.shards import JadebertaError, OutputError
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -60,13 +60,24 @@ class Comm:
             try:
                 done.append((number, work(piece)))
             except Exception as e:
-                # An unexpected error travels as text: its class may not survive pickling.
-                known = isinstance(e, JadebertaError)
-                error = (number, e if known else RuntimeError(f"rank {self.rank}: {type(e).__name__}: {e}"))
-                error[1].__cause__ = None if known else e
+                error = (number, _fit_to_travel(e, self.rank))
                 break
         gathered = self.allgather((done, error))
         errors = sorted((e for _, e in gathered if e is not None), key=lambda e: e[0])
         if errors:
             raise error[1] if error is not None and error[0] == errors[0][0] else errors[0][1]
         return [result for _, result in sorted((pair for pairs, _ in gathered for pair in pairs), key=lambda pair: pair[0])]
+
+
+def _fit_to_travel(error: Exception, rank: int) -> Exception:
+    """An error that every rank can raise: the user's to mend as it is, others as text, as their class may not survive pickling."""
+    if isinstance(error, JadebertaError):
+        return error
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename or "writing"
+        return OutputError(
+            f"{where}: {error.strerror}, on rank {rank}. Make room or mend the path, and run the same command again."
+        )
+    text = RuntimeError(f"rank {rank}: {type(error).__name__}: {error}")
+    text.__cause__ = error
+    return text

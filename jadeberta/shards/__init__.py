@@ -3,7 +3,15 @@
 A directory holds tar files of token rows and one `index.json` that says what is in them and how it was made.
 """
 
-from jadeberta.errors import ConfigError, InputError, JadebertaError, SegmenterError, ShardError, explain_recipe_error
+from jadeberta.errors import (
+    ConfigError,
+    InputError,
+    JadebertaError,
+    OutputError,
+    SegmenterError,
+    ShardError,
+    explain_recipe_error,
+)
 from jadeberta.shards.index import INDEX_NAME, CorpusEntry, ShardEntry, ShardIndex, find_index
 from jadeberta.shards.lock import DirectoryLock
 from jadeberta.shards.reader import ShardReader, open_shards
@@ -21,6 +29,7 @@ __all__ = [
     "DirectoryLock",
     "InputError",
     "JadebertaError",
+    "OutputError",
     "SegmenterError",
     "ShardEntry",
     "ShardError",

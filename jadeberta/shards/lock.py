@@ -43,6 +43,8 @@ class DirectoryLock:
         self._file.flush()
 
     def release(self) -> None:
+        """Gives the directory back. The file stays, empty: to remove it would let two jobs lock two files of one name."""
+        self._file.truncate(0)
         self._file.close()
 
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from jadeberta.config import Recipe
 from jadeberta.data.batches import StepBatch
-from jadeberta.errors import RequeueWanted, StopAsked
+from jadeberta.errors import CheckpointError, RequeueWanted, StopAsked
 from jadeberta.training.control import Control
 from jadeberta.training.engine import TrainingEngine
 from jadeberta.training.metrics import MetricsWriter, peak_flops, training_flops_per_token
@@ -104,7 +104,8 @@ def train(
             raise RequeueWanted(f"{control.reason or 'another rank'} asked to end {state}. Start again to go on.")
         mark = time.monotonic()  # what a save takes is no step's
     if saved != training.max_steps:
-        raise RuntimeError(
-            f"the last checkpoint, of step {training.max_steps}, could not be written; the newest is of step {saved}"
+        raise CheckpointError(
+            f"{recipe.run.dir}: the last checkpoint, of step {training.max_steps}, could not be written; the newest is of step {saved}. "
+            "Make room and start again."
         )
     return tokens
