@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jadeberta.shards import INDEX_NAME, open_shards, verify
+from jadeberta.shards import INDEX_NAME, DirectoryLock, open_shards, verify
 from preprocess.__main__ import main
 from preprocess.files import read_json
 from tests.helpers import CORPORA, ROOT
@@ -49,8 +49,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def files(out: Path) -> dict[str, bytes]:
-    """Everything written but what holds times: the report, and the markers of documents and words."""
-    paths = [path for path in out.rglob("*") if path.is_file() and path != out / "report.json"]
+    """Everything written but the lock, and what holds times: the report, and the markers of documents and words."""
+    paths = [path for path in out.rglob("*") if path.is_file() and path.name not in ("report.json", ".lock")]
     timed = {path for stage in ("documents", "words") for path in (out / "work" / stage).glob("*/*.json")}
     return {str(path.relative_to(out)): path.read_bytes() for path in paths if path not in timed}
 
@@ -111,6 +111,20 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(recipe: Path, tmp_path
     first, *others = done.stdout.splitlines()
     assert first == f"would run extract, segment, tokenizer, pack on 1 ranks, words by mecab, 140 pieces, into {tmp_path}/out"
     assert others[1] == f"  web-ja: jsonl {recipe.parent}/corpora/web-ja.jsonl, seen 3x an epoch"
+
+
+def test_a_second_job_in_the_same_directory_is_refused_while_the_first_works(recipe: Path, tmp_path: Path) -> None:
+    lock = DirectoryLock(tmp_path / "out" / "work", "--out")
+    refused = run("all", "--config", recipe, "--out", tmp_path / "out")
+    assert refused.returncode == 2 and f"process {os.getpid()} on" in refused.stderr and "another --out" in refused.stderr
+    lock.release()
+    assert run("extract", "--config", recipe, "--out", tmp_path / "out").returncode == 0
+
+
+def test_a_directory_that_cannot_be_written_is_one_sentence(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file where a directory is wanted")
+    refused = run("all", "--config", recipe, "--out", tmp_path / "out")
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr and "Choose another --out" in refused.stderr
 
 
 def test_verify_counts_and_ends_well_on_a_sound_directory(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
