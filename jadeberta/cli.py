@@ -14,13 +14,14 @@ from jadeberta.errors import (
     ConfigError,
     JadebertaError,
     NothingToResume,
+    NumericsError,
     RequeueWanted,
     StopAsked,
     explain_recipe_error,
 )
 
 RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")
-SAID_ONCE = (ConfigError, CheckpointError, NothingToResume, StopAsked, RequeueWanted)
+SAID_ONCE = (ConfigError, CheckpointError, NothingToResume, NumericsError, StopAsked, RequeueWanted)
 """Errors that every rank meets alike."""
 Handler = Callable[[list[str]], int]
 

@@ -112,6 +112,8 @@ class TrainingConfig:
     """Root of every random number: weights, sample order, masks, dropout."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16 keeps fp32 master weights and accumulates gradients in fp32."""
+    max_skipped_in_row: int = 20
+    """Steps in a row that may be left out because loss or gradient was not finite; one more ends the run with status 13."""
     mask_probability: float = 0.15
     """Share of the tokens to predict; of these 80% become [MASK], 10% a random token, 10% stay."""
     whole_word_mask: bool = False

@@ -54,6 +54,12 @@ class RequeueWanted(JadebertaError):
     exit_status = 11
 
 
+class NumericsError(JadebertaError):
+    """Too many steps in a row had a loss or gradient that was not finite."""
+
+    exit_status = 13
+
+
 class NothingToResume(JadebertaError):
     """A checkpoint was required (`--resume required`) and no valid one is there."""
 

@@ -16,7 +16,7 @@ from jadeberta.config import Recipe
 from jadeberta.data.batches import StepDataset, iterate_steps
 from jadeberta.data.masking import Masker, read_word_starts
 from jadeberta.data.order import SampleOrder
-from jadeberta.errors import ConfigError, RequeueWanted, StopAsked
+from jadeberta.errors import ConfigError, NumericsError, RequeueWanted, StopAsked
 from jadeberta.shards import DirectoryLock, ShardError, ShardReader, file_sha256
 from jadeberta.shards import open as open_shards
 from jadeberta.training.control import Control
@@ -88,9 +88,9 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
         (run_dir / "recipe.yaml").write_text(config_module.dump(recipe), encoding="utf-8")
     try:
         tokens = _train_from(state, recipe, process, shards, order, engine, checkpointer, progress, life)
-    except (StopAsked, RequeueWanted) as e:
+    except (StopAsked, RequeueWanted, NumericsError) as e:
         if ledger is not None:
-            ledger.write("stop" if isinstance(e, StopAsked) else "requeue", reason=str(e))
+            ledger.write("requeue" if isinstance(e, RequeueWanted) else "stop", status=e.exit_status, reason=str(e))
         raise
     if ledger is not None:
         ledger.write("done", step=recipe.training.max_steps, tokens=tokens)
@@ -140,9 +140,11 @@ def _train_from(
             progress,
             first_step=state["step"],
             tokens=state["tokens"],
+            skipped_steps=state["skipped_steps"],
             life=life,
             device_name=torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else "cpu",
             control=control,
+            ledger=checkpointer.ledger,
         )
     finally:
         if metrics is not None:

@@ -24,7 +24,7 @@ from jadeberta.training.progress import Progress
 
 FREE_KEYS = {
     "model": {"attention"},
-    "training": {"micro_batch_size", "max_steps", "precision"},
+    "training": {"micro_batch_size", "max_steps", "precision", "max_skipped_in_row"},
 }
 """Keys of sections that bind a run which may still change between its lives."""
 
@@ -102,7 +102,7 @@ class Checkpointer:
         self.group = dist.new_group(backend="gloo")
 
     def resume(self, mode: str) -> dict[str, Any]:
-        """Restores the newest valid checkpoint and returns its state; {"step": 0, "tokens": 0} for a fresh start.
+        """Restores the newest valid checkpoint and returns its state; step, tokens and skipped_steps 0 for a fresh start.
 
         Raises:
             NothingToResume, CheckpointError: see `manifest.choose` and `refuse_foreign`; on every rank.
@@ -123,7 +123,7 @@ class Checkpointer:
             raise outcome[0]
         self._verified.add(outcome[0])
         if outcome[0] is None:
-            return {"step": 0, "tokens": 0}
+            return {"step": 0, "tokens": 0, "skipped_steps": 0}
         began = time.monotonic()
         restore(outcome[0], self.engine)
         state = read_state(outcome[0])
@@ -132,7 +132,7 @@ class Checkpointer:
         self.progress.say(f"resumed from {outcome[0].name} in {time.monotonic() - began:.1f} s")
         return state
 
-    def save(self, step: int, tokens: int, lr: float) -> bool:
+    def save(self, step: int, tokens: int, lr: float, skipped_steps: int) -> bool:
         """Commits a checkpoint of the state after `step` updates; False where it could not be written."""
         began = time.monotonic()
         state = {
@@ -143,7 +143,7 @@ class Checkpointer:
             "lr": lr,
             "adam_step": current_adam_step(self.engine),
             "seed": self.recipe.training.seed,
-            "skipped_steps": 0,
+            "skipped_steps": skipped_steps,
             "world_size": self.engine.process.world_size,
             "zero_stage": self.engine.stage,
             "precision": self.recipe.training.precision,

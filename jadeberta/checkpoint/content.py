@@ -20,7 +20,6 @@ from jadeberta.errors import CheckpointError
 from jadeberta.training.engine import TrainingEngine
 from jadeberta.training.zero_state import (
     adam_step,
-    create_optimizer_state,
     fragments,
     gather_working_weights,
     load_working_weights,
@@ -86,7 +85,6 @@ def restore(directory: Path, engine: TrainingEngine) -> None:
     Raises:
         CheckpointError: the checkpoint's parameters are not the engine's, or its files leave a gap.
     """
-    create_optimizer_state(engine.engine)
     load_working_weights(engine.engine, _checked_weights(directory, engine))
     files = [safe_open(path, "pt") for path in sorted(directory.glob("optimizer-*.safetensors"))]
     places = [json.loads(f.metadata()["fragments"]) for f in files]

@@ -22,6 +22,8 @@ from jadeberta.data.order import derive_key
 from jadeberta.errors import ConfigError
 from jadeberta.model import DebertaForMaskedLM, build
 from jadeberta.training.control import Asks
+from jadeberta.training.guard import UpdateGuard
+from jadeberta.training.zero_state import create_optimizer_state
 
 
 def choose_device(recipe: Recipe, process: Process) -> torch.device:
@@ -86,6 +88,9 @@ class StepResult:
     masked_tokens: int
     tokens: int
     grad_norm: float
+    """Before clipping; not finite where a gradient was not."""
+    skipped: bool
+    """The update was left out: loss or gradient was not finite."""
     asks: Asks
 
 
@@ -111,6 +116,8 @@ class TrainingEngine:
         )
         deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
         self.engine, *_ = deepspeed.initialize(model=self.model, optimizer=optimizer, config=settings)
+        create_optimizer_state(self.engine)
+        self.guard = UpdateGuard(self.engine)
 
     def step(self, batch: StepBatch, lr: float, asks: Asks) -> StepResult:
         """One optimizer step: every micro-batch forward and backward, then one update.
@@ -122,24 +129,26 @@ class TrainingEngine:
         dist.all_reduce(totals)
         masked_tokens, tokens = (int(n) for n in totals.tolist())
         scale = self.process.world_size / max(1, masked_tokens)
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss, correct
+        told = [asks.requeue, asks.stop, asks.save]
+        sums = torch.tensor([0, 0, *told], dtype=torch.float64, device=self.device)  # loss, correct, asks
         for number, micro_batch in enumerate(batch.micro_batches):
             # No generator state to save or lose: dropout follows from where in the run we are.
             torch.manual_seed(int(derive_key(self.recipe.training.seed, 3, batch.step, number, self.process.rank) >> 1))
             loss_sum, correct = self._forward(micro_batch)
             self.engine.backward(loss_sum * scale, scale_wrt_gas=False)
-            sums += torch.stack([loss_sum.detach().double(), correct.double()])
+            sums[:2] += torch.stack([loss_sum.detach().double(), correct.double()])
+            if number == len(batch.micro_batches) - 1:
+                dist.all_reduce(sums)
+                self.guard.expect(sums[0].item())
             for group in self.engine.optimizer.param_groups:
                 group["lr"] = lr
             self.engine.step()
-        told = torch.tensor([asks.requeue, asks.stop, asks.save], dtype=torch.float64, device=self.device)
-        everyone = torch.cat([sums, told])
-        dist.all_reduce(everyone)
-        loss_sum_all, correct_all, *agreed = everyone.tolist()
+        loss_sum_all, correct_all, *agreed = sums.tolist()
         loss, correct_share = loss_sum_all / max(1, masked_tokens), correct_all / max(1, masked_tokens)
         grad_norm = self.engine.get_global_grad_norm()
         norm = float(grad_norm) if grad_norm is not None else float("nan")
-        return StepResult(loss, correct_share, masked_tokens, tokens, norm, Asks(*map(int, agreed)))
+        skipped = not self.guard.updated
+        return StepResult(loss, correct_share, masked_tokens, tokens, norm, skipped, Asks(*map(int, agreed)))
 
     def _forward(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of the cross-entropy over the masked tokens, and how many of them were predicted."""
