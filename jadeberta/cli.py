@@ -98,7 +98,7 @@ def _pretrain(arguments: list[str]) -> int:
     try:
         options = parser.instantiate(parser.parse_args(arguments))
     except Exception as e:
-        raise ConfigError(explain_recipe_error(str(e), recipe_file, known_keys())) from e
+        raise ConfigError(explain_recipe_error(str(e), recipe_file, known_keys(), arguments)) from e
     recipe = recipe_from_arguments(options)
     from jadeberta.pretrain import pretrain
 

@@ -157,6 +157,24 @@ class Recipe:
     """Read and checked by `python -m preprocess`."""
 
 
+AT_LEAST = {
+    "run.max_hours": 0, "data.workers": 0, "data.prefetch": 1, "model.num_hidden_layers": 1, "model.hidden_size": 1,
+    "model.num_attention_heads": 1, "model.attention_head_size": 1, "model.intermediate_size": 1, "model.max_position_embeddings": 1,
+    "model.conv_kernel_size": 0, "model.layer_norm_eps": 0, "model.initializer_range": 0, "training.max_steps": 1,
+    "training.global_batch_size": 1, "training.micro_batch_size": 1, "training.adam_eps": 0, "training.weight_decay": 0,
+    "training.max_grad_norm": 0, "training.seed": 0, "training.max_skipped_in_row": 0, "checkpoint.every_steps": 1,
+    "checkpoint.keep_last": 0, "checkpoint.keep_every": 0, "logging.every_steps": 1,
+}  # fmt: skip
+BELOW_ONE = (
+    "training.adam_beta1",
+    "training.adam_beta2",
+    "model.hidden_dropout_prob",
+    "model.attention_probs_dropout_prob",
+    "model.pooler_dropout",
+)
+ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "tanh")
+
+
 def add_recipe_arguments(parser: Any) -> None:
     """Adds --config and one option for every key of a recipe to a jsonargparse parser."""
     parser.add_argument("--config", action="config", help="recipe, a YAML file; options after it override its keys")
@@ -189,7 +207,7 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     try:
         arguments = parser.instantiate(parser.parse_args(["--config", str(path), *overrides]))
     except (jsonargparse.ArgumentError, yaml.YAMLError) as e:
-        raise ConfigError(explain_recipe_error(str(e), Path(path), known_keys())) from e
+        raise ConfigError(explain_recipe_error(str(e), Path(path), known_keys(), overrides)) from e
     return recipe_from_arguments(arguments)
 
 
@@ -205,9 +223,19 @@ def known_keys() -> list[str]:
 def validate(recipe: Recipe) -> None:
     """Raises ConfigError where two settings contradict each other or a number is out of its range."""
     model, training = recipe.model, recipe.training
-    for name in ("max_steps", "global_batch_size", "micro_batch_size"):
-        if getattr(training, name) < 1:
-            raise ConfigError(f"training.{name} is {getattr(training, name)}; it must be at least 1.")
+    for key, low in AT_LEAST.items():
+        section, name = key.split(".")
+        if (value := getattr(getattr(recipe, section), name)) < low:
+            raise ConfigError(f"{key} is {value}; it must be at least {low}.")
+    for key in BELOW_ONE:
+        section, name = key.split(".")
+        if not 0 <= (value := getattr(getattr(recipe, section), name)) < 1:
+            raise ConfigError(f"{key} is {value}; it must be at least 0 and below 1.")
+    for key in ("hidden_act", "conv_act"):
+        if getattr(model, key) not in ACTIVATIONS:
+            raise ConfigError(f"model.{key} is {getattr(model, key)}; it may be {', '.join(ACTIVATIONS)}.")
+    if not recipe.run.dir:
+        raise ConfigError("run.dir is empty; name the directory in which the run shall live.")
     if not 0 < training.mask_probability < 1:
         raise ConfigError(f"training.mask_probability is {training.mask_probability}; it must lie between 0 and 1.")
     if training.lr <= 0:
@@ -243,7 +271,7 @@ def validate(recipe: Recipe) -> None:
             "data.packing 'documents' needs model.attention 'sdpa': Hugging Face's own module cannot keep documents apart."
         )
     pieces = recipe.preprocess.get("vocab_size", model.vocab_size)
-    if pieces != model.vocab_size:
+    if str(pieces) != str(model.vocab_size):  # from the command line it comes as text
         raise ConfigError(
             f"model.vocab_size {model.vocab_size} differs from preprocess.vocab_size {pieces}; they must be the same."
         )

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jadeberta.cluster.local import free_port, rank_environment
+from jadeberta.cluster.local import COMMAND, free_port, start_rank
 from jadeberta.config import PROJECT, load_recipe
 from jadeberta.errors import InputError, JadebertaError
 from jadeberta.training.ledger import read_jsonl
@@ -53,7 +53,7 @@ def main() -> None:
     began = time.monotonic()
     try:
         part("corpus", CORPORA / "expected.json", make_corpus)
-        part("shards", SHARDS / "index.json", lambda: make_shards(ranks))
+        part("shards", SHARDS / "report.json", lambda: make_shards(ranks))
         check_counts()
         part("training", RUN / "DONE", lambda: train_and_kill(ranks))
         part("evaluation", EVALUATION, evaluate)
@@ -68,6 +68,9 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("\ndemo: interrupted; 'make demo' goes on from here", file=sys.stderr)
+        sys.exit(130)
     print_summary(time.monotonic() - began)
 
 
@@ -111,9 +114,9 @@ def check_counts() -> None:
 
 
 def start_training(ranks: int, *options: str) -> list[subprocess.Popen]:
-    port, cores = free_port(), len(os.sched_getaffinity(0))
-    command = [sys.executable, "-m", "jadeberta", "pretrain", "--config", RECIPE, *options]
-    return [subprocess.Popen(command, env=os.environ | rank_environment(r, ranks, port, cores)) for r in range(ranks)]
+    port = free_port()
+    command = [*COMMAND, "pretrain", "--config", RECIPE, *options]
+    return [start_rank(command, rank, ranks, port) for rank in range(ranks)]
 
 
 def train_and_kill(ranks: int) -> None:
@@ -185,12 +188,13 @@ def print_summary(seconds: float) -> None:
     metrics, ledger = read_jsonl(RUN / "metrics.jsonl"), read_jsonl(RUN / "ledger.jsonl")
     segmented: dict[str, Any] = report["segment"]["result"]
     sentences = sum(c["sentences"] for c in segmented.values())
+    seconds_segmenting = max(1e-9, sum(c["seconds"] for c in segmented.values()))
     packed = [c["train"] for c in report["pack"]["result"].values()]
     lives = [row["life"] for row in metrics]
     rates = sorted(row["tokens_per_second"] for row in metrics)
     rows = {
         "documents": f"{sum(c['documents'] for c in segmented.values()):,}",
-        "sentences": f"{sentences:,} segmented at {sentences / max(1e-9, report['segment']['seconds']):,.0f} a second",
+        "sentences": f"{sentences:,} segmented at {sentences / seconds_segmenting:,.0f} a second and core",
         "tokens": f"{sum(p['tokens'] for p in packed):,} in {sum(p['sequences'] for p in packed):,} sequences",
         "steps": f"{max(row['step'] for row in metrics)}, {len(metrics) - len({row['step'] for row in metrics})} of them trained twice",
         "loss": f"{metrics[0]['loss']:.3f} at the start, {mean_loss(metrics):.3f} at the end",

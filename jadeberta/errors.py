@@ -66,19 +66,20 @@ class NothingToResume(JadebertaError):
     exit_status = 3
 
 
-def explain_recipe_error(message: str, recipe: Path | None, known_keys: Iterable[str]) -> str:
+def explain_recipe_error(message: str, recipe: Path | None, known_keys: Iterable[str], arguments: Iterable[str] = ()) -> str:
     """A parser's complaint about a recipe as one sentence: file, line, key, what is wrong, and the key that was probably meant.
 
     Args:
         message: of jsonargparse or PyYAML.
         recipe: the file, where there is one.
         known_keys: every key that a recipe may have, dotted.
+        arguments: of the command line, which is to blame for a key that stands there.
     """
     text = " ".join(message.split()).rstrip(".")
     text = re.sub(r"Expected a (?:<class '(\w+)'>|typing\.(\w+))", r"Expected \1\2", text)
     if text.startswith("Unexpected config"):
         text = "not a recipe: no sections such as 'preprocess:' with keys under them"
-    of_command_line = "unrecognized arguments" in text
+    of_command_line = "unrecognized arguments" in text or text.startswith("argument --")
     unknown = (
         re.search(r"Group '(?P<group>[\w.-]+)' does not accept option '(?P<key>[\w.-]+)'", text)
         or re.search(r"Option '(?P<key>[\w.-]+)' is not accepted", text)
@@ -92,8 +93,9 @@ def explain_recipe_error(message: str, recipe: Path | None, known_keys: Iterable
         wrong = re.search(r'Parser key "(?P<key>[\w.-]+)":? ?(?P<reason>.*)', text)
         key = wrong["key"] if wrong else ""
         text = f"{key}: {wrong['reason']}." if wrong else f"{text}."
+    of_command_line |= bool(key) and any(a.split("=")[0] == f"--{key}" for a in arguments)
     where = f"{recipe}" if recipe is not None and not of_command_line else "command line"
-    line = _line_of_key(recipe, key) if recipe is not None and key else None
+    line = _line_of_key(recipe, key) if recipe is not None and key and not of_command_line else None
     return f"{where}{f', line {line}' if line else ''}: {text} recipes/large.yaml explains every key."
 
 

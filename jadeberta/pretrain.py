@@ -169,7 +169,11 @@ def check_against_shards(recipe: Recipe, shards: ShardReader) -> None:
             f"model.vocab_size is {recipe.model.vocab_size} but {shards.index_path} was made with a tokenizer of {index.vocab_size} pieces."
         )
     tokenizer = shards.directory / "tokenizer" / "spm.model"
-    if tokenizer.exists() and (found := file_sha256(tokenizer)) != index.tokenizer_sha256:
+    if not tokenizer.is_file():
+        raise ShardError(
+            f"{tokenizer}: missing; a checkpoint carries its tokenizer. Copy the whole directory that 'preprocess' wrote."
+        )
+    if (found := file_sha256(tokenizer)) != index.tokenizer_sha256:
         raise ShardError(
             f"{tokenizer}: sha256 {found[:12]}… but {shards.index_path} was made with {index.tokenizer_sha256[:12]}…. "
             "Run 'python -m preprocess pack' again, or put the tokenizer back."

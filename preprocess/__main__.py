@@ -16,6 +16,7 @@ from jadeberta.shards import DirectoryLock, JadebertaError, ShardIndex, find_ind
 from preprocess.comm import Comm
 from preprocess.config import PreprocessConfig, load_config
 from preprocess.report import print_report, write_report
+from preprocess.segmenters import open_segmenter
 
 STAGES = ("extract", "segment", "tokenizer", "pack")
 
@@ -59,6 +60,9 @@ def main() -> None:
         if comm.is_root:
             print(f"{type(e).__name__}: {e}", file=sys.stderr, flush=True)
         status = e.exit_status
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)
+        comm.abort(130)
     except Exception:
         traceback.print_exc()
         comm.abort(1)
@@ -71,6 +75,9 @@ def _run(options: argparse.Namespace, overrides: list[str], comm: Comm) -> int:
         print("python -m preprocess: --out DIR is missing", file=sys.stderr)
         return 2
     wanted = STAGES if options.stage == "all" else (options.stage,)
+    if "segment" in wanted:
+        # Found out now, a missing segmenter costs nothing; after extract it would cost hours.
+        comm.run_on_root(lambda: open_segmenter(config.segmenter).close())
     if options.dry_run:
         if comm.is_root:
             print(_describe(config, options.out, wanted, comm.size))

@@ -63,6 +63,8 @@ def chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[bytes
                     decompressor = None if decompressor.eof else decompressor
                     if content:
                         yield content
+    except PermissionError as e:
+        raise InputError(f"{path}: {e.strerror}; give this user the right to read it.") from e
     except (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as e:
         kind = f"not {path.suffix[1:]} data" if new else "not readable"
         raise DamagedFile(f"{kind} ({e})", max(start, position - CHUNK_BYTES)) from e

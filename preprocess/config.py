@@ -87,7 +87,7 @@ def load_config(recipe: Path | None, overrides: tuple[str, ...] = (), corpora: P
         arguments = parser.parse_args([*(["--config", str(recipe)] if recipe else []), *overrides])
         config = parser.instantiate(arguments).preprocess or PreprocessConfig()
     except (jsonargparse.ArgumentError, yaml.YAMLError, UnicodeDecodeError) as e:
-        raise ConfigError(_corpus_fault(recipe) or explain_recipe_error(str(e), recipe, _known_keys())) from e
+        raise ConfigError(_corpus_fault(recipe) or explain_recipe_error(str(e), recipe, _known_keys(), overrides)) from e
     except TypeError as e:
         where = recipe or "command line"
         raise ConfigError(f"{where}: a section under preprocess has no keys; give it some or leave it out.") from e

@@ -60,8 +60,8 @@ def read_json(path: Path) -> Any:
 
 
 def write_jsonl_zst(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """One JSON object a line, zstd level 3; the same rows give the same bytes."""
-    with atomic_file(path) as f, zstandard.ZstdCompressor(level=3).stream_writer(f, closefd=False) as stream:
+    """One JSON object a line, zstd level 3 with a checksum; the same rows give the same bytes."""
+    with atomic_file(path) as f, zstandard.ZstdCompressor(level=3, write_checksum=True).stream_writer(f, closefd=False) as stream:
         for row in rows:
             stream.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
 

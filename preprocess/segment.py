@@ -21,7 +21,7 @@ import orjson
 from jadeberta.shards import ConfigError, SegmenterError
 from preprocess.comm import Comm
 from preprocess.config import PreprocessConfig, SegmenterConfig
-from preprocess.extract import list_parts, read_documents, require_complete
+from preprocess.extract import list_parts, read_documents, read_markers, require_complete
 from preprocess.files import atomic_file, read_json, read_jsonl_zst, write_json, write_jsonl_zst
 from preprocess.segmenters import Rejected, Segmenter, open_segmenter
 from preprocess.text import NORMALISER, SPLITTER, split_sentences
@@ -99,7 +99,12 @@ def _plan(config: PreprocessConfig, out: Path, description: dict[str, Any]) -> l
     for corpus in config.corpora:
         parts = list_parts(out, corpus)
         if not parts:
-            raise ConfigError(f"{out}: no documents of '{corpus}'. Run 'python -m preprocess extract' with the same --out first.")
+            require_complete(out, corpus)
+            dropped = sum((Counter(marker["counts"]["dropped"]) for marker in read_markers(out, corpus)), Counter())
+            reasons = ", ".join(f"{n} {reason}" for reason, n in dropped.items()) or "its files hold none"
+            raise ConfigError(
+                f"{out}: no document of '{corpus}' is left ({reasons}). Take it out of preprocess.corpora or add text."
+            )
         require_complete(out, corpus)
         pending += [part for part in parts if not _is_done(part, out, description)]
     return sorted(pending, key=lambda part: -part.stat().st_size)

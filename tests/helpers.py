@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from jadeberta.cluster.local import free_port, rank_environment
-from jadeberta.shards import INDEX_NAME, SEQUENCE_LENGTH, CorpusEntry, ShardIndex, write_shard
+from jadeberta.shards import INDEX_NAME, SEQUENCE_LENGTH, CorpusEntry, ShardIndex, file_sha256, write_shard
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -25,7 +25,10 @@ TINY_MODEL = {
 def make_shards(directory: Path, corpora: dict[str, tuple[int, int]], vocab_size: int = 64, seed: int = 0) -> Path:
     """Shards of random rows, {corpus: (sequences, repeats)}; the rows are unlike each other and end in padding now and then."""
     generator = np.random.default_rng(seed)
-    index = ShardIndex(SEQUENCE_LENGTH, vocab_size, "0" * 64, {"engine": "none"}, "none", "none", {})
+    model = directory / "tokenizer" / "spm.model"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"stands for a tokenizer")
+    index = ShardIndex(SEQUENCE_LENGTH, vocab_size, file_sha256(model), {"engine": "none"}, "none", "none", {})
     for corpus, (sequences, repeats) in corpora.items():
         entries = {}
         for split, count in (("train", sequences), ("valid", 3)):

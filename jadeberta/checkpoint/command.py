@@ -6,7 +6,7 @@ from pathlib import Path
 from jadeberta.checkpoint.commit import prunable, prune
 from jadeberta.checkpoint.content import read_state
 from jadeberta.checkpoint.manifest import list_checkpoints, verify
-from jadeberta.errors import CheckpointError
+from jadeberta.errors import CheckpointError, ConfigError
 
 
 def main(arguments: list[str]) -> int:
@@ -22,6 +22,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--keep-every", type=int, default=0, help="prune: keep multiples of this step for good")
     parser.add_argument("--dry-run", action="store_true", help="prune: say what would go, remove nothing")
     options = parser.parse_args(arguments)
+    if options.keep_last < 1 or options.keep_every < 0:
+        raise ConfigError("--keep-last must be at least 1 and --keep-every at least 0.")
     root = options.run / "checkpoints" if (options.run / "checkpoints").is_dir() else options.run
     directories = list_checkpoints(root) or ([root] if (root / "manifest.json").exists() else [])
     if not directories:

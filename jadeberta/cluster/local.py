@@ -4,6 +4,7 @@ Promises that when one rank ends badly the others are ended too, and that its st
 """
 
 import argparse
+import ctypes
 import os
 import signal
 import socket
@@ -34,11 +35,21 @@ def rank_environment(rank: int, ranks: int, port: int, cores: int) -> dict[str, 
     }
 
 
+def end_with_parent() -> None:
+    """Called in a new rank: the kernel sends it TERM when its launcher dies, so that a killed launcher leaves no rank training."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def start_rank(command: list[str], rank: int, ranks: int, port: int) -> subprocess.Popen:
+    """Starts one rank of a local job, which ends with this process."""
+    cores = len(os.sched_getaffinity(0))
+    return subprocess.Popen(command, env=os.environ | rank_environment(rank, ranks, port, cores), preexec_fn=end_with_parent)
+
+
 def launch(ranks: int, arguments: list[str]) -> int:
     """Runs `jadeberta ARGUMENTS` as some ranks and waits; the status of the first rank that ended badly, else 0."""
-    port, cores = free_port(), len(os.sched_getaffinity(0))
-    command = [*COMMAND, *arguments]
-    processes = [subprocess.Popen(command, env={**os.environ, **rank_environment(r, ranks, port, cores)}) for r in range(ranks)]
+    port = free_port()
+    processes = [start_rank([*COMMAND, *arguments], rank, ranks, port) for rank in range(ranks)]
 
     def forward(number: int, frame: object) -> None:
         for process in processes:

@@ -133,6 +133,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--output", type=Path, help="also write the JSON there")
     parser.add_argument("--dry-run", action="store_true", help="check the inputs, evaluate nothing")
     options = parser.parse_args(arguments)
+    if options.batch_size < 1 or options.limit < 0 or not 0 < options.mask_probability < 1:
+        raise ConfigError("--batch-size must be at least 1, --limit at least 0, --mask-probability between 0 and 1.")
+    if options.output is not None and options.output.is_dir():
+        raise ConfigError(f"--output {options.output}: is a directory; name a file.")
     checkpoint = resolve_checkpoint(options.checkpoint)
     shards = open_shards(options.shards, options.split)
     model = load(checkpoint, options.attention)

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from jadeberta.checkpoint.content import TOKENIZER_FILES, read_state, save_tensors
 from jadeberta.checkpoint.manifest import verify
-from jadeberta.errors import CheckpointError
+from jadeberta.errors import CheckpointError, OutputError
 from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.model import load
 from jadeberta.release.card import CARD_SENTENCE, write_card
@@ -51,8 +51,8 @@ def export(
         )
     temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         weights = {name: tensor.to(dtype).contiguous() for name, tensor in master_weights(checkpoint).items()}
         save_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
@@ -65,6 +65,8 @@ def export(
         ledger = read_jsonl(checkpoint.parent.parent / "ledger.jsonl")
         write_card(temporary / "README.md", config, read_state(checkpoint), ledger, evaluation, predictions)
         temporary.rename(out)
+    except (OSError, SafetensorError) as e:
+        raise OutputError(f"{out}: cannot be written ({e}). Make room, or name another --out.") from e
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return predictions

@@ -68,7 +68,7 @@ class ShardIndex:
     @property
     def fingerprint(self) -> str:
         """sha256 over the tokenizer and every training shard's content, in order. Repeats are not part of it."""
-        content = [[name, [[s.file, s.sha256] for s in c.train]] for name, c in self.corpora.items()]
+        content = [[name, [[s.file, s.sha256, s.blocks] for s in c.train]] for name, c in self.corpora.items()]
         return hashlib.sha256(orjson.dumps([VERSION, self.sequence_length, self.tokenizer_sha256, content])).hexdigest()
 
     @classmethod

@@ -66,7 +66,7 @@ class ShardReader:
 
         Raises:
             IndexError: a row is out of range.
-            ShardError: a file cannot be read in full; names the file and the offset.
+            ShardError: a file cannot be read in full, or holds what no tokenizer wrote; names the file and the place.
         """
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"row {rows.min()}..{rows.max()} of {len(self)}")
@@ -77,6 +77,13 @@ class ShardReader:
             within = (row - int(self._starts[block])) * size
             self._read_into(out[0, i], self._block_file[block], self._block_tokens[block] + within)
             self._read_into(out[1, i], self._block_file[block], self._block_documents[block] + within)
+        if out[0].max(initial=0) >= self.index.vocab_size:
+            first = int(np.flatnonzero((out[0] >= self.index.vocab_size).any(axis=1))[0])
+            path = self._files[self._block_file[int(blocks[first])]]
+            raise ShardError(
+                f"{path}: row {int(rows[first])} holds a token beyond the vocabulary of {self.index.vocab_size}; the file was changed. "
+                "Run 'python -m preprocess verify', then restore it."
+            )
         return out[0], out[1]
 
     def _read_into(self, row: np.ndarray, file: int, offset: int) -> None:

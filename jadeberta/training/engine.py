@@ -45,7 +45,15 @@ def join_process_group(process: Process, device: torch.device) -> None:
     # DeepSpeed and torch read the place from the environment; torchrun's own store is found there too.
     os.environ |= {"RANK": str(process.rank), "LOCAL_RANK": str(process.local_rank), "WORLD_SIZE": str(process.world_size)}
     os.environ |= {"MASTER_ADDR": process.master_addr, "MASTER_PORT": str(process.master_port or free_port())}
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", init_method="env://", timeout=timedelta(minutes=30))
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    try:
+        dist.init_process_group(backend, init_method="env://", timeout=timedelta(minutes=30))
+    except dist.DistError as e:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        reason = str(e).splitlines()[0]
+        raise ConfigError(
+            f"rank {process.rank} cannot meet the others at {where} ({reason}). Free the port or set MASTER_PORT."
+        ) from e
 
 
 def deepspeed_settings(recipe: Recipe, world_size: int) -> dict[str, Any]:
