@@ -99,8 +99,13 @@ def _plan(config: PreprocessConfig, out: Path, description: dict[str, Any]) -> l
     for corpus in config.corpora:
         parts = list_parts(out, corpus)
         if not parts:
+            markers = read_markers(out, corpus)
+            if not markers:
+                raise ConfigError(
+                    f"{out}: no documents of '{corpus}'. Run 'python -m preprocess extract' with the same --out first."
+                )
             require_complete(out, corpus)
-            dropped = sum((Counter(marker["counts"]["dropped"]) for marker in read_markers(out, corpus)), Counter())
+            dropped = sum((Counter(marker["counts"]["dropped"]) for marker in markers), Counter())
             reasons = ", ".join(f"{n} {reason}" for reason, n in dropped.items()) or "its files hold none"
             raise ConfigError(
                 f"{out}: no document of '{corpus}' is left ({reasons}). Take it out of preprocess.corpora or add text."

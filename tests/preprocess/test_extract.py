@@ -182,10 +182,18 @@ def test_documents_made_with_other_settings_are_refused_with_both_named(source: 
         extract(config_of(source, part_bytes=500), tmp_path / "out", Comm())
 
 
+def test_another_corpus_file_of_the_same_name_and_size_is_refused(source: Path, tmp_path: Path) -> None:
+    extract(config_of(source), tmp_path / "out", Comm())
+    path = source / "web-1.jsonl"
+    path.write_bytes(path.read_bytes().replace("次".encode(), "別".encode()))
+    with pytest.raises(ConfigError, match="file_ends"):
+        extract(config_of(source), tmp_path / "out", Comm())
+
+
 def test_a_corpus_file_that_changed_is_refused(source: Path, tmp_path: Path) -> None:
     extract(config_of(source), tmp_path / "out", Comm())
     write_corpus(source, rows=41)
-    with pytest.raises(ConfigError, match=r"made with file_bytes=\d+, span=.* but this run has file_bytes=\d+"):
+    with pytest.raises(ConfigError, match=r"made with file_bytes=\d+, .*span=.* but this run has file_bytes=\d+"):
         extract(config_of(source), tmp_path / "out", Comm())
 
 

@@ -14,6 +14,7 @@ import pytest
 from jadeberta.errors import ConfigError, InputError
 from preprocess.comm import Comm
 from preprocess.config import CorpusConfig, PreprocessConfig, SegmenterConfig
+from preprocess.extract import extract
 from preprocess.files import read_json, write_json, write_jsonl_zst
 from preprocess.segment import list_words, read_segmenter, read_words, segment
 from preprocess.text import split_sentences
@@ -149,6 +150,16 @@ def test_documents_extracted_anew_are_refused_beside_old_words(out):
     put_documents(out, "web", [["まったく別の、ずっと長い文章がここに入ります。"]])
     with pytest.raises(ConfigError, match=r"piece-00000\.json: made with another source\.bytes: \d+ then, \d+ now"):
         segment(configure(MECAB), out, Comm())
+
+
+def test_a_corpus_of_empty_documents_says_what_was_dropped(tmp_path):
+    (tmp_path / "web.jsonl").write_text('{"text": ""}\n{"text": " "}\n')
+    config = PreprocessConfig(
+        corpora={"web": CorpusConfig("jsonl", str(tmp_path / "web.jsonl"))}, segmenter=SegmenterConfig("mecab")
+    )
+    extract(config, tmp_path / "out", Comm())
+    with pytest.raises(ConfigError, match=r"no document of 'web' is left \(2 empty\)"):
+        segment(config, tmp_path / "out", Comm())
 
 
 def test_missing_documents_and_missing_words_name_the_stage_to_run(out, tmp_path):
