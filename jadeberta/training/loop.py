@@ -57,12 +57,12 @@ def train(
         recipe.model, recipe.model.max_position_embeddings, training.micro_batch_size, training.mask_probability
     )
     peak = peak_flops(device_name)
-    saved, in_row = first_step, 0
+    saved, due_step, in_row = first_step, first_step, 0
     mark = time.monotonic()
     for batch in batches:
         waited = time.monotonic() - mark
-        if batch.step != (expected := first_step):
-            raise RuntimeError(f"the loader gave step {batch.step} where step {expected} was due")
+        if batch.step != due_step:
+            raise RuntimeError(f"the loader gave step {batch.step} where step {due_step} was due")
         lr = learning_rate(
             batch.step,
             peak=training.lr,
@@ -71,7 +71,7 @@ def train(
             schedule=training.schedule,
         )
         result = engine.step(batch, lr, control.poll())
-        step = first_step = batch.step + 1
+        step = due_step = batch.step + 1
         tokens += result.tokens
         seconds = time.monotonic() - mark
         rate = result.tokens / seconds
