@@ -121,9 +121,9 @@ class Checkpointer:
         dist.broadcast_object_list(outcome, src=0, group=self.group)
         if isinstance(outcome[0], JadebertaError):
             raise outcome[0]
-        self._verified.add(outcome[0])
         if outcome[0] is None:
             return {"step": 0, "tokens": 0, "skipped_steps": 0}
+        self._verified.add(outcome[0])
         began = time.monotonic()
         restore(outcome[0], self.engine)
         state = read_state(outcome[0])

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from jadeberta.errors import ShardError
 from jadeberta.shards.index import ShardEntry, ShardIndex, find_index
 
 
@@ -76,9 +75,3 @@ def _row_faults(path: Path, entry: ShardEntry, index: ShardIndex) -> list[str]:
     if (sequences, tokens) != (entry.sequences, entry.tokens):
         faults.append(f"{sequences} sequences and {tokens} tokens, index.json says {entry.sequences} and {entry.tokens}.")
     return faults
-
-
-def require_intact(directory: str | Path) -> None:
-    """Raises ShardError with the first fault that `verify` finds."""
-    if faults := verify(directory):
-        raise ShardError(faults[0])

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +63,32 @@ def run_local(code: str, ranks: int = 2) -> int:
 def test_when_one_rank_ends_badly_the_job_ends_with_its_status() -> None:
     code = "import os, sys, time; sys.exit(5) if os.environ['RANK'] == '1' else time.sleep(100)"
     assert run_local(code) == 5
+
+
+def test_ranks_end_with_a_launcher_that_is_killed(tmp_path) -> None:
+    code = "import os, sys, time; open(sys.argv[1] + os.environ['RANK'], 'w').write(str(os.getpid())); time.sleep(100)"
+    setup = (
+        f"from jadeberta.cluster import local; local.COMMAND = [{sys.executable!r}, '-c', {code!r}, {str(tmp_path / 'rank')!r}]"
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", f"{setup}; local.launch(2, [])"], cwd=ROOT)
+    files = [tmp_path / "rank0", tmp_path / "rank1"]
+    deadline = time.monotonic() + 60
+    while not all(f.exists() and f.read_text() for f in files):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    launcher.kill()
+    launcher.wait()
+    while any(is_alive(int(f.read_text())) for f in files):
+        assert time.monotonic() < deadline, "a rank outlived its launcher"
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits to be collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_when_every_rank_ends_well_so_does_the_job() -> None:

@@ -24,6 +24,7 @@ from jadeberta.shards import (
     verify,
     write_shard,
 )
+from tests.helpers import make_shards
 
 VOCAB = 64
 Rows = tuple[np.ndarray, np.ndarray]
@@ -343,3 +344,15 @@ def test_index_reads_back_what_it_wrote(written: Path) -> None:
     index = ShardIndex.load(written / INDEX_NAME)
     assert index.to_json() == (written / INDEX_NAME).read_bytes()
     assert index.corpora["web"].train[0].documents == 2006 and index.sequence_length == 512
+
+
+def test_a_token_beyond_the_vocabulary_is_refused_at_reading_and_named(tmp_path: Path) -> None:
+    directory = make_shards(tmp_path / "shards", {"web": (5, 1)})
+    entry = open_shards(directory).index.corpora["web"].train[0]
+    with open(directory / entry.file, "r+b") as f:
+        f.seek(entry.blocks[0][1] + 3 * 512 * 2 + 1)  # high byte of row 3's first token
+        f.write(b"\xff")
+    reader = open_shards(directory)
+    assert len(reader[2][0]) == 512
+    with pytest.raises(ShardError, match=r"web-00000\.tar: row 3 holds a token beyond the vocabulary"):
+        reader[3]

@@ -104,7 +104,7 @@ def test_saved_by_two_ranks_zero2_it_goes_on_at_another_world_size_and_stage(sha
         assert row["batch_hash"] == expected[step]["batch_hash"]
         assert row["masked_tokens"] == expected[step]["masked_tokens"]
         assert row["lr"] == expected[step]["lr"]
-        assert row["loss"] == pytest.approx(expected[step]["loss"], rel=2e-3)
+        assert row["loss"] == pytest.approx(expected[step]["loss"], rel=1e-4)
     # The comparison means something only if a lost moment or step count would show: training must be on the move.
     assert abs(expected[5]["loss"] - expected[STEPS]["loss"]) > 5 * max(
         abs(found[s]["loss"] - expected[s]["loss"]) for s in found
