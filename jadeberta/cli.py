@@ -32,6 +32,8 @@ def main() -> None:
         "pretrain": ("train on shards; resumes by itself", _pretrain),
         "evaluate": ("MLM accuracy per corpus, as JSON", _evaluate),
         "checkpoint": ("what is on disk and whether it can be trusted", _checkpoint),
+        "status": ("how far a run is, and where its time went", _status),
+        "plan": ("days, checkpoint interval and expected goodput of a recipe on a cluster", _plan),
         "export": ("a directory that AutoTokenizer and AutoModelForMaskedLM load, with its model card", _export),
     }
     width = max(map(len, verbs))
@@ -126,6 +128,18 @@ def _evaluate(arguments: list[str]) -> int:
 
 def _checkpoint(arguments: list[str]) -> int:
     from jadeberta.checkpoint.command import main
+
+    return main(arguments)
+
+
+def _status(arguments: list[str]) -> int:
+    from jadeberta.report.status import main
+
+    return main(arguments)
+
+
+def _plan(arguments: list[str]) -> int:
+    from jadeberta.report.plan import main
 
     return main(arguments)
 

@@ -40,6 +40,8 @@ class DataConfig:
     """Loader processes a rank; 0 loads in the training process. Changes speed only, never the data."""
     prefetch: int = 4
     """Steps that a loader process works ahead."""
+    damaged: Literal["stop", "set_aside"] = "stop"
+    """stop: a shard that is not what index.json says ends the run; set_aside: its rows are left out (padding), logged and counted."""
 
 
 @dataclass
@@ -112,8 +114,6 @@ class TrainingConfig:
     """Root of every random number: weights, sample order, masks, dropout."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16 keeps fp32 master weights and accumulates gradients in fp32."""
-    max_skipped_in_row: int = 20
-    """Steps in a row that may be left out because loss or gradient was not finite; one more ends the run with status 13."""
     mask_probability: float = 0.15
     """Share of the tokens to predict; of these 80% become [MASK], 10% a random token, 10% stay."""
     whole_word_mask: bool = False
@@ -130,6 +130,50 @@ class CheckpointConfig:
     """Newest checkpoints kept; 0 keeps all."""
     keep_every: int = 0
     """Checkpoints at multiples of this step are kept for good; 0 keeps none for good."""
+    staging: str = ""
+    """Directory on a disk of the node; checkpoints are written there first and copied to run.dir beside the training. Empty: none."""
+
+
+@dataclass
+class GuardConfig:
+    """What a run does about numbers that cannot be right."""
+
+    window: int = 128
+    """Good steps before, against which a step is judged."""
+    deviations: float = 10.0
+    """A loss or gradient norm further above the window's median than this many robust standard deviations is a spike; 0: none is."""
+    max_skipped_in_row: int = 5
+    """Steps in a row left out for a spike or a number not finite; one more takes the run back to its last good checkpoint."""
+    max_rollbacks: int = 3
+    """Ways back to a checkpoint in the whole run; one more ends it with status 13."""
+    compare_weights_every: int = 1000
+    """Steps between comparisons of the weights of all ranks, which must be equal; 0: never."""
+
+
+@dataclass
+class WatchdogConfig:
+    """Seconds after which a rank that does not get on ends the job with status 12; 0: no limit."""
+
+    start_s: float = 1800.0
+    """From the start of the process to its first step: imports, meeting the other ranks, reading a checkpoint."""
+    first_step_s: float = 1800.0
+    """The first step, which compiles and allocates."""
+    step_s: float = 600.0
+    """Any other step, with its data."""
+    save_s: float = 900.0
+    """A save, where the training waits for it; a save written beside the training is given up after this time."""
+    eval_s: float = 900.0
+    """One evaluation."""
+
+
+@dataclass
+class EvaluationConfig:
+    """Masked accuracy on held-out rows while training."""
+
+    every_steps: int = 0
+    """Steps between evaluations; 0: none."""
+    sequences: int = 1024
+    """Rows of each corpus; 0 takes all."""
 
 
 @dataclass
@@ -152,6 +196,9 @@ class Recipe:
     deepspeed: str = "ds_configs/zero1.json"
     """DeepSpeed's own settings, a JSON file; relative to the current directory, else to the project."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     preprocess: dict[str, Any] = field(default_factory=dict)
     """Read and checked by `python -m preprocess`."""
@@ -162,8 +209,10 @@ AT_LEAST = {
     "model.num_attention_heads": 1, "model.attention_head_size": 1, "model.intermediate_size": 1, "model.max_position_embeddings": 1,
     "model.conv_kernel_size": 0, "model.layer_norm_eps": 0, "model.initializer_range": 0, "training.max_steps": 1,
     "training.global_batch_size": 1, "training.micro_batch_size": 1, "training.adam_eps": 0, "training.weight_decay": 0,
-    "training.max_grad_norm": 0, "training.seed": 0, "training.max_skipped_in_row": 0, "checkpoint.every_steps": 1,
-    "checkpoint.keep_last": 0, "checkpoint.keep_every": 0, "logging.every_steps": 1,
+    "training.max_grad_norm": 0, "training.seed": 0, "checkpoint.every_steps": 1, "checkpoint.keep_last": 0,
+    "checkpoint.keep_every": 0, "evaluation.every_steps": 0, "evaluation.sequences": 0, "guard.window": 8, "guard.deviations": 0,
+    "guard.max_skipped_in_row": 0, "guard.max_rollbacks": 0, "guard.compare_weights_every": 0, "watchdog.start_s": 0,
+    "watchdog.first_step_s": 0, "watchdog.step_s": 0, "watchdog.save_s": 0, "watchdog.eval_s": 0, "logging.every_steps": 1,
 }  # fmt: skip
 BELOW_ONE = (
     "training.adam_beta1",
@@ -184,6 +233,9 @@ def add_recipe_arguments(parser: Any) -> None:
     parser.add_argument("--training", type=TrainingConfig)
     parser.add_argument("--deepspeed", type=str, default=Recipe.deepspeed, help="DeepSpeed's settings, a JSON file")
     parser.add_argument("--checkpoint", type=CheckpointConfig)
+    parser.add_argument("--evaluation", type=EvaluationConfig)
+    parser.add_argument("--guard", type=GuardConfig)
+    parser.add_argument("--watchdog", type=WatchdogConfig)
     parser.add_argument("--logging", type=LoggingConfig)
     parser.add_argument("--preprocess", type=dict, default={}, help="read by python -m preprocess")
 

@@ -54,8 +54,14 @@ class RequeueWanted(JadebertaError):
     exit_status = 11
 
 
+class HangError(JadebertaError):
+    """A rank hung or is gone; the others cannot go on without it. The job wants another life."""
+
+    exit_status = 12
+
+
 class NumericsError(JadebertaError):
-    """Too many steps in a row had a loss or gradient that was not finite."""
+    """The numbers cannot be trusted and going back did not help, or the ranks' weights differ."""
 
     exit_status = 13
 

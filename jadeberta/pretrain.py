@@ -1,36 +1,49 @@
 """`jadeberta pretrain`: puts the parts of a run together and hands them to the loop."""
 
 import os
+import re
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import orjson
 import torch
 import torch.distributed as dist
 
 from jadeberta import config as config_module
-from jadeberta.checkpoint.checkpointer import Checkpointer, expected_of, preview
+from jadeberta.checkpoint.checkpointer import Checkpointer
+from jadeberta.checkpoint.identity import expected_of, preview
 from jadeberta.cluster.environment import Process, detect
 from jadeberta.config import Recipe
-from jadeberta.data.batches import StepDataset, iterate_steps
+from jadeberta.data.batches import StepBatch, StepDataset, iterate_steps
 from jadeberta.data.masking import Masker, read_word_starts
 from jadeberta.data.order import SampleOrder
-from jadeberta.errors import ConfigError, NumericsError, RequeueWanted, StopAsked
+from jadeberta.errors import ConfigError, HangError, NumericsError, RequeueWanted, StopAsked
+from jadeberta.evaluation.validation import Validation
 from jadeberta.shards import DirectoryLock, ShardError, ShardReader, file_sha256
 from jadeberta.shards import open as open_shards
-from jadeberta.training.control import Control
+from jadeberta.shards.sweep import Sweep
+from jadeberta.training.control import Asks, Control
 from jadeberta.training.engine import (
     TrainingEngine,
     choose_device,
     deepspeed_settings,
+    is_lost_peer,
     join_process_group,
     quiet_libraries,
+    set_timeouts,
 )
+from jadeberta.training.heartbeat import Heart
 from jadeberta.training.ledger import Ledger, next_life
-from jadeberta.training.loop import train
+from jadeberta.training.log import RunLog
+from jadeberta.training.loop import RollBack, train
 from jadeberta.training.metrics import MetricsWriter
 from jadeberta.training.progress import Progress
+from jadeberta.training.state import RunState
+from jadeberta.training.world import GRACE_S, Evaluate, World
+
+WITHOUT_LIMIT_S = 7 * 24 * 3600.0
+"""Collectives need a limit; this is none."""
 
 
 def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> None:
@@ -45,7 +58,7 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
         JadebertaError: the run cannot start or go on; see the subclasses for the exit statuses.
     """
     process = detect(os.environ)
-    shards = open_shards(recipe.data.shards or _missing("data.shards"))
+    shards = open_shards(recipe.data.shards or _missing("data.shards"), damaged=recipe.data.damaged)
     repeats = effective_repeats(recipe, shards)
     check_against_shards(recipe, shards)
     accumulation = config_module.accumulation_steps(
@@ -70,85 +83,156 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
         raise ConfigError(
             f"run.dir {run_dir}: cannot be written ({e.strerror}). Choose a directory that every rank can write."
         ) from e
+    control = Control(run_dir, process.is_root, recipe.run.max_hours)
     device = choose_device(recipe, process)
-    join_process_group(process, device)
-    ledger, life = None, 0
+    path = run_dir / "ledger.jsonl"
+    life = next_life(path) if process.is_root else 0
     if process.is_root:
-        life = next_life(run_dir / "ledger.jsonl")
-        ledger = Ledger(run_dir / "ledger.jsonl", life)
-        ledger.write("start", world_size=process.world_size, launcher=process.launcher, device=str(device))
+        Ledger(path, life).write("start", world_size=process.world_size, launcher=process.launcher, device=str(device))
+    limits = recipe.watchdog
+    join_process_group(process, device, limits.start_s or WITHOUT_LIMIT_S)
+    # Not before: the other ranks of a job that is refused here would beat for the one that holds the directory.
+    heart = Heart(run_dir, process.rank, process.world_size, limits)
+    # The watchdog is to be first, it knows who hangs.
+    set_timeouts(max(limits.start_s, limits.first_step_s, limits.save_s) + GRACE_S if limits.start_s else WITHOUT_LIMIT_S)
+    ledger = Ledger(path, _told_by_root(life), mend=False)
     # mpirun gives its ranks a terminal of their own even where its output goes into a file.
     may_be_live = not process.launcher.startswith("mpirun")
     progress = Progress(process.is_root, recipe.training.max_steps, recipe.logging.every_steps, may_be_live)
     progress.say(describe(recipe, process, shards, order, accumulation))
-    engine = TrainingEngine(recipe, process, device)
-    checkpointer = Checkpointer(recipe, engine, shards, repeats, ledger, progress)
-    state = checkpointer.resume(resume)
-    if process.is_root:
-        (run_dir / "recipe.yaml").write_text(config_module.dump(recipe), encoding="utf-8")
+    run = Run(recipe, process, device, shards, repeats, order, ledger, progress, heart, control)
     try:
-        tokens = _train_from(state, recipe, process, shards, order, engine, checkpointer, progress, life)
-    except (StopAsked, RequeueWanted, NumericsError) as e:
-        if ledger is not None:
+        state = run.train(resume)
+    except (StopAsked, RequeueWanted, NumericsError, ShardError) as e:
+        if process.is_root or isinstance(e, ShardError):
             ledger.write("requeue" if isinstance(e, RequeueWanted) else "stop", status=e.exit_status, reason=str(e))
         raise
-    if ledger is not None:
-        ledger.write("done", step=recipe.training.max_steps, tokens=tokens)
-        done = {"step": recipe.training.max_steps, "tokens": tokens, "time": time.time()}
-        (run_dir / "DONE").write_bytes(orjson.dumps(done))
-        progress.say(f"done: {recipe.training.max_steps} steps, {tokens:,} tokens, run in {run_dir}")
+    except RuntimeError as e:
+        if not is_lost_peer(e):
+            raise
+        reason = re.sub(r"^\[\S+\] *", "", next(iter(str(e).splitlines()), type(e).__name__)).split(". ")[0]
+        if process.is_root:
+            ledger.write("lost_rank", status=HangError.exit_status, reason=reason)
+        raise HangError(f"another rank hung or is gone ({reason}). Its own log and {run_dir}/heartbeat tell more.") from e
+    if process.is_root:
+        ledger.write("done", step=state.step, tokens=state.tokens)
+        (run_dir / "DONE").write_bytes(orjson.dumps({"step": state.step, "tokens": state.tokens, "time": time.time()}))
+        progress.say(f"done: {state.step} steps, {state.tokens:,} tokens, run in {run_dir}")
         lock.release()
     dist.destroy_process_group()
+    heart.stop()
 
 
-def _train_from(
-    state: dict[str, Any],
-    recipe: Recipe,
-    process: Process,
-    shards: ShardReader,
-    order: SampleOrder,
-    engine: TrainingEngine,
-    checkpointer: Checkpointer,
-    progress: Progress,
-    life: int,
-) -> int:
-    """Trains from a restored state to the end; returns the tokens seen in the whole run."""
-    training, run_dir = recipe.training, Path(recipe.run.dir)
-    if state["step"] > training.max_steps:
-        raise ConfigError(
-            f"{run_dir}: is at step {state['step']} already, beyond training.max_steps {training.max_steps}. Raise it."
+def _told_by_root(number: int) -> int:
+    """Rank 0's number, on every rank."""
+    told = [number]
+    dist.broadcast_object_list(told, src=0)
+    return told[0]
+
+
+class Run:
+    """One life of a run: its parts, put together, and the ways back to a checkpoint."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        process: Process,
+        device: torch.device,
+        shards: ShardReader,
+        repeats: dict[str, int],
+        order: SampleOrder,
+        ledger: Ledger,
+        progress: Progress,
+        heart: Heart,
+        control: Control,
+    ) -> None:
+        self.recipe, self.process, self.shards, self.order = recipe, process, shards, order
+        root_ledger = ledger if process.is_root else None
+        self.engine = TrainingEngine(recipe, process, device)
+        self.checkpointer = Checkpointer(recipe, self.engine, shards, repeats, root_ledger, progress)
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        self.log = RunLog(recipe, root_ledger, progress, ledger.life, name, process.world_size)
+        self.sweep = Sweep(shards, process.rank, process.world_size)
+        evaluate = self._evaluator() if recipe.evaluation.every_steps else None
+        self.world = World(recipe, self.engine, heart, control, ledger, progress, shards, self.sweep, evaluate)
+        self.engine.beat = self.world.in_step
+
+    def train(self, resume: str) -> RunState:
+        """Trains to the end, from the newest valid checkpoint where there is one; goes back where the guard says so."""
+        recipe, run_dir = self.recipe, Path(self.recipe.run.dir)
+        self.world.beat("start", 0, "resume")
+        state = self.checkpointer.resume(resume)
+        if self.process.is_root:
+            (run_dir / "recipe.yaml").write_text(config_module.dump(recipe), encoding="utf-8")
+        if state.step > recipe.training.max_steps:
+            raise ConfigError(
+                f"{run_dir}: is at step {state.step} already, beyond training.max_steps {recipe.training.max_steps}. Raise it."
+            )
+        if state.step == recipe.training.max_steps:
+            return state
+        if self.process.is_root:
+            (run_dir / "DONE").unlink(missing_ok=True)  # of a shorter run that goes on
+            self.log.metrics = MetricsWriter(run_dir, recipe.logging.tensorboard, state.step)
+        self.world.control.listen()
+        for record in self.shards.set_aside_shards:
+            self.log.note("set_aside", **vars(record))
+        try:
+            while True:
+                order = self.order.stepping_over(state.stepped_over)
+                batches = self._batches(order, state.step)
+                try:
+                    state = train(recipe, self.engine, batches, order, self.checkpointer, self.world, self.log, state)
+                    break
+                except RollBack as e:
+                    state = self._go_back(state, e)
+            self.checkpointer.close()
+            return state
+        finally:
+            self.sweep.close()
+            if self.log.metrics is not None:
+                self.log.metrics.close()
+
+    def _batches(self, order: SampleOrder, first_step: int) -> Iterator[StepBatch]:
+        training, shards = self.recipe.training, self.shards
+        words = read_word_starts(str(shards.directory / "tokenizer" / "spm.model")) if training.whole_word_mask else None
+        masker = Masker(training.seed, self.recipe.model.vocab_size, training.mask_probability, words)
+        by_document = self.recipe.data.packing == "documents"
+        place = (self.process.rank, self.process.world_size)
+        dataset = StepDataset(shards, order, masker, training.micro_batch_size, *place, by_document)
+        return iterate_steps(dataset, first_step, training.max_steps, self.recipe.data.workers, self.recipe.data.prefetch)
+
+    def _go_back(self, before: RunState, cause: RollBack) -> RunState:
+        """Restores the newest checkpoint before the bad steps and steps over all data since; raises NumericsError past the limit.
+
+        All data since, not only that of the bad steps: what spoils the numbers is often older than what shows it (PaLM's remedy for
+        spikes, Chowdhery et al. 2022, section 5.1).
+        """
+        limit = self.recipe.guard.max_rollbacks
+        run_dir = self.recipe.run.dir
+        if before.rollbacks >= limit:
+            raise NumericsError(
+                f"{run_dir}: {cause}, after {before.rollbacks} roll-backs (guard.max_rollbacks {limit}). "
+                "The ledger names the samples and the reasons; look at them and at the learning rate."
+            )
+        restored = self.checkpointer.roll_back(cause.first_bad)
+        state = restored.after_rollback(before, cause.end)
+        first, end = state.stepped_over[-1]
+        self.log.note("rollback", step=state.step, from_step=cause.end, stepped_over=[first, end], number=state.rollbacks)
+        self.log.progress.say(
+            f"ROLLED BACK to step {state.step}: {cause}. The data of steps {first} to {end - 1} is stepped over; "
+            f"roll-back {state.rollbacks} of at most {limit}."
         )
-    if state["step"] == training.max_steps:
-        return state["tokens"]
-    word_starts = read_word_starts(str(shards.directory / "tokenizer" / "spm.model")) if training.whole_word_mask else None
-    masker = Masker(training.seed, recipe.model.vocab_size, training.mask_probability, word_starts)
-    by_document = recipe.data.packing == "documents"
-    dataset = StepDataset(shards, order, masker, training.micro_batch_size, process.rank, process.world_size, by_document)
-    control = Control(run_dir, process.is_root, recipe.run.max_hours)
-    control.listen()
-    metrics = None
-    if process.is_root:
-        (run_dir / "DONE").unlink(missing_ok=True)  # of a shorter run that goes on
-        metrics = MetricsWriter(run_dir, recipe.logging.tensorboard, state["step"])
-    try:
-        return train(
-            recipe,
-            engine,
-            iterate_steps(dataset, state["step"], training.max_steps, recipe.data.workers, recipe.data.prefetch),
-            checkpointer,
-            metrics,
-            progress,
-            first_step=state["step"],
-            tokens=state["tokens"],
-            skipped_steps=state["skipped_steps"],
-            life=life,
-            device_name=torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else "cpu",
-            control=control,
-            ledger=checkpointer.ledger,
-        )
-    finally:
-        if metrics is not None:
-            metrics.close()
+        return state
+
+    def _evaluator(self) -> Evaluate:
+        validation = Validation(self.recipe, self.engine, open_shards(self.shards.directory, "valid"))
+
+        def evaluate(poll: Callable[[], Asks]) -> tuple[dict[str, dict[str, float]], Asks, float]:
+            began = time.monotonic()
+            figures, asks = validation(poll)
+            return figures, asks, time.monotonic() - began
+
+        return evaluate
 
 
 def effective_repeats(recipe: Recipe, shards: ShardReader) -> dict[str, int]:

@@ -13,7 +13,7 @@ import yaml
 from jadeberta.shards import ConfigError, explain_recipe_error
 
 Engine = Literal["jumanpp", "juman", "mecab"]
-OTHER_SECTIONS = ("run", "data", "model", "training", "deepspeed", "checkpoint", "logging")
+OTHER_SECTIONS = ("run", "data", "model", "training", "deepspeed", "checkpoint", "evaluation", "guard", "watchdog", "logging")
 """Sections of a recipe that are none of this package's business."""
 CorpusFormat = Literal["wikipedia", "cc100", "oscar", "jsonl"]
 

@@ -25,7 +25,9 @@ from jadeberta.shards import (
     InputError,
     ShardEntry,
     ShardIndex,
+    ensure_sums,
     file_sha256,
+    sums_path,
     write_shard,
 )
 from preprocess.comm import Comm
@@ -118,9 +120,12 @@ def _plan(config: PreprocessConfig, out: Path) -> _Plan:
 
 def _write_index(out: Path, index: ShardIndex) -> None:
     wanted = {entry.file for corpus in index.corpora.values() for entry in [*corpus.train, *corpus.valid]}
-    for stale in (path for path in out.glob("*.tar") if path.name not in wanted):
+    wanted |= {sums_path(out / file).name for file in wanted}
+    for stale in (path for path in [*out.glob("*.tar"), *out.glob("*.sums")] if path.name not in wanted):
         log.warning("%s: belongs to no corpus of this recipe any more, removed", stale)
         stale.unlink()
+    for broken_off in [*out.glob(".*.tar.tmp-*"), *out.glob(".*.sums.tmp-*")]:
+        broken_off.unlink()  # of a run that was killed: no other one works here
     with atomic_file(out / INDEX_NAME) as f:
         f.write(index.to_json())
 
@@ -214,4 +219,9 @@ def _finished(marker: Path, settings: dict[str, Any], out: Path) -> ShardEntry |
     entry = ShardEntry(**found["shard"])
     path = out / entry.file
     whole = found["settings"] == settings and path.is_file() and path.stat().st_size == entry.bytes
-    return entry if whole and file_sha256(path) == entry.sha256 else None
+    if not whole or file_sha256(path) != entry.sha256:
+        return None
+    if ensure_sums(path, entry, SEQUENCE_LENGTH):
+        log.info("%s: its sums were missing or damaged, made anew from the tar", path.name)
+        write_json(marker, {"settings": settings, "shard": asdict(entry)})
+    return entry

@@ -1,108 +1,106 @@
 """The commit protocol: a checkpoint appears whole, under its final name, or not at all.
 
 Every rank writes its files into `step-N.tmp/` and flushes them; all ranks agree; rank 0 writes the manifest, renames the directory
-and flushes its parent. A kill at any instant leaves the old checkpoints and at most a `.tmp` directory, which the next save removes.
+and flushes its parent. A kill at any instant leaves the old checkpoints and at most a `.tmp` directory, which the next start removes.
+Nothing here knows tensors, ranks or processes.
 """
 
+import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import torch.distributed as dist
+from typing import Any
 
 from jadeberta.checkpoint.manifest import MANIFEST_NAME, STEP_NAME, directory_name, list_checkpoints, manifest_bytes, step_of
 from jadeberta.errors import CheckpointError
-from jadeberta.shards import file_sha256
+from jadeberta.files import sync_directory, write_durably
 
 TEMPORARY, DELETED = ".tmp", ".deleted"
+CHUNK = 16 << 20
+SPACE_LEFT = 64 << 20
+"""Bytes that a save leaves free for metrics and ledger."""
+
+Files = dict[str, tuple[int, str]]
+"""Size in bytes and sha256 of each file of a checkpoint, by its name."""
 
 
-def commit(root: Path, step: int, write: Callable[[Path], list[str]], group: "dist.ProcessGroup | None" = None) -> Path:
-    """Writes one checkpoint; every rank calls it.
+def temporary_of(root: Path, step: int) -> Path:
+    """Where a checkpoint grows until it is whole."""
+    return root / (directory_name(step) + TEMPORARY)
+
+
+def prepare(root: Path, step: int, need: int) -> Path:
+    """Makes the directory in which a checkpoint grows; every rank calls it, in any order.
 
     Args:
-        root: the run's `checkpoints` directory, the same on all ranks.
-        step: its number.
-        write: writes this rank's files into the directory it is given and returns their names, which no other rank uses.
-        group: a group of all ranks that takes Python objects (gloo).
-
-    Returns:
-        The directory under its final name.
+        root: the run's `checkpoints` directory.
+        step: the checkpoint's.
+        need: bytes of the whole checkpoint, all ranks together.
 
     Raises:
-        CheckpointError: on every rank, where any rank failed to write; nothing of the attempt is left.
+        CheckpointError: the disk has not that much space left.
+        OSError: the directory cannot be made.
     """
-    rank = dist.get_rank(group)
+    root.mkdir(parents=True, exist_ok=True)
+    require_space(root, need)
+    directory = temporary_of(root, step)
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
+def require_space(directory: Path, need: int) -> None:
+    """Raises CheckpointError where the disk under a directory has fewer than `need` bytes for us."""
+    disk = os.statvfs(directory)
+    free = disk.f_bavail * disk.f_frsize - SPACE_LEFT
+    if free < need:
+        raise CheckpointError(f"{directory}: {need / 2**20:,.0f} MiB needed, {max(0, free) / 2**20:,.0f} MiB free. Make room.")
+
+
+def write_file(path: Path, content: Any) -> tuple[int, str]:
+    """Writes and flushes one file; returns its size and sha256, of the memory and not of what came back from the disk.
+
+    Args:
+        path: of the file.
+        content: bytes or anything else with the buffer protocol.
+    """
+    view = memoryview(content)
+    with ThreadPoolExecutor(1) as beside:  # hashing and writing both leave the interpreter to the other
+        digest = beside.submit(lambda: hashlib.sha256(view).hexdigest())
+        with open(path, "wb", buffering=0) as f:
+            start = 0
+            while start < len(view):
+                start += f.write(view[start : start + CHUNK])
+            os.fsync(f.fileno())
+        return len(view), digest.result()
+
+
+def publish(root: Path, step: int, files: Files) -> Path:
+    """Makes what lies in the temporary directory the checkpoint of a step; rank 0 calls it, once all have written.
+
+    Returns:
+        The checkpoint under its final name.
+    """
+    temporary = temporary_of(root, step)
     final = root / directory_name(step)
-    temporary = final.with_name(final.name + TEMPORARY)
-
-    def prepare() -> dict[str, tuple[int, str]]:
-        root.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        return {}
-
-    def publish() -> dict[str, tuple[int, str]]:
-        _write_durably(temporary / MANIFEST_NAME, manifest_bytes(step, files))
-        sync_directory(temporary)
-        if final.exists():  # one that could not be trusted, or the run would have resumed behind it
-            shutil.rmtree(final)
-        temporary.rename(final)
-        sync_directory(root)
-        return {}
-
-    try:
-        _together(prepare if rank == 0 else dict, group)
-        files = _together(lambda: _write_and_hash(temporary, write), group)
-        _together(publish if rank == 0 else dict, group)
-    except CheckpointError:
-        if rank == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    write_durably(temporary / MANIFEST_NAME, manifest_bytes(step, files))
+    sync_directory(temporary)
+    former = final.with_name(final.name + DELETED)
+    replaced = final.exists()  # by one that could not be trusted, or the run would have resumed behind it
+    if replaced:
+        shutil.rmtree(former, ignore_errors=True)
+        final.rename(former)
+    temporary.rename(final)
+    sync_directory(root)
+    if replaced:
+        shutil.rmtree(former)
     return final
 
 
-def _together(work: Callable[[], dict], group: "dist.ProcessGroup | None") -> dict:
-    """Does `work` on every rank and returns all results merged; raises CheckpointError on every rank where one failed."""
-    try:
-        outcome: tuple[dict, str | None] = (work(), None)
-    except OSError as e:
-        outcome = ({}, f"{e.filename or ''}: {e.strerror or e}".lstrip(": "))
-    except Exception as e:
-        outcome = ({}, f"{type(e).__name__}: {e}")
-    gathered: list[tuple[dict, str | None]] = [({}, None)] * dist.get_world_size(group)
-    dist.all_gather_object(gathered, outcome, group=group)
-    failed = [f"rank {rank}: {error}" for rank, (_, error) in enumerate(gathered) if error]
-    if failed:
-        raise CheckpointError(f"the checkpoint was not written ({'; '.join(failed)}).")
-    return {name: entry for results, _ in gathered for name, entry in results.items()}
-
-
-def _write_and_hash(directory: Path, write: Callable[[Path], list[str]]) -> dict[str, tuple[int, str]]:
-    """Lets `write` make files, flushes them to the disk, and returns their sizes and hashes."""
-    entries = {}
-    for name in write(directory):
-        path = directory / name
-        with open(path, "rb") as f:
-            os.fsync(f.fileno())
-        entries[name] = (path.stat().st_size, file_sha256(path))
-    return entries
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with open(path, "wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-
-
-def sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def discard(root: Path, step: int) -> None:
+    """Removes what a failed save has written."""
+    shutil.rmtree(temporary_of(root, step), ignore_errors=True)
 
 
 def prunable(checkpoints: list[Path], keep_last: int, keep_every: int, trusted: Callable[[Path], bool]) -> list[Path]:
@@ -122,13 +120,16 @@ def prunable(checkpoints: list[Path], keep_last: int, keep_every: int, trusted: 
 
 
 def prune(root: Path, keep_last: int, keep_every: int, trusted: Callable[[Path], bool]) -> list[Path]:
-    """Removes what `prunable` names and returns it.
+    """Removes what `prunable` names and returns it."""
+    return remove(prunable(list_checkpoints(root), keep_last, keep_every, trusted))
 
-    A directory is renamed before it is emptied, so that a kill leaves no half of a checkpoint under its name.
-    """
-    removed = prunable(list_checkpoints(root), keep_last, keep_every, trusted)
+
+def remove(directories: Iterable[Path]) -> list[Path]:
+    """Removes checkpoints and returns them; each is renamed before it is emptied, so that a kill leaves no half under its name."""
+    removed = list(directories)
     for directory in removed:
         doomed = directory.with_name(directory.name + DELETED)
+        shutil.rmtree(doomed, ignore_errors=True)
         directory.rename(doomed)
         shutil.rmtree(doomed)
     return removed

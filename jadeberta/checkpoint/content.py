@@ -6,7 +6,6 @@ each file the pieces it needs. Nothing is pickled.
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from jadeberta.checkpoint.manifest import STATE_NAME
+from jadeberta.checkpoint.snapshot import Tensors
 from jadeberta.errors import CheckpointError
 from jadeberta.training.engine import TrainingEngine
 from jadeberta.training.zero_state import (
@@ -41,37 +41,35 @@ def optimizer_name(rank: int, world_size: int) -> str:
     return f"optimizer-{rank + 1:05d}-of-{world_size:05d}.safetensors"
 
 
-def write_rank(directory: Path, engine: TrainingEngine, state: dict[str, Any], tokenizer: Path) -> list[str]:
-    """Writes this rank's files of a checkpoint and returns their names; every rank calls it."""
-    weights = gather_working_weights(engine.engine)
-    tensors: dict[str, torch.Tensor] = {}
+def tensor_files(engine: TrainingEngine) -> dict[str, tuple[Tensors, dict[str, str]]]:
+    """The tensors that this rank writes, by file, with the metadata of each file; views of the engine's where it has them.
+
+    Every rank calls it: under ZeRO 3 rank 0 is given the weights of the others.
+    """
+    tensors: Tensors = {}
     places: dict[str, dict[str, Any]] = {}
     for fragment in fragments(engine.engine):
         places[fragment.name] = {"start": fragment.start, "shape": fragment.shape}
         for kind, tensor in fragment.tensors().items():
-            tensors[f"{kind}.{fragment.name}"] = tensor.detach().cpu().clone()
+            tensors[f"{kind}.{fragment.name}"] = tensor
     name = optimizer_name(engine.process.rank, engine.process.world_size)
-    save_tensors(directory / name, tensors, {"fragments": json.dumps(places)})
-    names = [name]
+    files = {name: (tensors, {"fragments": json.dumps(places)})}
+    weights = gather_working_weights(engine.engine)
     if weights is not None:
-        names += _write_model(directory, engine, weights, tokenizer)
-        (directory / STATE_NAME).write_bytes(orjson.dumps(state, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-        names.append(STATE_NAME)
-    return names
+        files["model.safetensors"] = (weights, {"format": "pt"})
+    return files
 
 
-def _write_model(directory: Path, engine: TrainingEngine, weights: dict[str, torch.Tensor], tokenizer: Path) -> list[str]:
-    save_tensors(directory / "model.safetensors", weights, {"format": "pt"})
-    config = engine.model.config.to_dict() | {"architectures": ["DebertaV2ForMaskedLM"], "dtype": _dtype_name(weights)}
-    (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    present = [file for file in TOKENIZER_FILES if (tokenizer / file).is_file()]
-    for file in present:
-        shutil.copyfile(tokenizer / file, directory / file)
-    return ["model.safetensors", "config.json", *present]
+def text_files(engine: TrainingEngine, state: dict[str, Any]) -> dict[str, str]:
+    """The small files that rank 0 writes."""
+    dtype = str(engine.working_dtype).removeprefix("torch.")
+    config = engine.model.config.to_dict() | {"architectures": ["DebertaV2ForMaskedLM"], "dtype": dtype}
+    text = orjson.dumps(state, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+    return {"config.json": json.dumps(config, indent=2, sort_keys=True) + "\n", STATE_NAME: text}
 
 
-def _dtype_name(weights: dict[str, torch.Tensor]) -> str:
-    return str(next(iter(weights.values())).dtype).removeprefix("torch.")
+def tokenizer_files(tokenizer: Path) -> list[Path]:
+    return [tokenizer / file for file in TOKENIZER_FILES if (tokenizer / file).is_file()]
 
 
 def read_state(directory: Path) -> dict[str, Any]:

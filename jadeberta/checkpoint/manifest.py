@@ -4,19 +4,23 @@ Knows names and bytes only, no tensors. A directory without a manifest, or whose
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import orjson
 
 from jadeberta.errors import CheckpointError, NothingToResume
-from jadeberta.shards import file_sha256
+from jadeberta.files import file_sha256
 
 MANIFEST_NAME = "manifest.json"
 STATE_NAME = "state.json"
 FORMAT = "jadeberta-checkpoint"
 VERSION = 1
+SMALL = 1 << 20
+"""Bytes up to which a file is read at once."""
 STEP_NAME = re.compile(r"step-(\d{8})")
 
 
@@ -50,8 +54,13 @@ def _own_hash(step: int, entries: dict[str, dict]) -> str:
     return hashlib.sha256(orjson.dumps([FORMAT, VERSION, step, entries], option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def verify(directory: Path) -> list[str]:
-    """Every reason not to trust a checkpoint, one sentence each; empty where its bytes are those that were written."""
+def verify(directory: Path, small_only: bool = False) -> list[str]:
+    """Every reason not to trust a checkpoint, one sentence each; empty where its bytes are those that were written.
+
+    Args:
+        directory: named like a checkpoint.
+        small_only: read the manifest and the small files, and of the others only the sizes.
+    """
     path = directory / MANIFEST_NAME
     try:
         manifest = orjson.loads(path.read_bytes())
@@ -68,19 +77,70 @@ def verify(directory: Path) -> list[str]:
     for required in (STATE_NAME, "model.safetensors", "config.json"):
         if required not in files:
             faults.append(f"{path}: does not list {required}.")
+    to_read = []
     for name, entry in files.items():
         file = directory / name
         if not file.is_file():
             faults.append(f"{file}: missing.")
         elif (size := file.stat().st_size) != entry["bytes"]:
             faults.append(f"{file}: {size} bytes, the manifest says {entry['bytes']}.")
-        elif (sha := file_sha256(file)) != entry["sha256"]:
-            faults.append(f"{file}: sha256 differs from the manifest (expected {entry['sha256'][:12]}…, found {sha[:12]}…).")
-    return faults
+        elif not small_only or size <= SMALL:
+            to_read.append((file, entry["sha256"]))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # hashing leaves the interpreter to the others
+        return faults + [fault for fault in threads.map(_hash_fault, to_read) if fault]
+
+
+def _hash_fault(file_and_hash: tuple[Path, str]) -> str | None:
+    file, expected = file_and_hash
+    try:
+        found = file_sha256(file)
+    except OSError as e:
+        return f"{file}: cannot be read ({e.strerror})."
+    return (
+        None
+        if found == expected
+        else f"{file}: sha256 differs from the manifest (expected {expected[:12]}…, found {found[:12]}…)."
+    )
+
+
+def candidates(root: Path, resume: str) -> list[Path]:
+    """What a run might resume from, newest first.
+
+    Args:
+        root: the run's `checkpoints` directory.
+        resume: auto, required or never.
+
+    Raises:
+        CheckpointError: `never`, and checkpoints are there: a fresh start would mix two runs in one directory.
+    """
+    found = list_checkpoints(root)[::-1]
+    if resume != "never":
+        return found
+    if found:
+        raise CheckpointError(
+            f"{root}: holds {len(found)} checkpoints, newest {found[0].name}, but --resume never was given. "
+            "Choose another run.dir or remove them."
+        )
+    return []
+
+
+def refuse_fresh_start(root: Path, resume: str, passed_over: int) -> None:
+    """Called where no checkpoint can be trusted; returns only where step 0 is what was meant.
+
+    Raises:
+        NothingToResume: `required`.
+        CheckpointError: `auto`, and checkpoints are there: starting at step 0 would hide the loss of the run.
+    """
+    if resume == "required":
+        raise NothingToResume(f"{root}: no valid checkpoint among {passed_over}, and --resume required was given.")
+    if passed_over:
+        raise CheckpointError(
+            f"{root}: none of its {passed_over} checkpoints can be trusted. Restore one, or choose another run.dir to start anew."
+        )
 
 
 def choose(root: Path, resume: str, report: Callable[[str], None]) -> Path | None:
-    """The checkpoint to resume from: the newest that verifies, or None for a fresh start.
+    """The newest checkpoint whose every byte is right, or None for a fresh start.
 
     Args:
         root: the run's `checkpoints` directory.
@@ -88,27 +148,17 @@ def choose(root: Path, resume: str, report: Callable[[str], None]) -> Path | Non
         report: told of every checkpoint that is passed over, with the reason.
 
     Raises:
-        NothingToResume: `required`, and none verifies.
-        CheckpointError: `auto`, checkpoints are there, and none verifies: starting at step 0 would hide the loss of the run.
-        CheckpointError: `never`, and checkpoints are there: a fresh start would mix two runs in one directory.
+        NothingToResume, CheckpointError: as `candidates` and `refuse_fresh_start`.
     """
-    candidates = list_checkpoints(root)
-    if resume == "never":
-        if candidates:
-            raise CheckpointError(
-                f"{root}: holds {len(candidates)} checkpoints, newest {candidates[-1].name}, but --resume never was given. "
-                "Choose another run.dir or remove them."
-            )
-        return None
-    for directory in reversed(candidates):
+    found = candidates(root, resume)
+    for directory in found:
         faults = verify(directory)
         if not faults:
             return directory
-        report(f"PASSED OVER {directory.name}: {faults[0]}")
-    if resume == "required":
-        raise NothingToResume(f"{root}: no valid checkpoint among {len(candidates)}, and --resume required was given.")
-    if candidates:
-        raise CheckpointError(
-            f"{root}: none of its {len(candidates)} checkpoints can be trusted. Restore one, or choose another run.dir to start anew."
-        )
+        report(passed_over(directory, faults[0]))
+    refuse_fresh_start(root, resume, len(found))
     return None
+
+
+def passed_over(directory: Path, fault: str) -> str:
+    return f"PASSED OVER {directory.name}: {fault}"

@@ -3,9 +3,10 @@
 The loader is asked for steps by number: starting at any step costs nothing, and workers change no batch.
 """
 
+import multiprocessing
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from jadeberta.data.masking import IGNORED, PAD, Masker
 from jadeberta.data.order import SampleOrder, rank_share
 from jadeberta.errors import JadebertaError
-from jadeberta.shards import ShardReader
+from jadeberta.shards import SetAside, ShardReader
+from jadeberta.shards.child import end_with_parent
 
 
 @dataclass
@@ -42,6 +44,8 @@ class StepBatch:
     masked_tokens: int
     tokens: int
     """Tokens without padding."""
+    set_aside: list[SetAside] = field(default_factory=list)
+    """Rows of this share that are damaged and were left out: all padding, nothing of them is predicted."""
 
 
 class StepDataset(Dataset):
@@ -72,13 +76,14 @@ class StepDataset(Dataset):
         epochs, samples = self.order.step(step)
         digest = xxhash.xxh64(np.stack([epochs, samples], axis=1).astype("<i8").tobytes()).hexdigest()
         micro_batches, masked, tokens = [], 0, 0
+        self.shards.take_set_aside()  # what others read before is not this batch's
         for places in self.share:
             rows, documents = self.shards.rows(self.order.rows(samples[places]))
             ids, labels = self.masker(rows, epochs[places], samples[places])
             micro_batches.append(make_micro_batch(ids, labels, rows, documents if self.by_document else None))
             masked += len(micro_batches[-1].labels)
             tokens += int(np.count_nonzero(rows))
-        return StepBatch(step, int(epochs[0]), digest, micro_batches, masked, tokens)
+        return StepBatch(step, int(epochs[0]), digest, micro_batches, masked, tokens, self.shards.take_set_aside())
 
 
 def make_micro_batch(ids: np.ndarray, labels: np.ndarray, rows: np.ndarray, documents: np.ndarray | None) -> MicroBatch:
@@ -98,7 +103,7 @@ def iterate_steps(dataset: StepDataset, first_step: int, end_step: int, workers:
     """The rank's batches of steps first_step .. end_step - 1, in order, for any number of loader processes.
 
     Raises:
-        ShardError: a row cannot be read.
+        ShardError: a row is damaged or cannot be read, and the reader shall stop at that.
     """
     loader = DataLoader(
         dataset,
@@ -117,6 +122,9 @@ def iterate_steps(dataset: StepDataset, first_step: int, end_step: int, workers:
 
 
 def _init_worker(worker: int) -> None:
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None and trainer.pid is not None
+    end_with_parent(trainer.pid)
     # A signal to the whole process group is the training process's to answer; a loader that died of it would fail the step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

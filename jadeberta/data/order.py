@@ -4,7 +4,7 @@ An epoch is a keyed permutation of the virtual concatenation of all corpora with
 workers or restarts, and any position is reached in constant time.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -58,6 +58,23 @@ def permute(positions: np.ndarray, size: int, key: np.uint64) -> np.ndarray:
     return out.astype(np.int64).reshape(np.shape(positions))
 
 
+Ranges = tuple[tuple[int, int], ...]
+
+
+def data_step(step: int, stepped_over: Ranges) -> int:
+    """The data step that training step `step` (from 0) reads: the step-th one that lies in none of the ranges.
+
+    Args:
+        step: of the training.
+        stepped_over: [first, end) of data steps, ascending and disjoint.
+    """
+    for first, end in stepped_over:
+        if step < first:
+            break
+        step += end - first
+    return step
+
+
 @dataclass(frozen=True)
 class SampleOrder:
     """The samples of every step.
@@ -70,10 +87,16 @@ class SampleOrder:
     global_batch_size: int
     corpora: tuple[tuple[int, int, int], ...]
     """Per corpus (first row, rows, repeats)."""
+    stepped_over: Ranges = ()
+    """Data steps [first, end) that no training step reads, ascending and disjoint."""
 
     @classmethod
     def of(cls, seed: int, global_batch_size: int, ranges: dict[str, range], repeats: dict[str, int]) -> "SampleOrder":
         return cls(seed, global_batch_size, tuple((r.start, len(r), repeats[name]) for name, r in ranges.items()))
+
+    def stepping_over(self, stepped_over: Ranges) -> "SampleOrder":
+        """This order without the data of some steps."""
+        return replace(self, stepped_over=stepped_over)
 
     @property
     def epoch_size(self) -> int:
@@ -85,7 +108,8 @@ class SampleOrder:
         return permute(positions, self.epoch_size, derive_key(self.seed, 1, epoch))
 
     def step(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Epochs and sample indices of the global batch of one step (from 0), each int64 [global_batch_size]."""
+        """Epochs and sample indices of the global batch of one training step (from 0), each int64 [global_batch_size]."""
+        step = data_step(step, self.stepped_over)
         positions = np.arange(step * self.global_batch_size, (step + 1) * self.global_batch_size, dtype=np.int64)
         epochs, within = np.divmod(positions, self.epoch_size)
         samples = np.empty_like(positions)

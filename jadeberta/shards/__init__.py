@@ -12,10 +12,12 @@ from jadeberta.errors import (
     ShardError,
     explain_recipe_error,
 )
+from jadeberta.files import file_sha256
 from jadeberta.shards.index import INDEX_NAME, CorpusEntry, ShardEntry, ShardIndex, find_index
 from jadeberta.shards.lock import DirectoryLock
-from jadeberta.shards.reader import ShardReader, open_shards
-from jadeberta.shards.verify import file_sha256, verify
+from jadeberta.shards.reader import SetAside, ShardReader, open_shards
+from jadeberta.shards.sums import ensure_sums, sums_path
+from jadeberta.shards.verify import verify
 from jadeberta.shards.writer import BLOCK_SEQUENCES, SEQUENCE_LENGTH, write_shard
 
 open = open_shards
@@ -31,15 +33,18 @@ __all__ = [
     "JadebertaError",
     "OutputError",
     "SegmenterError",
+    "SetAside",
     "ShardEntry",
     "ShardError",
     "ShardIndex",
     "ShardReader",
+    "ensure_sums",
     "explain_recipe_error",
     "file_sha256",
     "find_index",
     "open",
     "open_shards",
+    "sums_path",
     "verify",
     "write_shard",
 ]

@@ -35,6 +35,8 @@ class ShardEntry:
     """Of the whole tar file."""
     blocks: list[list[int]]
     """Per block: sequences, byte offset of the tokens, byte offset of the document numbers, both from the file's start."""
+    sums_sha256: str = ""
+    """Of the file of row sums beside the tar; empty where the shard was made without."""
 
 
 @dataclass

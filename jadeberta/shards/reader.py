@@ -1,54 +1,99 @@
 """Random access to the rows of a shard directory by index, through the block offsets in `index.json`.
 
-Promises that no row is served from a file whose size differs from the index, and that a read that fails names the file.
+Promises that a row is served as it was written or not at all: files are checked by size, their sums by sha256 when the directory is
+opened, every row by its sum when it is read. What fails is an error that names file, row and byte, or is left out and recorded.
 Reads with pread: a shard on a failing network disk gives an error here, where a memory map would kill the process.
 """
 
+import mmap
 import os
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import xxhash
 
 from jadeberta.errors import ShardError
 from jadeberta.shards.index import ShardEntry, ShardIndex, find_index
+from jadeberta.shards.sums import SUM_BYTES, read_sums, sums_path
 
-OPEN_FILES = 128
+OPEN_FILES = 256
+SUMS_IN_MEMORY = 2**30
+"""Bytes of sums that a reader keeps, 134 million rows; those of further shards are read with each row, which costs an open file too."""
+REMEDY = "Restore it or run 'python -m preprocess pack' again; data.damaged: set_aside trains without what is damaged."
+
+Damaged = Literal["stop", "set_aside"]
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """Rows that are left out because they are damaged: one that was asked for, or all of a shard."""
+
+    file: str
+    """The tar's name in the directory."""
+    row: int
+    """In the file, from 0; the first one."""
+    offset: int
+    """Byte of that row's tokens in the file; 0 for a whole shard."""
+    reason: str
+    sequences: int = 1
+    whole_shard: bool = False
+    """All of the shard is left out. Of a row: it was asked for, and its shard's own record says the same."""
+
+
+class _DamagedRow(Exception):
+    """A row is not what was written; the message says how that was seen."""
 
 
 class ShardReader:
     """Rows of one split of a shard directory, every corpus once, in the order of the index.
 
-    `len(reader)` rows; `reader[i] -> (tokens, documents)`, both uint16 [512].
+    `len(reader)` rows; `reader[i] -> (tokens, documents)`, both uint16 [512]. With damaged="set_aside" a damaged row is one of
+    padding (zeros), and no other row has another number for it.
     """
 
-    def __init__(self, directory: str | Path, split: Literal["train", "valid"] = "train") -> None:
-        """Raises ShardError where the index is unusable, or a file is missing or of another size than the index says."""
+    def __init__(self, directory: str | Path, split: Literal["train", "valid"] = "train", damaged: Damaged = "stop") -> None:
+        """Raises ShardError.
+
+        The index is unusable; or a tar is missing or of another size, or its sums are missing or others than the index says: one
+        such shard with damaged="stop", all of them with "set_aside".
+        """
         self.index_path = find_index(directory)
         self.directory = self.index_path.parent
         self.index = ShardIndex.load(self.index_path)
-        self.split = split
+        self.split, self.damaged = split, damaged
         self.corpora: dict[str, range] = {}
         """Rows of each corpus."""
-        self._files: list[Path] = []
-        starts, block_file, block_tokens, block_documents = [0], [], [], []
+        self.set_aside: list[SetAside] = []
+        """Rows left out since `take_set_aside` was called last, in the order in which they were asked for."""
+        self.set_aside_shards: list[SetAside] = []
+        """Shards left out as a whole, by this process."""
+        self._entries: list[ShardEntry] = []
+        starts, block_file, block_first, block_tokens, block_documents = [0], [], [], [], []
         for name, corpus in self.index.corpora.items():
-            entries: list[ShardEntry] = getattr(corpus, split)
             first = starts[-1]
-            for entry in entries:
-                path = self.directory / entry.file
-                _check_size(path, entry)
-                self._files.append(path)
+            for entry in getattr(corpus, split):
+                self._entries.append(entry)
+                shard_start = starts[-1]
                 for sequences, tokens_offset, documents_offset in entry.blocks:
-                    starts.append(starts[-1] + sequences)
-                    block_file.append(len(self._files) - 1)
+                    block_file.append(len(self._entries) - 1)
+                    block_first.append(starts[-1] - shard_start)
                     block_tokens.append(tokens_offset)
                     block_documents.append(documents_offset)
+                    starts.append(starts[-1] + sequences)
             self.corpora[name] = range(first, starts[-1])
         self._starts = np.asarray(starts, dtype=np.int64)
-        self._block_file, self._block_tokens, self._block_documents = block_file, block_tokens, block_documents
+        self._block_file, self._block_first = block_file, block_first
+        self._block_tokens, self._block_documents = block_tokens, block_documents
+        tars = [self.directory / entry.file for entry in self._entries]
+        self._files = [*tars, *map(sums_path, tars)]
+        self._sums: list[np.ndarray | None] = [None] * len(tars)
         self._descriptors: OrderedDict[int, int] = OrderedDict()
+        # One byte a shard, true where it is left out, in memory that processes forked from here share: they see what is added later.
+        self._left_out = mmap.mmap(-1, max(1, len(tars)))
+        self._check_files()
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -66,34 +111,118 @@ class ShardReader:
 
         Raises:
             IndexError: a row is out of range.
-            ShardError: a file cannot be read in full, or holds what no tokenizer wrote; names the file and the place.
+            ShardError: with damaged="stop": a file cannot be read in full, or a row is not what was written; names file and byte.
         """
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"row {rows.min()}..{rows.max()} of {len(self)}")
-        out = np.empty((2, len(rows), self.sequence_length), dtype="<u2")
+        out = np.empty((len(rows), 2, self.sequence_length), dtype="<u2")  # tokens, documents: as a row's sum takes them
+        raw = out.view(np.uint8).reshape(len(rows), 4 * self.sequence_length)
         blocks = np.searchsorted(self._starts, rows, side="right") - 1
-        size = self.sequence_length * 2
-        for i, (row, block) in enumerate(zip(rows.tolist(), blocks.tolist(), strict=True)):
-            within = (row - int(self._starts[block])) * size
-            self._read_into(out[0, i], self._block_file[block], self._block_tokens[block] + within)
-            self._read_into(out[1, i], self._block_file[block], self._block_documents[block] + within)
-        if out[0].max(initial=0) >= self.index.vocab_size:
-            first = int(np.flatnonzero((out[0] >= self.index.vocab_size).any(axis=1))[0])
-            path = self._files[self._block_file[int(blocks[first])]]
-            raise ShardError(
-                f"{path}: row {int(rows[first])} holds a token beyond the vocabulary of {self.index.vocab_size}; the file was changed. "
-                "Run 'python -m preprocess verify', then restore it."
-            )
-        return out[0], out[1]
+        places = list(zip(blocks.tolist(), (rows - self._starts[blocks]).tolist(), strict=True))
+        for i, (block, within) in enumerate(places):
+            try:
+                self._read_row(raw[i].data, block, within)
+            except _DamagedRow as e:
+                self._leave_out(out[i], block, within, str(e))
+        if out[:, 0].max(initial=0) >= self.index.vocab_size:
+            for i in np.flatnonzero((out[:, 0] >= self.index.vocab_size).any(axis=1)).tolist():
+                self._leave_out(out[i], *places[i], f"a token is beyond the vocabulary of {self.index.vocab_size}")
+        return out[:, 0], out[:, 1]
 
-    def _read_into(self, row: np.ndarray, file: int, offset: int) -> None:
+    def take_set_aside(self) -> list[SetAside]:
+        """The records in `set_aside`, which is empty afterwards."""
+        taken, self.set_aside = self.set_aside, []
+        return taken
+
+    def set_shard_aside(self, file: str, reason: str) -> bool:
+        """Leaves a shard of this split out from now on, also in processes forked from this one; false where it was left out before.
+
+        Args:
+            file: the tar's name in the directory.
+            reason: what is wrong with it.
+        """
+        number = [entry.file for entry in self._entries].index(file)
+        if self._left_out[number]:
+            return False
+        self.set_aside_shards.append(SetAside(file, 0, 0, reason, self._entries[number].sequences, whole_shard=True))
+        self._left_out[number] = 1
+        return True
+
+    def close(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptors"):
+            self.close()
+
+    def _check_files(self) -> None:
+        """Looks at what can be seen without reading the tars, and takes the sums in."""
+        room = SUMS_IN_MEMORY
+        for number, entry in enumerate(self._entries):
+            try:
+                _check_file(self._files[number], entry)
+                if entry.sums_sha256:
+                    sums = read_sums(self._files[number], entry)
+                    if len(sums) != entry.sequences:
+                        raise ShardError(
+                            f"{self._files[number]}: {entry.sequences} sequences and {len(sums)} sums in index.json."
+                        )
+                    room -= sums.nbytes
+                    self._sums[number] = sums if room >= 0 else None
+            except ShardError as e:
+                if self.damaged == "stop":
+                    raise ShardError(f"{e} {REMEDY}") from e
+                self.set_shard_aside(entry.file, str(e))
+        if self._entries and len(self.set_aside_shards) == len(self._entries):
+            first = self.set_aside_shards[0].reason
+            raise ShardError(
+                f"{self.directory}: none of its {len(self._entries)} {self.split} shards can be used. {first} Restore them."
+            )
+
+    def _read_row(self, into: memoryview, block: int, within: int) -> None:
+        """Reads a row and checks it against its sum; a row is 512 tokens and then their document numbers."""
+        file = self._block_file[block]
+        if self._left_out[file]:
+            raise _DamagedRow(next((s.reason for s in self.set_aside_shards if s.file == self._entries[file].file), "left out"))
+        half = len(into) // 2
+        self._read(file, into[:half], self._block_tokens[block] + within * half)
+        self._read(file, into[half:], self._block_documents[block] + within * half)
+        if self._entries[file].sums_sha256:
+            found, wanted = xxhash.xxh3_64_intdigest(into), self._sum(file, self._block_first[block] + within)
+            if found != wanted:
+                name = sums_path(self._files[file]).name
+                raise _DamagedRow(f"it was changed: its sum is {found:016x}, {name} says {wanted:016x}")
+
+    def _sum(self, file: int, row: int) -> int:
+        if (sums := self._sums[file]) is not None:
+            return sums[row].item()
+        content = bytearray(SUM_BYTES)
+        self._read(len(self._entries) + file, content, row * SUM_BYTES)
+        return int.from_bytes(content, "little")
+
+    def _read(self, file: int, into: memoryview | bytearray, offset: int) -> None:
         try:
-            read = os.preadv(self._descriptor(file), [row.view(np.uint8).data], offset)
+            read = os.preadv(self._descriptor(file), [into], offset)
         except OSError as e:
-            problem = f"reading at byte {offset} failed ({e.strerror})"
-            raise ShardError(f"{self._files[file]}: {problem}. Check the disk, then verify.") from e
-        if read != row.nbytes:
-            raise ShardError(f"{self._files[file]}: ends before byte {offset + row.nbytes}. Restore it, then verify.")
+            raise _DamagedRow(f"reading {self._files[file].name} at byte {offset} failed ({e.strerror})") from e
+        if read != len(into):
+            raise _DamagedRow(f"{self._files[file].name} ends before byte {offset + len(into)}")
+
+    def _leave_out(self, row: np.ndarray, block: int, within: int, reason: str) -> None:
+        """Makes a row [2, 512] one of padding and records that. Raises ShardError where damage shall stop the run."""
+        file = self._block_file[block]
+        record = SetAside(
+            self._entries[file].file,
+            self._block_first[block] + within,
+            self._block_tokens[block] + within * self.sequence_length * 2,
+            reason,
+            whole_shard=bool(self._left_out[file]),
+        )
+        if self.damaged == "stop":
+            raise ShardError(f"{self._files[file]}: row {record.row}, its tokens at byte {record.offset}: {reason}. {REMEDY}")
+        row[:] = 0
+        self.set_aside.append(record)
 
     def _descriptor(self, file: int) -> int:
         if file in self._descriptors:
@@ -104,25 +233,19 @@ class ShardReader:
         self._descriptors[file] = os.open(self._files[file], os.O_RDONLY | os.O_CLOEXEC)
         return self._descriptors[file]
 
-    def close(self) -> None:
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
 
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptors"):
-            self.close()
-
-
-def open_shards(directory: str | Path, split: Literal["train", "valid"] = "train") -> ShardReader:
+def open_shards(directory: str | Path, split: Literal["train", "valid"] = "train", damaged: Damaged = "stop") -> ShardReader:
     """Opens a shard directory for reading by row index. Raises ShardError."""
-    return ShardReader(directory, split)
+    return ShardReader(directory, split, damaged)
 
 
-def _check_size(path: Path, entry: ShardEntry) -> None:
+def _check_file(path: Path, entry: ShardEntry) -> None:
+    """Raises ShardError, without a remedy."""
     try:
         size = path.stat().st_size
     except OSError as e:
-        raise ShardError(f"{path}: {e.strerror}. It is listed in index.json; run 'python -m preprocess pack' again.") from e
+        raise ShardError(f"{path}: {e.strerror}; it is listed in index.json.") from e
     if size != entry.bytes:
-        remedy = "Restore it or run 'python -m preprocess pack' again."
-        raise ShardError(f"{path}: {size} bytes, index.json says {entry.bytes}. {remedy}")
+        raise ShardError(f"{path}: {size} bytes, index.json says {entry.bytes}.")
+    if (rows := sum(rows for rows, *_ in entry.blocks)) != entry.sequences:
+        raise ShardError(f"{path}: {entry.sequences} sequences and blocks of {rows} in index.json.")

@@ -1,17 +1,17 @@
-"""Checks a shard directory against its index: sizes, hashes, layout, and that every row decodes to possible tokens."""
+"""Checks a shard directory against its index: sizes, hashes, sums, layout, and that every row decodes to possible tokens."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from jadeberta.errors import ShardError
+from jadeberta.files import file_sha256
 from jadeberta.shards.index import ShardEntry, ShardIndex, find_index
+from jadeberta.shards.sums import read_sums, row_sums, sums_of_tar, sums_path
+from jadeberta.shards.writer import list_blocks
 
-
-def file_sha256(path: Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+ROWS_NAMED = 5
 
 
 def verify(directory: str | Path, progress: Callable[[str], None] = lambda line: None) -> list[str]:
@@ -19,7 +19,7 @@ def verify(directory: str | Path, progress: Callable[[str], None] = lambda line:
 
     Args:
         directory: holds `index.json`.
-        progress: called with a line for each file that was looked at.
+        progress: called with a line for each shard that was looked at.
 
     Raises:
         ShardError: the index itself cannot be used.
@@ -34,35 +34,66 @@ def verify(directory: str | Path, progress: Callable[[str], None] = lambda line:
         faults.append(f"{model}: sha256 differs from index.json (expected {index.tokenizer_sha256[:12]}…, found {found[:12]}…).")
     for name, corpus in index.corpora.items():
         for entry in [*corpus.train, *corpus.valid]:
-            path = index_path.parent / entry.file
-            found_faults = [f"{path}: {fault}" for fault in _shard_faults(path, entry, index)]
+            found_faults = _shard_faults(index_path.parent / entry.file, entry, index)
             faults += found_faults
             progress(f"{name} {entry.file}: {entry.sequences} sequences, {'bad' if found_faults else 'ok'}")
     return faults
 
 
 def _shard_faults(path: Path, entry: ShardEntry, index: ShardIndex) -> list[str]:
-    from jadeberta.shards.writer import list_blocks
+    """Faults of a tar file and of its sums."""
+    faults = []
+    sums = None
+    if entry.sums_sha256:
+        try:
+            sums = read_sums(path, entry)
+        except ShardError as e:
+            faults.append(f"{e} Run 'python -m preprocess pack' again to make it anew.")
+    return [f"{path}: {fault}" for fault in _tar_faults(path, entry, index, sums)] + faults
 
+
+def _tar_faults(path: Path, entry: ShardEntry, index: ShardIndex, sums: np.ndarray | None) -> list[str]:
     remedy = f"Delete it and run 'python -m preprocess pack' again to make {entry.file} anew."
     if not path.is_file():
         return [f"missing. {remedy}"]
     if (size := path.stat().st_size) != entry.bytes:
         return [f"{size} bytes, index.json says {entry.bytes}. {remedy}"]
     if (found := file_sha256(path)) != entry.sha256:
-        return [f"sha256 differs from index.json (expected {entry.sha256[:12]}…, found {found[:12]}…). {remedy}"]
+        where = "" if sums is None else _where(path, entry, index.sequence_length, sums)
+        return [f"sha256 differs from index.json (expected {entry.sha256[:12]}…, found {found[:12]}…){where}. {remedy}"]
     if list_blocks(path) != entry.blocks:
         return [f"blocks lie elsewhere than index.json says. {remedy}"]
-    return _row_faults(path, entry, index)
+    return _row_faults(path, entry, index, sums)
 
 
-def _row_faults(path: Path, entry: ShardEntry, index: ShardIndex) -> list[str]:
-    """Faults that a wrong writer would leave: impossible ids, padding that disagrees, counts that do not add up."""
+def _where(path: Path, entry: ShardEntry, length: int, sums: np.ndarray) -> str:
+    """Which rows of a changed file are not what was written."""
+    if sum(rows for rows, *_ in entry.blocks) != len(sums):
+        return "; its blocks in index.json are not those of its sums"
+    wrong = np.flatnonzero(sums_of_tar(path, entry, length) != sums).tolist()
+    if not wrong:
+        return "; every row is as written, the change lies between them"
+    firsts = np.cumsum([0, *(rows for rows, *_ in entry.blocks)])
+    named = []
+    for row in wrong[:ROWS_NAMED]:
+        block = int(np.searchsorted(firsts, row, side="right")) - 1
+        start = entry.blocks[block][1]
+        named.append(
+            f"row {row} (block {block} at byte {start}, its tokens at byte {start + (row - int(firsts[block])) * length * 2})"
+        )
+    more = f" and {len(wrong) - ROWS_NAMED} more" if len(wrong) > ROWS_NAMED else ""
+    return f"; not what was written: {', '.join(named)}{more}"
+
+
+def _row_faults(path: Path, entry: ShardEntry, index: ShardIndex, sums: np.ndarray | None) -> list[str]:
+    """Faults that a wrong writer would leave: impossible ids, padding that disagrees, counts or sums that are of other rows."""
     faults, sequences, tokens = [], 0, 0
     for block, (rows, tokens_offset, documents_offset) in enumerate(entry.blocks):
         count = rows * index.sequence_length
         ids = np.fromfile(path, "<u2", count, offset=tokens_offset).reshape(rows, -1)
         documents = np.fromfile(path, "<u2", count, offset=documents_offset).reshape(rows, -1)
+        if sums is not None and not np.array_equal(row_sums(ids, documents), sums[sequences : sequences + rows]):
+            faults.append(f"block {block}: rows are as index.json says but {sums_path(path).name} holds the sums of others.")
         sequences, tokens = sequences + rows, tokens + int(np.count_nonzero(ids))
         if ids.max(initial=0) >= index.vocab_size:
             faults.append(f"block {block}: token id {ids.max()} with a vocabulary of {index.vocab_size}.")

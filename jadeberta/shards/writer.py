@@ -1,6 +1,6 @@
-"""Writes one shard: a WebDataset tar of blocks of token rows.
+"""Writes one shard: a WebDataset tar of blocks of token rows, and the sums of the rows beside it.
 
-Promises the same bytes for the same rows, and a file that is complete and on the disk once its final name exists.
+Promises the same bytes for the same rows, and a tar that is complete and on the disk, as its sums are, once its final name exists.
 Each block is a member `<first sequence, 10 digits>.bin` (uint16 little-endian, C order) with `.doc` (document numbers) beside it.
 """
 
@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import orjson
-from webdataset.writer import TarWriter
 
+from jadeberta.files import file_sha256, sync_directory
 from jadeberta.shards.index import ShardEntry
-from jadeberta.shards.verify import file_sha256
+from jadeberta.shards.sums import row_sums, write_sums
 
 SEQUENCE_LENGTH = 512
 BLOCK_SEQUENCES = 1000
@@ -22,10 +22,10 @@ DTYPE = np.dtype("<u2")
 
 
 def write_shard(path: Path, tokens: np.ndarray, documents: np.ndarray, document_count: int, meta: dict[str, Any]) -> ShardEntry:
-    """Writes rows as one tar file and returns its index entry.
+    """Writes rows as one tar file with its sums and returns its index entry.
 
     Args:
-        path: final name; the file appears there by rename.
+        path: final name; the file appears there by rename, after the sums.
         tokens: token ids, [sequences, 512] uint16, 0 = padding.
         documents: number of the document within its row, same shape, 0 = padding, from 1.
         document_count: documents the rows were cut from.
@@ -38,8 +38,11 @@ def write_shard(path: Path, tokens: np.ndarray, documents: np.ndarray, document_
         raise ValueError(f"rows of {SEQUENCE_LENGTH} expected, got tokens {tokens.shape} and documents {documents.shape}")
     if tokens.dtype != np.uint16 or documents.dtype != np.uint16:
         raise ValueError(f"uint16 expected, got tokens {tokens.dtype} and documents {documents.dtype}")
+    from webdataset.writer import TarWriter  # imports torch, which those who only read or hash shards need not wait for
+
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    sums = [np.empty(0, "<u8")]
     try:
         with open(temporary, "wb") as f:
             # A fixed time and owner: the same rows must give the same bytes.
@@ -54,6 +57,7 @@ def write_shard(path: Path, tokens: np.ndarray, documents: np.ndarray, document_
                             "doc": documents[rows].astype(DTYPE).tobytes(),
                         }
                     )
+                    sums.append(row_sums(tokens[rows], documents[rows]))
             f.flush()
             os.fsync(f.fileno())
         entry = ShardEntry(
@@ -65,9 +69,11 @@ def write_shard(path: Path, tokens: np.ndarray, documents: np.ndarray, document_
             sha256=file_sha256(temporary),
             blocks=list_blocks(temporary),
         )
+        entry.sums_sha256 = write_sums(path, np.concatenate(sums))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    sync_directory(path.parent)
     return entry
 
 

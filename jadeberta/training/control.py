@@ -23,6 +23,10 @@ class Asks:
     """Save and end for good: the file STOP."""
     save: int = 0
     """Save and go on: the file SAVE."""
+    written: int = 0
+    """Ranks that have done their part of the pending checkpoint."""
+    damaged: int = 0
+    """Ranks that found a damaged shard and may not go on."""
 
 
 class Control:

@@ -5,7 +5,8 @@ The only file that calls DeepSpeed, with `zero_state.py` beside it, which knows 
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from jadeberta.cluster.local import free_port
 from jadeberta.config import Recipe, accumulation_steps, resolve_file
 from jadeberta.data.batches import MicroBatch, StepBatch
 from jadeberta.data.order import derive_key
-from jadeberta.errors import ConfigError
+from jadeberta.errors import ConfigError, HangError
 from jadeberta.model import DebertaForMaskedLM, build
 from jadeberta.training.control import Asks
 from jadeberta.training.guard import UpdateGuard
@@ -39,21 +40,37 @@ def choose_device(recipe: Recipe, process: Process) -> torch.device:
     return torch.device("cuda", process.local_rank)
 
 
-def join_process_group(process: Process, device: torch.device) -> None:
-    """Makes this process a rank of the job, over NCCL on GPUs and gloo on CPUs."""
+def join_process_group(process: Process, device: torch.device, patience: float) -> None:
+    """Makes this process a rank of the job, over NCCL on GPUs and gloo on CPUs; waits `patience` seconds for the others."""
     os.environ["DS_ACCELERATOR"] = device.type
     # DeepSpeed and torch read the place from the environment; torchrun's own store is found there too.
     os.environ |= {"RANK": str(process.rank), "LOCAL_RANK": str(process.local_rank), "WORLD_SIZE": str(process.world_size)}
     os.environ |= {"MASTER_ADDR": process.master_addr, "MASTER_PORT": str(process.master_port or free_port())}
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, init_method="env://", timeout=timedelta(minutes=30))
+        dist.init_process_group(backend, init_method="env://", timeout=timedelta(seconds=patience))
     except dist.DistError as e:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(e).splitlines()[0]
-        raise ConfigError(
-            f"rank {process.rank} cannot meet the others at {where} ({reason}). Free the port or set MASTER_PORT."
-        ) from e
+        if "EADDRINUSE" in reason:
+            raise ConfigError(
+                f"rank {process.rank} cannot meet the others at {where} ({reason}). Free the port or set MASTER_PORT."
+            ) from e
+        raise HangError(f"rank {process.rank} did not meet the others at {where} within {patience:.0f} s ({reason}).") from e
+
+
+def set_timeouts(seconds: float, group: "dist.ProcessGroup | None" = None) -> None:
+    """Sets after which time a collective of a group, or of every group there is, gives up waiting for the others."""
+    from torch.distributed import distributed_c10d
+
+    for each in [group] if group is not None else list(distributed_c10d._world.pg_map):
+        distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), each)
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether a collective failed because another rank is silent or gone."""
+    of_transport = isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
+    return isinstance(error, RuntimeError) and of_transport
 
 
 def deepspeed_settings(recipe: Recipe, world_size: int) -> dict[str, Any]:
@@ -95,15 +112,20 @@ class StepResult:
     masked_accuracy: float
     masked_tokens: int
     tokens: int
+    set_aside: int
+    """Rows that are damaged and were left out."""
     grad_norm: float
     """Before clipping; not finite where a gradient was not."""
-    skipped: bool
-    """The update was left out: loss or gradient was not finite."""
+    fault: str | None
+    """Why the update was left out; None where it was made."""
     asks: Asks
 
 
 class TrainingEngine:
     """A model under DeepSpeed, one optimizer step at a time."""
+
+    beat: Callable[[str], None] | None = None
+    """Told where in a step this rank is, for the watchdog."""
 
     def __init__(self, recipe: Recipe, process: Process, device: torch.device) -> None:
         import deepspeed
@@ -125,7 +147,7 @@ class TrainingEngine:
         deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
         self.engine, *_ = deepspeed.initialize(model=self.model, optimizer=optimizer, config=settings)
         create_optimizer_state(self.engine)
-        self.guard = UpdateGuard(self.engine)
+        self.guard = UpdateGuard(self.engine, recipe.guard)
 
     def step(self, batch: StepBatch, lr: float, asks: Asks) -> StepResult:
         """One optimizer step: every micro-batch forward and backward, then one update.
@@ -133,21 +155,28 @@ class TrainingEngine:
         The loss is the mean over the masked tokens of the whole global batch, so that it does not depend on how the batch is cut
         into ranks and micro-batches; DeepSpeed averages gradients over ranks, hence the factor of the world size.
         """
-        totals = torch.tensor([batch.masked_tokens, batch.tokens], dtype=torch.int64, device=self.device)
+        self._tell("forward 0")
+        counts = [batch.masked_tokens, batch.tokens, len(batch.set_aside)]
+        totals = torch.tensor(counts, dtype=torch.int64, device=self.device)
         dist.all_reduce(totals)
-        masked_tokens, tokens = (int(n) for n in totals.tolist())
+        masked_tokens, tokens, set_aside = (int(n) for n in totals.tolist())
         scale = self.process.world_size / max(1, masked_tokens)
-        told = [asks.requeue, asks.stop, asks.save]
+        told = list(astuple(asks))
         sums = torch.tensor([0, 0, *told], dtype=torch.float64, device=self.device)  # loss, correct, asks
         for number, micro_batch in enumerate(batch.micro_batches):
             # No generator state to save or lose: dropout follows from where in the run we are.
             torch.manual_seed(int(derive_key(self.recipe.training.seed, 3, batch.step, number, self.process.rank) >> 1))
-            loss_sum, correct = self._forward(micro_batch)
+            self._tell(f"forward {number}")
+            loss_sum, correct = self.forward(micro_batch)
+            self._tell(f"backward {number}")
             self.engine.backward(loss_sum * scale, scale_wrt_gas=False)
             sums[:2] += torch.stack([loss_sum.detach().double(), correct.double()])
             if number == len(batch.micro_batches) - 1:
+                self._tell("all-reduce")
                 dist.all_reduce(sums)
-                self.guard.expect(sums[0].item())
+                # Of the mean, so that the window does not hang on how many tokens a batch happens to mask.
+                self.guard.expect(sums[0].item() / masked_tokens if masked_tokens else float("nan"))
+                self._tell("update")
             for group in self.engine.optimizer.param_groups:
                 group["lr"] = lr
             self.engine.step()
@@ -155,10 +184,19 @@ class TrainingEngine:
         loss, correct_share = loss_sum_all / max(1, masked_tokens), correct_all / max(1, masked_tokens)
         grad_norm = self.engine.get_global_grad_norm()
         norm = float(grad_norm) if grad_norm is not None else float("nan")
-        skipped = not self.guard.updated
-        return StepResult(loss, correct_share, masked_tokens, tokens, norm, skipped, Asks(*map(int, agreed)))
+        asked = Asks(*map(int, agreed))
+        return StepResult(loss, correct_share, masked_tokens, tokens, set_aside, norm, self.guard.fault, asked)
 
-    def _forward(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    @property
+    def working_dtype(self) -> torch.dtype:
+        """Of the weights that the forward pass uses."""
+        return next(self.model.parameters()).dtype
+
+    def _tell(self, place: str) -> None:
+        if self.beat is not None:
+            self.beat(place)
+
+    def forward(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of the cross-entropy over the masked tokens, and how many of them were predicted."""
         inputs: dict[str, Any] = {
             k: v if v is None else v.to(self.device, non_blocking=True) for k, v in vars(micro_batch).items()

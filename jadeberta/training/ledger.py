@@ -13,9 +13,12 @@ import orjson
 class Ledger:
     """Appends events; each is on the disk when `write` returns."""
 
-    def __init__(self, path: Path, life: int) -> None:
+    def __init__(self, path: Path, life: int, mend: bool = True) -> None:
+        """`mend` ends a line that a kill has cut; one process of a job does it."""
         self.path, self.life = path, life
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not mend:
+            return
         # A kill in mid-line leaves no newline: end that line, or the next event would be lost with it.
         if path.exists() and path.stat().st_size and path.read_bytes()[-1:] != b"\n":
             with open(path, "ab") as f:

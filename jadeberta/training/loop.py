@@ -1,68 +1,114 @@
-"""The training loop: the one place where a step is taken, measured and, when it is time, saved."""
+"""The training loop: the one place where a step is taken, judged, measured and, when it is time, saved."""
 
 import time
 from collections.abc import Iterator
-from typing import Protocol
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
 
 from jadeberta.config import Recipe
 from jadeberta.data.batches import StepBatch
+from jadeberta.data.order import SampleOrder, data_step
 from jadeberta.errors import CheckpointError, NumericsError, RequeueWanted, StopAsked
-from jadeberta.training.control import Control
+from jadeberta.shards import SetAside
+from jadeberta.training.agreement import differing_ranks
+from jadeberta.training.control import Asks
 from jadeberta.training.engine import TrainingEngine
-from jadeberta.training.ledger import Ledger
-from jadeberta.training.metrics import MetricsWriter, peak_flops, training_flops_per_token
-from jadeberta.training.progress import Progress
+from jadeberta.training.log import RunLog
 from jadeberta.training.schedule import learning_rate
+from jadeberta.training.state import RunState
 
 
 class Saver(Protocol):
-    def save(self, step: int, tokens: int, lr: float, skipped_steps: int) -> bool:
-        """Saves the state after `step` updates; False where that was not possible."""
+    """What the loop sees of checkpoints; every rank calls it alike."""
+
+    def save(self, state: RunState, lr: float) -> None:
+        """Takes a checkpoint after `state.step` updates and writes it beside the training."""
+
+    def has_written(self) -> bool:
+        """Whether this rank has done its part of the pending save."""
+
+    def settle(self) -> None:
+        """Called when all ranks have."""
+
+    def drain(self) -> int:
+        """Waits for pending saves; step of the newest checkpoint."""
+
+
+class Surroundings(Protocol):
+    """What the loop asks about the world around it."""
+
+    def beat(self, phase: str, step: int, place: str = "") -> None:
+        """Tells the watchdog where this rank is; `step` counts from 1, of a save or an evaluation the step just made."""
+
+    def poll(self) -> Asks:
+        """What this rank was asked from outside."""
+
+    def done(self, name: str) -> None:
+        """Takes back the file STOP or SAVE."""
+
+    @property
+    def reason(self) -> str:
+        """What asked for a requeue."""
+
+    def damage(self) -> list[SetAside]:
+        """Damaged shards that were found beside the training since the last call."""
+
+    def share_damage(self, found: list[SetAside]) -> None:
+        """Called on all ranks where one found damage: leaves those shards out on all, or raises ShardError on all."""
+
+    def set_aside(self, record: SetAside) -> None:
+        """A damaged row of this rank's batch was replaced by padding."""
+
+    def first_step_done(self) -> None:
+        """From now on a rank that is silent is silent for a reason."""
+
+    def evaluate(self) -> Asks:
+        """Evaluates the model on held-out rows, and what was asked meanwhile."""
+
+
+class RollBack(Exception):
+    """Too many steps in a row were left out: the run goes back and steps over their data. Raised on every rank."""
+
+    def __init__(self, first_bad: int, end: int, reason: str) -> None:
+        """Training steps [first_bad, end), from 0, were left out."""
+        super().__init__(reason)
+        self.first_bad, self.end = first_bad, end
 
 
 def train(
     recipe: Recipe,
     engine: TrainingEngine,
     batches: Iterator[StepBatch],
+    order: SampleOrder,
     saver: Saver,
-    metrics: MetricsWriter | None,
-    progress: Progress,
-    *,
-    first_step: int,
-    tokens: int,
-    skipped_steps: int,
-    life: int,
-    device_name: str,
-    control: Control,
-    ledger: Ledger | None,
-) -> int:
-    """Trains from `first_step` to the recipe's max_steps and returns the tokens seen in the whole run.
+    world: Surroundings,
+    log: RunLog,
+    state: RunState,
+) -> RunState:
+    """Trains from `state` to the recipe's max_steps; returns the state at the end.
 
     Args:
-        batches: the rank's batches from `first_step` on, in order.
+        batches: the rank's batches from step `state.step` on, in order.
+        order: where they come from.
         saver: told when a checkpoint is due.
-        metrics: on rank 0.
-        tokens: seen before `first_step`.
-        skipped_steps: left out before `first_step`.
-        life: number of this process life.
-        control: asked at every step what this rank was told from outside.
-        ledger: on rank 0.
+        world: watchdog, asks from outside, evaluation.
+        log: metrics, ledger and terminal.
 
     Raises:
         StopAsked, RequeueWanted: on every rank, after the save that belongs to it.
-        NumericsError: on every rank, where too many steps in a row were not finite.
+        RollBack: on every rank, where more steps in a row than the guard allows were left out.
+        NumericsError: on every rank, where the ranks' weights differ.
+        ShardError: on every rank, where one found a damaged shard and the recipe says stop.
     """
-    training = recipe.training
-    flops_per_token = training_flops_per_token(
-        recipe.model, recipe.model.max_position_embeddings, training.micro_batch_size, training.mask_probability
-    )
-    peak = peak_flops(device_name)
-    saved, due_step, in_row = first_step, first_step, 0
+    training, first_of_life, in_row = recipe.training, True, 0
     mark = time.monotonic()
+    world.beat("first_step", state.step + 1, "data")
     for batch in batches:
         waited = time.monotonic() - mark
-        if batch.step != due_step:
-            raise RuntimeError(f"the loader gave step {batch.step} where step {due_step} was due")
+        if batch.step != state.step:
+            raise RuntimeError(f"the loader gave step {batch.step} where step {state.step} was due")
         lr = learning_rate(
             batch.step,
             peak=training.lr,
@@ -70,61 +116,84 @@ def train(
             max_steps=training.max_steps,
             schedule=training.schedule,
         )
-        result = engine.step(batch, lr, control.poll())
-        step = due_step = batch.step + 1
-        tokens += result.tokens
-        seconds = time.monotonic() - mark
-        rate = result.tokens / seconds
-        if metrics is not None:
-            metrics.write(
-                {
-                    "step": step,
-                    "loss": result.loss,
-                    "masked_accuracy": result.masked_accuracy,
-                    "masked_tokens": result.masked_tokens,
-                    "lr": lr,
-                    "grad_norm": result.grad_norm,
-                    "skipped": result.skipped,
-                    "tokens": tokens,
-                    "tokens_per_second": rate,
-                    "mfu": rate * flops_per_token / (peak * engine.process.world_size) if peak else None,
-                    "data_wait_s": waited,
-                    "step_s": seconds,
-                    "epoch": batch.epoch,
-                    "batch_hash": batch.batch_hash,
-                    "life": life,
-                    "time": time.time(),
-                }
-            )
-        progress.step(step, result.loss, result.masked_accuracy, lr, rate)
-        if result.skipped:
-            skipped_steps, in_row = skipped_steps + 1, in_row + 1
-            if ledger is not None:
-                ledger.write("skip", step=step, loss=result.loss, grad_norm=result.grad_norm, batch_hash=batch.batch_hash)
-            progress.say(f"step {step}: SKIPPED, loss {result.loss} and gradient norm {result.grad_norm} are not both finite")
-            if in_row > training.max_skipped_in_row:
-                raise NumericsError(
-                    f"{recipe.run.dir}: {in_row} steps in a row up to step {step} were not finite; the weights are those of step "
-                    f"{step - in_row}. Look at their data and at the learning rate; going on from the newest checkpoint meets them again."
-                )
-        else:
-            in_row = 0
-        asks = result.asks
-        due = step % recipe.checkpoint.every_steps == 0 or step == training.max_steps or asks.save or asks.stop or asks.requeue
-        if due and saver.save(step, tokens, lr, skipped_steps):
-            saved = step
+        damage = world.damage()
+        asked = replace(world.poll(), written=int(saver.has_written()), damaged=int(bool(damage)))
+        result = engine.step(batch, lr, asked)
+        skipped = result.fault is not None
+        state = replace(
+            state, step=batch.step + 1, tokens=state.tokens + result.tokens, skipped_steps=state.skipped_steps + int(skipped)
+        )
+        world.beat("first_step" if first_of_life else "step", state.step, "metrics")
+        log.step(batch, result, state, lr, time.monotonic() - mark, waited)
+        for record in batch.set_aside:
+            world.set_aside(record)
+        if result.asks.damaged:
+            world.share_damage(damage)
+        if result.asks.written == engine.process.world_size:
+            saver.settle()
+        in_row = in_row + 1 if skipped else 0
+        if skipped:
+            log.skipped(state, batch, result, samples_of(order, batch.step))
+            if in_row > recipe.guard.max_skipped_in_row:
+                raise RollBack(state.step - in_row, state.step, f"{in_row} steps in a row up to step {state.step} were left out")
+        compare_every = recipe.guard.compare_weights_every
+        if compare_every and engine.stage < 3 and (first_of_life or state.step % compare_every == 0):
+            _compare_weights(engine, state.step)
+        if first_of_life:
+            world.first_step_done()
+            first_of_life = False
+        asks = _evaluate_if_due(recipe, world, state.step, result.asks)
+        every = recipe.checkpoint.every_steps
+        if state.step % every == 0 or state.step == training.max_steps or asks.save or asks.stop or asks.requeue:
+            world.beat("save", state.step, "snapshot")
+            saver.save(state, lr)
         if asks.save:
-            control.done("SAVE")
-        if (asks.stop or asks.requeue) and step < training.max_steps:
-            state = f"at step {step} of {training.max_steps}; the newest checkpoint is of step {saved}"
-            if asks.stop:
-                control.done("STOP")
-                raise StopAsked(f"{recipe.run.dir}/STOP was found {state}. Start again to go on.")
-            raise RequeueWanted(f"{control.reason or 'another rank'} asked to end {state}. Start again to go on.")
-        mark = time.monotonic()  # what a save takes is no step's
-    if saved != training.max_steps:
+            world.done("SAVE")
+        if (asks.stop or asks.requeue) and state.step < training.max_steps:
+            _end_early(recipe, saver, world, state.step, asks)
+        world.beat("step", state.step + 1, "data")
+        mark = time.monotonic()  # what a save or an evaluation takes is no step's
+    world.beat("save", state.step, "last save")
+    if (saved := saver.drain()) != training.max_steps:
         raise CheckpointError(
             f"{recipe.run.dir}: the last checkpoint, of step {training.max_steps}, could not be written; the newest is of step {saved}. "
             "Make room and start again."
         )
-    return tokens
+    return state
+
+
+def samples_of(order: SampleOrder, step: int) -> dict[str, Any]:
+    """Data step, epochs and sample indices of a training step's global batch."""
+    epochs, samples = order.step(step)
+    where = data_step(step, order.stepped_over)
+    return {"data_step": where, "epochs": np.unique(epochs).tolist(), "samples": samples.tolist()}
+
+
+def _compare_weights(engine: TrainingEngine, step: int) -> None:
+    odd = differing_ranks([p.data for p in engine.model.parameters()])
+    if odd:
+        who = f"those of rank {odd[0]} are not" if len(odd) == 1 else f"ranks {', '.join(map(str, odd))} do not agree"
+        raise NumericsError(
+            f"the weights of all ranks must be the same at step {step} and {who}: a device computes wrong without an error. "
+            "Leave its host out (logs name the hosts) and start again from the newest checkpoint."
+        )
+
+
+def _evaluate_if_due(recipe: Recipe, world: Surroundings, step: int, asks: Asks) -> Asks:
+    """Evaluates where it is time and nothing presses; returns what is asked after it."""
+    every = recipe.evaluation.every_steps
+    if not every or (step % every and step != recipe.training.max_steps) or asks.stop or asks.requeue:
+        return asks
+    world.beat("eval", step, "evaluation")
+    asked = world.evaluate()
+    return replace(asks, stop=asks.stop + asked.stop, requeue=asks.requeue + asked.requeue, save=asks.save + asked.save)
+
+
+def _end_early(recipe: Recipe, saver: Saver, world: Surroundings, step: int, asks: Asks) -> None:
+    """Raises StopAsked or RequeueWanted, once the checkpoint is on the disk."""
+    world.beat("save", step, "save before the end")
+    where = f"at step {step} of {recipe.training.max_steps}; the newest checkpoint is of step {saver.drain()}"
+    if asks.stop:
+        world.done("STOP")
+        raise StopAsked(f"{recipe.run.dir}/STOP was found {where}. Start again to go on.")
+    raise RequeueWanted(f"{world.reason or 'another rank'} asked to end {where}. Start again to go on.")

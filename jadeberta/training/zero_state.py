@@ -89,11 +89,11 @@ def load_working_weights(engine: Any, weights: dict[str, torch.Tensor]) -> None:
 
 
 def gather_working_weights(engine: Any) -> dict[str, torch.Tensor] | None:
-    """Every parameter whole on the CPU, on rank 0; None elsewhere. Under ZeRO 3 all ranks take part."""
+    """Every parameter whole, on rank 0; None elsewhere. Under ZeRO 3 all ranks take part and the weights are copies on the CPU."""
     root = torch.distributed.get_rank() == 0
     weights: dict[str, torch.Tensor] = {}
     if engine.zero_optimization_stage() < 3:
-        return {n: p.detach().cpu().clone() for n, p in engine.module.named_parameters()} if root else None
+        return {n: p.detach() for n, p in engine.module.named_parameters()} if root else None
     from deepspeed.runtime.zero import GatheredParameters
 
     for name, parameter in engine.module.named_parameters():

@@ -149,7 +149,7 @@ def states(out: Path) -> dict[str, tuple[int, int]]:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in [*out.glob("*.tar"), out / INDEX_NAME]}
+    return {path.name: path.read_bytes() for path in [*out.glob("*.tar"), *out.glob("*.sums"), out / INDEX_NAME]}
 
 
 def remade(made: Made, then: dict[str, tuple[int, int]]) -> set[str]:

@@ -1,7 +1,8 @@
-"""A step whose loss or gradient is not finite touches nothing, is counted, and is agreed by all ranks."""
+"""A step whose numbers cannot be right touches nothing, is counted, and is agreed by all ranks; past a limit the run goes back."""
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,53 +11,66 @@ import pytest
 from safetensors.torch import load_file
 
 from jadeberta.cluster.local import free_port, rank_environment
-from jadeberta.training.guard import is_sound
+from jadeberta.config import GuardConfig
+from jadeberta.data.order import SampleOrder, data_step
+from jadeberta.shards import open as open_shards
+from jadeberta.training.guard import Judge, deviations_above, is_sound
 from jadeberta.training.ledger import read_jsonl
+from jadeberta.training.schedule import learning_rate
 from tests.helpers import ROOT, make_recipe, make_shards, read_metrics
 
-# Makes one rank's loss, or its gradient alone, not finite at some steps; everything else is the real command.
+# Spoils one rank's loss, or its gradient alone, at some steps or for some data; everything else is the real command.
 DRIVER = """
 import sys, torch
 from jadeberta.cli import main
 from jadeberta.training.engine import TrainingEngine
-rank, kind, steps = int(sys.argv[1]), sys.argv[2], {int(s) for s in sys.argv[3].split(",")}
-whole_step, forward = TrainingEngine.step, TrainingEngine._forward
+rank, kind, spoilt = int(sys.argv[1]), sys.argv[2], set(sys.argv[3].split(","))
+whole_step, forward = TrainingEngine.step, TrainingEngine.forward
 class Spoilt(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x): return x.clone()
     @staticmethod
     def backward(ctx, grad): return grad * float("inf")
 def step(self, batch, *rest):
-    self.now = batch.step
-    return whole_step(self, batch, *rest)
+    self.now = {str(batch.step), batch.batch_hash}
+    result = whole_step(self, batch, *rest)
+    if kind == "flip" and self.process.rank == rank and self.now & spoilt:
+        next(self.model.parameters()).data.view(-1)[0] *= -1
+    return result
 def spoil(self, micro_batch):
     loss, correct = forward(self, micro_batch)
-    if self.process.rank == rank and self.now in steps:
+    if self.process.rank == rank and self.now & spoilt and kind != "flip":
         loss = loss * float(kind) if kind != "gradient" else Spoilt.apply(loss)
     return loss, correct
-TrainingEngine.step, TrainingEngine._forward = step, spoil
+TrainingEngine.step, TrainingEngine.forward = step, spoil
 sys.argv = ["jadeberta", *sys.argv[4:]]
 main()
 """
 
 
 def train(
-    tmp_path: Path, name: str, stage: int, precision: str, kind: str, steps: str, **training: int
+    tmp_path: Path, stage: int, precision: str, kind: str, spoilt: str, ranks: int = 2, **changes: dict
 ) -> tuple[Path, list[int]]:
-    """A run of two ranks, of which rank 1 meets what is not finite; its directory and the ranks' statuses."""
+    """A run of some ranks, of which rank 1 meets what is not right; its directory and the ranks' statuses."""
     shards = tmp_path / "shards"
     if not shards.exists():
         make_shards(shards, {"wikipedia": (20, 3)})
-    changes = {"training": {"precision": precision, **training}, "checkpoint": {"every_steps": 1}}
-    recipe = make_recipe(tmp_path / f"{name}.yaml", shards, tmp_path / name, deepspeed=f"ds_configs/zero{stage}.json", **changes)
-    command = [sys.executable, "-c", DRIVER, "1", kind, steps, "pretrain", "--config", str(recipe)]
+    changes = {"checkpoint": {"every_steps": 1}, **changes, "training": {"precision": precision, **changes.get("training", {})}}
+    recipe = make_recipe(tmp_path / "run.yaml", shards, tmp_path / "run", deepspeed=f"ds_configs/zero{stage}.json", **changes)
+    command = [sys.executable, "-c", DRIVER, "1", kind, spoilt, "pretrain", "--config", str(recipe)]
     port = free_port()
-    with open(tmp_path / f"{name}.log", "wb") as log:
-        ranks = [
-            subprocess.Popen(command, env=os.environ | rank_environment(r, 2, port, 2), stdout=log, stderr=log, cwd=ROOT)
-            for r in range(2)
+    with open(tmp_path / "run.log", "ab") as log:
+        processes = [
+            subprocess.Popen(command, env=os.environ | rank_environment(r, ranks, port, 2), stdout=log, stderr=log, cwd=ROOT)
+            for r in range(ranks)
         ]
-        return tmp_path / name, [p.wait(200) for p in ranks]
+        return tmp_path / "run", [p.wait(200) for p in processes]
+
+
+def trained(run: Path, step: int) -> dict:
+    """Every tensor of a checkpoint."""
+    folder = run / f"checkpoints/step-{step:08d}"
+    return {name: t for path in sorted(folder.glob("*.safetensors")) for name, t in load_file(path).items()}
 
 
 @pytest.mark.slow
@@ -66,35 +80,156 @@ def train(
 )
 def test_a_step_that_is_not_finite_on_one_rank_is_left_out_on_all(tmp_path, stage, precision, kind) -> None:
     # Step 0 too: Adam has no history then, and the moments must stay zero.
-    run, statuses = train(tmp_path, "run", stage, precision, kind, "0,3")
+    run, statuses = train(tmp_path, stage, precision, kind, "0,3")
     assert statuses == [0, 0], (tmp_path / "run.log").read_text()[-3000:]
     rows = {row["step"]: row for row in read_metrics(run)}
     assert [step for step, row in rows.items() if row["skipped"]] == [1, 4]
     skips = [row for row in read_jsonl(run / "ledger.jsonl") if row["event"] == "skip"]
     assert [row["step"] for row in skips] == [1, 4] and skips[1]["batch_hash"] == rows[4]["batch_hash"]
+    assert [row["samples"] for row in skips] == [order(run).step(step)[1].tolist() for step in (0, 3)]
 
-    def trained(step: int) -> dict:
-        folder = run / f"checkpoints/step-{step:08d}"
-        return {name: t for path in sorted(folder.glob("*.safetensors")) for name, t in load_file(path).items()}
-
-    assert all(t.isfinite().all() for t in trained(6).values())
-    assert all((t == 0).all() for name, t in trained(1).items() if name.startswith("exp_avg"))
-    before, after, later = trained(3), trained(4), trained(5)
+    assert all(t.isfinite().all() for t in trained(run, 6).values())
+    assert all((t == 0).all() for name, t in trained(run, 1).items() if name.startswith("exp_avg"))
+    before, after, later = trained(run, 3), trained(run, 4), trained(run, 5)
     assert all(before[name].equal(after[name]) for name in before), "the step that was left out changed something"
     assert any(not after[name].equal(later[name]) for name in after), "the step after it did nothing"
     state = json.loads((run / "checkpoints/step-00000006/state.json").read_text())
     assert (state["skipped_steps"], state["adam_step"], state["position"]) == (2, 4, 6 * 12)
 
 
+def order(run: Path) -> SampleOrder:
+    shards = open_shards(run.parent / "shards")
+    return SampleOrder.of(7, 12, shards.corpora, {"wikipedia": 3})
+
+
 @pytest.mark.slow
-def test_too_many_in_a_row_end_the_run_with_status_13(tmp_path) -> None:
-    run, statuses = train(tmp_path, "run", 1, "bf16", "nan", "2,3,4,5", max_skipped_in_row=2)
+def test_a_spike_on_one_rank_is_left_out_on_all(tmp_path) -> None:
+    run, statuses = train(tmp_path, 1, "bf16", "1000", "8", guard={"window": 8}, training={"max_steps": 11})
+    assert statuses == [0, 0], (tmp_path / "run.log").read_text()[-3000:]
+    rows = {row["step"]: row for row in read_metrics(run)}
+    assert [step for step, row in rows.items() if row["skipped"]] == [9]
+    (skip,) = [row for row in read_jsonl(run / "ledger.jsonl") if row["event"] == "skip"]
+    assert "deviations above" in skip["reason"] and skip["loss"] > 100 * rows[8]["loss"]
+    before, after, later = (trained(run, step) for step in (8, 9, 10))
+    assert all(before[name].equal(after[name]) for name in before), "the step that was left out changed something"
+    assert any(not after[name].equal(later[name]) for name in after), "the step after it did nothing"
+
+
+def hash_of(run: Path, step: int) -> str:
+    import numpy as np
+    import xxhash
+
+    return xxhash.xxh64(np.stack(order(run).step(step), axis=1).astype("<i8").tobytes()).hexdigest()
+
+
+@pytest.mark.slow
+def test_past_the_limit_it_goes_back_steps_over_the_data_and_goes_on_also_after_a_restart(tmp_path) -> None:
+    make_shards(tmp_path / "shards", {"wikipedia": (20, 3)})
+    run = tmp_path / "run"
+    bad = ",".join(hash_of(run, step) for step in (5, 6, 7, 8))
+    changes = {"guard": {"max_skipped_in_row": 2, "max_rollbacks": 1}, "checkpoint": {"every_steps": 2}}
+    _, statuses = train(tmp_path, 1, "bf16", "nan", bad, **changes, training={"max_steps": 12, "schedule": "constant"})
+    assert statuses == [0, 0], (tmp_path / "run.log").read_text()[-3000:]
+    events = read_jsonl(run / "ledger.jsonl")
+    (back,) = [row for row in events if row["event"] == "rollback"]
+    assert (back["step"], back["from_step"], back["stepped_over"], back["number"]) == (4, 8, [4, 8], 1)
+    # The checkpoints of the bad steps are gone, those at the end are of the new way.
+    assert {row["checkpoint"] for row in events if row["event"] == "undone"} <= {"step-00000006", "step-00000008"}
+    rows = read_metrics(run)
+    assert [row["step"] for row in rows] == [*range(1, 9), *range(5, 13)]
+    assert [row["step"] for row in rows if row["skipped"]] == [6, 7, 8, 5]
+    assert [row["batch_hash"] for row in rows[8:]] == [hash_of(run, step) for step in range(8, 16)]
+    for row in rows:
+        assert row["lr"] == learning_rate(row["step"] - 1, peak=1e-3, warmup_steps=2, max_steps=12, schedule="constant")
+    state = json.loads((run / "checkpoints/step-00000012/state.json").read_text())
+    assert (state["rollbacks"], state["stepped_over"], state["skipped_steps"]) == (1, [[4, 8]], 1)
+    assert (state["adam_step"], state["position"]) == (11, 16 * 12)
+
+    _, statuses = train(tmp_path, 1, "bf16", "nan", bad, **changes, training={"max_steps": 14, "schedule": "constant"})
+    assert statuses == [0, 0], (tmp_path / "run.log").read_text()[-3000:]
+    assert [row["batch_hash"] for row in read_metrics(run)[-2:]] == [hash_of(run, step) for step in (16, 17)]
+
+
+@pytest.mark.slow
+def test_past_the_last_roll_back_the_run_ends_with_status_13_and_says_why(tmp_path) -> None:
+    every_later_step = ",".join(map(str, range(3, 20)))
+    changes = {"guard": {"max_skipped_in_row": 1, "max_rollbacks": 1}, "training": {"max_steps": 12}}
+    run, statuses = train(tmp_path, 2, "bf16", "nan", every_later_step, **changes)
     assert statuses == [13, 13]
     printed = (tmp_path / "run.log").read_text()
-    assert (
-        "3 steps in a row up to step 5 were not finite; the weights are those of step 2" in printed and "Traceback" not in printed
-    )
-    assert not (run / "DONE").exists()
+    assert "2 steps in a row up to step 5 were left out, after 1 roll-backs" in printed and "Traceback" not in printed
+    assert "ROLLED BACK to step 3" in printed and not (run / "DONE").exists()
+    assert [row["status"] for row in read_jsonl(run / "ledger.jsonl") if row["event"] == "stop"] == [13]
+
+
+@pytest.mark.slow
+def test_without_a_checkpoint_to_go_back_to_it_ends_with_status_13(tmp_path) -> None:
+    changes = {"guard": {"max_skipped_in_row": 1}, "checkpoint": {"every_steps": 100}}
+    _, statuses = train(tmp_path, 1, "bf16", "inf", "0,1,2,3", **changes)
+    assert statuses == [13, 13]
+    assert "no valid checkpoint of step 0 or before" in (tmp_path / "run.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_rank_whose_weights_differ_stops_the_run_and_is_named(tmp_path) -> None:
+    changes = {"guard": {"compare_weights_every": 2}, "training": {"max_steps": 8}}
+    run, statuses = train(tmp_path, 1, "bf16", "flip", "3", ranks=3, **changes)
+    assert statuses == [13, 13, 13], (tmp_path / "run.log").read_text()[-3000:]
+    assert "the same at step 4 and those of rank 1 are not" in (tmp_path / "run.log").read_text()
+    assert not (run / "checkpoints/step-00000004").exists()
+
+
+def test_data_steps_leave_out_what_is_stepped_over() -> None:
+    over = ((4, 8), (10, 11))
+    assert [data_step(step, over) for step in range(9)] == [0, 1, 2, 3, 8, 9, 11, 12, 13]
+    assert [data_step(step, ()) for step in range(3)] == [0, 1, 2]
+
+
+def test_a_second_roll_back_steps_over_what_the_first_went_back_over_too() -> None:
+    from jadeberta.training.state import RunState
+
+    first = RunState(step=4).after_rollback(RunState(), end_step=8)
+    assert (first.step, first.rollbacks, first.stepped_over) == (4, 1, ((4, 8),))
+    # Back to the same checkpoint: its own state knows nothing of the first roll-back.
+    second = RunState(step=4).after_rollback(first, end_step=6)
+    assert (second.rollbacks, second.stepped_over) == (2, ((4, 8), (8, 10)))
+    # Back to an older one: the first range lies within the new one.
+    third = RunState(step=2).after_rollback(second, end_step=5)
+    assert (third.rollbacks, third.stepped_over) == (3, ((2, 11),))
+    assert third.position(12) == 11 * 12
+
+
+def test_deviations_are_robust_against_half_a_window_of_outliers() -> None:
+    draw = random.Random(0)
+    good = [draw.gauss(2.0, 0.1) for _ in range(400)]
+    assert deviations_above(2.0 + 0.1 * 12, good, 0.0) == pytest.approx(12, rel=0.15)
+    outliers = good + [1e6] * 150
+    assert 6 < deviations_above(2.0 + 0.1 * 12, outliers, 0.0) < 12
+    assert deviations_above(2.1, [2.0] * 10, 0.01) == pytest.approx(5)
+
+
+def test_a_judge_calls_no_ordinary_noise_a_spike_and_every_large_jump_one() -> None:
+    draw = random.Random(1)
+    judge = Judge(GuardConfig())
+    for step in range(5000):  # a loss that falls as in pre-training, a gradient norm with a heavy tail
+        loss, norm = 2 + 8 * 0.999**step + draw.gauss(0, 0.02), draw.lognormvariate(0, 0.3)
+        assert judge.fault(loss, norm) is None, step
+        judge.accept(loss, norm)
+    assert "loss" in judge.fault(2.1 + 1.0, 1.0) and "grad_norm" in judge.fault(2.05, 10.0)
+    assert judge.fault(0.5, 0.01) is None, "better is no spike"
+    again = Judge(GuardConfig())
+    again.recall(json.loads(json.dumps(judge.memory())))
+    assert again.fault(3.1, 1.0) == judge.fault(3.1, 1.0)
+
+
+def test_half_a_window_is_needed_and_zero_deviations_switch_it_off() -> None:
+    judge, off = Judge(GuardConfig(window=8)), Judge(GuardConfig(window=8, deviations=0))
+    for _ in range(3):
+        judge.accept(1.0, 1.0)
+    assert judge.fault(100.0, 1.0) is None
+    for each in (judge, off, off, off, off):
+        each.accept(1.0, 1.0)
+    assert judge.fault(100.0, 1.0) is not None and off.fault(100.0, 1.0) is None and off.fault(float("inf"), 1.0) is not None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+"""What ties a checkpoint to a run: the data, tokenizer and settings that must be the same in every life."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jadeberta.checkpoint.content import read_state
+from jadeberta.checkpoint.manifest import choose
+from jadeberta.config import Recipe
+from jadeberta.errors import CheckpointError
+from jadeberta.shards import ShardReader
+from jadeberta.training.schedule import learning_rate
+from jadeberta.training.state import RunState
+
+FREE_KEYS = {
+    "model": {"attention"},
+    "training": {"micro_batch_size", "max_steps", "precision"},
+}
+"""Keys of sections that bind a run which may still change between its lives."""
+
+
+def binding_settings(recipe: Recipe, repeats: dict[str, int]) -> dict[str, Any]:
+    """The settings that a checkpoint belongs to, by their full key."""
+    values = {
+        f"{section}.{k}": v
+        for section, free in FREE_KEYS.items()
+        for k, v in asdict(getattr(recipe, section)).items()
+        if k not in free
+    }
+    return values | {"data.packing": recipe.data.packing} | {f"data.repeats.{name}": n for name, n in repeats.items()}
+
+
+def expected_of(recipe: Recipe, shards: ShardReader, repeats: dict[str, int]) -> dict[str, Any]:
+    """What a checkpoint of this run says of its data and settings."""
+    fingerprints = {"shards": shards.index.fingerprint, "tokenizer": shards.index.tokenizer_sha256}
+    return {"fingerprints": fingerprints, "settings": binding_settings(recipe, repeats)}
+
+
+def preview(root: Path, resume: str, expected: dict[str, Any]) -> Path | None:
+    """The checkpoint that a start would resume from, if any; raises what the start would raise."""
+    directory = choose(root, resume, lambda line: print(line, file=sys.stderr))
+    if directory is not None:
+        refuse_foreign(directory, read_state(directory), expected)
+    return directory
+
+
+def refuse_foreign(directory: Path, state: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raises CheckpointError where a checkpoint's data, tokenizer or settings are not the run's; names both."""
+    for what, remedy in (("shards", "data.shards"), ("tokenizer", "data.shards")):
+        if state["fingerprints"][what] != expected["fingerprints"][what]:
+            raise CheckpointError(
+                f"{directory}: made with other {what} (checkpoint {state['fingerprints'][what][:16]}…, this run "
+                f"{expected['fingerprints'][what][:16]}…). Set {remedy} to the ones it was made with, or choose another run.dir."
+            )
+    before, now = state["settings"], expected["settings"]
+    differ = [f"{k} {before.get(k)} -> {now.get(k)}" for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
+    if differ:
+        raise CheckpointError(
+            f"{directory}: made with another recipe ({'; '.join(differ)}). Set them back, or choose another run.dir."
+        )
+
+
+def describe_data(shards: ShardReader, settings: dict[str, Any]) -> dict[str, Any]:
+    """How the shards were made and what is in them, so that a checkpoint tells it without them."""
+    index = shards.index
+    corpora = {
+        name: {key: sum(getattr(entry, key) for entry in corpus.train) for key in ("documents", "sequences", "tokens")}
+        | {"repeats": settings[f"data.repeats.{name}"]}
+        for name, corpus in index.corpora.items()
+    }
+    keys = ("sequence_length", "vocab_size", "segmenter", "normaliser", "sentence_splitter")
+    return {key: getattr(index, key) for key in keys} | {"corpora": corpora}
+
+
+def refuse_inconsistent(directory: Path, state: dict[str, Any]) -> None:
+    """Raises CheckpointError where a checkpoint's counters contradict each other or its own recipe."""
+    training = state["recipe"]["training"]
+    if state["adam_step"] != state["step"] - state["skipped_steps"]:
+        raise CheckpointError(
+            f"{directory}: {state['adam_step']} updates at step {state['step']} with {state['skipped_steps']} skipped; "
+            "these do not add up. Remove it and go on from an older one."
+        )
+    keys = ("warmup_steps", "max_steps", "schedule")
+    lr = learning_rate(state["step"] - 1, peak=training["lr"], **{k: training[k] for k in keys})
+    if lr != state["lr"]:
+        raise CheckpointError(
+            f"{directory}: its last learning rate was {state['lr']}, its recipe makes it {lr}. Remove it and go on from an older one."
+        )
+
+
+def refuse_other_counters(root: Path, state: RunState, ledger: list[dict[str, Any]]) -> None:
+    """Raises CheckpointError where the ledger tells another story of the save that a run goes on from."""
+    told = [row for row in ledger if row.get("event") == "save" and row.get("step") == state.step]
+    counters = {"tokens": state.tokens, "skipped_steps": state.skipped_steps}
+    if told and any(told[-1].get(key, value) != value for key, value in counters.items()):
+        noted = {key: told[-1].get(key) for key in counters}
+        raise CheckpointError(
+            f"{root}: the checkpoint of step {state.step} has {counters}, the ledger noted {noted} when it was saved. "
+            "One of them is another run's: restore the directory as it was."
+        )

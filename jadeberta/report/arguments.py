@@ -1,0 +1,34 @@
+"""Command lines whose mistakes are one sentence, like every other error of the project."""
+
+import argparse
+import math
+from typing import NoReturn
+
+from jadeberta.errors import ConfigError
+
+
+class OneSentenceParser(argparse.ArgumentParser):
+    """argparse, but a mistake raises ConfigError instead of printing the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message.rstrip('.')}; '{self.prog} --help' explains.")
+
+
+def positive(text: str) -> float:
+    """An option's value above 0, in digits."""
+    return _at_least(text, above=True)
+
+
+def not_negative(text: str) -> float:
+    """An option's value of at least 0, in digits."""
+    return _at_least(text, above=False)
+
+
+def _at_least(text: str, above: bool) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0 or (above and value == 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number {'above 0' if above else 'of at least 0'}")
+    return value

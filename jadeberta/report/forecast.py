@@ -1,0 +1,218 @@
+"""What a run will cost: work, days, checkpoint interval and goodput from a recipe and a few figures about the cluster.
+
+Pure functions; every figure that nobody measured carries its source, so that a reader can judge what the result rests on.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jadeberta.config import Recipe, accumulation_steps
+from jadeberta.errors import ConfigError
+from jadeberta.report.history import Row, finite, read_history, stall_seconds
+from jadeberta.report.interval import best_interval, daly, expected_efficiency, young
+from jadeberta.training.metrics import PEAK_FLOPS, peak_flops, training_flops_per_token
+
+SIGNAL_LEAD_S = 300.0
+"""The scripts in slurm/ have Slurm send USR1 so long before the time limit."""
+
+OPTIMIZER_BYTES = 12
+"""A parameter's fp32 master weight and two Adam moments."""
+
+
+@dataclass
+class Input:
+    """A figure that the forecast rests on."""
+
+    value: float
+    kind: str
+    """given, measured or assumed."""
+    source: str
+    """Where the value comes from."""
+
+
+DEFAULTS = {
+    "mfu": Input(
+        0.3,
+        "assumed",
+        "10% in the published run of this model; 33-39% torchtitan, Llama 3 8B on H100; 47% NVIDIA, BERT large on A100",
+    ),
+    "mtbf_node_hours": Input(
+        3000.0,
+        "assumed",
+        "the worst of three published: 3,100 OPT-175B (54 restarts in 56 days on 124 nodes), 6,300 Llama 3 (419 unplanned "
+        "interruptions in 54 days on 2,048 nodes, arXiv 2407.21783), 8,000 BLOOM (a GPU a week on 48 nodes)",
+    ),
+    "stall_seconds": Input(
+        1.0, "assumed", "0.78 s for PyTorch's asynchronous checkpoints of Llama 3 70B (PyTorch blog, April 2025)"
+    ),
+    "write_seconds": Input(10.0, "assumed", "the 4.8 GB of the large model at 0.5 GB/s, a shared file system"),
+    "restart_seconds": Input(180.0, "assumed", "imports, process group, reading and verifying a checkpoint, first step"),
+    "queue_seconds": Input(600.0, "assumed", "Slurm's queue after every end; ask your cluster's sacct"),
+    "time_limit_hours": Input(24.0, "assumed", "slurm/pretrain_large.sh"),
+}
+"""What is assumed where nothing is given or measured."""
+
+
+@dataclass
+class Cluster:
+    """What the run shall run on."""
+
+    nodes: int = 1
+    gpus_per_node: int = 8
+    device: str = "A100"
+    """A name that PEAK_FLOPS knows, or any other where the speed is given."""
+
+
+@dataclass
+class Choice:
+    """One interval between checkpoints and what it leads to."""
+
+    seconds: float
+    """Training between two saves."""
+    steps: int
+    """The same in whole steps."""
+    goodput: float
+    """Expected share of the wall time that is useful."""
+    days: float
+    """Expected days with faults, queue and planned ends."""
+
+
+@dataclass
+class Forecast:
+    """The plan of a run."""
+
+    parameters: int
+    tokens: int
+    """Of the whole run; every position of every row counted."""
+    flops_per_token: float
+    """Forward and backward, the head on the masked positions alone."""
+    total_flops: float
+    tokens_per_second: float
+    """Of all devices."""
+    mfu: float | None
+    """None where the device's peak is not known."""
+    step_s: float
+    days_without_faults: float
+    checkpoint_bytes: int
+    mtbf_s: float
+    """Of all nodes together."""
+    failures: float
+    """Expected over the run, at the recipe's interval."""
+    choices: dict[str, Choice]
+    """By name: recipe, young, daly, best."""
+    inputs: dict[str, Input]
+    """By the name of their option."""
+
+
+def measured_inputs(ledger: list[Row], metrics: list[Row], name: str) -> dict[str, Input]:
+    """What a run's own rows say of stall, write, restart and tokens/s; what they do not say is left out.
+
+    Args:
+        ledger, metrics: rows of the run.
+        name: of the run, for the source.
+    """
+    histories = read_history(ledger, metrics)
+    saves = [event for event in ledger if event.get("event") == "save"]
+    starts = [
+        h.steps[0].begin - h.started for h in histories if h.steps and h.steps[0].begin is not None and h.started is not None
+    ]
+    worlds = [world for event in ledger if event.get("event") == "start" and (world := finite(event, "world_size"))]
+    steps = [s for h in histories for s in h.steps if not s.lost and s.seconds > 0]
+    told = [(rate * s.seconds, s.seconds) for s in steps if (rate := finite(s.row, "tokens_per_second")) is not None]
+    found = {
+        "stall_seconds": [stall_seconds(event) for event in saves],
+        # write_s counts from the beginning of the stall; where a save names none, the training waited for all of it.
+        "write_seconds": [max(0.0, (finite(event, "write_s") or 0.0) - stall_seconds(event)) for event in saves],
+        "restart_seconds": [max(0.0, seconds) for seconds in starts],
+    }
+    result = {
+        option: Input(sum(values) / len(values), "measured", f"mean of {len(values)} in {name}")
+        for option, values in found.items()
+        if values
+    }
+    if told and worlds:
+        rate = sum(tokens for tokens, _ in told) / sum(seconds for _, seconds in told) / worlds[-1]
+        result["tokens_per_second_per_gpu"] = Input(
+            rate, "measured", f"mean of {len(told)} steps on {int(worlds[-1])} ranks in {name}"
+        )
+    return result
+
+
+def forecast(recipe: Recipe, cluster: Cluster, inputs: dict[str, Input], parameters: int) -> Forecast:
+    """The plan of a run.
+
+    Args:
+        recipe: checked.
+        cluster: what it shall run on.
+        inputs: by option, over DEFAULTS; `tokens_per_second_per_gpu` goes before `mfu`.
+        parameters: of the model.
+
+    Raises:
+        ConfigError: the batch does not divide over the GPUs, the device's peak is needed and not known, or no time is left to train.
+    """
+    training, gpus = recipe.training, cluster.nodes * cluster.gpus_per_node
+    accumulation_steps(training.global_batch_size, training.micro_batch_size, gpus)
+    length = recipe.model.max_position_embeddings
+    flops = training_flops_per_token(recipe.model, length, training.micro_batch_size, training.mask_probability)
+    used = {**{name: value for name, value in DEFAULTS.items() if name != "mfu"}, **inputs}
+    peak = peak_flops(cluster.device)
+    if "tokens_per_second_per_gpu" in used:
+        rate = used["tokens_per_second_per_gpu"].value * gpus
+    elif peak is not None:
+        used.setdefault("mfu", DEFAULTS["mfu"])
+        rate = used["mfu"].value * peak / flops * gpus
+    else:
+        raise ConfigError(
+            f"--device {cluster.device}: its peak is not known ({', '.join(PEAK_FLOPS)} are); give --tokens-per-second-per-gpu."
+        )
+    mtbf = used["mtbf_node_hours"].value * 3600 / cluster.nodes
+    step_tokens = training.global_batch_size * length
+    step_s = step_tokens / rate
+    days = step_s * training.max_steps / 86400
+    costs = _costs(used, mtbf)
+
+    def choice(seconds: float, steps: int | None = None) -> Choice:
+        steps = steps or min(training.max_steps, max(1, round(seconds / step_s)))
+        goodput = expected_efficiency(steps * step_s, **costs)
+        return Choice(seconds, steps, goodput, days / goodput if goodput > 0 else float("inf"))
+
+    every = recipe.checkpoint.every_steps
+    choices = {
+        "recipe": choice(every * step_s, every),
+        "young": choice(young(costs["stall_s"], mtbf)),
+        "daly": choice(daly(costs["stall_s"], mtbf)),
+        "best": choice(best_interval(**costs)),
+    }
+    return Forecast(
+        parameters=parameters,
+        tokens=training.max_steps * step_tokens,
+        flops_per_token=flops,
+        total_flops=flops * training.max_steps * step_tokens,
+        tokens_per_second=rate,
+        mfu=rate * flops / (peak * gpus) if peak is not None else None,
+        step_s=step_s,
+        days_without_faults=days,
+        checkpoint_bytes=parameters * (OPTIMIZER_BYTES + (2 if training.precision == "bf16" else 4)),
+        mtbf_s=mtbf,
+        failures=choices["recipe"].days * 86400 / mtbf,
+        choices=choices,
+        inputs=used,
+    )
+
+
+def _costs(inputs: dict[str, Input], mtbf_s: float) -> dict[str, Any]:
+    """Arguments of `expected_efficiency` but the interval."""
+    restart, hours = inputs["restart_seconds"].value, inputs["time_limit_hours"].value
+    limit = hours * 3600 - SIGNAL_LEAD_S - restart if hours > 0 else float("inf")
+    if limit <= 0:
+        raise ConfigError(
+            f"--time-limit-hours {hours:g}: {restart:g} s to start and {SIGNAL_LEAD_S:g} s from the signal to the limit leave no time "
+            "to train; give a longer limit, or 0 for none."
+        )
+    return {
+        "stall_s": inputs["stall_seconds"].value,
+        "write_s": inputs["write_seconds"].value,
+        "restart_s": restart + inputs["queue_seconds"].value,
+        "mtbf_s": mtbf_s,
+        "limit_s": limit,
+    }

@@ -1,0 +1,123 @@
+"""`jadeberta plan`: what a recipe will cost on a cluster, and how often to save; every assumption is named beside its source."""
+
+import argparse
+import textwrap
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import orjson
+
+from jadeberta.config import ModelConfig, load_recipe
+from jadeberta.errors import ConfigError
+from jadeberta.report.arguments import OneSentenceParser, not_negative, positive
+from jadeberta.report.forecast import DEFAULTS, Cluster, Forecast, Input, forecast, measured_inputs
+from jadeberta.report.history import read_rows
+
+WIDTH = 130
+
+NUMBERS: dict[str, tuple[Callable[[str], float], str]] = {
+    "tokens_per_second_per_gpu": (positive, "measured speed of one GPU; goes before --mfu"),
+    "mfu": (positive, "share of the device's peak that the training reaches"),
+    "mtbf_node_hours": (positive, "hours between two failures of one node"),
+    "stall_seconds": (not_negative, "the training stands still so long for a save"),
+    "write_seconds": (not_negative, "then, beside the training, until the checkpoint counts"),
+    "restart_seconds": (not_negative, "from the start of a job until it trains"),
+    "queue_seconds": (not_negative, "from the end of a job until the start of the next"),
+    "time_limit_hours": (not_negative, "Slurm's limit for a job; 0: none"),
+}
+"""Options with a number: how it is read, and what it is."""
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the plan of a run. Raises ConfigError for a recipe or options that do not fit together."""
+    options, overrides = _parser().parse_known_args(arguments)
+    recipe = load_recipe(options.config, tuple(overrides))
+    if options.mfu is not None and options.mfu > 1:
+        raise ConfigError(f"--mfu {options.mfu:g} is a share of the device's peak and must not be above 1.")
+    if options.mfu is not None and options.tokens_per_second_per_gpu is not None:
+        raise ConfigError("--mfu and --tokens-per-second-per-gpu say the same thing; give one of them.")
+    inputs: dict[str, Input] = {}
+    if options.measured is not None:
+        inputs |= measured_inputs(*read_rows(options.measured), str(options.measured))
+    for name in NUMBERS:
+        if (value := getattr(options, name)) is not None:
+            inputs[name] = Input(value, "given", "")
+    if options.mfu is not None:
+        inputs.pop("tokens_per_second_per_gpu", None)
+    cluster = Cluster(options.nodes, options.gpus_per_node, options.device)
+    result = forecast(recipe, cluster, inputs, count_parameters(recipe.model))
+    print(orjson.dumps(asdict(result), option=orjson.OPT_INDENT_2).decode() if options.json else table(options, result))
+    return 0
+
+
+def _parser() -> OneSentenceParser:
+    parser = OneSentenceParser(
+        prog="jadeberta plan",
+        allow_abbrev=False,
+        description="What a recipe will cost on a cluster: work, days, failures to expect, and how often to save.",
+        epilog="Keys of the recipe can be given as options too, such as --training.max_steps 1000. Goodput is the expected share of "
+        "the wall time that is useful, for failures that strike at random; jadeberta/report/interval.py derives it.",
+    )
+    parser.add_argument("--config", type=Path, required=True, metavar="RECIPE", help="recipe, a YAML file")
+    parser.add_argument("--nodes", type=_count, default=1, help="nodes of the job (default 1)")
+    parser.add_argument("--gpus-per-node", type=_count, default=8, help="GPUs of a node (default 8)")
+    parser.add_argument("--device", default="A100", help="kind of GPU, for its peak: A100, H100, H200 or V100 (default A100)")
+    for name, (read, text) in NUMBERS.items():
+        default = f" (assumed: {DEFAULTS[name].value:g})" if name in DEFAULTS else ""
+        parser.add_argument(_option(name), type=read, metavar="X", help=text + default)
+    parser.add_argument(
+        "--measured", type=Path, metavar="RUN", help="take stall, write, restart and speed from a run's own ledger"
+    )
+    parser.add_argument("--json", action="store_true", help="the plan as one JSON object")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 1")
+    return int(text)
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def count_parameters(model: ModelConfig) -> int:
+    """Parameters that are trained and stored, tied ones once; the model is built without memory for its weights."""
+    import torch
+
+    from jadeberta.model import build
+
+    with torch.device("meta"):
+        return sum(p.numel() for p in build(model.hugging_face()).parameters())
+
+
+def table(options: argparse.Namespace, result: Forecast) -> str:
+    """The plan for people."""
+    nodes = f"{options.nodes} node{'s' * (options.nodes > 1)} x {options.gpus_per_node} {options.device}"
+    mfu = "" if result.mfu is None else f", MFU {100 * result.mfu:.1f}%"
+    speed = (
+        f"{result.tokens_per_second:,.0f} tokens/s, {result.tokens_per_second / options.nodes / options.gpus_per_node:,.0f} a GPU"
+    )
+    facts = {
+        "parameters": f"{result.parameters:,}",
+        "tokens": f"{result.tokens / 1e9:,.4g} billion",
+        "work": f"{result.flops_per_token / 1e9:.3f} GFLOP a token, {result.total_flops:.3g} FLOP",
+        "speed": f"{speed}{mfu}",
+        "step": f"{result.step_s:.3f} s",
+        "checkpoint": f"{result.checkpoint_bytes / 1e9:.2f} GB",
+        "without faults": f"{result.days_without_faults:.1f} days",
+        "failures": f"{result.failures:.1f} expected, one in {result.mtbf_s / 86400:.1f} days",
+    }
+    lines = [f"{options.config} on {nodes}", *(f"  {name:<14}  {text}" for name, text in facts.items())]
+    lines += ["", f"{'save every':<26} {'minutes':>9} {'steps':>9} {'goodput':>9} {'days':>9}"]
+    names = {"recipe": "checkpoint.every_steps", "young": "Young 1974", "daly": "Daly 2006", "best": "best"}
+    for name, label in names.items():
+        row = result.choices[name]
+        lines.append(f"  {label:<24} {row.seconds / 60:>9.1f} {row.steps:>9,} {100 * row.goodput:>8.3f}% {row.days:>9.2f}")
+    lines += ["", "it rests on"]
+    for name, used in result.inputs.items():
+        text = f"  {_option(name):<28} {used.value:>8,.5g}  {used.kind}" + (f": {used.source}" if used.source else "")
+        lines += textwrap.wrap(text, WIDTH, subsequent_indent=" " * 50, replace_whitespace=False)
+    return "\n".join(lines)

@@ -1,0 +1,38 @@
+"""What the kernel says about processes; a process that ends meanwhile is no error."""
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def process_table() -> dict[int, tuple[int, str, str]]:
+    """Parent, state letter and name of every process."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        if stat := process_stat(int(entry.name)):
+            found[int(entry.name)] = stat
+    return found
+
+
+def process_stat(pid: int) -> tuple[int, str, str] | None:
+    """Of one process; None where it is gone."""
+    try:
+        head, _, tail = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
+    except OSError:
+        return None
+    state, parent = tail.split()[:2]
+    return int(parent), state, head.partition("(")[2]
+
+
+def send_signal(pid: int, number: int) -> None:
+    """To a process that may be gone."""
+    with contextlib.suppress(OSError):
+        os.kill(pid, number)
+
+
+def kernel_function(pid: int) -> str:
+    """Where in the kernel a process waits; 0 where it does not."""
+    try:
+        return Path(f"/proc/{pid}/wchan").read_text()
+    except OSError:
+        return "?"

@@ -1,0 +1,131 @@
+"""`jadeberta status`: what it prints of a run directory, and where it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import orjson
+import pytest
+
+from jadeberta.errors import ConfigError, InputError
+from jadeberta.report import status
+from jadeberta.report.accounts import account
+from jadeberta.training.ledger import read_jsonl
+from tests.helpers import ROOT
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of two lives; the second is at step 150 of 400 and was heard of 5 s ago."""
+    now = time.time()
+    born = now - 2000
+    ledger = [
+        {"time": born, "event": "start", "life": 0, "host": "n1", "world_size": 2},
+        {"time": born + 1100, "event": "save", "life": 0, "host": "n1", "step": 100, "stall_s": 2.0},
+        {"time": born + 1150, "event": "hang", "life": 0, "host": "n2", "rank": 1, "phase": "step", "step": 100, "seconds": 48.0},
+        {"time": born + 1300, "event": "start", "life": 1, "host": "n1", "world_size": 2},
+        {"time": born + 1400, "event": "resume", "life": 1, "host": "n1", "step": 100},
+    ]
+    steps = [(s, born + 100 + 10 * s, 0) for s in range(1, 101)] + [(s, born + 1495 + 10 * (s - 100), 1) for s in range(101, 151)]
+    metrics = [
+        {
+            "step": s,
+            "time": t,
+            "life": life,
+            "step_s": 10.0,
+            "loss": 2.5,
+            "tokens": 1000 * s,
+            "tokens_per_second": 100.0,
+            "mfu": 0.25,
+        }
+        for s, t, life in steps
+    ]
+    for name, rows in (("ledger.jsonl", ledger), ("metrics.jsonl", metrics)):
+        (tmp_path / name).write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    (tmp_path / "recipe.yaml").write_text("training: {max_steps: 400, a_key_of_another_version: 1}\n", encoding="utf-8")
+    for step in (50, 100):
+        (tmp_path / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-00000150.tmp").mkdir()
+    (tmp_path / "heartbeat").mkdir()
+    for rank in range(2):
+        beat = {
+            "rank": rank,
+            "host": f"n{rank + 1}",
+            "phase": "step",
+            "step": 150,
+            "place": "backward",
+            "seconds": 3.0,
+            "limit_s": 600,
+        }
+        beat["time"] = now - 5 - 90 * rank
+        (tmp_path / "heartbeat" / f"rank-{rank}.json").write_bytes(orjson.dumps(beat))
+    (tmp_path / "heartbeat" / "rank-3.json").write_bytes(b'{"rank": 3, "time": 1.0}')  # of a life with more ranks
+    (tmp_path / "heartbeat" / "rank-2.json").write_bytes(b'{"rank": 2, "ti')
+    return tmp_path
+
+
+def test_the_table_says_how_far_the_run_is_and_where_its_time_went(run, capsys) -> None:
+    assert status.main([str(run)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for line in (
+        "state running", "step 150 of 400 (37.5%)", "tokens 150,000", "loss 2.5000", "100 tokens/s, MFU 25.0%", "time left 41m 40s",
+        "150 stayed, 0 of them skipped, 0 lost", "saves 1, 0 failed; 0 roll-backs",
+        "wall time 2000", "steps that stayed 1500", "hanging 48.00", "between two lives 150.00", "waiting for saves 2.00",
+        "0 hang 19m 10s steps 1 to 100 n1", "1 running", "steps 101 to 150 n1", "hang: rank 1, host n2, phase step, step 100, 48s silent",
+        "checkpoints step-00000050, step-00000100", "heartbeats of 2 ranks",
+        "rank 0 on n1, 5s ago: phase step, step 150, place backward, for 3s of 10m 00s",
+        "rank 1 on n2, 1m 35s ago: phase",
+    ):  # fmt: skip
+        assert line in printed, f"{line!r} is not in {printed!r}"
+    assert ".tmp" not in printed and "rank 3" not in printed
+
+
+def test_json_is_the_account(run, capsys) -> None:
+    assert status.main([str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    expected = account(read_jsonl(run / "ledger.jsonl"), read_jsonl(run / "metrics.jsonl"))
+    assert found["productive_s"] == expected.productive_s == 1500.0
+    assert [life["ended"] for life in found["lives"]] == ["hang", "running"]
+    assert found["wall_s"] == pytest.approx(2000, abs=5)
+
+
+def test_a_run_that_is_long_silent_ended_with_its_last_sign(run) -> None:
+    late = time.time() + 1e6
+    result = status.read_account(run, late)
+    assert (result.lives[-1].ended, result.wall_s) == ("killed", pytest.approx(1995, abs=1))
+    assert status.read_account(run, late, heard=late - 200).lives[-1].ended == "killed"
+    assert status.read_account(run, late, heard=late - 60).lives[-1].ended == "running"
+
+
+def test_a_run_without_recipe_metrics_or_heartbeats_is_told_as_far_as_it_goes(tmp_path, capsys) -> None:
+    (tmp_path / "ledger.jsonl").write_bytes(b'{"event":"start","time":1000,"life":0}\n{"ti')
+    assert status.main([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "killed" in printed and "checkpoints  none" in printed
+
+
+def test_watching_ends_with_the_run(run, capsys, monkeypatch) -> None:
+    naps = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        done = {"event": "done", "time": time.time(), "life": 1, "step": 400, "tokens": 400_000}
+        with open(run / "ledger.jsonl", "ab") as f:
+            f.write(orjson.dumps(done) + b"\n")
+
+    monkeypatch.setattr(status.time, "sleep", nap)
+    assert status.main([str(run), "--watch", "7", "--json"]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (naps, first["step"], second["step"], second["lives"][-1]["ended"]) == ([7.0], 150, 400, "done")
+
+
+def test_a_directory_without_a_run_is_one_sentence_and_status_1(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"no ledger\.jsonl"):
+        status.main([str(tmp_path)])
+    with pytest.raises(ConfigError, match="not a number above 0"):
+        status.main([str(tmp_path), "--watch", "0"])
+    command = [sys.executable, "-m", "jadeberta", "status", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ)
+    assert (result.returncode, len(result.stderr.splitlines()), result.stdout) == (1, 1, "")
