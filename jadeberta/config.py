@@ -161,7 +161,7 @@ class WatchdogConfig:
     step_s: float = 600.0
     """Any other step, with its data."""
     save_s: float = 900.0
-    """A save, where the training waits for it; a save written beside the training is given up after this time."""
+    """A save, where the training waits for it; one written beside the training is given up after half of this time."""
     eval_s: float = 900.0
     """One evaluation."""
 

@@ -31,10 +31,13 @@ class WriterProcess:
 
     def send(self, op: str, **fields: Any) -> None:
         """Sends a command; a writer that cannot take it fails it, which `poll` reports."""
-        if self._process is None:
-            self._process = self._start()
         command = {"op": op, **fields}
         self.unanswered.append(command)
+        if self._process is None:
+            try:
+                self._process = self._start()
+            except OSError:  # no process to be had: the command fails
+                return
         line = orjson.dumps(command, option=orjson.OPT_APPEND_NEWLINE)
         assert self._process.stdin is not None
         try:
@@ -83,7 +86,7 @@ class WriterProcess:
                 pipe.close()
 
     def close(self) -> None:
-        """Ends the writer after what it was told."""
+        """Ends the writer, whatever it does, and forgets what it was told."""
         self.give_up()
         self.unanswered.clear()
 

@@ -5,7 +5,6 @@ the next save waits for the last. A save that fails leaves the run going and say
 """
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -16,12 +15,13 @@ import torch.distributed as dist
 
 from jadeberta.checkpoint.background import WriterProcess
 from jadeberta.checkpoint.commit import Files, remove, remove_leftovers
-from jadeberta.checkpoint.content import current_adam_step, read_state, restore, tensor_files, text_files, tokenizer_files
-from jadeberta.checkpoint.identity import describe_data, expected_of, refuse_foreign, refuse_inconsistent, refuse_other_counters
-from jadeberta.checkpoint.manifest import candidates, directory_name, passed_over, refuse_fresh_start, step_of, verify
+from jadeberta.checkpoint.content import current_adam_step, tensor_files, text_files, tokenizer_files
+from jadeberta.checkpoint.identity import describe_data, expected_of, refuse_other_counters
+from jadeberta.checkpoint.manifest import candidates, directory_name, refuse_fresh_start, step_of
+from jadeberta.checkpoint.restorer import Restorer, on_root
 from jadeberta.checkpoint.snapshot import Snapshot
 from jadeberta.config import Recipe
-from jadeberta.errors import CheckpointError, JadebertaError, NumericsError
+from jadeberta.errors import NumericsError
 from jadeberta.shards import ShardReader
 from jadeberta.training.engine import TrainingEngine
 from jadeberta.training.ledger import Ledger, read_jsonl
@@ -50,7 +50,8 @@ class Checkpointer:
         self.committed = 0
         """Step of the newest checkpoint that this life wrote or resumed from; known to rank 0."""
         self._is_root = engine.process.is_root
-        self._patience = recipe.watchdog.save_s or float("inf")
+        # Half, so that a hanging disk costs a checkpoint before the watchdog takes the training for hanging.
+        self._patience = recipe.watchdog.save_s / 2 or float("inf")
         self._snapshot: Snapshot | None = None
         self._writer: WriterProcess | None = None
         self._need = 0
@@ -59,6 +60,7 @@ class Checkpointer:
         self._publishing: dict[str, Any] | None = None  # on rank 0, the save that all ranks have written
         # Objects travel over gloo, whatever the gradients take.
         self.group = dist.new_group(backend="gloo")
+        self._restorer = Restorer(self.root, engine, self.expected, self.group, self._pass_over)
 
     def resume(self, mode: str) -> RunState:
         """Restores the newest valid checkpoint, and takes the memory for saves; a fresh state where there is none and none is required.
@@ -66,20 +68,21 @@ class Checkpointer:
         Raises:
             NothingToResume, CheckpointError: see `manifest.refuse_fresh_start` and `identity.refuse_foreign`; on every rank.
         """
-        for left in self._on_root(lambda: remove_leftovers(self.root)):
+        for left in on_root(self.group, lambda: remove_leftovers(self.root)):
             self._note("leftover_removed", directory=left.name)
-        found: list[Path] = self._on_root(lambda: candidates(self.root, mode))
-        began = time.monotonic()
-        state = self._restore_first(found)
+        found: list[Path] = on_root(self.group, lambda: candidates(self.root, mode))
+        state = self._restore(found)
         if state is None:
-            self._on_root(lambda: refuse_fresh_start(self.root, mode, len(found)))
+            on_root(self.group, lambda: refuse_fresh_start(self.root, mode, len(found)))
         else:
-            self._on_root(lambda: refuse_other_counters(self.root, state, self._rows_of_ledger()))
+            on_root(self.group, lambda: refuse_other_counters(self.root, state, self._rows_of_ledger()))
         self._take_memory()
         if state is None:
             return RunState()
-        self._note("resume", step=state.step, checkpoint=directory_name(state.step), seconds=time.monotonic() - began)
-        self.progress.say(f"resumed from {directory_name(state.step)} in {time.monotonic() - began:.1f} s")
+        self._trust(state.step)
+        seconds = self._restorer.seconds
+        self._note("resume", step=state.step, checkpoint=directory_name(state.step), seconds=seconds)
+        self.progress.say(f"resumed from {directory_name(state.step)} in {seconds:.1f} s")
         return state
 
     def roll_back(self, at_most: int) -> RunState:
@@ -89,6 +92,7 @@ class Checkpointer:
             NumericsError: there is none; on every rank.
         """
         self.drain()
+        self._wait_for_writer()
 
         def choose() -> list[Path]:
             found = candidates(self.root, "auto")
@@ -96,53 +100,20 @@ class Checkpointer:
                 self._note("undone", checkpoint=directory.name)
             return [d for d in found if step_of(d) <= at_most]
 
-        state = self._restore_first(self._on_root(choose))
+        state = self._restore(on_root(self.group, choose))
         if state is None:
             raise NumericsError(f"{self.root}: no valid checkpoint of step {at_most} or before to go back to.")
+        self._trust(state.step)
         return state
 
-    def _restore_first(self, found: list[Path]) -> RunState | None:
-        """Restores the first checkpoint of a list that can be trusted; None where none can.
+    def _restore(self, found: list[Path]) -> RunState | None:
+        state = self._restorer.first_trusted(found)
+        self.committed = state.step if state is not None else 0
+        return state
 
-        Its bytes are hashed while they are read into the engine; where the hash then says no, the next one is read over it.
-        """
-        for directory in found:
-            fault, state = self._on_root(lambda d=directory: self._look(d))
-            if fault is None:
-                with ThreadPoolExecutor(1) as beside:
-                    hashed = beside.submit(verify, directory) if self._is_root else None
-                    problem = self._try_restore(directory)
-                    faults = hashed.result() if hashed is not None else []
-                problems: list[Any] = [None] * self.engine.process.world_size
-                dist.all_gather_object(problems, faults[0] if faults else problem, group=self.group)
-                fault = next((p for p in problems if p), None)
-            if fault is None:
-                self.committed = state["step"]
-                self.engine.guard.recall(state["guard"])
-                return RunState.of(state)
-            line = passed_over(directory, fault)
-            self._note("checkpoint_passed_over", checkpoint=directory.name, reason=line)
-            self.progress.say(line)
-        return None
-
-    def _look(self, directory: Path) -> tuple[str | None, dict[str, Any]]:
-        """What is wrong with a checkpoint as far as its small files tell, and its state. Raises CheckpointError where it is foreign."""
-        if faults := verify(directory, small_only=True):
-            return faults[0], {}
-        state = read_state(directory)
-        refuse_foreign(directory, state, self.expected)
-        refuse_inconsistent(directory, state)
-        return None, state
-
-    def _try_restore(self, directory: Path) -> str | None:
-        """The reason why a checkpoint could not be read; raised here it would leave the other ranks waiting."""
-        try:
-            restore(directory, self.engine)
-        except CheckpointError as e:
-            return str(e)
-        except Exception as e:  # whatever a damaged file does to its reader
-            return f"{directory}: cannot be read ({type(e).__name__}: {e})."
-        return None
+    def _pass_over(self, directory: Path, line: str) -> None:
+        self._note("checkpoint_passed_over", checkpoint=directory.name, reason=line)
+        self.progress.say(line)
 
     def save(self, state: RunState, lr: float) -> None:
         """Takes a checkpoint of the state after `state.step` updates; it is written beside the training.
@@ -201,7 +172,7 @@ class Checkpointer:
     def has_written(self) -> bool:
         """Whether this rank has done its part of the pending save, well or not; False where none is pending. Never waits."""
         self._tend()
-        if self._pending is not None and self._part is None and time.monotonic() - self._pending["began"] > self._patience:
+        if self._pending is not None and self._part is None and self._is_overdue(self._pending):
             self._give_up()
         return self._pending is not None and self._part is not None
 
@@ -218,7 +189,7 @@ class Checkpointer:
             self._fail(pending, "; ".join(failed))
             return
         assert self._writer is not None
-        self._publishing = pending | {"published_since": time.monotonic()}
+        self._publishing = pending
         files = {name: entry for part_files, _ in parts for name, entry in part_files.items()}
         self._writer.send("publish", root=str(self.root), step=pending["step"], files=files)
 
@@ -228,7 +199,7 @@ class Checkpointer:
             self._finish_pending()
         while self._publishing is not None and self._writer is not None:
             self._tend(1.0)
-            if self._publishing is not None and time.monotonic() - self._publishing["published_since"] > self._patience:
+            if self._publishing is not None and self._is_overdue(self._publishing):
                 self._give_up()
         committed = [self.committed]
         dist.broadcast_object_list(committed, src=0, group=self.group)
@@ -241,10 +212,24 @@ class Checkpointer:
 
     def close(self) -> None:
         """Waits for what the writer still does, reading back and pruning, and ends it."""
-        while self._writer is not None and self._writer.unanswered:
-            self._tend(1.0)
+        self._wait_for_writer()
         if self._writer is not None:
             self._writer.close()
+
+    def _wait_for_writer(self) -> None:
+        deadline = time.monotonic() + self._patience
+        while self._writer is not None and self._writer.unanswered:
+            self._tend(1.0)
+            if time.monotonic() > deadline:
+                self._give_up()
+
+    def _trust(self, step: int) -> None:
+        """The checkpoint of a step was read and every byte of it hashed: pruning need not do it again."""
+        if self._is_root and self._writer is not None:
+            self._writer.send("trust", step=step)
+
+    def _is_overdue(self, save: dict[str, Any]) -> bool:
+        return time.monotonic() - save["began"] > self._patience
 
     def _tend(self, seconds: float = 0.0) -> None:
         """Takes the writer's answers."""
@@ -307,21 +292,6 @@ class Checkpointer:
 
     def _rows_of_ledger(self) -> list[dict[str, Any]]:
         return read_jsonl(self.ledger.path) if self.ledger is not None else []
-
-    def _on_root(self, work: Any) -> Any:
-        """Rank 0's result on every rank; its error too."""
-        outcome: list[Any] = [None]
-        if self._is_root:
-            try:
-                outcome = [work()]
-            except JadebertaError as e:
-                outcome = [e]
-            except OSError as e:
-                outcome = [CheckpointError(f"{e.filename or self.root}: {e.strerror or e}.")]
-        dist.broadcast_object_list(outcome, src=0, group=self.group)
-        if isinstance(outcome[0], JadebertaError):
-            raise outcome[0]
-        return outcome[0]
 
     @property
     def _epoch_size(self) -> int:

@@ -68,6 +68,7 @@ class Writer:
     def publish(self, command: dict[str, Any]) -> dict[str, Any]:
         """Commits what all ranks have written."""
         files = {name: (size, sha) for name, (size, sha) in command["files"].items()}
+        self.trusted.discard(directory_name(command["step"]))  # of an undone one with this name
         publish(Path(command["root"]), command["step"], files)
         return {}
 

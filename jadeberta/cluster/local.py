@@ -1,25 +1,54 @@
 """Starts the ranks of a job on this machine, with nothing but Python: `python -m jadeberta.cluster.local --ranks 2 -- pretrain ...`.
 
-Promises that when one rank ends badly the others are ended too, and that its status becomes the job's.
+Promises that when one rank ends badly the others are ended too, that its status becomes the job's, and that with --restarts a job
+which another life can mend gets one. A launcher that is told to end (TERM, INT) starts nothing again.
 """
 
 import argparse
 import ctypes
+import itertools
 import os
+import random
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from jadeberta.errors import ConfigError, NothingToResume, NumericsError, StopAsked
 
 GRACE_SECONDS = 20.0
+FRUITLESS = 3
+"""Restarts in a row without a newer checkpoint; what ends every life at the same place will end the next one too."""
+FINAL = {0, *(error.exit_status for error in (ConfigError, NothingToResume, NumericsError, StopAsked))}
+"""Statuses after which another life would end as this one did, or is not wanted."""
 COMMAND = [sys.executable, "-m", "jadeberta"]
 
 
+def wants_another_life(status: int) -> bool:
+    """Whether a job that ended so is worth starting again: killed, lost a rank, hung, requeued, or failed in an unforeseen way.
+
+    Args:
+        status: of a shell (128 and more: a signal) or of a Popen (negative: a signal).
+    """
+    return status not in FINAL
+
+
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port to meet at. Not from the kernel's own range: rank 0 listens seconds later, and any connection might take it by then."""
+    for port in random.SystemRandom().sample(range(15000, 32768), 100):
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise ConfigError(
+        "none of 100 ports between 15000 and 32767 is free on this machine. End what holds them, or set MASTER_PORT."
+    )
 
 
 def rank_environment(rank: int, ranks: int, port: int, cores: int) -> dict[str, str]:
@@ -35,52 +64,135 @@ def rank_environment(rank: int, ranks: int, port: int, cores: int) -> dict[str, 
     }
 
 
-def end_with_parent() -> None:
-    """Called in a new rank: the kernel sends it TERM when its launcher dies, so that a killed launcher leaves no rank training."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
 def start_rank(command: list[str], rank: int, ranks: int, port: int) -> subprocess.Popen:
-    """Starts one rank of a local job, which ends with this process."""
+    """Starts one rank of a local job; the kernel sends it TERM when this process dies, so that no rank trains on alone."""
+    parent = os.getpid()
+
+    def end_with_parent() -> None:
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
+
     cores = len(os.sched_getaffinity(0))
     return subprocess.Popen(command, env=os.environ | rank_environment(rank, ranks, port, cores), preexec_fn=end_with_parent)
 
 
-def launch(ranks: int, arguments: list[str]) -> int:
-    """Runs `jadeberta ARGUMENTS` as some ranks and waits; the status of the first rank that ended badly, else 0."""
-    port = free_port()
-    processes = [start_rank([*COMMAND, *arguments], rank, ranks, port) for rank in range(ranks)]
+def newest_step(run_dir: Path) -> int:
+    """Step of the newest checkpoint, whether it can be trusted or not; -1 where there is none."""
+    names = (re.fullmatch(r"step-(\d{8})", path.name) for path in (run_dir / "checkpoints").glob("step-*"))
+    return max((int(name[1]) for name in names if name), default=-1)
 
-    def forward(number: int, frame: object) -> None:
-        for process in processes:
+
+def run_directory(arguments: list[str]) -> Path:
+    """The run directory that a command line names: as an option, in its recipe, or the default."""
+    import yaml
+
+    from jadeberta.config import RunConfig
+
+    given = dict(itertools.pairwise(arguments)) | dict(a.split("=", 1) for a in arguments if "=" in a)
+    if "--run.dir" in given:
+        return Path(given["--run.dir"])
+    try:
+        recipe = yaml.safe_load(Path(given["--config"]).read_text(encoding="utf-8"))
+        return Path(recipe["run"]["dir"])
+    except (KeyError, TypeError, OSError, ValueError, yaml.YAMLError):
+        return Path(RunConfig.dir)
+
+
+class Job:
+    """The ranks of one life after the other; signals to this process are theirs."""
+
+    def __init__(self, ranks: int, arguments: list[str]) -> None:
+        self.ranks, self.arguments = ranks, arguments
+        self.processes: list[subprocess.Popen] = []
+        self.told_to_end = False
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, self._forward)
+
+    def _forward(self, number: int, frame: object) -> None:
+        self.told_to_end |= number != signal.SIGUSR1
+        self._send(number)
+
+    def _send(self, number: int) -> None:
+        for process in self.processes:
             if process.poll() is None:
                 process.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, forward)
-    status, deadline = 0, None
-    while None in (statuses := [process.poll() for process in processes]):
-        failed = [s for s in statuses if s not in (None, 0)]
-        if failed and deadline is None:
-            # The others hang in a collective that will never end.
-            status, deadline = failed[0], time.monotonic() + GRACE_SECONDS
-            forward(signal.SIGTERM, None)
-        elif deadline is not None and time.monotonic() > deadline:
-            forward(signal.SIGKILL, None)
-        time.sleep(0.1)
-    status = status or next((s for s in statuses if s), 0)
-    return 128 - status if status < 0 else status
+    def live(self) -> int:
+        """Starts all ranks and waits for them; the status of the first that ended badly, as a shell has it, else 0."""
+        port, self.processes = free_port(), []
+        for rank in range(self.ranks):
+            self.processes.append(start_rank([*COMMAND, *self.arguments], rank, self.ranks, port))
+        if self.told_to_end:  # while they were being started
+            self._send(signal.SIGTERM)
+        status, deadline = 0, None
+        while None in (statuses := [process.poll() for process in self.processes]):
+            if not status and (status := first_cause(statuses)):
+                # The others hang in a collective that will never end.
+                deadline = time.monotonic() + GRACE_SECONDS
+                self._send(signal.SIGTERM)
+            elif deadline is not None and time.monotonic() > deadline:
+                self._send(signal.SIGKILL)
+            time.sleep(0.05)
+        status = status or first_cause(statuses)
+        return 128 - status if status < 0 else status
+
+
+def first_cause(statuses: Iterable[int | None]) -> int:
+    """Of ranks found ended at one look, the status that explains the others: a signal before an error; 0 where none ended badly."""
+    bad = [status for status in statuses if status]
+    return next((status for status in bad if status < 0), bad[0] if bad else 0)
+
+
+def launch(ranks: int, arguments: list[str], restarts: int = 0) -> int:
+    """Runs `jadeberta ARGUMENTS` as some ranks until they end well, or for a reason that another life would not mend.
+
+    Args:
+        ranks: processes.
+        arguments: the same in every life.
+        restarts: lives after the first, at most.
+
+    Returns:
+        The status of the last life.
+    """
+    job = Job(ranks, arguments)
+    run_dir = run_directory(arguments)
+    newest, made, fruitless = newest_step(run_dir), 0, 0
+    while True:
+        status = job.live()
+        if made == restarts or job.told_to_end or not wants_another_life(status):
+            return status
+        step = newest_step(run_dir)
+        newest, fruitless = max(newest, step), 0 if step > newest else fruitless + 1
+        if fruitless > FRUITLESS:
+            say(
+                f"the job ended with status {status}, {fruitless} lives in a row without a newer checkpoint; it is not started again"
+            )
+            return status
+        made += 1
+        say(f"the job ended with status {status}; it is started again (restart {made} of at most {restarts})")
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m jadeberta.cluster.local", description=__doc__)
     parser.add_argument("--ranks", type=int, default=1, help="processes to start on this machine")
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        default=0,
+        help="times that a job is started again which was killed, hung, asked for a requeue or failed in an unforeseen way; "
+        f"{FRUITLESS} in a row without a newer checkpoint end it",
+    )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="-- and the jadeberta command with its options")
     options = parser.parse_args()
     arguments = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
-    if options.ranks < 1 or not arguments:
+    if options.ranks < 1 or options.restarts < 0 or not arguments:
         parser.error("give --ranks of at least 1 and a command, e.g. '-- pretrain --config recipes/demo.yaml'")
-    sys.exit(launch(options.ranks, arguments))
+    sys.exit(launch(options.ranks, arguments, options.restarts))
 
 
 if __name__ == "__main__":
