@@ -8,12 +8,13 @@ CORPORA ?=
 OUT     ?= shards
 RANKS   ?= 2
 EXTRA   ?=
+KILLS   ?= 200
 
 # Open MPI refuses root unless told; inside a container root is the usual user.
 MPIRUN  := $(BIN)/mpirun --oversubscribe $(shell [ "$$(id -u)" = 0 ] && echo --allow-run-as-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint shards verify bench clean
+.PHONY: help setup demo test lint shards verify bench chaos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +48,9 @@ verify: setup ## check a directory of shards: make verify OUT=dir
 
 bench: setup ## every benchmark in bench/
 	for file in bench/*.py; do $(BIN)/python "$$file"; done
+
+chaos: setup ## kill a small run KILLS times (200; about 40 minutes) and compare it with one that nobody touched
+	$(BIN)/python -m tests.chaos.kills --kills $(KILLS) --output bench/results/chaos-kills.json
 
 clean: ## remove what the demo made
 	rm -rf demo

@@ -3,6 +3,7 @@
 set -euo pipefail
 
 RANKS="${RANKS:-1}"                      # processes
+RESTARTS="${RESTARTS:-0}"                # times that it is started again by itself after a kill, a hang or a requeue
 RECIPE="${RECIPE:-recipes/large.yaml}"   # what to train
 RUN_DIR="${RUN_DIR:-}"                   # run directory; empty: the recipe's
 SHARDS="${SHARDS:-}"                     # directory with index.json; empty: the recipe's
@@ -11,5 +12,5 @@ PYTHON="${PYTHON:-.venv/bin/python}"     # interpreter with jadeberta installed
 
 cd "$(dirname "$0")/.."
 # shellcheck disable=SC2086 # EXTRA is several words on purpose
-exec "$PYTHON" -m jadeberta.cluster.local --ranks "$RANKS" -- pretrain --config "$RECIPE" \
+exec "$PYTHON" -m jadeberta.cluster.local --ranks "$RANKS" --restarts "$RESTARTS" -- pretrain --config "$RECIPE" \
     ${RUN_DIR:+--run.dir "$RUN_DIR"} ${SHARDS:+--data.shards "$SHARDS"} $EXTRA "$@"

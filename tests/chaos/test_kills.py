@@ -1,0 +1,63 @@
+"""A short set of kills, and that the driver would see what it looks for; the long set is `make chaos`."""
+
+import pytest
+
+from tests.chaos.killer import NEVER, Kill, Plan, all_plans, directory_state
+from tests.chaos.kills import figures, resumed_too_early, runs_until
+from tests.chaos.outside import Look
+
+PLANS: list[Plan] = [
+    ("save", "rank 0"),
+    ("rename", "rank 1"),
+    ("rename", "everything"),
+    ("prune", "launcher"),
+    ("save", "writer"),
+    ("end", "rank 1"),
+]
+
+
+@pytest.mark.slow
+def test_killed_while_it_saves_renames_prunes_and_ends_a_run_goes_on_by_itself_to_the_same_bits(tmp_path) -> None:
+    *_, (unbroken, *runs) = runs_until(tmp_path, len(PLANS), iter(PLANS), seed=1)
+    found = figures(unbroken, runs, 0.0)
+    assert found["faults"] == []
+    assert found["bit_identical_runs"] == len(runs)
+    assert found["kills"] == len(PLANS)
+    assert {"save", "manifest", "renamed"} & found["kills_by_checkpoints_directory_hit"].keys()
+
+
+def test_a_life_that_goes_back_behind_a_commit_or_starts_elsewhere_than_it_says_is_a_fault() -> None:
+    kills = [Kill("step", "ranks", life=1, step=8, phase="step", directory="at rest", trusted=6, time=10.0)]
+    ledger = [{"event": "start", "life": 0, "time": 1.0}, {"event": "start", "life": 1, "time": 11.0}]
+
+    def faults(resumed: int, first_step: int) -> list[str]:
+        rows = [{"life": 0, "step": s} for s in range(1, 9)] + [{"life": 1, "step": s} for s in range(first_step, 12)]
+        events = [*ledger, {"event": "resume", "life": 1, "step": resumed}] if resumed else ledger
+        return resumed_too_early(kills, rows, events)
+
+    assert faults(6, 7) == faults(8, 9) == []
+    assert faults(3, 4) == ["life 1 resumed at step 3 although step 6 had been committed"]
+    assert faults(0, 1) == ["life 1 resumed at step 0 although step 6 had been committed"]
+    assert faults(6, 8) == ["life 1 resumed at step 6 and began with step 8"]
+
+
+def test_the_checkpoints_directory_tells_what_a_kill_has_hit(tmp_path) -> None:
+    def seen(left_over: int = 0) -> str:
+        return directory_state(Look.at(tmp_path), frozenset({left_over}), renamed=False)
+
+    assert seen() == "at rest" and Look.at(tmp_path / "missing") == Look()
+    (tmp_path / "step-00000006").mkdir()
+    assert seen() == "at rest" and Look.at(tmp_path).newest == 6
+    (tmp_path / "step-00000009.tmp").mkdir()
+    assert seen() == "save"
+    (tmp_path / "step-00000009.tmp/manifest.json").touch()
+    assert seen() == "manifest"
+    (tmp_path / "step-00000003.deleted").mkdir()
+    assert seen() == "prune" and seen(left_over=3) == "manifest"
+
+
+def test_every_moment_comes_with_every_target() -> None:
+    plans = all_plans(0)
+    met = {next(plans) for _ in range(200)}
+    assert {("save", "rank 0"), ("rename", "launcher"), ("end", "everything"), ("start", "watchdog"), ("prune", "writer")} <= met
+    assert not met & NEVER
