@@ -55,7 +55,7 @@ class RequeueWanted(JadebertaError):
 
 
 class HangError(JadebertaError):
-    """A rank hung or is gone; the others cannot go on without it. The job wants another life."""
+    """A rank, or a process that it needs, hung or is gone; the others cannot go on without it. The job wants another life."""
 
     exit_status = 12
 

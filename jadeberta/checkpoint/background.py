@@ -17,6 +17,7 @@ from jadeberta.checkpoint.snapshot import Snapshot
 LEFT_ALONE = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT}
 """Signals to the whole process group are the training process's to answer."""
 PIPE_BYTES = 1 << 20
+ENDED = "the process that writes checkpoints ended"
 
 
 class WriterProcess:
@@ -26,6 +27,7 @@ class WriterProcess:
         self._snapshot = snapshot
         self._process: subprocess.Popen | None = None
         self._unread = b""
+        self._reason = ENDED
         self.unanswered: list[dict[str, Any]] = []
         """Commands sent and not answered yet, oldest first."""
 
@@ -36,7 +38,8 @@ class WriterProcess:
         if self._process is None:
             try:
                 self._process = self._start()
-            except OSError:  # no process to be had: the command fails
+            except OSError as e:
+                self._reason = f"no process that writes checkpoints can be started ({e.strerror})"
                 return
         line = orjson.dumps(command, option=orjson.OPT_APPEND_NEWLINE)
         assert self._process.stdin is not None
@@ -49,7 +52,7 @@ class WriterProcess:
     def poll(self) -> list[dict[str, Any]]:
         """Answers that have come; where the writer is dead, every open command is answered with an error."""
         if self._process is None:
-            answers = [self._failed(c, "the process that writes checkpoints ended") for c in self.unanswered]
+            answers = [self._failed(c, self._reason) for c in self.unanswered]
             self.unanswered.clear()
             return answers
         assert self._process.stdout is not None
@@ -72,8 +75,9 @@ class WriterProcess:
             select.select([self._process.stdout], [], [], seconds)
         return self.poll()
 
-    def give_up(self) -> None:
-        """Ends the writer, whatever it does; its commands fail. A writer that the kernel cannot end is left behind."""
+    def give_up(self, reason: str = ENDED) -> None:
+        """Ends the writer, whatever it does; its commands fail for this reason. One that the kernel cannot end is left behind."""
+        self._reason = reason
         if self._process is None:
             return
         process, self._process, self._unread = self._process, None, b""

@@ -57,6 +57,7 @@ class Checkpointer:
         self._need = 0
         self._part: tuple[Files, str | None] | None = None  # this rank's outcome of the pending save
         self._pending: dict[str, Any] | None = None  # the save that not all ranks have written
+        self._litter: set[int] = set()  # steps of failed saves whose files may still be there
         self._publishing: dict[str, Any] | None = None  # on rank 0, the save that all ranks have written
         # Objects travel over gloo, whatever the gradients take.
         self.group = dist.new_group(backend="gloo")
@@ -127,7 +128,8 @@ class Checkpointer:
             self._finish_pending()
         assert self._snapshot is not None and self._writer is not None
         self._snapshot.fill({name: tensors for name, (tensors, _) in tensor_files(self.engine).items()})
-        self._pending = {"step": state.step, "tokens": state.tokens, "skipped_steps": state.skipped_steps, "began": began}
+        counters = {"step": state.step, "tokens": state.tokens, "skipped_steps": state.skipped_steps}
+        self._pending = counters | {"began": began, "ordered": time.monotonic()}
         texts = text_files(self.engine, self._describe(state, lr)) if self._is_root else {}
         copies = tokenizer_files(self.shards.directory / "tokenizer") if self._is_root else []
         self._writer.send(
@@ -229,7 +231,7 @@ class Checkpointer:
             self._writer.send("trust", step=step)
 
     def _is_overdue(self, save: dict[str, Any]) -> bool:
-        return time.monotonic() - save["began"] > self._patience
+        return time.monotonic() - save["ordered"] > self._patience
 
     def _tend(self, seconds: float = 0.0) -> None:
         """Takes the writer's answers."""
@@ -247,6 +249,9 @@ class Checkpointer:
                     if faults:
                         self.progress.say(f"{directory_name(answer['step'])} was written and cannot be trusted: {faults[0]}")
                     self._note("verified", step=answer["step"], faults=faults, error=answer["error"], seconds=answer["seconds"])
+                case "discard":
+                    if answer["error"]:
+                        self._litter.add(answer["step"])
                 case "prune":
                     for name in answer.get("removed", []):
                         self._note("prune", checkpoint=name)
@@ -268,6 +273,8 @@ class Checkpointer:
             write_s=time.monotonic() - publishing["began"],
             **{key: publishing[key] for key in ("step", "tokens", "skipped_steps", "stall_s")},
         )
+        self._litter.discard(step)
+        self._clear_litter()
         self._writer.send("verify", root=str(self.root), step=step)
         self._writer.send("prune", root=str(self.root), keep_last=keep.keep_last, keep_every=keep.keep_every)
 
@@ -276,13 +283,20 @@ class Checkpointer:
         self.progress.say(
             f"step {save['step']}: the checkpoint was not written ({error}). Training goes on; the next save tries again."
         )
-        if self._writer is not None:
-            self._writer.send("discard", root=str(self.root), step=save["step"])
+        self._litter.add(save["step"])
+        self._clear_litter()
+
+    def _clear_litter(self) -> None:
+        """Has removed what failed saves left; what the disk does not let go now is tried again with the next save."""
+        assert self._writer is not None
+        for step in sorted(self._litter):
+            self._writer.send("discard", root=str(self.root), step=step)
+        self._litter.clear()
 
     def _give_up(self) -> None:
         """Ends a writer that takes too long: the disk may hang for ever, training need not."""
         assert self._writer is not None
-        self._writer.give_up()
+        self._writer.give_up(f"not done after {self._patience:.0f} s, given up; the disk may hang")
         self._tend()
 
     def _staging(self) -> str:

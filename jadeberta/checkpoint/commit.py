@@ -5,6 +5,7 @@ and flushes its parent. A kill at any instant leaves the old checkpoints and at 
 Nothing here knows tensors, ranks or processes.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 
 from jadeberta.checkpoint.manifest import MANIFEST_NAME, STEP_NAME, directory_name, list_checkpoints, manifest_bytes, step_of
 from jadeberta.errors import CheckpointError
-from jadeberta.files import sync_directory, write_durably
+from jadeberta.files import make_directory, sync_directory, write_durably
 
 TEMPORARY, DELETED = ".tmp", ".deleted"
 CHUNK = 16 << 20
@@ -43,7 +44,7 @@ def prepare(root: Path, step: int, need: int) -> Path:
         CheckpointError: the disk has not that much space left.
         OSError: the directory cannot be made.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    make_directory(root)
     require_space(root, need)
     directory = temporary_of(root, step)
     directory.mkdir(exist_ok=True)
@@ -68,11 +69,14 @@ def write_file(path: Path, content: Any) -> tuple[int, str]:
     view = memoryview(content)
     with ThreadPoolExecutor(1) as beside:  # hashing and writing both leave the interpreter to the other
         digest = beside.submit(lambda: hashlib.sha256(view).hexdigest())
-        with open(path, "wb", buffering=0) as f:
-            start = 0
-            while start < len(view):
-                start += f.write(view[start : start + CHUNK])
-            os.fsync(f.fileno())
+        try:
+            with open(path, "wb", buffering=0) as f:
+                start = 0
+                while start < len(view):
+                    start += f.write(view[start : start + CHUNK])
+                os.fsync(f.fileno())
+        except OSError as e:
+            raise OSError(e.errno, e.strerror, str(path)) from e  # neither write nor fsync names its file
         return len(view), digest.result()
 
 
@@ -93,14 +97,14 @@ def publish(root: Path, step: int, files: Files) -> Path:
         final.rename(former)
     temporary.rename(final)
     sync_directory(root)
-    if replaced:
-        shutil.rmtree(former)
+    shutil.rmtree(former, ignore_errors=True)
     return final
 
 
 def discard(root: Path, step: int) -> None:
-    """Removes what a failed save has written."""
-    shutil.rmtree(temporary_of(root, step), ignore_errors=True)
+    """Removes what a failed save has written. Raises OSError where the disk does not let it go."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(temporary_of(root, step))
 
 
 def prunable(checkpoints: list[Path], keep_last: int, keep_every: int, trusted: Callable[[Path], bool]) -> list[Path]:
@@ -120,7 +124,9 @@ def prunable(checkpoints: list[Path], keep_last: int, keep_every: int, trusted: 
 
 
 def prune(root: Path, keep_last: int, keep_every: int, trusted: Callable[[Path], bool]) -> list[Path]:
-    """Removes what `prunable` names and returns it."""
+    """Removes what `prunable` names and returns it, and what an earlier pruning did not get done."""
+    for half in root.glob(f"step-*{DELETED}"):
+        shutil.rmtree(half, ignore_errors=True)
     return remove(prunable(list_checkpoints(root), keep_last, keep_every, trusted))
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from jadeberta.checkpoint.manifest import STATE_NAME
+from jadeberta.checkpoint.manifest import MANIFEST_NAME, STATE_NAME
 from jadeberta.checkpoint.snapshot import Tensors
 from jadeberta.errors import CheckpointError
 from jadeberta.training.engine import TrainingEngine
@@ -84,7 +84,8 @@ def restore(directory: Path, engine: TrainingEngine) -> None:
         CheckpointError: the checkpoint's parameters are not the engine's, or its files leave a gap.
     """
     load_working_weights(engine.engine, _checked_weights(directory, engine))
-    files = [safe_open(path, "pt") for path in sorted(directory.glob("optimizer-*.safetensors"))]
+    listed = orjson.loads((directory / MANIFEST_NAME).read_bytes())["files"]  # a stray file is none of the checkpoint's
+    files = [safe_open(directory / name, "pt") for name in sorted(listed) if name.startswith("optimizer-")]
     places = [json.loads(f.metadata()["fragments"]) for f in files]
     for fragment in fragments(engine.engine):
         end = fragment.start + fragment.master.numel()

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from jadeberta.data.masking import IGNORED, PAD, Masker
 from jadeberta.data.order import SampleOrder, rank_share
-from jadeberta.errors import JadebertaError
+from jadeberta.errors import HangError, JadebertaError
 from jadeberta.shards import SetAside, ShardReader
 from jadeberta.shards.child import end_with_parent
 
@@ -104,6 +104,7 @@ def iterate_steps(dataset: StepDataset, first_step: int, end_step: int, workers:
 
     Raises:
         ShardError: a row is damaged or cannot be read, and the reader shall stop at that.
+        HangError: a loader process is gone.
     """
     loader = DataLoader(
         dataset,
@@ -115,7 +116,16 @@ def iterate_steps(dataset: StepDataset, first_step: int, end_step: int, workers:
         worker_init_fn=_init_worker if workers else None,
         persistent_workers=False,
     )
-    for item in loader:
+    steps = iter(loader)
+    while True:
+        try:
+            item = next(steps)
+        except StopIteration:
+            return
+        except RuntimeError as e:
+            if "DataLoader worker" not in str(e):
+                raise
+            raise HangError(f"{next(iter(str(e).splitlines()))} Where it was killed, look for the host's memory.") from None
         if isinstance(item, JadebertaError):
             raise item
         yield item

@@ -16,6 +16,7 @@ class Ledger:
     def __init__(self, path: Path, life: int, mend: bool = True) -> None:
         """`mend` ends a line that a kill has cut; one process of a job does it."""
         self.path, self.life = path, life
+        self._cut = False
         path.parent.mkdir(parents=True, exist_ok=True)
         if not mend:
             return
@@ -29,10 +30,13 @@ class Ledger:
         row = {"time": time.time(), "event": event, "life": self.life, "host": socket.gethostname(), "pid": os.getpid(), **fields}
         try:
             with open(self.path, "ab") as f:
-                f.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY))
+                line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
+                f.write(b"\n" + line if self._cut else line)
                 f.flush()
                 os.fsync(f.fileno())
+            self._cut = False
         except OSError as e:
+            self._cut = True  # whatever part of the line was written ends before the next
             print(f"ledger cannot be written ({e.strerror}): {event} {fields}", file=sys.stderr, flush=True)
 
 

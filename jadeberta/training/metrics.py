@@ -1,6 +1,8 @@
 """What a step measured: `metrics.jsonl`, TensorBoard, and the floating-point work behind MFU."""
 
 import contextlib
+import errno
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,9 @@ class MetricsWriter:
     def write(self, row: dict[str, Any]) -> None:
         """A full disk must not end a run that computes: what cannot be written is lost, and said once."""
         try:
-            self._file.write(self._unended + orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+            line = self._unended + orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._unended = b""
         except OSError as e:
             self._unended = b"\n"  # whatever part of the line was written ends here

@@ -10,6 +10,7 @@ import os
 import platform
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -88,6 +89,8 @@ def do_run(work: Path, name: str, ahead: list[Plan], seed: str) -> Run:
                 killer.settle()
         run = Run(work / name, killer.kills, time.monotonic() - began, job.life, len(job.launchers), job.orphaned_s)
         run.faults = killer.faults + [f"left over: {part}" for part in left_over(job.mark, 10)]
+        if (unasked := run.lives - 1 - sum(not kill.without_restart for kill in run.kills)) > 0:
+            run.faults.append(f"{unasked} lives ended without a kill; see {job.log}")
         return run
     finally:
         job.end()
@@ -215,6 +218,7 @@ def main() -> None:
     options = parser.parse_args()
     work = (options.work or Path(tempfile.mkdtemp(prefix="jadeberta-chaos-"))).absolute()
     work.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends the run too
     began, result = time.monotonic(), {}
     for unbroken, *runs in runs_until(work, options.kills, all_plans(options.seed), options.seed):
         result = figures(unbroken, runs, time.monotonic() - began)

@@ -1,0 +1,83 @@
+"""The benchmark of checkpoints measures what it says: every way and part is there, the bytes are right, and nothing is left behind.
+
+Seconds are not looked at: they are the machine's.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers import ROOT
+
+WAYS = [
+    "jadeberta",
+    "torch.save",
+    "DeepSpeed save_checkpoint",
+    "torch async_save, thread",
+    "torch async_save, process",
+]
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory) -> dict:
+    directory, output = tmp_path_factory.mktemp("bench"), tmp_path_factory.mktemp("out") / "checkpoint.json"
+    command = [sys.executable, "bench/checkpoint.py", "--rounds", "1", "--directory", str(directory), "--output", str(output)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert list(directory.iterdir()) == []
+    return json.loads(output.read_text()) | {"printed": result.stdout}
+
+
+@pytest.mark.slow
+def test_every_way_to_save_is_timed_once_a_round(document) -> None:
+    rows = document["parts"]["stall"]["rows"]
+    assert [row["way"] for row in rows] == WAYS
+    assert all(row["stall"]["count"] == row["durable"]["count"] == 1 for row in rows)
+    assert all(0 < row["stall"]["median_s"] <= row["durable"]["median_s"] for row in rows)
+
+
+@pytest.mark.slow
+def test_a_state_is_weights_masters_and_two_moments(document) -> None:
+    from transformers import DebertaV2Config, DebertaV2ForMaskedLM
+
+    sizes = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 1024, "vocab_size": 32000}
+    kind = {"relative_attention": True, "position_buckets": 256, "pos_att_type": ["p2c", "c2p"], "share_att_key": True}
+    rest = {"norm_rel_ebd": "layer_norm", "position_biased_input": False, "conv_kernel_size": 3, "type_vocab_size": 0}
+    theirs = DebertaV2ForMaskedLM(DebertaV2Config(**sizes, **kind, **rest))
+    assert document["state_bytes"] == sum(p.numel() for p in theirs.parameters()) * (2 + 3 * 4)
+    assert document["parts"]["overhead"]["compared_bytes"] * 7 == document["state_bytes"]
+
+
+@pytest.mark.slow
+def test_steps_are_taken_quietly_and_beside_each_writer(document) -> None:
+    cases = document["parts"]["beside"]["cases"]
+    assert cases[0]["threads"] == 1 and document["parts"]["beside"]["skipped"] == 0
+    assert document["parts"]["beside"]["bytes"] >= document["state_bytes"]
+    for case in cases:
+        assert [row["beside"] for row in case["rows"]] == ["quiet", "jadeberta, writing", "jadeberta, reading back", *WAYS[3:]]
+        assert case["rows"][0]["step"]["count"] >= 3
+
+
+@pytest.mark.slow
+def test_both_loads_give_the_same_tensors(document) -> None:
+    result = document["parts"]["load"]
+    assert result["same_tensors"]
+    assert [row["load"]["count"] for row in result["rows"]] == [1, 1, 1, 1]
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_step_is_the_sum_of_its_parts(document) -> None:
+    result = document["parts"]["overhead"]
+    assert len(result["rows"]) == 7
+    assert result["step_s"] == pytest.approx(sum(row["call_s"] * row["calls_in_step"] for row in result["rows"]))
+
+
+@pytest.mark.slow
+def test_every_target_is_printed_with_its_verdict(document) -> None:
+    for part in document["parts"].values():
+        for target in part["targets"]:
+            assert target["met"] == (target["value"] is not None and target["value"] <= target["limit"])
+            verdict = "met    " if target["met"] else "NOT MET"
+            assert f"{verdict}  {target['target']}" in document["printed"]
