@@ -1,0 +1,130 @@
+"""What keeping a run safe costs: `python bench/checkpoint.py [--size large]`.
+
+A: how long a save stops the training, against torch.save, DeepSpeed and torch.distributed.checkpoint. B: step time while a checkpoint
+is being written. C: a verified load against torch.load. D: guard, heartbeat, books and comparison of weights. One process, one rank,
+everything side by side and in turn, medians; prints a table with the targets and writes JSON with the machine in words. `large` is the
+whole state of the published model, 4.8 GB: it needs 20 GiB of memory, 15 GB of disk and, on a laptop's disk, ten minutes.
+"""
+
+import argparse
+import json
+import logging
+import os
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from saves import beside, load, overhead, stall
+from saves.rivals import Ours
+from saves.setting import (
+    ALONE,
+    REPEATS,
+    SILENT,
+    SIZES,
+    bytes_of,
+    engine_of,
+    machine,
+    make_shards,
+    recipe_of,
+    state_of,
+    tell,
+    versions,
+)
+
+from jadeberta.checkpoint.checkpointer import Checkpointer
+from jadeberta.training.engine import choose_device, join_process_group, quiet_libraries
+from jadeberta.training.ledger import Ledger
+
+PARTS = {"stall": stall, "beside": beside, "load": load, "overhead": overhead}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="tiny", help="of the model whose state is saved")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--directory", type=Path, default=Path(), help="on the disk to measure; a new directory in it is used and removed"
+    )
+    parser.add_argument("--parts", choices=PARTS, nargs="+", default=list(PARTS), help="what to measure")
+    parser.add_argument(
+        "--patience", type=float, default=0.0, help="seconds to wait before each measurement while others use the machine"
+    )
+    parser.add_argument("--output", type=Path, help="JSON file")
+    options = parser.parse_args()
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="bench-checkpoint-", dir=options.directory) as directory:
+        document = measure(options, Path(directory).absolute())
+    document |= {"seconds": time.perf_counter() - began}
+    print("\n".join(table(document)))
+    if options.output is not None:
+        options.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
+    """The parts that are asked for; the one that needs another engine comes first, while memory is free."""
+    size, wanted, how = options.size, options.parts, (options.rounds, options.patience)
+    load_before = os.getloadavg()
+    run_dir = directory / "run"
+    quiet_libraries(run_dir, 0)
+    recipe = recipe_of(size, run_dir)
+    device = choose_device(recipe, ALONE)
+    join_process_group(ALONE, device, 600)
+    parts: dict[str, dict[str, Any]] = {}
+    if "beside" in wanted:
+        tell("step time beside a write")
+        parts["beside"] = beside.measure(size, directory, device, *how)
+    engine = engine_of(recipe, device)
+    shards = make_shards(directory / "shards", recipe.model.vocab_size)
+    ledger = Ledger(run_dir / "ledger.jsonl", 0)
+    checkpointer = Checkpointer(recipe, engine, shards, REPEATS, ledger, SILENT)
+    checkpointer.resume("auto")
+    state_bytes = bytes_of(state_of(engine).values())
+    if "stall" in wanted:
+        tell(f"saves of {state_bytes / 1e9:.2f} GB")
+        parts["stall"] = stall.measure(engine, checkpointer, directory, *how)
+    if "overhead" in wanted:
+        tell("overhead of a step")
+        parts["overhead"] = overhead.measure(recipe, engine, checkpointer, run_dir, options.patience)
+    if "load" in wanted:
+        if not checkpointer.committed:
+            Ours(checkpointer).save(directory)
+        checkpointer.close()
+        del checkpointer
+        tell("loads")
+        parts["load"] = load.measure(recipe, engine, shards, directory, *how)
+    dist.destroy_process_group()
+    return {
+        "machine": machine(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "size": size,
+        "rounds": options.rounds,
+        "load_before": load_before,
+        "state_bytes": state_bytes,
+        "parts": {name: parts[name] for name in PARTS if name in parts},
+    }
+
+
+def table(document: dict[str, Any]) -> list[str]:
+    """What is printed."""
+    out = [
+        f"{document['machine']}; torch {document['versions']['torch']}, DeepSpeed {document['versions']['deepspeed']}; "
+        f"{document['size']}, {document['state_bytes'] / 1e9:.2f} GB, medians of {document['rounds']} rounds"
+    ]
+    for name, result in document["parts"].items():
+        out += PARTS[name].lines(result)
+    for result in document["parts"].values():
+        for goal in result["targets"]:
+            value = "not measured" if goal["value"] is None else f"{goal['value']:.2%}"
+            out.append(f"   {'met    ' if goal['met'] else 'NOT MET'}  {goal['target']}: {value}, at most {goal['limit']:.1%}")
+    return out
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    main()
+else:
+    logging.disable(logging.INFO)  # the process that torch saves with tells its life, and imports this file

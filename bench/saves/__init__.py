@@ -1,0 +1,1 @@
+"""The parts of `bench/checkpoint.py`, one measurement a file; none runs by itself."""
