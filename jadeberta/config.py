@@ -155,7 +155,7 @@ class WatchdogConfig:
     """Seconds after which a rank that does not get on ends the job with status 12; 0: no limit."""
 
     start_s: float = 1800.0
-    """From the start of the process to its first step: imports, meeting the other ranks, reading a checkpoint."""
+    """Waiting for the other ranks; and from then to the first step: building the model, reading a checkpoint."""
     first_step_s: float = 1800.0
     """The first step, which compiles and allocates."""
     step_s: float = 600.0

@@ -18,7 +18,7 @@ from jadeberta.config import Recipe
 from jadeberta.data.batches import StepBatch, StepDataset, iterate_steps
 from jadeberta.data.masking import Masker, read_word_starts
 from jadeberta.data.order import SampleOrder
-from jadeberta.errors import ConfigError, HangError, NumericsError, RequeueWanted, StopAsked
+from jadeberta.errors import ConfigError, HangError, JadebertaError, NumericsError, RequeueWanted
 from jadeberta.evaluation.validation import Validation
 from jadeberta.shards import DirectoryLock, ShardError, ShardReader, file_sha256
 from jadeberta.shards import open as open_shards
@@ -100,14 +100,16 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
     may_be_live = not process.launcher.startswith("mpirun")
     progress = Progress(process.is_root, recipe.training.max_steps, recipe.logging.every_steps, may_be_live)
     progress.say(describe(recipe, process, shards, order, accumulation))
-    run = Run(recipe, process, device, shards, repeats, order, ledger, progress, heart, control)
     try:
+        run = Run(recipe, process, device, shards, repeats, order, ledger, progress, heart, control)
         state = run.train(resume)
-    except (StopAsked, RequeueWanted, NumericsError, ShardError) as e:
+    except JadebertaError as e:
         if process.is_root or isinstance(e, ShardError):
             ledger.write("requeue" if isinstance(e, RequeueWanted) else "stop", status=e.exit_status, reason=str(e))
         raise
     except RuntimeError as e:
+        if "DataLoader worker" in str(e):  # told wherever the training happens to be
+            raise HangError(f"{str(e).splitlines()[0]} Where it was killed, look for the memory of the host.") from None
         if not is_lost_peer(e):
             raise
         reason = re.sub(r"^\[\S+\] *", "", next(iter(str(e).splitlines()), type(e).__name__)).split(". ")[0]
@@ -162,12 +164,12 @@ class Run:
         recipe, run_dir = self.recipe, Path(self.recipe.run.dir)
         self.world.beat("start", 0, "resume")
         state = self.checkpointer.resume(resume)
-        if self.process.is_root:
-            (run_dir / "recipe.yaml").write_text(config_module.dump(recipe), encoding="utf-8")
         if state.step > recipe.training.max_steps:
             raise ConfigError(
                 f"{run_dir}: is at step {state.step} already, beyond training.max_steps {recipe.training.max_steps}. Raise it."
             )
+        if self.process.is_root:
+            (run_dir / "recipe.yaml").write_text(config_module.dump(recipe), encoding="utf-8")
         if state.step == recipe.training.max_steps:
             return state
         if self.process.is_root:
@@ -219,13 +221,13 @@ class Run:
         first, end = state.stepped_over[-1]
         self.log.note("rollback", step=state.step, from_step=cause.end, stepped_over=[first, end], number=state.rollbacks)
         self.log.progress.say(
-            f"ROLLED BACK to step {state.step}: {cause}. The data of steps {first} to {end - 1} is stepped over; "
+            f"ROLLED BACK to step {state.step}: {cause}. The data of steps {first + 1} to {end} is stepped over; "
             f"roll-back {state.rollbacks} of at most {limit}."
         )
         return state
 
     def _evaluator(self) -> Evaluate:
-        validation = Validation(self.recipe, self.engine, open_shards(self.shards.directory, "valid"))
+        validation = Validation(self.recipe, self.engine, open_shards(self.shards.directory, "valid", self.recipe.data.damaged))
 
         def evaluate(poll: Callable[[], Asks]) -> tuple[dict[str, dict[str, float]], Asks, float]:
             began = time.monotonic()

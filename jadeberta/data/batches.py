@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from jadeberta.data.masking import IGNORED, PAD, Masker
 from jadeberta.data.order import SampleOrder, rank_share
-from jadeberta.errors import HangError, JadebertaError
+from jadeberta.errors import JadebertaError
 from jadeberta.shards import SetAside, ShardReader
 from jadeberta.shards.child import end_with_parent
 
@@ -104,7 +104,7 @@ def iterate_steps(dataset: StepDataset, first_step: int, end_step: int, workers:
 
     Raises:
         ShardError: a row is damaged or cannot be read, and the reader shall stop at that.
-        HangError: a loader process is gone.
+        RuntimeError: a loader process is gone; torch raises it wherever the training happens to be.
     """
     loader = DataLoader(
         dataset,
@@ -116,16 +116,7 @@ def iterate_steps(dataset: StepDataset, first_step: int, end_step: int, workers:
         worker_init_fn=_init_worker if workers else None,
         persistent_workers=False,
     )
-    steps = iter(loader)
-    while True:
-        try:
-            item = next(steps)
-        except StopIteration:
-            return
-        except RuntimeError as e:
-            if "DataLoader worker" not in str(e):
-                raise
-            raise HangError(f"{next(iter(str(e).splitlines()))} Where it was killed, look for the host's memory.") from None
+    for item in loader:
         if isinstance(item, JadebertaError):
             raise item
         yield item

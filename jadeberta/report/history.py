@@ -15,7 +15,7 @@ from jadeberta.training.ledger import read_jsonl
 
 Row = dict[str, Any]
 
-ENDINGS = ("requeue", "stop", "hang", "done")
+ENDINGS = ("requeue", "stop", "hang", "lost_rank", "done")
 """Events after which a life is over."""
 STALLS = ("save", "save_failed", "evaluation")
 """Events that tell how long the training stood still."""

@@ -185,7 +185,7 @@ class TrainingEngine:
         grad_norm = self.engine.get_global_grad_norm()
         norm = float(grad_norm) if grad_norm is not None else float("nan")
         asked = Asks(*map(int, agreed))
-        return StepResult(loss, correct_share, masked_tokens, tokens, set_aside, norm, self.guard.fault, asked)
+        return StepResult(loss, correct_share, masked_tokens, tokens, set_aside, norm, self.guard.conclude(norm), asked)
 
     @property
     def working_dtype(self) -> torch.dtype:

@@ -97,6 +97,13 @@ class UpdateGuard:
                 self._judge.accept(self._loss, norm)
         return None if self.fault else self._update(*arguments, **options)
 
+    def conclude(self, grad_norm: float) -> str | None:
+        """Ends the step; why it changed nothing, if so. ZeRO leaves a step out by itself where a gradient is not finite."""
+        if not self._judged:
+            of_gradient = "a gradient is not finite"
+            self.fault = of_gradient if is_sound(self._loss, grad_norm) else self._judge.fault(self._loss, grad_norm)
+        return self.fault
+
     def memory(self) -> dict[str, list[float]]:
         return self._judge.memory()
 

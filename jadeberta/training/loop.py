@@ -175,7 +175,7 @@ def _compare_weights(engine: TrainingEngine, step: int) -> None:
         who = f"those of rank {odd[0]} are not" if len(odd) == 1 else f"ranks {', '.join(map(str, odd))} do not agree"
         raise NumericsError(
             f"the weights of all ranks must be the same at step {step} and {who}: a device computes wrong without an error. "
-            "Leave its host out (logs name the hosts) and start again from the newest checkpoint."
+            "Leave its host out (heartbeat/ names it); checkpoints since the last comparison may hold wrong numbers."
         )
 
 

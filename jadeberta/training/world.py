@@ -80,10 +80,10 @@ class World:
         for record in (r for of_rank in everywhere for r in of_rank):
             path = self.shards.directory / record.file
             if self.recipe.data.damaged == "stop":
-                raise ShardError(f"{path}: {record.reason} data.damaged: set_aside trains without it.")
+                raise ShardError(f"{record.reason} data.damaged: set_aside trains without it.")
             if self.shards.set_shard_aside(record.file, record.reason) and self.engine.process.is_root:
                 self.own_ledger.write("set_aside", rank=0, step=self._step, **vars(record))
-                self.progress.say(f"{path}: set aside, {record.sequences} sequences: {record.reason}")
+                self.progress.say(f"{path}: set aside, {record.sequences} sequences")
 
     def set_aside(self, record: SetAside) -> None:
         if not record.whole_shard:  # of a whole shard there is one line, not one a row
