@@ -10,6 +10,9 @@ import argparse
 import json
 import logging
 import os
+import shutil
+import signal
+import sys
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -54,27 +57,52 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
-    began = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="bench-checkpoint-", dir=options.directory) as directory:
-        document = measure(options, Path(directory).absolute())
-    document |= {"seconds": time.perf_counter() - began}
-    print("\n".join(table(document)))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the directory is removed
+    directory = Path(tempfile.mkdtemp(prefix="bench-checkpoint-", dir=options.directory)).absolute()
+    try:
+        document = measure(options, directory)
+    finally:
+        remove(directory)
     if options.output is not None:
+        document = with_earlier_parts(document, options.output)
         options.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print("\n".join(table(document)))
+
+
+def remove(directory: Path) -> None:
+    """Removes a directory in which a writer may still be making files, and which may hold gigabytes."""
+    deadline = time.monotonic() + 5
+    while directory.exists() and time.monotonic() < deadline:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def with_earlier_parts(document: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A measurement with the parts of an earlier one of the same machine, versions and size that were not measured again."""
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if any(earlier.get(key) != document[key] for key in ("machine", "versions", "size")):
+        return document
+    parts = earlier["parts"] | document["parts"]
+    return document | {"parts": {name: parts[name] for name in PARTS if name in parts}}
 
 
 def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """The parts that are asked for; the one that needs another engine comes first, while memory is free."""
     size, wanted, how = options.size, options.parts, (options.rounds, options.patience)
-    load_before = os.getloadavg()
     run_dir = directory / "run"
     quiet_libraries(run_dir, 0)
     recipe = recipe_of(size, run_dir)
     device = choose_device(recipe, ALONE)
     join_process_group(ALONE, device, 600)
     parts: dict[str, dict[str, Any]] = {}
+    conditions: dict[str, dict[str, Any]] = {}
+
+    def begin(part: str, what: str) -> None:
+        tell(what)
+        conditions[part] = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "rounds": options.rounds}
+        conditions[part]["load_before"] = os.getloadavg()
+
     if "beside" in wanted:
-        tell("step time beside a write")
+        begin("beside", "step time beside a write")
         parts["beside"] = beside.measure(size, directory, device, *how)
     engine = engine_of(recipe, device)
     shards = make_shards(directory / "shards", recipe.model.vocab_size)
@@ -83,28 +111,25 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     checkpointer.resume("auto")
     state_bytes = bytes_of(state_of(engine).values())
     if "stall" in wanted:
-        tell(f"saves of {state_bytes / 1e9:.2f} GB")
+        begin("stall", f"saves of {state_bytes / 1e9:.2f} GB")
         parts["stall"] = stall.measure(engine, checkpointer, directory, *how)
     if "overhead" in wanted:
-        tell("overhead of a step")
+        begin("overhead", "overhead of a step")
         parts["overhead"] = overhead.measure(recipe, engine, checkpointer, run_dir, options.patience)
     if "load" in wanted:
         if not checkpointer.committed:
             Ours(checkpointer).save(directory)
         checkpointer.close()
         del checkpointer
-        tell("loads")
+        begin("load", "loads")
         parts["load"] = load.measure(recipe, engine, shards, directory, *how)
     dist.destroy_process_group()
     return {
         "machine": machine(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "size": size,
-        "rounds": options.rounds,
-        "load_before": load_before,
         "state_bytes": state_bytes,
-        "parts": {name: parts[name] for name in PARTS if name in parts},
+        "parts": {name: conditions[name] | parts[name] for name in PARTS if name in parts},
     }
 
 
@@ -112,10 +137,13 @@ def table(document: dict[str, Any]) -> list[str]:
     """What is printed."""
     out = [
         f"{document['machine']}; torch {document['versions']['torch']}, DeepSpeed {document['versions']['deepspeed']}; "
-        f"{document['size']}, {document['state_bytes'] / 1e9:.2f} GB, medians of {document['rounds']} rounds"
+        f"{document['size']}, {document['state_bytes'] / 1e9:.2f} GB, medians"
     ]
     for name, result in document["parts"].items():
         out += PARTS[name].lines(result)
+        out.append(
+            f"   {result['rounds']} rounds from {result['time']}, load of the machine before {result['load_before'][0]:.1f}"
+        )
     for result in document["parts"].values():
         for goal in result["targets"]:
             value = "not measured" if goal["value"] is None else f"{goal['value']:.2%}"
