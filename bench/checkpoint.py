@@ -57,7 +57,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the directory is removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that the directory is removed
     directory = Path(tempfile.mkdtemp(prefix="bench-checkpoint-", dir=options.directory)).absolute()
     try:
         document = measure(options, directory)
