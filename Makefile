@@ -37,7 +37,7 @@ lint: setup ## ruff, mypy, shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	shellcheck launch/*.sh slurm/*.sh .ci/run
+	shellcheck launch/*.sh slurm/*.sh tests/cluster/*.sh .ci/run
 
 shards: setup ## corpora to shards: make shards CORPORA=dir OUT=dir RECIPE=file RANKS=n [EXTRA='--preprocess.key value']
 	$(MPIRUN) -n $(RANKS) $(BIN)/python -m preprocess all --config "$(RECIPE)" --out "$(OUT)" $(if $(CORPORA),--corpora "$(CORPORA)") $(EXTRA)

@@ -177,12 +177,28 @@ class EvaluationConfig:
 
 
 @dataclass
+class ClusterConfig:
+    """What a job of Slurm may decide by itself; read by the scripts in slurm/."""
+
+    fruitless_lives: int = 3
+    """Lives in a row that ended without a newer checkpoint, after which the job is not requeued."""
+    drop_hosts: int = 0
+    """Hosts which the preflight finds unfit and which the job may leave out and go on; the micro-batch shrinks to one that fits."""
+    excluded_hosts: int = 2
+    """Hosts that the next life may leave out because they hung, were lost or were unfit; never more than the partition can spare."""
+    excluded_hours: float = 24.0
+    """For so long they are left out."""
+
+
+@dataclass
 class LoggingConfig:
     """What the run says about itself."""
 
     every_steps: int = 10
     """Steps between lines on the terminal; metrics.jsonl has every step."""
     tensorboard: bool = True
+    communication: bool = False
+    """Also measure how long each step of rank 0 waits in collectives, for `jadeberta scaling`."""
 
 
 @dataclass
@@ -199,6 +215,7 @@ class Recipe:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     preprocess: dict[str, Any] = field(default_factory=dict)
     """Read and checked by `python -m preprocess`."""
@@ -213,6 +230,7 @@ AT_LEAST = {
     "checkpoint.keep_every": 0, "evaluation.every_steps": 0, "evaluation.sequences": 0, "guard.window": 8, "guard.deviations": 0,
     "guard.max_skipped_in_row": 0, "guard.max_rollbacks": 0, "guard.compare_weights_every": 0, "watchdog.start_s": 0,
     "watchdog.first_step_s": 0, "watchdog.step_s": 0, "watchdog.save_s": 0, "watchdog.eval_s": 0, "logging.every_steps": 1,
+    "cluster.fruitless_lives": 1, "cluster.drop_hosts": 0, "cluster.excluded_hosts": 0, "cluster.excluded_hours": 0,
 }  # fmt: skip
 BELOW_ONE = (
     "training.adam_beta1",
@@ -236,6 +254,7 @@ def add_recipe_arguments(parser: Any) -> None:
     parser.add_argument("--evaluation", type=EvaluationConfig)
     parser.add_argument("--guard", type=GuardConfig)
     parser.add_argument("--watchdog", type=WatchdogConfig)
+    parser.add_argument("--cluster", type=ClusterConfig)
     parser.add_argument("--logging", type=LoggingConfig)
     parser.add_argument("--preprocess", type=dict, default={}, help="read by python -m preprocess")
 

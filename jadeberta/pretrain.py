@@ -13,7 +13,7 @@ import torch.distributed as dist
 from jadeberta import config as config_module
 from jadeberta.checkpoint.checkpointer import Checkpointer
 from jadeberta.checkpoint.identity import expected_of, preview
-from jadeberta.cluster.environment import Process, detect
+from jadeberta.cluster.environment import Process, detect, slurm_job
 from jadeberta.config import Recipe
 from jadeberta.data.batches import StepBatch, StepDataset, iterate_steps
 from jadeberta.data.masking import Masker, read_word_starts
@@ -37,7 +37,7 @@ from jadeberta.training.heartbeat import Heart
 from jadeberta.training.ledger import Ledger, next_life
 from jadeberta.training.log import RunLog
 from jadeberta.training.loop import RollBack, train
-from jadeberta.training.metrics import MetricsWriter
+from jadeberta.training.metrics import MetricsWriter, peak_memory_bytes
 from jadeberta.training.progress import Progress
 from jadeberta.training.state import RunState
 from jadeberta.training.world import GRACE_S, Evaluate, World
@@ -76,7 +76,10 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
             print(f"would resume from {found}" if found else "would start at step 0")
         return
     if process.is_root:
-        lock = DirectoryLock(run_dir, "run.dir")  # before the other ranks are met: they wait, and the launcher ends them
+        # Before the other ranks are met: they wait, and the launcher ends them. A requeued job may meet its own earlier life, on a host
+        # that Slurm has lost sight of.
+        patience = recipe.watchdog.start_s / 2 if slurm_job(os.environ).get("restarts") else 0.0
+        lock = DirectoryLock(run_dir, "run.dir", patience)
     try:
         quiet_libraries(run_dir, process.rank)
     except OSError as e:
@@ -88,7 +91,9 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
     path = run_dir / "ledger.jsonl"
     life = next_life(path) if process.is_root else 0
     if process.is_root:
-        Ledger(path, life).write("start", world_size=process.world_size, launcher=process.launcher, device=str(device))
+        Ledger(path, life).write(
+            "start", world_size=process.world_size, launcher=process.launcher, device=str(device), slurm=slurm_job(os.environ)
+        )
     limits = recipe.watchdog
     join_process_group(process, device, limits.start_s or WITHOUT_LIMIT_S)
     # Not before: the other ranks of a job that is refused here would beat for the one that holds the directory.
@@ -117,7 +122,7 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
             ledger.write("lost_rank", status=HangError.exit_status, reason=reason)
         raise HangError(f"another rank hung or is gone ({reason}). Its own log and {run_dir}/heartbeat tell more.") from e
     if process.is_root:
-        ledger.write("done", step=state.step, tokens=state.tokens)
+        ledger.write("done", step=state.step, tokens=state.tokens, peak_memory_bytes=peak_memory_bytes(device))
         (run_dir / "DONE").write_bytes(orjson.dumps({"step": state.step, "tokens": state.tokens, "time": time.time()}))
         progress.say(f"done: {state.step} steps, {state.tokens:,} tokens, run in {run_dir}")
         lock.release()
@@ -191,6 +196,7 @@ class Run:
             return state
         finally:
             self.sweep.close()
+            self.engine.close()
             if self.log.metrics is not None:
                 self.log.metrics.close()
 

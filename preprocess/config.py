@@ -13,7 +13,19 @@ import yaml
 from jadeberta.shards import ConfigError, explain_recipe_error
 
 Engine = Literal["jumanpp", "juman", "mecab"]
-OTHER_SECTIONS = ("run", "data", "model", "training", "deepspeed", "checkpoint", "evaluation", "guard", "watchdog", "logging")
+OTHER_SECTIONS = (
+    "run",
+    "data",
+    "model",
+    "training",
+    "deepspeed",
+    "checkpoint",
+    "evaluation",
+    "guard",
+    "watchdog",
+    "cluster",
+    "logging",
+)
 """Sections of a recipe that are none of this package's business."""
 CorpusFormat = Literal["wikipedia", "cc100", "oscar", "jsonl"]
 

@@ -9,10 +9,11 @@
 #SBATCH --time=24:00:00
 #SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append
-#SBATCH --signal=USR1@300
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@300
 set -euo pipefail
 
 export RECIPE="${RECIPE:-recipes/base.yaml}"   # what to train
 export RUN_DIR="${RUN_DIR:-runs/base}"         # run directory, on a file system that all nodes see
-cd "$SLURM_SUBMIT_DIR"
+cd "${JADEBERTA:-$SLURM_SUBMIT_DIR}"
 exec bash slurm/pretrain_large.sh

@@ -1,14 +1,20 @@
 """Which rank this process is, read from the environment of whatever started it.
 
-One pure function over the environment's variables; nothing here looks at the machine, so that each launcher is a row in a test.
+Pure functions over the environment's variables; nothing here looks at the machine, so that each launcher is a row in a test.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from jadeberta.cluster.hostlist import expand
 from jadeberta.errors import ConfigError
 
 DEFAULT_PORT = 29500
+FIRST_PORT, PORTS = 15000, 17000
+"""Where jobs of Slurm meet: below the range (from 32768 on) out of which Linux gives ports to anybody who connects."""
+INNER = ("LOCAL_WORLD_SIZE", "CROSS_SIZE", "TORCHELASTIC_RUN_ID")
+"""Set by torchrun, the DeepSpeed launcher and ours: RANK was set by one of them, not left over from somewhere."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +33,23 @@ class Process:
         return self.rank == 0
 
 
+@dataclass(frozen=True)
+class Outer:
+    """A launcher that starts tasks, each a rank unless it starts ranks of its own."""
+
+    name: str
+    rank: str
+    local_rank: str
+    size: str
+
+
+OPEN_MPI = Outer("mpirun (Open MPI)", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE")
+MPICH = Outer("mpirun (MPICH)", "PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE")
+SRUN = Outer("srun", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
+
+
 def detect(env: Mapping[str, str]) -> Process:
-    """The process's place, from the variables of torchrun (and the DeepSpeed launcher and ours), Slurm or MPI.
+    """The process's place, from the variables of torchrun (and the DeepSpeed launcher and ours), MPI or Slurm.
 
     Args:
         env: the environment, e.g. os.environ.
@@ -36,45 +57,107 @@ def detect(env: Mapping[str, str]) -> Process:
     Raises:
         ConfigError: variables are missing or contradict each other; names what was seen.
     """
-    if "RANK" in env and "WORLD_SIZE" in env:
-        return _process("torchrun", env, "RANK", "LOCAL_RANK", "WORLD_SIZE", _address(env, "torchrun"))
-    if "OMPI_COMM_WORLD_RANK" in env:
-        names = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE")
-        return _process("mpirun (Open MPI)", env, *names, _mpi_address(env, names))
-    if "PMI_RANK" in env and "SLURM_PROCID" not in env:
-        names = ("PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE")
-        return _process("mpirun (MPICH)", env, *names, _mpi_address(env, names))
-    # A shell inside an allocation has SLURM_JOB_ID but no step; only a task of srun is a rank.
-    if "SLURM_PROCID" in env and "SLURM_STEP_ID" in env and int(env.get("SLURM_NTASKS", "1")) > 1:
-        return _process("srun", env, "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", _address(env, "srun"))
-    return Process("none", 0, 0, 1, "127.0.0.1", 0)
-
-
-def _process(launcher: str, env: Mapping[str, str], rank: str, local_rank: str, size: str, address: tuple[str, int]) -> Process:
-    try:
-        numbers = [int(env[name]) for name in (rank, local_rank, size)]
-    except KeyError as e:
-        raise ConfigError(f"{launcher} set {rank}={env.get(rank)} but not {e.args[0]}; start all ranks with one launcher.") from e
-    except ValueError as e:
-        seen = ", ".join(f"{name}={env[name]}" for name in (rank, local_rank, size))
-        raise ConfigError(f"{launcher} set {seen}; these must be whole numbers.") from e
-    if not 0 <= numbers[0] < numbers[2]:
-        raise ConfigError(f"{launcher} set {rank}={numbers[0]} with {size}={numbers[2]}; the rank must lie below the size.")
-    return Process(launcher, numbers[0], numbers[1], numbers[2], *address)
-
-
-def _address(env: Mapping[str, str], launcher: str) -> tuple[str, int]:
-    if "MASTER_ADDR" not in env:
-        raise ConfigError(
-            f"{launcher} started this process but MASTER_ADDR is not set; the scripts in launch/ and slurm/ set it."
-        )
-    return env["MASTER_ADDR"], int(env.get("MASTER_PORT", DEFAULT_PORT))
-
-
-def _mpi_address(env: Mapping[str, str], names: tuple[str, str, str]) -> tuple[str, int]:
-    """MPI tells no address. On one machine it is the loopback; across machines the launch script has to set it."""
+    outer = _outer(env)
+    if "RANK" in env or "WORLD_SIZE" in env:
+        if outer is not None and not any(name in env for name in INNER):
+            _refuse_contradiction(env, outer)
+        if "MASTER_ADDR" not in env:
+            raise ConfigError(
+                f"RANK={env.get('RANK')} and WORLD_SIZE={env.get('WORLD_SIZE')} are set but MASTER_ADDR is not set; "
+                "unset them, or start through the scripts in launch/ and slurm/."
+            )
+        return _process(Outer("torchrun", "RANK", "LOCAL_RANK", "WORLD_SIZE"), env, _given(env))
+    if outer is None:
+        return Process("none", 0, 0, 1, "127.0.0.1", 0)
     if "MASTER_ADDR" in env:
-        return env["MASTER_ADDR"], int(env.get("MASTER_PORT", DEFAULT_PORT))
-    if env.get("OMPI_COMM_WORLD_LOCAL_SIZE", env.get(names[2])) != env.get(names[2]):
+        return _process(outer, env, _given(env))
+    return _process(outer, env, _slurm_address(env) if outer is SRUN else _mpi_address(env, outer))
+
+
+def _outer(env: Mapping[str, str]) -> Outer | None:
+    """Who started this process's task; mpirun goes before srun, which starts mpirun's helpers on every node."""
+    if OPEN_MPI.rank in env:
+        return OPEN_MPI
+    if MPICH.rank in env and MPICH.local_rank in env:  # srun --mpi=pmi2 sets only the first
+        return MPICH
+    if MPICH.rank in env and SRUN.rank not in env:
+        return MPICH
+    # A shell inside an allocation has SLURM_JOB_ID but no step; only a task of srun is a rank.
+    if SRUN.rank in env and "SLURM_STEP_ID" in env and _number(env, SRUN.size, "1") > 1:
+        return SRUN
+    return None
+
+
+def _refuse_contradiction(env: Mapping[str, str], outer: Outer) -> None:
+    """RANK left over in a shell that calls mpirun or srun would make every task the same rank of another job."""
+    pairs = (("RANK", outer.rank), ("WORLD_SIZE", outer.size))
+    if any(env.get(ours) != env.get(theirs) for ours, theirs in pairs):
+        seen = ", ".join(f"{name}={env[name]}" for pair in pairs for name in pair if name in env)
+        raise ConfigError(f"{outer.name} started this process, yet RANK and WORLD_SIZE say something else: {seen}. Unset them.")
+
+
+def _process(names: Outer, env: Mapping[str, str], address: tuple[str, int]) -> Process:
+    for name in (names.rank, names.local_rank, names.size):
+        if name not in env:
+            raise ConfigError(
+                f"{names.name} set {names.rank}={env.get(names.rank)} but not {name}; start all ranks with one launcher."
+            )
+    rank, local_rank, size = (_number(env, name) for name in (names.rank, names.local_rank, names.size))
+    if not 0 <= rank < size:
+        raise ConfigError(f"{names.name} set {names.rank}={rank} with {names.size}={size}; the rank must lie below the size.")
+    if not 0 <= local_rank <= rank:
+        raise ConfigError(
+            f"{names.name} set {names.local_rank}={local_rank} with {names.rank}={rank}; on its host a rank cannot come later than that."
+        )
+    return Process(names.name, rank, local_rank, size, *address)
+
+
+def _number(env: Mapping[str, str], name: str, default: str | None = None) -> int:
+    text = env.get(name, default)
+    try:
+        return int(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name}={text} must be a whole number.") from None
+
+
+def _given(env: Mapping[str, str]) -> tuple[str, int]:
+    port = _number(env, "MASTER_PORT", str(DEFAULT_PORT))
+    if not 0 < port < 65536:
+        raise ConfigError(f"MASTER_PORT={port} must lie between 1 and 65535.")
+    return env["MASTER_ADDR"].strip("[]"), port
+
+
+def _slurm_address(env: Mapping[str, str]) -> tuple[str, int]:
+    """The first host of the step, where task 0 runs, and a port that no other job on it has."""
+    nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST")
+    if not nodes:
+        raise ConfigError("srun started this process but MASTER_ADDR and SLURM_STEP_NODELIST are not set; set MASTER_ADDR.")
+    return expand(nodes)[0], job_port(_number(env, "SLURM_JOB_ID", "0"))
+
+
+def job_port(job: int) -> int:
+    """Where the ranks of a Slurm job meet: jobs on one host have different numbers."""
+    return FIRST_PORT + job % PORTS
+
+
+def _mpi_address(env: Mapping[str, str], outer: Outer) -> tuple[str, int]:
+    """MPI tells no address. On one machine it is the loopback; across machines the launch script has to set it."""
+    local_sizes = {OPEN_MPI: "OMPI_COMM_WORLD_LOCAL_SIZE", MPICH: "MPI_LOCALNRANKS"}
+    if env.get(local_sizes[outer], env.get(outer.size)) != env.get(outer.size):
         raise ConfigError("mpirun started ranks on several machines but MASTER_ADDR is not set; launch/mpi.sh sets it.")
-    return "127.0.0.1", int(env.get("MASTER_PORT", DEFAULT_PORT))
+    return "127.0.0.1", _number(env, "MASTER_PORT", str(DEFAULT_PORT))
+
+
+def slurm_job(env: Mapping[str, str]) -> dict[str, Any]:
+    """What Slurm says of the job this process belongs to, for the books: id, restarts, name, partition, hosts; empty outside a job."""
+    if "SLURM_JOB_ID" not in env:
+        return {}
+    array = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_TASK_ID" in env else None
+    return {
+        "job": _number(env, "SLURM_JOB_ID"),
+        "array": array,
+        "restarts": _number(env, "SLURM_RESTART_COUNT", "0"),
+        "name": env.get("SLURM_JOB_NAME", ""),
+        "partition": env.get("SLURM_JOB_PARTITION", ""),
+        "hosts": expand(env.get("SLURM_JOB_NODELIST", "")),
+    }

@@ -14,7 +14,7 @@ from jadeberta.errors import (
 )
 from jadeberta.files import file_sha256
 from jadeberta.shards.index import INDEX_NAME, CorpusEntry, ShardEntry, ShardIndex, find_index
-from jadeberta.shards.lock import DirectoryLock
+from jadeberta.shards.lock import DirectoryLock, GroupLock
 from jadeberta.shards.reader import SetAside, ShardReader, open_shards
 from jadeberta.shards.sums import ensure_sums, sums_path
 from jadeberta.shards.verify import verify
@@ -29,6 +29,7 @@ __all__ = [
     "ConfigError",
     "CorpusEntry",
     "DirectoryLock",
+    "GroupLock",
     "InputError",
     "JadebertaError",
     "OutputError",

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import socket
+import time
 from pathlib import Path
 
 import orjson
@@ -19,28 +20,37 @@ class DirectoryLock:
     hold it.
     """
 
-    def __init__(self, directory: Path, what: str) -> None:
+    def __init__(self, directory: Path, what: str, patience: float = 0.0) -> None:
         """Raises ConfigError naming host and process of the job that holds the directory.
 
         Args:
             directory: made where it is missing.
             what: the option that names it, for the message.
+            patience: seconds to wait for a job that holds it.
         """
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._file = open(directory / LOCK_NAME, "a+b")  # noqa: SIM115 - held, not closed
         except OSError as e:
             raise ConfigError(f"{directory}: cannot be written ({e.strerror}). Choose another {what}.") from e
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+        end = time.monotonic() + patience
+        while not self._take():
             self._file.seek(0)
             holder = _holder(self._file.read())
-            self._file.close()
-            raise ConfigError(f"{directory}: {holder} works there already. Wait for it, or choose another {what}.") from None
+            if time.monotonic() >= end:
+                self._file.close()
+                raise ConfigError(f"{directory}: {holder} works there already. Wait for it, or choose another {what}.")
+            time.sleep(0.2)
         self._file.truncate(0)
         self._file.write(orjson.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
         self._file.flush()
+
+    def _take(self) -> bool:
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
 
     def release(self) -> None:
         """Gives the directory back. The file stays, empty: to remove it would let two jobs lock two files of one name."""
@@ -48,7 +58,75 @@ class DirectoryLock:
         self._file.close()
 
 
+class GroupLock:
+    """Holds a directory for all processes that name the same group together, until `release` or the process's end.
+
+    The same file and kind of lock as `DirectoryLock`: either waits for the other. `first` says that no other process of the group
+    was there.
+    """
+
+    def __init__(self, directory: Path, what: str, group: str, patience: float = 3.0) -> None:
+        """Raises ConfigError naming the group, or host and process, that holds the directory.
+
+        Args:
+            directory: made where it is missing.
+            what: the option that names it, for the message.
+            group: any name; processes of another are refused.
+            patience: seconds to try; two processes that come at the same time see each other's lock for an instant.
+        """
+        self._group = group
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._file = open(directory / LOCK_NAME, "a+b")  # noqa: SIM115 - held, not closed
+        except OSError as e:
+            raise ConfigError(f"{directory}: cannot be written ({e.strerror}). Choose another {what}.") from e
+        end = time.monotonic() + patience
+        while (found := self._take()) is None:
+            if time.monotonic() >= end:
+                self._file.seek(0)
+                holder = _holder(self._file.read())
+                self._file.close()
+                raise ConfigError(f"{directory}: {holder} works there already. Wait for it, or choose another {what}.")
+            time.sleep(0.1)
+        self.first = found
+
+    def _take(self) -> bool | None:
+        """Whether it is held and nobody else held it, or it is held beside others of the group; None where it is not held."""
+        if self._try(fcntl.LOCK_EX):
+            self._file.truncate(0)
+            self._file.write(orjson.dumps({"host": socket.gethostname(), "pid": os.getpid(), "group": self._group}))
+            self._file.flush()
+            fcntl.lockf(self._file, fcntl.LOCK_SH)
+            return True
+        if self._try(fcntl.LOCK_SH):
+            self._file.seek(0)
+            if _group(self._file.read()) == self._group:
+                return False
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+        return None
+
+    def _try(self, kind: int) -> bool:
+        try:
+            fcntl.lockf(self._file, kind | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def release(self) -> None:
+        """Gives this process's part of the lock back; the file and the group's name in it stay for the others."""
+        self._file.close()
+
+
+def _group(content: bytes) -> str | None:
+    try:
+        return orjson.loads(content).get("group")
+    except (orjson.JSONDecodeError, AttributeError):
+        return None
+
+
 def _holder(content: bytes) -> str:
+    if group := _group(content):
+        return f"the group of processes '{group}'"
     try:
         holder = orjson.loads(content)
         return f"process {holder['pid']} on {holder['host']}"

@@ -22,6 +22,7 @@ from jadeberta.data.batches import MicroBatch, StepBatch
 from jadeberta.data.order import derive_key
 from jadeberta.errors import ConfigError, HangError
 from jadeberta.model import DebertaForMaskedLM, build
+from jadeberta.training.communication import Communication, CommunicationMeter
 from jadeberta.training.control import Asks
 from jadeberta.training.guard import UpdateGuard
 from jadeberta.training.zero_state import create_optimizer_state
@@ -36,8 +37,15 @@ def choose_device(recipe: Recipe, process: Process) -> torch.device:
         )
     if recipe.run.device == "cpu" or not available:
         return torch.device("cpu")
-    torch.cuda.set_device(process.local_rank)
-    return torch.device("cuda", process.local_rank)
+    devices = torch.cuda.device_count()
+    # srun --gpus-per-task shows each rank a single device, its own.
+    index = process.local_rank if devices > 1 else 0
+    if index >= devices:
+        raise ConfigError(
+            f"local rank {process.local_rank} has no GPU: {devices} are visible on this host. Start one rank a GPU (--ntasks-per-node)."
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def join_process_group(process: Process, device: torch.device, patience: float) -> None:
@@ -119,6 +127,8 @@ class StepResult:
     fault: str | None
     """Why the update was left out; None where it was made."""
     asks: Asks
+    communication: Communication | None = None
+    """Of this rank; None where it is not measured."""
 
 
 class TrainingEngine:
@@ -144,13 +154,28 @@ class TrainingEngine:
             eps=training.adam_eps,
             fused=True,
         )
+        self.meter = CommunicationMeter(device) if recipe.logging.communication else None
         deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
         self.engine, *_ = deepspeed.initialize(model=self.model, optimizer=optimizer, config=settings)
         create_optimizer_state(self.engine)
         self.guard = UpdateGuard(self.engine, recipe.guard)
 
     def step(self, batch: StepBatch, lr: float, asks: Asks) -> StepResult:
-        """One optimizer step: every micro-batch forward and backward, then one update.
+        """One optimizer step, with what its collectives took where the recipe asks for that."""
+        if self.meter is None:
+            return self._step(batch, lr, asks)
+        with self.meter.step():
+            result = self._step(batch, lr, asks)
+        result.communication = self.meter.take()
+        return result
+
+    def close(self) -> None:
+        """Takes the meter away, where there is one."""
+        if self.meter is not None:
+            self.meter.close()
+
+    def _step(self, batch: StepBatch, lr: float, asks: Asks) -> StepResult:
+        """Every micro-batch forward and backward, then one update.
 
         The loss is the mean over the masked tokens of the whole global batch, so that it does not depend on how the batch is cut
         into ranks and micro-batches; DeepSpeed averages gradients over ranks, hence the factor of the world size.

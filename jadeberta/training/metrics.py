@@ -3,13 +3,17 @@
 import contextlib
 import errno
 import os
+import resource
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from jadeberta.config import ModelConfig
+
+if TYPE_CHECKING:  # what reads metrics must start at once
+    import torch
 
 TENSORBOARD_TAGS = {
     "loss": "train/loss",
@@ -20,6 +24,7 @@ TENSORBOARD_TAGS = {
     "mfu": "speed/mfu",
     "data_wait_s": "speed/data_wait_s",
     "step_s": "speed/step_s",
+    "communication_s": "speed/communication_s",
 }
 
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "V100": 125e12}
@@ -99,3 +104,12 @@ def training_flops_per_token(model: ModelConfig, sequence_length: int, micro_bat
 def peak_flops(device_name: str) -> float | None:
     """The device's peak, FLOP/s; None where it is not known, as for CPUs."""
     return next((peak for part, peak in PEAK_FLOPS.items() if part in device_name), None)
+
+
+def peak_memory_bytes(device: "torch.device") -> int:
+    """The most that this process has held so far: of a GPU what torch allocated there, of a CPU the resident set."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from jadeberta.cluster.environment import Process, detect
+from jadeberta.cluster.environment import Process, detect, slurm_job
 from jadeberta.errors import ConfigError
 from tests.helpers import ROOT
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "9", "SLURM_LOCALID": "1", "SLURM_NTASKS": "16"}
+RANK_3 = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node1", "MASTER_PORT": "1234"}
 OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
 
 
@@ -19,16 +20,39 @@ OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMP
     "env,expected",
     [
         ({}, Process("none", 0, 0, 1, "127.0.0.1", 0)),
-        (
-            {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node1", "MASTER_PORT": "1234"},
-            Process("torchrun", 3, 1, 4, "node1", 1234),
-        ),
+        (RANK_3, Process("torchrun", 3, 1, 4, "node1", 1234)),
         (OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, Process("mpirun (Open MPI)", 1, 1, 2, "127.0.0.1", 29500)),
         (OPEN_MPI | {"MASTER_ADDR": "node1", "MASTER_PORT": "99"}, Process("mpirun (Open MPI)", 1, 1, 2, "node1", 99)),
         ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"}, Process("mpirun (MPICH)", 1, 1, 2, "127.0.0.1", 29500)),
         (SLURM | {"MASTER_ADDR": "node1", "MASTER_PORT": "10007"}, Process("srun", 9, 1, 16, "node1", 10007)),
-        # srun --mpi=pmix sets PMI's variables too; Slurm's are the ones that hold.
+        # srun --mpi=pmi2 sets PMI's variables too; Slurm's are the ones that hold.
         (SLURM | {"PMI_RANK": "9", "PMI_SIZE": "16", "MASTER_ADDR": "node1"}, Process("srun", 9, 1, 16, "node1", 29500)),
+        # Nobody set an address: it follows from Slurm's own variables, the port from the job.
+        (SLURM | {"SLURM_JOB_NODELIST": "gpu-b[07,2],x"}, Process("srun", 9, 1, 16, "gpu-b07", 15007)),
+        (
+            SLURM | {"SLURM_JOB_ID": "34001", "SLURM_JOB_NODELIST": "a[1-3]", "SLURM_STEP_NODELIST": "a[2-3]"},
+            Process("srun", 9, 1, 16, "a2", 15001),
+        ),
+        # Addresses of the sixth version, also as a URL has them.
+        (
+            SLURM | {"MASTER_ADDR": "[::ffff:10.77.0.1]", "MASTER_PORT": "10007"},
+            Process("srun", 9, 1, 16, "::ffff:10.77.0.1", 10007),
+        ),
+        # mpirun inside a job starts its helpers by srun, whose variables reach the ranks.
+        (SLURM | OPEN_MPI | {"MASTER_ADDR": "node1"}, Process("mpirun (Open MPI)", 1, 1, 2, "node1", 29500)),
+        (
+            SLURM | {"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "0", "MASTER_ADDR": "node1"},
+            Process("mpirun (MPICH)", 1, 0, 2, "node1", 29500),
+        ),
+        # torchrun or the DeepSpeed launcher, one a node by srun or mpirun: the inner launcher's ranks count.
+        (SLURM | RANK_3 | {"LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"}, Process("torchrun", 3, 1, 4, "node1", 1234)),
+        (SLURM | RANK_3 | {"CROSS_SIZE": "2"}, Process("torchrun", 3, 1, 4, "node1", 1234)),
+        (OPEN_MPI | RANK_3 | {"LOCAL_WORLD_SIZE": "2"}, Process("torchrun", 3, 1, 4, "node1", 1234)),
+        # A script that translates Slurm's variables itself.
+        (
+            SLURM | {"RANK": "9", "LOCAL_RANK": "1", "WORLD_SIZE": "16", "MASTER_ADDR": "node1"},
+            Process("torchrun", 9, 1, 16, "node1", 29500),
+        ),
         # A shell of salloc or the batch step is one process, whatever the allocation holds.
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "16"}, Process("none", 0, 0, 1, "127.0.0.1", 0)),
     ],
@@ -45,12 +69,34 @@ def test_a_launcher_is_recognised_by_its_variables(env, expected) -> None:
         ({"RANK": "x", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a"}, "RANK=x"),
         ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR is not set"),
         (OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, "several machines"),
-        (SLURM, "MASTER_ADDR is not set"),
+        ({"RANK": "0", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a"}, "LOCAL_RANK=1 with RANK=0"),
+        ({"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "a"}, "not WORLD_SIZE"),
+        (RANK_3 | {"MASTER_PORT": "http"}, "MASTER_PORT=http must be a whole number"),
+        (RANK_3 | {"MASTER_PORT": "123456"}, "MASTER_PORT=123456"),
+        (SLURM, "MASTER_ADDR and SLURM_STEP_NODELIST are not set"),
+        (SLURM | {"SLURM_NTASKS": "many"}, "SLURM_NTASKS=many"),
+        (SLURM | {"SLURM_JOB_NODELIST": "node[1-"}, "no list of hosts"),
+        # Left over in the shell that submitted: every task would be rank 0 of a job of its own.
+        (
+            SLURM | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "a"},
+            "RANK=0, SLURM_PROCID=9, WORLD_SIZE=1, SLURM_NTASKS=16",
+        ),
+        (OPEN_MPI | RANK_3, "mpirun .*RANK=3, OMPI_COMM_WORLD_RANK=1, WORLD_SIZE=4, OMPI_COMM_WORLD_SIZE=2"),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, "not OMPI_COMM_WORLD_LOCAL_RANK"),
     ],
 )
 def test_a_contradiction_is_refused_with_what_was_seen(env, message) -> None:
     with pytest.raises(ConfigError, match=message):
         detect(env)
+
+
+def test_the_books_name_the_job_and_its_hosts() -> None:
+    env = {"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "2", "SLURM_JOB_NAME": "large", "SLURM_JOB_NODELIST": "n[9-10]"}
+    array = {"SLURM_ARRAY_JOB_ID": "11", "SLURM_ARRAY_TASK_ID": "1", "SLURM_JOB_PARTITION": "gpu"}
+    assert slurm_job({}) == {}
+    assert slurm_job(env | array) == {
+        "job": 12, "array": "11_1", "restarts": 2, "name": "large", "partition": "gpu", "hosts": ["n9", "n10"],
+    }  # fmt: skip
 
 
 def run_local(code: str, ranks: int = 2) -> int:

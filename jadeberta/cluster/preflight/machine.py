@@ -1,0 +1,143 @@
+"""What a rank sees of its own machine: software, memory, devices, and processes that should not be there."""
+
+import hashlib
+import os
+import platform
+import socket
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+import jadeberta
+from jadeberta.cluster.preflight.findings import Fault, Findings
+from jadeberta.cluster.preflight.nvidia import QUERY_DEVICES, QUERY_PROCESSES, Device, read_devices, read_processes
+from jadeberta.training.proc import process_table
+
+PACKAGES = ("torch", "deepspeed", "transformers", "safetensors")
+JOB_VARIABLES = (
+    "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", "PMIX_NAMESPACE", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT",
+    "MASTER_ADDR", "MASTER_PORT",
+)  # fmt: skip
+"""What the ranks of one start have in common, and those of another have not."""
+NVIDIA_SMI_S = 8.0
+
+
+def host_name(env: Mapping[str, str]) -> str:
+    """Slurm's name of this host, by which a job can do without it; elsewhere the machine's own."""
+    return env.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def job_key(env: Mapping[str, str]) -> str:
+    """The same on all ranks of one start, and another one at another start."""
+    common = "\0".join(f"{name}={env.get(name, '')}" for name in JOB_VARIABLES)
+    return hashlib.sha256(common.encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """What must be the same on all ranks, by name."""
+    found = {"python": platform.python_version(), "jadeberta": jadeberta.__version__, "jadeberta's files": source_hash()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "missing"
+    found["CUDA"] = torch.version.cuda or "none"
+    if torch.cuda.is_available():
+        found["NCCL"] = ".".join(map(str, torch.cuda.nccl.version()))
+    return found
+
+
+def source_hash() -> str:
+    """Of every source file of this program, in the order of their names."""
+    root = Path(jadeberta.__file__).parent
+    whole = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        whole.update(f"{path.relative_to(root)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()[:12]
+
+
+def look_at_device(wanted: str, found: Findings) -> None:
+    """Enters this rank's device and what is wrong with it.
+
+    Args:
+        wanted: the recipe's run.device.
+        found: of this rank; takes device, name, memory, driver, faults and warnings.
+    """
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        found.device, found.device_name = "cpu", platform.machine()
+        return
+    count = torch.cuda.device_count()
+    if found.local_rank >= count:
+        found.faults.append(
+            Fault("device", f"{count} GPUs are visible to local rank {found.local_rank}; there must be one for every rank")
+        )
+        return
+    torch.cuda.set_device(found.local_rank)
+    found.device, found.device_name = "cuda", torch.cuda.get_device_name(found.local_rank)
+    found.device_free_bytes, found.device_total_bytes = torch.cuda.mem_get_info(found.local_rank)
+    found.versions["GPU"] = found.device_name
+    devices = read_devices(_nvidia_smi(QUERY_DEVICES))
+    own_uuid = str(torch.cuda.get_device_properties(found.local_rank).uuid)
+    device = next((d for d in devices if d.uuid.removeprefix("GPU-") == own_uuid.removeprefix("GPU-")), None)
+    if device is None:
+        found.warnings.append("nvidia-smi does not tell of this rank's GPU: its driver, errors and processes were not looked at")
+        return
+    found.versions["driver"] = device.driver
+    _look_at_health(device, found)
+
+
+def _look_at_health(device: Device, found: Findings) -> None:
+    if device.uncorrected_errors:
+        found.faults.append(
+            Fault(
+                "device memory errors", f"GPU {device.index} had {device.uncorrected_errors} uncorrected memory errors since boot"
+            )
+        )
+    for pid, name, used in read_processes(_nvidia_smi(QUERY_PROCESSES), device.uuid):
+        # Inside a container the numbers are of the host's name space: a process that is not to be seen here may be one of ours.
+        if (environment := _environment(pid)) is not None and job_key(environment) != job_key(os.environ):
+            found.warnings.append(f"GPU {device.index} is also used by process {pid} ({name}), {used} MiB")
+
+
+def _nvidia_smi(query: tuple[str, ...]) -> str:
+    """Its output; empty where it is missing, fails or hangs."""
+    try:
+        done = subprocess.run(["nvidia-smi", *query], capture_output=True, text=True, timeout=NVIDIA_SMI_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def stale_processes() -> list[str]:
+    """Trainings of this user on this host that do not belong to this start, a line each."""
+    found = []
+    for pid in process_table():
+        try:
+            if Path(f"/proc/{pid}").stat().st_uid != os.getuid():
+                continue
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        environment = _environment(pid)
+        if is_training(command) and environment is not None and job_key(environment) != job_key(os.environ):
+            job = environment.get("SLURM_JOB_ID")
+            found.append(f"process {pid}{f' of job {job}' if job else ''} trains here too")
+    return found
+
+
+def is_training(command: list[str]) -> bool:
+    """Whether a command line is one of `jadeberta pretrain`, however it was started."""
+    places = [place for place, word in enumerate(command) if word == "jadeberta" or word.endswith("/jadeberta")]
+    return any(command[place + 1 : place + 2] == ["pretrain"] for place in places)
+
+
+def _environment(pid: int) -> dict[str, str] | None:
+    """Of a process of this user; None where it cannot be read."""
+    try:
+        content = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+    except OSError:
+        return None
+    return dict(pair.split("=", 1) for pair in content.split("\0") if "=" in pair)

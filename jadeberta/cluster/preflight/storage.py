@@ -1,0 +1,62 @@
+"""What a rank sees of its file systems: the shards, and the directories that checkpoints are written to."""
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+from jadeberta.cluster.preflight.findings import Disk
+from jadeberta.config import Recipe
+from jadeberta.files import make_directory
+from jadeberta.shards import find_index, open_shards
+
+WRITE_BYTES = 256 << 20
+"""At most so much is written to find out how fast that goes."""
+CHUNK = 4 << 20
+ROOM = 4
+"""No more than this part of the free space is written, so that the question does not fill the disk."""
+
+
+def look_at_shards(recipe: Recipe) -> str:
+    """sha256 of the index, once every shard has been found with its size and its sums. Raises ShardError."""
+    content = find_index(recipe.data.shards).read_bytes() if recipe.data.shards else b""
+    open_shards(recipe.data.shards, "train", recipe.data.damaged).close()
+    return hashlib.sha256(content).hexdigest()
+
+
+def checkpoint_directories(recipe: Recipe) -> dict[str, Path]:
+    """Where checkpoints are written, by the recipe's key."""
+    staging = recipe.checkpoint.staging
+    return {"run.dir": Path(recipe.run.dir)} | ({"checkpoint.staging": Path(staging)} if staging else {})
+
+
+def look_at_disk(directory: Path) -> Disk:
+    """Free space and inodes; the directory is made where it is missing. Raises OSError where it cannot be written to."""
+    make_directory(directory)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionError(13, "Permission denied", str(directory))
+    disk = os.statvfs(directory)
+    return Disk(str(directory), disk.f_bavail * disk.f_frsize, disk.f_favail if disk.f_files else None)
+
+
+def write_speed(directory: Path, name: str, seconds: float) -> float:
+    """Bytes/s that one process writes and flushes into a new file, which is removed. Raises OSError.
+
+    Args:
+        directory: is there.
+        name: of the file.
+        seconds: after which nothing more is written; the flush comes on top.
+    """
+    path = directory / name
+    disk = os.statvfs(directory)
+    most = max(1, min(WRITE_BYTES, disk.f_bavail * disk.f_frsize // ROOM))
+    block = os.urandom(min(CHUNK, most))  # a disk may compress
+    written, began = 0, time.perf_counter()
+    try:
+        with open(path, "wb", buffering=0) as f:
+            while written < most and time.perf_counter() - began < seconds:
+                written += f.write(block)
+            os.fsync(f.fileno())
+        return written / (time.perf_counter() - began)
+    finally:
+        path.unlink(missing_ok=True)

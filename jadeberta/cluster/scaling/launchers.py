@@ -1,0 +1,99 @@
+"""How a point is run: as a job of Slurm, or as ranks on this machine. The only place of the scaling tests that starts anything."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Protocol
+
+from jadeberta.cluster.scaling.points import Point
+from jadeberta.cluster.scaling.store import LOG, PREFLIGHT, RECIPE
+from jadeberta.config import PROJECT
+from jadeberta.errors import ConfigError
+
+SCRIPT = PROJECT / "slurm" / "scaling.sh"
+ALIVE = {
+    "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT", "REQUEUED",
+    "REQUEUE_HOLD", "REQUEUE_FED",
+}  # fmt: skip
+"""States of a job that has not ended (squeue's manual page)."""
+
+
+class Launcher(Protocol):
+    """Runs points."""
+
+    def command(self, point: Point, directory: Path) -> list[str]:
+        """What starts a point."""
+
+    def start(self, point: Point, directory: Path) -> str:
+        """Starts a point; the name of its job. Raises ConfigError where that cannot be."""
+
+    def states(self, jobs: list[str]) -> dict[str, str] | None:
+        """What becomes of jobs, by name; one that is not there is not known any more. None where nobody answers."""
+
+    def remedy(self, jobs: list[str]) -> str:
+        """What to do about jobs that were left alone."""
+
+
+class SlurmLauncher:
+    """One job a point."""
+
+    def __init__(self, options: str, shards: str) -> None:
+        """`options`: of sbatch, as on a command line. Raises ConfigError where there is no sbatch."""
+        if shutil.which("sbatch") is None:
+            raise ConfigError(
+                "there is no sbatch on this machine. Submit from a login node of the cluster, or run the points here with --local."
+            )
+        self._options, self._shards = shlex.split(options), shards
+
+    def command(self, point: Point, directory: Path) -> list[str]:
+        return [
+            "sbatch", "--parsable", f"--nodes={point.nodes}", f"--ntasks-per-node={point.gpus_per_node}",
+            f"--gpus-per-node={point.gpus_per_node}", f"--job-name=jadeberta-{point.name}", f"--output={directory / LOG}",
+            *self._options, str(SCRIPT),
+        ]  # fmt: skip
+
+    def start(self, point: Point, directory: Path) -> str:
+        # In the environment and not in --export, whose values can hold no comma. A job that submits others hands on none of its own.
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
+        env |= {key: value for key, value in os.environ.items() if key == "SLURM_CONF"}
+        env |= {"RECIPE": str(directory / RECIPE), "RUN_DIR": str(directory), "PYTHON": sys.executable}
+        done = subprocess.run(self.command(point, directory), env=env, cwd=PROJECT, capture_output=True, text=True)
+        job = done.stdout.strip().split(";")[0]  # with several clusters: number;cluster
+        if done.returncode or not job.isdecimal():
+            said = " ".join(done.stderr.split()) or f"status {done.returncode}"
+            raise ConfigError(f"sbatch refuses {point.name}: {said}. --sbatch hands it more options.")
+        return job
+
+    def states(self, jobs: list[str]) -> dict[str, str] | None:
+        command = ["squeue", "--noheader", "--states=all", "--format=%i %T", f"--jobs={','.join(jobs)}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            # Of a single job that is forgotten squeue makes an error; every other one is the controller's, which may be restarting.
+            return {} if "Invalid job id" in done.stderr else None
+        return dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if len(line.split()) == 2)
+
+    def remedy(self, jobs: list[str]) -> str:
+        return f"Its jobs go on in Slurm: {' '.join(jobs)}. The same command waits for them again; 'scancel {' '.join(jobs)}' ends them."
+
+
+class LocalLauncher:
+    """Ranks on this machine, one point after the other."""
+
+    def command(self, point: Point, directory: Path) -> list[str]:
+        return [sys.executable, "-m", "jadeberta.cluster.local", "--ranks", str(point.ranks), "--"]
+
+    def start(self, point: Point, directory: Path) -> str:
+        given = ["--config", str(directory / RECIPE)]
+        with open(directory / LOG, "ab") as log:
+            for verb, more in (("preflight", ["--json", str(directory / PREFLIGHT)]), ("pretrain", [])):
+                subprocess.run([*self.command(point, directory), verb, *given, *more], stdout=log, stderr=log, cwd=PROJECT)
+        return "here"
+
+    def states(self, jobs: list[str]) -> dict[str, str] | None:
+        return {job: "COMPLETED" for job in jobs}
+
+    def remedy(self, jobs: list[str]) -> str:
+        return "The same command goes on with the points that are missing."

@@ -1,0 +1,173 @@
+"""How long a step takes at a world size: compute, update, data, what the ranks send each other, and waiting for the slowest.
+
+Pure functions of plain figures. The ring's cost is the model of latency and bandwidth of Hockney (1994) applied to the ring algorithm
+(Patarasuk and Yuan: Bandwidth optimal all-reduce algorithms for clusters of workstations, 2009), with constants that
+`jadeberta preflight` measures. What DeepSpeed sends is counted in tests/training/test_communication.py.
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+HIDDEN_SHARE = 0.7
+"""Share of a backward pass beside which overlapped communication can run; the last layers' gradients come before the rest. Assumed."""
+LEAST_EXPOSED = 0.05
+"""Share of overlapped communication that is never hidden: the last bucket has nothing to run beside. Assumed."""
+BACKWARD_SHARE = 2 / 3
+"""Of a micro-batch's time: backward costs twice the forward pass."""
+SMALL_REDUCTIONS = 4
+"""All-reduces of a few numbers in a step: tokens, loss, overflow, gradient norm."""
+
+
+@dataclass(frozen=True)
+class Ring:
+    """What preflight fits: a ring of N ranks passes on S bytes in (N - 1) (latency + S / (N bandwidth)) seconds."""
+
+    latency_s: float
+    """Of one hop."""
+    bandwidth_bytes_per_s: float
+    """Of the slowest hop."""
+
+    def pass_round(self, size: float, ranks: int) -> float:
+        """Seconds of an all-gather of `size` bytes in all, or of a reduce-scatter of as many."""
+        return (ranks - 1) * (self.latency_s + size / ranks / self.bandwidth_bytes_per_s)
+
+    def all_reduce(self, size: float, ranks: int) -> float:
+        """Seconds of an all-reduce of `size` bytes: a reduce-scatter and an all-gather."""
+        return 2 * self.pass_round(size, ranks)
+
+
+@dataclass(frozen=True)
+class Network:
+    """The rings of one allocation."""
+
+    all_reduce: Ring
+    all_gather: Ring
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What the ranks of a step send each other, bytes of payload; on the wire each rank sends (N - 1) / N of them, twice for a reduce."""
+
+    reduced: float
+    """All-reduced, after each micro-batch (`times` in all)."""
+    scattered: float
+    """Reduce-scattered, likewise."""
+    gathered: float
+    """All-gathered, likewise."""
+    times: int
+    gathered_at_end: float
+    """All-gathered once, after the update."""
+
+
+def traffic(parameters: int, stage: int, precision: str, accumulation: int) -> Traffic:
+    """What DeepSpeed 0.19.8 sends in a step; gradients and weights go in the working precision.
+
+    Stage 1 reduces at the end of the accumulation, stage 2 after every micro-batch, both by all-reduce; stage 3 gathers the weights
+    for each forward and backward pass and reduce-scatters after each.
+
+    Args:
+        parameters: of the model, tied ones once.
+        stage: of ZeRO, 1 to 3.
+        precision: bf16 or fp32.
+        accumulation: micro-batches of a rank in a step.
+    """
+    size = parameters * (2 if precision == "bf16" else 4)
+    if stage >= 3:
+        return Traffic(reduced=0, scattered=size, gathered=2 * size, times=accumulation, gathered_at_end=0)
+    times = 1 if stage < 2 else accumulation
+    return Traffic(reduced=size, scattered=0, gathered=0, times=times, gathered_at_end=size)
+
+
+@functools.cache
+def expected_maximum(ranks: int) -> float:
+    """Mean of the largest of some standard normal numbers; 0 of one.
+
+    The integral of 1 - F(x)^n - F(-x)^n over x > 0, F the normal distribution (David and Nagaraja: Order statistics, 2003, section 3.1).
+    """
+    width, points = 10.0, 4000
+
+    def gap(x: float) -> float:
+        below = 0.5 * (1 + math.erf(x / math.sqrt(2)))
+        return 1 - below**ranks - (1 - below) ** ranks
+
+    inner = sum(gap(width * k / points) for k in range(1, points))
+    return width / points * (inner + (gap(0.0) + gap(width)) / 2)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a rank does in a step on its own."""
+
+    micro_batch_s: float
+    """Forward and backward of one micro-batch."""
+    accumulation: int
+    update_s: float = 0.0
+    """The optimizer on all parameters; ZeRO shares them out over the ranks."""
+    data_s: float = 0.0
+    """Waiting for the batch."""
+    spread: float = 0.0
+    """Standard deviation of a rank's computing time from step to step, as a share of it."""
+    measured_ranks: int = 1
+    """The computing time was measured on so many ranks, whose slowest it holds already."""
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """A predicted step, seconds by part."""
+
+    compute_s: float
+    """The micro-batches and the update."""
+    communication_s: float
+    """What is not hidden behind the computation."""
+    stragglers_s: float
+    """Waiting for the slowest of the ranks."""
+    data_s: float
+
+    @property
+    def step_s(self) -> float:
+        return self.compute_s + self.communication_s + self.stragglers_s + self.data_s
+
+
+def predict(work: Work, sent: Traffic, ranks: int, network: Network, overlap: bool = False) -> StepTime:
+    """The time of one step.
+
+    Args:
+        work: of one rank.
+        sent: of the step.
+        ranks: world size.
+        network: of the allocation.
+        overlap: communication after a micro-batch runs beside its backward pass (`overlap_comm` on GPUs).
+    """
+    compute = work.accumulation * work.micro_batch_s + work.update_s / ranks
+    each = network.all_reduce.all_reduce(sent.reduced, ranks) if sent.reduced else 0.0
+    each += network.all_reduce.pass_round(sent.scattered, ranks) if sent.scattered else 0.0
+    each += network.all_gather.pass_round(sent.gathered, ranks) if sent.gathered else 0.0
+    if overlap:
+        each = max(each - HIDDEN_SHARE * BACKWARD_SHARE * work.micro_batch_s, LEAST_EXPOSED * each)
+    end = network.all_gather.pass_round(sent.gathered_at_end, ranks) if sent.gathered_at_end else 0.0
+    small = SMALL_REDUCTIONS * network.all_reduce.all_reduce(0, ranks)
+    slowest = expected_maximum(ranks) - expected_maximum(work.measured_ranks)
+    stragglers = max(0.0, work.spread * work.accumulation * work.micro_batch_s * slowest)
+    return StepTime(compute, sent.times * each + end + small, stragglers, work.data_s)
+
+
+def network_of(constants: Mapping[str, Any]) -> Network | None:
+    """The rings that preflight measured; None where it could not, as on one rank.
+
+    Args:
+        constants: of preflight.json; without figures of its own the all-gather takes those of the all-reduce.
+    """
+    latency, bandwidth = constants.get("latency_s"), constants.get("bandwidth_bytes_per_s")
+    if latency is None or not bandwidth:
+        return None
+    reduce = Ring(float(latency), float(bandwidth))
+    latency, bandwidth = constants.get("all_gather_latency_s"), constants.get("all_gather_bandwidth_bytes_per_s")
+    gather = Ring(float(latency), float(bandwidth)) if latency is not None and bandwidth else reduce
+    return Network(reduce, gather)
+
+
+NO_NETWORK = Network(Ring(0.0, math.inf), Ring(0.0, math.inf))
+"""Of a single rank."""

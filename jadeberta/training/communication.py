@@ -1,0 +1,202 @@
+"""How long a step waits for the other ranks: a meter around the collectives of torch.distributed, the loop's and DeepSpeed's.
+
+Exposed communication as one rank sees it: from the call of a collective until the rank goes on, waiting for slower ranks included. On
+a GPU that is the compute stream's time, by events on it; what runs beside the computation costs nothing. Without a meter nothing is
+replaced, and with one no bit of the training changes.
+"""
+
+import functools
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+COLLECTIVES = {
+    "all_reduce": "all_reduce",
+    "reduce": "reduce",
+    "reduce_scatter": "reduce_scatter",
+    "reduce_scatter_tensor": "reduce_scatter",
+    "all_gather": "all_gather",
+    "all_gather_into_tensor": "all_gather",
+    "broadcast": "broadcast",
+    "barrier": "barrier",
+}
+"""Functions of torch.distributed that are measured, and the kind that they count as."""
+
+
+@dataclass(frozen=True)
+class Communication:
+    """What a rank spent in the collectives of one step."""
+
+    seconds: float
+    bytes: dict[str, int]
+    """Payload by kind, before it is cut over the ranks: a tensor that is reduced, the whole of what is gathered."""
+    calls: dict[str, int]
+
+
+class Clock(Protocol):
+    """Adds up stretches of time; `end` gets what `begin` gave."""
+
+    def begin(self) -> Any: ...
+
+    def end(self, began: Any) -> None: ...
+
+    def take(self) -> float:
+        """Seconds since the last call."""
+
+
+class HostClock:
+    """On a CPU a collective gives back when it is done."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    def begin(self) -> float:
+        return time.perf_counter()
+
+    def end(self, began: float) -> None:
+        self._seconds += time.perf_counter() - began
+
+    def take(self) -> float:
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+
+class DeviceClock:
+    """Events on the compute stream, which are read when they have passed: the host never waits for them.
+
+    What a step enqueued after its last wait for the device (the gathering of the weights) has not passed by the step's end and counts
+    to the next step.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.stream = device, torch.cuda.current_stream(device)
+        self._pending: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+
+    def begin(self) -> torch.cuda.Event | None:
+        """None where another stream is current: the compute stream does not wait for that one yet."""
+        return self._mark() if torch.cuda.current_stream(self.device) == self.stream else None
+
+    def end(self, began: torch.cuda.Event | None) -> None:
+        if began is not None:
+            self._pending.append((began, self._mark()))
+
+    def take(self) -> float:
+        seconds = 0.0
+        while self._pending and self._pending[0][1].query():
+            began, ended = self._pending.popleft()
+            seconds += began.elapsed_time(ended) / 1000
+        return seconds
+
+    def _mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(self.stream)
+        return event
+
+
+class Waited:
+    """A collective that runs beside the rank: only waiting for it counts."""
+
+    def __init__(self, work: Any, clock: Clock) -> None:
+        self._work, self._clock = work, clock
+
+    def wait(self, *arguments: Any, **options: Any) -> Any:
+        began = self._clock.begin()
+        try:
+            return self._work.wait(*arguments, **options)
+        finally:
+            self._clock.end(began)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._work, name)
+
+
+class CommunicationMeter:
+    """Measures the collectives of a step from its making until `close`; to be made before DeepSpeed, which keeps some functions."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._counting = False
+        self._bytes: Counter[str] = Counter()
+        self._calls: Counter[str] = Counter()
+        self._replaced: list[tuple[Any, str, Any]] = []
+        self.clock: Clock
+        for name, kind in COLLECTIVES.items():
+            self._replace(dist, name, functools.partial(self._measured, kind))
+        if device.type == "cuda":
+            # Where DeepSpeed overlaps, the compute stream waits for a stream of its own, or the host for all of them.
+            self.clock = DeviceClock(device)
+            self._replace(torch.cuda.Stream, "wait_stream", self._waiting)
+            self._replace(torch.cuda, "synchronize", self._waiting)
+        else:
+            self.clock = HostClock()
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Counts what is called within; saves, evaluations and comparisons between two steps are no part of them."""
+        self._counting = True
+        try:
+            yield
+        finally:
+            self._counting = False
+
+    def take(self) -> Communication:
+        """What was spent since the last call."""
+        spent = Communication(self.clock.take(), dict(self._bytes), dict(self._calls))
+        self._bytes.clear()
+        self._calls.clear()
+        return spent
+
+    def close(self) -> None:
+        """Puts everything back."""
+        for owner, name, function in self._replaced:
+            setattr(owner, name, function)
+        self._replaced.clear()
+
+    def _replace(self, owner: Any, name: str, measured: Callable[[Callable], Callable]) -> None:
+        function = getattr(owner, name)
+        self._replaced.append((owner, name, function))
+        setattr(owner, name, measured(function))
+
+    def _measured(self, kind: str, function: Callable) -> Callable:
+        @functools.wraps(function)
+        def collective(*arguments: Any, **options: Any) -> Any:
+            if not self._counting:
+                return function(*arguments, **options)
+            self._bytes[kind] += max(map(payload, (*arguments, *options.values())), default=0)
+            self._calls[kind] += 1
+            began = self.clock.begin()
+            try:
+                work = function(*arguments, **options)
+            finally:
+                self.clock.end(began)
+            return work if work is None else Waited(work, self.clock)
+
+        return collective
+
+    def _waiting(self, function: Callable) -> Callable:
+        @functools.wraps(function)
+        def wait(*arguments: Any, **options: Any) -> Any:
+            clock = self.clock
+            assert isinstance(clock, DeviceClock)
+            of_another = bool(arguments) and isinstance(arguments[0], torch.cuda.Stream) and arguments[0] != clock.stream
+            if not self._counting or of_another:
+                return function(*arguments, **options)
+            began = clock.begin()
+            try:
+                return function(*arguments, **options)
+            finally:
+                clock.end(began)
+
+        return wait
+
+
+def payload(argument: Any) -> int:
+    """Bytes of a tensor or of a list of them; 0 of anything else. Of what goes in and what comes out the larger is the whole."""
+    if isinstance(argument, torch.Tensor):
+        return argument.numel() * argument.element_size()
+    return sum(map(payload, argument)) if isinstance(argument, list | tuple) else 0

@@ -1,0 +1,148 @@
+#!/usr/bin/env bash
+# One life of a training job: preflight, training, and what becomes of the job. Called by slurm/pretrain_*.sh with their settings in the
+# environment. It passes signals on and does what `python -m jadeberta.cluster.life` says; nothing is decided here.
+set -uo pipefail
+
+# %a in a setting is the task of a job array.
+for name in RECIPE RUN_DIR SHARDS EXTRA; do
+    value="${!name:-}"
+    printf -v "$name" '%s' "${value//%a/${SLURM_ARRAY_TASK_ID:-}}"
+done
+# shellcheck disable=SC2153 # EXTRA is a setting
+read -ra extra <<<"$EXTRA"
+options=(--config "$RECIPE" --run.dir "$RUN_DIR" --data.shards "$SHARDS" "${extra[@]}")
+OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
+export OMP_NUM_THREADS
+# Slurm's own variables tell the ranks who they are and where to meet; what is left over from another job must not.
+unset RANK LOCAL_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT
+
+# srun inside the allocation; --export=ALL because a job submitted with --export=NONE would give its steps no PATH.
+step=(srun --export=ALL)
+python=("$PYTHON")
+case "$CONTAINER" in
+    "") ;;
+    apptainer:*) python=(apptainer exec --nv ${BINDS:+--bind "$BINDS"} "${CONTAINER#apptainer:}" "$PYTHON") ;;
+    pyxis:*) step+=(--container-image="${CONTAINER#pyxis:}" --container-workdir="$PWD" --container-mounts="$PWD:$PWD${BINDS:+,$BINDS}") ;;
+    *) echo "CONTAINER=$CONTAINER: give apptainer:IMAGE or pyxis:IMAGE" >&2; exit 2 ;;
+esac
+
+books() { # WORD OPTION..: one line of words from jadeberta.cluster.life
+    local call=("${python[@]}" -m jadeberta.cluster.life "$@" "${options[@]}")
+    case "$CONTAINER" in
+        pyxis:*) "${step[@]}" --overlap --nodes=1 --ntasks=1 "${call[@]}" ;;
+        *) "${call[@]}" ;;
+    esac
+}
+field() { scontrol show job -o "$SLURM_JOB_ID" 2>/dev/null | tr ' ' '\n' | sed -n "s/^$1=//p" | head -n 1; }
+nodes() { sinfo --noheader --Node ${SLURM_JOB_PARTITION:+--partition="$SLURM_JOB_PARTITION"} --states="$1" --format=%N 2>/dev/null | sort -u | tr '\n' ' '; }
+usable() { nodes idle,alloc,mix,comp; }
+
+child=""
+# shellcheck disable=SC2317 # called by the traps
+forward() { # SIGNAL: srun hands it to every rank
+    echo "$(date '+%F %T') jadeberta: SIG$1 for the job; the ranks save and end" >&2
+    signalled="$1"
+    [ -z "$child" ] || kill "-$1" "$child" 2>/dev/null
+    # Where saving takes too long the job would run into its limit, and Slurm requeues none that did.
+    [ "$1" = TERM ] || [ -n "$guard" ] || { end_before_limit & guard=$!; }
+}
+# shellcheck disable=SC2317
+end_before_limit() {
+    local at left
+    at="$(date -d "$(squeue --noheader --job "$SLURM_JOB_ID" --format=%e)" +%s)" || return
+    left=$((at - $(date +%s) - RESERVE))
+    sleep "$((left > 5 ? left : 5))" & wait "$!"
+    kill -KILL "$child" 2>/dev/null
+}
+RESERVE=20 # seconds before the time limit that this script needs for itself
+signalled="" guard=""
+trap 'forward USR1' USR1
+trap 'forward TERM' TERM
+
+attend() { # COMMAND..: waits for it through all signals; its status
+    local status again
+    "$@" &
+    child=$!
+    [ -z "$signalled" ] || kill "-$signalled" "$child" 2>/dev/null # that came just now
+    wait "$child"
+    status=$?
+    # A signal ends `wait` early; the status is then the signal's, not the child's.
+    while [ "$status" -gt 128 ] && kill -0 "$child" 2>/dev/null; do
+        wait "$child"
+        status=$?
+    done
+    wait "$child" 2>/dev/null
+    again=$?
+    [ "$again" = 127 ] || status=$again
+    child=""
+    return "$status"
+}
+
+act() { # ACTION STATUS HOSTS: does what was decided, and ends
+    [ -z "$guard" ] || kill "$guard" 2>/dev/null
+    local hosts="${3#-}"
+    case "$1" in
+        requeue)
+            trap '' TERM # requeuing sends it to this script
+            if scontrol requeue "$SLURM_JOB_ID"; then
+                # Otherwise Slurm waits two minutes. Not now: a job that starts on the same host in the same second fails.
+                scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=$hosts" "StartTime=now+$REST" ||
+                    scontrol update "JobId=$SLURM_JOB_ID" "StartTime=now+$REST"
+            else
+                echo "the job cannot be requeued; submit it again, with --exclude='$hosts' if hosts are named" >&2
+            fi
+            ;;
+        next)
+            [ -z "$hosts" ] || squeue --noheader --me --name="$SLURM_JOB_NAME" --states=PENDING --format=%A |
+                while read -r job; do scontrol update "JobId=$job" "ExcNodeList=$hosts"; done
+            ;;
+        stop)
+            # The jobs of a chain would only end alike.
+            [ "$NEXT" != singleton ] || scancel --me --name="$SLURM_JOB_NAME" --state=PENDING
+            ;;
+    esac
+    exit "$2"
+}
+REST=5 # seconds until a requeued job may start
+
+decide() { # fit or end, OPTION..: asks the books with what Slurm knows now
+    local state
+    state="$(field JobState)"
+    books "$@" --next "$NEXT" --state "${state:-UNKNOWN}" --usable "$(usable)"
+}
+
+books begin --excluded "$(field ExcNodeList)" --down "$(nodes down,fail,drain)" >/dev/null || act stop "$?" -
+
+ranks="${SLURM_NTASKS:-$((SLURM_NTASKS_PER_NODE * SLURM_JOB_NUM_NODES))}"
+size=(--ntasks="$ranks")
+if [ "$PREFLIGHT" = yes ]; then
+    attend "${step[@]}" --kill-on-bad-exit=0 "${python[@]}" -m jadeberta preflight "${options[@]}"
+    read -r word first second third <<<"$(decide fit --tasks "$((ranks / SLURM_JOB_NUM_NODES))")"
+    case "$word" in
+        go) ;;
+        without)
+            left=$((SLURM_JOB_NUM_NODES - $(tr ',' '\n' <<<"$first" | wc -l)))
+            size=(--exclude="$first" --nodes="$left" --ntasks="$second")
+            options+=(--training.micro_batch_size "$third")
+            ;;
+        requeue | next | stop | leave) act "$word" "$first" "$second" ;;
+        *) act stop 1 - ;;
+    esac
+fi
+# One task a GPU. A rank that ends badly takes the others with it instead of leaving them in a collective.
+if [ -n "$signalled" ]; then
+    status=11
+else
+    attend "${step[@]}" "${size[@]}" --kill-on-bad-exit=1 "${python[@]}" -m jadeberta pretrain "${options[@]}"
+    status=$?
+fi
+
+# Who still answers? A host that is gone has not said so, and Slurm itself takes minutes to find out.
+answered=""
+if [ "$status" != 0 ] && [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
+    # shellcheck disable=SC2016 # the step's shell is to fill in its own name
+    answered="$(timeout 30 srun --export=ALL --overlap --kill-on-bad-exit=0 --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
+        bash -c 'echo "$SLURMD_NODENAME"' 2>/dev/null | tr '\n' ' ')"
+fi
+read -r word ending hosts <<<"$(decide end --status "$status" --answered "$answered")"
+act "${word:-stop}" "${ending:-$((status > 0 ? status : 1))}" "${hosts:--}"

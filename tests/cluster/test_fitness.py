@@ -1,0 +1,66 @@
+"""What a preflight's verdict means for the job follows from the hosts, the batch and the recipe's limit."""
+
+import pytest
+
+from jadeberta.cluster.fitness import fitting_micro_batch, judge_fitness
+from jadeberta.config import ClusterConfig, Recipe, TrainingConfig
+
+HOSTS = ["node1", "node2", "node3", "node4"]
+
+
+def recipe(drop_hosts: int = 1, batch: int = 2304, micro_batch: int = 18) -> Recipe:
+    training = TrainingConfig(global_batch_size=batch, micro_batch_size=micro_batch)
+    return Recipe(training=training, cluster=ClusterConfig(drop_hosts=drop_hosts))
+
+
+def unfit(*hosts: str) -> dict:
+    return {"fit": False, "unfit": {host: ["its link is slow"] for host in hosts}}
+
+
+def test_a_fit_allocation_trains() -> None:
+    assert judge_fitness({"fit": True}, HOSTS, 8, recipe()).action == "go"
+
+
+def test_no_verdict_is_no_reason_to_stop_and_is_said() -> None:
+    found = judge_fitness(None, HOSTS, 8, recipe())
+    assert found.action == "go" and "unchecked" in found.reason
+
+
+def test_an_unfit_host_is_left_out_and_the_micro_batch_fits_the_rest() -> None:
+    found = judge_fitness(unfit("node3"), HOSTS, 8, recipe())
+    # 24 ranks have 96 sequences each: 18 does not divide that, 16 does.
+    assert (found.action, found.hosts, found.ranks, found.micro_batch_size) == ("without", ("node3",), 24, 16)
+    assert "node3: its link is slow" in found.reason
+
+
+def test_names_with_and_without_domain_are_the_same_host() -> None:
+    assert judge_fitness(unfit("node3.cluster.jp"), HOSTS, 8, recipe()).hosts == ("node3",)
+
+
+@pytest.mark.parametrize(
+    "verdict,settings",
+    [
+        (unfit("node3"), {"drop_hosts": 0}),  # the recipe does not allow it
+        (unfit("node1", "node3"), {}),  # more than it allows
+        (unfit(*HOSTS), {"drop_hosts": 4}),  # nothing would be left
+        (unfit("node3"), {"batch": 2048, "micro_batch": 16}),  # the batch does not divide over three hosts
+    ],
+)
+def test_otherwise_the_job_asks_for_other_hosts(verdict, settings) -> None:
+    found = judge_fitness(verdict, HOSTS, 8, recipe(**settings))
+    assert found.action == "requeue" and found.hosts == tuple(verdict["unfit"]) and found.status is None
+
+
+def test_a_fault_that_is_no_hosts_own_is_not_mended_by_other_hosts() -> None:
+    found = judge_fitness({"fit": False, "unfit": {}, "common": ["the index differs"]}, HOSTS, 8, recipe())
+    assert found.status == 2 and "the index differs" in found.reason
+
+
+def test_hosts_that_are_not_of_this_job_are_no_reason_to_leave_any_out() -> None:
+    assert judge_fitness(unfit("login"), HOSTS, 8, recipe()).action == "go"
+
+
+@pytest.mark.parametrize("ranks", range(1, 130))
+def test_the_micro_batch_is_the_largest_that_divides(ranks) -> None:
+    fits = [m for m in range(1, 19) if 2304 % (m * ranks) == 0]
+    assert fitting_micro_batch(2304, 18, ranks) == max(fits, default=0)
