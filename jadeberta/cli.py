@@ -34,6 +34,8 @@ def main() -> None:
         "checkpoint": ("what is on disk and whether it can be trusted", _checkpoint),
         "status": ("how far a run is, and where its time went", _status),
         "plan": ("days, checkpoint interval and expected goodput of a recipe on a cluster", _plan),
+        "scaling": ("strong and weak scaling over world sizes: run, report", _scaling),
+        "preflight": ("whether an allocation is fit to train on; names the slow or broken host", _preflight),
         "export": ("a directory that AutoTokenizer and AutoModelForMaskedLM load, with its model card", _export),
     }
     width = max(map(len, verbs))
@@ -140,6 +142,18 @@ def _status(arguments: list[str]) -> int:
 
 def _plan(arguments: list[str]) -> int:
     from jadeberta.report.plan import main
+
+    return main(arguments)
+
+
+def _scaling(arguments: list[str]) -> int:
+    from jadeberta.cluster.scaling.command import main
+
+    return main(arguments)
+
+
+def _preflight(arguments: list[str]) -> int:
+    from jadeberta.cluster.preflight.command import main
 
     return main(arguments)
 

@@ -1,10 +1,12 @@
 """`python -m preprocess STAGE --config RECIPE --out DIR`: the four stages, singly or all in a row, and the check of their result.
 
-Under mpirun or srun the ranks share the work of each stage; what was done before under the same settings is not done again.
+Under mpirun or srun the ranks share the work of each stage, and so do, without MPI, all processes that are given the same --pool.
+What was done before under the same settings is not done again.
 """
 
 import argparse
 import logging
+import os
 import sys
 import time
 import traceback
@@ -13,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from jadeberta.shards import DirectoryLock, JadebertaError, ShardIndex, find_index, verify
-from preprocess.comm import Comm
+from preprocess.comm import Comm, fit_to_travel
 from preprocess.config import PreprocessConfig, load_config
+from preprocess.pool import SILENCE_SECONDS, Pool, require_finished
 from preprocess.report import print_report, write_report
 from preprocess.segmenters import open_segmenter
 
 STAGES = ("extract", "segment", "tokenizer", "pack")
+REQUEUED_PATIENCE = 120.0
 
 
 def main() -> None:
@@ -39,11 +43,24 @@ def main() -> None:
     parser.add_argument(
         "--corpora", type=Path, help="take the corpora found in this folder by their usual names, not the recipe's"
     )
+    parser.add_argument(
+        "--pool",
+        metavar="NAME",
+        help="share the work with every process that is started with this NAME, through files under --out: no MPI, any number of "
+        "them, at any time; a name is used for one job. verify: also check that the pool finished 'all'",
+    )
+    parser.add_argument(
+        "--pool-silence",
+        type=float,
+        default=SILENCE_SECONDS,
+        metavar="SECONDS",
+        help="after so long without a sign of life others do what a process of the pool held (%(default)s)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be read and written, do nothing")
     options, overrides = parser.parse_known_args()
     if options.stage == "verify" and overrides:
         parser.error(f"verify takes no option {overrides[0]}")
-    comm = Comm()
+    comm = _join(options)
     logging.basicConfig(
         level=logging.INFO if comm.is_root else logging.WARNING,
         format="%(asctime)s %(message)s",
@@ -52,12 +69,11 @@ def main() -> None:
     )
     try:
         if options.stage == "verify":
-            status = _verify(options.directory or options.out, comm)
+            status = _verify(options.directory or options.out, options.pool, comm)
         else:
             status = _run(options, overrides, comm)
     except JadebertaError as e:
-        # Every rank comes here with the same error: it was met in a collective.
-        if comm.is_root:
+        if comm.tells(e):
             print(f"{type(e).__name__}: {e}", file=sys.stderr, flush=True)
         status = e.exit_status
     except KeyboardInterrupt:
@@ -66,7 +82,22 @@ def main() -> None:
     except Exception:
         traceback.print_exc()
         comm.abort(1)
+    comm.leave()
     sys.exit(status)
+
+
+def _join(options: argparse.Namespace) -> Comm:
+    """Those that share the work: a pool where one is named, else MPI or this process alone."""
+    verifies = options.stage == "verify"
+    out = (options.directory or options.out) if verifies else options.out
+    if options.pool is None or out is None or options.dry_run or (verifies and not out.is_dir()):
+        return Comm()
+    try:
+        return Pool(out, options.pool, options.stage, options.pool_silence, holds=not verifies)
+    except (JadebertaError, OSError) as e:
+        error = fit_to_travel(e, "this process")
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        sys.exit(getattr(error, "exit_status", 1))
 
 
 def _run(options: argparse.Namespace, overrides: list[str], comm: Comm) -> int:
@@ -77,14 +108,17 @@ def _run(options: argparse.Namespace, overrides: list[str], comm: Comm) -> int:
     wanted = STAGES if options.stage == "all" else (options.stage,)
     if "segment" in wanted:
         # Found out now, a missing segmenter costs nothing; after extract it would cost hours.
-        comm.run_on_root(lambda: open_segmenter(config.segmenter).close())
+        comm.everywhere(lambda: open_segmenter(config.segmenter).close())
     if options.dry_run:
         if comm.is_root:
             print(_describe(config, options.out, wanted, comm.size))
         return 0
-    # Held until the process ends; a job that was killed holds nothing.
+    # Held until the process ends; a job that was killed holds nothing. A pool holds it together.
     held: list[DirectoryLock] = []
-    comm.run_on_root(lambda: held.append(DirectoryLock(options.out / "work", "--out")))
+    if options.pool is None:
+        # A requeued job may come before the last of its former life is gone.
+        patience = REQUEUED_PATIENCE if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else 0.0
+        comm.run_on_root(lambda: held.append(DirectoryLock(options.out / "work", "--out", patience)))
     reports: dict[str, Any] = {}
     for stage in wanted:
         began = time.monotonic()
@@ -92,9 +126,14 @@ def _run(options: argparse.Namespace, overrides: list[str], comm: Comm) -> int:
         reports[stage] = {"result": result, "seconds": time.monotonic() - began, "ranks": comm.size}
         if comm.is_root:
             logging.getLogger(__name__).info("%s: done in %.1f s on %d ranks", stage, reports[stage]["seconds"], comm.size)
-    if comm.is_root:
+
+    def conclude() -> None:
         print_report(write_report(options.out, reports))
-        held[0].release()
+        comm.finish()
+
+    comm.run_on_root(conclude)
+    for lock in held:
+        lock.release()
     return 0
 
 
@@ -124,12 +163,14 @@ def _describe(config: PreprocessConfig, out: Path, stages: tuple[str, ...], rank
     return "\n".join(lines)
 
 
-def _verify(directory: Path | None, comm: Comm) -> int:
+def _verify(directory: Path | None, pool: str | None, comm: Comm) -> int:
     if directory is None:
         print("python -m preprocess verify: name the directory", file=sys.stderr)
         return 2
 
     def check() -> list[str]:
+        if pool is not None:
+            require_finished(directory, pool, "all")
         return verify(directory, progress=lambda line: print(line, flush=True))
 
     faults = comm.run_on_root(check)

@@ -1,4 +1,4 @@
-"""Ranks that share the work of a stage: MPI where the job was started by mpirun or srun, one rank otherwise.
+"""Ranks that share the work of a stage: MPI where the job was started by mpirun or srun, one rank otherwise; `pool.py` for neither.
 
 Promises that an error on one rank ends the stage on all of them instead of leaving the others waiting in a collective.
 """
@@ -18,7 +18,7 @@ MPI_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
 
 
 class Comm:
-    """The ranks of one stage. With one rank no MPI library is loaded."""
+    """The ranks of one command. With one rank no MPI library is loaded."""
 
     def __init__(self) -> None:
         self._mpi: Any = None
@@ -31,7 +31,23 @@ class Comm:
 
     @property
     def is_root(self) -> bool:
+        """Whether this one prints what is the same on all."""
         return self.rank == 0
+
+    @property
+    def shares(self) -> int:
+        """Into how many pieces to cut work that has none by itself."""
+        return self.size
+
+    def tells(self, error: BaseException) -> bool:
+        """Whether this one prints an error that ends the command: every rank meets the same one, in a collective."""
+        return self.is_root
+
+    def leave(self) -> None:
+        """Ends the part of this rank in the work."""
+
+    def finish(self) -> None:
+        """Notes that the command has ended well, where there is anybody to note it for."""
 
     def abort(self, status: int) -> NoReturn:
         """Ends this rank and all others, which may be waiting for it in a collective; for errors that one rank alone has met."""
@@ -41,13 +57,21 @@ class Comm:
             self._mpi.Abort(status)
         sys.exit(status)
 
-    def allgather(self, value: Any) -> list[Any]:
+    def _allgather(self, value: Any) -> list[Any]:
         """`value` of every rank, in rank order, on every rank."""
         return [value] if self._mpi is None else self._mpi.allgather(value)
 
     def run_on_root(self, work: Callable[[], Result]) -> Result:
         """The result of `work()` done by rank 0, on every rank; its error is raised on every rank."""
         return self.map([None], lambda _: work())[0]
+
+    def everywhere(self, work: Callable[[], Result]) -> list[tuple[str, Result]]:
+        """`work()` done by each of those that share the work, with the names of those whose results this one gets to know.
+
+        The first of them is the same one everywhere. Raises where one that belongs to the list failed.
+        """
+        # A piece for each rank: map gives number n to rank n.
+        return [(f"rank {rank}", result) for rank, result in enumerate(self.map(range(self.size), lambda _: work()))]
 
     def map(self, pieces: Iterable[Piece], work: Callable[[Piece], Result]) -> list[Result]:
         """`[work(piece) for piece in pieces]` on every rank, each piece worked on by one rank.
@@ -60,24 +84,22 @@ class Comm:
             try:
                 done.append((number, work(piece)))
             except Exception as e:
-                error = (number, _fit_to_travel(e, self.rank))
+                error = (number, fit_to_travel(e, f"rank {self.rank}"))
                 break
-        gathered = self.allgather((done, error))
+        gathered = self._allgather((done, error))
         errors = sorted((e for _, e in gathered if e is not None), key=lambda e: e[0])
         if errors:
             raise error[1] if error is not None and error[0] == errors[0][0] else errors[0][1]
         return [result for _, result in sorted((pair for pairs, _ in gathered for pair in pairs), key=lambda pair: pair[0])]
 
 
-def _fit_to_travel(error: Exception, rank: int) -> Exception:
+def fit_to_travel(error: Exception, who: str) -> Exception:
     """An error that every rank can raise: the user's to mend as it is, others as text, as their class may not survive pickling."""
     if isinstance(error, JadebertaError):
         return error
     if isinstance(error, OSError) and error.strerror:
         where = error.filename or "writing"
-        return OutputError(
-            f"{where}: {error.strerror}, on rank {rank}. Make room or mend the path, and run the same command again."
-        )
-    text = RuntimeError(f"rank {rank}: {type(error).__name__}: {error}")
+        return OutputError(f"{where}: {error.strerror}, on {who}. Make room or mend the path, and run the same command again.")
+    text = RuntimeError(f"{who}: {type(error).__name__}: {error}")
     text.__cause__ = error
     return text

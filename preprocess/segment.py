@@ -79,17 +79,17 @@ def _open_everywhere(config: SegmenterConfig, comm: Comm, stack: ExitStack) -> S
     """This rank's engine; raises on every rank where one has none or another version."""
     opened: list[Segmenter] = []
 
-    def describe(_: int) -> dict[str, Any]:
+    def describe() -> dict[str, Any]:
         opened.append(stack.enter_context(open_segmenter(config)))
         return opened[0].description
 
-    # A piece for each rank: comm.map gives number n to rank n.
-    descriptions = comm.map(range(comm.size), describe)
-    for rank, description in enumerate(descriptions):
-        if description != descriptions[0]:
-            difference = _difference(descriptions[0], description)
-            raise SegmenterError(f"rank {rank} has another segmenter than rank 0 ({difference}). Install the same on every host.")
-    log.info("segmenter: %s", descriptions[0])
+    descriptions = comm.everywhere(describe)
+    first, expected = descriptions[0]
+    for who, description in descriptions:
+        if description != expected:
+            difference = _difference(expected, description)
+            raise SegmenterError(f"{who} has another segmenter than {first} ({difference}). Install the same on every host.")
+    log.info("segmenter: %s", expected)
     return opened[0]
 
 

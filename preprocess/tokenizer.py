@@ -8,8 +8,8 @@ The same words give the same bytes of `spm.model`, wherever it is trained and by
 import io
 import logging
 import re
+import shutil
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from jadeberta.shards import ConfigError, file_sha256
 from preprocess.comm import Comm
 from preprocess.config import PreprocessConfig
 from preprocess.files import atomic_file, atomic_path, read_json, write_json
-from preprocess.segment import list_words, read_words
+from preprocess.segment import list_words
+from preprocess.word_counts import Share, add_up, write_counts
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +68,13 @@ def train_tokenizer(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str
     if found is not None:
         log.info("tokenizer: done already, %d pieces", found["pieces"])
         return found
-    # One counter for each rank, not for each part: those of all parts would not fit into memory together.
-    counts: Counter[str] = Counter()
-    for share in comm.map([parts[rank :: comm.size] for rank in range(comm.size)], count_words):
-        counts.update(share)
-    return comm.run_on_root(lambda: _train(config, directory, counts, settings))
+    # One counter for each share, not for each part, and in a file: all of them would not fit into the memory of every rank.
+    folder = out / "work" / "counts"
+    shares = [Share(parts[n :: comm.shares], folder / f"{n:05d}.jsonl.zst") for n in range(comm.shares)]
+    comm.map(shares, write_counts)
+    result = comm.run_on_root(lambda: _finished(directory, settings) or _train(config, directory, add_up(shares), settings))
+    comm.run_on_root(lambda: shutil.rmtree(folder, ignore_errors=True))
+    return result
 
 
 def read_training(directory: Path) -> dict[str, Any] | None:
@@ -81,19 +84,6 @@ def read_training(directory: Path) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = read_json(marker)
     return found if file_sha256(model) == found["sha256"] else None
-
-
-def count_words(parts: Iterable[tuple[Path, int]]) -> Counter[str]:
-    """Words of some segmented parts, those of each part counted as often as the number beside it says."""
-    counts: Counter[str] = Counter()
-    for part, weight in parts:
-        once: Counter[str] = Counter()
-        for row in read_words(part):
-            for sentence in row["sentences"]:
-                once.update(sentence.split(" "))
-        for word, count in once.items():
-            counts[word] += count * weight
-    return counts
 
 
 def seed_pieces(counts: Counter[str]) -> list[tuple[str, int]]:
@@ -123,9 +113,14 @@ def _plan(
         "repeats": {name: corpus.repeats for name, corpus in config.corpora.items()},
         "words": [[name, part.name, part.stat().st_size] for name in parts for part in parts[name]],
     }
-    found = read_training(directory)
     weighted = [(part, config.corpora[name].repeats) for name in parts for part in parts[name]]
-    return weighted, settings, found if found is not None and found["settings"] == settings else None
+    return weighted, settings, _finished(directory, settings)
+
+
+def _finished(directory: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """What is noted of a finished tokenizer of these settings; None where there is none."""
+    found = read_training(directory)
+    return found if found is not None and found["settings"] == settings else None
 
 
 def _train(config: PreprocessConfig, directory: Path, counts: Counter[str], settings: dict[str, Any]) -> dict[str, Any]:

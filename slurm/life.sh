@@ -3,6 +3,7 @@
 # environment. It passes signals on and does what `python -m jadeberta.cluster.life` says; nothing is decided here.
 set -uo pipefail
 
+{ # read as a whole before anything of it runs: the file may be changed while the job lives
 # %a in a setting is the task of a job array.
 for name in RECIPE RUN_DIR SHARDS EXTRA; do
     value="${!name:-}"
@@ -30,7 +31,7 @@ books() { # WORD OPTION..: one line of words from jadeberta.cluster.life
     local call=("${python[@]}" -m jadeberta.cluster.life "$@" "${options[@]}")
     case "$CONTAINER" in
         pyxis:*) "${step[@]}" --overlap --nodes=1 --ntasks=1 "${call[@]}" ;;
-        *) "${call[@]}" ;;
+        *) ${replace:+exec} "${call[@]}" ;;
     esac
 }
 field() { scontrol show job -o "$SLURM_JOB_ID" 2>/dev/null | tr ' ' '\n' | sed -n "s/^$1=//p" | head -n 1; }
@@ -59,10 +60,13 @@ signalled="" guard=""
 trap 'forward USR1' USR1
 trap 'forward TERM' TERM
 
-attend() { # COMMAND..: waits for it through all signals; its status
-    local status again
+attend() { # WATCH COMMAND..: waits for it through all signals; its status. WATCH is called with its process, beside it
+    local watch="$1" watcher status again
+    shift
     "$@" &
     child=$!
+    "$watch" "$child" &
+    watcher=$!
     [ -z "$signalled" ] || kill "-$signalled" "$child" 2>/dev/null # that came just now
     wait "$child"
     status=$?
@@ -74,6 +78,7 @@ attend() { # COMMAND..: waits for it through all signals; its status
     wait "$child" 2>/dev/null
     again=$?
     [ "$again" = 127 ] || status=$again
+    kill "$watcher" 2>/dev/null
     child=""
     return "$status"
 }
@@ -103,20 +108,24 @@ act() { # ACTION STATUS HOSTS: does what was decided, and ends
     esac
     exit "$2"
 }
-REST=5 # seconds until a requeued job may start
+REST="${REST:-15}" # seconds until a requeued job may start; sooner its old step may still be in the way
 
 decide() { # fit or end, OPTION..: asks the books with what Slurm knows now
     local state
-    state="$(field JobState)"
+    for _ in {1..18}; do # a controller that is away for three minutes is no reason to end a run
+        state="$(field JobState)"
+        [ -z "$state" ] || break
+        sleep 10
+    done
     books "$@" --next "$NEXT" --state "${state:-UNKNOWN}" --usable "$(usable)"
 }
 
-books begin --excluded "$(field ExcNodeList)" --down "$(nodes down,fail,drain)" >/dev/null || act stop "$?" -
+books begin --excluded "$(field ExcNodeList)" --down "$(nodes down,fail,drain)" || act stop "$?" -
 
 ranks="${SLURM_NTASKS:-$((SLURM_NTASKS_PER_NODE * SLURM_JOB_NUM_NODES))}"
 size=(--ntasks="$ranks")
 if [ "$PREFLIGHT" = yes ]; then
-    attend "${step[@]}" --kill-on-bad-exit=0 "${python[@]}" -m jadeberta preflight "${options[@]}"
+    attend true "${step[@]}" --kill-on-bad-exit=0 "${python[@]}" -m jadeberta preflight "${options[@]}"
     read -r word first second third <<<"$(decide fit --tasks "$((ranks / SLURM_JOB_NUM_NODES))")"
     case "$word" in
         go) ;;
@@ -129,11 +138,19 @@ if [ "$PREFLIGHT" = yes ]; then
         *) act stop 1 - ;;
     esac
 fi
+# A host that nobody can reach keeps srun waiting for minutes after all other ranks have ended.
+# shellcheck disable=SC2317 # attend calls it
+give_up_when_late() {
+    local word
+    word="$(replace=yes books watch)" # its parent is then this subshell, with which it ends
+    [ "$word" != late ] || kill -KILL "$1" 2>/dev/null
+}
+
 # One task a GPU. A rank that ends badly takes the others with it instead of leaving them in a collective.
 if [ -n "$signalled" ]; then
     status=11
 else
-    attend "${step[@]}" "${size[@]}" --kill-on-bad-exit=1 "${python[@]}" -m jadeberta pretrain "${options[@]}"
+    attend give_up_when_late "${step[@]}" "${size[@]}" --kill-on-bad-exit=1 "${python[@]}" -m jadeberta pretrain "${options[@]}"
     status=$?
 fi
 
@@ -146,3 +163,4 @@ if [ "$status" != 0 ] && [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
 fi
 read -r word ending hosts <<<"$(decide end --status "$status" --answered "$answered")"
 act "${word:-stop}" "${ending:-$((status > 0 ? status : 1))}" "${hosts:--}"
+}

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Makes shards of raw corpora over MPI:  sbatch --export=ALL,CORPORA=/data/corpora,OUT=/data/shards slurm/shards.sh
-# Submit it again after a time limit or a crash: only unfinished pieces are done again.
+# Makes shards of raw corpora:  sbatch --export=ALL,CORPORA=/data/corpora,OUT=/data/shards slurm/shards.sh
+# Over more nodes by MPI:       sbatch --nodes=4 --export=... slurm/shards.sh
+# Without MPI, as an array whose tasks need not run at the same time:  sbatch --array=0-7 --export=... slurm/shards.sh
+# Requeued, or submitted again after a time limit or a crash, it does only what is unfinished.
 #SBATCH --job-name=jadeberta-shards
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=64
@@ -9,6 +11,7 @@
 #SBATCH --time=24:00:00
 #SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append
+#SBATCH --requeue
 set -euo pipefail
 
 # --- Settings: edit here or give them with --export -------------------------------------------------------------
@@ -17,12 +20,21 @@ CORPORA="${CORPORA:-}"                   # folder with the corpora; empty: the p
 OUT="${OUT:-shards}"                     # where everything is written, on a file system that all nodes see
 EXTRA="${EXTRA:-}"                       # more options, e.g. "--preprocess.segmenter.command /opt/jumanpp/bin/jumanpp"
 PYTHON="${PYTHON:-.venv/bin/python}"     # interpreter with jadeberta installed, on all nodes
-MPI="${MPI:-pmix}"                       # as `srun --mpi=list` names it
+MPI="${MPI:-pmix}"                       # as `srun --mpi=list` names it; none: files under OUT in place of MPI, as in an array
 # module load openmpi                    # the MPI library that mpi4py shall use
 # -----------------------------------------------------------------------------------------------------------------
 
 cd "$SLURM_SUBMIT_DIR"
-# shellcheck disable=SC2086 # EXTRA is several words on purpose
-srun --export=ALL --mpi="$MPI" --kill-on-bad-exit=1 "$PYTHON" -m preprocess all --config "$RECIPE" --out "$OUT" \
-    ${CORPORA:+--corpora "$CORPORA"} $EXTRA
-"$PYTHON" -m preprocess verify "$OUT"
+# shellcheck disable=SC2206 # EXTRA is several words on purpose
+stages=(all --config "$RECIPE" --out "$OUT" ${CORPORA:+--corpora "$CORPORA"} $EXTRA)
+if [ "$MPI" != none ] && [ -z "${SLURM_ARRAY_JOB_ID:-}" ]; then
+    srun --export=ALL --mpi="$MPI" --kill-on-bad-exit=1 "$PYTHON" -m preprocess "${stages[@]}"
+    exec "$PYTHON" -m preprocess verify "$OUT"
+fi
+
+# All tasks of the job, or of all jobs of the array, are one pool. A task that dies leaves its work to the others, and srun's status
+# tells of it all the same: whether the stages were finished is for verify to say, which one of the array's jobs does for all.
+pool="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}"
+status=0
+srun --export=ALL --mpi=none --kill-on-bad-exit=0 "$PYTHON" -m preprocess "${stages[@]}" --pool "$pool" || status=$?
+"$PYTHON" -m preprocess verify "$OUT" --pool "$pool" || exit "$((status > 0 ? status : 1))"

@@ -39,7 +39,7 @@ def test_bare_make_lists_every_target() -> None:
     assert [line.split()[0] for line in listed.splitlines()] == phony
 
 
-@pytest.mark.parametrize("verb", ["pretrain", "evaluate", "checkpoint", "status", "plan", "export"])
+@pytest.mark.parametrize("verb", ["pretrain", "evaluate", "checkpoint", "status", "plan", "scaling", "preflight", "export"])
 def test_every_verb_explains_itself(verb) -> None:
     result = subprocess.run([sys.executable, "-m", "jadeberta", verb, "--help"], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0 and "usage:" in result.stdout and len(result.stdout.splitlines()) > 8

@@ -1,4 +1,4 @@
-"""The books of a Slurm job and what it asks of them: `python -m jadeberta.cluster.life begin|fit|end`, called by slurm/life.sh.
+"""The books of a Slurm job and what it asks of them: `python -m jadeberta.cluster.life begin|fit|watch|end`, called by slurm/life.sh.
 
 Writes jobs.jsonl in the run directory, a line where a life begins and one where it ends by itself, and prints one line of words for the
 shell; the sentence for people goes to standard error. The decisions are made in `requeue.py` and `fitness.py`.
@@ -24,6 +24,10 @@ from jadeberta.errors import HangError, JadebertaError
 from jadeberta.training.ledger import Ledger, read_jsonl
 
 NAME = "jobs.jsonl"
+ENDINGS = ("hang", "lost_rank", "stop", "requeue", "done")
+"""Events of the ledger after which the ranks end."""
+LATE_S = 25.0
+"""They need some seconds for it; Slurm itself gives up a host after SlurmdTimeout, five minutes by default."""
 Row = dict[str, Any]
 
 
@@ -31,16 +35,17 @@ def main() -> None:
     options, overrides = _parser().parse_known_args()
     try:
         recipe = load_recipe(options.config, tuple(overrides))
-        words = {"begin": begin, "fit": fit, "end": end}[options.what](recipe, options, slurm_job(os.environ))
+        words = {"begin": begin, "fit": fit, "watch": watch, "end": end}[options.what](recipe, options, slurm_job(os.environ))
     except JadebertaError as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
         sys.exit(e.exit_status)
-    print(*words)
+    if words:
+        print(*words)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m jadeberta.cluster.life", description=__doc__, allow_abbrev=False)
-    parser.add_argument("what", choices=("begin", "fit", "end"))
+    parser.add_argument("what", choices=("begin", "fit", "watch", "end"))
     parser.add_argument("--config", type=Path, required=True, help="recipe; its keys are options too")
     parser.add_argument("--status", type=int, default=0, help="end: of srun")
     parser.add_argument("--state", default="RUNNING", help="of the job in Slurm")
@@ -88,6 +93,20 @@ def fit(recipe: Recipe, options: argparse.Namespace, job: Row) -> list[str]:
         return ["without", ",".join(found.hosts), str(found.ranks), str(found.micro_batch_size)]
     ending = Ending(1, False, reason=found.reason, state=options.state, step=newest_step(run_dir), time=time.time())
     return _conclude(recipe, options, job, ending, blamed=found.hosts, told=found.status)
+
+
+def watch(recipe: Recipe, options: argparse.Namespace, job: Row) -> list[str]:
+    """Returns `late` where the ranks said long ago that they end and srun still waits: for a host that nobody can reach."""
+    ledger, began, parent = Path(recipe.run.dir) / "ledger.jsonl", _began(_books(recipe)[1]), os.getppid()
+    seen, said = 0, []
+    while os.getppid() == parent:
+        size = ledger.stat().st_size if ledger.exists() else 0
+        if size != seen:
+            seen, said = size, [_at(r) for r in read_jsonl(ledger) if r.get("event") in ENDINGS and _at(r) >= began]
+        if seen and said and time.time() - min(said) > LATE_S:
+            return ["late"]
+        time.sleep(1.0)
+    return []
 
 
 def end(recipe: Recipe, options: argparse.Namespace, job: Row) -> list[str]:
@@ -149,7 +168,8 @@ def told_by(rows: list[Row]) -> tuple[int | None, str]:
         return None, ""
     row = causes[-1]
     status = statuses[row["event"]] or row.get("status")
-    return (status if isinstance(status, int) else None), str(row.get("reason") or "")
+    reason = str(row.get("reason") or "").strip()
+    return (status if isinstance(status, int) else None), reason if not reason or reason.endswith(".") else f"{reason}."
 
 
 def is_finished(run_dir: Path, max_steps: int) -> bool:

@@ -3,6 +3,7 @@
 Pure functions; every figure that nobody measured carries its source, so that a reader can judge what the result rests on.
 """
 
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,14 @@ from jadeberta.config import Recipe, accumulation_steps
 from jadeberta.errors import ConfigError
 from jadeberta.report.history import Row, finite, read_history, stall_seconds
 from jadeberta.report.interval import best_interval, daly, expected_efficiency, young
+from jadeberta.training.guard import NORMAL
 from jadeberta.training.metrics import PEAK_FLOPS, peak_flops, training_flops_per_token
 
 SIGNAL_LEAD_S = 300.0
 """The scripts in slurm/ have Slurm send USR1 so long before the time limit."""
 
+STEPS_FOR_SPREAD = 16
+"""Fewer say little about how much steps differ."""
 OPTIMIZER_BYTES = 12
 """A parameter's fp32 master weight and two Adam moments."""
 
@@ -130,6 +134,11 @@ def measured_inputs(ledger: list[Row], metrics: list[Row], name: str) -> dict[st
         for option, values in found.items()
         if values
     }
+    seconds = [s.seconds for s in steps]
+    if len(seconds) >= STEPS_FOR_SPREAD:
+        middle = statistics.median(seconds)
+        spread = NORMAL * statistics.median(abs(s - middle) for s in seconds) / middle
+        result["spread"] = Input(spread, "measured", f"robust deviation of {len(seconds)} steps in {name}")
     if told and worlds:
         rate = sum(tokens for tokens, _ in told) / sum(seconds for _, seconds in told) / worlds[-1]
         result["tokens_per_second_per_gpu"] = Input(

@@ -3,7 +3,7 @@
 import argparse
 import textwrap
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import orjson
@@ -13,6 +13,8 @@ from jadeberta.errors import ConfigError
 from jadeberta.report.arguments import OneSentenceParser, not_negative, positive
 from jadeberta.report.forecast import DEFAULTS, Cluster, Forecast, Input, forecast, measured_inputs
 from jadeberta.report.history import read_rows
+from jadeberta.report.sizes import DEFAULTS as NETWORK_DEFAULTS
+from jadeberta.report.sizes import Size, compare, network_inputs, read_preflight, sizes_table
 
 WIDTH = 130
 
@@ -25,8 +27,14 @@ NUMBERS: dict[str, tuple[Callable[[str], float], str]] = {
     "restart_seconds": (not_negative, "from the start of a job until it trains"),
     "queue_seconds": (not_negative, "from the end of a job until the start of the next"),
     "time_limit_hours": (not_negative, "Slurm's limit for a job; 0: none"),
+    "link_gbps": (positive, "rate of a node's network, all its adapters together, Gbit/s"),
+    "link_latency_us": (not_negative, "of a hop from node to node, microseconds"),
+    "nvlink_gb_per_s": (positive, "rate of the ring within a node, GB/s (assumed: by --device)"),
+    "nvlink_latency_us": (not_negative, "of a hop within a node, microseconds"),
+    "spread": (not_negative, "standard deviation of a rank's computing time, as a share of it"),
 }
 """Options with a number: how it is read, and what it is."""
+ASSUMED = DEFAULTS | NETWORK_DEFAULTS
 
 
 def main(arguments: list[str]) -> int:
@@ -45,9 +53,21 @@ def main(arguments: list[str]) -> int:
             inputs[name] = Input(value, "given", "")
     if options.mfu is not None:
         inputs.pop("tokens_per_second_per_gpu", None)
-    cluster = Cluster(options.nodes, options.gpus_per_node, options.device)
+    cluster = Cluster(options.nodes[0], options.gpus_per_node, options.device)
+    of_network = {name: inputs.pop(name) for name in (*NETWORK_DEFAULTS, "nvlink_gb_per_s") if name in inputs}
     result = forecast(recipe, cluster, inputs, count_parameters(recipe.model))
-    print(orjson.dumps(asdict(result), option=orjson.OPT_INDENT_2).decode() if options.json else table(options, result))
+    sizes: list[Size] = []
+    if len(options.nodes) > 1 or options.preflight is not None:
+        preflight = {} if options.preflight is None else read_preflight(options.preflight)
+        used = network_inputs(options.device, of_network, preflight, str(options.preflight))
+        sizes = compare(recipe, result, options.nodes, cluster, used, preflight)
+        result = replace(result, inputs=result.inputs | used)
+    elif options.link_gbps is not None:
+        raise ConfigError("--link-gbps says how fast nodes talk to each other; name several sizes, such as --nodes 1,2,4.")
+    if options.json:
+        print(orjson.dumps(asdict(result) | {"sizes": [asdict(s) for s in sizes]}, option=orjson.OPT_INDENT_2).decode())
+    else:
+        print(table(options, result, sizes))
     return 0
 
 
@@ -60,14 +80,23 @@ def _parser() -> OneSentenceParser:
         "the wall time that is useful, for failures that strike at random; jadeberta/report/interval.py derives it.",
     )
     parser.add_argument("--config", type=Path, required=True, metavar="RECIPE", help="recipe, a YAML file")
-    parser.add_argument("--nodes", type=_count, default=1, help="nodes of the job (default 1)")
+    parser.add_argument(
+        "--nodes",
+        type=_counts,
+        default=[1],
+        metavar="N[,N..]",
+        help="nodes of the job (default 1); several are compared with the first",
+    )
     parser.add_argument("--gpus-per-node", type=_count, default=8, help="GPUs of a node (default 8)")
     parser.add_argument("--device", default="A100", help="kind of GPU, for its peak: A100, H100, H200 or V100 (default A100)")
     for name, (read, text) in NUMBERS.items():
-        default = f" (assumed: {DEFAULTS[name].value:g})" if name in DEFAULTS else ""
+        default = f" (assumed: {ASSUMED[name].value:g})" if name in ASSUMED else ""
         parser.add_argument(_option(name), type=read, metavar="X", help=text + default)
     parser.add_argument(
         "--measured", type=Path, metavar="RUN", help="take stall, write, restart and speed from a run's own ledger"
+    )
+    parser.add_argument(
+        "--preflight", type=Path, metavar="FILE", help="take latency and bandwidth of the ranks' ring from a preflight.json"
     )
     parser.add_argument("--json", action="store_true", help="the plan as one JSON object")
     return parser
@@ -77,6 +106,10 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 1")
     return int(text)
+
+
+def _counts(text: str) -> list[int]:
+    return [_count(part) for part in text.split(",")]
 
 
 def _option(name: str) -> str:
@@ -93,13 +126,12 @@ def count_parameters(model: ModelConfig) -> int:
         return sum(p.numel() for p in build(model.hugging_face()).parameters())
 
 
-def table(options: argparse.Namespace, result: Forecast) -> str:
+def table(options: argparse.Namespace, result: Forecast, sizes: list[Size]) -> str:
     """The plan for people."""
-    nodes = f"{options.nodes} node{'s' * (options.nodes > 1)} x {options.gpus_per_node} {options.device}"
+    count = options.nodes[0]
+    nodes = f"{count} node{'s' * (count > 1)} x {options.gpus_per_node} {options.device}"
     mfu = "" if result.mfu is None else f", MFU {100 * result.mfu:.1f}%"
-    speed = (
-        f"{result.tokens_per_second:,.0f} tokens/s, {result.tokens_per_second / options.nodes / options.gpus_per_node:,.0f} a GPU"
-    )
+    speed = f"{result.tokens_per_second:,.0f} tokens/s, {result.tokens_per_second / count / options.gpus_per_node:,.0f} a GPU"
     facts = {
         "parameters": f"{result.parameters:,}",
         "tokens": f"{result.tokens / 1e9:,.4g} billion",
@@ -116,6 +148,8 @@ def table(options: argparse.Namespace, result: Forecast) -> str:
     for name, label in names.items():
         row = result.choices[name]
         lines.append(f"  {label:<24} {row.seconds / 60:>9.1f} {row.steps:>9,} {100 * row.goodput:>8.3f}% {row.days:>9.2f}")
+    if sizes:
+        lines += ["", "the same batch on more nodes, without faults", *sizes_table(sizes)]
     lines += ["", "it rests on"]
     for name, used in result.inputs.items():
         text = f"  {_option(name):<28} {used.value:>8,.5g}  {used.kind}" + (f": {used.source}" if used.source else "")

@@ -17,8 +17,12 @@ LEAST_EXPOSED = 0.05
 """Share of overlapped communication that is never hidden: the last bucket has nothing to run beside. Assumed."""
 BACKWARD_SHARE = 2 / 3
 """Of a micro-batch's time: backward costs twice the forward pass."""
-SMALL_REDUCTIONS = 4
-"""All-reduces of a few numbers in a step: tokens, loss, overflow, gradient norm."""
+SMALL_REDUCTIONS = 5
+"""All-reduces of a few numbers in a step, at most: tokens, loss, gradient norm, overflow once or twice."""
+UPDATE_BYTES = 30
+"""Memory traffic of AdamW for a parameter: gradient, fp32 weight and two moments read, the last three and the bf16 weight written."""
+MEMORY_BYTES_PER_S = {"H200": 4.8e12, "H100": 3.35e12, "A100": 1.555e12, "V100": 0.9e12}
+"""By a part of the device's name; the vendors' data sheets, of an A100 the model with 40 GB."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,12 @@ def predict(work: Work, sent: Traffic, ranks: int, network: Network, overlap: bo
     slowest = expected_maximum(ranks) - expected_maximum(work.measured_ranks)
     stragglers = max(0.0, work.spread * work.accumulation * work.micro_batch_s * slowest)
     return StepTime(compute, sent.times * each + end + small, stragglers, work.data_s)
+
+
+def update_seconds(parameters: int, device: str) -> float:
+    """Of the optimizer on all parameters, which the memory's rate limits; 0 where the device is not known."""
+    rate = next((rate for part, rate in MEMORY_BYTES_PER_S.items() if part in device), None)
+    return 0.0 if rate is None else parameters * UPDATE_BYTES / rate
 
 
 def network_of(constants: Mapping[str, Any]) -> Network | None:

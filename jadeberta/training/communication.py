@@ -21,8 +21,10 @@ COLLECTIVES = {
     "reduce": "reduce",
     "reduce_scatter": "reduce_scatter",
     "reduce_scatter_tensor": "reduce_scatter",
+    "reduce_scatter_single": "reduce_scatter",
     "all_gather": "all_gather",
     "all_gather_into_tensor": "all_gather",
+    "all_gather_single": "all_gather",
     "broadcast": "broadcast",
     "barrier": "barrier",
 }
@@ -31,12 +33,12 @@ COLLECTIVES = {
 
 @dataclass(frozen=True)
 class Communication:
-    """What a rank spent in the collectives of one step."""
+    """What a rank spent in the collectives of one step; fields as in metrics.jsonl."""
 
-    seconds: float
-    bytes: dict[str, int]
+    communication_s: float
+    communication_bytes: dict[str, int]
     """Payload by kind, before it is cut over the ranks: a tensor that is reduced, the whole of what is gathered."""
-    calls: dict[str, int]
+    communication_calls: dict[str, int]
 
 
 class Clock(Protocol):

@@ -55,7 +55,7 @@ class RunLog:
                 "mfu": rate * self._flops_per_token / self._peak if self._peak else None,
                 "data_wait_s": waited,
                 "step_s": seconds,
-                **({"communication_s": spent.seconds, "communication_bytes": spent.bytes} if spent is not None else {}),
+                **(vars(spent) if spent is not None else {}),
                 "epoch": batch.epoch,
                 "batch_hash": batch.batch_hash,
                 "life": self.life,

@@ -1,6 +1,8 @@
 """What one rank finds out by itself, before it meets the others: a rank that never meets them has still said what it saw."""
 
+import contextlib
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -74,6 +76,17 @@ class Book:
         temporary = self._path.with_suffix(".tmp")
         temporary.write_bytes(content)
         temporary.rename(self._path)
+
+    def remove_others(self) -> None:
+        """Removes what earlier starts have left."""
+        for directory in self.directory.parent.glob("*"):
+            if directory != self.directory:
+                shutil.rmtree(directory, ignore_errors=True)
+
+    def remove(self) -> None:
+        """Removes the files of this start: all is well, and the account holds what they hold."""
+        with contextlib.suppress(OSError, TimedOut):
+            bounded(LOOK_S, shutil.rmtree, self.directory.parent, True)
 
     def read(self) -> dict[int, Findings]:
         """What ranks have left, by rank; empty where the directory cannot be read."""

@@ -3,8 +3,8 @@
 A call into a dead file system or driver does not come back, and no signal brings it back; it is left in a thread of its own.
 """
 
+import contextlib
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+IMPORTS_S = 15.0
+"""Of the time before the first line so much counts: where a shared disk is cold, all ranks import slowly and none is to blame."""
+LAST_WORDS_S = 2.0
 
 
 class TimedOut(Exception):
@@ -65,13 +68,13 @@ class Watch:
         """Starts counting.
 
         Args:
-            limit: seconds from the start of the process.
-            last_words: called with a sentence before the end; given two seconds.
+            limit: seconds from the start of the process, of whose imports no more than IMPORTS_S count.
+            last_words: called with a sentence before the end.
         """
         self.at = "starts"
         """What the process does."""
         self._limit, self._last_words = limit, last_words
-        self._deadline = time.monotonic() + limit - process_age()
+        self._deadline = time.monotonic() + limit - min(process_age(), IMPORTS_S)
         self._over = threading.Event()
         threading.Thread(target=self._wait, daemon=True).start()
 
@@ -87,6 +90,6 @@ class Watch:
         if self._over.wait(max(0.0, self.left)):
             return
         sentence = f"the preflight was not done after {self._limit:.0f} s; this rank was at: {self.at}"
-        Later(self._last_words, sentence)._thread.join(2.0)
-        Later(print, sentence)._thread.join(0.5)
+        with contextlib.suppress(Exception):  # the end comes in any case
+            bounded(LAST_WORDS_S, self._last_words, sentence)
         os._exit(1)

@@ -114,6 +114,7 @@ class Measurements:
     gemm_errors: dict[int, str] = field(default_factory=dict)
     inside: dict[str, float] = field(default_factory=dict)
     """By host, bandwidth of an all-reduce among its own ranks, bytes/s."""
+    inside_errors: dict[str, str] = field(default_factory=dict)
     pairs: list[Pair] = field(default_factory=list)
     rounds: tuple[int, int] = (0, 0)
     """Rounds of the tournament that were played, and that there are."""

@@ -23,6 +23,7 @@ JOB_VARIABLES = (
 )  # fmt: skip
 """What the ranks of one start have in common, and those of another have not."""
 NVIDIA_SMI_S = 8.0
+STALE_NAMED = 3
 
 
 def host_name(env: Mapping[str, str]) -> str:
@@ -112,7 +113,7 @@ def _nvidia_smi(query: tuple[str, ...]) -> str:
 
 
 def stale_processes() -> list[str]:
-    """Trainings of this user on this host that do not belong to this start, a line each."""
+    """A line about trainings of this user on this host that do not belong to this start; none where there are none."""
     found = []
     for pid in process_table():
         try:
@@ -124,8 +125,11 @@ def stale_processes() -> list[str]:
         environment = _environment(pid)
         if is_training(command) and environment is not None and job_key(environment) != job_key(os.environ):
             job = environment.get("SLURM_JOB_ID")
-            found.append(f"process {pid}{f' of job {job}' if job else ''} trains here too")
-    return found
+            found.append(f"{pid}{f' of job {job}' if job else ''}")
+    if not found:
+        return []
+    more = f" and {len(found) - STALE_NAMED} more" if len(found) > STALE_NAMED else ""
+    return [f"trainings that are not of this start run here: process {', '.join(found[:STALE_NAMED])}{more}"]
 
 
 def is_training(command: list[str]) -> bool:

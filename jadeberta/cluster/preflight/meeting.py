@@ -45,7 +45,7 @@ class Meeting:
 
     def gather_findings(self, own: Findings) -> dict[int, Findings]:
         """On rank 0 the findings of every rank that came within the patience, by rank; on others nothing."""
-        self._put(f"here/{self.process.rank}", orjson.dumps(own))
+        self.put(f"here/{self.process.rank}", orjson.dumps(own).decode())
         if not self.process.is_root:
             return {}
         told = self._collect("here", self.roster, self.patience)
@@ -69,8 +69,8 @@ class Meeting:
         """
         self.watch.at = name
         if self.process.is_root:
-            self._put(f"plan/{name}", orjson.dumps(plan | {"roster": self.roster}))
-        plan = orjson.loads(self._get(f"plan/{name}", self.watch.left))
+            self.put(f"plan/{name}", orjson.dumps(plan | {"roster": self.roster}).decode())
+        plan = orjson.loads(self.wait_for(f"plan/{name}", self.watch.left))
         self.roster = plan["roster"]
         if self.process.rank not in self.roster:
             raise Dropped
@@ -78,7 +78,7 @@ class Meeting:
             result = work(plan)
         except (RuntimeError, OSError, HangError) as e:  # the first is torch's
             result = {"error": next(iter(str(e).splitlines()), type(e).__name__)}
-        self._put(f"{name}/{self.process.rank}", orjson.dumps(result))
+        self.put(f"{name}/{self.process.rank}", orjson.dumps(result).decode())
         if not self.process.is_root:
             return {}
         results = self._collect(name, self.roster, seconds)
@@ -86,12 +86,13 @@ class Meeting:
         self.roster = sorted(results)
         return results
 
-    def wait_for(self, key: str, seconds: float) -> bytes:
-        """What another rank puts under a key. Raises a RuntimeError of torch where it is not there within some seconds."""
-        return self._get(key, seconds)
+    def put(self, key: str, value: str) -> None:
+        self.store.set(key, value)
 
-    def put(self, key: str, value: bytes) -> None:
-        self._put(key, value)
+    def wait_for(self, key: str, seconds: float) -> str:
+        """What another rank puts under a key. Raises torch's DistError where it is not there within some seconds."""
+        self.store.wait([key], timedelta(seconds=max(0.01, seconds)))
+        return self.store.get(key).decode()
 
     @contextmanager
     def group(self, name: str, members: list[int], device: torch.device, seconds: float) -> Iterator[None]:
@@ -118,7 +119,7 @@ class Meeting:
 
     def close(self, seconds: float) -> None:
         """Rank 0 keeps the store until the others have read it, or some seconds have passed."""
-        self._put(f"bye/{self.process.rank}", b"")
+        self.put(f"bye/{self.process.rank}", "")
         if self.process.is_root:
             self._collect("bye", self.roster, seconds, read=False)
 
@@ -134,13 +135,6 @@ class Meeting:
             except dist.DistStoreError:
                 continue
         return found
-
-    def _put(self, key: str, value: bytes) -> None:
-        self.store.set(key, value)
-
-    def _get(self, key: str, seconds: float) -> bytes:
-        self.store.wait([key], timedelta(seconds=max(0.01, seconds)))
-        return self.store.get(key)
 
 
 def _store(process: Process, patience: float) -> dist.Store:

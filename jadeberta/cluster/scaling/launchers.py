@@ -40,26 +40,24 @@ class Launcher(Protocol):
 class SlurmLauncher:
     """One job a point."""
 
-    def __init__(self, options: str, shards: str) -> None:
+    def __init__(self, options: str) -> None:
         """`options`: of sbatch, as on a command line. Raises ConfigError where there is no sbatch."""
         if shutil.which("sbatch") is None:
             raise ConfigError(
                 "there is no sbatch on this machine. Submit from a login node of the cluster, or run the points here with --local."
             )
-        self._options, self._shards = shlex.split(options), shards
+        self._options = shlex.split(options)
 
     def command(self, point: Point, directory: Path) -> list[str]:
         return [
             "sbatch", "--parsable", f"--nodes={point.nodes}", f"--ntasks-per-node={point.gpus_per_node}",
-            f"--gpus-per-node={point.gpus_per_node}", f"--job-name=jadeberta-{point.name}", f"--output={directory / LOG}",
+            f"--gpus-per-node={point.gpus_per_node}", "--export=ALL", f"--job-name=jadeberta-{point.name}", f"--output={directory / LOG}",
             *self._options, str(SCRIPT),
         ]  # fmt: skip
 
     def start(self, point: Point, directory: Path) -> str:
-        # In the environment and not in --export, whose values can hold no comma. A job that submits others hands on none of its own.
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
-        env |= {key: value for key, value in os.environ.items() if key == "SLURM_CONF"}
-        env |= {"RECIPE": str(directory / RECIPE), "RUN_DIR": str(directory), "PYTHON": sys.executable}
+        # In the environment and not in --export, whose values can hold no comma.
+        env = {"PYTHON": sys.executable} | os.environ | {"RECIPE": str(directory / RECIPE), "RUN_DIR": str(directory)}
         done = subprocess.run(self.command(point, directory), env=env, cwd=PROJECT, capture_output=True, text=True)
         job = done.stdout.strip().split(";")[0]  # with several clusters: number;cluster
         if done.returncode or not job.isdecimal():
@@ -93,7 +91,7 @@ class LocalLauncher:
         return "here"
 
     def states(self, jobs: list[str]) -> dict[str, str] | None:
-        return {job: "COMPLETED" for job in jobs}
+        return dict.fromkeys(jobs, "COMPLETED")
 
     def remedy(self, jobs: list[str]) -> str:
         return "The same command goes on with the points that are missing."

@@ -1,12 +1,12 @@
 """Which runs a scaling test is made of. Pure functions: sizes and a recipe in, points and their recipes out."""
 
-import json
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
 
-from jadeberta.config import Recipe, accumulation_steps, resolve_file
+from jadeberta.config import Recipe, accumulation_steps
 from jadeberta.errors import ConfigError
+from jadeberta.report.sizes import zero_of
 
 Mode = Literal["strong", "weak"]
 MODES: tuple[Mode, ...] = ("strong", "weak")
@@ -71,14 +71,8 @@ def lay_out(
             for micro_batch_size in dict.fromkeys(micro_batches):
                 points = []
                 for size in sizes:
-                    batch, left = global_batch_size, 0
-                    if mode == "weak":
-                        batch, left = divmod(global_batch_size * size, sizes[0])
-                    if left:
-                        raise ConfigError(
-                            f"training.global_batch_size {global_batch_size} on {sizes[0]} nodes is not a whole number on {size}, "
-                            "and a weak series needs one. Choose sizes that are multiples of the smallest."
-                        )
+                    # Whole at every size where it divides at the smallest, which is the first.
+                    batch = global_batch_size if mode == "strong" else global_batch_size * size // sizes[0]
                     try:
                         accumulation_steps(batch, micro_batch_size, size * gpus_per_node)
                     except ConfigError as e:
@@ -93,16 +87,6 @@ def points_of(series: list[Series]) -> list[Point]:
     return sorted({p for each in series for p in each.points}, key=lambda p: (p.ranks, p.name))
 
 
-def deepspeed_stage(recipe: Recipe) -> int:
-    """ZeRO's stage in the recipe's DeepSpeed file. Raises ConfigError."""
-    return int(_deepspeed(recipe).get("zero_optimization", {}).get("stage", 0))
-
-
-def overlaps(recipe: Recipe) -> bool:
-    """Whether DeepSpeed is told to communicate beside the backward pass."""
-    return bool(_deepspeed(recipe).get("zero_optimization", {}).get("overlap_comm", False))
-
-
 def recipe_of(recipe: Recipe, point: Point, run_dir: str, steps: int) -> Recipe:
     """The recipe of one point: that of the test, with the point's sizes, some steps, one save and every second accounted for."""
     result = deepcopy(recipe)
@@ -110,17 +94,9 @@ def recipe_of(recipe: Recipe, point: Point, run_dir: str, steps: int) -> Recipe:
     training = result.training
     training.global_batch_size, training.micro_batch_size = point.global_batch_size, point.micro_batch_size
     training.max_steps, training.warmup_steps = steps, min(training.warmup_steps, steps)
-    if point.zero != deepspeed_stage(recipe):
+    if point.zero != zero_of(recipe)[0]:
         result.deepspeed = f"ds_configs/zero{point.zero}.json"
     result.checkpoint.every_steps, result.checkpoint.keep_last, result.checkpoint.keep_every = steps, 1, 0
     result.evaluation.every_steps = 0
     result.logging.tensorboard, result.logging.communication = False, True
     return result
-
-
-def _deepspeed(recipe: Recipe) -> dict:
-    path = resolve_file(recipe.deepspeed)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as e:
-        raise ConfigError(f"{path}, line {e.lineno}: not JSON ({e.msg}).") from e

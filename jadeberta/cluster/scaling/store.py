@@ -1,6 +1,5 @@
 """The directory of a scaling test: `scaling.json` says what it is, `points/NAME` is the run directory of a point."""
 
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,7 +45,9 @@ class Store:
             for name in ("steps", "warm_up"):
                 if (had := getattr(before, name)) != (wanted := getattr(settings, name)):
                     raise ConfigError(f"{self.directory} was begun with {name} {had}, not {wanted}. Name another --out.")
-            settings = Settings(**{**vars(settings), "series": [*before.series, *(s for s in settings.series if s not in before.series)]})
+            settings = Settings(
+                **{**vars(settings), "series": [*before.series, *(s for s in settings.series if s not in before.series)]}
+            )
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / SETTINGS).write_bytes(orjson.dumps(asdict(settings), option=orjson.OPT_INDENT_2))
 
@@ -65,7 +66,9 @@ class Store:
         """Raises ConfigError where the point was begun with another recipe."""
         path = self.point(point) / RECIPE
         if path.is_file() and path.read_text(encoding="utf-8") != dump(recipe):
-            raise ConfigError(f"{path} is not what this recipe makes of the point. Name another --out, or remove the point's folder.")
+            raise ConfigError(
+                f"{path} is not what this recipe makes of the point. Name another --out, or remove the point's folder."
+            )
 
     def begin(self, point: Point, recipe: Recipe) -> None:
         """An empty run directory with the point's recipe; what a failed try left there is removed."""
@@ -89,7 +92,7 @@ class Store:
     def is_done(self, point: Point) -> bool:
         # Listed, not asked for by name: a network file system may go on saying for a minute that a name is not there.
         directory = self.point(point)
-        return directory.is_dir() and "DONE" in os.listdir(directory)
+        return directory.is_dir() and any(entry.name == "DONE" for entry in directory.iterdir())
 
     def forget_weights(self, point: Point) -> None:
         """Of a finished point nobody wants the checkpoint."""

@@ -1,0 +1,198 @@
+"""One preflight from beginning to end, as every rank goes through it."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import orjson
+import torch
+import torch.distributed as dist
+
+from jadeberta.cluster.environment import Process
+from jadeberta.cluster.preflight import account, hosts, links
+from jadeberta.cluster.preflight.alone import Book, look_around
+from jadeberta.cluster.preflight.bounded import Later, TimedOut, Watch, bounded, process_age
+from jadeberta.cluster.preflight.findings import Findings, Measurements
+from jadeberta.cluster.preflight.judge import judge
+from jadeberta.cluster.preflight.meeting import Dropped, Meeting
+from jadeberta.cluster.preflight.need import Need, need_of
+from jadeberta.cluster.preflight.placement import placement
+from jadeberta.cluster.preflight.session import Session
+from jadeberta.cluster.preflight.verdict import Verdict
+from jadeberta.config import Recipe
+from jadeberta.errors import HangError
+
+UNFIT = 1
+"""Status of every rank where the verdict is not fit."""
+BEYOND_PATIENCE_S = 28.0
+"""For imports, looking, measuring and judging: a preflight takes at most this and the patience."""
+NEED_S = 10.0
+DISK_S = 5.0
+END_S = 2.0
+MEASUREMENTS = (
+    hosts.see_run_directory,
+    hosts.read_clocks,
+    hosts.time_writes,
+    hosts.time_products,
+    links.time_inside,
+    links.play_tournament,
+    links.time_overall,
+)
+
+
+class Preflight:
+    """One rank's way through it."""
+
+    def __init__(
+        self, recipe: Recipe, process: Process, json: Path, patience: float, device_share: float, link_share: float
+    ) -> None:
+        """Starts the clock.
+
+        Args:
+            recipe: checked.
+            process: this rank.
+            json: where the account goes.
+            patience: seconds that ranks wait for each other at the beginning.
+            device_share, link_share: see `judge`.
+        """
+        self.recipe, self.process, self.json, self.patience = recipe, process, json, patience
+        self.device_share, self.link_share = device_share, link_share
+        self.book = Book(Path(recipe.run.dir), os.environ, process.rank)
+        self.watch = Watch(patience + BEYOND_PATIENCE_S, self._last_words)
+        self.need: Need | None = None
+        self.warnings: list[str] = []
+        self.common: list[str] = []
+
+    def run(self) -> int:
+        """Looks, meets, measures, judges; the exit status, 0 where the verdict is fit, else UNFIT.
+
+        Raises:
+            ConfigError: rank 0 has no port to meet the others at.
+        """
+        need: Later[Need] | None = None
+        if self.process.is_root:
+            self._forget_earlier()
+            need = Later(_need, self.recipe, self.process.world_size)
+        self.watch.at = "looking at its own machine"
+        found = look_around(self.recipe, self.process, os.environ)
+        found.at = "waits for the others"
+        self.book.write(found)
+        if need is not None:
+            self._take_need(need)
+        self.watch.at = "meeting the others"
+        try:
+            meeting = Meeting(self.process, self.patience, self.watch)
+        except HangError as e:
+            found.at = str(e)
+            self.book.write(found)
+            self._say(f"{found.host}: {e}")
+            return self._judge_without_root()
+        findings = meeting.gather_findings(found)
+        try:
+            session = Session(
+                self.recipe, meeting, self.book.directory, _device(found), findings, self.device_share, self.link_share
+            )
+            for measure in MEASUREMENTS:
+                measure(session)
+            self.watch.at = "the verdict"
+            if self.process.is_root:
+                session.found.lost = meeting.lost
+                fit = self._conclude(findings, session.found)
+                meeting.put("verdict", "fit" if fit else "not fit")
+            fit = meeting.wait_for("verdict", self.watch.left) == "fit"
+            meeting.close(END_S)
+        except Dropped:
+            self._say(f"{found.host}: was too slow to answer; the others went on without it")
+            fit = False
+        except dist.DistError as e:
+            self._say(f"{found.host}: rank 0 fell silent ({next(iter(str(e).splitlines()), type(e).__name__)})")
+            fit = False
+        self.watch.cancel()
+        return 0 if fit else UNFIT
+
+    def _conclude(self, findings: dict[int, Findings], measured: Measurements) -> bool:
+        """Judges, writes and prints; whether all is fit."""
+        missing = [rank for rank in range(self.process.world_size) if rank not in findings]
+        left = self.book.read() if missing else {}
+        placed = placement(os.environ, self.process.world_size)
+        for rank in missing:
+            if rank in left:
+                measured.absent[rank] = f"looked at its machine but did not meet the others within {self.patience:.0f} s"
+                measured.absent_hosts[rank] = left[rank].host
+            else:
+                measured.absent[rank] = f"has not appeared within {self.patience:.0f} s"
+                if rank in placed:
+                    measured.absent_hosts[rank] = placed[rank]
+        known = findings | {rank: left[rank] for rank in missing if rank in left}
+        verdict = judge(known, measured, self.need, self.device_share, self.link_share)
+        verdict.common += self.common
+        verdict.warnings += self.warnings
+        told = self._account(known, measured, verdict)
+        print(account.table(told, verdict), flush=True)
+        self._write(told)
+        if verdict.fit:
+            self.book.remove()
+        return verdict.fit
+
+    def _account(self, findings: dict[int, Findings], measured: Measurements, verdict: Verdict) -> account.Document:
+        return account.document(findings, measured, verdict, self.process.world_size, time.time(), process_age())
+
+    def _judge_without_root(self) -> int:
+        """Where rank 0 has not even left a file, the first rank that has one says so."""
+        left = self.book.read()
+        if 0 not in left and min(left, default=None) == self.process.rank:
+            self._conclude(left, Measurements())
+        self.watch.cancel()
+        return UNFIT
+
+    def _take_need(self, need: Later[Need]) -> None:
+        try:
+            self.need = need.result(NEED_S)
+        except TimedOut:
+            self.warnings.append("what the checkpoints need was not known in time; disks and memory were not judged by it")
+        except Exception as e:  # whatever the model's configuration does to its library
+            self.common.append(f"the recipe's model cannot be built ({next(iter(str(e).splitlines()), type(e).__name__)})")
+
+    def _last_words(self, sentence: str) -> None:
+        self._say(sentence)
+        if self.process.is_root:
+            verdict = Verdict(common=[sentence])
+            self._write(self._account({}, Measurements(), verdict))
+
+    def _forget_earlier(self) -> None:
+        """The verdict of an earlier start must not be taken for this one's."""
+        try:
+            bounded(DISK_S, lambda: self.json.unlink(missing_ok=True))
+            bounded(DISK_S, self.book.remove_others)
+        except (OSError, TimedOut) as e:
+            self._say(f"{self.json}: the verdict of an earlier preflight cannot be removed ({e})")
+
+    def _write(self, told: account.Document) -> None:
+        def write() -> None:
+            self.json.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self.json.with_name(self.json.name + ".tmp")
+            temporary.write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+            temporary.rename(self.json)
+
+        try:
+            bounded(DISK_S, write)
+        except (OSError, TimedOut) as e:
+            self._say(f"{self.json}: the verdict cannot be written ({e})")
+
+    def _say(self, sentence: str) -> None:
+        print(f"rank {self.process.rank}: {sentence}", file=sys.stderr, flush=True)
+
+
+def _device(found: Findings) -> torch.device | None:
+    if not found.device:
+        return None
+    return torch.device("cuda", found.local_rank) if found.device == "cuda" else torch.device("cpu")
+
+
+def _need(recipe: Recipe, world_size: int) -> Need:
+    from jadeberta.checkpoint.manifest import list_checkpoints
+    from jadeberta.report.plan import count_parameters
+
+    existing = len(list_checkpoints(Path(recipe.run.dir) / "checkpoints"))
+    return need_of(recipe, count_parameters(recipe.model), world_size, existing)

@@ -1,0 +1,120 @@
+"""What the interconnect gives: within each host, between each two hosts, and over all ranks."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jadeberta.cluster.preflight.checks import slow_links
+from jadeberta.cluster.preflight.collectives import time_collective
+from jadeberta.cluster.preflight.findings import Pair
+from jadeberta.cluster.preflight.fit import fit
+from jadeberta.cluster.preflight.meeting import Plan
+from jadeberta.cluster.preflight.session import ANSWER_S, CONNECT_S, PASSES, Session
+from jadeberta.cluster.preflight.tournament import rounds
+
+PAIR_S = 0.8
+TOURNAMENT_SHARE = 0.5
+"""Of the time that is left; with many hosts it ends the tournament before every host has met every other."""
+
+
+def time_inside(session: Session) -> None:
+    """An all-reduce among the ranks of each host, on all hosts at the same time."""
+    groups: dict[str, list[int]] = {}
+    for rank in session.able_roster():
+        groups.setdefault(session.hosts[rank], []).append(rank)
+    teams = [team for team in groups.values() if len(team) > 1]
+    plan = {"teams": teams, "seconds": min(1.0, 0.1 * session.meeting.watch.left)}
+    results = session.meeting.together("all-reduce within hosts", plan, _team_work(session, "inside"), ANSWER_S)
+    for team in teams:
+        told, host = results.get(team[0]), session.hosts[team[0]]
+        if isinstance(told, list) and (line := fit("all_reduce", len(team), told)) is not None:
+            session.found.inside[host] = line.bandwidth_bytes_per_s
+        elif errors := [each["error"] for rank in team if isinstance(each := results.get(rank), dict)]:
+            session.found.inside_errors[host] = errors[0]
+
+
+def _team_work(session: Session, name: str) -> Callable[[Plan], Any]:
+    """An all-reduce in the team of this rank, where the plan has one: the best time of each size."""
+
+    def work(plan: Plan) -> Any:
+        team = next((team for team in plan["teams"] if session.rank in team), None)
+        if team is None or session.device is None:
+            return None
+        # Named after its first rank: the teams work at the same time.
+        with session.meeting.group(f"{name}/{team[0]}", team, session.device, CONNECT_S):
+            return time_collective("all_reduce", session.device, plan["seconds"])[0]
+
+    return work
+
+
+def play_tournament(session: Session) -> None:
+    """An all-reduce between one rank of each host and one of every other; all of it once more where a host looks slow."""
+    leads = session.leads(session.able_roster())
+    schedule = rounds(len(leads))
+    coming = _rounds(session, list(leads.values()), schedule)
+    number = 0
+    while _play(session, number, next(coming, None)):
+        number += 1
+    session.found.rounds = (min(number, len(schedule)), len(schedule))
+
+
+def _rounds(session: Session, ranks: list[int], schedule: list[list[tuple[int, int]]]) -> Iterator[list[list[int]]]:
+    """Teams of each round, as long as there is time and a reason; on rank 0."""
+    until = time.monotonic() + TOURNAMENT_SHARE * session.meeting.watch.left
+    for attempt in range(PASSES):
+        if attempt and not slow_links(session.found.pairs, session.link_share):
+            return
+        for pairs in schedule:
+            if time.monotonic() > until:
+                return
+            teams = [[ranks[a], ranks[b]] for a, b in pairs]
+            yield [team for team in teams if set(team) <= set(session.meeting.roster)]  # a rank may have fallen silent
+
+
+def _play(session: Session, number: int, teams: list[list[int]] | None) -> bool:
+    """One round; on rank 0 None stands for the end. Whether a round was played."""
+    told: Plan = {}
+
+    def work(plan: Plan) -> Any:
+        told.update(plan)
+        return _team_work(session, f"round-{number}")(plan)
+
+    plan = {"teams": teams or [], "over": teams is None, "seconds": PAIR_S}
+    results = session.meeting.together(f"all-reduce of pairs, round {number + 1}", plan, work, ANSWER_S)
+    session.found.pairs += [_pair(session, team, results) for team in teams or []]
+    return not told["over"]
+
+
+def _pair(session: Session, team: list[int], results: dict[int, Any]) -> Pair:
+    pair = Pair(session.hosts[team[0]], session.hosts[team[1]])
+    answers = [results.get(rank) for rank in team]
+    if errors := [each["error"] if each else "no answer" for each in answers if not isinstance(each, list)]:
+        pair.error = errors[0]
+    elif (line := fit("all_reduce", 2, answers[0] or [])) is not None:
+        pair.latency_s, pair.bandwidth_bytes_per_s = line.latency_s, line.bandwidth_bytes_per_s
+    return pair
+
+
+def time_overall(session: Session) -> None:
+    """All-reduce and all-gather over all ranks but those of hosts that reach nobody."""
+    reached = {host for pair in session.found.pairs if not pair.error for host in (pair.a, pair.b)}
+    tried = {host for pair in session.found.pairs for host in (pair.a, pair.b)}
+    members = [rank for rank in session.able_roster() if session.hosts[rank] not in tried - reached]
+    plan = {"members": members, "seconds": min(2.5, 0.2 * session.meeting.watch.left)}
+
+    def work(plan: Plan) -> dict[str, Any] | None:
+        if session.rank not in plan["members"] or len(plan["members"]) < 2 or session.device is None:
+            return None
+        with session.meeting.group("all", plan["members"], session.device, CONNECT_S):
+            return {
+                collective: time_collective(collective, session.device, plan["seconds"])[1]
+                for collective in ("all_reduce", "all_gather")
+            }
+
+    results = session.meeting.together("all-reduce of all ranks", plan, work, ANSWER_S)
+    answers = [each for each in (results.get(rank) for rank in members) if each is not None]
+    if errors := [each["error"] for each in answers if "error" in each]:
+        session.found.overall_error = errors[0]
+    elif answers:
+        session.found.all_reduce = fit("all_reduce", len(members), answers[0]["all_reduce"])
+        session.found.all_gather = fit("all_gather", len(members), answers[0]["all_gather"])

@@ -1,0 +1,78 @@
+"""What a finished point measured: medians over its steps, from metrics, ledger and preflight. Pure functions of their rows."""
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from jadeberta.report.history import Row, finite, read_history, stall_seconds
+from jadeberta.training.guard import NORMAL
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A point's steps after its warm-up, seconds and other medians."""
+
+    steps: int
+    """That were measured."""
+    step_s: float
+    data_s: float
+    communication_s: float
+    """Exposed, as rank 0 sees it."""
+    tokens_per_second: float
+    mfu: float | None
+    spread: float
+    """Robust standard deviation of the steps' time, seconds."""
+    stall_s: float
+    """The training stood still so long for a save."""
+    memory_bytes: int | None
+    """The most that rank 0 held, on its GPU, else of the host."""
+    on_gpu: bool
+
+    @property
+    def compute_s(self) -> float:
+        """All the rest: forward, backward, update."""
+        return max(0.0, self.step_s - self.data_s - self.communication_s)
+
+
+def measure(ledger: list[Row], metrics: list[Row], warm_up: int) -> Measured | None:
+    """The medians of the last life's steps; None where there are none after the warm-up.
+
+    Args:
+        ledger, metrics: rows of the point's run.
+        warm_up: steps at the beginning of the life that are left out.
+    """
+    lives = [life for life in read_history(ledger, metrics) if life.steps]
+    if not lives:
+        return None
+    steps = [step.row for step in lives[-1].steps[warm_up:] if not step.lost]
+    rows = [row for row in steps if finite(row, "step_s") and finite(row, "communication_s") is not None]
+    if not rows:
+        return None
+
+    def median(key: str) -> float:
+        return statistics.median(finite(row, key) or 0.0 for row in rows)
+
+    step_s = median("step_s")
+    saves = [stall_seconds(event) for event in lives[-1].events if event.get("event") == "save"]
+    ends = [event for event in lives[-1].events if event.get("event") == "done"]
+    starts = [event for event in lives[-1].events if event.get("event") == "start"]
+    memory = finite(ends[-1], "peak_memory_bytes") if ends else None
+    return Measured(
+        steps=len(rows),
+        step_s=step_s,
+        data_s=median("data_wait_s"),
+        communication_s=median("communication_s"),
+        tokens_per_second=median("tokens_per_second"),
+        mfu=median("mfu") if finite(rows[0], "mfu") is not None else None,
+        spread=NORMAL * statistics.median(abs((finite(row, "step_s") or 0.0) - step_s) for row in rows),
+        stall_s=statistics.fmean(saves) if saves else 0.0,
+        memory_bytes=None if memory is None else int(memory),
+        on_gpu=any(str(event.get("device", "")).startswith("cuda") for event in starts),
+    )
+
+
+def warnings_of(preflight: dict[str, Any]) -> list[str]:
+    """What preflight had against the allocation."""
+    unfit = preflight.get("unfit") or {}
+    hosts = [f"{host}: {reason}" for host, reasons in unfit.items() for reason in reasons]
+    return hosts + [str(fault) for fault in preflight.get("common") or []]

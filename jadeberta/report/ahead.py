@@ -1,0 +1,56 @@
+"""What lies ahead of a run: its next save, its end, the jobs that it still needs. Pure functions, but for the one that reads the recipe."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from jadeberta.report.accounts import Account
+from jadeberta.report.jobs import Slurm
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the resolved recipe of a run says about its way; None where it does not say. The recipe may be of another version."""
+
+    max_steps: int | None = None
+    every_steps: int | None = None
+    """Between two saves."""
+
+
+def read_goal(run: Path) -> Goal:
+    """From recipe.yaml of a run directory."""
+    try:
+        recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return Goal()
+    found = []
+    for section, key in (("training", "max_steps"), ("checkpoint", "every_steps")):
+        keys = recipe.get(section) if isinstance(recipe, dict) else None
+        value = keys.get(key) if isinstance(keys, dict) else None
+        found.append(value if isinstance(value, int) and value > 0 else None)
+    return Goal(*found)
+
+
+def next_save(result: Account, goal: Goal) -> tuple[int, float] | None:
+    """Step of the next save, and the seconds until then; None where that cannot be told."""
+    if goal.every_steps is None and goal.max_steps is None:
+        return None
+    due = (result.step // goal.every_steps + 1) * goal.every_steps if goal.every_steps else math.inf
+    step = int(min(due, goal.max_steps or math.inf))
+    return (step, (step - result.step) * result.step_s) if step > result.step and result.step_s else None
+
+
+def training_left_s(result: Account, goal: Goal) -> float | None:
+    """Seconds of steps until the end of the training; None where it cannot be told, or is over."""
+    if not goal.max_steps or not result.step_s or result.step >= goal.max_steps:
+        return None
+    return result.step_s * (goal.max_steps - result.step)
+
+
+def jobs_to_come(slurm: Slurm, left_s: float) -> int | None:
+    """Further lives of the length of this job's time limit that the training needs; None where there is no limit."""
+    if slurm.limit_in_s is None or not slurm.limit_s:
+        return None
+    return math.ceil(max(0.0, left_s - slurm.limit_in_s) / slurm.limit_s)

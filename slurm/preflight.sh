@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Looks whether an allocation is fit to train on, in less than a minute:  sbatch --nodes=4 slurm/preflight.sh
+# The same with the settings of a run:  sbatch --nodes=4 --export=ALL,SHARDS=/data/shards,RUN_DIR=/data/runs/large slurm/preflight.sh
+#SBATCH --job-name=jadeberta-preflight
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=00:10:00
+#SBATCH --output=%x-%j.log
+#SBATCH --no-requeue
+##SBATCH --partition=gpu
+##SBATCH --account=me
+set -euo pipefail
+
+# --- Settings: edit here (and the lines above), or give them with --export -----------------------------------------
+RECIPE="${RECIPE:-recipes/large.yaml}"   # what is to be trained
+RUN_DIR="${RUN_DIR:-runs/large}"         # its run directory, on a file system that all nodes see
+SHARDS="${SHARDS:-shards}"               # directory with index.json, likewise
+EXTRA="${EXTRA:-}"                       # more options, e.g. "--siblings 0.8 --patience 60"
+PYTHON="${PYTHON:-.venv/bin/python}"     # interpreter with jadeberta installed, on all nodes or in the container
+CONTAINER="${CONTAINER:-}"               # apptainer:IMAGE or pyxis:IMAGE; empty: none
+BINDS="${BINDS:-}"                       # what the container is to see besides the checkout, e.g. /data:/data
+# module load cuda                       # what your cluster needs before Python runs
+# -------------------------------------------------------------------------------------------------------------------
+
+cd "${JADEBERTA:-$SLURM_SUBMIT_DIR}"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
+# Slurm's own variables tell the ranks who they are and where to meet; what is left over from another job must not.
+unset RANK LOCAL_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT
+
+# A rank that ends must not take the others with it: they find out whose it was, for which they may need all of their minute.
+# After that no task is waited for, say on a host that Slurm cannot reach any more.
+step=(srun --export=ALL --kill-on-bad-exit=0 --wait=60)
+python=("$PYTHON")
+case "$CONTAINER" in
+    "") ;;
+    apptainer:*) python=(apptainer exec --nv ${BINDS:+--bind "$BINDS"} "${CONTAINER#apptainer:}" "$PYTHON") ;;
+    pyxis:*) step+=(--container-image="${CONTAINER#pyxis:}" --container-workdir="$PWD" --container-mounts="$PWD:$PWD${BINDS:+,$BINDS}") ;;
+    *) echo "CONTAINER=$CONTAINER: give apptainer:IMAGE or pyxis:IMAGE" >&2; exit 2 ;;
+esac
+# shellcheck disable=SC2086 # EXTRA is several words on purpose
+"${step[@]}" "${python[@]}" -m jadeberta preflight --config "$RECIPE" --run.dir "$RUN_DIR" --data.shards "$SHARDS" $EXTRA

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# One point of a scaling test: preflight, then some steps, in the same allocation. `jadeberta scaling run` submits it once a point, with
+# the number of nodes as an option and RECIPE, RUN_DIR and PYTHON in the environment; docs/scale.md shows how.
+#SBATCH --job-name=jadeberta-scaling
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=01:00:00
+#SBATCH --output=%x-%j.log
+#SBATCH --no-requeue
+##SBATCH --partition=gpu
+##SBATCH --account=me
+set -euo pipefail
+
+# --- Settings: edit here (and the lines above), or set them before `jadeberta scaling run` -------------------------
+EXTRA="${EXTRA:-}"                       # more options, e.g. "--data.workers 4"
+PYTHON="${PYTHON:-.venv/bin/python}"     # interpreter with jadeberta installed, on all nodes or in the container
+CONTAINER="${CONTAINER:-}"               # apptainer:IMAGE or pyxis:IMAGE; empty: none
+BINDS="${BINDS:-}"                       # what the container is to see besides the checkout, e.g. /data:/data
+# module load cuda                       # what your cluster needs before Python runs
+# -------------------------------------------------------------------------------------------------------------------
+
+cd "$SLURM_SUBMIT_DIR"
+: "${RECIPE:?is set by jadeberta scaling run}" "${RUN_DIR:?is set by jadeberta scaling run}"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
+step=(srun --export=ALL)
+python=("$PYTHON")
+case "$CONTAINER" in
+    "") ;;
+    apptainer:*) python=(apptainer exec --nv ${BINDS:+--bind "$BINDS"} "${CONTAINER#apptainer:}" "$PYTHON") ;;
+    pyxis:*) step+=(--container-image="${CONTAINER#pyxis:}" --container-workdir="$PWD" --container-mounts="$PWD:$PWD${BINDS:+,$BINDS}") ;;
+    *) echo "CONTAINER=$CONTAINER: give apptainer:IMAGE or pyxis:IMAGE" >&2; exit 2 ;;
+esac
+read -ra extra <<<"$EXTRA"
+options=(--config "$RECIPE" --run.dir "$RUN_DIR" "${extra[@]}")
+
+# An allocation that is not fit to train on is measured all the same: the report says so.
+"${step[@]}" --kill-on-bad-exit=0 --wait=60 "${python[@]}" -m jadeberta preflight "${options[@]}" --json "$RUN_DIR/preflight.json" ||
+    echo "preflight ended with status $?" >&2
+"${step[@]}" --kill-on-bad-exit=1 "${python[@]}" -m jadeberta pretrain "${options[@]}"
+
+# srun may end with status 0 after a failed launch: only this file says that the point is finished.
+[ -f "$RUN_DIR/DONE" ] || { echo "$RUN_DIR/DONE is missing: the point is not finished" >&2; exit 1; }

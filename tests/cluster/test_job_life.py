@@ -1,0 +1,209 @@
+"""The life of a training job on a real Slurm of virtual nodes: whatever happens to it, it goes on as promised, or ends and says why.
+
+The scripts of slurm/ are submitted as they stand. `unbroken` is the same run by two ranks of this machine that nobody touches.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import Cluster
+from tests.cluster.jobs import Run, unbroken
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def reference(slurm: Cluster, tmp_path_factory) -> Run:
+    """Forty steps by two ranks."""
+    return unbroken(Run(slurm, tmp_path_factory.mktemp("reference")), ranks=2)
+
+
+def same_run(run: Run, reference: Run) -> bool:
+    return run.trained() == reference.trained() and run.weights() == reference.weights()
+
+
+def test_two_nodes_of_four_gpus_train_to_the_end(cluster: Cluster, tmp_path: Path) -> None:
+    run = Run(cluster, tmp_path / "with a space", training={"max_steps": 6, "global_batch_size": 16})
+    job = run.submit(nodes=2, tasks=4)
+    run.until_ended(job, "COMPLETED")
+    assert run.done and "8 ranks (srun)" in run.printed
+    assert [(e["action"], e["status"]) for e in run.endings] == [("finish", 0)]
+    assert run.lives[0]["hosts"] == ["node1", "node2"] and run.lives[0]["job"] == job
+
+
+def test_a_job_without_the_callers_environment_trains_and_two_share_a_node(cluster: Cluster, tmp_path: Path) -> None:
+    runs = [Run(cluster, tmp_path, name, training={"max_steps": 4, "global_batch_size": 8}) for name in ("one", "two")]
+    jobs = []
+    for run in runs:
+        given = f"RECIPE={run.recipe},RUN_DIR={run.directory},SHARDS={run.shards},PREFLIGHT=no,OMP_NUM_THREADS=1"
+        # Without ALL nothing of the environment reaches the job, not even PATH; the last --export is the one that counts.
+        jobs.append(run.submit(1, 2, "--nodelist=node1", f"--export={given}"))
+    for run, job in zip(runs, jobs, strict=True):
+        run.until_ended(job, "COMPLETED")
+        assert run.done and "2 ranks (srun)" in run.printed
+
+
+def test_tasks_of_a_job_array_have_run_directories_of_their_own(cluster: Cluster, tmp_path: Path) -> None:
+    run = Run(cluster, tmp_path, training={"max_steps": 3, "global_batch_size": 8})
+    job = run.submit(1, 1, "--array=1-2", RUN_DIR=f"{tmp_path}/seed-%a", EXTRA="--training.seed %a")
+    dirs = [tmp_path / "seed-1", tmp_path / "seed-2"]
+    run.until("both are done", lambda: all((d / "DONE").exists() for d in dirs))
+    seeds = [(d / "recipe.yaml").read_text().count(f"seed: {n}\n") for n, d in enumerate(dirs, 1)]
+    assert seeds == [1, 1] and job > 0
+
+
+def test_a_lost_node_costs_the_steps_since_the_last_save_and_nothing_else(
+    cluster: Cluster, reference: Run, tmp_path: Path
+) -> None:
+    """Once in the middle of the steps, and once in the middle of a save; the second time it is the host of the batch script."""
+    run = Run(cluster, tmp_path)
+    job = run.submit()
+    run.until_step(12)
+    cluster.tool("kill-node", "node2", "--tell")
+    run.until_step(18, life=1)
+    hosts = run.lives[1]["hosts"]
+    assert "node2" not in hosts and len(hosts) == 2
+    checkpoints = run.directory / "checkpoints"
+    run.until("a save is being written", lambda: any(checkpoints.glob("*.tmp")))
+    cluster.tool("kill-node", hosts[0], "--tell")
+    cluster.tool("start-node", "node2")
+    run.until_ended(job, "COMPLETED")
+    assert run.done and same_run(run, reference)
+    assert len(run.lives) == 3 and hosts[0] not in run.lives[2]["hosts"]
+
+
+def test_a_cut_cable_is_found_by_the_watchdog_and_the_job_goes_on_elsewhere(
+    cluster: Cluster, reference: Run, tmp_path: Path
+) -> None:
+    run = Run(cluster, tmp_path)
+    job = run.submit(REST="15")
+    run.until_step(12)
+    cluster.tool("cut-node", "node2")
+    run.until("another life has begun", lambda: len(run.lives) == 2)
+    assert "node2" not in run.lives[1]["hosts"]
+    assert run.endings[0]["action"] == "requeue" and run.endings[0]["excluded"] == ["node2"]
+    run.until_ended(job, "COMPLETED")
+    assert run.done and same_run(run, reference)
+
+
+def test_a_run_longer_than_the_time_limit_takes_several_lives_and_loses_no_step(cluster: Cluster, tmp_path: Path) -> None:
+    """Slurm's shortest limit is a minute; it tells the job half a minute before, give or take."""
+    run = Run(cluster, tmp_path, training={"max_steps": 100, "global_batch_size": 48}, checkpoint={"every_steps": 1000})
+    job = run.submit(2, 1, "--time=1", "--signal=B:USR1@10")
+    run.until_ended(job, "COMPLETED", timeout=600)
+    assert run.done and len(run.lives) >= 2
+    assert {(e["action"], e["status"]) for e in run.endings[:-1]} == {("requeue", 11)}
+    assert [m["step"] for m in run.metrics] == list(range(1, 101))
+
+
+def test_a_preempted_job_saves_and_goes_on_when_its_turn_comes(cluster: Cluster, reference: Run, tmp_path: Path) -> None:
+    run = Run(cluster, tmp_path)
+    job = run.submit(nodes=2)
+    run.until_step(7)
+    urgent = cluster.sbatch("--partition=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
+    cluster.wait(urgent, "RUNNING", "COMPLETED")
+    run.until_ended(job, "COMPLETED")
+    assert run.done and same_run(run, reference) and len(run.lives) == 2
+    made = [m["step"] for m in run.metrics]
+    assert len(made) == len(set(made)), "it had saved before it went"
+
+
+def test_a_controller_that_dies_and_comes_back_costs_nothing(cluster: Cluster, reference: Run, tmp_path: Path) -> None:
+    run = Run(cluster, tmp_path)
+    job = run.submit()
+    run.until_step(3)
+    controller = cluster.tool("on", "head", "pgrep", "-x", "slurmctld")
+    time.sleep(4)  # it saves its state every few seconds
+    cluster.tool("on", "head", "kill", "-9", controller)
+    try:
+        run.until("the run is done without it", lambda: run.done)
+    finally:
+        cluster.tool("on", "head", "slurmctld")
+    run.until_ended(job, "COMPLETED")
+    assert run.done and same_run(run, reference) and len(run.lives) == 1
+
+
+def test_a_cancelled_job_saves_and_does_not_come_back(cluster: Cluster, tmp_path: Path) -> None:
+    run = Run(cluster, tmp_path, training={"max_steps": 5000})
+    job = run.submit()
+    run.until_step(7)
+    cluster.run("scancel", job)
+    run.until_ended(job, "CANCELLED")
+    run.until("the ranks have saved", lambda: len(run.endings) == 1)
+    assert run.endings[0]["action"] == "leave" and run.endings[0]["step"] == run.metrics[-1]["step"]
+    assert cluster.job(job)["Restarts"] == "0" and not run.done
+
+
+def test_a_job_that_crashes_at_its_start_three_times_stops_and_says_so(cluster: Cluster, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/bash\n[ "$3" != pretrain ] || exit 1\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    run = Run(cluster, tmp_path)
+    job = run.submit(1, PYTHON=str(python))
+    run.until_ended(job, "FAILED")
+    assert [e["action"] for e in run.endings] == ["requeue", "requeue", "stop"]
+    assert "3 lives in a row ended without a newer checkpoint" in run.printed
+    assert cluster.job(job)["ExitCode"] == "1:0"
+
+
+def test_a_mistake_in_the_recipe_is_told_once_and_not_tried_again(cluster: Cluster, tmp_path: Path) -> None:
+    run = Run(cluster, tmp_path)
+    job = run.submit(1, EXTRA="--training.global_batch_size 7 --training.micro_batch_size 2")
+    run.until_ended(job, "FAILED")
+    assert cluster.job(job)["ExitCode"] == "2:0" and [e["action"] for e in run.endings] == ["stop"]
+    assert "ConfigError: training.global_batch_size 7" in run.printed
+
+
+def test_a_run_goes_on_with_other_numbers_of_nodes(cluster: Cluster, reference: Run, tmp_path: Path) -> None:
+    run = Run(cluster, tmp_path)
+    for nodes, step in ((2, 8), (1, 16), (4, 24)):
+        job = run.submit(nodes)
+        run.until_step(step, life=len(run.lives))
+        (run.directory / "STOP").touch()
+        run.until_ended(job, "FAILED")
+        assert cluster.job(job)["ExitCode"] == "10:0" and run.endings[-1]["action"] == "stop"
+    run.until_ended(run.submit(2), "COMPLETED")
+    assert [len(life["hosts"]) for life in run.lives] == [2, 1, 4, 2]
+    assert run.trained() == reference.trained()
+    made = [m["step"] for m in run.metrics]
+    assert made == list(range(1, 41))
+
+
+def test_jobs_of_a_chain_follow_one_another_and_end_together(cluster: Cluster, reference: Run, tmp_path: Path) -> None:
+    run = Run(cluster, tmp_path)
+    chain = ("--job-name=chain", "--no-requeue", "--dependency=singleton")
+    jobs = [run.submit(2, 1, *chain, NEXT="singleton") for _ in range(4)]
+    run.until_step(7)
+    cluster.run("scancel", "--batch", "--signal=USR1", jobs[0])
+    run.until_ended(jobs[0], "FAILED")
+    assert cluster.job(jobs[0])["ExitCode"] == "11:0" and run.endings[0]["action"] == "next"
+    run.until_ended(jobs[1], "COMPLETED")
+    assert run.done and same_run(run, reference)
+    run.until_ended(jobs[2], "COMPLETED")  # finds the run done
+    for job in jobs[3:]:
+        run.until_ended(job, "COMPLETED")
+
+
+def test_the_training_runs_inside_a_container(cluster: Cluster, tmp_path: Path) -> None:
+    """Apptainer itself is not here: a stand-in takes its command line apart and runs the program outside."""
+    stand_in = tmp_path / "bin" / "apptainer"
+    stand_in.parent.mkdir()
+    expected = "exec --nv --bind /data:/data my.sif"
+    lines = [
+        "#!/bin/bash",
+        f'echo "$@" >>"{tmp_path}/calls"',
+        f'[ "${{*:1:5}}" = "{expected}" ] || exit 9',
+        "shift 5",
+        'exec "$@"',
+    ]
+    stand_in.write_text("\n".join(lines) + "\n")
+    stand_in.chmod(0o755)
+    run = Run(cluster, tmp_path, training={"max_steps": 3, "global_batch_size": 8})
+    path = f"{stand_in.parent}:/usr/bin:/bin:/usr/sbin"
+    job = run.submit(2, 1, PATH=path, CONTAINER="apptainer:my.sif", BINDS="/data:/data")
+    run.until_ended(job, "COMPLETED")
+    calls = (tmp_path / "calls").read_text()
+    assert run.done and calls.count("-m jadeberta pretrain") == 2 and calls.count("-m jadeberta.cluster.life") == 2

@@ -1,0 +1,147 @@
+"""The books of a job: what a life leaves in them, and what the next one and the shell are told."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+
+from jadeberta.cluster.life import is_finished, told_by
+from jadeberta.training.ledger import read_jsonl
+from tests.helpers import ROOT, make_recipe, make_shards
+
+JOB = {
+    "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NAME": "large", "SLURM_RESTART_COUNT": "0",
+    "PATH": "/usr/bin:/bin",
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A directory with a recipe and a run directory."""
+    make_recipe(tmp_path / "recipe.yaml", make_shards(tmp_path / "shards", {"wikipedia": (4, 1)}), tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    return tmp_path
+
+
+def ask(run: Path, *words: str, status: int = 0, **env: str) -> str:
+    """What the shell is told."""
+    command = [sys.executable, "-m", "jadeberta.cluster.life", words[0], "--config", str(run / "recipe.yaml"), *words[1:]]
+    done = subprocess.run(command, env=JOB | env, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == status, done.stderr
+    return done.stdout.strip()
+
+
+def books(run: Path) -> list[dict]:
+    return read_jsonl(run / "run" / "jobs.jsonl")
+
+
+def write_ledger(run: Path, *rows: dict) -> None:
+    with open(run / "run" / "ledger.jsonl", "ab") as f:
+        f.writelines(orjson.dumps({"time": time.time(), "life": 0} | row) + b"\n" for row in rows)
+
+
+def test_a_life_is_written_down_from_its_begin_to_its_end(run) -> None:
+    assert ask(run, "begin", "--excluded", "(null)") == ""
+    (run / "run" / "checkpoints" / "step-00000004").mkdir(parents=True)
+    write_ledger(run, {"event": "requeue", "status": 11, "reason": "USR1 asked to end"})
+    assert ask(run, "end", "--status", "11", "--next", "requeue") == "requeue 11 -"
+    begin, end = books(run)
+    assert (begin["job"], begin["hosts"], begin["step"], begin["life"]) == (7, ["node1", "node2"], -1, 0)
+    assert (end["status"], end["action"], end["step"], end["life"]) == (11, "requeue", 4, 0)
+    assert end["reason"].startswith("status 11: USR1 asked to end. ")
+
+
+def test_what_earlier_lives_said_is_not_this_ones(run) -> None:
+    write_ledger(run, {"event": "stop", "status": 13, "reason": "numerics", "time": time.time() - 100})
+    ask(run, "begin")
+    assert ask(run, "end", "--status", "12", "--next", "requeue") == "requeue 12 -"
+
+
+def test_a_host_that_does_not_answer_or_hung_is_left_out_while_others_can_be_had(run) -> None:
+    ask(run, "begin")
+    hang = {"event": "hang", "reason": "it is behind", "suspects": [{"rank": 1, "host": "node2.cluster.jp"}]}
+    write_ledger(run, hang)
+    usable = ("--usable", "node1 node2 node3")
+    assert ask(run, "end", "--status", "12", "--next", "requeue", "--answered", "node1 node2", *usable) == "requeue 12 node2"
+    ask(run, "begin")
+    assert ask(run, "end", "--status", "12", "--next", "requeue", "--answered", "node2", *usable) == "requeue 12 node1"
+    assert [row["blamed"] for row in books(run) if row["event"] == "end"] == [["node2"], ["node1"]]
+
+
+def test_no_host_is_left_out_of_a_partition_that_has_no_more(run) -> None:
+    ask(run, "begin")
+    told = ask(run, "end", "--status", "12", "--next", "requeue", "--answered", "node1", "--usable", "node1 node2")
+    assert told == "requeue 12 -"
+
+
+def test_hosts_that_the_user_left_out_stay_left_out(run) -> None:
+    ask(run, "begin", "--excluded", "node[8-9]")
+    usable = ("--usable", "node1 node2 node3 node4")
+    assert (
+        ask(run, "end", "--status", "12", "--next", "requeue", "--answered", "node1", *usable) == "requeue 12 node2,node8,node9"
+    )
+    # The next life finds all three in its ExcNodeList; node2 is forgiven in time, the others never.
+    ask(run, "begin", "--excluded", "node[2,8-9]")
+    assert books(run)[-1]["users_exclusions"] == ["node8", "node9"]
+
+
+def test_a_host_that_went_down_with_a_life_is_blamed_by_the_next(run) -> None:
+    ask(run, "begin")
+    ask(run, "begin", "--down", "node2 node4", SLURM_RESTART_COUNT="1")
+    assert books(run)[-1]["blamed"] == ["node2"]
+    assert ask(run, "end", "--status", "1", "--next", "requeue", "--usable", "node1 node2 node3") == "requeue 1 node2"
+
+
+def test_a_preflight_of_another_life_says_nothing(run) -> None:
+    verdict = {"time": time.time(), "fit": False, "unfit": {"node2": ["slow"]}}
+    (run / "run" / "preflight.json").write_bytes(orjson.dumps(verdict))
+    ask(run, "begin")
+    assert ask(run, "fit", "--next", "requeue") == "go"
+    (run / "run" / "preflight.json").write_bytes(orjson.dumps(verdict | {"time": time.time()}))
+    assert ask(run, "fit", "--next", "requeue", "--usable", "node1 node2 node3") == "requeue 1 node2"
+    assert ask(run, "fit", "--cluster.drop_hosts", "1") == "without node2 1 1"
+
+
+def test_a_fault_of_no_host_stops_the_job(run) -> None:
+    ask(run, "begin")
+    verdict = {"time": time.time(), "fit": False, "unfit": {}, "common": ["the index differs"]}
+    (run / "run" / "preflight.json").write_bytes(orjson.dumps(verdict))
+    assert ask(run, "fit", "--next", "requeue") == "stop 2 -"
+
+
+def test_the_watch_tells_when_the_ranks_have_ended_and_srun_has_not(run) -> None:
+    ask(run, "begin")
+    write_ledger(run, {"event": "hang", "time": time.time() - 3600}, {"event": "save"}, {"event": "lost_rank"})
+    began = time.monotonic()
+    assert ask(run, "watch") == "late" and time.monotonic() - began > 20
+
+
+def test_a_recipe_that_cannot_be_read_ends_with_its_status(run) -> None:
+    ask(run, "begin", "--training.max_steps", "0", status=2)
+
+
+@pytest.mark.parametrize(
+    "rows,told",
+    [
+        ([], (None, "")),
+        ([{"event": "save"}], (None, "")),
+        ([{"event": "hang", "reason": "silent"}], (12, "silent.")),
+        # Rank 0 only saw another one go; that one knows why.
+        ([{"event": "stop", "status": 1, "reason": "bad shard."}, {"event": "lost_rank", "status": 12}], (1, "bad shard.")),
+        ([{"event": "lost_rank", "status": 12, "reason": "closed"}], (12, "closed.")),
+    ],
+)
+def test_the_cause_is_told_rather_than_its_consequences(rows, told) -> None:
+    assert told_by(rows) == told
+
+
+@pytest.mark.parametrize(
+    "content,finished", [(b'{"step": 6}', True), (b'{"step": 5}', False), (b"", False), (b"[]", False), (b'{"step": "6"}', False)]
+)
+def test_only_the_last_step_is_the_end(tmp_path, content, finished) -> None:
+    (tmp_path / "DONE").write_bytes(content)
+    assert is_finished(tmp_path, 6) is finished
+    assert not is_finished(tmp_path / "nowhere", 6)

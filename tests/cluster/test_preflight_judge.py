@@ -1,0 +1,462 @@
+"""From findings written by hand follows who is unfit, and what is nobody's own fault."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+
+import orjson
+import pytest
+
+from jadeberta.cluster.preflight.account import constants, document, table
+from jadeberta.cluster.preflight.checks import slow_devices, slow_links
+from jadeberta.cluster.preflight.findings import Clock, Disk, Fault, Findings, Measurements, Pair
+from jadeberta.cluster.preflight.fit import fit
+from jadeberta.cluster.preflight.judge import judge
+from jadeberta.cluster.preflight.machine import is_training
+from jadeberta.cluster.preflight.need import Need, need_of
+from jadeberta.cluster.preflight.nvidia import Device, read_devices, read_processes
+from jadeberta.cluster.preflight.placement import placement
+from jadeberta.cluster.preflight.tournament import rounds
+from jadeberta.cluster.preflight.verdict import Verdict
+from jadeberta.config import CheckpointConfig, Recipe, TrainingConfig, WatchdogConfig
+
+GB = 10**9
+NEED = Need(checkpoint_bytes=5 * GB, world_size=8, soon=3, whole_run=9, save_s=450.0)
+
+
+class Cluster:
+    """Healthy hosts node1, node2 ... with two ranks each, on which a test breaks something."""
+
+    def __init__(self, hosts: int = 4) -> None:
+        self.hosts = [f"node{n + 1}" for n in range(hosts)]
+        self.findings = {
+            2 * n + local: Findings(
+                2 * n + local, local, host, 4000 + local, versions={"torch": "2.13.0", "jadeberta's files": "aaa"},
+                device="cuda", device_name="A100", device_free_bytes=39 * GB, device_total_bytes=40 * GB,
+                memory_free_bytes=200 * GB, index_sha256="e0" * 32, disks={"run.dir": Disk("/runs/large", 900 * GB, 10**6)},
+            )
+            for n, host in enumerate(self.hosts) for local in (0, 1)
+        }  # fmt: skip
+        pairs = [Pair(self.hosts[a], self.hosts[b], 1e-5, 20e9) for played in rounds(hosts) for a, b in played]
+        self.measured = Measurements(
+            clocks={host: Clock(0.001, 0.0002) for host in self.hosts},
+            writes={host: {"run.dir": 1e9} for host in self.hosts},
+            gemm_best=dict.fromkeys(self.findings, 250e12),
+            gemm_typical=dict.fromkeys(self.findings, 240e12),
+            inside=dict.fromkeys(self.hosts, 200e9) if hosts else {},
+            pairs=pairs,
+            rounds=(len(rounds(hosts)),) * 2,
+        )
+
+    def of(self, host: str) -> list[Findings]:
+        return [each for each in self.findings.values() if each.host == host]
+
+    def slow_link(self, host: str, rate: float = 1e9) -> None:
+        for pair in self.measured.pairs:
+            if host in (pair.a, pair.b):
+                pair.bandwidth_bytes_per_s = rate
+
+    def break_pair(self, *hosts: str) -> None:
+        for pair in self.measured.pairs:
+            if {pair.a, pair.b} == set(hosts):
+                pair.bandwidth_bytes_per_s, pair.error = 0.0, "connection refused"
+
+    def lose(self, rank: int, host: str | None) -> None:
+        """A rank that never says anything."""
+        del self.findings[rank]
+        self.measured.absent[rank] = "has not appeared within 30 s"
+        if host:
+            self.measured.absent_hosts[rank] = host
+
+    def verdict(self) -> Verdict:
+        return judge(self.findings, self.measured, NEED)
+
+
+def old_torch(cluster: Cluster) -> None:
+    for each in cluster.of("node2"):
+        each.versions["torch"] = "2.12.1"
+
+
+def other_files(cluster: Cluster) -> None:
+    for each in cluster.of("node4"):
+        each.versions["jadeberta's files"] = "bbb"
+
+
+def no_driver(cluster: Cluster) -> None:
+    del cluster.findings[5].versions["torch"]
+    cluster.findings[4].versions.pop("torch")
+
+
+def other_index(cluster: Cluster) -> None:
+    for each in cluster.of("node3"):
+        each.index_sha256 = "f1" * 32
+
+
+def one_slow_device(cluster: Cluster) -> None:
+    cluster.measured.gemm_best[5] = 150e12
+
+
+def slow_link(cluster: Cluster) -> None:
+    cluster.slow_link("node3")
+
+
+def cut_off(cluster: Cluster) -> None:
+    for other in ("node1", "node2", "node4"):
+        cluster.break_pair("node3", other)
+
+
+def slow_inside(cluster: Cluster) -> None:
+    cluster.measured.inside["node1"] = 20e9
+
+
+def clock_ahead(cluster: Cluster) -> None:
+    cluster.measured.clocks["node2"] = Clock(-40.0, 0.001)
+
+
+def full_disk(cluster: Cluster) -> None:
+    for each in cluster.of("node3"):
+        each.disks["run.dir"] = Disk("/runs/large", 1 << 20, 100)
+
+
+def full_staging(cluster: Cluster) -> None:
+    for each in cluster.findings.values():
+        each.disks["checkpoint.staging"] = Disk("/scratch", (1 if each.host == "node2" else 100) * GB, None)
+
+
+def no_inodes(cluster: Cluster) -> None:
+    for each in cluster.of("node1"):
+        each.disks["run.dir"] = Disk("/runs/large", 900 * GB, 12)
+
+
+def slow_writes(cluster: Cluster) -> None:
+    cluster.measured.writes["node4"]["run.dir"] = 1e6
+
+
+def not_writable(cluster: Cluster) -> None:
+    cluster.measured.write_errors["node4"] = {"run.dir": "/runs/large: Input/output error"}
+
+
+def little_memory(cluster: Cluster) -> None:
+    for each in cluster.of("node2"):
+        each.memory_free_bytes = GB
+
+
+def device_taken(cluster: Cluster) -> None:
+    cluster.findings[3].device_free_bytes = 20 * GB
+
+
+def no_device(cluster: Cluster) -> None:
+    cluster.findings[6].device = "cpu"
+
+
+def other_mount(cluster: Cluster) -> None:
+    cluster.measured.blind_hosts = ["node3"]
+
+
+def hung_shards(cluster: Cluster) -> None:
+    cluster.findings[2].faults.append(Fault("shards", "data.shards /data/shards: no answer within 10 s"))
+
+
+def absent_host(cluster: Cluster) -> None:
+    for rank in (4, 5):
+        cluster.lose(rank, "node3")
+
+
+def unreached_host(cluster: Cluster) -> None:
+    for rank in (4, 5):
+        cluster.measured.absent[rank] = "looked at its machine but did not meet the others within 30 s"
+        cluster.measured.absent_hosts[rank] = "node3"
+
+
+def silent_rank(cluster: Cluster) -> None:
+    cluster.measured.lost[7] = "writing"
+
+
+ONE_HOST: list[tuple[Callable[[Cluster], None], str, str]] = [
+    (old_torch, "node2", "torch: 2.12.1 here, 2.13.0 on 3 other hosts"),
+    (other_files, "node4", "jadeberta's files: bbb here, aaa on 3 other hosts"),
+    (no_driver, "node3", "torch: missing here"),
+    (other_index, "node3", "index.json: f1f1f1f1f1f1 here"),
+    (one_slow_device, "node3", "local rank 1 multiplies matrices at 150 TFLOP/s, 60% of the median"),
+    (slow_link, "node3", "fastest link to another host has 1e+03 MB/s, 5% of the median"),
+    (cut_off, "node3", "reaches none of the 3 hosts that were tried (connection refused)"),
+    (slow_inside, "node1", "an all-reduce of its own ranks has 2e+04 MB/s, 10% of the median"),
+    (clock_ahead, "node2", "clock is 40.00 s behind the others'"),
+    (full_disk, "node3", "/runs/large: 0.00 GiB are free; the next 3 checkpoints need 14.03 GiB"),
+    (full_staging, "node2", "/scratch: 0.93 GiB are free; its part of a checkpoint needs 1.23 GiB"),
+    (no_inodes, "node1", "12 files can still be made; the next 3 checkpoints need 60"),
+    (slow_writes, "node4", "its part of a checkpoint would take 1250 s, a save is given up after 450 s"),
+    (not_writable, "node4", "Input/output error while writing"),
+    (little_memory, "node2", "0.93 GiB of memory are free, a save copies 1.16 GiB there"),
+    (device_taken, "node2", "GPU 1: 18.63 GiB of 37.25 GiB are free"),
+    (no_device, "node4", "torch sees no GPU here"),
+    (other_mount, "node3", "does not see a file that rank 0 made in run.dir"),
+    (hung_shards, "node2", "no answer within 10 s"),
+    (absent_host, "node3", "rank 4 has not appeared within 30 s"),
+    (unreached_host, "node3", "rank 4 looked at its machine but did not meet the others"),
+    (silent_rank, "node4", "rank 7 fell silent at: writing"),
+]
+
+
+@pytest.mark.parametrize("fault,host,sentence", ONE_HOST, ids=lambda value: getattr(value, "__name__", None))
+def test_what_is_wrong_with_one_host_makes_that_host_unfit_and_no_other(fault, host, sentence) -> None:
+    cluster = Cluster()
+    fault(cluster)
+    verdict = cluster.verdict()
+    assert not verdict.fit and verdict.common == [] and verdict.unfit.keys() == {host}
+    assert len(verdict.unfit[host]) == 1 and sentence in verdict.unfit[host][0]
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 3, 4, 17])
+def test_a_healthy_allocation_is_fit_without_a_warning(hosts) -> None:
+    assert Cluster(hosts).verdict() == Verdict()
+
+
+def test_of_many_hosts_several_can_be_unfit_each_for_its_own_reason() -> None:
+    cluster = Cluster(9)
+    for fault in (old_torch, slow_link, slow_writes):
+        fault(cluster)
+    verdict = cluster.verdict()
+    assert verdict.unfit.keys() == {"node2", "node3", "node4"} and verdict.common == []
+
+
+def test_where_more_than_half_of_the_hosts_are_unfit_for_different_reasons_it_says_so() -> None:
+    cluster = Cluster(4)
+    for fault in (old_torch, slow_link, slow_writes):
+        fault(cluster)
+    verdict = cluster.verdict()
+    assert len(verdict.unfit) == 3
+    assert len(verdict.common) == 1 and "3 of 4 hosts are unfit, for different reasons" in verdict.common[0]
+
+
+def test_what_most_hosts_have_is_no_host_s_own_fault() -> None:
+    cluster = Cluster()
+    for each in cluster.findings.values():
+        each.disks["run.dir"] = Disk("/runs/large", GB, 10**6)
+    verdict = cluster.verdict()
+    assert verdict.unfit == {} and len(verdict.common) == 1
+    assert verdict.common[0].startswith("4 of 4 hosts, node1 for one: run.dir /runs/large: 0.93 GiB are free")
+
+
+def test_of_one_host_a_fault_of_what_is_shared_is_common_and_one_of_its_own_is_its_own() -> None:
+    cluster = Cluster(1)
+    cluster.findings[0].faults.append(Fault("shards", "data.shards shards: No such file or directory"))
+    cluster.findings[1].device_free_bytes = GB
+    verdict = cluster.verdict()
+    assert verdict.common == ["data.shards shards: No such file or directory"]
+    assert verdict.unfit.keys() == {"node1"} and "GPU 1" in verdict.unfit["node1"][0]
+
+
+def test_where_all_links_are_slow_none_is() -> None:
+    cluster = Cluster()
+    for pair in cluster.measured.pairs:
+        pair.bandwidth_bytes_per_s = 1e6
+    assert cluster.verdict().fit
+
+
+def test_a_link_between_two_hosts_has_nothing_to_be_compared_with() -> None:
+    cluster = Cluster(2)
+    cluster.slow_link("node2", 1.0)
+    assert cluster.verdict().fit
+
+
+def test_of_two_hosts_that_differ_neither_is_called_the_odd_one() -> None:
+    cluster = Cluster(2)
+    old_torch(cluster)
+    verdict = cluster.verdict()
+    assert verdict.unfit == {}
+    assert verdict.common == ["torch differs and no value is that of most hosts: 2.13.0 on node1; 2.12.1 on node2"]
+
+
+def test_two_hosts_that_reach_others_but_not_each_other_are_told_as_a_pair() -> None:
+    cluster = Cluster()
+    cluster.break_pair("node1", "node3")
+    verdict = cluster.verdict()
+    assert verdict.unfit == {} and verdict.common == ["node1 and node3 cannot talk to each other (connection refused)"]
+
+
+def test_two_hosts_that_cannot_talk_are_told_as_a_pair() -> None:
+    cluster = Cluster(2)
+    cluster.break_pair("node1", "node2")
+    verdict = cluster.verdict()
+    assert verdict.unfit == {} and verdict.common == ["node1 and node2 cannot talk to each other (connection refused)"]
+
+
+def test_where_nobody_meets_rank_0_its_host_is_the_one_that_is_cut_off() -> None:
+    cluster = Cluster()
+    for rank, each in cluster.findings.items():
+        if each.host != "node1":
+            cluster.measured.absent[rank] = "looked at its machine but did not meet the others within 30 s"
+            cluster.measured.absent_hosts[rank] = each.host
+    verdict = cluster.verdict()
+    assert verdict.unfit == {"node1": ["none of the other 3 hosts could reach rank 0 here"]} and verdict.common == []
+
+
+def test_a_rank_of_an_unknown_host_is_told_without_one() -> None:
+    cluster = Cluster()
+    cluster.lose(5, None)
+    verdict = cluster.verdict()
+    assert verdict.common == ["rank 5 has not appeared within 30 s; nothing tells on which host it should be"]
+
+
+def test_after_a_rank_fell_silent_the_failure_of_the_others_is_not_told_as_a_fault_of_its_own() -> None:
+    cluster = Cluster()
+    silent_rank(cluster)
+    cluster.break_pair("node1", "node4")
+    cluster.measured.overall_error = "Connection closed by peer"
+    verdict = cluster.verdict()
+    assert verdict.unfit.keys() == {"node4"} and verdict.common == []
+
+
+def test_an_all_reduce_that_fails_with_all_ranks_there_is_a_common_fault() -> None:
+    cluster = Cluster()
+    cluster.measured.overall_error = "unhandled system error"
+    assert cluster.verdict().common == ["an all-reduce over all ranks failed (unhandled system error)"]
+
+
+def test_little_is_warned_of_and_does_not_keep_from_training() -> None:
+    cluster = Cluster()
+    for each in cluster.findings.values():
+        each.disks["run.dir"] = replace(each.disks["run.dir"], free_bytes=30 * GB)
+    for each in cluster.of("node2"):
+        each.memory_free_bytes = int(1.3 * GB)
+    cluster.measured.clocks["node3"] = Clock(1.5, 0.001)
+    cluster.measured.writes["node4"]["run.dir"] = 100e6
+    cluster.findings[2].warnings.append("GPU 0 is also used by process 77 (python), 500 MiB")
+    verdict = cluster.verdict()
+    assert verdict.fit and len(verdict.warnings) == 5
+    for part in ("the whole run keeps need 41.91 GiB", "node2: 1.21 GiB of memory", "node3: its clock is 1.50 s ahead",
+                 "node4: run.dir: writes and flushes 100 MB/s", "node2: GPU 0 is also used"):  # fmt: skip
+        assert any(part in warning for warning in verdict.warnings), part
+
+
+def test_a_clock_that_may_be_right_is_not_blamed() -> None:
+    cluster = Cluster()
+    cluster.measured.clocks["node2"] = Clock(6.0, 5.8)
+    assert cluster.verdict() == Verdict()
+
+
+def test_slow_is_what_lies_under_a_share_of_the_median() -> None:
+    assert slow_devices({0: 100.0, 1: 71.0, 2: 69.0, 3: 100.0, 4: 100.0}, 0.7) == [2]
+    assert slow_devices({0: 100.0, 1: 71.0, 2: 69.0, 3: 100.0, 4: 100.0}, 0.75) == [1, 2]
+    assert slow_devices({}, 0.7) == []
+    links = [Pair("a", "b", 0, 100.0), Pair("a", "c", 0, 30.0), Pair("b", "c", 0, 49.0)]
+    assert slow_links(links, 0.5) == ["c"]
+    assert slow_links(links, 0.4) == []
+
+
+def test_findings_come_back_from_json_as_they_were() -> None:
+    cluster = Cluster()
+    full_staging(cluster)
+    hung_shards(cluster)
+    for each in cluster.findings.values():
+        assert Findings.of(orjson.loads(orjson.dumps(asdict(each)))) == each
+
+
+@pytest.mark.parametrize("hosts", range(0, 20))
+def test_in_a_tournament_every_two_hosts_meet_once_and_nobody_is_in_two_places(hosts) -> None:
+    played = rounds(hosts)
+    pairs = [frozenset(pair) for each in played for pair in each]
+    assert len(pairs) == len(set(pairs)) == hosts * (hosts - 1) // 2
+    assert len(played) == (0 if hosts < 2 else hosts - 1 + hosts % 2)
+    for each in played:
+        assert len({host for pair in each for host in pair}) == 2 * len(each)
+
+
+@pytest.mark.parametrize("ranks", [2, 8, 100])
+@pytest.mark.parametrize("collective,trips", [("all_reduce", 2), ("all_gather", 1)])
+def test_latency_and_bandwidth_are_found_again_in_times_of_the_ring(collective, trips, ranks) -> None:
+    latency, bandwidth = 2e-5, 25e9
+    sizes = [8, 1 << 20, 1 << 28]
+    times = [trips * (ranks - 1) * (latency + size / ranks / bandwidth) for size in sizes]
+    line = fit(collective, ranks, list(zip(sizes, times, strict=True)))
+    assert line is not None and line.ranks == ranks
+    assert line.latency_s == pytest.approx(latency, rel=1e-3) and line.bandwidth_bytes_per_s == pytest.approx(bandwidth, rel=1e-3)
+
+
+def test_one_rank_has_no_ring() -> None:
+    assert fit("all_reduce", 1, [(8, 1e-6), (1 << 20, 1e-5)]) is None
+
+
+def test_a_message_that_seems_to_take_no_time_gives_no_endless_bandwidth() -> None:
+    line = fit("all_reduce", 2, [(8, 2e-4), (1 << 20, 1e-4)])
+    assert line is not None and 0 < line.bandwidth_bytes_per_s < 1e14 and line.latency_s > 0
+
+
+def test_what_a_run_needs_follows_from_its_recipe() -> None:
+    recipe = Recipe(
+        checkpoint=CheckpointConfig(every_steps=1000, keep_last=3, keep_every=50_000),
+        training=TrainingConfig(max_steps=300_000),
+        watchdog=WatchdogConfig(save_s=900),
+    )
+    need = need_of(recipe, parameters=1_000_000, world_size=8, existing=0)
+    assert need.checkpoint_bytes == 14_000_000  # fp32 weight and two moments, bf16 weight
+    assert (need.soon, need.whole_run, need.save_s) == (4, 10, 450)
+    assert need.share(2) == 3_500_000
+    later = need_of(recipe, 1_000_000, 8, existing=5)
+    assert (later.soon, later.whole_run) == (1, 5)
+    recipe.checkpoint.keep_last, recipe.watchdog.save_s = 0, 0
+    forever = need_of(recipe, 1_000_000, 8, existing=100)
+    assert (forever.soon, forever.whole_run, forever.save_s) == (1, 201, float("inf"))
+
+
+@pytest.mark.parametrize(
+    "env,world,expected",
+    [
+        ({"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}, 4, {0: "n1", 1: "n1", 2: "n2", 3: "n2"}),
+        ({"SLURM_STEP_NODELIST": "a,b7", "SLURM_STEP_TASKS_PER_NODE": "1,2"}, 3, {0: "a", 1: "b7", 2: "b7"}),
+        ({"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_DISTRIBUTION": "cyclic"}, 4, {}),
+        ({"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_DISTRIBUTION": "cyclic"}, 2, {0: "n1", 1: "n2"}),
+        # torchrun under srun: a task is not a rank.
+        ({"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}, 8, {}),
+        ({}, 2, {}),
+    ],
+)  # fmt: skip
+def test_the_host_of_a_rank_that_never_came_is_known_from_slurm(env, world, expected) -> None:
+    assert placement(env, world) == expected
+
+
+def test_nvidia_smi_is_read() -> None:
+    # The second GPU has no ECC; the driver need not tell the memory of a process.
+    devices = "0, GPU-6a1c, 550.54.15, 0\n1, GPU-7b2d, 550.54.15, [N/A]\n2, GPU-8c3e, 550.54.15, 3\n"
+    assert read_devices(devices) == [
+        Device(0, "GPU-6a1c", "550.54.15", 0),
+        Device(1, "GPU-7b2d", "550.54.15", 0),
+        Device(2, "GPU-8c3e", "550.54.15", 3),
+    ]
+    processes = "GPU-6a1c, 4711, 5120, /opt/my env/bin/python, -u\nGPU-7b2d, 4712, [N/A], python\n"
+    assert read_processes(processes, "GPU-6a1c") == [(4711, "/opt/my env/bin/python, -u", "5120")]
+    assert read_devices("No devices were found\n") == [] and read_processes("", "GPU-6a1c") == []
+
+
+@pytest.mark.parametrize(
+    "command,is_one",
+    [
+        ("/venv/bin/python -m jadeberta pretrain --config a.yaml", True),
+        ("/venv/bin/python /venv/bin/jadeberta pretrain --config a.yaml", True),
+        ("/venv/bin/python -m jadeberta preflight --config a.yaml", False),
+        ("vim /home/me/jadeberta pretrain.txt", False),
+        ("python -m jadeberta", False),
+    ],
+)
+def test_a_training_is_known_by_its_command_line(command, is_one) -> None:
+    assert is_training(command.split()) is is_one
+
+
+def test_the_account_names_the_odd_host_and_carries_the_constants() -> None:
+    cluster = Cluster()
+    slow_link(cluster)
+    cluster.measured.gemm_typical[3] = 100e12
+    cluster.measured.all_reduce = fit("all_reduce", 8, [(8, 1.4e-4), (1 << 20, 2e-4)])
+    verdict = cluster.verdict()
+    told = document(cluster.findings, cluster.measured, verdict, 8, 1.7e9, 31.4)
+    assert told["fit"] is False and told["unfit"].keys() == {"node3"} and told["common"] == [] and told["world_size"] == 8
+    assert [row["host"] for row in told["hosts"]] == cluster.hosts and told["hosts"][1]["ranks"] == [2, 3]
+    found = told["constants"]
+    assert found == constants(cluster.measured)
+    assert found["gemm_flops_per_second_per_rank"] == 240e12 and found["fsync_bytes_per_second"] == 1e9
+    assert found["latency_s"] == pytest.approx(1e-5, rel=1e-3) and found["all_gather_latency_s"] is None
+    lines = table(told, verdict).splitlines()
+    assert "node3!" in lines[3] and "1000!" in lines[3] and "!" not in lines[1] + lines[2] + lines[4]
+    assert any(line.startswith("UNFIT node3: its fastest link") for line in lines)
+    assert lines[-1] == "not fit: 1 of 4 hosts are unfit, 0 faults are no host's own; preflight took 31 s"
+    orjson.dumps(told)
