@@ -25,6 +25,7 @@ if ! command -v nvidia-smi >/dev/null; then
     export DS_ACCELERATOR=cpu
 fi
 command=(--module jadeberta)
+signal=TERM  # DeepSpeed's launcher on a host hands it to the ranks; srun and mpirun do so with USR1
 if [ -z "$HOSTFILE" ]; then
     MASTER_PORT="${MASTER_PORT:-$((15000 + ${SLURM_JOB_ID:-$$} % 17000))}"
     options=(--num_gpus "$RANKS" --hostfile /nonexistent)
@@ -45,12 +46,16 @@ else
             LAUNCHER_EXTRA="-x MASTER_ADDR -x MASTER_PORT -x OMP_NUM_THREADS -x DS_ACCELERATOR --bind-to none $LAUNCHER_EXTRA"
             [ "$(id -u)" != 0 ] || LAUNCHER_EXTRA="--allow-run-as-root $LAUNCHER_EXTRA"
         fi
+        signal=USR1
         options+=(--force_multi --no_ssh_check --launcher "$LAUNCHER" --launcher_args "$LAUNCHER_EXTRA")
         # DeepSpeed hands srun a script, never a module.
         [ "$LAUNCHER" != slurm ] || command=("$(dirname "$PYTHON")/jadeberta")
     fi
 fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( $(nproc) / processes > 0 ? $(nproc) / processes : 1 ))}"
+# DeepSpeed's runner dies of a signal and passes none on: what it has started would train on without it.
+# shellcheck source=launch/attend.sh
+. launch/attend.sh
 # shellcheck disable=SC2086 # EXTRA is several words on purpose
-exec "$PYTHON" -m deepspeed.launcher.runner "${options[@]}" --master_port "$MASTER_PORT" --no_local_rank "${command[@]}" \
-    pretrain --config "$RECIPE" ${RUN_DIR:+--run.dir "$RUN_DIR"} ${SHARDS:+--data.shards "$SHARDS"} $EXTRA "$@"
+attend "$signal" children "$PYTHON" -m deepspeed.launcher.runner "${options[@]}" --master_port "$MASTER_PORT" --no_local_rank \
+    "${command[@]}" pretrain --config "$RECIPE" ${RUN_DIR:+--run.dir "$RUN_DIR"} ${SHARDS:+--data.shards "$SHARDS"} $EXTRA "$@"

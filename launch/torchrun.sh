@@ -38,5 +38,6 @@ else
 fi
 # shellcheck disable=SC2086 # EXTRA is several words on purpose
 exec "$PYTHON" -m torch.distributed.run --nnodes "$NODES" --nproc_per_node "$RANKS" --max_restarts "$RESTARTS" "${options[@]}" \
+    --signals_to_handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \
     -m jadeberta pretrain --config "$RECIPE" \
     ${RUN_DIR:+--run.dir "$RUN_DIR"} ${SHARDS:+--data.shards "$SHARDS"} $EXTRA "$@"

@@ -29,6 +29,7 @@ SILENCE_SECONDS = 60.0
 DEATHS = 5
 """So many processes may die at one piece; after that the piece itself is to blame, say because it does not fit into memory."""
 SHARES = 16
+"""Work that has no pieces by itself is cut into so many; nobody knows how many processes there will be."""
 POLL_SECONDS = 0.2, 2.0
 """First and longest time between two looks at a call of which others hold what is left."""
 
@@ -144,11 +145,15 @@ class Pool(Comm):
                 pause = min(2 * pause, longest)
 
     def _is_dead(self, folder: Path, number: int, state: PieceState) -> bool:
-        """Whether the process is dead that holds a piece."""
+        """Whether the process is dead that holds a piece, and left it open."""
         claim = folder / f"{number:05d}.claim-{state.attempt}"
         holder = claim.read_text().strip()
         # Empty until its maker has written its name; where that one died before, nothing is left to watch but the claim.
-        return self._watch.is_dead(self._workers / f"{holder}.beat" if holder else claim)
+        if not self._watch.is_dead(self._workers / f"{holder}.beat" if holder else claim):
+            return False
+        # It may have ended the piece, and left, after the folder was listed.
+        ended = (f"{number:05d}.done", f"{number:05d}.failed-{state.attempt}")
+        return not any((folder / name).exists() for name in ended)
 
     def _claim(self, folder: Path, step: Step) -> bool:
         """Whether this process is the one that made the claim; the file system lets one of them make it."""

@@ -125,7 +125,7 @@ books begin --excluded "$(field ExcNodeList)" --down "$(nodes down,fail,drain)" 
 ranks="${SLURM_NTASKS:-$((SLURM_NTASKS_PER_NODE * SLURM_JOB_NUM_NODES))}"
 size=(--ntasks="$ranks")
 if [ "$PREFLIGHT" = yes ]; then
-    attend true "${step[@]}" --kill-on-bad-exit=0 "${python[@]}" -m jadeberta preflight "${options[@]}"
+    attend true "${step[@]}" --kill-on-bad-exit=0 --wait=60 "${python[@]}" -m jadeberta preflight "${options[@]}"
     read -r word first second third <<<"$(decide fit --tasks "$((ranks / SLURM_JOB_NUM_NODES))")"
     case "$word" in
         go) ;;

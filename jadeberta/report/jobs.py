@@ -49,6 +49,8 @@ class Slurm:
     """A sentence on its verdict."""
     ends: list[Row] = field(default_factory=list)
     """What was decided about lives that ended by themselves, first to last."""
+    kept_books: bool = False
+    """slurm/life.sh runs the job, which ends soon after its ranks. Without, say in an interactive one, it may outlive them."""
     ended: bool = False
     """The newest life has such a row."""
     note: str = ""
@@ -114,6 +116,7 @@ def by_the_books(books: list[Row], ledger: list[Row]) -> Slurm:
         excluded=",".join(_left_out(begins, ends)),
         starting=not ended and not has_started,
         ends=ends,
+        kept_books=bool(begins) and begins[-1].get("job") == own.get("job"),
         ended=ended,
     )
 
@@ -185,5 +188,9 @@ def verdict_sentence(told: Row, began: float) -> str:
     hosts = told.get("hosts") or []
     faults = [str(fault) for fault in told.get("common") or []]
     faults += [f"{host}: {', '.join(map(str, reasons))}" for host, reasons in (told.get("unfit") or {}).items()]
-    text = f"fit, {len(hosts)} host{'s' * (len(hosts) != 1)}" if told.get("fit") is True else "not fit: " + "; ".join(faults)
+    text = (
+        f"fit, {len(hosts)} host{'s' * (len(hosts) != 1)}"
+        if told.get("fit") is True
+        else "not fit: " + ("; ".join(faults) or "no reason is given")
+    )
     return text + (" (of an earlier life)" if _at(told) < began else "")

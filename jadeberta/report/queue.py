@@ -78,8 +78,9 @@ def _fields(line: str) -> dict[str, str]:
     """KEY=value of a line, without those that say that there is no value; the first of each key."""
     keys = list(re.finditer(r"(?:^|\s)([A-Z][\w/:]*)=", line))
     fields: dict[str, str] = {}
-    for key, following in zip(keys, [*keys[1:], None], strict=True):
-        value = line[key.end() : following.start() if following else None].strip()
+    ends = [key.start() for key in keys[1:]] + [len(line)]
+    for key, end in zip(keys, ends, strict=False):
+        value = line[key.end() : end].strip()
         if value not in NOTHING:
             fields.setdefault(key[1], value)
     return fields
@@ -130,7 +131,7 @@ def _call(command: tuple[str, ...], timeout: float) -> tuple[str, str]:
     except OSError:
         return "", f"{command[0]} is not on this host: ask on a login node for what Slurm knows."
     except subprocess.TimeoutExpired:
-        return "", f"Slurm did not answer in {timeout:.0f} s."
+        return "", f"Slurm did not answer in {timeout:g} s."
     if done.returncode == 0:
         return done.stdout, ""
     last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]

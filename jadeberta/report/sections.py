@@ -79,8 +79,8 @@ def job_rows(slurm: Slurm) -> list[tuple[str, str]]:
     rows.append(
         ("in Slurm", f"{slurm.state}{why}{where}{when}" if slurm.state else slurm.note + (f" It was{where}." if where else ""))
     )
-    restarts = f"this job was started again {slurm.restarts} time{'s' * (slurm.restarts != 1)}"
-    rows.append(("lives", f"{slurm.lives} of the run; {restarts}"))
+    requeued = f"; this job was requeued {slurm.restarts} time{'s' * (slurm.restarts != 1)}" if slurm.restarts else ""
+    rows.append(("lives", f"{slurm.lives} of the run{requeued}"))
     if slurm.limit_in_s is not None:
         whole = "" if slurm.limit_s is None else f" of {duration(slurm.limit_s)}"
         rows.append(("time limit", f"in {duration(slurm.limit_in_s)}{whole}"))

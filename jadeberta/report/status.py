@@ -25,6 +25,7 @@ SILENT_HEART_S = 120.0
 """The same for one with heartbeats, which are renewed every second or so; file systems hand them on late."""
 DECIDED = {"finish": "done", "stop": "stopped", "leave": "ended by Slurm", "requeue": "requeued", "next": "handed on"}
 """The state of a run whose job has ended by itself, by what was decided."""
+NOT_CONTINUED = "not continued"
 
 
 def main(arguments: list[str]) -> int:
@@ -74,7 +75,7 @@ def read_account(run: Path, now: float | None = None, heard: float = 0.0, slurm:
     signs = [at for row in (ledger[-1], *metrics[-1:]) if (at := finite(row, "time")) is not None]
     lives = now is not None and now - max(heard, *signs, 0.0) < (SILENT_HEART_S if heard else SILENT_S)
     if slurm.state or slurm.starting or slurm.ended:
-        lives = slurm.works and not slurm.starting and not slurm.ended
+        lives = slurm.works and not slurm.starting and not slurm.ended and (lives or slurm.kept_books)
     return account(ledger, metrics, now if lives else None)
 
 
@@ -94,10 +95,18 @@ def heartbeats(run: Path) -> list[Row]:
 def state(result: Account, slurm: Slurm) -> str:
     """The run in a word or two: done, running, starting up, queued, stopped, ... or how its last life ended."""
     last = result.lives[-1].ended if result.lives else "killed"
-    if slurm.starting or (slurm.waits and last != "done"):
-        return "starting up" if slurm.starting else "queued"
-    if slurm.ended and last != "done":
-        return DECIDED.get(str(slurm.ends[-1].get("action")), last)
+    if slurm.starting:
+        return "starting up"
+    if last == "done":
+        return last
+    if slurm.waits:
+        return "queued"
+    if slurm.state == "CANCELLED":
+        return "cancelled"
+    if slurm.ended:
+        action = str(slurm.ends[-1].get("action"))
+        left_alone = action in ("requeue", "next") and slurm.state and not slurm.works
+        return NOT_CONTINUED if left_alone else DECIDED.get(action, last)
     return last
 
 
@@ -133,6 +142,8 @@ def _progress(result: Account, now: float, slurm: Slurm, goal: Goal) -> list[tup
     rows = [("state", now_is + said)]
     if now_is == DECIDED["stop"]:
         rows.append(("because", str(slurm.ends[-1].get("reason", ""))))
+    if now_is == NOT_CONTINUED:
+        rows.append(("because", "Slurm has no job that goes on with it, though one was to. Submit it again."))
     rows += sections.job_rows(slurm)
     if life is None:
         return rows

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import orjson
 import pytest
 
 from tests.cluster.conftest import Cluster
@@ -151,10 +152,10 @@ def test_a_job_that_crashes_at_its_start_three_times_stops_and_says_so(cluster: 
 
 def test_a_mistake_in_the_recipe_is_told_once_and_not_tried_again(cluster: Cluster, tmp_path: Path) -> None:
     run = Run(cluster, tmp_path)
-    job = run.submit(1, EXTRA="--training.global_batch_size 7 --training.micro_batch_size 2")
+    job = run.submit(2, EXTRA="--training.global_batch_size 7")
     run.until_ended(job, "FAILED")
     assert cluster.job(job)["ExitCode"] == "2:0" and [e["action"] for e in run.endings] == ["stop"]
-    assert "ConfigError: training.global_batch_size 7" in run.printed
+    assert run.printed.count("ConfigError: training.global_batch_size 7 does not divide over 2 ranks") == 1
 
 
 def test_a_run_goes_on_with_other_numbers_of_nodes(cluster: Cluster, reference: Run, tmp_path: Path) -> None:
@@ -175,7 +176,7 @@ def test_a_run_goes_on_with_other_numbers_of_nodes(cluster: Cluster, reference: 
 def test_jobs_of_a_chain_follow_one_another_and_end_together(cluster: Cluster, reference: Run, tmp_path: Path) -> None:
     run = Run(cluster, tmp_path)
     chain = ("--job-name=chain", "--no-requeue", "--dependency=singleton")
-    jobs = [run.submit(2, 1, *chain, NEXT="singleton") for _ in range(4)]
+    jobs = [run.submit(2, 1, *chain, NEXT="singleton") for _ in range(3)]
     run.until_step(7)
     cluster.run("scancel", "--batch", "--signal=USR1", jobs[0])
     run.until_ended(jobs[0], "FAILED")
@@ -183,8 +184,15 @@ def test_jobs_of_a_chain_follow_one_another_and_end_together(cluster: Cluster, r
     run.until_ended(jobs[1], "COMPLETED")
     assert run.done and same_run(run, reference)
     run.until_ended(jobs[2], "COMPLETED")  # finds the run done
-    for job in jobs[3:]:
-        run.until_ended(job, "COMPLETED")
+
+
+def test_a_host_with_a_slow_link_is_found_before_the_first_step_and_left_out(cluster: Cluster, tmp_path: Path) -> None:
+    run = Run(cluster, tmp_path, training={"max_steps": 4, "global_batch_size": 12}, cluster={"drop_hosts": 1})
+    cluster.tool("shape", "node2", "10mbit")
+    job = run.submit(3, PREFLIGHT="yes")
+    run.until_ended(job, "COMPLETED")
+    assert run.done and "goes on without node2 on 2 ranks" in run.printed and "2 ranks (srun)" in run.printed
+    assert list(orjson.loads((run.directory / "preflight.json").read_bytes())["unfit"]) == ["node2"]
 
 
 def test_the_training_runs_inside_a_container(cluster: Cluster, tmp_path: Path) -> None:
@@ -206,4 +214,6 @@ def test_the_training_runs_inside_a_container(cluster: Cluster, tmp_path: Path) 
     job = run.submit(2, 1, PATH=path, CONTAINER="apptainer:my.sif", BINDS="/data:/data")
     run.until_ended(job, "COMPLETED")
     calls = (tmp_path / "calls").read_text()
-    assert run.done and calls.count("-m jadeberta pretrain") == 2 and calls.count("-m jadeberta.cluster.life") == 2
+    assert (
+        run.done and calls.count("-m jadeberta pretrain") == 2 and [calls.count(f"life {w} ") for w in ("begin", "end")] == [1, 1]
+    )

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.conftest import Cluster
+from tests.cluster.test_environment import is_alive
 from tests.helpers import ROOT, make_recipe, make_shards, read_metrics
 
 MPICH = shutil.which("mpirun.mpich")
@@ -135,6 +137,29 @@ def test_elastic_torchrun_starts_again_after_a_killed_rank_and_comes_to_the_same
     assert runs.weights("elastic") == expected
     metrics = read_metrics(runs.folder / "run by elastic")
     assert {row["life"] for row in metrics} == {0, 1} and min(row["step"] for row in metrics if row["life"] == 1) > 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "number", "status"),
+    [("mpi.sh", signal.SIGTERM, 11), ("torchrun.sh", signal.SIGUSR1, 1), ("deepspeed.sh", signal.SIGUSR1, 1)],
+)
+def test_a_signal_to_a_launcher_has_the_ranks_save_and_leaves_none_behind(
+    runs: Runs, script: str, number: signal.Signals, status: int
+) -> None:
+    run_dir, log = runs.folder / f"run by {script}", runs.folder / f"{script}.log"
+    env = os.environ | runs.by(script) | {"EXTRA": "--training.max_steps 300 --checkpoint.every_steps 300"}
+    with open(log, "wb") as out:
+        launcher = subprocess.Popen([ROOT / "launch" / script], env=env, stdout=out, stderr=out)
+    end = time.monotonic() + 120
+    while not (run_dir / "metrics.jsonl").exists() or len(read_metrics(run_dir)) < 2:
+        assert time.monotonic() < end and launcher.poll() is None, log.read_text()[-3000:]
+        time.sleep(0.1)
+    launcher.send_signal(number)
+    assert launcher.wait(60) == status, log.read_text()[-3000:]
+    events = [json.loads(line) for line in (run_dir / "ledger.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events if event["event"] in ("save", "requeue")] == ["save", "requeue"]
+    assert not [rank for rank in runs.ranks(script) if is_alive(rank["pid"])]
 
 
 @pytest.mark.parametrize("script", ["local.sh", "mpi.sh", "torchrun.sh", "deepspeed.sh"])

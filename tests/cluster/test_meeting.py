@@ -21,7 +21,7 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize("address", ["", "node1", "10.77.0.1", "::ffff:10.77.0.1", "[::ffff:10.77.0.1]", "node1.v4"])
+@pytest.mark.parametrize("address", ["", "[::ffff:10.77.0.1]", "node1.v4"])
 def test_two_hosts_meet(cluster: Cluster, tmp_path: Path, address: str) -> None:
     """The name node1.v4 is only known with an IPv4 address mapped into IPv6."""
     script = tmp_path / "meet.py"

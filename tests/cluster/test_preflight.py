@@ -46,6 +46,12 @@ class Start:
         except subprocess.TimeoutExpired:
             raise AssertionError("\n".join(self.printed(rank) for rank in self.ranks)) from None
 
+    def wait_until_met(self) -> None:
+        end = time.monotonic() + 60
+        while not list(self.run_dir.glob("preflight/*/seen-*")):
+            assert time.monotonic() < end and self.ranks[0].poll() is None, self.printed(0)
+            time.sleep(0.01)
+
     def kill(self) -> None:
         for process in self.ranks.values():
             process.kill()
@@ -122,10 +128,7 @@ def test_where_rank_0_never_comes_another_rank_says_so(tmp_path) -> None:
 def test_a_rank_that_falls_silent_is_named_and_the_others_end(tmp_path) -> None:
     start = Start(tmp_path, 2)
     start.start(0, 1)
-    end = time.monotonic() + 60
-    while not list(start.run_dir.glob("preflight/*/seen-*")):  # they have met
-        assert time.monotonic() < end and start.ranks[0].poll() is None, start.printed(0)
-        time.sleep(0.01)
+    start.wait_until_met()
     start.ranks[1].send_signal(signal.SIGSTOP)
     try:
         assert start.ended(0) == [1]
@@ -134,6 +137,15 @@ def test_a_rank_that_falls_silent_is_named_and_the_others_end(tmp_path) -> None:
     ((host, reasons),) = start.told["unfit"].items()
     assert host == host_name({}) and reasons[0].startswith("rank 1 fell silent at: ")
     assert start.told["took_s"] < 60
+
+
+def test_where_rank_0_is_killed_another_rank_says_so(tmp_path) -> None:
+    start = Start(tmp_path, 3)
+    start.start(0, 1, 2)
+    start.wait_until_met()
+    start.ranks[0].kill()
+    assert start.ended(1, 2) == [1, 1]
+    assert start.told["unfit"] == {host_name({}): ["rank 0 fell silent while the others were at work with it"]}
 
 
 def test_a_file_system_that_hangs_is_told_and_does_not_hang_the_preflight(tmp_path) -> None:
@@ -155,7 +167,7 @@ def test_a_missing_shard_and_a_run_directory_that_cannot_be_made_are_told_togeth
     assert start.ended() == [1]
     told = orjson.loads((tmp_path / "account.json").read_bytes())
     assert len(told["common"]) == 2
-    assert "wikipedia-00000.tar: No such file or directory" in told["common"][0]
+    assert told["common"][0].endswith("wikipedia-00000.tar is missing")
     assert f"run.dir {start.run_dir}: cannot be written to" in told["common"][1]
 
 

@@ -37,25 +37,24 @@ def scaled(cluster: Cluster, folder: Path, out: str, *options: str) -> dict:
 
 
 def test_slow_cables_show_in_the_report_and_in_the_prediction(cluster, tmp_path) -> None:
-    plain = scaled(cluster, tmp_path, "plain", "--nodes", "2", "--modes", "strong", "--steps", "12", "--warm-up", "4", *BATCH_OF_2)
+    steps = ["--steps", "12", "--warm-up", "4", "--at-once", "1"]
+    plain = scaled(cluster, tmp_path, "plain", "--nodes", "2", "--modes", "strong", "--training.global_batch_size", "2", *steps)
     for node in range(1, 5):
         cluster.tool("shape", f"node{node}", "50mbit")
-    sizes = ["--nodes", "1,2,4", "--modes", "weak", "--steps", "12", "--warm-up", "4", "--at-once", "1"]
-    report = scaled(cluster, tmp_path, "shaped", *sizes)
+    report = scaled(cluster, tmp_path, "shaped", "--nodes", "1,2,4", "--modes", "weak", *steps)
 
     one, two, four = report["rows"]
     assert [row["ranks"] for row in report["rows"]] == [1, 2, 4] and report["missing"] == []
-    share = {name: row["communication_s"] / row["step_s"] for name, row in {"plain": plain["rows"][0], "shaped": two}.items()}
-    assert share["shaped"] > 2 * share["plain"] and share["shaped"] > 0.8, share
+    (fast,) = plain["rows"]
+    assert two["communication_s"] > 4 * fast["communication_s"]
+    assert two["communication_s"] / two["step_s"] > max(0.8, fast["communication_s"] / fast["step_s"])
     size = 4 * report["parameters"]
     assert size > 4 * VOCABULARY * HIDDEN
     for row, ranks in ((two, 2), (four, 4)):
         wire = 3 * (ranks - 1) / ranks * size / WIRE  # there and back, and the weights there again
-        assert row["communication_s"] == pytest.approx(wire, rel=WITHIN)
+        # gloo's rings do not fill the links all the time, and a bucket of tbf lets the first 256 kB of a step pass at once.
+        assert row["communication_s"] == pytest.approx(wire, rel=0.35)
     assert one["efficiency"] == 1 > two["efficiency"] > four["efficiency"]
     assert {row["ranks"]: row["error"] for row in report["rows"] if abs(row["error"]) > WITHIN} == {}
     assert all(constants["gemm_flops_per_second_per_rank"] > 0 for constants in report["constants"].values())
     assert len(report["constants"]) == 3 and not list((tmp_path / "shaped").glob("points/*/checkpoints"))
-
-
-BATCH_OF_2 = ("--training.global_batch_size", "2")

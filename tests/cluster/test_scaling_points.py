@@ -3,7 +3,8 @@
 import pytest
 
 from jadeberta.cluster.scaling.measured import Measured, measure, warnings_of
-from jadeberta.cluster.scaling.points import Point, lay_out, points_of, recipe_of
+from jadeberta.cluster.scaling.points import Point, lay_out, merge, points_of, recipe_of
+from jadeberta.cluster.scaling.report import table
 from jadeberta.cluster.scaling.rows import Found, rows_of
 from jadeberta.config import load_recipe
 from jadeberta.errors import ConfigError
@@ -33,6 +34,18 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_sizes_that_fit() -> No
     with pytest.raises(ConfigError, match="weak scaling on 2 nodes"):
         lay_out(9, [2, 3], 1, ["weak"], [1], [1])
     assert [p.global_batch_size for p in lay_out(8, [2, 3], 1, ["weak"], [1], [1])[0].points] == [8, 12]
+
+
+def test_a_test_that_grows_has_one_series_of_a_kind_and_of_one_batch() -> None:
+    (had,), (more,) = lay_out(8, [1, 2], 1, ["weak"], [1], [1]), lay_out(8, [1, 4], 1, ["weak"], [1], [1])
+    strong = lay_out(8, [1, 2], 1, ["strong"], [1], [1])
+    grown = merge([had], [more, *strong])
+    assert [(s.mode, [p.nodes for p in s.points]) for s in grown] == [("weak", [1, 2, 4]), ("strong", [1, 2])]
+    assert merge(grown, [had]) == grown
+    with pytest.raises(ConfigError, match="the weak series would have 4 and 8 sequences a rank"):
+        merge([had], lay_out(8, [2, 4], 1, ["weak"], [1], [1]))
+    with pytest.raises(ConfigError, match="the strong series would have 8 and 16 sequences a step"):
+        merge(strong, lay_out(16, [1, 2], 1, ["strong"], [1], [1]))
 
 
 def test_a_points_recipe_is_the_tests_with_its_sizes_and_nothing_that_disturbs() -> None:
@@ -120,6 +133,19 @@ def test_without_constants_of_preflight_nothing_is_predicted() -> None:
     assert rows[0].predicted_step_s == 1 and rows[1].predicted_step_s is None and rows[1].error is None
 
 
+def test_the_table_shows_a_missing_point_and_what_preflight_said() -> None:
+    (series,) = lay_out(8, [1, 2], 1, ["strong"], [1], [1])
+    one, two = series.points
+    rows = rows_of(series, {one: found(measured(1, 0, 1000)), two: Found(None, {})}, PARAMETERS, "fp32", False, 100)
+    report = {"recipe": "r.yaml", "parameters": PARAMETERS, "precision": "fp32", "steps": 60, "warm_up": 20}
+    lines = table(report | {"warnings": {one.name: ["node3: slow"]}, "missing": [two.name]}, rows).splitlines()
+    assert lines[0] == "r.yaml: 1.0M parameters, fp32, medians of steps 21 to 60"
+    assert lines[4].split()[4:7] == ["1,000", "100.0%", "1.000"] and set(lines[5].split()[4:]) == {"-"}
+    assert lines[7:9] == [f"preflight of {one.name}", "  node3: slow"]
+    assert lines[-1] == f"not measured: {two.name}"
+
+
 def test_what_preflight_had_against_an_allocation_is_passed_on() -> None:
     told = {"fit": False, "unfit": {"node3": ["slow", "full"]}, "common": ["clocks"], "constants": {}}
-    assert warnings_of(told) == ["node3: slow", "node3: full", "clocks"] and warnings_of({}) == []
+    assert warnings_of(told) == ["node3: slow", "node3: full", "clocks"] and warnings_of({"constants": {}}) == []
+    assert "did not finish" in warnings_of({})[0]

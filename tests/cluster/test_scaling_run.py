@@ -168,13 +168,14 @@ def test_a_job_is_asked_for_with_the_points_sizes_and_the_users_options(fake_slu
     assert SlurmLauncher("--partition=gpu --comment='two words'").start(POINT, place) == "1234"
     called = (folder / "sbatch.called").read_text().splitlines()
     assert {"--nodes=4", "--ntasks-per-node=8", "--gpus-per-node=8", "--partition=gpu", "--comment=two words"} <= set(called)
+    assert "--gpus-per-node=0" in SlurmLauncher("", on_cpus=True).command(POINT, place)
     assert called[-2] == str(ROOT / "slurm" / "scaling.sh") and called[-1] == f"RUN_DIR={place}"
 
 
 def test_what_sbatch_refuses_is_told_in_its_words(fake_slurm, tmp_path) -> None:
     _, answers = fake_slurm
     answers("sbatch", err="sbatch: error: invalid partition specified: gpuu\n", rc=1)
-    with pytest.raises(ConfigError, match="refuses zero1-4x8.*invalid partition specified: gpuu"):
+    with pytest.raises(ConfigError, match=r"refuses zero1-4x8.*invalid partition specified: gpuu"):
         SlurmLauncher("").start(POINT, tmp_path)
 
 
@@ -191,7 +192,7 @@ def test_squeue_tells_states_and_what_it_forgot_from_a_controller_that_is_away(f
 def test_without_slurm_the_other_way_is_named(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     shards = ["--data.shards", str(tmp_path)]
-    with pytest.raises(ConfigError, match="no sbatch on this machine.*--local"):
+    with pytest.raises(ConfigError, match=r"no sbatch on this machine.*--local"):
         main(["run", "--config", DEMO, "--out", str(tmp_path / "out"), "--nodes", "1,2", "--gpus-per-node", "1", *shards])
 
 
@@ -231,7 +232,20 @@ def test_on_this_machine_the_points_run_as_ranks_and_a_test_can_grow(tmp_path, c
     shards = make_shards(tmp_path / "shards", {"a": (60, 1)})
     recipe = make_recipe(tmp_path / "tiny.yaml", shards, tmp_path / "run", training={"global_batch_size": 4})
     out = tmp_path / "a test"
-    test = ["run", "--config", str(recipe), "--out", str(out), "--gpus-per-node", "1", "--steps", "6", "--warm-up", "2", "--local"]
+    test = [
+        "run",
+        "--config",
+        str(recipe),
+        "--out",
+        str(out),
+        "--gpus-per-node",
+        "1",
+        "--steps",
+        "6",
+        "--warm-up",
+        "2",
+        "--local",
+    ]
     assert main([*test, "--nodes", "1,2", "--modes", "strong"]) == 0
     assert main([*test, "--nodes", "1", "--modes", "weak"]) == 0
     printed = capsys.readouterr().out

@@ -48,10 +48,10 @@ def test_status_follows_a_job_from_its_start_over_a_requeue_to_its_end(cluster: 
         assert text in table
 
     cluster.run("scancel", "--batch", "--signal=USR1", job)
-    run.until("it waits for its next life", lambda: cluster.job(job)["JobState"] == "PENDING")
-    run.until("it is put off by its rest", lambda: (told(run)["slurm"]["starts_in_s"] or 0) > 300)
+    cluster.wait(job, "PENDING")  # nobody hurries it: Slurm itself lets it rest for two minutes
     queued = told(run)
     assert (queued["state"], queued["slurm"]["reason"], queued["slurm"]["hosts"]) == ("queued", "BeginTime", "")
+    assert queued["slurm"]["starts_in_s"] > 30
     assert [(end["action"], end["status"]) for end in queued["slurm"]["ends"]] == [("requeue", 11)]
     assert "in Slurm PENDING (BeginTime), expected to start in" in shown(run)
 
@@ -68,12 +68,6 @@ def test_status_follows_a_job_from_its_start_over_a_requeue_to_its_end(cluster: 
     assert (over["state"], over["slurm"]["state"], over["slurm"]["works"]) == ("stopped", "FAILED", False)
     assert "because status 10: " in shown(run) and "next save" not in shown(run)
 
-
-def test_status_tells_what_the_files_say_where_no_slurm_can_be_asked(cluster: Cluster, tmp_path: Path) -> None:
-    run = Run(cluster, tmp_path, training={"max_steps": 3, "global_batch_size": 8})
-    run.until_ended(run.submit(1), "COMPLETED")
-    nowhere = cluster.run("env", f"PATH={tmp_path}", sys.executable, "-m", "jadeberta", "status", run.directory)
-    assert "scontrol is not on this host" in nowhere and "step" in nowhere
-    assert json.loads(
-        cluster.run("env", f"PATH={tmp_path}", sys.executable, "-m", "jadeberta", "status", run.directory, "--json")
-    )["state"] == ("done")
+    # A host that has no Slurm still has the files.
+    ask = ("env", f"PATH={tmp_path}", sys.executable, "-m", "jadeberta", "status", run.directory)
+    assert "scontrol is not on this host" in cluster.run(*ask) and "stopped" in cluster.run(*ask)

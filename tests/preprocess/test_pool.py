@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jadeberta.shards import ConfigError, DirectoryLock, GroupLock, InputError
-from preprocess.claims import Step, next_step, read_states
+from preprocess.claims import PieceState, Step, next_step, read_states
 from preprocess.heartbeat import LOOK_SECONDS, Heartbeat, Watch
 from preprocess.pool import DEATHS, Pool, require_finished
 from tests.helpers import ROOT
@@ -161,6 +161,18 @@ def test_what_a_killed_process_held_is_done_by_another_at_once(tmp_path: Path) -
     (tmp_path / "wait-0").unlink()
     assert other.communicate(timeout=30)[0].startswith("[0, 1, 4, 9, 16, 25]")
     assert [piece for process, piece in did(tmp_path) if process == other.pid] == [1, 2, 3, 4, 5, 0]
+
+
+def test_a_process_that_ended_its_piece_and_left_is_not_taken_for_dead(tmp_path: Path) -> None:
+    pool = Pool(tmp_path, "p", "test")
+    listed = PieceState(attempt=0)
+    (tmp_path / "00000.claim-0").write_text("one that left\n")
+    assert pool._is_dead(tmp_path, 0, listed)
+    for name in ("00000.done", "00000.failed-0"):
+        (tmp_path / name).touch()
+        assert not pool._is_dead(tmp_path, 0, listed)
+        (tmp_path / name).unlink()
+    pool.leave()
 
 
 def test_a_piece_at_which_every_process_dies_is_named_in_the_end(tmp_path: Path) -> None:

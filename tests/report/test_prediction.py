@@ -102,7 +102,12 @@ def test_the_update_takes_what_the_memory_takes() -> None:
 
 
 def test_preflights_constants_make_the_rings() -> None:
-    constants = {"latency_s": 1e-4, "bandwidth_bytes_per_s": 5e6, "all_gather_latency_s": 2e-4, "all_gather_bandwidth_bytes_per_s": 6e6}
+    constants = {
+        "latency_s": 1e-4,
+        "bandwidth_bytes_per_s": 5e6,
+        "all_gather_latency_s": 2e-4,
+        "all_gather_bandwidth_bytes_per_s": 6e6,
+    }
     assert network_of(constants) == Network(Ring(1e-4, 5e6), Ring(2e-4, 6e6))
     assert network_of({"latency_s": 1e-4, "bandwidth_bytes_per_s": 5e6}) == Network(Ring(1e-4, 5e6), Ring(1e-4, 5e6))
     assert network_of({"latency_s": None, "bandwidth_bytes_per_s": None}) is None and network_of({}) is None

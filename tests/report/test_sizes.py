@@ -63,7 +63,9 @@ def test_preflight_goes_before_assumptions_and_tells_nothing_of_the_other_kind_o
     assert two["communication_s"] == pytest.approx(3 * 15 / 16 * 2 * 339_838_208 / 1e9)
     assert one["communication_s"] < two["communication_s"] / 100
     assert plan["inputs"]["preflight"]["value"] == 1 and plan["inputs"]["preflight"]["kind"] == "measured"
-    alone = sizes(capsys, "--nodes", "1,2", "--preflight", preflight(tmp_path / "one.json", 1, latency_s=0.0, bandwidth_bytes_per_s=1e9))
+    alone = sizes(
+        capsys, "--nodes", "1,2", "--preflight", preflight(tmp_path / "one.json", 1, latency_s=0.0, bandwidth_bytes_per_s=1e9)
+    )
     assert alone[0]["communication_s"] == pytest.approx(3 * 7 / 8 * 2 * 339_838_208 / 1e9)
 
 

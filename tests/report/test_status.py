@@ -12,6 +12,7 @@ import pytest
 from jadeberta.errors import ConfigError, InputError
 from jadeberta.report import status
 from jadeberta.report.accounts import account
+from jadeberta.report.jobs import Slurm
 from jadeberta.training.ledger import read_jsonl
 from tests.helpers import ROOT
 
@@ -99,6 +100,18 @@ def test_a_run_that_is_long_silent_ended_with_its_last_sign(run) -> None:
     assert status.read_account(run, late, heard=late - 60).lives[-1].ended == "running"
 
 
+def test_a_job_that_works_is_a_sign_of_life_where_it_ends_with_its_ranks(run) -> None:
+    late = time.time() + 1e6
+    for slurm, ended in (
+        (Slurm(state="RUNNING", works=True, kept_books=True), "running"),
+        (Slurm(state="RUNNING", works=True), "killed"),  # an interactive job outlives its ranks
+        (Slurm(state="FAILED", kept_books=True), "killed"),
+        (Slurm(state="RUNNING", works=True, kept_books=True, starting=True), "killed"),
+    ):
+        assert status.read_account(run, late, slurm=slurm).lives[-1].ended == ended
+    assert status.read_account(run, time.time(), slurm=Slurm(state="FAILED")).lives[-1].ended == "killed"
+
+
 def test_a_run_without_recipe_metrics_or_heartbeats_is_told_as_far_as_it_goes(tmp_path, capsys) -> None:
     (tmp_path / "ledger.jsonl").write_bytes(b'{"event":"start","time":1000,"life":0}\n{"ti')
     assert status.main([str(tmp_path)]) == 0
@@ -119,6 +132,74 @@ def test_watching_ends_with_the_run(run, capsys, monkeypatch) -> None:
     assert status.main([str(run), "--watch", "7", "--json"]) == 0
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert (naps, first["step"], second["step"], second["lives"][-1]["ended"]) == ([7.0], 150, 400, "done")
+
+
+@pytest.fixture
+def begin(monkeypatch, tmp_path):
+    """What a job of Slurm notes where its life begins; this host has no scontrol."""
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    return {
+        "event": "begin",
+        "time": time.time() - 5,
+        "job": 12,
+        "restarts": 1,
+        "name": "large",
+        "partition": "gpu",
+        "hosts": ["n1", "n2"],
+    }
+
+
+def test_a_job_whose_ranks_have_said_nothing_yet_is_starting_up(tmp_path, begin, capsys) -> None:
+    (tmp_path / "jobs.jsonl").write_bytes(orjson.dumps(begin) + b"\n")
+    assert status.main([str(tmp_path)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for line in (
+        "state starting up",
+        "job 12 large in gpu",
+        "scontrol is not on this host",
+        "It was on n1,n2.",
+        "requeued 1 time",
+    ):
+        assert line in printed
+    assert "where the time went" not in printed
+    assert status.main([str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["state"], found["lives"], found["slurm"]["job"], found["slurm"]["starting"]) == ("starting up", [], 12, True)
+
+
+def test_a_job_that_began_long_ago_and_said_nothing_was_killed(tmp_path, begin, capsys) -> None:
+    (tmp_path / "jobs.jsonl").write_bytes(orjson.dumps(begin | {"time": time.time() - 3600}) + b"\n")
+    assert status.main([str(tmp_path)]) == 0
+    assert " ".join(capsys.readouterr().out.split()).startswith(f"{tmp_path} state killed")
+
+
+def test_a_job_that_is_not_to_go_on_says_why_and_what_was_decided_before(run, begin, capsys) -> None:
+    ledger = run / "ledger.jsonl"
+    slurm = {key: begin[key] for key in ("job", "restarts", "name", "partition", "hosts")}
+    with open(ledger, "ab") as f:
+        f.write(orjson.dumps({"event": "start", "time": begin["time"] + 1, "life": 2, "host": "n1", "slurm": slurm}) + b"\n")
+    first = {
+        "event": "end",
+        "time": begin["time"] - 60,
+        "life": 0,
+        "action": "requeue",
+        "reason": "status 12: n3 hangs.",
+        "excluded": ["n3"],
+    }
+    why = "status 13: the weights of all ranks must be the same."
+    last = {"event": "end", "time": begin["time"] + 3, "life": 1, "action": "stop", "status": 13, "reason": why, "excluded": []}
+    (run / "jobs.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in (begin, first, begin, last)))
+    assert status.main([str(run)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for line in (
+        "state stopped",
+        f"because {why}",
+        "lives 2 of the run",
+        "0 requeue 1m 05s ago status 12: n3 hangs. Without n3.",
+        "1 stop 2s ago",
+    ):
+        assert line in printed, f"{line!r} is not in {printed!r}"
+    assert "next save" not in printed
 
 
 def test_a_directory_without_a_run_is_one_sentence_and_status_1(tmp_path) -> None:

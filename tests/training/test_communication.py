@@ -77,7 +77,7 @@ def test_only_what_a_step_calls_counts_and_closing_puts_everything_back(alone) -
     dist.all_reduce(ones)
     with meter.step():
         dist.all_reduce(ones)
-        dist.all_gather_into_tensor(torch.empty(100), ones)
+        dist.all_gather_single(torch.empty(100), ones)
         work = dist.all_reduce(ones, async_op=True)
         work.wait()
         assert work.is_completed()

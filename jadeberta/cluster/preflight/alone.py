@@ -12,7 +12,7 @@ from jadeberta.cluster.environment import Process
 from jadeberta.cluster.preflight.bounded import TimedOut, bounded
 from jadeberta.cluster.preflight.findings import Fault, Findings
 from jadeberta.cluster.preflight.machine import host_name, job_key, look_at_device, stale_processes, versions
-from jadeberta.cluster.preflight.storage import checkpoint_directories, look_at_disk, look_at_shards
+from jadeberta.cluster.preflight.storage import checkpoint_directories, index_hash, look_at_disk, missing_shards
 from jadeberta.config import Recipe
 from jadeberta.errors import JadebertaError
 from jadeberta.files import make_directory
@@ -32,10 +32,7 @@ def look_around(recipe: Recipe, process: Process, env: Mapping[str, str]) -> Fin
         found.versions |= bounded(LOOK_S, versions)
     except (OSError, TimedOut) as e:
         found.faults.append(Fault("program", f"its own files cannot be read ({_reason(e)})"))
-    try:
-        found.index_sha256 = bounded(LOOK_S, look_at_shards, recipe)
-    except (JadebertaError, OSError, TimedOut) as e:
-        found.faults.append(Fault("shards", f"data.shards {recipe.data.shards}: {_reason(e)}"))
+    _look_at_shards(recipe, process, found)
     for key, directory in checkpoint_directories(recipe).items():
         try:
             found.disks[key] = bounded(LOOK_S, look_at_disk, directory)
@@ -49,6 +46,25 @@ def look_around(recipe: Recipe, process: Process, env: Mapping[str, str]) -> Fin
     if process.local_rank == 0:
         found.warnings += stale_processes()
     return found
+
+
+def _look_at_shards(recipe: Recipe, process: Process, found: Findings) -> None:
+    where = f"data.shards {recipe.data.shards}"
+    try:
+        found.index_sha256 = bounded(LOOK_S, index_hash, recipe.data.shards)
+        # Once a host: its ranks see the same files.
+        missing = bounded(LOOK_S, missing_shards, recipe.data.shards) if process.local_rank == 0 else []
+    except (JadebertaError, OSError, TimedOut) as e:
+        found.faults.append(Fault("shards", f"{where}: {_reason(e)}"))
+        return
+    if missing:
+        told = f"{where}: {missing[0]}" + (
+            f", and {len(missing) - 1} files more are not as index.json says" if missing[1:] else ""
+        )
+        if recipe.data.damaged == "set_aside":
+            found.warnings.append(f"{told}; training leaves them out")
+        else:
+            found.faults.append(Fault("shards", told))
 
 
 def _reason(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 IMPORTS_S = 15.0
 """Of the time before the first line so much counts: where a shared disk is cold, all ranks import slowly and none is to blame."""
-LAST_WORDS_S = 2.0
+LAST_WORDS_S = 3.0
 
 
 class TimedOut(Exception):
@@ -39,9 +39,13 @@ class Later(Generic[T]):
         except BaseException as e:
             self._error.append(e)
 
+    def wait(self, seconds: float) -> None:
+        """Until it is done, or some seconds have passed."""
+        self._thread.join(max(0.0, seconds))
+
     def result(self, seconds: float) -> T:
         """What the call returned or raised. Raises TimedOut where it has done neither within some seconds."""
-        self._thread.join(max(0.0, seconds))
+        self.wait(seconds)
         if self._thread.is_alive():
             Later.stuck += 1
             raise TimedOut(f"no answer within {seconds:.0f} s")

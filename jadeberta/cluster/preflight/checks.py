@@ -69,8 +69,7 @@ def clocks(found: Mapping[str, Clock], complaints: Complaints, verdict: Verdict)
         if sure > CLOCK_UNFIT_S:
             complaints.add("clock", host, told)
         elif sure > CLOCK_WARN_S:
-            verdict.warnings.append(f"{host}: {told}")
-            verdict.marks.setdefault(host, set()).add("clock")
+            verdict.warn("clock", host, told)
 
 
 def memory(findings: Mapping[int, Findings], need: Need, complaints: Complaints, verdict: Verdict) -> None:
@@ -82,8 +81,7 @@ def memory(findings: Mapping[int, Findings], need: Need, complaints: Complaints,
         if free < wanted:
             complaints.add("memory", host, told)
         elif free < MEMORY_SPARE * wanted:
-            verdict.warnings.append(f"{host}: {told}, which leaves little for loaders")
-            verdict.marks.setdefault(host, set()).add("memory")
+            verdict.warn("memory", host, f"{told}, which leaves little for loaders")
 
 
 def disks(findings: Mapping[int, Findings], need: Need, complaints: Complaints, verdict: Verdict) -> None:
@@ -129,8 +127,7 @@ def writes(
                 part = f"its part of a checkpoint would take {need.share(ranks[host]) / speed:.0f} s"
                 complaints.add("write", host, f"{told}; {part}, a save is given up after {need.save_s:.0f} s")
             elif speed < WRITE_SHARE * usual:
-                verdict.warnings.append(f"{host}: {told}, the median of all hosts is {usual / 1e6:.3g} MB/s")
-                verdict.marks.setdefault(host, set()).add("write")
+                verdict.warn("write", host, f"{told}, the median of all hosts is {usual / 1e6:.3g} MB/s")
 
 
 def best_links(pairs: Sequence[Pair]) -> dict[str, float]:
@@ -162,9 +159,14 @@ def links(
     _broken_links(measured.pairs, gone, complaints, verdict)
     best = best_links(measured.pairs)
     usual = statistics.median(rate for rate in best.values() if rate) if any(best.values()) else 0.0
+    met = Counter(frozenset((pair.a, pair.b)) for pair in measured.pairs)
     for host in slow_links(measured.pairs, share):
         told = f"its fastest link to another host has {best[host] / 1e6:.3g} MB/s"
-        complaints.add("link", host, f"{told}, {100 * best[host] / usual:.2g}% of the median of all hosts")
+        told += f", {100 * best[host] / usual:.2g}% of the median of all hosts"
+        if any(times > 1 for both, times in met.items() if host in both):
+            complaints.add("link", host, told)
+        else:
+            verdict.warn("link", host, f"{told}; there was no time to look again")
     for host, error in measured.inside_errors.items():
         complaints.add("inside", host, f"its own ranks cannot talk to each other ({error})")
     if len(measured.inside) > 2:

@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 
 SIZES = (8, 64 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20, 256 << 20)
-"""Bytes of a message: the first shows the latency; the next is only tried where it fits into the time that is left."""
+"""Bytes of a message: the first shows the latency, the third a bandwidth; a larger one is only tried where it fits into the time."""
+MANDATORY = 2
 LARGEST_ON_CPU = 64 << 20
 ROUNDS = 20
 """A size is timed at most so often."""
@@ -32,7 +33,7 @@ def time_collective(collective: str, device: torch.device, seconds: float) -> tu
     for number, size in enumerate(SIZES):
         if size > LARGEST_ON_CPU and device.type == "cpu":
             break
-        if number > 1 and last * size / SIZES[number - 1] > share:
+        if number > MANDATORY and last * size / SIZES[number - 1] > share:
             break
         numbers = max(ranks, size // 4 // ranks * ranks)
         message = torch.ones(numbers, device=device)
@@ -46,7 +47,7 @@ def time_collective(collective: str, device: torch.device, seconds: float) -> tu
 
         _timed(once, device)  # connects, allocates
         first = _slowest(_timed(once, device), device)
-        times = [_timed(once, device) for _ in range(max(2, min(ROUNDS, int(share / max(first, 1e-6)))))]
+        times = [_timed(once, device) for _ in range(max(3, min(ROUNDS, int(share / max(first, 1e-6)))))]
         best.append((numbers * 4, min(times)))
         typical.append((numbers * 4, statistics.median(times)))
         last = first

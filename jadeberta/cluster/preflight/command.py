@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from jadeberta.cluster.environment import detect
+from jadeberta.cluster.preflight.checks import DEVICE_SHARE, LINK_SHARE
 from jadeberta.config import load_recipe
 from jadeberta.errors import ConfigError
 from jadeberta.report.arguments import OneSentenceParser, positive
@@ -49,22 +50,18 @@ def _parser() -> OneSentenceParser:
     )
     parser.add_argument("--config", type=Path, required=True, metavar="RECIPE", help="recipe, a YAML file")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the account goes (default RUN_DIR/preflight.json)")
-    parser.add_argument(
-        "--siblings", type=_share, default=0.7, metavar="X", help="slow: a device below this part of the median of all (0.7)"
+    shares = (
+        ("--siblings", DEVICE_SHARE, "slow: a device below this part of the median of all"),
+        ("--links", LINK_SHARE, "slow: a host whose best link to another is below this part of the median of all hosts"),
     )
-    parser.add_argument(
-        "--links",
-        type=_share,
-        default=0.5,
-        metavar="X",
-        help="slow: a host whose best link is below this part of the median (0.5)",
-    )
+    for name, default, text in shares:
+        parser.add_argument(name, type=_share, default=default, metavar="X", help=f"{text} (default {default})")
     parser.add_argument(
         "--patience",
         type=positive,
         default=30.0,
         metavar="S",
-        help="seconds that ranks wait for each other at the beginning (30)",
+        help="seconds that ranks wait for each other at the beginning (default 30)",
     )
     parser.add_argument("--resume", help=argparse.SUPPRESS)  # EXTRA in slurm/ goes to the training too
     return parser

@@ -60,9 +60,11 @@ class Preflight:
         self.device_share, self.link_share = device_share, link_share
         self.book = Book(Path(recipe.run.dir), os.environ, process.rank)
         self.watch = Watch(patience + BEYOND_PATIENCE_S, self._last_words)
-        self.need: Need | None = None
+        self.counting: Later[Need] | None = None
         self.warnings: list[str] = []
         self.common: list[str] = []
+        self.findings: dict[int, Findings] = {}
+        self.session: Session | None = None
 
     def run(self) -> int:
         """Looks, meets, measures, judges; the exit status, 0 where the verdict is fit, else UNFIT.
@@ -70,16 +72,15 @@ class Preflight:
         Raises:
             ConfigError: rank 0 has no port to meet the others at.
         """
-        need: Later[Need] | None = None
         if self.process.is_root:
             self._forget_earlier()
-            need = Later(_need, self.recipe, self.process.world_size)
+            self.counting = Later(_need, self.recipe, self.process.world_size)
         self.watch.at = "looking at its own machine"
         found = look_around(self.recipe, self.process, os.environ)
         found.at = "waits for the others"
         self.book.write(found)
-        if need is not None:
-            self._take_need(need)
+        if self.counting is not None:
+            self.counting.wait(NEED_S)  # beside the measurements it would disturb them
         self.watch.at = "meeting the others"
         try:
             meeting = Meeting(self.process, self.patience, self.watch)
@@ -88,17 +89,16 @@ class Preflight:
             self.book.write(found)
             self._say(f"{found.host}: {e}")
             return self._judge_without_root()
-        findings = meeting.gather_findings(found)
         try:
-            session = Session(
-                self.recipe, meeting, self.book.directory, _device(found), findings, self.device_share, self.link_share
+            self.findings = meeting.gather_findings(found)
+            self.session = Session(
+                self.recipe, meeting, self.book.directory, _device(found), self.findings, self.device_share, self.link_share
             )
             for measure in MEASUREMENTS:
-                measure(session)
+                measure(self.session)
             self.watch.at = "the verdict"
             if self.process.is_root:
-                session.found.lost = meeting.lost
-                fit = self._conclude(findings, session.found)
+                fit = self._conclude(self.findings, self.session.found)
                 meeting.put("verdict", "fit" if fit else "not fit")
             fit = meeting.wait_for("verdict", self.watch.left) == "fit"
             meeting.close(END_S)
@@ -107,16 +107,24 @@ class Preflight:
             fit = False
         except dist.DistError as e:
             self._say(f"{found.host}: rank 0 fell silent ({next(iter(str(e).splitlines()), type(e).__name__)})")
-            fit = False
+            return self._judge_without_root("fell silent while the others were at work with it")
         self.watch.cancel()
         return 0 if fit else UNFIT
 
-    def _conclude(self, findings: dict[int, Findings], measured: Measurements) -> bool:
-        """Judges, writes and prints; whether all is fit."""
+    def _conclude(self, findings: dict[int, Findings], measured: Measurements, out_of_time: bool = False) -> bool:
+        """Judges, prints and writes; whether all is fit.
+
+        Args:
+            findings: by rank, of those that met.
+            measured: by them.
+            out_of_time: the measurements are not complete: a host can be found unfit by them, but the allocation not fit.
+        """
         missing = [rank for rank in range(self.process.world_size) if rank not in findings]
         left = self.book.read() if missing else {}
         placed = placement(os.environ, self.process.world_size)
         for rank in missing:
+            if rank in measured.absent:
+                continue
             if rank in left:
                 measured.absent[rank] = f"looked at its machine but did not meet the others within {self.patience:.0f} s"
                 measured.absent_hosts[rank] = left[rank].host
@@ -125,9 +133,11 @@ class Preflight:
                 if rank in placed:
                     measured.absent_hosts[rank] = placed[rank]
         known = findings | {rank: left[rank] for rank in missing if rank in left}
-        verdict = judge(known, measured, self.need, self.device_share, self.link_share)
+        verdict = judge(known, measured, self._need(), self.device_share, self.link_share)
         verdict.common += self.common
         verdict.warnings += self.warnings
+        if out_of_time and not verdict.unfit:
+            return False
         told = self._account(known, measured, verdict)
         print(account.table(told, verdict), flush=True)
         self._write(told)
@@ -138,27 +148,48 @@ class Preflight:
     def _account(self, findings: dict[int, Findings], measured: Measurements, verdict: Verdict) -> account.Document:
         return account.document(findings, measured, verdict, self.process.world_size, time.time(), process_age())
 
-    def _judge_without_root(self) -> int:
-        """Where rank 0 has not even left a file, the first rank that has one says so."""
+    def _judge_without_root(self, silent: str = "") -> int:
+        """Where rank 0 cannot judge, the first other rank that has left a file does.
+
+        Args:
+            silent: what rank 0 did, where it was met; empty where it was not. One that has left a file may then judge for itself.
+        """
         left = self.book.read()
-        if 0 not in left and min(left, default=None) == self.process.rank:
-            self._conclude(left, Measurements())
+        others = {rank: each for rank, each in left.items() if rank != 0}
+        if (silent or 0 not in left) and min(others, default=None) == self.process.rank and not self._has_verdict():
+            measured = Measurements()
+            if silent:
+                measured.absent[0] = silent
+                measured.absent_hosts |= {0: left[0].host} if 0 in left else {}
+            self._conclude(others, measured)
         self.watch.cancel()
         return UNFIT
 
-    def _take_need(self, need: Later[Need]) -> None:
+    def _has_verdict(self) -> bool:
+        """Whether rank 0 was done before it was gone: it has removed what earlier starts left."""
         try:
-            self.need = need.result(NEED_S)
+            return bounded(DISK_S, self.json.exists)
+        except (OSError, TimedOut):
+            return True
+
+    def _need(self) -> Need | None:
+        """What the checkpoints need; to count the model's parameters takes seconds of imports."""
+        if self.counting is None:
+            return None
+        try:
+            return self.counting.result(self.watch.left / 2)
         except TimedOut:
             self.warnings.append("what the checkpoints need was not known in time; disks and memory were not judged by it")
         except Exception as e:  # whatever the model's configuration does to its library
             self.common.append(f"the recipe's model cannot be built ({next(iter(str(e).splitlines()), type(e).__name__)})")
+        return None
 
     def _last_words(self, sentence: str) -> None:
+        """Time is up. Without a host to blame there is no verdict: a program may be slow once, and training has its own watchdog."""
         self._say(sentence)
-        if self.process.is_root:
-            verdict = Verdict(common=[sentence])
-            self._write(self._account({}, Measurements(), verdict))
+        if self.process.is_root and self.session is not None:
+            self.warnings.append(sentence)
+            self._conclude(self.findings, self.session.found, out_of_time=True)
 
     def _forget_earlier(self) -> None:
         """The verdict of an earlier start must not be taken for this one's."""

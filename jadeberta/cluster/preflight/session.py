@@ -12,8 +12,6 @@ CONNECT_S = 8.0
 """A connection within a healthy network takes milliseconds, NCCL's first one a few seconds."""
 ANSWER_S = CONNECT_S + 4.0
 """A rank whose partner does not answer says so before it is taken for lost itself."""
-PASSES = 2
-"""A host that looks slow is measured once more before it is called slow: to leave a good one out costs more than a second."""
 
 
 class Session:
@@ -42,7 +40,7 @@ class Session:
         self.recipe, self.meeting, self.directory, self.device = recipe, meeting, directory, device
         self.device_share, self.link_share = device_share, link_share
         self.rank, self.is_root = meeting.process.rank, meeting.process.is_root
-        self.found = Measurements()
+        self.found = Measurements(lost=meeting.lost)
         """Of all ranks; filled on rank 0."""
         self.hosts = {rank: each.host for rank, each in findings.items()}
         devices = [each.device for each in findings.values() if each.device]

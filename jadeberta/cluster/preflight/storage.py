@@ -8,7 +8,8 @@ from pathlib import Path
 from jadeberta.cluster.preflight.findings import Disk
 from jadeberta.config import Recipe
 from jadeberta.files import make_directory
-from jadeberta.shards import find_index, open_shards
+from jadeberta.shards import ShardIndex, find_index, sums_path
+from jadeberta.shards.sums import SUM_BYTES
 
 WRITE_BYTES = 256 << 20
 """At most so much is written to find out how fast that goes."""
@@ -17,11 +18,31 @@ ROOM = 4
 """No more than this part of the free space is written, so that the question does not fill the disk."""
 
 
-def look_at_shards(recipe: Recipe) -> str:
-    """sha256 of the index, once every shard has been found with its size and its sums. Raises ShardError."""
-    content = find_index(recipe.data.shards).read_bytes() if recipe.data.shards else b""
-    open_shards(recipe.data.shards, "train", recipe.data.damaged).close()
-    return hashlib.sha256(content).hexdigest()
+def index_hash(directory: str) -> str:
+    """sha256 of the shards' index. Raises OSError."""
+    return hashlib.sha256(find_index(directory).read_bytes()).hexdigest()
+
+
+def missing_shards(directory: str) -> list[str]:
+    """A sentence for each shard that is not there with its size, and its sums; reads none of them. Raises ShardError, OSError.
+
+    Training looks at sums and rows itself, as it reads them.
+    """
+    path = find_index(directory)
+    found = []
+    for corpus in ShardIndex.load(path).corpora.values():
+        for entry in [*corpus.train, *corpus.valid]:
+            tar = path.parent / entry.file
+            for file, size in (
+                (tar, entry.bytes),
+                *([(sums_path(tar), entry.sequences * SUM_BYTES)] if entry.sums_sha256 else []),
+            ):
+                try:
+                    if (has := file.stat().st_size) != size:
+                        found.append(f"{file.name} has {has} bytes instead of {size}")
+                except FileNotFoundError:
+                    found.append(f"{file.name} is missing")
+    return found
 
 
 def checkpoint_directories(recipe: Recipe) -> dict[str, Path]:

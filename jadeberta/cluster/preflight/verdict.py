@@ -15,6 +15,10 @@ class Verdict:
     marks: dict[str, set[str]] = field(default_factory=dict)
     """By host, kinds of its faults and warnings, for the table."""
 
+    def warn(self, kind: str, host: str, sentence: str) -> None:
+        self.warnings.append(f"{host}: {sentence}")
+        self.marks.setdefault(host, set()).add(kind)
+
     @property
     def fit(self) -> bool:
         return not self.unfit and not self.common

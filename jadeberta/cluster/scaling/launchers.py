@@ -40,18 +40,19 @@ class Launcher(Protocol):
 class SlurmLauncher:
     """One job a point."""
 
-    def __init__(self, options: str) -> None:
-        """`options`: of sbatch, as on a command line. Raises ConfigError where there is no sbatch."""
+    def __init__(self, options: str, on_cpus: bool = False) -> None:
+        """`options`: of sbatch, as on a command line; `on_cpus`: asks for no GPU. Raises ConfigError where there is no sbatch."""
         if shutil.which("sbatch") is None:
             raise ConfigError(
                 "there is no sbatch on this machine. Submit from a login node of the cluster, or run the points here with --local."
             )
-        self._options = shlex.split(options)
+        self._options, self._on_cpus = shlex.split(options), on_cpus
 
     def command(self, point: Point, directory: Path) -> list[str]:
+        gpus = 0 if self._on_cpus else point.gpus_per_node
         return [
             "sbatch", "--parsable", f"--nodes={point.nodes}", f"--ntasks-per-node={point.gpus_per_node}",
-            f"--gpus-per-node={point.gpus_per_node}", "--export=ALL", f"--job-name=jadeberta-{point.name}", f"--output={directory / LOG}",
+            f"--gpus-per-node={gpus}", "--export=ALL", f"--job-name=jadeberta-{point.name}", f"--output={directory / LOG}",
             *self._options, str(SCRIPT),
         ]  # fmt: skip
 

@@ -4,6 +4,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+from jadeberta.cluster.scaling.store import LOG
 from jadeberta.report.history import Row, finite, read_history, stall_seconds
 from jadeberta.training.guard import NORMAL
 
@@ -72,7 +73,9 @@ def measure(ledger: list[Row], metrics: list[Row], warm_up: int) -> Measured | N
 
 
 def warnings_of(preflight: dict[str, Any]) -> list[str]:
-    """What preflight had against the allocation."""
+    """What preflight had against the allocation; empty: it did not finish."""
+    if not preflight:
+        return [f"it did not finish, so that nothing is predicted; {LOG} tells why"]
     unfit = preflight.get("unfit") or {}
     hosts = [f"{host}: {reason}" for host, reasons in unfit.items() for reason in reasons]
     return hosts + [str(fault) for fault in preflight.get("common") or []]

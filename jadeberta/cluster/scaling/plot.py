@@ -21,35 +21,13 @@ def draw(rows: list[Row], path: Path, title: str) -> None:
     series: dict[tuple[str, int, int], list[Row]] = {}
     for row in rows:
         series.setdefault((row.mode, row.zero, row.micro_batch), []).append(row)
-    columns = max(2, min(3, len(series)))
+    columns = 2 if len(series) == 4 else min(3, len(series))
     below = -(-len(series) // columns)
-    figure = plt.figure(figsize=(5.2 * columns, 4.2 * (1 + below)), layout="constrained")
+    figure = plt.figure(figsize=(5.2 * max(2, columns), 4.2 * (1 + below)), layout="constrained")
     figure.suptitle(title, fontsize=12)
     top, *lower = figure.subfigures(1 + below, 1, squeeze=False)[:, 0]
     speed, efficiency = top.subplots(1, 2)
-    ranks = sorted({row.ranks for row in rows})
-    for number, (key, points) in enumerate(series.items()):
-        colour = COLOURS[number % len(COLOURS)]
-        measured = [row for row in points if row.tokens_per_second is not None]
-        predicted = [row for row in measured if row.predicted_step_s is not None]
-        for axes, value in ((speed, "tokens_per_second"), (efficiency, "efficiency")):
-            axes.plot([r.ranks for r in measured], [getattr(r, value) for r in measured], "o-", color=colour, label=_name(key))
-            axes.plot(
-                [r.ranks for r in predicted],
-                [getattr(r, value) * r.step_s / r.predicted_step_s for r in predicted],  # type: ignore[operator]
-                "x--", color=colour, linewidth=1, label=f"{_name(key)}, predicted",
-            )  # fmt: skip
-    base = min((row for row in rows if row.tokens_per_second is not None), key=lambda r: r.ranks, default=None)
-    if base is not None and base.tokens_per_second is not None:
-        ideal = [base.tokens_per_second * n / base.ranks for n in ranks]
-        speed.plot(ranks, ideal, ":", color="grey", label="linear")
-    _axes(speed, ranks, "tokens/s")
-    speed.set_yscale("log", base=2)
-    speed.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    _axes(efficiency, ranks, "efficiency against the smallest")
-    efficiency.set_ylim(0, max(1.1, 1.05 * max((row.efficiency or 0.0 for row in rows), default=1.0)))
-    efficiency.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    speed.legend(fontsize=8)
+    _curves(speed, efficiency, series)
     panels = [axes for each in lower for axes in each.subplots(1, columns, squeeze=False)[0]]
     for axes, (key, points) in zip(panels, series.items(), strict=False):
         _stack(axes, points, _name(key))
@@ -57,6 +35,36 @@ def draw(rows: list[Row], path: Path, title: str) -> None:
         axes.set_visible(False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def _curves(speed: Any, efficiency: Any, series: dict[tuple[str, int, int], list[Row]]) -> None:
+    """Tokens/s and efficiency against the number of ranks, predictions dashed."""
+    from matplotlib.ticker import LogLocator
+
+    ranks = sorted({row.ranks for points in series.values() for row in points})
+    shares = [1.0]
+    for number, (key, points) in enumerate(series.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        measured = [row for row in points if row.tokens_per_second is not None]
+        predicted = [row for row in measured if row.step_s is not None and row.predicted_step_s is not None]
+        shares += [row.efficiency for row in measured if row.efficiency is not None]
+        for axes, column in ((speed, "tokens_per_second"), (efficiency, "efficiency")):
+            axes.plot([r.ranks for r in measured], [getattr(r, column) for r in measured], "o-", color=colour, label=_name(key))
+            values = [getattr(r, column) * (r.step_s or 0.0) / (r.predicted_step_s or 1.0) for r in predicted]
+            axes.plot([r.ranks for r in predicted], values, "x--", color=colour, linewidth=1)
+    base = min((r for points in series.values() for r in points if r.tokens_per_second), key=lambda r: r.ranks, default=None)
+    if base is not None:
+        speed.plot(ranks, [(base.tokens_per_second or 0.0) * n / base.ranks for n in ranks], ":", color="grey", label="linear")
+    speed.plot([], [], "x--", color="grey", linewidth=1, label="predicted")
+    _axes(speed, ranks, "tokens/s")
+    speed.set_yscale("log")
+    speed.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    speed.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    speed.minorticks_off()
+    _axes(efficiency, ranks, "efficiency against the smallest")
+    efficiency.set_ylim(0, 1.08 * max(shares))
+    efficiency.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    speed.legend(fontsize=8)
 
 
 def _name(key: tuple[str, int, int]) -> str:
@@ -92,10 +100,10 @@ def _stack(axes: Any, points: list[Row], name: str) -> None:
         for height, (_, colour) in zip(heights, PARTS.values(), strict=False):
             axes.bar(place + width / 2, height, width, bottom, color=colour, alpha=0.45, hatch="//", edgecolor="white")
             bottom += height
-        axes.text(place + width / 2, bottom, f"{row.error:+.0%}", ha="center", va="bottom", fontsize=8, color="dimgrey")
+        axes.text(place + width / 2, bottom, f"{row.error:+.1%}", ha="center", va="bottom", fontsize=8, color="dimgrey")
     axes.set_xticks(range(len(shown)), [f"{row.nodes}x{row.ranks // row.nodes}" for row in shown])
     axes.set_xlabel("nodes x ranks of a node; hatched: predicted, and its error")
     axes.set_ylabel("seconds a step")
     axes.set_title(name, fontsize=10)
-    axes.margins(y=0.12)
-    axes.legend(fontsize=8)
+    axes.set_ylim(0, 1.25 * axes.dataLim.y1)
+    axes.legend(fontsize=8, ncols=len(PARTS), loc="upper center")

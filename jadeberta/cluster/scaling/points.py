@@ -87,6 +87,28 @@ def points_of(series: list[Series]) -> list[Point]:
     return sorted({p for each in series for p in each.points}, key=lambda p: (p.ranks, p.name))
 
 
+def merge(before: list[Series], added: list[Series]) -> list[Series]:
+    """The series of a test that grows: those of one mode, stage and micro-batch are one.
+
+    Raises:
+        ConfigError: their batches do not belong together.
+    """
+    result = {(s.mode, s.zero, s.micro_batch_size): s for s in before}
+    for series in added:
+        key = (series.mode, series.zero, series.micro_batch_size)
+        had = result[key].points if key in result else ()
+        points = tuple(sorted({*had, *series.points}, key=lambda p: p.ranks))
+        batches = {p.global_batch_size / (p.ranks if series.mode == "weak" else 1) for p in points}
+        if len(batches) > 1:
+            of = "a rank" if series.mode == "weak" else "a step"
+            found = " and ".join(f"{batch:g}" for batch in sorted(batches))
+            raise ConfigError(
+                f"the {series.mode} series would have {found} sequences {of}. Name another --out for the other one."
+            )
+        result[key] = Series(*key, points)
+    return list(result.values())
+
+
 def recipe_of(recipe: Recipe, point: Point, run_dir: str, steps: int) -> Recipe:
     """The recipe of one point: that of the test, with the point's sizes, some steps, one save and every second accounted for."""
     result = deepcopy(recipe)

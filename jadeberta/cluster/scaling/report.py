@@ -59,7 +59,7 @@ def collect(store: Store) -> dict[str, Any]:
             missing.append(point.name)
         preflight = store.read_preflight(point)
         found[point] = Found(measured, preflight.get("constants") or {})
-        if told := warnings_of(preflight):
+        if done and (told := warnings_of(preflight)):
             warnings[point.name] = told
     first = next((point for point, each in found.items() if each.measured is not None), None)
     if first is None:
@@ -115,7 +115,7 @@ def table(report: dict[str, Any], rows: list[Row]) -> str:
             before = key
         lines.append(_line(row))
     for name, told in report["warnings"].items():
-        lines += ["", f"{name}: preflight found this allocation unfit", *(f"  {reason}" for reason in told)]
+        lines += ["", f"preflight of {name}", *(f"  {reason}" for reason in told)]
     if report["missing"]:
         lines += ["", f"not measured: {', '.join(report['missing'])}"]
     return "\n".join(lines)

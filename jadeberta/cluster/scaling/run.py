@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     if options.dry_run:
         print(listing(points))
         return 0
-    launcher: Launcher = LocalLauncher() if options.local else SlurmLauncher(options.sbatch)
+    launcher: Launcher = LocalLauncher() if options.local else SlurmLauncher(options.sbatch, on_cpus=recipe.run.device == "cpu")
     lock = DirectoryLock(store.directory, "--out")
     every = recipe.checkpoint.every_steps
     store.write_settings(Settings(options.config.name, options.steps, options.warm_up, every, series))
@@ -158,7 +158,13 @@ def _parser() -> OneSentenceParser:
     parser.add_argument("--config", type=Path, required=True, metavar="RECIPE", help="recipe, a YAML file")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where points and report go, seen by all nodes")
     parser.add_argument("--nodes", type=counts, required=True, metavar="N,N,..", help="world sizes, in nodes")
-    parser.add_argument("--gpus-per-node", type=count, default=8, metavar="N", help="ranks of a node (default 8)")
+    parser.add_argument(
+        "--gpus-per-node",
+        type=count,
+        default=8,
+        metavar="N",
+        help="ranks of a node (default 8); with run.device cpu no GPU is asked for",
+    )
     parser.add_argument(
         "--modes", type=modes, default=list(MODES), metavar="MODE,..",
         help="strong: the recipe's global batch at every size; weak: that batch at the smallest size, in proportion at the others "

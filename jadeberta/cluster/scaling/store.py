@@ -1,13 +1,13 @@
 """The directory of a scaling test: `scaling.json` says what it is, `points/NAME` is the run directory of a point."""
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from jadeberta.cluster.scaling.points import Point, Series
+from jadeberta.cluster.scaling.points import Point, Series, merge
 from jadeberta.config import Recipe, dump, load_recipe
 from jadeberta.errors import ConfigError, InputError
 
@@ -39,15 +39,13 @@ class Store:
         return self.directory / "points" / point.name
 
     def write_settings(self, settings: Settings) -> None:
-        """A test that goes on may add series; those there stay, and the rest must be as it was. Raises ConfigError."""
+        """A test that goes on may add series and sizes; those there stay, and the rest must be as it was. Raises ConfigError."""
         if (self.directory / SETTINGS).is_file():
             before = self.read_settings()
             for name in ("steps", "warm_up"):
                 if (had := getattr(before, name)) != (wanted := getattr(settings, name)):
                     raise ConfigError(f"{self.directory} was begun with {name} {had}, not {wanted}. Name another --out.")
-            settings = Settings(
-                **{**vars(settings), "series": [*before.series, *(s for s in settings.series if s not in before.series)]}
-            )
+            settings = replace(settings, series=merge(before.series, settings.series))
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / SETTINGS).write_bytes(orjson.dumps(asdict(settings), option=orjson.OPT_INDENT_2))
 
