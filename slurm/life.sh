@@ -17,15 +17,7 @@ export OMP_NUM_THREADS
 # Slurm's own variables tell the ranks who they are and where to meet; what is left over from another job must not.
 unset RANK LOCAL_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT
 
-# srun inside the allocation; --export=ALL because a job submitted with --export=NONE would give its steps no PATH.
-step=(srun --export=ALL)
-python=("$PYTHON")
-case "$CONTAINER" in
-    "") ;;
-    apptainer:*) python=(apptainer exec --nv ${BINDS:+--bind "$BINDS"} "${CONTAINER#apptainer:}" "$PYTHON") ;;
-    pyxis:*) step+=(--container-image="${CONTAINER#pyxis:}" --container-workdir="$PWD" --container-mounts="$PWD:$PWD${BINDS:+,$BINDS}") ;;
-    *) echo "CONTAINER=$CONTAINER: give apptainer:IMAGE or pyxis:IMAGE" >&2; exit 2 ;;
-esac
+. slurm/container.sh
 
 books() { # WORD OPTION..: one line of words from jadeberta.cluster.life
     local call=("${python[@]}" -m jadeberta.cluster.life "$@" "${options[@]}")
@@ -94,7 +86,7 @@ act() { # ACTION STATUS HOSTS: does what was decided, and ends
                 scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=$hosts" "StartTime=now+$REST" ||
                     scontrol update "JobId=$SLURM_JOB_ID" "StartTime=now+$REST"
             else
-                echo "the job cannot be requeued; submit it again, with --exclude='$hosts' if hosts are named" >&2
+                echo "the job cannot be requeued; submit it again${hosts:+ with --exclude=$hosts}" >&2
             fi
             ;;
         next)

@@ -31,13 +31,7 @@ unset RANK LOCAL_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT
 
 # A rank that ends must not take the others with it: they find out whose it was, for which they may need all of their minute.
 # After that no task is waited for, say on a host that Slurm cannot reach any more.
-step=(srun --export=ALL --kill-on-bad-exit=0 --wait=60)
-python=("$PYTHON")
-case "$CONTAINER" in
-    "") ;;
-    apptainer:*) python=(apptainer exec --nv ${BINDS:+--bind "$BINDS"} "${CONTAINER#apptainer:}" "$PYTHON") ;;
-    pyxis:*) step+=(--container-image="${CONTAINER#pyxis:}" --container-workdir="$PWD" --container-mounts="$PWD:$PWD${BINDS:+,$BINDS}") ;;
-    *) echo "CONTAINER=$CONTAINER: give apptainer:IMAGE or pyxis:IMAGE" >&2; exit 2 ;;
-esac
+. slurm/container.sh
+step+=(--kill-on-bad-exit=0 --wait=60)
 # shellcheck disable=SC2086 # EXTRA is several words on purpose
 "${step[@]}" "${python[@]}" -m jadeberta preflight --config "$RECIPE" --run.dir "$RUN_DIR" --data.shards "$SHARDS" $EXTRA

@@ -24,14 +24,7 @@ BINDS="${BINDS:-}"                       # what the container is to see besides 
 cd "$SLURM_SUBMIT_DIR"
 : "${RECIPE:?is set by jadeberta scaling run}" "${RUN_DIR:?is set by jadeberta scaling run}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
-step=(srun --export=ALL)
-python=("$PYTHON")
-case "$CONTAINER" in
-    "") ;;
-    apptainer:*) python=(apptainer exec --nv ${BINDS:+--bind "$BINDS"} "${CONTAINER#apptainer:}" "$PYTHON") ;;
-    pyxis:*) step+=(--container-image="${CONTAINER#pyxis:}" --container-workdir="$PWD" --container-mounts="$PWD:$PWD${BINDS:+,$BINDS}") ;;
-    *) echo "CONTAINER=$CONTAINER: give apptainer:IMAGE or pyxis:IMAGE" >&2; exit 2 ;;
-esac
+. slurm/container.sh
 read -ra extra <<<"$EXTRA"
 options=(--config "$RECIPE" --run.dir "$RUN_DIR" "${extra[@]}")
 

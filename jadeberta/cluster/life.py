@@ -64,9 +64,10 @@ def begin(recipe: Recipe, options: argparse.Namespace, job: Row) -> list[str]:
     """Notes that a life begins, and which hosts the one before has lost; prints nothing for the shell."""
     path, past = _books(recipe)
     last = past[-1] if past else {}
-    # A life without an end was ended by Slurm; a host of it that is down now is why.
-    unended = last.get("event") == "begin"
-    lost = sorted(set(last.get("hosts") or []) & set(options.down.split())) if unended else []
+    # A life that did not end by itself was ended by Slurm; a host of it that is down now is why.
+    before = next((row for row in reversed(past) if row.get("event") == "begin"), {})
+    by_slurm = last.get("event") == "begin" or last.get("action") == "leave"
+    lost = sorted(set(before.get("hosts") or []) & set(options.down.split())) if by_slurm else []
     excluded = expand(options.excluded.replace("(null)", ""))
     own = set(next((row.get("excluded") or [] for row in reversed(past) if row.get("event") == "end"), []))
     Ledger(path, _lives(past)).write(

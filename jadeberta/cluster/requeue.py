@@ -81,7 +81,8 @@ def decide(ending: Ending, past: Iterable[dict[str, Any]], limits: Limits, follo
     final = next((s for s in (ending.told, ending.status) if s in FINAL), None)
     why = f"status {ending.status}: {ending.reason}" if ending.reason else f"status {ending.status}, no rank said why."
     if final is not None:
-        return Decision("stop", final, f"{why} Another life would end alike; mend the cause and submit again.")
+        advice = "" if final == StopAsked.exit_status else " Another life would end alike; mend the cause and submit again."
+        return Decision("stop", final, why + advice)
     if ending.state not in ALIVE:
         return Decision("leave", status, f"{why} Slurm is ending this job ({ending.state}).")
     rows = list(past)
@@ -102,9 +103,10 @@ def decide(ending: Ending, past: Iterable[dict[str, Any]], limits: Limits, follo
 def fruitless(ending: Ending, past: list[dict[str, Any]]) -> int:
     """Lives in a row, this one included, that ended by themselves without a checkpoint newer than all before.
 
-    Lives that Slurm ended (a node lost, preemption) have no row and do not count: they say nothing about the run.
+    Lives that Slurm ended (a node lost, preemption) do not count, with or without a row: they say nothing about the run.
     """
-    ends = [row for row in past if row.get("event") == "end" and isinstance(row.get("step"), int)]
+    told = [row for row in past if row.get("event") == "end" and isinstance(row.get("step"), int)]
+    ends = [row for row in told if row.get("action") != "leave"]
     # A job that was submitted again by a person begins a new count.
     last_stop = max((n for n, row in enumerate(ends) if row.get("action") == "stop"), default=-1)
     known = max((row["step"] for row in ends[: last_stop + 1]), default=-1)

@@ -93,6 +93,11 @@ def test_a_host_that_went_down_with_a_life_is_blamed_by_the_next(run) -> None:
     ask(run, "begin", "--down", "node2 node4", SLURM_RESTART_COUNT="1")
     assert books(run)[-1]["blamed"] == ["node2"]
     assert ask(run, "end", "--status", "1", "--next", "requeue", "--usable", "node1 node2 node3") == "requeue 1 node2"
+    # The script may still have had the time to say that Slurm ends it.
+    ask(run, "begin", SLURM_RESTART_COUNT="2")
+    assert ask(run, "end", "--status", "12", "--state", "COMPLETING") == "leave 12 -"
+    ask(run, "begin", "--down", "node1", SLURM_RESTART_COUNT="3")
+    assert books(run)[-1]["blamed"] == ["node1"]
 
 
 def test_a_preflight_of_another_life_says_nothing(run) -> None:

@@ -99,8 +99,10 @@ def test_a_host_that_cannot_be_reached_is_named_while_slurm_does_not_know_yet(ru
 
 
 def is_busy(cluster: Cluster, node: str) -> bool:
-    """Whether a rank of a preflight runs on a node."""
-    return "jadeberta preflight" in cluster.tool("on", node, "ps", "-eo", "args")
+    """Whether a rank runs on a node; srun, on the first one, waits longer."""
+    return any(
+        line.startswith(f"{PYTHON} -m jadeberta preflight") for line in cluster.tool("on", node, "ps", "-eo", "args").splitlines()
+    )
 
 
 def test_a_host_on_which_the_program_does_not_start_is_named(run) -> None:

@@ -72,7 +72,7 @@ def test_a_job_that_a_person_submits_again_begins_a_new_count() -> None:
 
 
 def test_a_life_that_slurm_ended_does_not_count() -> None:
-    past = [end(5), {"event": "begin"}, {"event": "begin"}, {"event": "begin"}]
+    past = [end(5), {"event": "begin"}, {"event": "begin"}, end(5, "leave"), end(5, "leave"), {"event": "begin"}]
     assert decide(Ending(1, False, step=5), past, LIMITS, "requeue").action == "requeue"
 
 
