@@ -100,6 +100,19 @@ def test_a_run_longer_than_the_time_limit_takes_several_lives_and_loses_no_step(
     assert [m["step"] for m in run.metrics] == list(range(1, 101))
 
 
+def test_ranks_that_do_not_end_in_time_are_given_up_before_the_time_limit(cluster: Cluster, tmp_path: Path) -> None:
+    """Slurm requeues no job that ran into its limit. The ranks are played by a program that takes no USR1, like a save that hangs."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/bash\nif [ "$3" = pretrain ]; then trap \'\' USR1; sleep 300; fi\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    run = Run(cluster, tmp_path)
+    job = run.submit(1, 1, "--time=1", "--signal=B:USR1@10", PYTHON=str(python))
+    run.until("the first life has ended", lambda: len(run.endings) == 1)
+    assert (run.endings[0]["action"], run.endings[0]["status"]) == ("requeue", 137)
+    run.until("the second has begun", lambda: len(run.lives) == 2)
+    assert cluster.job(job)["Restarts"] == "1"
+
+
 def test_a_preempted_job_saves_and_goes_on_when_its_turn_comes(cluster: Cluster, reference: Run, tmp_path: Path) -> None:
     run = Run(cluster, tmp_path)
     job = run.submit(nodes=2)
