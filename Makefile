@@ -9,6 +9,7 @@ OUT     ?= shards
 RANKS   ?= 2
 EXTRA   ?=
 KILLS   ?= 200
+WORKERS ?= 2
 
 # Open MPI refuses root unless told; inside a container root is the usual user.
 MPIRUN  := $(BIN)/mpirun --oversubscribe $(shell [ "$$(id -u)" = 0 ] && echo --allow-run-as-root)
@@ -30,8 +31,8 @@ setup: $(BIN)/.installed ## make .venv and install the project into it
 demo: setup ## the whole path on a generated corpus, from text to a model that fills masks (10 minutes)
 	$(BIN)/python -m jadeberta.demo --ranks $(RANKS)
 
-test: setup ## every test that can run here; those that cannot say why
-	$(BIN)/python -m pytest
+test: setup ## every test that can run here, in WORKERS processes (2); those that cannot say why
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: setup ## ruff, mypy, shellcheck
 	$(BIN)/ruff check .

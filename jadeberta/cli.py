@@ -4,11 +4,13 @@ import argparse
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from jadeberta import __version__
+from jadeberta.cluster.words import LAST_WORDS, leave_last_words
 from jadeberta.errors import (
     CheckpointError,
     ConfigError,
@@ -23,6 +25,8 @@ from jadeberta.errors import (
 RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")
 SAID_ONCE = (ConfigError, CheckpointError, NothingToResume, NumericsError, StopAsked, RequeueWanted)
 """Errors that every rank meets alike."""
+BEHIND_RANK_0_S = 3.0
+"""A rank that leaves the speaking to rank 0 ends after it: launchers end all ranks when the first has ended."""
 Handler = Callable[[list[str]], int]
 
 
@@ -73,6 +77,10 @@ def _complain(error: JadebertaError) -> None:
     if rank == 0 or not isinstance(error, SAID_ONCE):
         where = f"rank {rank} on {socket.gethostname()}: " if rank else ""
         print(f"{where}{type(error).__name__}: {error}", file=sys.stderr)
+    if folder := os.environ.get(LAST_WORDS):
+        leave_last_words(Path(folder), rank, error.exit_status, str(error))
+    if rank and isinstance(error, SAID_ONCE):
+        time.sleep(BEHIND_RANK_0_S)
 
 
 def _leave(status: int) -> None:

@@ -13,7 +13,8 @@ done
 read -ra extra <<<"$EXTRA"
 options=(--config "$RECIPE" --run.dir "$RUN_DIR" --data.shards "$SHARDS" "${extra[@]}")
 OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
-export OMP_NUM_THREADS
+JADEBERTA_LAST_WORDS="$RUN_DIR/logs/last-words"
+export OMP_NUM_THREADS JADEBERTA_LAST_WORDS
 # Slurm's own variables tell the ranks who they are and where to meet; what is left over from another job must not.
 unset RANK LOCAL_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT
 

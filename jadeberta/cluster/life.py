@@ -19,6 +19,7 @@ from jadeberta.cluster.fitness import judge_fitness
 from jadeberta.cluster.hostlist import expand
 from jadeberta.cluster.local import newest_step
 from jadeberta.cluster.requeue import Decision, Ending, Limits, decide
+from jadeberta.cluster.words import LAST_WORDS_FOLDER, read_last_words
 from jadeberta.config import Recipe, load_recipe
 from jadeberta.errors import HangError, JadebertaError
 from jadeberta.training.ledger import Ledger, read_jsonl
@@ -117,6 +118,8 @@ def end(recipe: Recipe, options: argparse.Namespace, job: Row) -> list[str]:
     began = _began(past)
     rows = [r for r in read_jsonl(run_dir / "ledger.jsonl") if _at(r) >= began]
     told, reason = told_by(rows)
+    if told is None:  # before a rank has a ledger to write to
+        told, reason = read_last_words(run_dir / LAST_WORDS_FOLDER, began)
     silent = set(job.get("hosts", [])) - set(options.answered.split()) if options.answered else set()
     ending = Ending(
         options.status,

@@ -15,7 +15,7 @@ from tests.cluster.conftest import Cluster
 from tests.helpers import ROOT, make_recipe, make_shards, run_ranks
 
 SETTING: dict[str, Any] = {
-    "training": {"max_steps": 40, "global_batch_size": 8},
+    "training": {"max_steps": 60, "global_batch_size": 16},
     "checkpoint": {"every_steps": 5, "keep_last": 2},
     "watchdog": {"start_s": 180.0, "first_step_s": 120.0, "step_s": 20.0, "save_s": 60.0, "eval_s": 60.0},
 }
@@ -81,15 +81,15 @@ class Run:
             return orjson.loads((self.directory / "DONE").read_bytes())["step"] > 0
         return False
 
-    def until(self, what: str, holds: Callable[[], Any], timeout: float = 240) -> None:
-        """Waits until something holds. Raises AssertionError with the job's log where it does not."""
+    def until(self, what: str, holds: Callable[[], Any], timeout: float = 240, every: float = 0.05) -> None:
+        """Looks every so many seconds until something holds. Raises AssertionError with the job's log where it does not."""
         end, looks = time.monotonic() + timeout, 0
         while not holds():
             assert time.monotonic() < end, f"waited in vain: {what}\n{self.printed[-4000:]}"
-            if (looks := looks + 1) % 20 == 0:
+            if (looks := looks + 1) % round(1 / every) == 0:
                 with contextlib.suppress(AssertionError):  # the controller may be away
                     self.hurry()
-            time.sleep(0.05)
+            time.sleep(every)
 
     def until_step(self, step: int, life: int = 0) -> None:
         """Waits until a life has trained some step."""

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from jadeberta.cluster.life import is_finished, told_by
+from jadeberta.cluster.words import leave_last_words
 from jadeberta.training.ledger import read_jsonl
 from tests.helpers import ROOT, make_recipe, make_shards
 
@@ -122,6 +123,23 @@ def test_the_watch_tells_when_the_ranks_have_ended_and_srun_has_not(run) -> None
     write_ledger(run, {"event": "hang", "time": time.time() - 3600}, {"event": "save"}, {"event": "lost_rank"})
     began = time.monotonic()
     assert ask(run, "watch") == "late" and time.monotonic() - began > 20
+
+
+def test_what_ranks_said_before_they_had_a_ledger_counts(run) -> None:
+    folder = run / "run" / "logs" / "last-words"
+    leave_last_words(folder, 3, 2, "of an earlier life.")
+    ask(run, "begin")
+    # srun's status is that of its own signal to the others.
+    assert ask(run, "end", "--status", "143", "--next", "requeue") == "requeue 143 -"
+    leave_last_words(folder, 1, 2, "the batch does not divide.")
+    (folder / "rank-00000.json").write_bytes(b"cut sho")
+    assert ask(run, "end", "--status", "143", "--next", "requeue") == "stop 2 -"
+    assert books(run)[-1]["reason"].startswith("status 143: the batch does not divide. ")
+
+
+def test_last_words_that_cannot_be_written_are_none(run) -> None:
+    leave_last_words(run / "recipe.yaml", 0, 2, "no folder")
+    assert not list(run.glob("*.tmp"))
 
 
 def test_a_recipe_that_cannot_be_read_ends_with_its_status(run) -> None:

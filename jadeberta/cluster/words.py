@@ -1,0 +1,34 @@
+"""Why the ranks of a job ended, told in files: a launcher's status tells of signals that it sent itself, and of one rank alone."""
+
+import time
+from pathlib import Path
+
+import orjson
+
+LAST_WORDS = "JADEBERTA_LAST_WORDS"
+"""Variable that names the folder; slurm/life.sh sets it, to LAST_WORDS_FOLDER of the run directory."""
+LAST_WORDS_FOLDER = "logs/last-words"
+
+
+def leave_last_words(folder: Path, rank: int, status: int, reason: str) -> None:
+    """Writes `rank-N.json`; on a disk that takes nothing, nothing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"rank-{rank:05d}.json"
+        draft = path.with_suffix(".tmp")
+        draft.write_bytes(orjson.dumps({"time": time.time(), "rank": rank, "status": status, "reason": reason}))
+        draft.replace(path)
+    except OSError:
+        return
+
+
+def read_last_words(folder: Path, since: float) -> tuple[int | None, str]:
+    """Status and reason of the lowest rank that has said something since then, unix time; None where none has."""
+    for path in sorted(folder.glob("rank-*.json")):
+        try:
+            words = orjson.loads(path.read_bytes())
+            if words["time"] >= since:
+                return int(words["status"]), str(words["reason"])
+        except (OSError, orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+            continue
+    return None, ""
