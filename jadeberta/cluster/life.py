@@ -41,7 +41,10 @@ def main() -> None:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
         sys.exit(e.exit_status)
     if words:
-        print(*words)
+        try:
+            print(*words, flush=True)
+        except BrokenPipeError:  # the shell that asked has gone on
+            os._exit(0)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -92,7 +92,8 @@ def cluster(slurm: Cluster) -> Iterator[Cluster]:
         node, state = line.split()
         slurm.tool("join-node", node, check=False)
         slurm.tool("shape", node, "off", check=False)
-        if state.startswith(("down", "drain")):
+        if state.startswith(("down", "drain")) or state.endswith("*"):
+            slurm.tool("kill-node", node, check=False)  # one that was only cut off still runs, with jobs of its own
             slurm.tool("start-node", node, check=False)
             slurm.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
     with contextlib.suppress(AssertionError):

@@ -24,9 +24,9 @@ SETTING: dict[str, Any] = {
 class Run:
     """One run directory and the jobs that work in it."""
 
-    def __init__(self, cluster: Cluster, work: Path, name: str = "run", **sections: dict) -> None:
+    def __init__(self, slurm: Cluster, work: Path, name: str = "run", **sections: dict) -> None:
         """`sections` change keys of the recipe."""
-        self.cluster, self.work, self.directory = cluster, work, work / name
+        self.cluster, self.work, self.directory = slurm, work, work / name
         self.shards = work / "shards"
         if not self.shards.exists():
             make_shards(self.shards, {"wikipedia": (60, 2), "cc100": (120, 1)})

@@ -96,7 +96,7 @@ def test_a_run_longer_than_the_time_limit_takes_several_lives_and_loses_no_step(
     job = run.submit(2, 1, "--time=1", "--signal=B:USR1@10")
     run.until_ended(job, "COMPLETED", timeout=600)
     assert run.done and len(run.lives) >= 2
-    assert {(e["action"], e["status"]) for e in run.endings[:-1]} == {("requeue", 11)}
+    assert {e["action"] for e in run.endings[:-1]} == {"requeue"}
     assert [m["step"] for m in run.metrics] == list(range(1, 101))
 
 
@@ -117,7 +117,8 @@ def test_a_preempted_job_saves_and_goes_on_when_its_turn_comes(cluster: Cluster,
     run = Run(cluster, tmp_path)
     job = run.submit(nodes=2)
     run.until_step(7)
-    urgent = cluster.sbatch("--partition=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
+    hosts = f"--nodelist={','.join(run.lives[0]['hosts'])}"
+    urgent = cluster.sbatch("--partition=urgent", "--nodes=2", hosts, "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
     cluster.wait(urgent, "RUNNING", "COMPLETED")
     run.until_ended(job, "COMPLETED")
     assert run.done and same_run(run, reference) and len(run.lives) == 2
