@@ -85,6 +85,7 @@ class Skew(torch.autograd.Function):
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # kept for training too, whoever asks first
 def distance_slots(length: int, span: int, buckets: int, max_positions: int, device: str) -> torch.Tensor:
     """Row of the position table for each distance i - j = -(length - 1) .. length - 1, int64 [2 * length - 1]."""
     distances = torch.arange(-(length - 1), length)

@@ -159,7 +159,9 @@ def test_a_signal_to_a_launcher_has_the_ranks_save_and_leaves_none_behind(
     assert launcher.wait(60) == status, log.read_text()[-3000:]
     events = [json.loads(line) for line in (run_dir / "ledger.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events if event["event"] in ("save", "requeue")] == ["save", "requeue"]
-    assert not [rank for rank in runs.ranks(script) if is_alive(rank["pid"])]
+    while [rank for rank in runs.ranks(script) if is_alive(rank["pid"])]:  # mpirun does not wait for their last second
+        assert time.monotonic() < end + 60, "a rank trains on without its launcher"
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("script", ["local.sh", "mpi.sh", "torchrun.sh", "deepspeed.sh"])

@@ -147,3 +147,13 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_generator_alone() -
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(first[k], second[k]) for k in first)
     assert not torch.equal(first["deberta.embeddings.word_embeddings.weight"], other["deberta.embeddings.word_embeddings.weight"])
+
+
+def test_a_length_first_seen_in_inference_mode_can_be_trained_on() -> None:
+    """The places of a length are kept for the process; tensors made in inference mode cannot be part of a backward pass."""
+    _, ours = make_pair()
+    batch = {name: tensor for name, tensor in zip(("input_ids", "attention_mask", "labels"), make_batch(77), strict=False)}
+    with torch.inference_mode():
+        ours(**batch)
+    ours(**batch).loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in ours.parameters() if p.requires_grad)
