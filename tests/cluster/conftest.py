@@ -95,6 +95,7 @@ def cluster(slurm: Cluster) -> Iterator[Cluster]:
         if state.startswith(("down", "drain")) or state.endswith("*"):
             slurm.tool("kill-node", node, check=False)  # one that was only cut off still runs, with jobs of its own
             slurm.tool("start-node", node, check=False)
+            assert slurm.tool("on", node, "echo", "up", check=False) == "up", f"{node} did not start again"
             slurm.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
     with contextlib.suppress(AssertionError):
         wait_for_idle(slurm)

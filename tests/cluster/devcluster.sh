@@ -135,6 +135,7 @@ verb_init_head() { # pid 1 of the head node
 }
 verb_net_node() { # own netns, still the host's pid namespace
   local k=$1 head=$2
+  nsenter -t "$head" -n ip link del "ve$k" 2>/dev/null || : # of an earlier life: the kernel takes its time to tidy up
   ip link add eth0 type veth peer name "ve$k" netns "$head"
   ip addr add "$NET.$k/24" dev eth0; ip link set eth0 up
   nsenter -t "$head" -n ip link set "ve$k" master br0 up
