@@ -136,7 +136,8 @@ verb_init_head() { # pid 1 of the head node
 verb_net_node() { # own netns, still the host's pid namespace
   local k=$1 head=$2
   nsenter -t "$head" -n ip link del "ve$k" 2>/dev/null || : # of an earlier life: the kernel takes its time to tidy up
-  ip link add eth0 type veth peer name "ve$k" netns "$head"
+  local mac; printf -v mac '02:00:00:00:%02x:%02x' $((k / 256)) $((k % 256)) # the same in every life: the others remember it
+  ip link add eth0 address "$mac" type veth peer name "ve$k" netns "$head"
   ip addr add "$NET.$k/24" dev eth0; ip link set eth0 up
   nsenter -t "$head" -n ip link set "ve$k" master br0 up
   exec unshare --uts --mount --ipc --pid --fork --kill-child --mount-proc "$SELF" init_node "$k" "$DIR"
