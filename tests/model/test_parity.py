@@ -152,7 +152,7 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_generator_alone() -
 def test_a_length_first_seen_in_inference_mode_can_be_trained_on() -> None:
     """The places of a length are kept for the process; tensors made in inference mode cannot be part of a backward pass."""
     _, ours = make_pair()
-    batch = {name: tensor for name, tensor in zip(("input_ids", "attention_mask", "labels"), make_batch(77), strict=False)}
+    batch = dict(zip(("input_ids", "attention_mask", "labels"), make_batch(77), strict=True))
     with torch.inference_mode():
         ours(**batch)
     ours(**batch).loss.backward()
