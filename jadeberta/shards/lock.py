@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import orjson
 
@@ -28,18 +29,11 @@ class DirectoryLock:
             what: the option that names it, for the message.
             patience: seconds to wait for a job that holds it.
         """
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._file = open(directory / LOCK_NAME, "a+b")  # noqa: SIM115 - held, not closed
-        except OSError as e:
-            raise ConfigError(f"{directory}: cannot be written ({e.strerror}). Choose another {what}.") from e
+        self._file = _open(directory, what)
         end = time.monotonic() + patience
         while not self._take():
-            self._file.seek(0)
-            holder = _holder(self._file.read())
             if time.monotonic() >= end:
-                self._file.close()
-                raise ConfigError(f"{directory}: {holder} works there already. Wait for it, or choose another {what}.")
+                raise _refusal(self._file, directory, what)
             time.sleep(0.2)
         self._file.truncate(0)
         self._file.write(orjson.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
@@ -75,18 +69,11 @@ class GroupLock:
             patience: seconds to try; two processes that come at the same time see each other's lock for an instant.
         """
         self._group = group
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._file = open(directory / LOCK_NAME, "a+b")  # noqa: SIM115 - held, not closed
-        except OSError as e:
-            raise ConfigError(f"{directory}: cannot be written ({e.strerror}). Choose another {what}.") from e
+        self._file = _open(directory, what)
         end = time.monotonic() + patience
         while (found := self._take()) is None:
             if time.monotonic() >= end:
-                self._file.seek(0)
-                holder = _holder(self._file.read())
-                self._file.close()
-                raise ConfigError(f"{directory}: {holder} works there already. Wait for it, or choose another {what}.")
+                raise _refusal(self._file, directory, what)
             time.sleep(0.1)
         self.first = found
 
@@ -115,6 +102,22 @@ class GroupLock:
     def release(self) -> None:
         """Gives this process's part of the lock back; the file and the group's name in it stay for the others."""
         self._file.close()
+
+
+def _open(directory: Path, what: str) -> BinaryIO:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return open(directory / LOCK_NAME, "a+b")
+    except OSError as e:
+        raise ConfigError(f"{directory}: cannot be written ({e.strerror}). Choose another {what}.") from e
+
+
+def _refusal(file: BinaryIO, directory: Path, what: str) -> ConfigError:
+    """Names who holds the directory; closes the file."""
+    with file:
+        file.seek(0)
+        holder = _holder(file.read())
+    return ConfigError(f"{directory}: {holder} works there already. Wait for it, or choose another {what}.")
 
 
 def _group(content: bytes) -> str | None:

@@ -107,7 +107,7 @@ def _operation(match: re.Match, root: Path) -> Operation | None:
         return Operation("rmdir" if "AT_REMOVEDIR" in given[2] else "unlink", at)
     elif call.startswith("rename"):
         return Operation("rename", at, target=path(given[1]) if call == "rename" else path(*given[2:4]))
-    raise NotImplementedError(f"the model knows no {match['call']}({match['arguments'][:200]})")
+    raise ValueError(f"the model knows no {match['call']}({match['arguments'][:200]})")
 
 
 @dataclass
