@@ -19,6 +19,8 @@ SETTING: dict[str, Any] = {
     "checkpoint": {"every_steps": 5, "keep_last": 2},
     "watchdog": {"start_s": 180.0, "first_step_s": 120.0, "step_s": 20.0, "save_s": 60.0, "eval_s": 60.0},
 }
+ON_ITS_WAY = ("PENDING", "CONFIGURING", "RUNNING", "SIGNALING", "COMPLETING", "REQUEUED")
+"""States of a job that has not come to its end."""
 
 
 class Run:
@@ -100,7 +102,7 @@ class Run:
         end, self.job = time.monotonic() + timeout, job
         while (now := self.hurry())["JobState"] not in states:
             assert time.monotonic() < end, f"job is {now}\n{self.printed[-4000:]}"
-            assert now["JobState"] in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED"), f"job is {now}\n{self.printed[-4000:]}"
+            assert now["JobState"] in ON_ITS_WAY, f"job is {now}\n{self.printed[-4000:]}"
             time.sleep(0.3)
         return now
 

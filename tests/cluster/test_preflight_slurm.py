@@ -46,7 +46,9 @@ def test_a_host_with_a_slow_link_is_named_and_not_its_partners(run) -> None:
     run.cluster.tool("shape", "node3", "20mbit")
     run.until_ended(submit(run), "FAILED")
     account = told(run)
-    assert account["unfit"].keys() == {"node3"} and account["common"] == []
+    # Another host may be slow at something else where the machine has other work; none may be named for its link to node3.
+    assert not [reasons for host, reasons in account["unfit"].items() if host != "node3" and "link" in " ".join(reasons)], account
+    assert account["common"] == []
     assert "its fastest link to another host" in account["unfit"]["node3"][0]
     # Of four ranks on a ring one passes 3/4 of the bytes twice through its 2.5 MB/s.
     assert 1e6 < account["constants"]["bandwidth_bytes_per_s"] < 4e6

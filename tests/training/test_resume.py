@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from jadeberta.checkpoint.whole import whole_weights
+from jadeberta.training.ledger import read_jsonl
 from tests.helpers import make_recipe, make_shards, read_metrics, run_ranks, start_ranks
 
 STEPS = 14
@@ -44,8 +46,7 @@ def kill_at(ranks: int, step: int, delay: float, run_dir: Path, *arguments: str,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [1, 2])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("precision", "stage"), [("fp32", 2), ("bf16", 1)])  # each value once; the kills of tests/chaos add more
 def test_killed_at_three_random_points_it_ends_bit_identical_to_the_unbroken_run(shards, tmp_path, stage, precision) -> None:
     changes = {
         "deepspeed": f"ds_configs/zero{stage}.json",
@@ -77,6 +78,50 @@ def test_killed_at_three_random_points_it_ends_bit_identical_to_the_unbroken_run
     assert {row["step"] for row in rows} == set(range(1, STEPS + 1))
     assert max(row["life"] for row in rows) == 3
     assert (tmp_path / "killed/DONE").exists()
+
+
+@pytest.mark.slow
+def test_with_a_growing_batch_an_average_and_the_rest_it_resumes_exactly_and_on_other_ranks_with_the_same_data(
+    shards, tmp_path
+) -> None:
+    sizes, steps = [4, 4, 4, 8, 8, 12, 12, 12], 8
+    changes = {
+        "model": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        "training": {
+            "precision": "bf16", "max_steps": steps, "batch_size_warmup": [[4, 3], [8, 2]], "ema_decay": 0.5, "z_loss": 1e-3,
+            "schedule": "wsd", "decay_steps": 2,
+        },
+        "checkpoint": {"every_steps": 2},
+        "evaluation": {"every_steps": 3, "sequences": 4, "weights": "ema"},
+    }  # fmt: skip
+    unbroken = make_recipe(tmp_path / "a.yaml", shards, tmp_path / "unbroken", deepspeed="ds_configs/zero2.json", **changes)
+    run_ranks(2, "pretrain", "--config", str(unbroken), log=tmp_path / "unbroken-log")
+    expected = {row["step"]: row for row in read_metrics(tmp_path / "unbroken")}
+    last = f"step-{steps:08d}"
+    end = json.loads((tmp_path / "unbroken/checkpoints" / last / "state.json").read_text())
+    assert end["position"] == sum(sizes) and end["epoch"] == sum(sizes) / 100
+    # Both within the warm-up: at its first growth, and between the two.
+    for name, ranks, stage, start in (("same", 2, 2, 4), ("other", 1, 3, 2)):
+        shutil.copytree(tmp_path / f"unbroken/checkpoints/step-{start:08d}", tmp_path / f"{name}/checkpoints/step-{start:08d}")
+        recipe = make_recipe(
+            tmp_path / f"{name}.yaml", shards, tmp_path / name, deepspeed=f"ds_configs/zero{stage}.json",
+            **changes | {"evaluation": {}},
+        )  # fmt: skip
+        run_ranks(ranks, "pretrain", "--config", str(recipe), "--resume", "required", log=tmp_path / f"{name}-log")
+        found = {row["step"]: row for row in read_metrics(tmp_path / name)}
+        assert sorted(found) == list(range(start + 1, steps + 1))
+        for step, row in found.items():
+            assert {key: row[key] for key in ("batch_hash", "masked_tokens", "tokens", "lr")} == {
+                key: expected[step][key] for key in ("batch_hash", "masked_tokens", "tokens", "lr")
+            }
+    # Without the evaluations of the unbroken run, which used the average's weights.
+    assert content(tmp_path / "same/checkpoints" / last) == content(tmp_path / "unbroken/checkpoints" / last)
+    there, here = (whole_weights(tmp_path / name / "checkpoints" / last, "ema") for name in ("unbroken", "other"))
+    masters = whole_weights(tmp_path / "unbroken/checkpoints" / last)
+    away = max((there[name] - masters[name]).abs().max().item() for name in there)
+    assert max((there[name] - here[name]).abs().max().item() for name in there) < 0.1 * away
+    (evaluation, *_) = [row for row in read_jsonl(tmp_path / "unbroken/ledger.jsonl") if row["event"] == "evaluation"]
+    assert (evaluation["step"], evaluation["weights"], evaluation["whole"]) == (3, "ema", True)
 
 
 @pytest.mark.slow
