@@ -1,0 +1,50 @@
+"""Which characters of a text every character of its normalised form came from.
+
+Pure functions on strings. NFKC joins characters (ｶ and ﾞ are ガ), splits them (㌔ is キロ) and drops spaces; cut at places that it cannot
+join over, a text is normalised piece by piece, and each piece knows where it stood.
+"""
+
+import re
+import unicodedata
+from functools import cache
+from itertools import pairwise
+
+from preprocess.text import normalise
+
+Span = tuple[int, int]
+"""Characters [start, end)."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def align(text: str) -> tuple[str, list[Span]]:
+    """The characters of `normalise(text)` without its spaces, and for each the span of `text` that it came from.
+
+    Spans ascend; characters that NFKC joined or split share one.
+    """
+    # Lone surrogates are dropped first, as in normalise, which joins over them.
+    places = [place for place, character in enumerate(text) if not _SURROGATE.match(character)]
+    kept = "".join(text[place] for place in places)
+    characters: list[str] = []
+    spans: list[Span] = []
+    starts = [n for n, character in enumerate(kept) if n == 0 or _stands_alone(character)]
+    for start, end in pairwise([*starts, len(kept)]):
+        found = "".join(normalise(kept[start:end]).split())
+        characters.append(found)
+        spans += [(places[start], places[end - 1] + 1)] * len(found)
+    return "".join(characters), spans
+
+
+@cache
+def _stands_alone(character: str) -> bool:
+    """Whether NFKC joins and reorders nothing over the place before a character."""
+    first = unicodedata.normalize("NFKD", character)[0]
+    return unicodedata.combining(first) == 0 and first not in _joining_starters()
+
+
+@cache
+def _joining_starters() -> frozenset[str]:
+    """Characters that NFKC may join to the one before although they are no combining marks, after UAX #15."""
+    hangul = [*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)]  # vowels and finals, joined by rule and not by table
+    pairs = (unicodedata.decomposition(chr(code)).split() for code in range(0x110000))
+    seconds = {chr(int(pair[1], 16)) for pair in pairs if len(pair) == 2 and not pair[0].startswith("<")}
+    return frozenset(c for c in seconds if unicodedata.combining(c) == 0) | frozenset(map(chr, hangul))

@@ -1,0 +1,164 @@
+"""JGLUE's files on disk: which of them a task takes, and every row of them checked.
+
+Reads the official formats as they are published: JSON Lines, and SQuAD 1.1 JSON for JSQuAD.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from jadeberta.errors import InputError
+from jadeberta.finetune.tasks import Task
+
+NAMED = re.compile(r"(train|valid|test)-v(\d+(?:\.\d+)*)\.json")
+MOST = 5.0
+"""The highest similarity in JSTS; the lowest is 0."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question of a task."""
+
+    id: str
+    """As the file names it, else its number."""
+    group: str
+    """Rows of the same one are kept out of training together."""
+    texts: tuple[str, ...]
+    """Of JSQuAD the question and the context."""
+    label: float = 0
+    """Similarity, class or right choice; not used by JSQuAD."""
+    answers: tuple[tuple[str, int], ...] = ()
+    """JSQuAD's answers with their first character in the context."""
+
+
+def find_files(data: Path, task: Task, train: Path | None = None, valid: Path | None = None) -> dict[str, Path]:
+    """The files of a task by split: train, valid, and test where it is there.
+
+    Args:
+        data: JGLUE's `datasets`, or the folder of the task in it; of several versions the newest is taken.
+        task: whose files are wanted.
+        train: a file to take instead.
+        valid: likewise; no test file is taken then.
+
+    Raises:
+        InputError: a file is missing; says what to download.
+    """
+    given = {name: path for name, path in (("train", train), ("valid", valid)) if path is not None}
+    for path in given.values():
+        if not path.is_file():
+            raise InputError(f"{path}: no such file. Name a file in the format of JGLUE's {task.name}.")
+    if len(given) == 2:
+        return given
+    folders = [data, *(p for p in data.glob("*-v*") if p.name.replace("-", "_").startswith(f"{task.folder.replace('-', '_')}_v"))]
+    versions: dict[tuple[int, ...], dict[str, Path]] = {}
+    for path in (p for folder in folders for p in folder.glob("*.json")):
+        if match := NAMED.fullmatch(path.name):
+            versions.setdefault(tuple(map(int, match[2].split("."))), {})[match[1]] = path
+    wanted = [name for name in ("train", "valid") if name not in given]
+    whole = [version for version, found in versions.items() if all(name in found for name in wanted)]
+    if not whole:
+        newest = versions[max(versions)] if versions else {}
+        missing = next(name for name in wanted if name not in newest)
+        raise InputError(
+            f"{data}: no {missing}-v*.json of {task.name}, neither there nor in {task.folder}-v*/. {task.download}, "
+            "or name the files with --train and --valid."
+        )
+    found = versions[max(whole)]
+    taken = {name: path for name, path in found.items() if name != "test" or "valid" not in given} | given
+    return {name: taken[name] for name in ("train", "valid", "test") if name in taken}
+
+
+def read_rows(path: Path, task: Task) -> list[Row]:
+    """All rows of a file.
+
+    Raises:
+        InputError: the file is not in the task's format; names the line, or the question of JSQuAD, and what is wrong with it.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read ({e.strerror}). {task.download}.") from e
+    try:
+        rows = list(_squad_rows(content)) if task.kind == "span" else list(_line_rows(content, task))
+    except ValueError as e:
+        raise InputError(f"{path}: {e}. Take the file as JGLUE publishes it ({task.name}), and check --task.") from e
+    if not rows:
+        raise InputError(f"{path}: no rows in it. {task.download}.")
+    return rows
+
+
+def _line_rows(content: bytes, task: Task) -> Iterator[Row]:
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            if line.strip():
+                yield _row(orjson.loads(line), task, number)
+        except orjson.JSONDecodeError as e:
+            raise ValueError(f"line {number} is not JSON ({e})") from e
+        except ValueError as e:
+            raise ValueError(f"line {number} {e}") from e
+
+
+def _row(row: Any, task: Task, number: int) -> Row:
+    if not isinstance(row, dict):
+        raise ValueError("is not an object with names and values")
+    texts = tuple(_text(row, field) for field in task.fields)
+    id_field = next((f for f in ("sentence_pair_id", "q_id", "review_id") if f in row), None)
+    group = str(row[task.group]) if task.group in row else texts[0]
+    return Row(str(row[id_field]) if id_field else str(number), _first_image(group), texts, _label(row.get("label"), task))
+
+
+def _first_image(group: str) -> str:
+    """Of '100312_421853-104611-31624', the images and captions of a pair, the first image; of anything else the whole."""
+    return re.split("[_-]", group)[0] if re.fullmatch(r"\d+(_\d+)?(-\d+)+", group) else group
+
+
+def _label(label: Any, task: Task) -> float:
+    number = label if isinstance(label, int | float) and not isinstance(label, bool) else None
+    if task.labels:
+        if label not in task.labels:
+            raise ValueError(f"has the label {label!r}, which is none of {', '.join(task.labels)}")
+        return task.labels.index(label)
+    if task.kind == "choice":
+        if not isinstance(number, int) or not 0 <= number < len(task.fields) - 1:
+            raise ValueError(f"has the label {label!r}, which is no number of a choice (0 to {len(task.fields) - 2})")
+        return number
+    if number is None or not 0 <= number <= MOST:
+        raise ValueError(f"has the label {label!r}, which is no similarity from 0 to {MOST:.0f}")
+    return float(number)
+
+
+def _text(row: dict[str, Any], field: str) -> str:
+    text = row.get(field)
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"has no text in '{field}'")
+    return text
+
+
+def _squad_rows(content: bytes) -> Iterator[Row]:
+    try:
+        for number, article in enumerate(orjson.loads(content)["data"]):
+            title = str(article.get("title") or number)
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    yield _question(question, paragraph["context"], title)
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
+        raise ValueError(f"not SQuAD 1.1 JSON ({type(e).__name__}: {e})") from e
+
+
+def _question(question: dict[str, Any], context: str, group: str) -> Row:
+    name = f"question {question['id']}"
+    answers = tuple((answer["text"], answer["answer_start"]) for answer in question["answers"])
+    if not answers or question.get("is_impossible"):
+        raise ValueError(f"{name} has no answer, which JSQuAD does not know")
+    for text, start in answers:
+        if not isinstance(text, str) or not text.strip() or not isinstance(start, int):
+            raise ValueError(f"{name} has an answer without text or answer_start")
+        if start < 0 or context[start : start + len(text)] != text:
+            raise ValueError(f"{name} has the answer {text[:20]!r}, which does not stand at character {start} of its context")
+    if not isinstance(question["question"], str) or not question["question"].strip():
+        raise ValueError(f"{name} asks nothing")
+    return Row(str(question["id"]), group, (question["question"], context), answers=answers)

@@ -1,0 +1,135 @@
+"""Rows of a task as sequences of ids: [CLS] first [SEP] second [SEP], cut to the task's length, and batches of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from jadeberta.finetune.files import Row
+from jadeberta.finetune.spans import places_of
+from jadeberta.finetune.tasks import Kind, Task
+from jadeberta.finetune.words import Encoder, Pieces
+
+MARK = " [SEP] "
+"""Stands between title and text in a context of JSQuAD."""
+STRIDE = 128
+"""Pieces from the beginning of one window of a context to that of the next."""
+LONGEST_QUESTION = 64
+"""Pieces of a question of JSQuAD, the rest is cut."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """What the model reads at once; of a context longer than a window there are several for one row."""
+
+    row: int
+    ids: tuple[np.ndarray, ...]
+    """One sequence, or one for each choice; int32."""
+    label: float = 0
+    places: tuple[int, int] = (0, 0)
+    """Positions of the answer's first and last piece; those of [CLS] where it is not in this window."""
+    offset: int = 0
+    """Position of the context's first piece."""
+    spans: np.ndarray | None = None
+    """Characters of the context's pieces, int32 [pieces, 2]; of other tasks nobody asks."""
+
+    @property
+    def length(self) -> int:
+        return max(map(len, self.ids))
+
+
+def texts_of(row: Row, task: Task) -> list[str]:
+    """The texts of a row that are segmented each on its own."""
+    if task.kind != "span":
+        return list(row.texts)
+    question, context = row.texts
+    return [question, *context.split(MARK, 1)]
+
+
+def examples_of(
+    rows: Sequence[Row], task: Task, pieces: Mapping[str, Pieces], encoder: Encoder, max_length: int
+) -> list[Example]:
+    """Every row as what the model reads.
+
+    Args:
+        rows: of the task.
+        task: says how texts are joined.
+        pieces: of every text that `texts_of` names.
+        encoder: whose special tokens are put in.
+        max_length: of a sequence; of two texts the longer is cut, a context is read in windows.
+    """
+    if task.kind == "span":
+        return [example for n, row in enumerate(rows) for example in _windows(n, row, task, pieces, encoder, max_length)]
+
+    cls, sep = np.array([[encoder.cls], [encoder.sep]], np.int32)
+
+    def join(first: str, second: str | None) -> np.ndarray:
+        if second is None:
+            return np.concatenate([cls, pieces[first].ids[: max_length - 2], sep])
+        a, b = cut(pieces[first].ids, pieces[second].ids, max_length - 3)
+        return np.concatenate([cls, a, sep, b, sep])
+
+    def sequences(row: Row) -> tuple[np.ndarray, ...]:
+        first, *others = row.texts
+        return tuple(join(first, other) for other in others) or (join(first, None),)
+
+    return [Example(n, sequences(row), row.label) for n, row in enumerate(rows)]
+
+
+def cut(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both within `room` together: the longer one is cut, and where that is not enough each gets half, as Hugging Face's
+    `longest_first` does it."""
+    if len(first) + len(second) <= room:
+        return first, second
+    shorter = min(len(first), len(second), room // 2)
+    longer = room - shorter
+    return (first[:longer], second[:shorter]) if len(first) > len(second) else (first[:shorter], second[:longer])
+
+
+def _windows(number: int, row: Row, task: Task, pieces: Mapping[str, Pieces], encoder: Encoder, max_length: int) -> list[Example]:
+    """A question with each stretch of its context."""
+    question, *parts = texts_of(row, task)
+    cls, sep = np.array([[encoder.cls], [encoder.sep]], np.int32)
+    ids, spans = pieces[parts[0]].ids, pieces[parts[0]].spans
+    if len(parts) == 2:
+        at = len(parts[0]) + len(MARK)
+        ids = np.concatenate([ids, sep, pieces[parts[1]].ids])
+        spans = np.concatenate([spans, np.array([[len(parts[0]) + 1, at - 1]], np.int32), pieces[parts[1]].spans + at])
+    text, start = row.answers[0]
+    answer = places_of(spans, start, start + len(text))
+    head = np.concatenate([cls, pieces[question].ids[: min(LONGEST_QUESTION, max_length // 2)], sep])
+    room = max_length - len(head) - 1
+    examples = []
+    for begin in range(0, max(1, len(ids)), min(STRIDE, room)):
+        end = min(begin + room, len(ids))
+        inside = answer is not None and begin <= answer[0] and answer[1] < end
+        places = (len(head) + answer[0] - begin, len(head) + answer[1] - begin) if answer is not None and inside else (0, 0)
+        sequence = np.concatenate([head, ids[begin:end], sep])
+        examples.append(Example(number, (sequence,), 0, places, len(head), spans[begin:end]))
+        if end == len(ids):
+            break
+    return examples
+
+
+def collator(kind: Kind, pad: int) -> Callable[[Sequence[Example]], dict[str, torch.Tensor]]:
+    """What makes a batch for Hugging Face's head of a kind: ids and mask [B, S], of choices [B, C, S], and what is to be learnt."""
+
+    def collate(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        longest = max(example.length for example in examples)
+        ids = torch.full((len(examples), len(examples[0].ids), longest), pad, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for n, example in enumerate(examples):
+            for choice, sequence in enumerate(example.ids):
+                ids[n, choice, : len(sequence)] = torch.from_numpy(sequence)
+                mask[n, choice, : len(sequence)] = 1
+        if kind != "choice":
+            ids, mask = ids[:, 0], mask[:, 0]
+        batch = {"input_ids": ids, "attention_mask": mask}
+        if kind == "span":
+            first, last = zip(*(example.places for example in examples), strict=True)
+            return batch | {"start_positions": torch.tensor(first), "end_positions": torch.tensor(last)}
+        dtype = torch.float32 if kind == "regression" else torch.int64
+        return batch | {"labels": torch.tensor([example.label for example in examples], dtype=dtype)}
+
+    return collate

@@ -1,0 +1,81 @@
+"""From what the model answered to predictions and scores."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jadeberta.finetune import metrics
+from jadeberta.finetune.files import Row
+from jadeberta.finetune.inputs import Example
+from jadeberta.finetune.spans import Window, best_span
+from jadeberta.finetune.tasks import Task
+
+METRICS: dict[str, Callable[..., float]] = {
+    "pearson": metrics.pearson,
+    "spearman": metrics.spearman,
+    "accuracy": metrics.accuracy,
+    "exact_match": metrics.exact_match,
+    "f1": metrics.f1,
+}
+
+
+def predict(task: Task, rows: Sequence[Row], examples: Sequence[Example], answers: Sequence[tuple[np.ndarray, ...]]) -> list[Any]:
+    """One prediction a row: a similarity, the number of a class or choice, or a stretch of the context as it stands there.
+
+    Args:
+        task: whose rows these are.
+        rows: asked about.
+        examples: of these rows; of JSQuAD one row may have several.
+        answers: logits of each example.
+    """
+    if task.kind == "regression":
+        return [float(logits[0]) for (logits,) in answers]
+    if task.kind != "span":
+        return [int(np.argmax(logits)) for (logits,) in answers]
+    windows: list[list[Window]] = [[] for _ in rows]
+    for example, (starts, ends) in zip(examples, answers, strict=True):
+        assert example.spans is not None
+        inside = slice(example.offset, example.offset + len(example.spans))
+        windows[example.row].append(Window(starts[inside], ends[inside], example.spans))
+    return [_text(row, best_span(own)) for row, own in zip(rows, windows, strict=True)]
+
+
+def wanted_of(task: Task, rows: Sequence[Row]) -> list[Any]:
+    """What the predictions are compared with: labels, or for JSQuAD the texts of all answers."""
+    return [[text for text, _ in row.answers] for row in rows] if task.kind == "span" else [row.label for row in rows]
+
+
+def score(task: Task, rows: Sequence[Row], predictions: Sequence[Any]) -> dict[str, float]:
+    """The task's metrics, each from 0 to 1 (correlations from -1)."""
+    wanted = wanted_of(task, rows)
+    return {metric: METRICS[metric](predictions, wanted) for metric in task.metrics}
+
+
+def ceiling(task: Task, rows: Sequence[Row], examples: Sequence[Example]) -> dict[str, float]:
+    """JSQuAD's scores of a model that always points at the pieces of the first answer: what cutting into pieces costs; else empty.
+
+    Below 1 where an answer begins or ends inside a piece, or lies in no single window.
+    """
+    if task.kind != "span":
+        return {}
+    texts = [""] * len(rows)
+    for example in examples:
+        first, last = (place - example.offset for place in example.places)
+        if first >= 0 and example.spans is not None:
+            texts[example.row] = _text(rows[example.row], (example.spans[first, 0], example.spans[last, 1]))
+    return score(task, rows, texts)
+
+
+def record(task: Task, rows: Sequence[Row], predictions: Sequence[Any]) -> list[dict[str, Any]]:
+    """Predictions beside what was wanted, classes by their names, for whoever looks at the errors."""
+
+    def name(value: Any) -> Any:
+        return task.labels[int(value)] if task.labels else value
+
+    wanted = wanted_of(task, rows)
+    return [{"id": row.id, "predicted": name(p), "wanted": name(w)} for row, p, w in zip(rows, predictions, wanted, strict=True)]
+
+
+def _text(row: Row, span: tuple[int, int]) -> str:
+    return row.texts[1][slice(*span)]

@@ -1,0 +1,116 @@
+"""The model that is fine-tuned: an exported directory, a checkpoint or a run, with fp32 weights and what is known of its text.
+
+A checkpoint gives its fp32 master weights, so that it fine-tunes as its export does.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import AutoConfig, DebertaV2Config, PreTrainedModel
+
+from jadeberta.checkpoint.manifest import MANIFEST_NAME
+from jadeberta.checkpoint.whole import Weights, whole_weights
+from jadeberta.errors import CheckpointError
+from jadeberta.evaluation.mlm import resolve_checkpoint
+from jadeberta.files import file_sha256
+from jadeberta.finetune.tasks import Kind, Task
+from jadeberta.release.origin import read_origin
+
+ENCODER = "deberta."
+HEADS: dict[Kind, Any] = {
+    "regression": transformers.DebertaV2ForSequenceClassification,
+    "classification": transformers.DebertaV2ForSequenceClassification,
+    "choice": transformers.DebertaV2ForMultipleChoice,
+    "span": transformers.DebertaV2ForQuestionAnswering,
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A pre-trained model in memory."""
+
+    directory: Path
+    config: DebertaV2Config
+    weights: dict[str, torch.Tensor]
+    """Of the encoder, fp32, by Hugging Face's names."""
+    origin: dict[str, Any] | None
+    """Segmenter and normaliser of its pre-training text; None where the directory does not say."""
+    sha256: str
+    """Of the weights' names, shapes and fp32 values: equal for a checkpoint and its fp32 export."""
+    tokenizer_sha256: str
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.directory / "spm.model"
+
+
+def load_source(path: Path, kind: Weights = "trained") -> Source:
+    """Reads a model; of a checkpoint the fp32 master weights, or their running average.
+
+    Raises CheckpointError where it is none, is damaged, has no tokenizer or no such weights, or is not a DeBERTa V2.
+    """
+    directory = resolve_checkpoint(path)
+    tokenizer = directory / "spm.model"
+    if not tokenizer.is_file():
+        raise CheckpointError(
+            f"{tokenizer}: missing; text cannot be encoded without it. Copy it there from the shards' tokenizer/."
+        )
+    try:
+        config = AutoConfig.from_pretrained(str(directory))
+        if not isinstance(config, DebertaV2Config):
+            raise CheckpointError(f"{directory / 'config.json'}: a {config.model_type} and no deberta-v2. Name a DeBERTa V2.")
+        if (directory / MANIFEST_NAME).exists():
+            found = whole_weights(directory, kind)
+        elif kind != "trained":
+            raise CheckpointError(f"{directory}: an export has one set of weights. Name a checkpoint, or leave --weights out.")
+        elif not (directory / "model.safetensors").is_file():
+            raise CheckpointError(f"{directory}: no model.safetensors there; weights in other formats are not read.")
+        else:
+            found = load_file(directory / "model.safetensors")
+    except (OSError, ValueError, SafetensorError) as e:
+        raise CheckpointError(f"{directory}: cannot be loaded ({type(e).__name__}: {e}). Export or download it again.") from e
+    weights = {name: tensor.float().contiguous() for name, tensor in sorted(found.items()) if name.startswith(ENCODER)}
+    if not weights:
+        raise CheckpointError(
+            f"{directory / 'model.safetensors'}: holds no {ENCODER}* weights. Name a model with a DeBERTa V2 encoder."
+        )
+    return Source(directory, config, weights, read_origin(directory), weights_sha256(weights), file_sha256(tokenizer))
+
+
+def weights_sha256(weights: dict[str, torch.Tensor]) -> str:
+    """sha256 of names, shapes and fp32 values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(f"{name} {list(weights[name].shape)}\n".encode())
+        digest.update(weights[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def build(source: Source, task: Task, seed: int) -> PreTrainedModel:
+    """Hugging Face's head for a task on the model's encoder, fp32; the head's weights follow from the seed.
+
+    Raises CheckpointError where the weights do not fit the config.
+    """
+    config = DebertaV2Config.from_dict(source.config.to_dict() | {"dtype": "float32"})
+    if task.kind == "regression":
+        config.num_labels, config.problem_type = 1, "regression"
+    elif task.labels:
+        config.id2label = dict(enumerate(task.labels))
+        config.label2id = {label: number for number, label in config.id2label.items()}
+        config.problem_type = "single_label_classification"
+    torch.manual_seed(seed)
+    model: PreTrainedModel = HEADS[task.kind](config)
+    own = {name: tensor.shape for name, tensor in model.named_parameters() if name.startswith(ENCODER)}
+    given = {name: tensor.shape for name, tensor in source.weights.items()}
+    if wrong := sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name)):
+        raise CheckpointError(
+            f"{source.directory}: {wrong[0]} is {list(given.get(wrong[0], ()))} there and {list(own.get(wrong[0], ()))} by config.json."
+        )
+    model.load_state_dict(source.weights, strict=False)
+    return model

@@ -1,0 +1,128 @@
+"""Texts as the model was pre-trained on them: normalised, cut into words by the engine that its metadata names, and into pieces.
+
+Each text is segmented on its own and not split into sentences, as in the published evaluation. Never takes another engine.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+
+from jadeberta.errors import ConfigError, InputError
+from jadeberta.finetune.alignment import Span, align
+from preprocess.config import Engine, SegmenterConfig
+from preprocess.segmenters import Rejected, Segmenter, open_segmenter
+from preprocess.text import NORMALISER, normalise
+
+Array = np.ndarray[Any, np.dtype[np.int32]]
+AT_ONCE = 5000
+"""Texts between sentence and array: the words of 187,000 reviews would take more memory than the model."""
+ENGINES: tuple[Engine, ...] = ("jumanpp", "juman", "mecab")
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A text as the model reads it."""
+
+    ids: Array
+    """int32 [pieces]"""
+    spans: Array
+    """int32 [pieces, 2]: the characters [start, end) of the original text that each stands for; none for a word mark on its own."""
+    rejected: str = ""
+    """Why the segmenter gave no words; the text is then one word."""
+
+
+def open_engine(origin: dict[str, Any] | None, where: Path, engine: str | None, command: str) -> tuple[Segmenter, list[str]]:
+    """The word segmenter of a model's pre-training, and remarks on what differs from then.
+
+    Args:
+        origin: segmenter and normaliser of the pre-training text, None where the model does not say.
+        where: the model, for messages.
+        engine: what the user names; needed where the model does not say, and refused where it says otherwise.
+        command: the engine's program and options, as in preprocess.segmenter.command.
+
+    Raises:
+        ConfigError: the engine is not known, or not the model's; the normaliser is not the one of this version.
+        SegmenterError: the engine does not work here.
+    """
+    if origin is None:
+        if engine is None:
+            raise ConfigError(
+                f"{where} does not say which word segmenter made its pre-training text. Name it with --segmenter "
+                f"({', '.join(ENGINES)}); for ku-nlp's models it is jumanpp."
+            )
+        then: dict[str, Any] = {"engine": engine}
+    else:
+        then = origin["segmenter"]
+        if engine not in (None, then.get("engine")):
+            raise ConfigError(
+                f"{where} was pre-trained on words of {then.get('engine')}, not of {engine}. Leave --segmenter out."
+            )
+        if origin["normaliser"] != NORMALISER:
+            raise ConfigError(
+                f"{where} was pre-trained on text of the normaliser {origin['normaliser']}, this version has {NORMALISER}. "
+                "Use the version of jadeberta that made its shards."
+            )
+    if then.get("engine") not in ENGINES:
+        raise ConfigError(f"{where} was pre-trained on words of {then.get('engine')!r}, which is none of {', '.join(ENGINES)}.")
+    segmenter = open_segmenter(SegmenterConfig(engine=then["engine"], command=command))
+    now = segmenter.description
+    remarks = [
+        f"the {then['engine']} here has {key} {now.get(key)!r}, the pre-training text was made with {then[key]!r}"
+        for key in ("version", "dictionary")
+        if key in then and then[key] != now.get(key)
+    ]
+    return segmenter, remarks
+
+
+class Encoder:
+    """Texts to pieces of the model's own sentencepiece model: a '[MASK]' in a text stays text, as in pre-training."""
+
+    def __init__(self, model_file: Path, segmenter: Segmenter) -> None:
+        """Raises InputError where the model is missing or lacks the special tokens."""
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+        except (OSError, RuntimeError) as e:
+            raise InputError(
+                f"{model_file}: no sentencepiece model ({str(e).splitlines()[0]}). Name an exported directory."
+            ) from e
+        self.segmenter = segmenter
+        ids = {name: self._processor.piece_to_id(name) for name in ("[PAD]", "[CLS]", "[SEP]")}
+        if unknown := [name for name, number in ids.items() if self._processor.is_unknown(number)]:
+            raise InputError(
+                f"{model_file}: has no piece {unknown[0]}. Name the directory of a model with this project's tokenizer."
+            )
+        self.pad, self.cls, self.sep = ids.values()
+        self.vocab_size = len(self._processor)
+
+    def __call__(self, texts: Iterable[str]) -> dict[str, Pieces]:
+        """Every distinct text with its pieces."""
+        found: dict[str, Pieces] = {}
+        distinct = iter(dict.fromkeys(texts))
+        while chunk := list(islice(distinct, AT_ONCE)):
+            answers = self.segmenter.segment([normalise(text) for text in chunk])
+            found |= {text: self._encode(text, answer) for text, answer in zip(chunk, answers, strict=True)}
+        return found
+
+    def _encode(self, text: str, answer: list[str] | Rejected) -> Pieces:
+        characters, origins = align(text)
+        words = [characters] if isinstance(answer, Rejected) else answer
+        assert "".join(words) == characters, f"{text!r}: alignment and words spell it differently"
+        line = " ".join(words)
+        found = self._processor.encode(line, return_type="offset_mapping")
+        rejected = f"{answer.reason}: {answer.detail}" if isinstance(answer, Rejected) else ""
+        return Pieces(np.array(found["ids"], np.int32), _spans(line, found["offsets"], origins), rejected)
+
+
+def _spans(line: str, offsets: list[Span], origins: list[Span]) -> Array:
+    """The original characters of pieces that lie at `offsets` of a line of words; `origins` are those of its characters but spaces."""
+    origin = np.array(origins, np.int32).reshape(-1, 2)
+    before = np.cumsum([0, *(character != " " for character in line)])  # characters but spaces before each place
+    first, end = before[np.array(offsets, np.int64).reshape(-1, 2)].T
+    starts = np.append(origin[:, 0], origin[-1:, 1])
+    ends = np.where(first < end, np.append(0, origin[:, 1])[end], starts[first])
+    return np.stack([starts[first], ends], axis=1).astype(np.int32)
