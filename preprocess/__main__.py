@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jadeberta.shards import DirectoryLock, JadebertaError, ShardIndex, find_index, verify
+from jadeberta.shards import ConfigError, DirectoryLock, JadebertaError, ShardIndex, find_index, verify
 from preprocess.comm import Comm, fit_to_travel
 from preprocess.config import PreprocessConfig, load_config
 from preprocess.pool import SILENCE_SECONDS, Pool, require_finished
@@ -35,9 +35,11 @@ def main() -> None:
         epilog="Any key of the recipe's preprocess section can be given as an option: --preprocess.segmenter.engine mecab",
     )
     parser.add_argument(
-        "stage", choices=[*STAGES, "all", "verify"], help="all runs the four stages; verify checks a finished directory"
+        "stage",
+        choices=[*STAGES, "all", "verify", "coverage"],
+        help="all runs the four stages; verify checks a finished directory; coverage compares its tokenizer with sentencepiece's own",
     )
-    parser.add_argument("directory", nargs="?", type=Path, help="verify: the directory to check (or give --out)")
+    parser.add_argument("directory", nargs="?", type=Path, help="verify, coverage: the directory to look at (or give --out)")
     parser.add_argument("--config", type=Path, help="recipe; its preprocess section is read")
     parser.add_argument("--out", type=Path, help="where everything is written: index.json, the shards, tokenizer/, work/")
     parser.add_argument(
@@ -58,8 +60,8 @@ def main() -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be read and written, do nothing")
     options, overrides = parser.parse_known_args()
-    if options.stage == "verify" and overrides:
-        parser.error(f"verify takes no option {overrides[0]}")
+    if options.stage not in (*STAGES, "all") and overrides:
+        parser.error(f"{options.stage} takes no option {overrides[0]}")
     comm = _join(options)
     logging.basicConfig(
         level=logging.INFO if comm.is_root else logging.WARNING,
@@ -70,6 +72,8 @@ def main() -> None:
     try:
         if options.stage == "verify":
             status = _verify(options.directory or options.out, options.pool, comm)
+        elif options.stage == "coverage":
+            status = _coverage(options.directory or options.out, comm)
         else:
             status = _run(options, overrides, comm)
     except JadebertaError as e:
@@ -183,6 +187,31 @@ def _verify(directory: Path | None, pool: str | None, comm: Comm) -> int:
             found = f"{sequences:,} sequences in {len(index.corpora)} corpora"
             print(f"{directory}: {found}, all as index.json says; {index.fingerprint[:16]}")
     return 1 if faults else 0
+
+
+def _coverage(directory: Path | None, comm: Comm) -> int:
+    if directory is None:
+        print("python -m preprocess coverage: name the directory", file=sys.stderr)
+        return 2
+    from preprocess.coverage import compare, describe
+    from preprocess.segmenters.mecab import JumanDic
+    from preprocess.tokenizer import read_training
+
+    def report() -> dict[str, Any]:
+        tokenizer, began = directory / "tokenizer", time.monotonic()
+        training, words = read_training(tokenizer), tokenizer / "words.tsv"
+        if training is None or not words.is_file():
+            raise ConfigError(
+                f"{tokenizer}: no finished tokenizer with its words.tsv. Run 'python -m preprocess tokenizer' first."
+            )
+        found = compare(words, tokenizer / "spm.model", training["settings"]["character_coverage"], JumanDic())
+        write_report(directory, {"coverage": {"result": found, "seconds": time.monotonic() - began, "ranks": 1}})
+        return found
+
+    found = comm.run_on_root(report)
+    if comm.is_root:
+        print(describe(found))
+    return 0
 
 
 if __name__ == "__main__":

@@ -34,11 +34,6 @@ class Comm:
         """Whether this one prints what is the same on all."""
         return self.rank == 0
 
-    @property
-    def shares(self) -> int:
-        """Into how many pieces to cut work that has none by itself."""
-        return self.size
-
     def tells(self, error: BaseException) -> bool:
         """Whether this one prints an error that ends the command: every rank meets the same one, in a collective."""
         return self.is_root

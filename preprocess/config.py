@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jsonargparse
 import yaml
 
-from jadeberta.shards import ConfigError, explain_recipe_error
+from jadeberta.shards import ConfigError, Packing, explain_recipe_error
 
 Engine = Literal["jumanpp", "juman", "mecab"]
 OTHER_SECTIONS = (
@@ -75,6 +75,8 @@ class PreprocessConfig:
     """UTF-8 bytes of text in one part of extracted documents: the unit that segmentation shares out and repeats after a kill."""
     shard_bytes: int = 256 * 2**20
     """UTF-8 bytes of segmented text that become one shard: the unit of packing."""
+    packing: Packing = "concat"
+    """How documents become rows of 512: concat, one after the other and no padding; best_fit, none across two rows, up to 1% padding."""
 
 
 def load_config(recipe: Path | None, overrides: tuple[str, ...] = (), corpora: Path | None = None) -> PreprocessConfig:

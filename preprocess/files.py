@@ -4,7 +4,7 @@ Every output of a stage is written under a temporary name beside its final one, 
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -59,11 +59,24 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: not readable as JSON ({e}). Delete it and run the stage again.") from e
 
 
-def write_jsonl_zst(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """One JSON object a line, zstd level 3 with a checksum; the same rows give the same bytes."""
-    with atomic_file(path) as f, zstandard.ZstdCompressor(level=3, write_checksum=True).stream_writer(f, closefd=False) as stream:
+@contextmanager
+def jsonl_zst_writer(path: Path, scratch: bool = False) -> Iterator[Callable[[Any], object]]:
+    """A function that adds a JSON object as a line, zstd level 3 with a checksum; the same rows give the same bytes.
+
+    `scratch` is for a file that this process alone reads: it is there at once, and not flushed to the disk.
+    """
+    with (
+        open(path, "wb") if scratch else atomic_file(path) as f,
+        zstandard.ZstdCompressor(level=3, write_checksum=True).stream_writer(f, closefd=False) as stream,
+    ):
+        yield lambda row: stream.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def write_jsonl_zst(path: Path, rows: Iterable[dict[str, Any]], scratch: bool = False) -> None:
+    """One JSON object a line, as `jsonl_zst_writer` does."""
+    with jsonl_zst_writer(path, scratch) as write:
         for row in rows:
-            stream.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+            write(row)
 
 
 def read_jsonl_zst(path: Path) -> Iterator[dict[str, Any]]:

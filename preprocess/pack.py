@@ -1,4 +1,4 @@
-"""The pack stage: segmented documents -> rows of 512 tokens -> shards and `index.json`.
+"""The pack stage: segmented documents -> rows of 512 tokens (`packing.py`) -> shards and `index.json`.
 
 Held-out documents are set aside first and become `valid-*` shards. Every shard is made from whole parts of the words, on its own,
 so that its bytes depend on nothing but the text, and only unfinished ones are made again after a kill.
@@ -34,13 +34,13 @@ from preprocess.comm import Comm
 from preprocess.config import PreprocessConfig
 from preprocess.extract import read_markers
 from preprocess.files import atomic_file, read_json, read_jsonl_zst, write_json, write_jsonl_zst
+from preprocess.packing import CLS, SEP, Document, best_fit, concatenate
 from preprocess.segment import list_words, read_segmenter, read_words
 from preprocess.text import NORMALISER, SPLITTER
-from preprocess.tokenizer import SPECIAL_TOKENS, read_training
+from preprocess.tokenizer import read_training
 
 log = logging.getLogger(__name__)
 
-CLS, SEP = SPECIAL_TOKENS.index("[CLS]"), SPECIAL_TOKENS.index("[SEP]")
 HELDOUT_SHARE = 10
 """At most one document in this many is held out."""
 
@@ -112,8 +112,10 @@ def _plan(config: PreprocessConfig, out: Path) -> _Plan:
         raise ConfigError(f"{model}: missing, or not the model of a finished tokenizer stage. {remedy}")
     if tokenizer["pieces"] != config.vocab_size:
         raise ConfigError(f"{model}: has {tokenizer['pieces']} pieces but preprocess.vocab_size is {config.vocab_size}. {remedy}")
-    index = ShardIndex(SEQUENCE_LENGTH, config.vocab_size, tokenizer["sha256"], read_segmenter(out), NORMALISER, SPLITTER, {})
-    meta = {k: v for k, v in asdict(index).items() if k != "corpora"}
+    index = ShardIndex(
+        SEQUENCE_LENGTH, config.vocab_size, tokenizer["sha256"], read_segmenter(out), NORMALISER, SPLITTER, {}, config.packing
+    )
+    meta = {k: v for k, v in index.document().items() if k != "corpora"}
     heldout = {corpus: heldout_ids(out, corpus, config.heldout_documents) for corpus in config.corpora}
     return _Plan(model, meta, groups, heldout)
 
@@ -161,45 +163,37 @@ def group_parts(parts: list[Path], shard_bytes: int) -> list[list[Path]]:
     return groups
 
 
-def encode_documents(rows: Iterable[dict[str, Any]], processor: sentencepiece.SentencePieceProcessor) -> Iterator[np.ndarray]:
-    """Token ids of each document, [CLS] sentences [SEP], as uint16; a document without a sentence gives nothing.
+def encode_documents(rows: Iterable[dict[str, Any]], processor: sentencepiece.SentencePieceProcessor) -> Iterator[Document]:
+    """Each document as token ids; one without a sentence gives nothing.
 
     Raw sentencepiece, because Hugging Face's tokenizer would turn a literal "[MASK]" in a web page into the mask token.
     """
     for row in rows:
         if row["sentences"]:
             pieces = processor.encode(row["sentences"])
-            yield np.asarray([CLS, *(piece for sentence in pieces for piece in sentence), SEP], dtype=np.uint16)
-
-
-def pack_rows(documents: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Documents one after the other, cut into rows of 512; the last row is padded.
-
-    Returns:
-        Token ids and document numbers (from 1 within a row, 0 = padding), both uint16 [rows, 512].
-    """
-    if not documents:
-        return np.empty((0, SEQUENCE_LENGTH), np.uint16), np.empty((0, SEQUENCE_LENGTH), np.uint16)
-    lengths = np.fromiter((len(d) for d in documents), np.int64, len(documents))
-    padding = -int(lengths.sum()) % SEQUENCE_LENGTH
-    tokens = np.concatenate([*documents, np.zeros(padding, np.uint16)]).reshape(-1, SEQUENCE_LENGTH)
-    places = np.repeat(np.arange(len(documents)), lengths)
-    ordinals = np.concatenate([places, np.full(padding, -1)]).reshape(-1, SEQUENCE_LENGTH)
-    numbers = np.where(ordinals >= 0, ordinals - ordinals[:, :1] + 1, 0).astype(np.uint16)
-    return tokens, numbers
+            tokens = np.asarray([CLS, *(piece for sentence in pieces for piece in sentence), SEP], dtype=np.uint16)
+            yield Document(tokens, np.cumsum([len(sentence) for sentence in pieces]))
 
 
 def _pack_shard(path: Path, rows: Iterable[dict[str, Any]], model: Path, marker: Path, settings: dict[str, Any]) -> ShardEntry:
     # An index that outlived one of its shards would pass for good where the new shard has the old one's size.
     (path.parent / INDEX_NAME).unlink(missing_ok=True)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
-    documents = list(encode_documents(rows, processor))
-    tokens, numbers = pack_rows(documents)
-    meta = settings["meta"] | {"sequences": len(tokens), "documents": len(documents)}
-    entry = write_shard(path, tokens, numbers, len(documents), meta)
+    documents = encode_documents(rows, processor)
+    if settings["meta"].get("packing") == "best_fit":
+        packed = best_fit(documents, _word_starts(processor))
+    else:
+        packed = concatenate(documents)
+    meta = settings["meta"] | {"sequences": len(packed.tokens), "documents": packed.documents}
+    entry = write_shard(path, packed.tokens, packed.numbers, packed.documents, meta)
     write_json(marker, {"settings": settings, "shard": asdict(entry)})
     log.info("%s: %d documents, %d sequences", path.name, entry.documents, entry.sequences)
     return entry
+
+
+def _word_starts(processor: sentencepiece.SentencePieceProcessor) -> np.ndarray:
+    """Which pieces start a word, bool [pieces]."""
+    return np.asarray([processor.id_to_piece(i).startswith("▁") for i in range(len(processor))])
 
 
 def _settings(meta: dict[str, Any], parts: list[Path], heldout: frozenset[str]) -> dict[str, Any]:

@@ -28,8 +28,6 @@ SILENCE_SECONDS = 60.0
 """Without a sign of life for so long a process is taken for dead."""
 DEATHS = 5
 """So many processes may die at one piece; after that the piece itself is to blame, say because it does not fit into memory."""
-SHARES = 16
-"""Work that has no pieces by itself is cut into so many; nobody knows how many processes there will be."""
 POLL_SECONDS = 0.2, 2.0
 """First and longest time between two looks at a call of which others hold what is left."""
 
@@ -78,10 +76,6 @@ class Pool(Comm):
     def size(self) -> int:  # type: ignore[override]
         """Processes that have joined so far."""
         return len(list(self._workers.glob("*.json")))
-
-    @property
-    def shares(self) -> int:
-        return SHARES
 
     def abort(self, status: int) -> NoReturn:
         """Ends this process; others do what it leaves."""

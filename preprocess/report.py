@@ -20,7 +20,7 @@ def write_report(out: Path, reports: dict[str, Any]) -> dict[str, Any]:
     for stage, entry in reports.items():
         result = entry["result"]
         if isinstance(result, ShardIndex):
-            result = {name: _shard_counts(corpus) for name, corpus in result.corpora.items()}
+            result = {name: _shard_counts(corpus, result.sequence_length) for name, corpus in result.corpora.items()}
         elif stage == "tokenizer":
             result = {k: v for k, v in result.items() if k != "settings"}
         report[stage] = {"seconds": round(entry["seconds"], 3), "ranks": entry["ranks"], "time": time.time(), "result": result}
@@ -28,12 +28,14 @@ def write_report(out: Path, reports: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
-def _shard_counts(corpus: CorpusEntry) -> dict[str, Any]:
+def _shard_counts(corpus: CorpusEntry, sequence_length: int) -> dict[str, Any]:
     counts: dict[str, Any] = {"repeats": corpus.repeats}
     for split in ("train", "valid"):
         entries = getattr(corpus, split)
         counts[split] = {key: sum(getattr(e, key) for e in entries) for key in ("sequences", "documents", "tokens", "bytes")}
         counts[split]["shards"] = len(entries)
+        places = counts[split]["sequences"] * sequence_length
+        counts[split]["padding"] = 1 - counts[split]["tokens"] / places if places else 0.0
     return counts
 
 
@@ -44,24 +46,26 @@ def print_report(report: dict[str, Any]) -> None:
 
     extract, segment, pack = (report.get(stage, {}).get("result", {}) for stage in ("extract", "segment", "pack"))
     corpora = list(extract | segment | pack)
-    rows: dict[str, dict[str, int]] = {}
+    rows: dict[str, dict[str, str]] = {}
     for corpus in corpora:
         documents, words, shards = extract.get(corpus, {}), segment.get(corpus, {}), pack.get(corpus, {})
         figures = {"documents": documents.get("documents")}
         figures |= {f"  dropped: {reason}": n for reason, n in documents.get("dropped", {}).items()}
         figures |= {name: words.get(name) for name in ("sentences", "words")}
         figures |= {f"  quarantined: {reason}": n for reason, n in words.get("quarantined", {}).items()}
-        figures |= {
-            f"{split} {unit}": shards.get(split, {}).get(unit) for split in ("train", "valid") for unit in ("sequences", "tokens")
-        }
+        for split in ("train", "valid"):
+            figures |= {f"{split} {unit}": shards.get(split, {}).get(unit) for unit in ("sequences", "tokens", "padding")}
         figures["repeats in an epoch"] = shards.get("repeats")
         for name, value in figures.items():
             if value is not None:
-                rows.setdefault(name, {})[corpus] = value
+                rows.setdefault(name, {})[corpus] = f"{value:.2%}" if isinstance(value, float) else f"{value:,}"
     order = ["documents", "  dropped", "sentences", "words", "  quarantined", "train", "valid", "repeats"]
     table = Table("", *corpora)
     for name in sorted(rows, key=lambda n: next(i for i, prefix in enumerate(order) if n.startswith(prefix))):
-        table.add_row(name, *(f"{rows[name][c]:,}" if c in rows[name] else "0" for c in corpora))
+        table.add_row(name, *(rows[name].get(c, "0") for c in corpora))
     Console(color_system=None).print(table)
+    if coverage := report.get("tokenizer", {}).get("result", {}).get("coverage"):
+        share, tokens, unknown = (coverage[key] for key in ("one_piece", "tokens_per_word", "unknown"))
+        print(f"{share:.2%} of the running words are one piece; {tokens:.4f} tokens a word, {unknown:.4%} of them [UNK]")
     for stage, entry in report.items():
         print(f"{stage}: {entry['seconds']:.1f} s on {entry['ranks']} ranks")

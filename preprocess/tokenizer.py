@@ -5,12 +5,13 @@ AutoTokenizer in agreement: the model normalises nothing (`identity`), because o
 The same words give the same bytes of `spm.model`, wherever it is trained and by however many ranks.
 """
 
-import io
 import logging
 import re
 import shutil
-from collections import Counter
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
@@ -19,24 +20,20 @@ import sentencepiece
 from jadeberta.shards import ConfigError, file_sha256
 from preprocess.comm import Comm
 from preprocess.config import PreprocessConfig
+from preprocess.coverage import measure
 from preprocess.files import atomic_file, atomic_path, read_json, write_json
+from preprocess.pieces import SPECIAL_TOKENS, read_counts, seed_pieces, train_sentencepiece, write_counts
 from preprocess.segment import list_words
-from preprocess.word_counts import Share, add_up, write_counts
+from preprocess.word_counts import Ranked, rank_words
 
 log = logging.getLogger(__name__)
 
-SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
-"""Their ids are their places here."""
 TRAINING_NAME = "training.json"
 """Settings, hash and counts of a finished tokenizer; written last."""
-MAX_PIECE_LENGTH = 16
 MAX_WORDS = 2_000_000
-MAX_SEEDS = 1_000_000
-MIN_SEED_COUNT = 3
+"""The most frequent words, on which the tokenizer is trained."""
 SCORE_STEPS = 256
 """Scores (natural logarithms) are multiples of one in this many."""
-TRAINER_THREADS = 4
-"""Part of the recipe: the trainer adds up floats per thread, so another number of threads could give another model."""
 
 TOKENIZER_CONFIG = {
     "tokenizer_class": "DebertaV2Tokenizer",
@@ -58,7 +55,7 @@ def train_tokenizer(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str
     """Writes `out/tokenizer/` from the segmented parts; done already for the same words and settings, it is kept.
 
     Returns:
-        {"sha256", "pieces", "words", "distinct_words"} of the tokenizer.
+        {"sha256", "pieces", "words", "distinct_words", "coverage"} of the tokenizer; one made by an older version has no coverage.
 
     Raises:
         ConfigError: the text has too few distinct pieces for `preprocess.vocab_size`, or too many characters.
@@ -68,11 +65,9 @@ def train_tokenizer(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str
     if found is not None:
         log.info("tokenizer: done already, %d pieces", found["pieces"])
         return found
-    # One counter for each share, not for each part, and in a file: all of them would not fit into the memory of every rank.
     folder = out / "work" / "counts"
-    shares = [Share(parts[n :: comm.shares], folder / f"{n:05d}.jsonl.zst") for n in range(comm.shares)]
-    comm.map(shares, write_counts)
-    result = comm.run_on_root(lambda: _finished(directory, settings) or _train(config, directory, add_up(shares), settings))
+    ranked = rank_words(parts, MAX_WORDS, folder, comm)
+    result = comm.run_on_root(lambda: _finished(directory, settings) or _train(config, directory, ranked, settings))
     comm.run_on_root(lambda: shutil.rmtree(folder, ignore_errors=True))
     return result
 
@@ -84,22 +79,6 @@ def read_training(directory: Path) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = read_json(marker)
     return found if file_sha256(model) == found["sha256"] else None
-
-
-def seed_pieces(counts: Counter[str]) -> list[tuple[str, int]]:
-    """Every substring inside a word with its count in running text, the most useful first.
-
-    sentencepiece's own seeds are right-maximal substrings of the text, which leaves out most whole words of segmented Japanese:
-    a word is always followed by the next one's word mark, so the maximal substring ends in that mark and is refused.
-    """
-    substrings: Counter[str] = Counter()
-    for word, count in counts.items():
-        piece = "▁" + word
-        for start in range(len(piece)):
-            for end in range(start + 2, min(len(piece), start + MAX_PIECE_LENGTH) + 1):
-                substrings[piece[start:end]] += count
-    frequent = ((piece, count) for piece, count in substrings.items() if count >= MIN_SEED_COUNT)
-    return sorted(frequent, key=lambda item: (-item[1] * len(item[0]), item[0]))[:MAX_SEEDS]
 
 
 def _plan(
@@ -123,53 +102,29 @@ def _finished(directory: Path, settings: dict[str, Any]) -> dict[str, Any] | Non
     return found if found is not None and found["settings"] == settings else None
 
 
-def _train(config: PreprocessConfig, directory: Path, counts: Counter[str], settings: dict[str, Any]) -> dict[str, Any]:
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_WORDS]
-    if not ranked:
+def _train(config: PreprocessConfig, directory: Path, ranked: Ranked, settings: dict[str, Any]) -> dict[str, Any]:
+    if not ranked.distinct:
         raise ConfigError(f"{directory}: no words to train a tokenizer on. Run the segment stage on a corpus that is not empty.")
-    marker = directory / TRAINING_NAME
+    marker, words, seeds = directory / TRAINING_NAME, directory / "words.tsv", directory / "seed.tsv"
     marker.unlink(missing_ok=True)
-    seeds, model = directory / "seed.tsv", io.BytesIO()
-    with atomic_file(directory / "words.tsv") as f:
-        f.writelines(f"{word}\t{count}\n".encode() for word, count in ranked)
-    with atomic_file(seeds) as f:
-        f.writelines(f"{piece}\t{count}\n".encode() for piece, count in seed_pieces(Counter(dict(ranked))))
-    log.info("tokenizer: %d words, %d of them distinct; training %d pieces", sum(counts.values()), len(counts), config.vocab_size)
+    write_counts(words, islice(ranked, MAX_WORDS))
+    with TemporaryDirectory(dir=directory, prefix=".seeds-") as scratch:
+        write_counts(seeds, seed_pieces(read_counts(words), Path(scratch)))
+    log.info("tokenizer: %d words, %d of them distinct; training %d pieces", ranked.words, ranked.distinct, config.vocab_size)
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            # Not words.tsv by its name: sentencepiece takes a comma in it for the end of the name.
-            sentence_iterator=(f"{word}\t{count}" for word, count in ranked),
-            input_format="tsv",
-            seed_sentencepieces_file=str(seeds),
-            model_writer=model,
-            model_type="unigram",
-            vocab_size=config.vocab_size,
-            character_coverage=config.character_coverage,
-            max_sentencepiece_length=MAX_PIECE_LENGTH,
-            normalization_rule_name="identity",
-            add_dummy_prefix=True,
-            pad_id=0,
-            pad_piece=SPECIAL_TOKENS[0],
-            bos_id=1,
-            bos_piece=SPECIAL_TOKENS[1],
-            eos_id=2,
-            eos_piece=SPECIAL_TOKENS[2],
-            unk_id=3,
-            unk_piece=SPECIAL_TOKENS[3],
-            control_symbols=SPECIAL_TOKENS[4],
-            num_threads=TRAINER_THREADS,
-            minloglevel=1,
-        )
+        model = train_sentencepiece(words, seeds, config.vocab_size, config.character_coverage)
     except RuntimeError as e:
-        raise ConfigError(_explain(str(e), config.vocab_size, len(counts))) from e
+        raise ConfigError(_explain(str(e), config.vocab_size, ranked.distinct)) from e
     with atomic_file(directory / "spm.model") as f:
-        f.write(_settle(model.getvalue()))
+        f.write(_settle(model))
     write_hugging_face_files(directory)
+    trained = sentencepiece.SentencePieceProcessor(model_file=str(directory / "spm.model"))
     result = {
         "sha256": file_sha256(directory / "spm.model"),
         "pieces": config.vocab_size,
-        "words": sum(counts.values()),
-        "distinct_words": len(counts),
+        "words": ranked.words,
+        "distinct_words": ranked.distinct,
+        "coverage": asdict(measure(trained, read_counts(words))),
         "settings": settings,
     }
     write_json(marker, result)

@@ -1,48 +1,181 @@
-"""Word counts of the segmented corpus: each share is counted into a file, one process adds up all of them.
+"""Word counts of the whole segmented corpus in bounded memory: groups of parts become sorted files, which are merged.
 
-Promises counts that do not depend on how the parts were shared out.
+Promises counts that depend on the text alone: not on who counted what, on the number of ranks, nor on how often they were killed. What a
+rank holds does not grow with the corpus. A group with its marker is not counted again.
 """
 
+import heapq
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from preprocess.files import read_jsonl_zst, write_jsonl_zst
+import xxhash
+
+from jadeberta.shards import InputError
+from preprocess.comm import Comm
+from preprocess.files import jsonl_zst_writer, read_json, read_jsonl_zst, write_json, write_jsonl_zst
 from preprocess.segment import read_words
+
+MAX_DISTINCT = 1_000_000
+"""Distinct words that a rank holds while it counts, some 250 MB; more are set down in sorted files."""
+MAX_RUNS = 32
+"""Sorted files that are read at once to merge them, at some MB each."""
+MAX_GROUPS = MAX_RUNS
+"""Into so many groups the parts are dealt out, as a rank merges one file of each; fewer where there are fewer parts."""
+PARTITION_BYTES = 256 * 2**20
+"""Words are dealt out by their hash, to be merged by several ranks: one partition for so many bytes of parts, compressed."""
+MAX_PARTITIONS = 32
+
+WeightedPart = tuple[Path, int]
+"""A part of words and how often each of its words counts."""
+WordCount = tuple[str, int]
+
+
+class Tally:
+    """Counts of more words than fit into memory: what is too much is set down in sorted files."""
+
+    def __init__(self, scratch: Path) -> None:
+        """`scratch` is an empty folder of its own."""
+        self._scratch, self._runs, self._written = scratch, list[Path](), 0
+        self._counts: dict[str, int] = {}
+
+    def add(self, counts: Iterable[WordCount]) -> None:
+        held = self._counts
+        for word, count in counts:
+            held[word] = held.get(word, 0) + count
+            if len(held) >= MAX_DISTINCT:
+                self._write_run(sorted(held.items()))
+                held.clear()
+                if len(self._runs) >= MAX_RUNS:
+                    runs, self._runs = self._runs, []
+                    self._write_run(merge(_read(run) for run in runs))
+                    for run in runs:
+                        run.unlink()
+
+    def merged(self) -> Iterator[WordCount]:
+        """Every word once, in the order of their characters."""
+        held = iter(sorted(self._counts.items()))
+        return merge([*(_read(run) for run in self._runs), held]) if self._runs else held
+
+    def _write_run(self, counts: Iterable[WordCount]) -> None:
+        self._runs.append(self._scratch / f"{self._written:05d}.jsonl.zst")
+        self._written += 1
+        write_jsonl_zst(self._runs[-1], map(_row, counts), scratch=True)
+
+
+def merge(sources: Iterable[Iterator[WordCount]]) -> Iterator[WordCount]:
+    """Sorted counts of sorted counts, which are above 0: each word once, with the sum."""
+    word, total = "", 0
+    for other, count in heapq.merge(*sources):
+        if other != word and total:
+            yield word, total
+            total = 0
+        word, total = other, total + count
+    if total:
+        yield word, total
 
 
 @dataclass(frozen=True)
-class Share:
-    """Segmented parts that are counted together, each with its weight, and the file of their words."""
+class Ranked:
+    """The words of a corpus by falling count."""
 
-    parts: list[tuple[Path, int]]
+    words: int
+    """Running words, with weights."""
+    distinct: int
+    files: list[Path]
+
+    def __iter__(self) -> Iterator[WordCount]:
+        """The most frequent words first, of equals the first by its characters."""
+        by_rank = [((-count, word) for word, count in _read(path)) for path in self.files]
+        return ((word, -negative) for negative, word in heapq.merge(*by_rank))
+
+
+def rank_words(parts: list[WeightedPart], most: int, folder: Path, comm: Comm) -> Ranked:
+    """The `most` most frequent words of some parts, at least; every rank calls it.
+
+    Args:
+        parts: the parts of words; the same on every rank.
+        most: words that are wanted.
+        folder: for files, which are the caller's to remove when the result was used.
+    """
+    groups = [_Group(folder / f"group-{n:03d}.json", parts[n::MAX_GROUPS]) for n in range(min(MAX_GROUPS, len(parts)))]
+    partitions = min(MAX_PARTITIONS, 1 + sum(part.stat().st_size for part, _ in parts) // PARTITION_BYTES)
+    comm.map(groups, lambda group: _count_group(group, partitions, folder))
+
+    def rank(file: Path) -> tuple[int, int]:
+        words = distinct = 0
+
+        def counted() -> Iterator[tuple[int, str]]:
+            nonlocal words, distinct
+            for word, count in merge(_read(group.file(files.index(file))) for group in groups):
+                words, distinct = words + count, distinct + 1
+                yield -count, word
+
+        ranked = heapq.nsmallest(most, counted())
+        write_jsonl_zst(file, (_row((word, -negative)) for negative, word in ranked))
+        return words, distinct
+
+    files = [folder / f"ranked-{partition:03d}.jsonl.zst" for partition in range(partitions)]
+    totals = comm.map(files, rank)
+    return Ranked(sum(words for words, _ in totals), sum(distinct for _, distinct in totals), files)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Parts that are counted together."""
+
     path: Path
+    """Its marker."""
+    parts: list[WeightedPart]
+
+    def file(self, partition: int) -> Path:
+        return self.path.with_name(f"{self.path.stem}-{partition:03d}.jsonl.zst")
 
 
-def count_words(parts: Iterable[tuple[Path, int]]) -> Counter[str]:
-    """Words of some segmented parts, those of each part counted as often as the number beside it says."""
+def _count_group(group: _Group, partitions: int, folder: Path) -> None:
+    """Counts the words of a group into one sorted file for each partition, and writes its marker."""
+    parts = [[part.parent.name, part.name, part.stat().st_size, weight] for part, weight in group.parts]
+    settings = {"parts": parts, "partitions": partitions}
+    if _is_done(group.path, settings):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    # Of a name of its own: another process may count this group too, when this one was taken for dead.
+    with TemporaryDirectory(dir=folder, prefix="runs-") as scratch, ExitStack() as stack:
+        tally = Tally(Path(scratch))
+        for part, weight in group.parts:
+            tally.add((word, count * weight) for counts in _counts_of(part) for word, count in counts.items())
+        write = [stack.enter_context(jsonl_zst_writer(group.file(partition))) for partition in range(partitions)]
+        for word, count in tally.merged():
+            write[xxhash.xxh64_intdigest(word.encode()) % partitions](_row((word, count)))
+    write_json(group.path, settings)
+
+
+def _counts_of(part: Path) -> Iterator[Counter[str]]:
+    """Counts that together are those of a part, each of not many more than `MAX_DISTINCT` words."""
     counts: Counter[str] = Counter()
-    for part, weight in parts:
-        once: Counter[str] = Counter()
-        for row in read_words(part):
-            for sentence in row["sentences"]:
-                once.update(sentence.split(" "))
-        for word, count in once.items():
-            counts[word] += count * weight
-    return counts
+    for row in read_words(part):
+        for sentence in row["sentences"]:
+            counts.update(sentence.split(" "))
+        if len(counts) >= MAX_DISTINCT:
+            yield counts
+            counts = Counter()
+    yield counts
 
 
-def write_counts(share: Share) -> None:
-    """Counts the words of a share into its file."""
-    counts = count_words(share.parts)
-    write_jsonl_zst(share.path, ({"word": word, "count": count} for word, count in counts.items()))
+def _is_done(marker: Path, settings: dict[str, Any]) -> bool:
+    try:
+        return marker.is_file() and read_json(marker) == settings
+    except InputError:
+        return False
 
 
-def add_up(shares: list[Share]) -> Counter[str]:
-    """The words of all shares."""
-    counts: Counter[str] = Counter()
-    for share in shares:
-        for row in read_jsonl_zst(share.path):
-            counts[row["word"]] += row["count"]
-    return counts
+def _row(item: WordCount) -> dict[str, Any]:
+    return {"word": item[0], "count": item[1]}
+
+
+def _read(path: Path) -> Iterator[WordCount]:
+    return ((row["word"], row["count"]) for row in read_jsonl_zst(path))

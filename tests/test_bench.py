@@ -1,4 +1,4 @@
-"""The benchmark of checkpoints measures what it says: every way and part is there, the bytes are right, and nothing is left behind.
+"""The benchmarks measure what they say: every way, part and stage is there, the bytes are right, and nothing is left behind.
 
 Seconds are not looked at: they are the machine's.
 """
@@ -82,3 +82,25 @@ def test_every_target_is_printed_with_its_verdict(document) -> None:
             assert target["met"] == (target["value"] is not None and target["value"] <= target["limit"])
             verdict = "met    " if target["met"] else "NOT MET"
             assert f"{verdict}  {target['target']}" in document["printed"]
+
+
+@pytest.mark.slow
+def test_every_rank_of_every_stage_is_weighed_on_a_corpus_of_the_size_asked_for(tmp_path) -> None:
+    output = tmp_path / "memory.json"
+    command = [
+        sys.executable,
+        "bench/preprocess_memory.py",
+        "--megabytes",
+        "1",
+        "--directory",
+        str(tmp_path),
+        "--output",
+        str(output),
+    ]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr[-3000:]
+    document = json.loads(output.read_text())
+    assert 1e6 <= document["text_bytes"] < 1.1e6 and document["distinct_words"] > 3000
+    assert [row["stage"] for row in document["stages"]] == ["extract", "segment", "tokenizer", "pack"]
+    assert all(len(row["peak_mib"]) == 2 and 20 < row["peak_mib"][1] <= row["peak_mib"][0] for row in document["stages"])
+    assert list(tmp_path.iterdir()) == [output]

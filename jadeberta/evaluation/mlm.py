@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from jadeberta.checkpoint.manifest import MANIFEST_NAME, choose, list_checkpoints, verify
+from jadeberta.checkpoint.whole import whole_weights
 from jadeberta.data.batches import make_micro_batch
 from jadeberta.data.masking import Masker
 from jadeberta.errors import CheckpointError, ConfigError
@@ -58,11 +59,14 @@ def evaluate_mlm(
         mask_probability: share of the tokens that are asked for, masked as in training.
         limit: rows of each corpus; 0 takes all.
 
+    Rows that were packed best_fit are asked as they are trained on: each document by itself.
+
     Returns:
         For each corpus and "all": accuracy, loss (nats a masked token), perplexity, masked_tokens, sequences, and
         unigram_accuracy: what always answering the most frequent token would get.
     """
     masker = Masker(seed, model.config.vocab_size, mask_probability)
+    by_document = shards.index.packing == "best_fit"
     device = next(model.parameters()).device
     results, every = {}, np.zeros(model.config.vocab_size, np.int64)
     totals = np.zeros(4)
@@ -70,16 +74,17 @@ def evaluate_mlm(
         sums = np.zeros(4)  # correct, loss, masked tokens, sequences
         counts = np.zeros(model.config.vocab_size, np.int64)
         for chunk in _chunks(rows if not limit else rows[:limit], batch_size):
-            tokens, _ = shards.rows(chunk)
+            tokens, documents = shards.rows(chunk)
             ids, labels = masker(tokens, np.zeros_like(chunk), chunk)
-            batch = make_micro_batch(ids, labels, tokens, None)
+            batch = make_micro_batch(ids, labels, tokens, documents if by_document else None)
             if not len(batch.labels):
                 continue
             mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
+            own = None if batch.document_ids is None else batch.document_ids.to(device)
             answers = batch.labels.to(device)
             with torch.inference_mode():
                 logits = model(
-                    batch.input_ids.to(device), attention_mask=mask, masked_index=batch.masked_index.to(device)
+                    batch.input_ids.to(device), attention_mask=mask, document_ids=own, masked_index=batch.masked_index.to(device)
                 ).logits.float()
                 loss = F.cross_entropy(logits, answers, reduction="sum").item()
                 correct = (logits.argmax(-1) == answers).sum().item()
@@ -121,6 +126,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="a checkpoint, an exported directory, or a run (its newest checkpoint)"
     )
+    parser.add_argument("--weights", choices=["trained", "ema"], default="trained", help="ema: a checkpoint's running average")
     parser.add_argument("--shards", type=Path, required=True, help="directory with index.json")
     parser.add_argument(
         "--split", choices=["valid", "train"], default="valid", help="held-out documents (default) or training rows"
@@ -145,9 +151,15 @@ def main(arguments: list[str]) -> int:
             f"{checkpoint}: a vocabulary of {model.config.vocab_size}, but {shards.index_path} was made with "
             f"{shards.index.vocab_size} pieces. Name the shards of this model's tokenizer."
         )
+    if shards.index.packing == "best_fit" and options.attention == "eager":
+        raise ConfigError(
+            f"--attention eager: cannot keep the documents of a row apart, and {shards.index_path} was packed best_fit. Choose sdpa."
+        )
     if options.dry_run:
         print(f"would evaluate {checkpoint} on {len(shards)} sequences of {shards.directory} ({options.split})")
         return 0
+    if options.weights == "ema":
+        model.load_state_dict(whole_weights(checkpoint, "ema"), strict=False)
     model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     figures = evaluate_mlm(
         model,
@@ -161,6 +173,7 @@ def main(arguments: list[str]) -> int:
         "checkpoint": str(checkpoint),
         "shards": str(shards.directory),
         "fingerprint": shards.index.fingerprint,
+        "weights": options.weights,
         "split": options.split,
         "mask_probability": options.mask_probability,
         "seed": options.seed,

@@ -13,7 +13,7 @@ from jadeberta.errors import (
     explain_recipe_error,
 )
 from jadeberta.files import file_sha256
-from jadeberta.shards.index import INDEX_NAME, CorpusEntry, ShardEntry, ShardIndex, find_index
+from jadeberta.shards.index import INDEX_NAME, CorpusEntry, Packing, ShardEntry, ShardIndex, find_index
 from jadeberta.shards.lock import DirectoryLock, GroupLock
 from jadeberta.shards.reader import SetAside, ShardReader, open_shards
 from jadeberta.shards.sums import ensure_sums, sums_path
@@ -33,6 +33,7 @@ __all__ = [
     "InputError",
     "JadebertaError",
     "OutputError",
+    "Packing",
     "SegmenterError",
     "SetAside",
     "ShardEntry",

@@ -6,7 +6,7 @@ Promises that two directories with the same fingerprint hold the same rows in th
 import hashlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import orjson
 
@@ -15,6 +15,7 @@ from jadeberta.errors import ShardError
 INDEX_NAME = "index.json"
 FORMAT = "jadeberta-shards"
 VERSION = 1
+Packing = Literal["concat", "best_fit"]
 
 
 @dataclass
@@ -62,16 +63,26 @@ class ShardIndex:
     normaliser: str
     sentence_splitter: str
     corpora: dict[str, CorpusEntry]
+    packing: Packing = "concat"
+    """How documents became rows: one after the other and cut where a row ends, or whole (in pieces where too long) and padded."""
+
+    def document(self) -> dict[str, Any]:
+        """The fields as plain values. `packing` is among them where it is not concat, as all shards were before it could be chosen."""
+        fields = asdict(self)
+        if self.packing == "concat":
+            del fields["packing"]
+        return fields
 
     def to_json(self) -> bytes:
-        document = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        document = {"format": FORMAT, "version": VERSION, **self.document()}
         return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over the tokenizer and every training shard's content, in order. Repeats are not part of it."""
+        """sha256 over the tokenizer, the packing and every training shard's content, in order. Repeats are not part of it."""
         content = [[name, [[s.file, s.sha256, s.blocks] for s in c.train]] for name, c in self.corpora.items()]
-        return hashlib.sha256(orjson.dumps([VERSION, self.sequence_length, self.tokenizer_sha256, content])).hexdigest()
+        packing = [] if self.packing == "concat" else [self.packing]  # none, as it was before there were several
+        return hashlib.sha256(orjson.dumps([VERSION, self.sequence_length, self.tokenizer_sha256, content, *packing])).hexdigest()
 
     @classmethod
     def load(cls, path: Path) -> "ShardIndex":
@@ -93,9 +104,15 @@ class ShardIndex:
                 name: CorpusEntry(c["repeats"], [ShardEntry(**s) for s in c["train"]], [ShardEntry(**s) for s in c["valid"]])
                 for name, c in document.pop("corpora").items()
             }
-            return cls(**document, corpora=corpora)
+            index = cls(**document, corpora=corpora)
         except (KeyError, TypeError, AttributeError) as e:
             raise ShardError(f"{path}: incomplete or of another layout ({e}). Run 'python -m preprocess pack' again.") from e
+        if index.packing not in get_args(Packing):
+            known = " and ".join(get_args(Packing))
+            raise ShardError(
+                f"{path}: packing {index.packing!r}, this program knows {known}. Read it with the version that wrote it."
+            )
+        return index
 
 
 def find_index(directory: str | Path) -> Path:

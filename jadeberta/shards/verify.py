@@ -12,6 +12,8 @@ from jadeberta.shards.sums import read_sums, row_sums, sums_of_tar, sums_path
 from jadeberta.shards.writer import list_blocks
 
 ROWS_NAMED = 5
+CLS, SEP = 1, 2
+"""As in every tokenizer that `preprocess` trains."""
 
 
 def verify(directory: str | Path, progress: Callable[[str], None] = lambda line: None) -> list[str]:
@@ -103,6 +105,16 @@ def _row_faults(path: Path, entry: ShardEntry, index: ShardIndex, sums: np.ndarr
         rises = (after >= before) & (before != 0)
         if (documents[:, 0] != 1).any() or not (rises | (after == 0)).all():
             faults.append(f"block {block}: document numbers do not start at 1, rise, and end in padding alone.")
+        elif index.packing == "best_fit" and not _are_whole(ids, documents):
+            faults.append(f"block {block}: a document of a row is not [CLS] ... [SEP], as packing best_fit has it.")
     if (sequences, tokens) != (entry.sequences, entry.tokens):
         faults.append(f"{sequences} sequences and {tokens} tokens, index.json says {entry.sequences} and {entry.tokens}.")
     return faults
+
+
+def _are_whole(ids: np.ndarray, documents: np.ndarray) -> bool:
+    """Whether [CLS] and [SEP] are where a document of a row begins and ends, and nowhere else; both arguments [rows, length]."""
+    numbers = np.pad(documents, ((0, 0), (1, 1)))
+    begins = (numbers[:, 1:-1] != numbers[:, :-2]) & (documents != 0)
+    ends = (numbers[:, 1:-1] != numbers[:, 2:]) & (documents != 0)
+    return np.array_equal(begins, ids == CLS) and np.array_equal(ends, ids == SEP)

@@ -5,6 +5,7 @@ About three words in a hundred differ from Juman++'s, so a model trained on its 
 
 import re
 from importlib.metadata import version
+from typing import Any
 
 from jadeberta.shards import ConfigError, SegmenterError
 from preprocess.config import SegmenterConfig
@@ -22,19 +23,12 @@ class Mecab(Segmenter):
             raise ConfigError(
                 f"preprocess.segmenter.command {config.command!r} is for jumanpp and juman, not for mecab. Leave it empty."
             )
-        try:
-            import fugashi
-            import jumandic
-
-            # One string with spaces between the words is twice as fast to take over as node objects.
-            self._tagger = fugashi.GenericTagger(f"{jumandic.MECAB_ARGS} -Owakati")
-        except (ImportError, RuntimeError) as e:
-            raise SegmenterError(f"MeCab with JumanDIC cannot be loaded ({e}). Run 'pip install fugashi jumandic'.") from e
-        entries = sum(dictionary["size"] for dictionary in self._tagger.dictionary_info)
+        # One string with spaces between the words is twice as fast to take over as node objects.
+        self._tagger, dictionary = _open("-Owakati")
         self.description = {
             "engine": "mecab",
             "version": f"fugashi {version('fugashi')}",
-            "dictionary": f"jumandic {version('jumandic')} ({entries} entries)",
+            "dictionary": dictionary,
             "options": [],
         }
 
@@ -50,3 +44,29 @@ class Mecab(Segmenter):
             # JumanDIC 1.0.0 holds six entries that end inside a character (で, ま or こと and half a kana). Where one of them is
             # chosen, as in でっち奉公, the character is cut into two words: joined again it is whole.
             return CUT_CHARACTER.sub(b"", e.object).decode()
+
+
+class JumanDic:
+    """The words of JumanDIC: `"京都" in JumanDic()`."""
+
+    def __init__(self) -> None:
+        """Raises SegmenterError where MeCab or the dictionary is not installed."""
+        # Partial parsing: what is given with a tab and a star is one word, unknown unless the dictionary has it.
+        self._tagger, self.description = _open("-p")
+
+    def __contains__(self, word: str) -> bool:
+        nodes = self._tagger.parseToNodeList(f"{word}\t*\nEOS")
+        return len(nodes) == 1 and not nodes[0].is_unk
+
+
+def _open(options: str) -> tuple[Any, str]:
+    """MeCab with JumanDIC, and the dictionary in words. Raises SegmenterError where they are not installed."""
+    try:
+        import fugashi
+        import jumandic
+
+        tagger = fugashi.GenericTagger(f"{jumandic.MECAB_ARGS} {options}")
+    except (ImportError, RuntimeError) as e:
+        raise SegmenterError(f"MeCab with JumanDIC cannot be loaded ({e}). Run 'pip install fugashi jumandic'.") from e
+    entries = sum(dictionary["size"] for dictionary in tagger.dictionary_info)
+    return tagger, f"jumandic {version('jumandic')} ({entries} entries)"

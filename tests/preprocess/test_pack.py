@@ -16,38 +16,14 @@ from preprocess import pack as stage
 from preprocess.comm import Comm
 from preprocess.extract import extract
 from preprocess.files import read_json, write_json
-from preprocess.pack import group_parts, pack, pack_rows
+from preprocess.pack import group_parts, pack
 from preprocess.segment import list_words, read_words
 from preprocess.tokenizer import train_tokenizer
 from tests.preprocess import tiny
 from tests.preprocess.conftest import Made
+from tests.preprocess.test_packing import by_hand
 
 CLS, SEP = 1, 2
-
-
-def by_hand(documents: list[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
-    """Rows and document numbers, token by token."""
-    stream = [(token, number) for number, document in enumerate(documents) for token in document]
-    rows, numbers = [], []
-    for start in range(0, len(stream), 512):
-        row = stream[start : start + 512]
-        seen = list(dict.fromkeys(number for _, number in row))
-        rows.append([token for token, _ in row] + [0] * (512 - len(row)))
-        numbers.append([seen.index(number) + 1 for _, number in row] + [0] * (512 - len(row)))
-    return rows, numbers
-
-
-@pytest.mark.parametrize(
-    "lengths",
-    [[], [1], [512], [511, 1], [513], [512, 512], [100, 412, 3], [2000], [3] * 700, [300, 300, 1500, 2, 2, 509]],
-    ids=str,
-)
-def test_rows_are_the_documents_one_after_the_other(lengths: list[int]) -> None:
-    documents = [np.random.default_rng(length).integers(1, 60_000, length, dtype=np.uint16) for length in lengths]
-    tokens, numbers = pack_rows(documents)
-    expected = by_hand([document.tolist() for document in documents])
-    assert tokens.dtype == numbers.dtype == np.uint16 and tokens.shape == numbers.shape == (len(expected[0]), 512)
-    assert (tokens.tolist(), numbers.tolist()) == expected
 
 
 def encoded(made: Made, corpus: str) -> dict[str, list[int]]:

@@ -15,12 +15,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from jadeberta.shards import ConfigError, file_sha256
 from preprocess import tokenizer as stage
 from preprocess.comm import Comm
-from preprocess.files import read_json
+from preprocess.files import read_json, write_jsonl_zst
 from preprocess.pack import encode_documents
 from preprocess.segment import list_words, read_words
 from preprocess.segmenters import open_segmenter
 from preprocess.text import normalise
 from preprocess.tokenizer import SPECIAL_TOKENS, train_tokenizer
+from preprocess.word_counts import Ranked
 from tests.preprocess import tiny
 from tests.preprocess.conftest import Made, Sample
 
@@ -120,7 +121,7 @@ def test_sentence_and_pair_are_framed_as_deberta_wants_them(tiny_both: Both) -> 
 
 def test_special_tokens_written_in_a_text_never_become_special_ids(tiny_both: Both) -> None:
     rows = [{"sentences": ["[MASK]", "京都 [MASK] [CLS] x[MASK]y [PAD][SEP] [UNK] ▁[MASK]▁"]}]
-    (ids,) = encode_documents(rows, tiny_both.raw)
+    ((ids, _),) = encode_documents(rows, tiny_both.raw)
     assert ids.dtype == np.uint16 and ids[0] == 1 and ids[-1] == 2
     assert not set(ids[1:-1].tolist()) & {0, 1, 2, 4}
     assert tiny_both.auto("京都 [MASK]", add_special_tokens=False)["input_ids"][-1] == MASK
@@ -148,7 +149,9 @@ def test_pieces_that_fit_in_two_orders_are_ordered_alike(tmp_path: Path) -> None
     """'III', 'I' and 'I', 'III' have the same score: rounding must not choose between them."""
     stems = sorted(set("".join(tiny.NOUNS)))
     counts = Counter({stem + "I" * n: 50 - 3 * n + place for place, stem in enumerate(stems) for n in (1, 3)})
-    stage._train(tiny.configure(tmp_path, vocab_size=60), tmp_path, counts, {})
+    write_jsonl_zst(tmp_path / "ranked.jsonl.zst", ({"word": word, "count": count} for word, count in counts.most_common()))
+    ranked = Ranked(counts.total(), len(counts), [tmp_path / "ranked.jsonl.zst"])
+    stage._train(tiny.configure(tmp_path, vocab_size=60), tmp_path, ranked, {})
     both = Both(tmp_path)
     assert both.raw.encode("III", out_type=str)[-1] == "III"
     before = [f"{stem} " * words for stem in stems for words in (1, 5, 20)]

@@ -1,0 +1,102 @@
+"""How well the pieces of a tokenizer cover the words of the corpus it was trained on, and what sentencepiece alone would give.
+
+Counted over the words of `tokenizer/words.tsv`, each as often as it runs in the text with the repeats of its corpus. Words one by one
+suffice, because no piece crosses a word boundary.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from jadeberta.shards import ConfigError
+from preprocess.pieces import SPECIAL_TOKENS, read_counts, train_sentencepiece
+from preprocess.segmenters.mecab import JumanDic
+from preprocess.word_counts import WordCount
+
+UNK = SPECIAL_TOKENS.index("[UNK]")
+BATCH_WORDS = 20_000
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Figures of one model; shares from 0 to 1."""
+
+    one_piece: float
+    """Share of the running words that are one piece."""
+    tokens_per_word: float
+    """Tokens that a running word becomes."""
+    unknown: float
+    """Share of the tokens that are [UNK]."""
+
+
+def measure(model: sentencepiece.SentencePieceProcessor, counts: Iterable[WordCount]) -> Coverage:
+    """What a model makes of some words, at least one."""
+    words = whole = tokens = unknown = 0
+    source = iter(counts)
+    while batch := list(islice(source, BATCH_WORDS)):
+        for (_, count), ids in zip(batch, model.encode([word for word, _ in batch]), strict=True):
+            words += count
+            tokens += count * len(ids)
+            unknown += count * ids.count(UNK)
+            whole += count * (len(ids) == 1 and ids[0] != UNK)
+    return Coverage(whole / words, tokens / words, unknown / tokens)
+
+
+def compare(words: Path, model: Path, character_coverage: float, dictionary: JumanDic) -> dict[str, Any]:
+    """The coverage of a tokenizer, and of one of as many pieces that sentencepiece trains on the same words without our seeds.
+
+    Args:
+        words: words and counts, as `read_counts` takes them.
+        model: the tokenizer's `spm.model`.
+        character_coverage: that of the tokenizer.
+        dictionary: to look words up in.
+
+    Returns:
+        {"words", "distinct_words", "dictionary", "ours", "plain"}, the last two a `Coverage` and "jumandic": the share of the pieces
+        that begin a word which are words of the dictionary.
+
+    Raises:
+        ConfigError: sentencepiece alone cannot find so many pieces in these words.
+    """
+    ours = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    try:
+        proto = train_sentencepiece(words, None, len(ours), character_coverage)
+    except RuntimeError as e:
+        raise ConfigError(
+            f"{words}: sentencepiece alone finds no {len(ours):,} pieces in it. There is nothing to compare with."
+        ) from e
+    found: dict[str, Any] = {
+        "words": sum(count for _, count in read_counts(words)),
+        "distinct_words": sum(1 for _ in read_counts(words)),
+        "dictionary": dictionary.description,
+    }
+    for name, processor in (("ours", ours), ("plain", sentencepiece.SentencePieceProcessor(model_proto=proto))):
+        initial = list(_word_pieces(processor))
+        known = sum(word in dictionary for word in initial)
+        found[name] = asdict(measure(processor, read_counts(words))) | {"jumandic": known / max(1, len(initial))}
+    return found
+
+
+def describe(found: dict[str, Any]) -> str:
+    """What `compare` found as a table in plain text."""
+    rows = {
+        "running words in one piece": ("one_piece", ".2%"),
+        "tokens a word": ("tokens_per_word", ".4f"),
+        "tokens that are [UNK]": ("unknown", ".4%"),
+        "word-initial pieces in JumanDIC": ("jumandic", ".2%"),
+    }
+    lines = [f"{found['words']:,} words, {found['distinct_words']:,} of them distinct; {found['dictionary']}"]
+    lines.append(f"{'':34}{'ours':>10}{'plain':>10}")
+    for label, (key, style) in rows.items():
+        lines.append(f"{label:34}{found['ours'][key]:>10{style}}{found['plain'][key]:>10{style}}")
+    return "\n".join(lines)
+
+
+def _word_pieces(model: sentencepiece.SentencePieceProcessor) -> Iterator[str]:
+    """The pieces that begin a word, without their word mark."""
+    pieces = (model.id_to_piece(i) for i in range(len(model)))
+    return (piece[1:] for piece in pieces if piece.startswith("▁") and len(piece) > 1)
