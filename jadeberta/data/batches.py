@@ -3,10 +3,11 @@
 The loader is asked for steps by number: starting at any step costs nothing, and workers change no batch.
 """
 
+import math
 import multiprocessing
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ class MicroBatch:
 
     input_ids: torch.Tensor  # int64 [batch, length]
     masked_index: torch.Tensor  # int64 [masked], places in the flattened batch that are predicted
-    labels: torch.Tensor  # int64 [masked], the tokens there
+    labels: torch.Tensor  # int64 [masked], the tokens there; IGNORED where the list was filled up
     attention_mask: torch.Tensor | None  # int64 [batch, length], 1 = token; None where no row is padded
     document_ids: torch.Tensor | None  # int64 [batch, length], 0 = padding; None where rows are one text
 
@@ -62,7 +63,8 @@ class StepDataset(Dataset):
         by_document: bool,
     ) -> None:
         self.shards, self.order, self.masker = shards, order, masker
-        self.share = rank_share(order.global_batch_size, micro_batch_size, rank, world_size)
+        self.capacity = masked_capacity(micro_batch_size * shards.sequence_length, masker.probability)
+        self.place = (micro_batch_size, rank, world_size)
         self.by_document = by_document
 
     def __getitem__(self, step: int) -> "StepBatch | JadebertaError":
@@ -77,11 +79,12 @@ class StepDataset(Dataset):
         digest = xxhash.xxh64(np.stack([epochs, samples], axis=1).astype("<i8").tobytes()).hexdigest()
         micro_batches, masked, tokens = [], 0, 0
         self.shards.take_set_aside()  # what others read before is not this batch's
-        for places in self.share:
+        for places in rank_share(len(samples), *self.place):
             rows, documents = self.shards.rows(self.order.rows(samples[places]))
             ids, labels = self.masker(rows, epochs[places], samples[places])
-            micro_batches.append(make_micro_batch(ids, labels, rows, documents if self.by_document else None))
-            masked += len(micro_batches[-1].labels)
+            micro_batch = make_micro_batch(ids, labels, rows, documents if self.by_document else None)
+            masked += len(micro_batch.labels)
+            micro_batches.append(fill_up(micro_batch, self.capacity))
             tokens += int(np.count_nonzero(rows))
         return StepBatch(step, int(epochs[0]), digest, micro_batches, masked, tokens, self.shards.take_set_aside())
 
@@ -97,6 +100,28 @@ def make_micro_batch(ids: np.ndarray, labels: np.ndarray, rows: np.ndarray, docu
         attention_mask=None if present.all() else torch.from_numpy(present.astype(np.int64)),
         document_ids=None if documents is None else torch.from_numpy(documents.astype(np.int64)),
     )
+
+
+def masked_capacity(places: int, probability: float) -> int:
+    """How long the list of masked places is made: four standard deviations above its mean, in steps of 64.
+
+    A list of one length lets the device compile and queue a step once, and never asks it how many places there are.
+    """
+    expected = places * probability + 4 * math.sqrt(places * probability * (1 - probability))
+    return min(places, 64 * math.ceil(expected / 64))
+
+
+def fill_up(batch: MicroBatch, capacity: int) -> MicroBatch:
+    """The batch with its list of masked places filled up to `capacity`, or to twice, four times ... that where it is longer.
+
+    What is filled in points at the first place and has the label IGNORED: it adds nothing to loss or gradient.
+    """
+    size = capacity
+    while size < len(batch.labels):
+        size *= 2
+    missing = size - len(batch.labels)
+    index = torch.nn.functional.pad(batch.masked_index, (0, missing))
+    return replace(batch, masked_index=index, labels=torch.nn.functional.pad(batch.labels, (0, missing), value=IGNORED))
 
 
 def iterate_steps(dataset: StepDataset, first_step: int, end_step: int, workers: int, prefetch: int) -> Iterator[StepBatch]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from jadeberta.batch_sizes import BatchSizes
+
 FEISTEL_ROUNDS = 6
 MASK32 = np.uint64(0xFFFFFFFF)
 
@@ -89,14 +91,29 @@ class SampleOrder:
     """Per corpus (first row, rows, repeats)."""
     stepped_over: Ranges = ()
     """Data steps [first, end) that no training step reads, ascending and disjoint."""
+    batch_size_warmup: tuple[tuple[int, int], ...] = ()
+    """(sequences, steps) of the first data steps, before those of global_batch_size."""
 
     @classmethod
-    def of(cls, seed: int, global_batch_size: int, ranges: dict[str, range], repeats: dict[str, int]) -> "SampleOrder":
-        return cls(seed, global_batch_size, tuple((r.start, len(r), repeats[name]) for name, r in ranges.items()))
+    def of(
+        cls,
+        seed: int,
+        global_batch_size: int,
+        ranges: dict[str, range],
+        repeats: dict[str, int],
+        batch_size_warmup: tuple[tuple[int, int], ...] = (),
+    ) -> "SampleOrder":
+        corpora = tuple((r.start, len(r), repeats[name]) for name, r in ranges.items())
+        return cls(seed, global_batch_size, corpora, batch_size_warmup=batch_size_warmup)
 
     def stepping_over(self, stepped_over: Ranges) -> "SampleOrder":
         """This order without the data of some steps."""
         return replace(self, stepped_over=stepped_over)
+
+    @property
+    def batch_sizes(self) -> BatchSizes:
+        """Of every data step."""
+        return BatchSizes(self.global_batch_size, self.batch_size_warmup)
 
     @property
     def epoch_size(self) -> int:
@@ -108,9 +125,9 @@ class SampleOrder:
         return permute(positions, self.epoch_size, derive_key(self.seed, 1, epoch))
 
     def step(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Epochs and sample indices of the global batch of one training step (from 0), each int64 [global_batch_size]."""
+        """Epochs and sample indices of the global batch of one training step (from 0), each int64 [sequences of that step]."""
         step = data_step(step, self.stepped_over)
-        positions = np.arange(step * self.global_batch_size, (step + 1) * self.global_batch_size, dtype=np.int64)
+        positions = np.arange(self.batch_sizes.before(step), self.batch_sizes.before(step + 1), dtype=np.int64)
         epochs, within = np.divmod(positions, self.epoch_size)
         samples = np.empty_like(positions)
         for epoch in np.unique(epochs):

@@ -7,19 +7,24 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import DebertaV2Config, DebertaV2ForMaskedLM
-from transformers.activations import ACT2FN
 from transformers.modeling_outputs import MaskedLMOutput
-from transformers.models.deberta_v2.modeling_deberta_v2 import ConvLayer
 
+from jadeberta.data.masking import IGNORED
 from jadeberta.errors import ConfigError
-from jadeberta.model.attention import SkewedSelfAttention
+from jadeberta.model.attention import LeanSelfAttention
+from jadeberta.model.convolution import TapConvolution, convolve
+from jadeberta.model.objective import MaskedSums, masked_sums
 
 ATTENTION_BACKENDS = ("eager", "sdpa", "fused")
 
 
 class DebertaForMaskedLM(DebertaV2ForMaskedLM):
     """DebertaV2ForMaskedLM with `document_ids`, a head on chosen positions only, and a choice of attention."""
+
+    recompute = False
+    """Whether the activations of each layer are made again in backward instead of kept."""
 
     def __init__(self, config: DebertaV2Config, attention: str = "sdpa") -> None:
         """Raises ConfigError for an attention that is unknown or not available."""
@@ -32,9 +37,11 @@ class DebertaForMaskedLM(DebertaV2ForMaskedLM):
         super().__init__(config)
         self.attention_backend = attention
         if attention == "sdpa":
-            layers: Any = self.deberta.encoder.layer
-            for layer in layers:
-                layer.attention.self.__class__ = SkewedSelfAttention  # same parameters, another forward
+            encoder: Any = self.deberta.encoder
+            for layer in encoder.layer:
+                layer.attention.self.__class__ = LeanSelfAttention  # same parameters, another forward
+            if encoder.conv is not None:
+                encoder.conv.conv.__class__ = TapConvolution
 
     def forward(  # type: ignore[override]
         self,
@@ -43,9 +50,10 @@ class DebertaForMaskedLM(DebertaV2ForMaskedLM):
         document_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         masked_index: torch.Tensor | None = None,
+        z_loss: float | None = None,
         **ignored: object,
-    ) -> MaskedLMOutput:
-        """Loss and logits.
+    ) -> MaskedLMOutput | MaskedSums:
+        """Loss and logits, or the sums that training needs.
 
         Args:
             input_ids: int64 [B, S].
@@ -54,9 +62,11 @@ class DebertaForMaskedLM(DebertaV2ForMaskedLM):
                 each document, so that a packed row gives each document what it gets alone.
             labels: the tokens to predict, -100 = none; [B, S], or [M] with `masked_index`.
             masked_index: int64 [M], places in the flattened [B * S]; given, the head runs on these alone.
+            z_loss: given, sums over the labels are returned instead of mean and logits; the weight of `masked_loss`.
 
         Returns:
-            `.loss`, the mean cross-entropy over labels (None without labels), and `.logits`, [B, S, vocab] or [M, vocab].
+            `.loss`, the mean cross-entropy over labels (None without labels), and `.logits`, [B, S, vocab] or [M, vocab];
+            with `z_loss` MaskedSums, as training needs them.
 
         Raises:
             ConfigError: `document_ids` with eager attention, whose convolution leaks across documents.
@@ -66,66 +76,60 @@ class DebertaForMaskedLM(DebertaV2ForMaskedLM):
                 raise ConfigError("model.attention 'eager' cannot keep documents apart; choose 'sdpa' or data.packing 'concat'.")
             hidden = self.deberta(input_ids, attention_mask=attention_mask).last_hidden_state
         else:
-            hidden = self.encode(input_ids, attention_mask, document_ids)
+            hidden = self.encode(input_ids, documents_of(attention_mask, document_ids))
         if masked_index is not None:
-            hidden = hidden.flatten(0, 1)[masked_index]
+            hidden = hidden.flatten(0, 1).index_select(0, masked_index)
         logits = self.cls(hidden) if self.legacy else self.lm_predictions(hidden, self.deberta.embeddings.word_embeddings)
+        if z_loss is not None:
+            assert labels is not None
+            return masked_sums(logits.flatten(0, -2), labels.flatten(), z_loss)
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten())
+            loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED)
         return MaskedLMOutput(loss=loss, logits=logits)
 
-    def encode(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, document_ids: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Hidden states of the last layer, [B, S, hidden_size]; arguments as for `forward`."""
-        if document_ids is not None:
-            attention_mask = document_ids != 0 if attention_mask is None else attention_mask.bool() & (document_ids != 0)
-        allowed = allowed_pairs(attention_mask, document_ids)
+    def encode(self, input_ids: torch.Tensor, documents: torch.Tensor | None) -> torch.Tensor:
+        """Hidden states of the last layer, [B, S, hidden_size].
+
+        Args:
+            input_ids: int64 [B, S].
+            documents: integers [B, S], 0 = padding; tokens of equal numbers see each other. None: each row is one text without padding.
+        """
         encoder: Any = self.deberta.encoder
-        embedded = hidden = self.deberta.embeddings(input_ids, mask=attention_mask)
+        present = None if documents is None else documents != 0
+        embedded = hidden = self.deberta.embeddings(input_ids, mask=present)
         table = encoder.get_rel_embedding()
+        seeds = self._dropout_seeds(len(encoder.layer), input_ids.device)
         for i, layer in enumerate(encoder.layer):
-            context = layer.attention.self.attend(hidden, table, allowed)
-            attended = layer.attention.output(context, hidden)
-            hidden = layer.output(layer.intermediate(attended), attended)
+            if self.recompute and self.training:
+                hidden = checkpoint(run_layer, layer, hidden, table, documents, seeds[i], use_reentrant=False)
+            else:
+                hidden = run_layer(layer, hidden, table, documents, seeds[i])
             if i == 0 and encoder.conv is not None:
-                hidden = convolve(encoder.conv, embedded, hidden, attention_mask, document_ids)
+                hidden = convolve(encoder.conv, embedded, hidden, documents)
         return hidden
 
+    def _dropout_seeds(self, layers: int, device: torch.device) -> torch.Tensor:
+        """One of torch's generator for each layer, int64 [layers]; zeros where nothing is dropped."""
+        if not self.training or not self.config.attention_probs_dropout_prob:
+            return torch.zeros(layers, dtype=torch.int64, device=device)
+        return torch.randint(2**62, (layers,), device=device)
 
-def allowed_pairs(attention_mask: torch.Tensor | None, document_ids: torch.Tensor | None) -> torch.Tensor | None:
-    """Which query may look at which key, bool [B, 1, S or 1, S]; None where all may."""
-    if document_ids is not None:
-        return ((document_ids[:, :, None] == document_ids[:, None, :]) & (document_ids != 0)[:, None, :])[:, None]
-    return None if attention_mask is None else attention_mask.bool()[:, None, None, :]
 
-
-def convolve(
-    layer: ConvLayer, embedded: torch.Tensor, residual: torch.Tensor, mask: torch.Tensor | None, document_ids: torch.Tensor | None
+def run_layer(
+    layer: Any, hidden: torch.Tensor, table: torch.Tensor | None, documents: torch.Tensor | None, seed: torch.Tensor
 ) -> torch.Tensor:
-    """Hugging Face's ConvLayer, stopped at document boundaries where there are documents; [B, S, hidden_size]."""
-    out = (
-        layer.conv(embedded.transpose(1, 2)) if document_ids is None else _convolve_documents(layer.conv, embedded, document_ids)
-    )
-    out = out.transpose(1, 2)
-    if mask is not None:
-        out = out.masked_fill(~mask.bool().unsqueeze(-1), 0)
-    out = layer.LayerNorm(residual + ACT2FN[layer.conv_act](layer.dropout(out)))
-    return out if mask is None else out * mask.unsqueeze(-1).to(out.dtype)
+    """One of the encoder's layers, [B, S, hidden_size] -> the same; arguments as for LeanSelfAttention.context."""
+    context = layer.attention.self.context(hidden, table, documents, seed)
+    attended = layer.attention.output(context, hidden)
+    return layer.output(layer.intermediate(attended), attended)
 
 
-def _convolve_documents(conv: torch.nn.Conv1d, embedded: torch.Tensor, document_ids: torch.Tensor) -> torch.Tensor:
-    """One 1-wide convolution per tap over the shifted input, zeroed where the tap reaches into another document; [B, hidden, S]."""
-    width, length = conv.kernel_size[0], embedded.shape[1]
-    reach = (width - 1) // 2
-    padded = F.pad(embedded, (0, 0, reach, reach))
-    padded_ids = F.pad(document_ids, (reach, reach))
-    out = None
-    for tap in range(width):
-        same = padded_ids[:, tap : tap + length] == document_ids  # [B, S]
-        seen = (padded[:, tap : tap + length] * same.unsqueeze(-1).to(embedded.dtype)).transpose(1, 2)
-        term = F.conv1d(seen, conv.weight[:, :, tap : tap + 1], groups=conv.groups)
-        out = term if out is None else out + term
-    assert out is not None
-    return out if conv.bias is None else out + conv.bias[:, None]
+def documents_of(attention_mask: torch.Tensor | None, document_ids: torch.Tensor | None) -> torch.Tensor | None:
+    """Document numbers with padding at 0, [B, S]; None where every row is one text without padding.
+
+    Padding sees padding: what it gets is nobody's input, and no row of scores is empty.
+    """
+    if document_ids is None:
+        return None if attention_mask is None else (attention_mask != 0).long()
+    return document_ids if attention_mask is None else document_ids * (attention_mask != 0).to(document_ids.dtype)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from jadeberta.config import ModelConfig
-from jadeberta.data.batches import StepBatch, StepDataset, iterate_steps, make_micro_batch
+from jadeberta.data.batches import StepBatch, StepDataset, fill_up, iterate_steps, make_micro_batch, masked_capacity
 from jadeberta.data.masking import IGNORED, Masker
 from jadeberta.data.order import SampleOrder
 from jadeberta.model import build
@@ -83,8 +83,9 @@ def test_rows_set_aside_are_recorded_with_the_batch_that_asked_for_them_and_chan
         seen |= set(lost)
         ids = torch.cat([micro_batch.input_ids for micro_batch in batch.micro_batches])
         labels = torch.full(ids.shape, IGNORED).flatten()
-        places = [m.masked_index + n * m.input_ids.numel() for n, m in enumerate(batch.micro_batches)]
-        labels[torch.cat(places)] = torch.cat([m.labels for m in batch.micro_batches])
+        places = torch.cat([m.masked_index + n * m.input_ids.numel() for n, m in enumerate(batch.micro_batches)])
+        asked = torch.cat([m.labels for m in batch.micro_batches])
+        labels[places[asked != IGNORED]] = asked[asked != IGNORED]
         for row, row_ids, row_labels in zip(wanted.tolist(), ids, labels.reshape(ids.shape), strict=True):
             if row - 10 in DAMAGED:
                 assert not row_ids.any() and (row_labels == IGNORED).all()
@@ -107,6 +108,20 @@ def test_nothing_of_a_row_of_padding_is_predicted(whole_words: bool) -> None:
     batch = make_micro_batch(ids, labels, padding, padding)
     assert batch.masked_index.shape == batch.labels.shape == (0,) and batch.labels.dtype == torch.int64
     assert batch.attention_mask is not None and not batch.attention_mask.any()
+
+
+@pytest.mark.parametrize(("probability", "masked", "expected"), [(0.15, 0, 192), (0.15, 190, 192), (0.15, 193, 384), (1.0, 1024, 1024)])
+def test_lists_of_masked_places_have_one_length_and_grow_only_by_doubling(probability: float, masked: int, expected: int) -> None:
+    capacity = masked_capacity(1024 if probability == 1 else 900, probability)
+    assert masked <= capacity or masked == 193
+    rows = np.full((2, 512), 9, np.int64)
+    labels = np.full(1024, IGNORED)
+    labels[1024 - masked :] = 9
+    exact = make_micro_batch(rows, labels.reshape(2, 512), rows, None)
+    filled = fill_up(exact, capacity)
+    assert filled.masked_index.shape == filled.labels.shape == (expected,)
+    assert torch.equal(filled.masked_index[:masked], exact.masked_index) and torch.equal(filled.labels[:masked], exact.labels)
+    assert (filled.labels[masked:] == IGNORED).all() and not filled.masked_index[masked:].any()
 
 
 @pytest.mark.parametrize(("attention", "by_document"), [("eager", False), ("sdpa", False), ("sdpa", True)])

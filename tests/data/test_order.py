@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jadeberta.batch_sizes import BatchSizes
 from jadeberta.data.batches import StepDataset, iterate_steps
-from jadeberta.data.masking import Masker
+from jadeberta.data.masking import IGNORED, Masker
 from jadeberta.data.order import SampleOrder, derive_key, permute, rank_share
 from jadeberta.shards import open as open_shards
 from tests.helpers import make_shards
@@ -56,25 +57,50 @@ def test_ranks_share_the_batch_without_gap_or_overlap(world_size, micro_batch_si
     assert all(s.shape == (12 // world_size // micro_batch_size, micro_batch_size) for s in shares)
 
 
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 5)), max_size=3),
+    st.integers(1, 12),
+    st.sets(st.integers(0, 20), max_size=8),
+    st.integers(0, 12),
+)
+def test_a_growing_batch_reads_every_position_once_whatever_is_stepped_over(warmup, last, over, steps) -> None:
+    ranges = tuple((n, n + 1) for n in sorted(over))
+    order = SampleOrder(7, last, ((0, 10_000, 1),), ranges, tuple(warmup))
+    listed = [size for size, times in warmup for _ in range(times)] + [last] * 60
+    ends = np.cumsum(listed)
+    # Step by step through a list: what is stepped over keeps its place in the order, nobody reads it.
+    data_steps = [n for n in range(60) if n not in over][:steps]
+    wanted = [order.sample(0, np.arange(ends[n] - listed[n], ends[n])) for n in data_steps]
+    found = [order.step(s)[1] for s in range(steps)]
+    assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
+    assert order.batch_sizes.before(30) == ends[29] and order.batch_sizes.of_step(29) == listed[29]
+
+
+def test_what_divides_all_batches_is_their_greatest_common_divisor() -> None:
+    assert [BatchSizes(12, w).common for w in ((), ((4, 1),), ((4, 9), (6, 1)), ((5, 1),))] == [12, 4, 2, 1]
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     return open_shards(make_shards(tmp_path_factory.mktemp("shards"), {"wikipedia": (10, 10), "cc100": (23, 1)}))
 
 
-def batches(shards, world_size: int, workers: int, first: int, end: int) -> list[list[tuple]]:
+def batches(shards, world_size: int, workers: int, first: int, end: int, warmup=()) -> list[list[tuple]]:
     """Per step the global batch, put together from every rank: (row, its masked ids, its labels), in the order of the batch."""
-    order = SampleOrder.of(7, 12, shards.corpora, {"wikipedia": 10, "cc100": 1})
+    order = SampleOrder.of(7, 12, shards.corpora, {"wikipedia": 10, "cc100": 1}, warmup)
     masker = Masker(7, 64)
     steps: list[dict[int, tuple]] = [{} for _ in range(first, end)]
     for rank in range(world_size):
         dataset = StepDataset(shards, order, masker, 1, rank, world_size, by_document=True)
         for batch in iterate_steps(dataset, first, end, workers, 2):
-            for place, micro in zip(dataset.share[:, 0], batch.micro_batches, strict=True):
+            size = order.step(batch.step)[0].size
+            for place, micro in zip(rank_share(size, 1, rank, world_size)[:, 0], batch.micro_batches, strict=True):
                 labels = np.zeros(512, np.int64)
-                labels[micro.masked_index.numpy()] = micro.labels.numpy()
+                asked = micro.labels != IGNORED
+                labels[micro.masked_index[asked].numpy()] = micro.labels[asked].numpy()
                 ids, documents = micro.input_ids.numpy().tobytes(), micro.document_ids.numpy().tobytes()
                 steps[batch.step - first][int(place)] = (batch.batch_hash, ids, documents, labels.tobytes())
-    return [[step[place] for place in range(12)] for step in steps]
+    return [[step[place] for place in range(len(step))] for step in steps]
 
 
 def test_any_number_of_ranks_and_workers_gives_the_same_global_batches(shards) -> None:
@@ -82,6 +108,14 @@ def test_any_number_of_ranks_and_workers_gives_the_same_global_batches(shards) -
     for world_size in (1, 2, 3, 4):
         for workers in (0, 1, 3):
             assert batches(shards, world_size, workers, 0, 4) == reference, (world_size, workers)
+
+
+def test_a_growing_batch_is_the_same_for_any_number_of_ranks_and_from_any_step(shards) -> None:
+    warmup = ((4, 2), (8, 1))
+    reference = batches(shards, 1, 0, 0, 5, warmup)
+    assert [len(step) for step in reference] == [4, 4, 8, 12, 12]
+    for world_size, first in ((2, 0), (4, 1), (2, 3)):
+        assert batches(shards, world_size, 1, first, 5, warmup) == reference[first:], (world_size, first)
 
 
 def test_starting_at_a_later_step_gives_the_batches_of_the_unbroken_run(shards) -> None:

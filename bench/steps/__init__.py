@@ -1,0 +1,1 @@
+"""What a training step costs: counted without a device (`account`) and timed (`variants`)."""

@@ -1,0 +1,120 @@
+"""Checks on this machine's GPU what the tests can only check around it: `python bench/steps/correct.py`; status 1 where something is wrong.
+
+Loss and gradients of a model of large's width against Hugging Face's eager one in fp64, by dtype, with padding and with documents, compiled
+and not; dropout's share and its repetition from a seed.
+"""
+
+import copy
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from jadeberta.config import ModelConfig
+from jadeberta.model import DebertaForMaskedLM, build
+
+SIZES = {"hidden_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 16, "intermediate_size": 4096, "vocab_size": 2000}
+LIMITS = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 6e-2}
+"""Relative error of all gradients together; fp32 with TF32 off."""
+
+
+def main() -> int:
+    if not torch.cuda.is_available():
+        print("no GPU here: nothing was checked", file=sys.stderr)
+        return 2
+    device, failed = torch.device("cuda"), 0
+    torch.backends.cuda.matmul.allow_tf32 = False
+    config = ModelConfig(**SIZES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).hugging_face()
+    weights = build(config, "eager", seed=1).state_dict()
+
+    def model(attention: str, dtype: torch.dtype) -> DebertaForMaskedLM:
+        made = build(copy.deepcopy(config), attention).to(device, dtype)
+        made.load_state_dict(weights)
+        return made
+
+    for length, padding in ((512, 0), (512, 100), (200, 30), (31, 0)):
+        ids = torch.randint(5, 2000, (4, length), device=device)
+        mask = torch.ones_like(ids)
+        if padding:
+            mask[1, -padding:], ids[1, -padding:] = 0, 0
+        exact = gradients(model("eager", torch.float64), ids, mask)
+        for dtype, limit in LIMITS.items():
+            eager = distance(gradients(model("eager", dtype), ids, mask), exact)
+            for compiled in (False, True):
+                ours = model("sdpa", dtype)
+                if compiled:
+                    ours.forward = torch.compile(ours.forward, fullgraph=True, dynamic=False)  # type: ignore[method-assign]
+                error = distance(gradients(ours, ids, mask if padding else None), exact)
+                good = error <= max(limit, 1.1 * eager)
+                failed += not good
+                name = f"{length} tokens, {padding} padded, {dtype}{', compiled' if compiled else ''}"
+                print(
+                    f"{'ok   ' if good else 'WRONG'} {name}: gradients off by {error:.1e}, Hugging Face's by {eager:.1e}",
+                    flush=True,
+                )
+    failed += not check_documents(model("sdpa", torch.float32))
+    failed += not check_dropout(weights)
+    print("all right" if not failed else f"{failed} wrong")
+    return int(failed > 0)
+
+
+def gradients(model: DebertaForMaskedLM, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Loss and all gradients in one fp64 vector."""
+    labels = ids.where(ids.ne(0) & (torch.arange(ids.numel(), device=ids.device).view_as(ids) % 7 == 0), -100)
+    loss = model(ids, attention_mask=mask, labels=labels, z_loss=0.0).loss / labels.ge(0).sum()
+    loss.backward()
+    parts = [loss.detach().view(1), *(p.grad.flatten() for p in model.parameters() if p.grad is not None)]
+    return torch.cat([part.double() for part in parts])
+
+
+def distance(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((found - exact).norm() / exact.norm())
+
+
+def check_documents(model: DebertaForMaskedLM) -> bool:
+    """A packed row gives each document what it gets alone."""
+    ids = torch.randint(5, 2000, (1, 512), device="cuda")
+    numbers = torch.tensor([[1] * 200 + [2] * 250 + [3] * 62], device="cuda")
+    with torch.no_grad():
+        packed = model(ids, document_ids=numbers).logits[0]
+        worst = max(float((packed[numbers[0] == n] - model(ids[:, numbers[0] == n]).logits[0]).abs().max()) for n in (1, 2, 3))
+    print(f"{'ok   ' if worst < 1e-3 else 'WRONG'} documents in one row: off by {worst:.1e}")
+    return worst < 1e-3
+
+
+def check_dropout(weights: dict[str, torch.Tensor]) -> bool:
+    """The same seed drops the same weights, another drops others, and forward and backward agree on which."""
+    config = ModelConfig(**SIZES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.3).hugging_face()
+    model = build(config, "sdpa").to("cuda", torch.float32).train()
+    model.load_state_dict(weights)
+    ids = torch.randint(5, 2000, (2, 512), device="cuda")
+    embedding = model.deberta.embeddings.word_embeddings.weight
+
+    def loss(seed: int, nudge: torch.Tensor | None = None) -> torch.Tensor:
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            if nudge is not None:
+                embedding.add_(nudge)
+        value = model(ids, labels=ids, z_loss=0.0).loss / ids.numel()
+        with torch.no_grad():
+            if nudge is not None:
+                embedding.sub_(nudge)
+        return value
+
+    first = loss(1)
+    repeated = torch.equal(first, loss(1)) and not torch.equal(first, loss(2))
+    first.backward()
+    assert embedding.grad is not None
+    direction = embedding.grad / embedding.grad.norm()
+    slope = float(embedding.grad.norm())
+    step = 1e-2
+    measured = (loss(1, step * direction) - loss(1, -step * direction)).item() / (2 * step)
+    good = repeated and abs(measured - slope) < 0.02 * slope
+    print(f"{'ok   ' if good else 'WRONG'} dropout: slope {measured:.5f} measured along the gradient, {slope:.5f} by backward")
+    return good
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""Times training micro-steps of the ways to compute one model, in turn, in one process, on the same weights and batches."""
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from jadeberta.config import ModelConfig
+from jadeberta.data.batches import masked_capacity
+from jadeberta.model import build
+
+
+@dataclass(frozen=True)
+class Way:
+    """One row of the table."""
+
+    attention: str
+    compiled: bool
+    masked_head: bool
+
+    @property
+    def name(self) -> str:
+        model = "Hugging Face eager" if self.attention == "eager" else self.attention
+        return f"{model}{' + compile' if self.compiled else ''}, {'masked' if self.masked_head else 'whole'} head"
+
+
+WAYS = [Way(attention, compiled, head) for attention in ("eager", "sdpa") for compiled in (False, True) for head in (False, True)]
+
+
+@dataclass
+class Timing:
+    """What was measured of one way."""
+
+    way: Way
+    seconds: list[float] = field(default_factory=list)
+    """Of each round's micro-step, forward and backward."""
+    peak_bytes: int | None = None
+    """The most that torch held on the GPU in a micro-step, weights and gradients included; None on CPUs."""
+    largest_micro_batch: int | None = None
+    """The most sequences that fit beside weights and gradients; None where it was not looked for."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all ways share."""
+
+    config: ModelConfig
+    batch: int
+    dtype: torch.dtype
+    device: torch.device
+    mask_probability: float = 0.15
+
+    def inputs(self, batch: int, masked_head: bool) -> dict[str, Any]:
+        """A batch of random tokens and the places to predict: as many as a loader gives, or all."""
+        generator = torch.Generator().manual_seed(0)
+        length = self.config.max_position_embeddings
+        ids = torch.randint(5, self.config.vocab_size, (batch, length), generator=generator)
+        inputs: dict[str, Any] = {"input_ids": ids.to(self.device)}
+        labels = ids.flatten()
+        if masked_head:
+            places = torch.randperm(ids.numel(), generator=generator)[: masked_capacity(ids.numel(), self.mask_probability)]
+            inputs["masked_index"] = places.sort().values.to(self.device)
+            labels = labels[inputs["masked_index"].cpu()]
+        return inputs | {"labels": labels.to(self.device), "z_loss": 0.0}
+
+
+def measure(setting: Setting, ways: list[Way], rounds: int, warm_up: int, look_for_largest: bool) -> list[Timing]:
+    """Times every way once a round, after some rounds that do not count.
+
+    One model of each attention lives through all rounds; both start from the same weights.
+    """
+    models = {a: build(setting.config.hugging_face(), a, seed=1) for a in {way.attention for way in ways}}
+    for model in models.values():
+        model.to(setting.device, setting.dtype).train()
+    runs: dict[Way, Callable[..., Any]] = {}
+    for way in ways:
+        forward = models[way.attention].forward
+        runs[way] = torch.compile(forward, dynamic=False) if way.compiled else forward
+    timings = [Timing(way) for way in ways]
+    for round_ in range(warm_up + rounds):
+        for timing in timings:
+            seconds, peak = _step(
+                runs[timing.way], models[timing.way.attention], setting.inputs(setting.batch, timing.way.masked_head)
+            )
+            if round_ >= warm_up:
+                timing.seconds.append(seconds)
+                timing.peak_bytes = peak
+    if look_for_largest and setting.device.type == "cuda":
+        for timing in timings:
+            timing.largest_micro_batch = _largest(setting, timing.way, models[timing.way.attention])
+    return timings
+
+
+def _step(run: Callable[..., Any], model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[float, int | None]:
+    """Seconds of one forward and backward pass, and the most memory it took on a GPU."""
+    on_gpu = inputs["input_ids"].is_cuda
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    run(**inputs).loss.backward()
+    if on_gpu:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - began
+    model.zero_grad(set_to_none=True)
+    return seconds, torch.cuda.max_memory_allocated() if on_gpu else None
+
+
+def _largest(setting: Setting, way: Way, model: torch.nn.Module) -> int:
+    """By memory at two batch sizes: a micro-step needs a fixed part and one for each sequence. Compiled ways are asked uncompiled.
+
+    Raises:
+        RuntimeError: memory does not grow with the batch.
+    """
+    peaks = []
+    for batch in (setting.batch // 2, setting.batch):
+        gc.collect()
+        torch.cuda.empty_cache()
+        peaks.append(_step(model.forward, model, setting.inputs(batch, way.masked_head))[1] or 0)
+    for_each = (peaks[1] - peaks[0]) / (setting.batch - setting.batch // 2)
+    if for_each <= 0:
+        raise RuntimeError(f"{way.name}: {peaks} bytes at half and whole batch; take a larger --batch.")
+    free = torch.cuda.get_device_properties(setting.device).total_memory * 0.95
+    return int((free - peaks[1]) / for_each) + setting.batch

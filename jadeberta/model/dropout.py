@@ -1,0 +1,61 @@
+"""Attention dropout from counters: the mask of an element is a function of (seed, head, query, key) and of nothing else.
+
+Backward makes the same mask again, so none is kept, and no order of computation or size of a tile can change it.
+"""
+
+import torch
+
+GOLDEN = 0x9E3779B97F4A7C15
+MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
+"""Of a 32-bit mixer with little bias (Wellons, Prospecting for hash functions, 2018); the shifts here keep the sign."""
+
+
+def head_keys(seed: int, head: int) -> tuple[int, int]:
+    """Two signed 32-bit keys of one head of one row (`head` counts row * heads + head): splitmix64 of seed and head."""
+    x = (seed + (head + 1) * GOLDEN) & 0xFFFFFFFFFFFFFFFF
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    x ^= x >> 31
+    return signed32(x), signed32(x >> 32)
+
+
+def signed32(x: int) -> int:
+    """The low 32 bits of x as a signed integer."""
+    return (x & 0xFFFFFFFF) - ((x & 0x80000000) << 1)
+
+
+def keep_threshold(dropout: float) -> int:
+    """How many of the 2**31 values that a counter may take are kept."""
+    return min(round((1 - dropout) * 2**31), 2**31 - 1)
+
+
+class KeepMask:
+    """Makes the masks of one head after the other in buffers of its own."""
+
+    def __init__(self, length: int, dropout: float, dtype: torch.dtype, device: torch.device) -> None:
+        """Masks are [length, length], for weights of `dtype`."""
+        self.threshold = keep_threshold(dropout)
+        self.scale = 1 / (1 - dropout)
+        self._counters = torch.arange(length * length, dtype=torch.int32, device=device).view(length, length)
+        self._x, self._shifted = torch.empty_like(self._counters), torch.empty_like(self._counters)
+        self._bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+        self._wide = self._x if self._bits is torch.int32 else torch.empty_like(self._x, dtype=self._bits)
+
+    def make(self, seed: int, head: int) -> torch.Tensor:
+        """All bits set where an element is kept, none where it is dropped; integers of the weights' size, valid until the next call."""
+        first, second = head_keys(seed, head)
+        x, shifted = self._x, self._shifted
+        torch.add(self._counters, first, out=x)
+        for shift, factor in zip((16, 15), MULTIPLIERS, strict=True):
+            torch.bitwise_right_shift(x, shift, out=shifted)
+            x.bitwise_xor_(shifted).mul_(signed32(factor))
+        x.bitwise_xor_(second)
+        torch.bitwise_right_shift(x, 16, out=shifted)
+        # Kept where the 31-bit number lies below the threshold: the difference is negative, and its sign fills the word.
+        x.bitwise_xor_(shifted).bitwise_and_(0x7FFFFFFF).sub_(self.threshold).bitwise_right_shift_(31)
+        return x if self._wide is x else self._wide.copy_(x)
+
+    def apply_(self, weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Zeroes what the mask drops, in place; the caller multiplies by `scale` where it costs least."""
+        weights.view(self._bits).bitwise_and_(mask)
+        return weights

@@ -1,0 +1,31 @@
+"""What a training step of the large model costs, counted without a device, against Hugging Face's eager one."""
+
+import pytest
+
+from bench.steps.account import Account, account
+from jadeberta.config import load_recipe
+from tests.helpers import ROOT
+
+
+@pytest.fixture(scope="module")
+def accounts() -> dict[str, Account]:
+    config = load_recipe(ROOT / "recipes/large.yaml").model
+    return {"eager": account("eager", config, 18, None), "sdpa": account("sdpa", config, 18, 0.15)}
+
+
+def test_the_eager_model_moves_17_gb_a_sequence_in_3220_kernels_and_keeps_1519_mib(accounts) -> None:
+    """The published model as it is run: the reference that everything else is measured by."""
+    eager = accounts["eager"]
+    assert eager.bytes_moved / 1e9 == pytest.approx(17.1, abs=0.2)
+    assert eager.kernels == pytest.approx(3220, rel=0.01) and eager.kept_bytes / 2**20 == pytest.approx(1519, abs=5)
+
+
+def test_ours_moves_at_most_half_the_bytes_in_half_the_kernels_and_keeps_a_third(accounts) -> None:
+    eager, ours = accounts["eager"], accounts["sdpa"]
+    assert ours.bytes_moved <= eager.bytes_moved / 2
+    assert ours.kernels <= eager.kernels / 2
+    assert ours.kept_bytes <= eager.kept_bytes / 3 and ours.kept_bytes / 2**20 <= 600
+
+
+def test_an_account_grows_by_what_the_second_layer_added() -> None:
+    assert Account(10, 5, 3).scaled(Account(16, 9, 3), 24) == Account(148, 97, 3)
