@@ -40,6 +40,7 @@ def main() -> None:
         "plan": ("days, checkpoint interval and expected goodput of a recipe on a cluster", _plan),
         "scaling": ("strong and weak scaling over world sizes: run, report", _scaling),
         "preflight": ("whether an allocation is fit to train on; names the slow or broken host", _preflight),
+        "finetune": ("a task of JGLUE, with one setting or the grid, scored", _finetune),
         "export": ("a directory that AutoTokenizer and AutoModelForMaskedLM load, with its model card", _export),
     }
     width = max(map(len, verbs))
@@ -162,6 +163,12 @@ def _scaling(arguments: list[str]) -> int:
 
 def _preflight(arguments: list[str]) -> int:
     from jadeberta.cluster.preflight.command import main
+
+    return main(arguments)
+
+
+def _finetune(arguments: list[str]) -> int:
+    from jadeberta.finetune.command import main
 
     return main(arguments)
 

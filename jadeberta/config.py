@@ -3,13 +3,17 @@
 A recipe is valid or refused here with one sentence; nothing downstream has to ask again whether two settings agree.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from jadeberta.batch_sizes import BatchSizes
 from jadeberta.errors import ConfigError, explain_recipe_error
+from jadeberta.rules import validate
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -95,14 +99,18 @@ class TrainingConfig:
     """Optimizer steps of the whole run."""
     global_batch_size: int = 2304
     """Sequences in one optimizer step, over all ranks and accumulation."""
+    batch_size_warmup: list[list[int]] = field(default_factory=list)
+    """[[sequences, steps], ...]: the growing batches of the first steps, before global_batch_size; empty: none."""
     micro_batch_size: int = 18
     """Sequences that one rank takes through the model at once; accumulation follows from it."""
     lr: float = 1e-4
     """Peak learning rate."""
     warmup_steps: int = 10_000
     """Steps over which the learning rate rises from 0 to its peak."""
-    schedule: Literal["linear", "constant"] = "linear"
-    """linear: falls to 0 at max_steps after the warm-up; constant: stays."""
+    schedule: Literal["linear", "constant", "cosine", "wsd"] = "linear"
+    """After the warm-up. linear, cosine: falls to 0 at max_steps; constant: stays; wsd: stays, and falls in the last decay_steps."""
+    decay_steps: int = 0
+    """Last steps before max_steps in which wsd falls to 0; 0: it does not fall."""
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_eps: float = 1e-6
@@ -110,14 +118,32 @@ class TrainingConfig:
     """Decoupled (AdamW); biases and LayerNorm weights are left out."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this global L2 norm; 0 switches clipping off."""
+    z_loss: float = 0.0
+    """Weight of the mean squared log-partition of the masked tokens beside the cross-entropy; 0: none."""
+    ema_decay: float = 0.0
+    """Share of itself that a running average of the weights keeps at each update; 0: no average."""
     seed: int = 42
     """Root of every random number: weights, sample order, masks, dropout."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16 keeps fp32 master weights and accumulates gradients in fp32."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """torch.compile around forward and backward; auto: on GPUs, but not under ZeRO-3."""
+    recompute: bool = False
+    """Make the activations of each layer again in backward instead of keeping them: less memory, a third more work."""
     mask_probability: float = 0.15
     """Share of the tokens to predict; of these 80% become [MASK], 10% a random token, 10% stay."""
     whole_word_mask: bool = False
     """Choose whole words (a piece that starts a word and those that follow it) instead of single tokens."""
+
+    @property
+    def batch_sizes(self) -> BatchSizes:
+        """The global batch size of every step."""
+        return BatchSizes(self.global_batch_size, tuple((size, steps) for size, steps in self.batch_size_warmup))
+
+    def accumulation(self, world_size: int) -> int:
+        """Micro-steps of a rank in a step of global_batch_size. Raises ConfigError where a batch of the run does not divide."""
+        warmup = [size for size, _ in self.batch_size_warmup]
+        return accumulation_steps(self.global_batch_size, self.micro_batch_size, world_size, warmup)
 
 
 @dataclass
@@ -174,6 +200,8 @@ class EvaluationConfig:
     """Steps between evaluations; 0: none."""
     sequences: int = 1024
     """Rows of each corpus; 0 takes all."""
+    weights: Literal["trained", "ema"] = "trained"
+    """trained: the weights as they are; ema: their running average (training.ema_decay)."""
 
 
 @dataclass
@@ -219,27 +247,6 @@ class Recipe:
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     preprocess: dict[str, Any] = field(default_factory=dict)
     """Read and checked by `python -m preprocess`."""
-
-
-AT_LEAST = {
-    "run.max_hours": 0, "data.workers": 0, "data.prefetch": 1, "model.num_hidden_layers": 1, "model.hidden_size": 1,
-    "model.num_attention_heads": 1, "model.attention_head_size": 1, "model.intermediate_size": 1, "model.max_position_embeddings": 1,
-    "model.conv_kernel_size": 0, "model.layer_norm_eps": 0, "model.initializer_range": 0, "training.max_steps": 1,
-    "training.global_batch_size": 1, "training.micro_batch_size": 1, "training.adam_eps": 0, "training.weight_decay": 0,
-    "training.max_grad_norm": 0, "training.seed": 0, "checkpoint.every_steps": 1, "checkpoint.keep_last": 0,
-    "checkpoint.keep_every": 0, "evaluation.every_steps": 0, "evaluation.sequences": 0, "guard.window": 8, "guard.deviations": 0,
-    "guard.max_skipped_in_row": 0, "guard.max_rollbacks": 0, "guard.compare_weights_every": 0, "watchdog.start_s": 0,
-    "watchdog.first_step_s": 0, "watchdog.step_s": 0, "watchdog.save_s": 0, "watchdog.eval_s": 0, "logging.every_steps": 1,
-    "cluster.fruitless_lives": 1, "cluster.drop_hosts": 0, "cluster.excluded_hosts": 0, "cluster.excluded_hours": 0,
-}  # fmt: skip
-BELOW_ONE = (
-    "training.adam_beta1",
-    "training.adam_beta2",
-    "model.hidden_dropout_prob",
-    "model.attention_probs_dropout_prob",
-    "model.pooler_dropout",
-)
-ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "tanh")
 
 
 def add_recipe_arguments(parser: Any) -> None:
@@ -291,65 +298,6 @@ def known_keys() -> list[str]:
     return names
 
 
-def validate(recipe: Recipe) -> None:
-    """Raises ConfigError where two settings contradict each other or a number is out of its range."""
-    model, training = recipe.model, recipe.training
-    for key, low in AT_LEAST.items():
-        section, name = key.split(".")
-        if (value := getattr(getattr(recipe, section), name)) < low:
-            raise ConfigError(f"{key} is {value}; it must be at least {low}.")
-    for key in BELOW_ONE:
-        section, name = key.split(".")
-        if not 0 <= (value := getattr(getattr(recipe, section), name)) < 1:
-            raise ConfigError(f"{key} is {value}; it must be at least 0 and below 1.")
-    for key in ("hidden_act", "conv_act"):
-        if getattr(model, key) not in ACTIVATIONS:
-            raise ConfigError(f"model.{key} is {getattr(model, key)}; it may be {', '.join(ACTIVATIONS)}.")
-    if not recipe.run.dir:
-        raise ConfigError("run.dir is empty; name the directory in which the run shall live.")
-    if not 0 < training.mask_probability < 1:
-        raise ConfigError(f"training.mask_probability is {training.mask_probability}; it must lie between 0 and 1.")
-    if training.lr <= 0:
-        raise ConfigError(f"training.lr is {training.lr}; it must be above 0.")
-    if not 0 <= training.warmup_steps <= training.max_steps:
-        raise ConfigError(
-            f"training.warmup_steps {training.warmup_steps} must lie within training.max_steps {training.max_steps}."
-        )
-    if training.global_batch_size % training.micro_batch_size:
-        fits = [n for n in range(1, training.global_batch_size + 1) if training.global_batch_size % n == 0]
-        near = sorted(fits, key=lambda n: abs(n - training.micro_batch_size))[:4]
-        raise ConfigError(
-            f"training.global_batch_size {training.global_batch_size} is not divisible by training.micro_batch_size "
-            f"{training.micro_batch_size}; sizes near it that fit: {', '.join(map(str, sorted(near)))}."
-        )
-    if model.hidden_size % model.num_attention_heads:
-        raise ConfigError(
-            f"model.hidden_size {model.hidden_size} is not divisible by model.num_attention_heads {model.num_attention_heads}."
-        )
-    if model.num_attention_heads * model.attention_head_size != model.hidden_size:
-        raise ConfigError(
-            f"model.num_attention_heads {model.num_attention_heads} x model.attention_head_size {model.attention_head_size} "
-            f"is not model.hidden_size {model.hidden_size}; set attention_head_size to {model.hidden_size // model.num_attention_heads}."
-        )
-    if not set(model.pos_att_type) <= {"c2p", "p2c"}:
-        raise ConfigError(f"model.pos_att_type is {model.pos_att_type}; it may hold c2p and p2c.")
-    if model.attention == "fused":
-        raise ConfigError(
-            "model.attention 'fused' is not available in this version; choose 'sdpa' (the same function) or 'eager'."
-        )
-    if model.attention == "eager" and recipe.data.packing == "documents":
-        raise ConfigError(
-            "data.packing 'documents' needs model.attention 'sdpa': Hugging Face's own module cannot keep documents apart."
-        )
-    pieces = recipe.preprocess.get("vocab_size", model.vocab_size)
-    if str(pieces) != str(model.vocab_size):  # from the command line it comes as text
-        raise ConfigError(
-            f"model.vocab_size {model.vocab_size} differs from preprocess.vocab_size {pieces}; they must be the same."
-        )
-    if any(n < 0 for n in recipe.data.repeats.values()):
-        raise ConfigError(f"data.repeats holds a negative number: {recipe.data.repeats}.")
-
-
 def resolve_file(name: str) -> Path:
     """A file named in a recipe: relative to the current directory, else to the project. Raises ConfigError."""
     for path in (Path(name), PROJECT / name):
@@ -358,18 +306,26 @@ def resolve_file(name: str) -> Path:
     raise ConfigError(f"{name}: no such file, neither here nor in {PROJECT}.")
 
 
-def accumulation_steps(global_batch_size: int, micro_batch_size: int, world_size: int) -> int:
+def accumulation_steps(global_batch_size: int, micro_batch_size: int, world_size: int, warmup: Sequence[int] = ()) -> int:
     """Micro-steps of a rank in one optimizer step.
 
+    Args:
+        global_batch_size: sequences in it.
+        micro_batch_size: of a rank.
+        world_size: ranks.
+        warmup: smaller batches that the same run takes before.
+
     Raises:
-        ConfigError: the sizes leave a remainder; names the world sizes and micro-batches that fit.
+        ConfigError: one of the batches leaves a remainder; names the world sizes and micro-batches that fit all.
     """
-    if global_batch_size % (micro_batch_size * world_size) == 0:
+    common = math.gcd(global_batch_size, *warmup)
+    if common % (micro_batch_size * world_size) == 0:
         return global_batch_size // (micro_batch_size * world_size)
-    worlds = [w for w in range(1, 4 * world_size + 1) if global_batch_size % (micro_batch_size * w) == 0]
-    micros = [m for m in range(1, 2 * micro_batch_size + 1) if global_batch_size % (m * world_size) == 0]
+    worlds = [w for w in range(1, 4 * world_size + 1) if common % (micro_batch_size * w) == 0]
+    micros = [m for m in range(1, 2 * micro_batch_size + 1) if common % (m * world_size) == 0]
+    also = f" (and in training.batch_size_warmup {', '.join(map(str, warmup))})" if warmup else ""
     raise ConfigError(
-        f"training.global_batch_size {global_batch_size} does not divide over {world_size} ranks x training.micro_batch_size "
+        f"training.global_batch_size {global_batch_size}{also} does not divide over {world_size} ranks x training.micro_batch_size "
         f"{micro_batch_size}. World sizes that fit: {', '.join(map(str, worlds)) or 'none'}; "
         f"micro-batches that fit {world_size} ranks: {', '.join(map(str, micros)) or 'none'}."
     )

@@ -61,10 +61,9 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
     shards = open_shards(recipe.data.shards or _missing("data.shards"), damaged=recipe.data.damaged)
     repeats = effective_repeats(recipe, shards)
     check_against_shards(recipe, shards)
-    accumulation = config_module.accumulation_steps(
-        recipe.training.global_batch_size, recipe.training.micro_batch_size, process.world_size
-    )
-    order = SampleOrder.of(recipe.training.seed, recipe.training.global_batch_size, shards.corpora, repeats)
+    accumulation = recipe.training.accumulation(process.world_size)
+    sizes = recipe.training.batch_sizes
+    order = SampleOrder.of(recipe.training.seed, sizes.last, shards.corpora, repeats, sizes.warmup)
     if order.epoch_size == 0:
         raise ConfigError(f"{shards.directory}: no sequence to train on with data.repeats {repeats}.")
     run_dir = Path(recipe.run.dir)
@@ -103,7 +102,7 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
     ledger = Ledger(path, _told_by_root(life), mend=False)
     # mpirun gives its ranks a terminal of their own even where its output goes into a file.
     may_be_live = not process.launcher.startswith("mpirun")
-    progress = Progress(process.is_root, recipe.training.max_steps, recipe.logging.every_steps, may_be_live)
+    progress = Progress(process.is_root, recipe.training.max_steps, recipe.logging.every_steps, may_be_live, sizes)
     progress.say(describe(recipe, process, shards, order, accumulation))
     try:
         run = Run(recipe, process, device, shards, repeats, order, ledger, progress, heart, control)
@@ -156,6 +155,8 @@ class Run:
         self.recipe, self.process, self.shards, self.order = recipe, process, shards, order
         root_ledger = ledger if process.is_root else None
         self.engine = TrainingEngine(recipe, process, device)
+        if self.engine.compiled:
+            progress.say("torch.compile is on: the first step takes minutes, and less where this machine has compiled it before")
         self.checkpointer = Checkpointer(recipe, self.engine, shards, repeats, root_ledger, progress)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self.log = RunLog(recipe, root_ledger, progress, ledger.life, name, process.world_size)
@@ -270,6 +271,11 @@ def check_against_shards(recipe: Recipe, shards: ShardReader) -> None:
             f"{tokenizer}: sha256 {found[:12]}… but {shards.index_path} was made with {index.tokenizer_sha256[:12]}…. "
             "Run 'python -m preprocess pack' again, or put the tokenizer back."
         )
+    if index.packing == "best_fit" and recipe.data.packing == "concat":
+        raise ConfigError(
+            f"data.packing is concat, but the rows of {shards.index_path} hold unrelated documents (preprocess.packing best_fit), "
+            "which would attend to each other. Set data.packing: documents, or pack the shards with preprocess.packing concat."
+        )
     if index.sequence_length > recipe.model.max_position_embeddings:
         raise ConfigError(
             f"model.max_position_embeddings is {recipe.model.max_position_embeddings} but the rows of {shards.index_path} "
@@ -284,10 +290,11 @@ def describe(recipe: Recipe, process: Process, shards: ShardReader, order: Sampl
         f"{name} {len(rows):,} x{repeats}"
         for (name, rows), (_, _, repeats) in zip(shards.corpora.items(), order.corpora, strict=True)
     )
-    epochs = training.max_steps * training.global_batch_size / order.epoch_size
+    epochs = training.batch_sizes.before(training.max_steps) / order.epoch_size
+    growing = f" (after {training.batch_sizes.warmup_in_words})" if training.batch_size_warmup else ""
     return (
         f"{process.world_size} ranks ({process.launcher}) x micro-batch {training.micro_batch_size} x accumulation {accumulation} "
-        f"= {training.global_batch_size} sequences a step, {training.max_steps:,} steps, {epochs:.2f} epochs\n"
+        f"= {training.global_batch_size} sequences a step{growing}, {training.max_steps:,} steps, {epochs:.2f} epochs\n"
         f"data {shards.directory}: {corpora} sequences; fingerprint {shards.index.fingerprint[:12]}\n"
         f"model {recipe.model.num_hidden_layers} x {recipe.model.hidden_size}, attention {recipe.model.attention}, "
         f"{training.precision}, {recipe.deepspeed}; run {recipe.run.dir}"

@@ -10,10 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from jadeberta.checkpoint.content import TOKENIZER_FILES
+from jadeberta.checkpoint.whole import whole_weights
+from jadeberta.errors import CheckpointError
+from jadeberta.evaluation.mlm import main as evaluate_main
 from jadeberta.model import load
+from jadeberta.release.export import export
+from jadeberta.release.export import main as export_main
+from jadeberta.release.origin import read_origin
 from tests.helpers import ROOT, make_recipe, make_shards, read_metrics, run_ranks
 
 LAUNCHERS = ["local", "mpi", "torchrun", "deepspeed"]
@@ -31,12 +38,17 @@ def make_tokenizer(directory: Path) -> str:
     from collections import Counter
 
     from preprocess.config import PreprocessConfig
+    from preprocess.files import write_jsonl_zst
     from preprocess.tokenizer import _train
+    from preprocess.word_counts import Ranked
 
     # 64 pieces, the five special ones among them: few characters and enough words of them.
     words = Counter({first + second: 50 + i for i, first in enumerate("アイウエオカキク") for second in "アイウエオカキク"})
     words |= Counter({"を": 99, "で": 98, "する": 97, "。": 96})
-    return _train(PreprocessConfig(vocab_size=64, character_coverage=1.0), directory, words, {})["sha256"]
+    file = directory / "ranked.jsonl.zst"
+    write_jsonl_zst(file, ({"word": word, "count": count} for word, count in words.most_common()))
+    ranked = Ranked(words.total(), len(words), [file])
+    return _train(PreprocessConfig(vocab_size=64, character_coverage=1.0), directory, ranked, {})["sha256"]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +60,11 @@ def finished(tmp_path_factory) -> Path:
     index["tokenizer_sha256"] = make_tokenizer(shards / "tokenizer")
     (shards / "index.json").write_text(json.dumps(index))
     recipe = make_recipe(
-        folder / "recipe.yaml", shards, folder / "run", training={"precision": "bf16"}, logging={"tensorboard": True}
+        folder / "recipe.yaml",
+        shards,
+        folder / "run",
+        training={"precision": "bf16", "ema_decay": 0.5},
+        logging={"tensorboard": True},
     )
     run_ranks(2, "pretrain", "--config", str(recipe), log=folder / "log")
     return folder
@@ -90,6 +106,7 @@ def test_the_release_gives_the_checkpoints_logits_and_a_filled_card(finished, tm
         torch.testing.assert_close(released(input_ids=ids).logits, checkpoint(ids).logits, rtol=0.05, atol=0.01)
         torch.testing.assert_close(released(input_ids=ids).logits, load(out).eval()(ids).logits, rtol=1e-4, atol=1e-5)
     assert all((out / name).is_file() for name in TOKENIZER_FILES)
+    assert read_origin(out) == {"segmenter": {"engine": "none"}, "normaliser": "none", "sentence_splitter": "none"}
     card = (out / "README.md").read_text(encoding="utf-8")
     for text in (
         "0.001",
@@ -101,6 +118,27 @@ def test_the_release_gives_the_checkpoints_logits_and_a_filled_card(finished, tm
         assert text in card
     assert "None" not in card and "unknown" not in card
     assert (out / "model.safetensors").stat().st_mode & 0o044 == 0o044, "a release must be readable by others"
+
+
+@pytest.mark.slow
+def test_the_average_of_the_weights_is_released_and_evaluated_where_it_is_asked_for(finished, tmp_path, capsys) -> None:
+    checkpoint, out = finished / "run/checkpoints/step-00000006", tmp_path / "average"
+    export_main(["--checkpoint", str(finished / "run"), "--out", str(out), "--weights", "ema", "--dtype", "bfloat16"])
+    released, average = load_file(out / "model.safetensors"), whole_weights(checkpoint, "ema")
+    assert released.keys() == average.keys() and all(released[name].equal(average[name].bfloat16()) for name in average)
+    assert any(not released[name].equal(weight) for name, weight in load_file(checkpoint / "model.safetensors").items())
+    assert "running average of those that were trained, decay 0.5" in (out / "README.md").read_text(encoding="utf-8")
+
+    losses = {}
+    for name, options in (("trained", [checkpoint]), ("ema", [checkpoint, "--weights", "ema"]), ("released", [out])):
+        capsys.readouterr()
+        evaluate_main(
+            ["mlm", "--shards", str(finished / "shards"), "--output", str(tmp_path / name), "--checkpoint", *map(str, options)]
+        )
+        losses[name] = json.loads(capsys.readouterr().out)["all"]["loss"]
+    assert losses["ema"] == losses["released"] != losses["trained"]
+    with pytest.raises(CheckpointError, match="evaluation is of the trained weights, the export of the ema ones"):
+        export(checkpoint, tmp_path / "mixed", evaluation=json.loads((tmp_path / "trained").read_text()), kind="ema")
 
 
 @pytest.mark.slow

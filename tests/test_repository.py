@@ -12,7 +12,7 @@ import yaml
 from tests.helpers import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-LAYERS = ["config", "shards", "data", "model", "training", "checkpoint", "evaluation", "release", "report"]
+LAYERS = ["config", "shards", "data", "model", "training", "checkpoint", "evaluation", "release", "report", "finetune"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -39,7 +39,9 @@ def test_bare_make_lists_every_target() -> None:
     assert [line.split()[0] for line in listed.splitlines()] == phony
 
 
-@pytest.mark.parametrize("verb", ["pretrain", "evaluate", "checkpoint", "status", "plan", "scaling", "preflight", "export"])
+@pytest.mark.parametrize(
+    "verb", ["pretrain", "evaluate", "checkpoint", "status", "plan", "scaling", "preflight", "finetune", "export"]
+)
 def test_every_verb_explains_itself(verb) -> None:
     result = subprocess.run([sys.executable, "-m", "jadeberta", verb, "--help"], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0 and "usage:" in result.stdout and len(result.stdout.splitlines()) > 8

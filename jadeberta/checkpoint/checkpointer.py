@@ -153,11 +153,11 @@ class Checkpointer:
         self._need = int(need)
 
     def _describe(self, state: RunState, lr: float) -> dict[str, Any]:
-        recipe = self.recipe
+        recipe, position = self.recipe, state.position(self.recipe.training.batch_sizes)
         return {
             **state.counters(),
-            "epoch": state.position(recipe.training.global_batch_size) / max(1, self._epoch_size),
-            "position": state.position(recipe.training.global_batch_size),
+            "epoch": position / max(1, self._epoch_size),
+            "position": position,
             "lr": lr,
             "adam_step": current_adam_step(self.engine),
             "seed": recipe.training.seed,

@@ -111,6 +111,8 @@ def restore(directory: Path, engine: TrainingEngine) -> None:
                 f"{directory}: its optimizer files hold {covered} of {fragment.master.numel()} elements of {fragment.name}."
             )
     set_adam_step(engine.engine, read_state(directory)["adam_step"])
+    if engine.average is not None:
+        engine.average.recall()
 
 
 def _checked_weights(directory: Path, engine: TrainingEngine) -> dict[str, torch.Tensor]:

@@ -15,9 +15,11 @@ from jadeberta.training.state import RunState
 
 FREE_KEYS = {
     "model": {"attention"},
-    "training": {"micro_batch_size", "max_steps", "precision"},
+    "training": {"micro_batch_size", "max_steps", "decay_steps", "precision", "compile", "recompute"},
 }
 """Keys of sections that bind a run which may still change between its lives."""
+BEFORE_THE_KEY: dict[str, Any] = {"training.batch_size_warmup": [], "training.z_loss": 0.0, "training.ema_decay": 0.0}
+"""What a checkpoint that is older than a key did: it still resumes where the recipe says the same."""
 
 
 def binding_settings(recipe: Recipe, repeats: dict[str, int]) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def refuse_foreign(directory: Path, state: dict[str, Any], expected: dict[str, A
                 f"{directory}: made with other {what} (checkpoint {state['fingerprints'][what][:16]}…, this run "
                 f"{expected['fingerprints'][what][:16]}…). Set {remedy} to the ones it was made with, or choose another run.dir."
             )
-    before, now = state["settings"], expected["settings"]
+    before, now = BEFORE_THE_KEY | state["settings"], expected["settings"]
     differ = [f"{k} {before.get(k)} -> {now.get(k)}" for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
     if differ:
         raise CheckpointError(
@@ -81,8 +83,8 @@ def refuse_inconsistent(directory: Path, state: dict[str, Any]) -> None:
             f"{directory}: {state['adam_step']} updates at step {state['step']} with {state['skipped_steps']} skipped; "
             "these do not add up. Remove it and go on from an older one."
         )
-    keys = ("warmup_steps", "max_steps", "schedule")
-    lr = learning_rate(state["step"] - 1, peak=training["lr"], **{k: training[k] for k in keys})
+    keys = ("warmup_steps", "max_steps", "schedule", "decay_steps")
+    lr = learning_rate(state["step"] - 1, peak=training["lr"], **{k: training[k] for k in keys if k in training})
     if lr != state["lr"]:
         raise CheckpointError(
             f"{directory}: its last learning rate was {state['lr']}, its recipe makes it {lr}. Remove it and go on from an older one."

@@ -46,14 +46,14 @@ def judge_fitness(verdict: dict[str, Any] | None, hosts: list[str], tasks: int, 
     if not unfit:
         return Fitness("go", f"the preflight is not content ({why}), but names no host of this job.")
     ranks = (len(hosts) - len(unfit)) * tasks
-    micro_batch_size = fitting_micro_batch(recipe.training.global_batch_size, recipe.training.micro_batch_size, ranks)
+    micro_batch_size = fitting_micro_batch(recipe.training.batch_sizes.common, recipe.training.micro_batch_size, ranks)
     if len(unfit) <= recipe.cluster.drop_hosts and micro_batch_size:
         return Fitness("without", f"goes on without {', '.join(unfit)} on {ranks} ranks. {why}", unfit, ranks, micro_batch_size)
     return Fitness("requeue", f"cannot go on with {', '.join(unfit)}, nor without. {why}", unfit)
 
 
-def fitting_micro_batch(global_batch_size: int, micro_batch_size: int, ranks: int) -> int:
-    """The largest micro-batch up to the recipe's that divides the batch over some ranks; 0 where none does."""
-    if ranks < 1 or global_batch_size % ranks:
+def fitting_micro_batch(batch: int, micro_batch_size: int, ranks: int) -> int:
+    """The largest micro-batch up to the recipe's that divides a batch, or what divides all batches, over some ranks; 0 where none does."""
+    if ranks < 1 or batch % ranks:
         return 0
-    return max(size for size in range(1, micro_batch_size + 1) if global_batch_size // ranks % size == 0)
+    return max(size for size in range(1, micro_batch_size + 1) if batch // ranks % size == 0)

@@ -13,6 +13,7 @@ from jadeberta.data.batches import make_micro_batch
 from jadeberta.data.masking import Masker
 from jadeberta.evaluation.mlm import EVALUATION_SEED
 from jadeberta.shards import ShardReader
+from jadeberta.training.average import show
 from jadeberta.training.control import Asks
 from jadeberta.training.engine import TrainingEngine
 
@@ -30,6 +31,14 @@ class Validation:
 
         Every rank calls it. The weights and every random number of the training are as before.
         """
+        if self.recipe.evaluation.weights == "trained":
+            return self._every_corpus(poll)
+        show(self.engine.engine, "ema")
+        answer = self._every_corpus(poll)  # what it raises ends the run: nothing is to be put back then
+        show(self.engine.engine, "master")
+        return answer
+
+    def _every_corpus(self, poll: Callable[[], Asks]) -> tuple[dict[str, dict[str, float]], Asks]:
         self.engine.engine.eval()
         try:
             figures = {}

@@ -13,6 +13,7 @@ def write_card(
     ledger: list[dict[str, Any]],
     evaluation: dict[str, Any] | None,
     predictions: list[tuple[str, float]],
+    weights: str = "trained",
 ) -> None:
     """Writes README.md of a release.
 
@@ -23,6 +24,7 @@ def write_card(
         ledger: of the run, empty where it is not there.
         evaluation: what `evaluate mlm` found.
         predictions: words and probabilities for CARD_SENTENCE.
+        weights: trained, or ema: their running average.
     """
     sections = [
         _front_matter(),
@@ -30,7 +32,7 @@ def write_card(
         "A Japanese DeBERTa V2 trained by masked language modelling with jadeberta.\n",
         _usage(predictions, state["data"]),
         _data(state),
-        _training(state, ledger),
+        _training(state, ledger, weights),
         _evaluation(evaluation),
     ]
     path.write_text("\n".join(section for section in sections if section), encoding="utf-8")
@@ -88,14 +90,14 @@ sentencepiece unigram, {data["vocab_size"]:,} pieces (sha256 {fingerprints["toke
 """
 
 
-def _training(state: dict[str, Any], ledger: list[dict[str, Any]]) -> str:
+def _training(state: dict[str, Any], ledger: list[dict[str, Any]], weights: str) -> str:
     settings = state["settings"]
     lines = [
         ("steps", f"{state['step']:,}"),
         ("tokens seen", f"{state['tokens']:,}"),
         ("learning rate, peak", settings["training.lr"]),
-        ("schedule", f"{settings['training.schedule']}, {settings['training.warmup_steps']:,} steps of warm-up"),
-        ("global batch size", f"{settings['training.global_batch_size']:,} sequences"),
+        ("schedule", _schedule(state["recipe"]["training"])),
+        ("global batch size", _batch(settings)),
         ("micro-batch size", f"{state['recipe']['training']['micro_batch_size']} sequences a rank"),
         ("optimizer", _optimizer(settings)),
         ("weight decay", settings["training.weight_decay"]),
@@ -111,6 +113,10 @@ def _training(state: dict[str, Any], ledger: list[dict[str, Any]]) -> str:
         ("seed", state["seed"]),
         ("software", ", ".join(f"{name} {version}" for name, version in state["versions"].items())),
     ]
+    if settings.get("training.z_loss"):
+        lines.append(("z-loss", settings["training.z_loss"]))
+    if weights == "ema":
+        lines.append(("weights", f"running average of those that were trained, decay {settings['training.ema_decay']}"))
     starts = sum(row.get("event") == "start" for row in ledger)
     if starts:
         lines.append(
@@ -121,6 +127,16 @@ def _training(state: dict[str, Any], ledger: list[dict[str, Any]]) -> str:
         )
     table = "\n".join(f"| {name} | {value} |" for name, value in lines)
     return f"## Training\n\n| | |\n|---|---|\n{table}\n"
+
+
+def _schedule(training: dict[str, Any]) -> str:
+    decay = f", {training['decay_steps']:,} steps of decay" if training.get("decay_steps") else ""
+    return f"{training['schedule']}, {training['warmup_steps']:,} steps of warm-up{decay}"
+
+
+def _batch(settings: dict[str, Any]) -> str:
+    warmup = [f"{size:,} for {steps:,} steps" for size, steps in settings.get("training.batch_size_warmup", [])]
+    return ", then ".join([*warmup, f"{settings['training.global_batch_size']:,} sequences"])
 
 
 def _optimizer(settings: dict[str, Any]) -> str:

@@ -12,14 +12,16 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from jadeberta.checkpoint.content import TOKENIZER_FILES, read_state, save_tensors
 from jadeberta.checkpoint.manifest import verify
+from jadeberta.checkpoint.whole import Weights, whole_weights
 from jadeberta.errors import CheckpointError, OutputError
 from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.model import load
 from jadeberta.release.card import CARD_SENTENCE, write_card
+from jadeberta.release.origin import origin_of, write_origin
 from jadeberta.training.ledger import read_jsonl
 
 FIGURES = {"accuracy", "loss", "unigram_accuracy", "masked_tokens"}
@@ -28,7 +30,11 @@ LOGIT_TOLERANCE = 2e-4
 
 
 def export(
-    checkpoint: Path, out: Path, dtype: torch.dtype = torch.float32, evaluation: dict[str, Any] | None = None
+    checkpoint: Path,
+    out: Path,
+    dtype: torch.dtype = torch.float32,
+    evaluation: dict[str, Any] | None = None,
+    kind: Weights = "trained",
 ) -> list[tuple[str, float]]:
     """Writes the release of a checkpoint and returns the card sentence's five likeliest words with their probabilities.
 
@@ -37,9 +43,11 @@ def export(
         out: must not exist; appears by rename when everything in it has been checked.
         dtype: of the weights; fp32 writes the master weights.
         evaluation: what `evaluate mlm` found, for the card.
+        kind: the trained weights, or their running average.
 
     Raises:
-        CheckpointError: the checkpoint cannot be trusted or has no tokenizer, `out` exists, or the export gives other logits.
+        CheckpointError: the checkpoint cannot be trusted, has no tokenizer or no average, the evaluation is of other weights, `out`
+            exists, or the export gives other logits.
     """
     if faults := verify(checkpoint):
         raise CheckpointError(f"{faults[0]} Export another checkpoint; 'jadeberta checkpoint verify' shows which can be trusted.")
@@ -49,48 +57,33 @@ def export(
         raise CheckpointError(
             f"{checkpoint / missing[0]}: missing; a release needs its tokenizer. Copy it there from the shards' tokenizer/."
         )
+    if evaluation is not None and (asked := evaluation.get("weights", "trained")) != kind:
+        raise CheckpointError(
+            f"the evaluation is of the {asked} weights, the export of the {kind} ones. Make it anew with "
+            f"'jadeberta evaluate mlm --weights {kind}'."
+        )
     temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        weights = {name: tensor.to(dtype).contiguous() for name, tensor in master_weights(checkpoint).items()}
+        weights = {name: tensor.to(dtype).contiguous() for name, tensor in whole_weights(checkpoint, kind).items()}
         save_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
         config |= {"dtype": str(dtype).removeprefix("torch.")}
         (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for name in TOKENIZER_FILES:
             shutil.copyfile(checkpoint / name, temporary / name)
+        write_origin(temporary, origin_of(read_state(checkpoint)))
         _compare_logits(temporary, weights)
         predictions = fill_mask(temporary, CARD_SENTENCE)
         ledger = read_jsonl(checkpoint.parent.parent / "ledger.jsonl")
-        write_card(temporary / "README.md", config, read_state(checkpoint), ledger, evaluation, predictions)
+        write_card(temporary / "README.md", config, read_state(checkpoint), ledger, evaluation, predictions, kind)
         temporary.rename(out)
     except (OSError, SafetensorError) as e:
         raise OutputError(f"{out}: cannot be written ({e}). Make room, or name another --out.") from e
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return predictions
-
-
-def master_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Every parameter whole, fp32, put together from the optimizer files; raises CheckpointError where a piece is missing."""
-    whole: dict[str, torch.Tensor] = {}
-    filled: dict[str, int] = {}
-    for path in sorted(checkpoint.glob("optimizer-*.safetensors")):
-        with safe_open(path, "pt") as file:
-            for name, place in json.loads(file.metadata()["fragments"]).items():
-                piece = file.get_tensor(f"master.{name}")
-                flat = whole.setdefault(name, torch.zeros(place["shape"], dtype=torch.float32)).view(-1)
-                flat[place["start"] : place["start"] + piece.numel()] = piece
-                filled[name] = filled.get(name, 0) + piece.numel()
-    for name, tensor in whole.items():
-        if filled[name] != tensor.numel():
-            raise CheckpointError(
-                f"{checkpoint}: its optimizer files hold {filled[name]} of {tensor.numel()} elements of {name}."
-            )
-    if not whole:
-        raise CheckpointError(f"{checkpoint}: no optimizer files with master weights in it.")
-    return whole
 
 
 def fill_mask(directory: Path, sentence: str, top: int = 5) -> list[tuple[str, float]]:
@@ -141,17 +134,19 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint, or a run (its newest valid one)")
     parser.add_argument("--out", type=Path, required=True, help="directory to make")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the released weights")
+    parser.add_argument("--weights", choices=["trained", "ema"], default="trained", help="ema: the average of training.ema_decay")
     parser.add_argument("--evaluation", type=Path, help="JSON of 'jadeberta evaluate mlm --output', for the card")
     parser.add_argument("--dry-run", action="store_true", help="say which checkpoint would be exported, write nothing")
     options = parser.parse_args(arguments)
     checkpoint = resolve_checkpoint(options.checkpoint)
     if options.dry_run:
-        print(f"would export {checkpoint} to {options.out} as {options.dtype}")
+        which = ", the average of the weights" if options.weights == "ema" else ""
+        print(f"would export {checkpoint} to {options.out} as {options.dtype}{which}")
         return 0
     evaluation = None
     if options.evaluation is not None:
         evaluation = read_evaluation(options.evaluation)
-    predictions = export(checkpoint, options.out, getattr(torch, options.dtype), evaluation)
+    predictions = export(checkpoint, options.out, getattr(torch, options.dtype), evaluation, options.weights)
     print(f"exported {checkpoint} to {options.out}")
     print(f"{CARD_SENTENCE}")
     for word, probability in predictions:

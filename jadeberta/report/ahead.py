@@ -3,9 +3,11 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from jadeberta.batch_sizes import ALIKE, BatchSizes
 from jadeberta.report.accounts import Account
 from jadeberta.report.jobs import Slurm
 
@@ -17,6 +19,8 @@ class Goal:
     max_steps: int | None = None
     every_steps: int | None = None
     """Between two saves."""
+    sizes: BatchSizes = ALIKE
+    """Of the batches; all the same where it does not say."""
 
 
 def read_goal(run: Path) -> Goal:
@@ -30,7 +34,15 @@ def read_goal(run: Path) -> Goal:
         keys = recipe.get(section) if isinstance(recipe, dict) else None
         value = keys.get(key) if isinstance(keys, dict) else None
         found.append(value if isinstance(value, int) and value > 0 else None)
-    return Goal(*found)
+    return Goal(found[0], found[1], _sizes_of(recipe))
+
+
+def _sizes_of(recipe: Any) -> BatchSizes:
+    try:
+        training = recipe["training"]
+        return BatchSizes(int(training["global_batch_size"]), tuple((int(n), int(s)) for n, s in training["batch_size_warmup"]))
+    except (KeyError, TypeError, ValueError):
+        return ALIKE
 
 
 def next_save(result: Account, goal: Goal) -> tuple[int, float] | None:
@@ -46,7 +58,8 @@ def training_left_s(result: Account, goal: Goal) -> float | None:
     """Seconds of steps until the end of the training; None where it cannot be told, or is over."""
     if not goal.max_steps or not result.step_s or result.step >= goal.max_steps:
         return None
-    return result.step_s * (goal.max_steps - result.step)
+    sequence_s = result.step_s / goal.sizes.of_step(max(0, result.step - 1))
+    return sequence_s * (goal.sizes.before(goal.max_steps) - goal.sizes.before(result.step))
 
 
 def jobs_to_come(slurm: Slurm, left_s: float) -> int | None:

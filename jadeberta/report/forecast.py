@@ -7,7 +7,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from jadeberta.config import Recipe, accumulation_steps
+from jadeberta.config import Recipe, TrainingConfig
 from jadeberta.errors import ConfigError
 from jadeberta.report.history import Row, finite, read_history, stall_seconds
 from jadeberta.report.interval import best_interval, daly, expected_efficiency, young
@@ -21,6 +21,8 @@ STEPS_FOR_SPREAD = 16
 """Fewer say little about how much steps differ."""
 OPTIMIZER_BYTES = 12
 """A parameter's fp32 master weight and two Adam moments."""
+AVERAGE_BYTES = 4
+"""Its fp32 average, where the recipe keeps one."""
 
 
 @dataclass
@@ -108,6 +110,11 @@ class Forecast:
     """By the name of their option."""
 
 
+def bytes_per_parameter(training: TrainingConfig) -> int:
+    """Bytes of a checkpoint for each parameter."""
+    return OPTIMIZER_BYTES + AVERAGE_BYTES * bool(training.ema_decay) + (2 if training.precision == "bf16" else 4)
+
+
 def measured_inputs(ledger: list[Row], metrics: list[Row], name: str) -> dict[str, Input]:
     """What a run's own rows say of stall, write, restart and tokens/s; what they do not say is left out.
 
@@ -160,7 +167,7 @@ def forecast(recipe: Recipe, cluster: Cluster, inputs: dict[str, Input], paramet
         ConfigError: the batch does not divide over the GPUs, the device's peak is needed and not known, or no time is left to train.
     """
     training, gpus = recipe.training, cluster.nodes * cluster.gpus_per_node
-    accumulation_steps(training.global_batch_size, training.micro_batch_size, gpus)
+    training.accumulation(gpus)
     length = recipe.model.max_position_embeddings
     flops = training_flops_per_token(recipe.model, length, training.micro_batch_size, training.mask_probability)
     used = {**{name: value for name, value in DEFAULTS.items() if name != "mfu"}, **inputs}
@@ -177,7 +184,8 @@ def forecast(recipe: Recipe, cluster: Cluster, inputs: dict[str, Input], paramet
     mtbf = used["mtbf_node_hours"].value * 3600 / cluster.nodes
     step_tokens = training.global_batch_size * length
     step_s = step_tokens / rate
-    days = step_s * training.max_steps / 86400
+    tokens = training.batch_sizes.before(training.max_steps) * length
+    days = tokens / rate / 86400
     costs = _costs(used, mtbf)
 
     def choice(seconds: float, steps: int | None = None) -> Choice:
@@ -194,14 +202,14 @@ def forecast(recipe: Recipe, cluster: Cluster, inputs: dict[str, Input], paramet
     }
     return Forecast(
         parameters=parameters,
-        tokens=training.max_steps * step_tokens,
+        tokens=tokens,
         flops_per_token=flops,
-        total_flops=flops * training.max_steps * step_tokens,
+        total_flops=flops * tokens,
         tokens_per_second=rate,
         mfu=rate * flops / (peak * gpus) if peak is not None else None,
         step_s=step_s,
         days_without_faults=days,
-        checkpoint_bytes=parameters * (OPTIMIZER_BYTES + (2 if training.precision == "bf16" else 4)),
+        checkpoint_bytes=parameters * bytes_per_parameter(training),
         mtbf_s=mtbf,
         failures=choices["recipe"].days * 86400 / mtbf,
         choices=choices,

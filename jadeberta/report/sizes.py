@@ -120,7 +120,7 @@ def compare(
     result: list[Size] = []
     for size in sizes:
         ranks = size * gpus
-        micro = next((m for m in range(training.micro_batch_size, 0, -1) if batch % (m * ranks) == 0), 0)
+        micro = next((m for m in range(training.micro_batch_size, 0, -1) if training.batch_sizes.common % (m * ranks) == 0), 0)
         if micro == 0:
             result.append(Size(size, ranks, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
             continue
@@ -132,7 +132,7 @@ def compare(
         first = next((s for s in result if s.micro_batch), None)
         efficiency = 1.0 if first is None else speed / ranks / (first.tokens_per_second / first.ranks)
         waits = time.communication_s + time.stragglers_s
-        days = time.step_s * training.max_steps / 86400
+        days = time.step_s * training.batch_sizes.before(training.max_steps) / batch / 86400
         result.append(Size(size, ranks, micro, accumulation, time.step_s, time.compute_s, waits, speed, efficiency, days))
     return result
 

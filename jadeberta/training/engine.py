@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 
 from jadeberta.cluster.environment import Process
 from jadeberta.cluster.local import free_port
-from jadeberta.config import Recipe, accumulation_steps, resolve_file
+from jadeberta.config import Recipe, resolve_file
 from jadeberta.data.batches import MicroBatch, StepBatch
 from jadeberta.data.order import derive_key
 from jadeberta.errors import ConfigError, HangError
 from jadeberta.model import DebertaForMaskedLM, build
+from jadeberta.training.average import WeightAverage
 from jadeberta.training.communication import Communication, CommunicationMeter
 from jadeberta.training.control import Asks
 from jadeberta.training.guard import UpdateGuard
@@ -96,7 +96,7 @@ def deepspeed_settings(recipe: Recipe, world_size: int) -> dict[str, Any]:
     decided = {
         "train_batch_size": training.global_batch_size,
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
-        "gradient_accumulation_steps": accumulation_steps(training.global_batch_size, training.micro_batch_size, world_size),
+        "gradient_accumulation_steps": training.accumulation(world_size),
         "gradient_clipping": training.max_grad_norm,
     }
     for key, value in decided.items():
@@ -120,6 +120,8 @@ class StepResult:
     masked_accuracy: float
     masked_tokens: int
     tokens: int
+    positions: int
+    """Tokens and padding."""
     set_aside: int
     """Rows that are damaged and were left out."""
     grad_norm: float
@@ -157,8 +159,15 @@ class TrainingEngine:
         self.meter = CommunicationMeter(device) if recipe.logging.communication else None
         deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
         self.engine, *_ = deepspeed.initialize(model=self.model, optimizer=optimizer, config=settings)
-        create_optimizer_state(self.engine)
+        create_optimizer_state(self.engine, averaged=training.ema_decay > 0)
+        self.average = WeightAverage(self.engine, training.ema_decay) if training.ema_decay else None
         self.guard = UpdateGuard(self.engine, recipe.guard)
+        self.model.recompute = training.recompute
+        self.compiled = decide_compilation(recipe, self.stage, device)
+        self._uncompiled: Any = self.model.forward
+        if self.compiled:
+            # The forward alone: DeepSpeed hangs timers and hooks on the module, which no graph can hold.
+            self.model.forward = torch.compile(self.model.forward, fullgraph=True, dynamic=False)  # type: ignore[method-assign]
 
     def step(self, batch: StepBatch, lr: float, asks: Asks) -> StepResult:
         """One optimizer step, with what its collectives took where the recipe asks for that."""
@@ -192,6 +201,8 @@ class TrainingEngine:
             # No generator state to save or lose: dropout follows from where in the run we are.
             torch.manual_seed(int(derive_key(self.recipe.training.seed, 3, batch.step, number, self.process.rank) >> 1))
             self._tell(f"forward {number}")
+            # DeepSpeed counts micro-batches since its start, which goes wrong where the batch grows.
+            self.engine.set_gradient_accumulation_boundary(number == len(batch.micro_batches) - 1)
             loss_sum, correct = self.forward(micro_batch)
             self._tell(f"backward {number}")
             self.engine.backward(loss_sum * scale, scale_wrt_gas=False)
@@ -210,7 +221,11 @@ class TrainingEngine:
         grad_norm = self.engine.get_global_grad_norm()
         norm = float(grad_norm) if grad_norm is not None else float("nan")
         asked = Asks(*map(int, agreed))
-        return StepResult(loss, correct_share, masked_tokens, tokens, set_aside, norm, self.guard.conclude(norm), asked)
+        fault = self.guard.conclude(norm)
+        if fault is None and self.average is not None:
+            self.average.update()
+        positions = self.process.world_size * sum(m.input_ids.numel() for m in batch.micro_batches)
+        return StepResult(loss, correct_share, masked_tokens, tokens, positions, set_aside, norm, fault, asked)
 
     @property
     def working_dtype(self) -> torch.dtype:
@@ -226,9 +241,25 @@ class TrainingEngine:
         inputs: dict[str, Any] = {
             k: v if v is None else v.to(self.device, non_blocking=True) for k, v in vars(micro_batch).items()
         }
-        labels: torch.Tensor = inputs.pop("labels")
-        logits = self.engine(**inputs).logits.float()  # [masked, vocab]
-        return F.cross_entropy(logits, labels, reduction="sum"), (logits.detach().argmax(-1) == labels).sum()
+        # An evaluation's batches have many shapes, and each would be compiled.
+        run = self.engine if self.model.training or not self.compiled else self._uncompiled
+        sums: Any = run(**inputs, z_loss=self.recipe.training.z_loss)
+        return sums.loss, sums.correct
+
+
+def decide_compilation(recipe: Recipe, stage: int, device: torch.device) -> bool:
+    """Whether forward and backward go through torch.compile.
+
+    Raises:
+        ConfigError: the recipe asks for it where it cannot be.
+    """
+    wish = recipe.training.compile
+    if wish == "always" and stage == 3:
+        raise ConfigError(
+            "training.compile is 'always' but ZeRO-3 brings weights together while their layers run, which no graph can hold; "
+            "set it to 'auto', or deepspeed to ds_configs/zero1.json."
+        )
+    return wish == "always" or (wish == "auto" and device.type == "cuda" and stage < 3)
 
 
 def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

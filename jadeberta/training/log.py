@@ -33,8 +33,10 @@ class RunLog:
         if self.ledger is not None:
             self.ledger.write(event, **fields)
 
-    def step(self, batch: StepBatch, result: StepResult, state: RunState, lr: float, seconds: float, waited: float) -> None:
-        """A step is done; `seconds` is all of it, `waited` what it waited for data."""
+    def step(
+        self, batch: StepBatch, result: StepResult, state: RunState, lr: float, seconds: float, waited: float, saving: float
+    ) -> None:
+        """A step is done; `seconds` is all of it, `waited` what it waited for data, `saving` what a save took just before it."""
         rate = result.tokens / seconds
         self.progress.step(state.step, result.loss, result.masked_accuracy, lr, rate)
         if self.metrics is None:
@@ -52,8 +54,11 @@ class RunLog:
                 "tokens": state.tokens,
                 "set_aside": result.set_aside,
                 "tokens_per_second": rate,
+                "positions_per_second": result.positions / seconds,
                 "mfu": rate * self._flops_per_token / self._peak if self._peak else None,
+                "mfu_with_padding": result.positions / seconds * self._flops_per_token / self._peak if self._peak else None,
                 "data_wait_s": waited,
+                "save_wait_s": saving,
                 "step_s": seconds,
                 **(vars(spent) if spent is not None else {}),
                 "epoch": batch.epoch,

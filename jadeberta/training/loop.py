@@ -16,7 +16,7 @@ from jadeberta.training.agreement import differing_ranks
 from jadeberta.training.control import Asks
 from jadeberta.training.engine import TrainingEngine
 from jadeberta.training.log import RunLog
-from jadeberta.training.schedule import learning_rate
+from jadeberta.training.schedule import rate_of
 from jadeberta.training.state import RunState
 
 
@@ -102,20 +102,14 @@ def train(
         NumericsError: on every rank, where the ranks' weights differ.
         ShardError: on every rank, where one found a damaged shard and the recipe says stop.
     """
-    training, first_of_life, in_row = recipe.training, True, 0
+    training, first_of_life, in_row, saving = recipe.training, True, 0, 0.0
     mark = time.monotonic()
     world.beat("first_step", state.step + 1, "data")
     for batch in batches:
         waited = time.monotonic() - mark
         if batch.step != state.step:
             raise RuntimeError(f"the loader gave step {batch.step} where step {state.step} was due")
-        lr = learning_rate(
-            batch.step,
-            peak=training.lr,
-            warmup_steps=training.warmup_steps,
-            max_steps=training.max_steps,
-            schedule=training.schedule,
-        )
+        lr = rate_of(training, batch.step)
         damage = world.damage()
         asked = replace(world.poll(), written=int(saver.has_written()), damaged=int(bool(damage)))
         result = engine.step(batch, lr, asked)
@@ -124,7 +118,8 @@ def train(
             state, step=batch.step + 1, tokens=state.tokens + result.tokens, skipped_steps=state.skipped_steps + int(skipped)
         )
         world.beat("first_step" if first_of_life else "step", state.step, "metrics")
-        log.step(batch, result, state, lr, time.monotonic() - mark, waited)
+        log.step(batch, result, state, lr, time.monotonic() - mark, waited, saving)
+        saving = 0.0
         for record in batch.set_aside:
             world.set_aside(record)
         if result.asks.damaged:
@@ -146,7 +141,9 @@ def train(
         every = recipe.checkpoint.every_steps
         if state.step % every == 0 or state.step == training.max_steps or asks.save or asks.stop or asks.requeue:
             world.beat("save", state.step, "snapshot")
+            began = time.monotonic()
             saver.save(state, lr)
+            saving = time.monotonic() - began
         if asks.save:
             world.done("SAVE")
         if (asks.stop or asks.requeue) and state.step < training.max_steps:

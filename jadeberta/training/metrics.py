@@ -21,8 +21,11 @@ TENSORBOARD_TAGS = {
     "lr": "train/lr",
     "grad_norm": "train/grad_norm",
     "tokens_per_second": "speed/tokens_per_second",
+    "positions_per_second": "speed/positions_per_second",
     "mfu": "speed/mfu",
+    "mfu_with_padding": "speed/mfu_with_padding",
     "data_wait_s": "speed/data_wait_s",
+    "save_wait_s": "speed/save_wait_s",
     "step_s": "speed/step_s",
     "communication_s": "speed/communication_s",
 }

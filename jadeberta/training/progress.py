@@ -3,6 +3,8 @@
 import sys
 import time
 
+from jadeberta.batch_sizes import ALIKE, BatchSizes
+
 
 def duration(seconds: float) -> str:
     """Seconds as 36d 04h, 2h 05m, 3m 20s or 12s."""
@@ -17,8 +19,9 @@ def duration(seconds: float) -> str:
 class Progress:
     """Lines about the steps, with the rate and the time left."""
 
-    def __init__(self, active: bool, max_steps: int, every: int, may_be_live: bool = True) -> None:
-        self.active, self.max_steps, self.every = active, max_steps, every
+    def __init__(self, active: bool, max_steps: int, every: int, may_be_live: bool = True, sizes: BatchSizes = ALIKE) -> None:
+        """`sizes` of the steps tell the time left: a step of half the sequences takes half the time."""
+        self.active, self.max_steps, self.every, self.sizes = active, max_steps, every, sizes
         self.live = active and may_be_live and sys.stdout.isatty()
         self.began = time.monotonic()
         self.first_step: int | None = None
@@ -36,8 +39,8 @@ class Progress:
         due = step % self.every == 0 or step == self.max_steps
         if not due and not self.live:
             return
-        seconds = (time.monotonic() - self.began) / max(1, step - self.first_step)
-        left = duration(seconds * (self.max_steps - step)) if step > self.first_step else "?"
+        done, of_all = (self.sizes.before(s) - self.sizes.before(self.first_step) for s in (step, self.max_steps))
+        left = duration((time.monotonic() - self.began) / done * (of_all - done)) if done else "?"
         rate = f"{tokens_per_second:,.0f} tokens/s"
         line = f"step {step}/{self.max_steps}  loss {loss:.4f}  acc {accuracy:.3f}  lr {lr:.2e}  {rate}  {left} left"
         if self.live and not due:

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from jadeberta.batch_sizes import BatchSizes
 from jadeberta.data.order import Ranges, data_step
 
 
@@ -30,9 +31,9 @@ class RunState:
     def counters(self) -> dict[str, Any]:
         return asdict(self)
 
-    def position(self, global_batch_size: int) -> int:
+    def position(self, sizes: BatchSizes) -> int:
         """First position of the sample order that the next step reads."""
-        return data_step(self.step, self.stepped_over) * global_batch_size
+        return sizes.before(data_step(self.step, self.stepped_over))
 
     def after_rollback(self, before: "RunState", end_step: int) -> "RunState":
         """This state, restored from a checkpoint, with the data of training steps [self.step, end_step) stepped over.

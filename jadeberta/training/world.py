@@ -100,7 +100,10 @@ class World:
             return Asks()
         figures, asks, seconds = self._evaluate(self.control.poll)
         if self.engine.process.is_root:
-            self.own_ledger.write("evaluation", step=self._step, seconds=seconds, corpora=figures, whole=bool(figures))
+            weights = self.recipe.evaluation.weights
+            self.own_ledger.write(
+                "evaluation", step=self._step, seconds=seconds, corpora=figures, weights=weights, whole=bool(figures)
+            )
             each = "  ".join(f"{name} {f['accuracy']:.3f}" for name, f in figures.items())
             self.progress.say(f"step {self._step}: held-out masked accuracy  {each or 'not finished: asked to end'}")
         return asks

@@ -1,4 +1,4 @@
-"""Where ZeRO keeps the training state of this rank: views into its fp32 master weights and Adam moments, by parameter name.
+"""Where ZeRO keeps the training state of this rank: views into its fp32 master weights, Adam moments and average, by parameter name.
 
 The same three names and flat ranges under ZeRO 1, 2 and 3, in bf16 and fp32, so that a checkpoint knows nothing of stages. Written
 against DeepSpeed 0.19.8, whose layouts these are; nothing else in the project reaches into its optimizers.
@@ -25,18 +25,29 @@ class Fragment:
     master: torch.Tensor  # fp32 [length], a view: writing to it writes the optimizer's
     exp_avg: torch.Tensor  # likewise
     exp_avg_sq: torch.Tensor
+    ema: torch.Tensor | None = None  # likewise; where the run keeps an average of its weights
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        return {"master": self.master, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
+        """What a checkpoint holds of it, by kind."""
+        kinds = {"master": self.master, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
+        return kinds if self.ema is None else kinds | {"ema": self.ema}
 
 
-def create_optimizer_state(engine: Any) -> None:
-    """Gives Adam its moments and step count before a first step; without that there is nothing to restore into."""
+def create_optimizer_state(engine: Any, averaged: bool = False) -> None:
+    """Gives Adam its moments and step count before a first step; without that there is nothing to restore into.
+
+    Args:
+        engine: under any stage, before its first step.
+        averaged: also keep an average of the weights, which begins with what they are now.
+    """
     inner = engine.optimizer.optimizer
-    for flat in _flat_masters(engine):
+    for flat in flat_masters(engine):
         if not inner.state[flat]:
             step = torch.zeros((), dtype=torch.float32, device=flat.device)
             inner.state[flat] = {"step": step, **{m: torch.zeros_like(flat) for m in MOMENTS}}
+        if averaged:
+            # Beside the moments: it is cut into the same pieces, and Adam does not look at names it does not know.
+            inner.state[flat]["ema"] = flat.detach().clone()
 
 
 def fragments(engine: Any) -> Iterator[Fragment]:
@@ -45,14 +56,14 @@ def fragments(engine: Any) -> Iterator[Fragment]:
     if engine.zero_optimization_stage() == 3:
         yield from _fragments_stage3(engine, state)
         return
-    flats = _flat_masters(engine)
+    flats = flat_masters(engine)
     for name, parameter in engine.module.named_parameters():
         mapping = parameter._hp_mapping
         if mapping is None:
             continue  # another rank's
         flat = flats[mapping.param_group_index]
         place, size = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
-        views = {m: state[flat][m].narrow(0, place, size) for m in MOMENTS}
+        views = {m: state[flat][m].narrow(0, place, size) for m in (*MOMENTS, "ema") if m in state[flat]}
         master = flat.detach().narrow(0, place, size)
         yield Fragment(name, tuple(parameter.shape), mapping.lp_fragment_address.start, master, **views)
 
@@ -76,16 +87,20 @@ def load_working_weights(engine: Any, weights: dict[str, torch.Tensor]) -> None:
         weights: every parameter whole, in any floating dtype.
     """
     for name, parameter in engine.module.named_parameters():
-        value = weights[name]
-        if not hasattr(parameter, "ds_tensor"):
-            parameter.data.copy_(value)
-            continue
-        partition = parameter.ds_tensor
-        start = partition.numel() * torch.distributed.get_rank()
-        piece = value.flatten()[start : start + partition.numel()]
-        partition.data[: piece.numel()].copy_(piece)
-        if parameter.data.numel() == parameter.ds_numel:  # small parameters are kept whole on every rank
-            parameter.data.copy_(value.view(parameter.data.shape))
+        load_working_weight(parameter, weights[name])
+
+
+def load_working_weight(parameter: Any, value: torch.Tensor) -> None:
+    """The same for one parameter."""
+    if not hasattr(parameter, "ds_tensor"):
+        parameter.data.copy_(value)
+        return
+    partition = parameter.ds_tensor
+    start = partition.numel() * torch.distributed.get_rank()
+    piece = value.flatten()[start : start + partition.numel()]
+    partition.data[: piece.numel()].copy_(piece)
+    if parameter.data.numel() == parameter.ds_numel:  # small parameters are kept whole on every rank
+        parameter.data.copy_(value.view(parameter.data.shape))
 
 
 def gather_working_weights(engine: Any) -> dict[str, torch.Tensor] | None:
@@ -103,7 +118,7 @@ def gather_working_weights(engine: Any) -> dict[str, torch.Tensor] | None:
     return weights if root else None
 
 
-def _flat_masters(engine: Any) -> list[torch.Tensor]:
+def flat_masters(engine: Any) -> list[torch.Tensor]:
     """The flat fp32 tensors that the inner optimizer updates, one a group (or sub-group)."""
     optimizer = engine.optimizer
     for attribute in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
@@ -123,5 +138,5 @@ def _fragments_stage3(engine: Any, state: Any) -> Iterator[Fragment]:
         length = min(numel, max(0, parameter.ds_numel - start))  # the last rank's partition may end in padding
         if length == 0:
             continue
-        views = {m: state[flat][m].narrow(0, offset, length) for m in MOMENTS}
+        views = {m: state[flat][m].narrow(0, offset, length) for m in (*MOMENTS, "ema") if m in state[flat]}
         yield Fragment(name, tuple(parameter.ds_shape), start, flat.detach().narrow(0, offset, length), **views)

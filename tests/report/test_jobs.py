@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from jadeberta.batch_sizes import BatchSizes
 from jadeberta.report.accounts import Account, Life
 from jadeberta.report.ahead import Goal, jobs_to_come, next_save, read_goal, training_left_s
 from jadeberta.report.jobs import by_the_books, newest_job, verdict_sentence, with_slurm
@@ -111,6 +112,8 @@ def test_what_is_left_of_the_training_counts_in_jobs_of_this_time_limit() -> Non
     assert [jobs_to_come(told, left) for left in (3600.0, 3601.0, 9000.0)] == [0, 1, 2]
     assert jobs_to_come(by_the_books([BEGIN], [START]), 9000.0) is None
     assert training_left_s(Account(step=1000, step_s=10.0), Goal(1000)) is None
+    # Ten more steps of 2 sequences and five of 8, at half a second a sequence.
+    assert training_left_s(Account(step=10, step_s=1.0), Goal(25, sizes=BatchSizes(8, ((2, 20),)))) == 30.0
 
 
 def test_the_goal_is_read_from_the_recipe_as_far_as_it_can_be(tmp_path) -> None:
@@ -118,6 +121,11 @@ def test_the_goal_is_read_from_the_recipe_as_far_as_it_can_be(tmp_path) -> None:
     for text, goal in (
         ("training: {max_steps: 400}\ncheckpoint: {every_steps: 50}", Goal(400, 50)),
         ("training: {max_steps: many}\ncheckpoint: {every_steps: 0}", Goal()),
+        (
+            "training: {max_steps: 400, global_batch_size: 8, batch_size_warmup: [[2, 20]]}",
+            Goal(400, sizes=BatchSizes(8, ((2, 20),))),
+        ),
+        ("training: {max_steps: 400, global_batch_size: 8, batch_size_warmup: much}", Goal(400)),
         ("training: [", Goal()),
         ("- a list", Goal()),
     ):

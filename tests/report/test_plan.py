@@ -60,6 +60,18 @@ def test_the_choices_are_what_the_formula_says() -> None:
     assert plan.choices["young"].seconds == pytest.approx((2 * 20 * 90_000) ** 0.5)
 
 
+def test_a_growing_batch_takes_fewer_tokens_and_an_average_more_disk() -> None:
+    speed = {"tokens_per_second_per_gpu": Input(14200, "given", "")}
+    plain = forecast(load_recipe(LARGE), Cluster(), speed, 1000)
+    options = ("--training.batch_size_warmup", "[[576, 4000], [1152, 1000]]", "--training.ema_decay", "0.9999")
+    grown = forecast(load_recipe(LARGE, options), Cluster(), speed, 1000)
+    fewer = (2304 - 576) * 4000 + (2304 - 1152) * 1000
+    assert grown.tokens == plain.tokens - fewer * 512 and grown.step_s == plain.step_s
+    assert grown.total_flops / plain.total_flops == pytest.approx(grown.tokens / plain.tokens)
+    assert plain.days_without_faults - grown.days_without_faults == pytest.approx(fewer * 512 / (14200 * 8) / 86400)
+    assert (plain.checkpoint_bytes, grown.checkpoint_bytes) == (14_000, 18_000)
+
+
 def test_a_parameter_is_counted_once_whatever_the_model_shares() -> None:
     from jadeberta.model import build
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from jadeberta.batch_sizes import BatchSizes
 from jadeberta.cluster.local import free_port, rank_environment
 from jadeberta.config import GuardConfig
 from jadeberta.data.order import SampleOrder, data_step
@@ -196,7 +197,8 @@ def test_a_second_roll_back_steps_over_what_the_first_went_back_over_too() -> No
     # Back to an older one: the first range lies within the new one.
     third = RunState(step=2).after_rollback(second, end_step=5)
     assert (third.rollbacks, third.stepped_over) == (3, ((2, 11),))
-    assert third.position(12) == 11 * 12
+    assert third.position(BatchSizes(12)) == 11 * 12
+    assert third.position(BatchSizes(12, ((4, 3), (8, 6)))) == 3 * 4 + 6 * 8 + 2 * 12
 
 
 def test_deviations_are_robust_against_half_a_window_of_outliers() -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from jadeberta.config import Recipe
-from jadeberta.report.forecast import OPTIMIZER_BYTES
+from jadeberta.report.forecast import bytes_per_parameter
 
 FILES_PER_CHECKPOINT = 12
 """Beside one file of every rank: weights, configuration, tokenizer, state, manifest."""
@@ -48,7 +48,7 @@ def need_of(recipe: Recipe, parameters: int, world_size: int, existing: int) -> 
         kept = keep.keep_last + (steps // keep.keep_every if keep.keep_every else 0)
         soon = max(1, keep.keep_last + 1 - existing)
     return Need(
-        checkpoint_bytes=parameters * (OPTIMIZER_BYTES + (2 if recipe.training.precision == "bf16" else 4)),
+        checkpoint_bytes=parameters * bytes_per_parameter(recipe.training),
         world_size=world_size,
         soon=soon,
         whole_run=max(soon, kept + 1 - existing),

@@ -115,6 +115,7 @@ def recipe_of(recipe: Recipe, point: Point, run_dir: str, steps: int) -> Recipe:
     result.run.dir, result.run.max_hours = run_dir, 0.0
     training = result.training
     training.global_batch_size, training.micro_batch_size = point.global_batch_size, point.micro_batch_size
+    training.batch_size_warmup, training.decay_steps = [], 0  # every step shall be of the point's size
     training.max_steps, training.warmup_steps = steps, min(training.warmup_steps, steps)
     if point.zero != zero_of(recipe)[0]:
         result.deepspeed = f"ds_configs/zero{point.zero}.json"

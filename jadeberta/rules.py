@@ -1,0 +1,129 @@
+"""What the settings of a recipe may be: each rule is refused with one sentence, and nothing downstream has to ask again."""
+
+from typing import TYPE_CHECKING
+
+from jadeberta.errors import ConfigError
+
+if TYPE_CHECKING:  # the recipe is checked where it is made
+    from jadeberta.config import Recipe, TrainingConfig
+
+AT_LEAST = {
+    "run.max_hours": 0, "data.workers": 0, "data.prefetch": 1, "model.num_hidden_layers": 1, "model.hidden_size": 1,
+    "model.num_attention_heads": 1, "model.attention_head_size": 1, "model.intermediate_size": 1, "model.max_position_embeddings": 1,
+    "model.conv_kernel_size": 0, "model.layer_norm_eps": 0, "model.initializer_range": 0, "training.max_steps": 1,
+    "training.global_batch_size": 1, "training.micro_batch_size": 1, "training.adam_eps": 0, "training.weight_decay": 0,
+    "training.max_grad_norm": 0, "training.seed": 0, "training.z_loss": 0, "training.decay_steps": 0,
+    "checkpoint.every_steps": 1, "checkpoint.keep_last": 0,
+    "checkpoint.keep_every": 0, "evaluation.every_steps": 0, "evaluation.sequences": 0, "guard.window": 8, "guard.deviations": 0,
+    "guard.max_skipped_in_row": 0, "guard.max_rollbacks": 0, "guard.compare_weights_every": 0, "watchdog.start_s": 0,
+    "watchdog.first_step_s": 0, "watchdog.step_s": 0, "watchdog.save_s": 0, "watchdog.eval_s": 0, "logging.every_steps": 1,
+    "cluster.fruitless_lives": 1, "cluster.drop_hosts": 0, "cluster.excluded_hosts": 0, "cluster.excluded_hours": 0,
+}  # fmt: skip
+BELOW_ONE = (
+    "training.adam_beta1",
+    "training.adam_beta2",
+    "training.ema_decay",
+    "model.hidden_dropout_prob",
+    "model.attention_probs_dropout_prob",
+    "model.pooler_dropout",
+)
+ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "tanh")
+
+
+def validate(recipe: "Recipe") -> None:
+    """Raises ConfigError where two settings contradict each other or a number is out of its range."""
+    for key, low in AT_LEAST.items():
+        section, name = key.split(".")
+        if (value := getattr(getattr(recipe, section), name)) < low:
+            raise ConfigError(f"{key} is {value}; it must be at least {low}.")
+    for key in BELOW_ONE:
+        section, name = key.split(".")
+        if not 0 <= (value := getattr(getattr(recipe, section), name)) < 1:
+            raise ConfigError(f"{key} is {value}; it must be at least 0 and below 1.")
+    if not recipe.run.dir:
+        raise ConfigError("run.dir is empty; name the directory in which the run shall live.")
+    _check_training(recipe.training)
+    _check_batch(recipe.training)
+    _check_model(recipe)
+    if any(n < 0 for n in recipe.data.repeats.values()):
+        raise ConfigError(f"data.repeats holds a negative number: {recipe.data.repeats}.")
+    if recipe.evaluation.weights == "ema" and not recipe.training.ema_decay:
+        raise ConfigError("evaluation.weights is ema, but training.ema_decay 0 keeps no average; set it, say to 0.9999.")
+
+
+def _check_training(training: "TrainingConfig") -> None:
+    if not 0 < training.mask_probability < 1:
+        raise ConfigError(f"training.mask_probability is {training.mask_probability}; it must lie between 0 and 1.")
+    if training.lr <= 0:
+        raise ConfigError(f"training.lr is {training.lr}; it must be above 0.")
+    if not 0 <= training.warmup_steps <= training.max_steps:
+        raise ConfigError(
+            f"training.warmup_steps {training.warmup_steps} must lie within training.max_steps {training.max_steps}."
+        )
+    if training.decay_steps and training.schedule != "wsd":
+        raise ConfigError(
+            f"training.decay_steps {training.decay_steps} belongs to training.schedule wsd, which is {training.schedule}; set it to 0."
+        )
+    if training.warmup_steps + training.decay_steps > training.max_steps:
+        raise ConfigError(
+            f"training.warmup_steps {training.warmup_steps} and training.decay_steps {training.decay_steps} together "
+            f"are more than training.max_steps {training.max_steps}."
+        )
+
+
+def _check_batch(training: "TrainingConfig") -> None:
+    last = 0
+    for stage in training.batch_size_warmup:
+        if len(stage) != 2 or min(stage) < 1:
+            raise ConfigError(
+                f"training.batch_size_warmup holds {stage}; each of its entries is [sequences, steps], both at least 1."
+            )
+        if not last < stage[0] < training.global_batch_size:
+            raise ConfigError(
+                f"training.batch_size_warmup {training.batch_size_warmup} must grow from entry to entry and stay below "
+                f"training.global_batch_size {training.global_batch_size}; its entries are [sequences, steps]."
+            )
+        last = stage[0]
+    for size in [*(size for size, _ in training.batch_size_warmup), training.global_batch_size]:
+        if size % training.micro_batch_size:
+            common = training.batch_sizes.common
+            fits = [n for n in range(1, common + 1) if common % n == 0]
+            near = sorted(fits, key=lambda n: abs(n - training.micro_batch_size))[:4]
+            key = "global_batch_size" if size == training.global_batch_size else "batch_size_warmup:"
+            raise ConfigError(
+                f"training.{key} {size} is not divisible by training.micro_batch_size {training.micro_batch_size}; "
+                f"sizes near it that fit: {', '.join(map(str, sorted(near)))}."
+            )
+
+
+def _check_model(recipe: "Recipe") -> None:
+    model = recipe.model
+    for key in ("hidden_act", "conv_act"):
+        if getattr(model, key) not in ACTIVATIONS:
+            raise ConfigError(f"model.{key} is {getattr(model, key)}; it may be {', '.join(ACTIVATIONS)}.")
+    if model.hidden_size % model.num_attention_heads:
+        raise ConfigError(
+            f"model.hidden_size {model.hidden_size} is not divisible by model.num_attention_heads {model.num_attention_heads}."
+        )
+    if model.num_attention_heads * model.attention_head_size != model.hidden_size:
+        raise ConfigError(
+            f"model.num_attention_heads {model.num_attention_heads} x model.attention_head_size {model.attention_head_size} "
+            f"is not model.hidden_size {model.hidden_size}; set attention_head_size to {model.hidden_size // model.num_attention_heads}."
+        )
+    if not set(model.pos_att_type) <= {"c2p", "p2c"}:
+        raise ConfigError(f"model.pos_att_type is {model.pos_att_type}; it may hold c2p and p2c.")
+    if model.attention == "fused":
+        raise ConfigError(
+            "model.attention 'fused' is not available in this version; choose 'sdpa' (the same function) or 'eager'."
+        )
+    if model.attention == "eager" and recipe.training.recompute:
+        raise ConfigError("training.recompute needs model.attention 'sdpa'; Hugging Face's own module keeps its activations.")
+    if model.attention == "eager" and recipe.data.packing == "documents":
+        raise ConfigError(
+            "data.packing 'documents' needs model.attention 'sdpa': Hugging Face's own module cannot keep documents apart."
+        )
+    pieces = recipe.preprocess.get("vocab_size", model.vocab_size)
+    if str(pieces) != str(model.vocab_size):  # from the command line it comes as text
+        raise ConfigError(
+            f"model.vocab_size {model.vocab_size} differs from preprocess.vocab_size {pieces}; they must be the same."
+        )

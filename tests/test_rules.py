@@ -1,0 +1,51 @@
+"""What a recipe may not be is refused with one sentence that names the key and what would do."""
+
+import pytest
+
+from jadeberta.config import TrainingConfig, accumulation_steps, load_recipe
+from jadeberta.errors import ConfigError
+from tests.helpers import ROOT
+
+LARGE = ROOT / "recipes/large.yaml"
+
+
+@pytest.mark.parametrize(
+    "options,words",
+    [
+        (["--training.batch_size_warmup", "[[576]]"], r"holds \[576\]; each of its entries is \[sequences, steps\]"),
+        (["--training.batch_size_warmup", "[[576, 0]]"], r"holds \[576, 0\]"),
+        (["--training.batch_size_warmup", "[[2304, 10]]"], r"\[\[2304, 10\]\] must grow .* stay below .* 2304"),
+        (["--training.batch_size_warmup", "[[576, 10], [288, 10]]"], "must grow from entry to entry"),
+        (["--training.batch_size_warmup", "[[576, 10], [1000, 10]]"], "batch_size_warmup: 1000 .* 18; .* that fit: 1, 2, 4, 8."),
+        (["--training.batch_size_warmup", "much"], "training.batch_size_warmup"),
+        (["--training.decay_steps", "10"], "decay_steps 10 belongs to training.schedule wsd, which is linear; set it to 0"),
+        (["--training.schedule", "wsd", "--training.decay_steps", "295000"], "10000 and training.decay_steps 295000 together"),
+        (["--training.schedule", "sawtooth"], "training.schedule"),
+        (["--training.ema_decay", "1.0"], "training.ema_decay is 1.0; it must be at least 0 and below 1"),
+        (["--training.z_loss", "-0.1"], "training.z_loss is -0.1; it must be at least 0"),
+        (["--evaluation.weights", "ema"], "evaluation.weights is ema, but training.ema_decay 0 keeps no average"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused(options, words) -> None:
+    with pytest.raises(ConfigError, match=words) as refused:
+        load_recipe(LARGE, tuple(options))
+    assert "\n" not in str(refused.value)
+
+
+def test_every_extra_is_off_in_the_published_run_and_can_be_set_from_the_command_line() -> None:
+    training = load_recipe(LARGE).training
+    off = TrainingConfig()
+    for key in ("batch_size_warmup", "schedule", "decay_steps", "ema_decay", "z_loss"):
+        assert getattr(training, key) == getattr(off, key)
+    options = ("--training.batch_size_warmup", "[[576, 2000], [1152, 500]]", "--training.ema_decay", "0.999")
+    training = load_recipe(LARGE, options).training
+    assert training.batch_sizes.warmup == ((576, 2000), (1152, 500)) and training.ema_decay == 0.999
+    assert training.batch_sizes.before(3000) == 576 * 2000 + 1152 * 500 + 2304 * 500
+    assert training.accumulation(8) == 16
+
+
+def test_ranks_that_fit_the_full_batch_alone_are_refused_with_those_that_fit_all() -> None:
+    assert accumulation_steps(24, 2, 4) == 3
+    with pytest.raises(ConfigError, match=r"24 \(and in training.batch_size_warmup 4, 12\) .* fit: 1, 2; .* fit 4 ranks: 1\."):
+        accumulation_steps(24, 2, 4, [4, 12])
+    assert accumulation_steps(24, 2, 2, [4, 12]) == 6
