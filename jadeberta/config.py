@@ -127,7 +127,7 @@ class TrainingConfig:
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16 keeps fp32 master weights and accumulates gradients in fp32."""
     compile: Literal["auto", "always", "never"] = "auto"
-    """torch.compile around forward and backward; auto: on GPUs, but not under ZeRO-3."""
+    """torch.compile around forward and backward; auto: on GPUs, but not under ZeRO-3 and not the reference, model.attention eager."""
     recompute: bool = False
     """Make the activations of each layer again in backward instead of keeping them: less memory, a third more work."""
     mask_probability: float = 0.15

@@ -104,3 +104,19 @@ def test_every_rank_of_every_stage_is_weighed_on_a_corpus_of_the_size_asked_for(
     assert [row["stage"] for row in document["stages"]] == ["extract", "segment", "tokenizer", "pack"]
     assert all(len(row["peak_mib"]) == 2 and 20 < row["peak_mib"][1] <= row["peak_mib"][0] for row in document["stages"])
     assert list(tmp_path.iterdir()) == [output]
+
+
+@pytest.mark.slow
+def test_every_way_through_a_step_is_timed_beside_the_eager_one(tmp_path) -> None:
+    output = tmp_path / "step.json"
+    command = [sys.executable, "bench/step.py", "--parts", "time", "--uncompiled", "--rounds", "2", "--output", str(output)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr[-3000:]
+    rows = json.loads(output.read_text())["rows"]
+    heads = ("whole head", "masked head")
+    assert [row["way"] for row in rows] == [f"{way}, {head}" for way in ("Hugging Face eager", "sdpa") for head in heads]
+    for row in rows:
+        assert len(row["rounds"]) == 2 and row["tokens_per_second"] * row["seconds"] == pytest.approx(2 * 512)
+        assert row["ratio"] * row["seconds"] == pytest.approx(rows[0]["seconds"])
+        assert row["way"] in result.stdout
+    assert output.with_suffix(".svg").read_text().count("<svg") == 1

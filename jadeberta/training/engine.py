@@ -259,7 +259,7 @@ def decide_compilation(recipe: Recipe, stage: int, device: torch.device) -> bool
             "training.compile is 'always' but ZeRO-3 brings weights together while their layers run, which no graph can hold; "
             "set it to 'auto', or deepspeed to ds_configs/zero1.json."
         )
-    return wish == "always" or (wish == "auto" and device.type == "cuda" and stage < 3)
+    return wish == "always" or (wish == "auto" and device.type == "cuda" and stage < 3 and recipe.model.attention != "eager")
 
 
 def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,0 +1,37 @@
+"""What the engine decides before it is built."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from jadeberta.config import load_recipe
+from jadeberta.errors import ConfigError
+from jadeberta.training.engine import decide_compilation
+from tests.helpers import TINY_MODEL, make_recipe
+
+
+@pytest.mark.parametrize(
+    ("wish", "device", "stage", "attention", "decided"),
+    [
+        ("auto", "cuda", 1, "sdpa", True), ("auto", "cuda", 2, "sdpa", True), ("auto", "cuda", 3, "sdpa", False),
+        ("auto", "cuda", 1, "eager", False), ("auto", "cpu", 1, "sdpa", False), ("always", "cpu", 1, "sdpa", True),
+        ("always", "cuda", 2, "eager", True), ("never", "cuda", 1, "sdpa", False), ("never", "cpu", 3, "sdpa", False),
+    ],
+)  # fmt: skip
+def test_gpus_compile_what_can_be_compiled(tmp_path: Path, wish, device, stage, attention, decided) -> None:
+    sections = {"training": {"compile": wish}, "model": TINY_MODEL | {"attention": attention}}
+    recipe = load_recipe(make_recipe(tmp_path / "recipe.yaml", tmp_path, tmp_path / "run", **sections))
+    assert decide_compilation(recipe, stage, torch.device(device)) is decided
+
+
+def test_compilation_under_zero3_is_refused_with_the_ways_out(tmp_path: Path) -> None:
+    recipe = load_recipe(make_recipe(tmp_path / "recipe.yaml", tmp_path, tmp_path / "run", training={"compile": "always"}))
+    with pytest.raises(ConfigError, match=r"'auto', or deepspeed to ds_configs/zero1\.json"):
+        decide_compilation(recipe, 3, torch.device("cpu"))
+
+
+def test_recomputation_with_the_reference_is_refused(tmp_path: Path) -> None:
+    sections = {"training": {"recompute": True}, "model": TINY_MODEL | {"attention": "eager"}}
+    with pytest.raises(ConfigError, match="keeps its activations"):
+        load_recipe(make_recipe(tmp_path / "recipe.yaml", tmp_path, tmp_path / "run", **sections))
