@@ -110,7 +110,9 @@ def test_nothing_of_a_row_of_padding_is_predicted(whole_words: bool) -> None:
     assert batch.attention_mask is not None and not batch.attention_mask.any()
 
 
-@pytest.mark.parametrize(("probability", "masked", "expected"), [(0.15, 0, 192), (0.15, 190, 192), (0.15, 193, 384), (1.0, 1024, 1024)])
+@pytest.mark.parametrize(
+    ("probability", "masked", "expected"), [(0.15, 0, 192), (0.15, 190, 192), (0.15, 193, 384), (1.0, 1024, 1024)]
+)
 def test_lists_of_masked_places_have_one_length_and_grow_only_by_doubling(probability: float, masked: int, expected: int) -> None:
     capacity = masked_capacity(1024 if probability == 1 else 900, probability)
     assert masked <= capacity or masked == 193
