@@ -18,7 +18,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.steps.account import account
-from bench.steps.variants import WAYS, Setting, Timing, measure
+from bench.steps.anchors import versions
+from bench.steps.variants import Setting, Timing, measure, ways_on
 from jadeberta.config import ModelConfig, load_recipe
 from jadeberta.training.metrics import peak_flops, training_flops_per_token
 
@@ -47,6 +48,7 @@ def main() -> None:
     document: dict[str, Any] = {
         "machine": machine(),
         "torch": torch.__version__,
+        "packages": versions(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     document["options"] = {k: v for k, v in vars(options).items() if k != "output"}
@@ -102,7 +104,7 @@ def timed(options: argparse.Namespace) -> list[dict[str, Any]]:
     config = ModelConfig(**sizes, pooler_hidden_size=sizes["hidden_size"], **dropout)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     setting = Setting(config, options.batch, getattr(torch, options.dtype), device)
-    ways = [way for way in WAYS if not (options.uncompiled and way.compiled)]
+    ways = [way for way in ways_on(device) if not (options.uncompiled and way.compiled)]
     timings = measure(setting, ways, options.rounds, options.warm_up, look_for_largest=device.type == "cuda")
     rows = [row_of(timing, setting, statistics.median(timings[0].seconds)) for timing in timings]
     print(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from bench.steps.anchors import ANCHORS, build_with
 from jadeberta.config import ModelConfig
 from jadeberta.data.batches import masked_capacity
 from jadeberta.model import build
@@ -18,6 +19,7 @@ class Way:
     """One row of the table."""
 
     attention: str
+    """One of ours, or a name of ANCHORS."""
     compiled: bool
     masked_head: bool
 
@@ -27,7 +29,12 @@ class Way:
         return f"{model}{' + compile' if self.compiled else ''}, {'masked' if self.masked_head else 'whole'} head"
 
 
-WAYS = [Way(attention, compiled, head) for attention in ("eager", "sdpa") for compiled in (False, True) for head in (False, True)]
+def ways_on(device: torch.device) -> list[Way]:
+    """All that a device can try, Hugging Face's first: ratios are to it. Other packages go uncompiled, as they are published."""
+    heads = (False, True)
+    ours = [Way(attention, compiled, head) for attention in ("eager", "sdpa") for compiled in (False, True) for head in heads]
+    theirs = [Way(name, False, head) for name, anchor in ANCHORS.items() if device.type in anchor.devices for head in heads]
+    return ours + theirs
 
 
 @dataclass
@@ -38,7 +45,7 @@ class Timing:
     seconds: list[float] = field(default_factory=list)
     """Of each round's micro-step, forward and backward."""
     peak_bytes: int | None = None
-    """The most that torch held on the GPU in a micro-step, weights and gradients included; None on CPUs."""
+    """The most that torch held on the GPU for this model in a micro-step, weights and gradients included; None on CPUs."""
     largest_micro_batch: int | None = None
     """The most sequences that fit beside weights and gradients; None where it was not looked for."""
 
@@ -70,11 +77,11 @@ class Setting:
 def measure(setting: Setting, ways: list[Way], rounds: int, warm_up: int, look_for_largest: bool) -> list[Timing]:
     """Times every way once a round, after some rounds that do not count.
 
-    One model of each attention lives through all rounds; both start from the same weights.
+    One model of each attention lives through all rounds; all start from the same weights. A package that is absent or refuses this
+    device gets no rows and one printed line.
     """
-    models = {a: build(setting.config.hugging_face(), a, seed=1) for a in {way.attention for way in ways}}
-    for model in models.values():
-        model.to(setting.device, setting.dtype).train()
+    models = models_of(setting, list(dict.fromkeys(way.attention for way in ways)))
+    ways = [way for way in ways if way.attention in models]
     runs: dict[Way, Callable[..., Any]] = {}
     for way in ways:
         forward = models[way.attention].forward
@@ -94,11 +101,32 @@ def measure(setting: Setting, ways: list[Way], rounds: int, warm_up: int, look_f
     return timings
 
 
+def models_of(setting: Setting, attentions: list[str]) -> dict[str, torch.nn.Module]:
+    """One model of each attention, ready to train; of a package only if a whole micro-step works, else its reason is printed."""
+    models: dict[str, torch.nn.Module] = {}
+    for attention in attentions:
+        model: Any
+        if attention not in ANCHORS:
+            model = build(setting.config.hugging_face(), attention, seed=1)
+            models[attention] = model.to(setting.device, setting.dtype).train()
+            continue
+        try:
+            model = build_with(ANCHORS[attention], setting.config, setting.device, setting.dtype, seed=1).train()
+            _step(model.forward, model, setting.inputs(setting.batch, masked_head=False))
+        except Exception as e:  # whatever a package raises, the other rows are to be timed
+            reason = str(e).strip().partition("\n")[0]
+            print(f"no rows of {attention} on {setting.device.type}: {type(e).__name__}: {reason}", flush=True)
+        else:
+            models[attention] = model
+    return models
+
+
 def _step(run: Callable[..., Any], model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[float, int | None]:
-    """Seconds of one forward and backward pass, and the most memory it took on a GPU."""
-    on_gpu = inputs["input_ids"].is_cuda
+    """Seconds of one forward and backward pass, and the most memory that the model took on a GPU, without other models there."""
+    on_gpu, others = inputs["input_ids"].is_cuda, 0
     if on_gpu:
         torch.cuda.synchronize()
+        others = torch.cuda.memory_allocated() - sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
         torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
     run(**inputs).loss.backward()
@@ -106,7 +134,7 @@ def _step(run: Callable[..., Any], model: torch.nn.Module, inputs: dict[str, Any
         torch.cuda.synchronize()
     seconds = time.perf_counter() - began
     model.zero_grad(set_to_none=True)
-    return seconds, torch.cuda.max_memory_allocated() if on_gpu else None
+    return seconds, torch.cuda.max_memory_allocated() - others if on_gpu else None
 
 
 def _largest(setting: Setting, way: Way, model: torch.nn.Module) -> int:
