@@ -48,7 +48,8 @@ def main() -> None:
     without = train(exact, [(variant, options.seeds[0]) for variant in ("eager", "sdpa")], work, options.at_once)
     check_batches(curves)
     check_batches(without)
-    found = compare(*([curves[variant, seed].losses for seed in options.seeds] for variant in VARIANTS), window)
+    eager, redrawn, sdpa = ([curves[variant, seed].losses for seed in options.seeds] for variant in VARIANTS)
+    found = compare(eager, redrawn, sdpa, window)
     rounding = largest_relative(*(curve.losses for curve in without.values()))
     made_of = "generated text" if options.corpora is None else "real text"
     document = describe(setting, options.seeds, made_of, found, rounding, curves)

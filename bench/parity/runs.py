@@ -92,7 +92,7 @@ def train(setting: Setting, runs: Sequence[tuple[str, int]], work: Path, at_once
     """The curves of runs given as (variant, seed); `at_once` processes of one thread each."""
     code = fingerprint_of_code()
     with ThreadPoolExecutor(at_once) as pool:
-        curves = list(pool.map(lambda run: _curve(setting, *run, work, code), runs))
+        curves = list(pool.map(lambda run: _curve(setting, run[0], run[1], work, code), runs))
     return dict(zip(runs, curves, strict=True))
 
 

@@ -44,14 +44,22 @@ def measure(recipe: Recipe, engine: TrainingEngine, checkpointer: Checkpointer, 
     log.metrics = MetricsWriter(run_dir, recipe.logging.tensorboard, 0)
     batch = batch_of(recipe, 1, 8)
     result = StepResult(
-        loss=5.0, masked_accuracy=0.3, masked_tokens=100, tokens=700, set_aside=0, grad_norm=1.2, fault=None, asks=Asks()
+        loss=5.0,
+        masked_accuracy=0.3,
+        masked_tokens=100,
+        tokens=700,
+        positions=768,
+        set_aside=0,
+        grad_norm=1.2,
+        fault=None,
+        asks=Asks(),
     )
     heart = Heart(run_dir, 0, 1, recipe.watchdog)
     compare_every = max(1, recipe.guard.compare_weights_every)
     parts: list[tuple[str, Callable[[], Any], int, float]] = [  # name, work, calls to measure, calls in a step
         ("guard, window full", guard, 500, 1),
         ("heartbeat", lambda: heart.beat("step", 1, "forward 1"), 5000, BEATS),
-        ("metrics and TensorBoard", lambda: log.step(batch, result, RunState(step=1), 1e-4, 2.0, 0.1), 500, 1),
+        ("metrics and TensorBoard", lambda: log.step(batch, result, RunState(step=1), 1e-4, 2.0, 0.1, 0.0), 500, 1),
         ("asks from outside", control.poll, 5000, 1),
         ("ledger, flushed", lambda: ledger.write("save", step=1), 30, 1 / compare_every),
         ("comparison of weights", lambda: differing_ranks(weights), 3, 1 / compare_every),

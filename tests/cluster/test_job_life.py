@@ -12,6 +12,7 @@ import pytest
 
 from tests.cluster.conftest import Cluster
 from tests.cluster.jobs import Run, unbroken
+from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -91,13 +92,17 @@ def test_a_cut_cable_is_found_by_the_watchdog_and_the_job_goes_on_elsewhere(
 
 
 def test_a_run_longer_than_the_time_limit_takes_several_lives_and_loses_no_step(cluster: Cluster, tmp_path: Path) -> None:
-    """Slurm's shortest limit is a minute; it tells the job half a minute before, give or take."""
-    run = Run(cluster, tmp_path, training={"max_steps": 100, "global_batch_size": 48}, checkpoint={"every_steps": 1000})
-    job = run.submit(2, 1, "--time=1", "--signal=B:USR1@10")
-    run.until_ended(job, "COMPLETED", timeout=600)
+    """Slurm's shortest limit is a minute; it tells the job half a minute before, give or take. 70 steps of a second do not fit into it."""
+    python = tmp_path / "python"
+    paced = f"shift 3; exec {sys.executable} {ROOT}/tests/cluster/paced.py pretrain"
+    python.write_text(f'#!/bin/bash\nif [ "$3" = pretrain ]; then {paced} "$@"; fi\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    run = Run(cluster, tmp_path, training={"max_steps": 70, "global_batch_size": 4}, checkpoint={"every_steps": 1000})
+    job = run.submit(2, 1, "--time=1", "--signal=B:USR1@10", PYTHON=str(python))
+    run.until_ended(job, "COMPLETED", timeout=700)
     assert run.done and len(run.lives) >= 2
     assert {e["action"] for e in run.endings[:-1]} == {"requeue"}
-    assert [m["step"] for m in run.metrics] == list(range(1, 101))
+    assert [m["step"] for m in run.metrics] == list(range(1, 71))
 
 
 def test_ranks_that_do_not_end_in_time_are_given_up_before_the_time_limit(cluster: Cluster, tmp_path: Path) -> None:
