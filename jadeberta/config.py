@@ -128,8 +128,9 @@ class TrainingConfig:
     """bf16 keeps fp32 master weights and accumulates gradients in fp32."""
     compile: Literal["auto", "always", "never"] = "auto"
     """torch.compile around forward and backward; auto: on GPUs, but not under ZeRO-3 and not the reference, model.attention eager."""
-    recompute: bool = False
-    """Make the activations of each layer again in backward instead of keeping them: less memory, a third more work."""
+    recompute: Literal["none", "cheap", "layers"] = "none"
+    """Activations that backward makes again instead of keeping them. cheap: what the compiler finds to cost little (dropout, GELU,
+    LayerNorm); layers: all but the input of each layer, a third more work."""
     mask_probability: float = 0.15
     """Share of the tokens to predict; of these 80% become [MASK], 10% a random token, 10% stay."""
     whole_word_mask: bool = False

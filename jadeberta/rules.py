@@ -116,8 +116,10 @@ def _check_model(recipe: "Recipe") -> None:
         raise ConfigError(
             "model.attention 'fused' is not available in this version; choose 'sdpa' (the same function) or 'eager'."
         )
-    if model.attention == "eager" and recipe.training.recompute:
+    if model.attention == "eager" and recipe.training.recompute != "none":
         raise ConfigError("training.recompute needs model.attention 'sdpa'; Hugging Face's own module keeps its activations.")
+    if recipe.training.recompute == "cheap" and recipe.training.compile == "never":
+        raise ConfigError("training.recompute 'cheap' is the compiler's choice; set training.compile to 'auto' or 'always'.")
     if model.attention == "eager" and recipe.data.packing == "documents":
         raise ConfigError(
             "data.packing 'documents' needs model.attention 'sdpa': Hugging Face's own module cannot keep documents apart."

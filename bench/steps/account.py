@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from jadeberta.config import ModelConfig
 from jadeberta.model import build, efficient, positions
+from jadeberta.model.recompute import recomputing_cheaply
 
 VIEWS = {
     "view", "_unsafe_view", "expand", "permute", "transpose", "t", "slice", "select", "unsqueeze", "squeeze", "as_strided", "detach",
@@ -63,7 +64,7 @@ class Account:
         return Account(*(a + (layers - 1) * (b - a) for a, b in zip(one, two, strict=True)))
 
 
-def account(attention: str, config: ModelConfig, batch: int, masked_share: float | None) -> Account:
+def account(attention: str, config: ModelConfig, batch: int, masked_share: float | None, recompute: str = "none") -> Account:
     """The account of a model in bf16 with dropout.
 
     Args:
@@ -71,12 +72,13 @@ def account(attention: str, config: ModelConfig, batch: int, masked_share: float
         config: the model, of any number of layers.
         batch: sequences.
         masked_share: share of the positions that go through the head; None: all.
+        recompute: none; or cheap, for sdpa.
     """
-    counted = [_count(attention, config, layers, batch, masked_share) for layers in (1, 2)]
+    counted = [_count(attention, config, layers, batch, masked_share, recompute == "cheap") for layers in (1, 2)]
     return counted[0].scaled(counted[1], config.num_hidden_layers)
 
 
-def _count(attention: str, config: ModelConfig, layers: int, batch: int, masked_share: float | None) -> Account:
+def _count(attention: str, config: ModelConfig, layers: int, batch: int, masked_share: float | None, cheap: bool) -> Account:
     length = config.max_position_embeddings
     config = ModelConfig(**{**vars(config), "num_hidden_layers": layers})
     span, limit = config.position_buckets, config.max_position_embeddings
@@ -95,14 +97,13 @@ def _count(attention: str, config: ModelConfig, layers: int, batch: int, masked_
         else:
             index = torch.zeros(round(batch * length * masked_share), dtype=torch.int64)
             inputs = {"labels": index, "masked_index": index, "z_loss": 0.0}
-        count = _count_eager if attention == "eager" else _count_compiled
-        result = count(model, ids, inputs)
+        result = _count_eager(model, ids, inputs) if attention == "eager" else _count_compiled(model, ids, inputs, cheap)
     return Account(result.bytes_moved / batch, result.kernels, result.kept_bytes / batch)
 
 
 def _count_eager(model: torch.nn.Module, ids: torch.Tensor, inputs: dict[str, Any]) -> Account:
     kernels = _Kernels()
-    with kernels, _kept(model) as kept:
+    with kernels, kept_bytes(model) as kept:
         loss = model(ids, attention_mask=torch.ones_like(ids), **inputs).loss
     with kernels:
         loss.backward()
@@ -138,7 +139,7 @@ def _touched(x: Any) -> int:
     return x.element_size() * math.prod(n for n, stride in zip(x.shape, x.stride(), strict=True) if stride)
 
 
-def _count_compiled(model: torch.nn.Module, ids: torch.Tensor, inputs: dict[str, Any]) -> Account:
+def _count_compiled(model: torch.nn.Module, ids: torch.Tensor, inputs: dict[str, Any], cheap: bool) -> Account:
     moved: list[int] = []
 
     def schedule(graph_module: torch.fx.GraphModule, examples: Any, **_: Any) -> Any:
@@ -165,8 +166,8 @@ def _count_compiled(model: torch.nn.Module, ids: torch.Tensor, inputs: dict[str,
         run = torch.compile(
             model, backend=lambda g, examples: compile_fx(g, examples, inner_compile=schedule), fullgraph=True, dynamic=False
         )
-        with _kept(model) as kept:
-            loss = run(ids, **inputs).loss
+        with kept_bytes(model) as kept:
+            loss = (recomputing_cheaply(run) if cheap else run)(ids, **inputs).loss
         loss.backward()
     torch._dynamo.reset()
     return Account(sum(moved), len(moved), sum(kept.values()))
@@ -178,7 +179,7 @@ def _starts_kernel(node: Any) -> bool:
 
 
 @contextmanager
-def _kept(model: torch.nn.Module) -> Iterator[dict[int, int]]:
+def kept_bytes(model: torch.nn.Module) -> Iterator[dict[int, int]]:
     """Collects the storages that autograd keeps, by number, in bytes; parameters left out."""
     own = {p.untyped_storage()._cdata for p in model.parameters()}
     kept: dict[int, int] = {}

@@ -7,6 +7,7 @@ and not; dropout's share and its repetition from a seed.
 import copy
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,7 +16,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from jadeberta.config import ModelConfig
 from jadeberta.model import DebertaForMaskedLM, build
 
-SIZES = {"hidden_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 16, "intermediate_size": 4096, "vocab_size": 2000}
+SIZES: dict[str, Any] = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "vocab_size": 2000,
+}
 LIMITS = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 6e-2}
 """Relative error of all gradients together; fp32 with TF32 off."""
 
@@ -30,7 +37,7 @@ def main() -> int:
     weights = build(config, "eager", seed=1).state_dict()
 
     def model(attention: str, dtype: torch.dtype) -> DebertaForMaskedLM:
-        made = build(copy.deepcopy(config), attention).to(device, dtype)
+        made = build(copy.deepcopy(config), attention).to(device, dtype)  # type: ignore[arg-type]
         made.load_state_dict(weights)
         return made
 
@@ -87,7 +94,7 @@ def check_documents(model: DebertaForMaskedLM) -> bool:
 def check_dropout(weights: dict[str, torch.Tensor]) -> bool:
     """The same seed drops the same weights, another drops others, and forward and backward agree on which."""
     config = ModelConfig(**SIZES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.3).hugging_face()
-    model = build(config, "sdpa").to("cuda", torch.float32).train()
+    model = build(config, "sdpa").to("cuda", torch.float32).train()  # type: ignore[arg-type]
     model.load_state_dict(weights)
     ids = torch.randint(5, 2000, (2, 512), device="cuda")
     embedding = model.deberta.embeddings.word_embeddings.weight

@@ -21,6 +21,7 @@ from jadeberta.data.batches import MicroBatch, StepBatch
 from jadeberta.data.order import derive_key
 from jadeberta.errors import ConfigError, HangError
 from jadeberta.model import DebertaForMaskedLM, build
+from jadeberta.model.recompute import recomputing_cheaply
 from jadeberta.training.average import WeightAverage
 from jadeberta.training.communication import Communication, CommunicationMeter
 from jadeberta.training.control import Asks
@@ -162,12 +163,13 @@ class TrainingEngine:
         create_optimizer_state(self.engine, averaged=training.ema_decay > 0)
         self.average = WeightAverage(self.engine, training.ema_decay) if training.ema_decay else None
         self.guard = UpdateGuard(self.engine, recipe.guard)
-        self.model.recompute = training.recompute
+        self.model.recompute = training.recompute == "layers"
         self.compiled = decide_compilation(recipe, self.stage, device)
         self._uncompiled: Any = self.model.forward
         if self.compiled:
             # The forward alone: DeepSpeed hangs timers and hooks on the module, which no graph can hold.
-            self.model.forward = torch.compile(self.model.forward, fullgraph=True, dynamic=False)  # type: ignore[method-assign]
+            compiled = torch.compile(self.model.forward, fullgraph=True, dynamic=False)
+            self.model.forward = recomputing_cheaply(compiled) if training.recompute == "cheap" else compiled  # type: ignore[method-assign]
 
     def step(self, batch: StepBatch, lr: float, asks: Asks) -> StepResult:
         """One optimizer step, with what its collectives took where the recipe asks for that."""

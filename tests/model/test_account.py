@@ -10,7 +10,11 @@ from tests.helpers import ROOT
 @pytest.fixture(scope="module")
 def accounts() -> dict[str, Account]:
     config = load_recipe(ROOT / "recipes/large.yaml").model
-    return {"eager": account("eager", config, 18, None), "sdpa": account("sdpa", config, 18, 0.15)}
+    return {
+        "eager": account("eager", config, 18, None),
+        "sdpa": account("sdpa", config, 18, 0.15),
+        "cheap": account("sdpa", config, 18, 0.15, recompute="cheap"),
+    }
 
 
 def test_the_eager_model_moves_17_gb_a_sequence_in_3220_kernels_and_keeps_1519_mib(accounts) -> None:
@@ -25,6 +29,12 @@ def test_ours_moves_at_most_half_the_bytes_in_half_the_kernels_and_keeps_a_third
     assert ours.bytes_moved <= eager.bytes_moved / 2
     assert ours.kernels <= eager.kernels / 2
     assert ours.kept_bytes <= eager.kept_bytes / 3 and ours.kept_bytes / 2**20 <= 600
+
+
+def test_what_is_made_again_cheaply_leaves_a_fifth_of_eagers_activations_for_at_most_half_its_bytes(accounts) -> None:
+    eager, cheap = accounts["eager"], accounts["cheap"]
+    assert cheap.kept_bytes <= eager.kept_bytes / 5
+    assert cheap.bytes_moved <= eager.bytes_moved / 2 and cheap.kernels <= eager.kernels / 2
 
 
 def test_an_account_grows_by_what_the_second_layer_added() -> None:

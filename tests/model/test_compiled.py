@@ -7,9 +7,11 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from bench.steps.account import kept_bytes
 from jadeberta.data.batches import fill_up, make_micro_batch, masked_capacity
 from jadeberta.model import positions
 from jadeberta.model.deberta import DebertaForMaskedLM
+from jadeberta.model.recompute import recomputing_cheaply
 from tests.model.test_parity import SMALL, make_batch, make_pair
 
 
@@ -63,23 +65,30 @@ def test_recomputing_keeps_a_fraction_of_the_activations() -> None:
     _, ours = make_pair(num_hidden_layers=6)
     ours.train()
     inputs = make_inputs(200, False)
-    parameters = {p.untyped_storage()._cdata for p in ours.parameters()}
 
     def kept() -> int:
-        storages = {}
-
-        def note(t: torch.Tensor) -> torch.Tensor:
-            if t.untyped_storage()._cdata not in parameters:
-                storages[t.untyped_storage()._cdata] = t.untyped_storage().nbytes()
-            return t
-
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        with kept_bytes(ours) as storages:
             ours(**inputs, z_loss=0.0)
         return sum(storages.values())
 
     whole = kept()
     ours.recompute = True
     assert kept() < whole / 3
+
+
+def test_what_a_compiled_backward_makes_again_cheaply_is_the_same_with_dropout_and_takes_less_memory() -> None:
+    _, ours = make_pair(num_hidden_layers=4, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    ours.train()
+    inputs = make_inputs(64, False)
+    steps, kept = [], []
+    for wrap in (lambda run: run, recomputing_cheaply):
+        torch._dynamo.reset()
+        run = wrap(torch.compile(ours, fullgraph=True, dynamic=False))
+        with kept_bytes(ours) as storages:
+            steps.append(copy.deepcopy(step(run, ours, inputs)))
+        kept.append(sum(storages.values()))
+    assert_same(steps[1], steps[0], 1e-5)
+    assert kept[1] < 0.85 * kept[0]
 
 
 def test_a_micro_step_never_asks_the_device_for_a_number() -> None:

@@ -31,7 +31,15 @@ def test_compilation_under_zero3_is_refused_with_the_ways_out(tmp_path: Path) ->
         decide_compilation(recipe, 3, torch.device("cpu"))
 
 
+def test_cheap_recomputation_without_the_compiler_is_refused(tmp_path: Path) -> None:
+    recipe = make_recipe(
+        tmp_path / "recipe.yaml", tmp_path, tmp_path / "run", training={"recompute": "cheap", "compile": "never"}
+    )
+    with pytest.raises(ConfigError, match=r"set training\.compile to 'auto' or 'always'"):
+        load_recipe(recipe)
+
+
 def test_recomputation_with_the_reference_is_refused(tmp_path: Path) -> None:
-    sections = {"training": {"recompute": True}, "model": TINY_MODEL | {"attention": "eager"}}
+    sections = {"training": {"recompute": "layers"}, "model": TINY_MODEL | {"attention": "eager"}}
     with pytest.raises(ConfigError, match="keeps its activations"):
         load_recipe(make_recipe(tmp_path / "recipe.yaml", tmp_path, tmp_path / "run", **sections))
