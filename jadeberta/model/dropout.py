@@ -25,35 +25,44 @@ def signed32(x: int) -> int:
 
 
 def keep_threshold(dropout: float) -> int:
-    """How many of the 2**31 values that a counter may take are kept."""
-    return min(round((1 - dropout) * 2**31), 2**31 - 1)
+    """How many of the 2**15 values that a number may take are kept."""
+    return min(round((1 - dropout) * 2**15), 2**15 - 1)
 
 
 class KeepMask:
-    """Makes the masks of one head after the other in buffers of its own."""
+    """Makes the masks of one head after the other in buffers of its own.
+
+    One 32-bit number serves two keys: the low half of number `query * pairs + key // 2` an even key, the high half an odd one.
+    """
 
     def __init__(self, length: int, dropout: float, dtype: torch.dtype, device: torch.device) -> None:
         """Masks are [length, length], for weights of `dtype`."""
         self.threshold = keep_threshold(dropout)
         self.scale = 1 / (1 - dropout)
-        self._counters = torch.arange(length * length, dtype=torch.int32, device=device).view(length, length)
+        pairs = (length + 1) // 2
+        self._counters = torch.arange(length * pairs, dtype=torch.int32, device=device).view(length, pairs)
         self._x, self._shifted = torch.empty_like(self._counters), torch.empty_like(self._counters)
+        self._halves = self._x.view(torch.int16)[:, :length]  # the low half comes first in memory
         self._bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
-        self._wide = self._x if self._bits is torch.int32 else torch.empty_like(self._x, dtype=self._bits)
+        wide = self._bits is not torch.int16
+        self._mask = torch.empty(length, length, dtype=self._bits, device=device) if wide else self._halves
 
     def make(self, seed: int, head: int) -> torch.Tensor:
         """All bits set where an element is kept, none where it is dropped; integers of the weights' size, valid until the next call."""
         first, second = head_keys(seed, head)
         x, shifted = self._x, self._shifted
         torch.add(self._counters, first, out=x)
-        for shift, factor in zip((16, 15), MULTIPLIERS, strict=True):
+        for shift, key, factor in zip((16, 15), (0, second), MULTIPLIERS, strict=True):
             torch.bitwise_right_shift(x, shift, out=shifted)
-            x.bitwise_xor_(shifted).mul_(signed32(factor))
-        x.bitwise_xor_(second)
+            x.bitwise_xor_(shifted)
+            if key:
+                x.bitwise_xor_(key)
+            x.mul_(signed32(factor))
         torch.bitwise_right_shift(x, 16, out=shifted)
-        # Kept where the 31-bit number lies below the threshold: the difference is negative, and its sign fills the word.
-        x.bitwise_xor_(shifted).bitwise_and_(0x7FFFFFFF).sub_(self.threshold).bitwise_right_shift_(31)
-        return x if self._wide is x else self._wide.copy_(x)
+        x.bitwise_xor_(shifted)
+        # Kept where the 15-bit number lies below the threshold: the difference is negative, and its sign fills the word.
+        halves = self._halves.bitwise_and_(0x7FFF).sub_(self.threshold).bitwise_right_shift_(15)
+        return halves if self._bits is torch.int16 else self._mask.copy_(halves)
 
     def apply_(self, weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Zeroes what the mask drops, in place; the caller multiplies by `scale` where it costs least."""

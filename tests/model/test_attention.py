@@ -188,7 +188,7 @@ def test_dropout_keeps_its_share_independently_of_place_head_and_seed() -> None:
     for a in range(16):
         for b in range(a):
             assert abs((centred[a] * centred[b]).mean()) < 4.5 / math.sqrt(n), (a, b)
-    for shift in (1, 2, 511):  # neighbours in a row and in a column
+    for shift in (1, 2, 511):  # neighbours in a row, of which two share a number, and in a column
         for dim in (1, 2):
             pairs = centred * centred.roll(shift, dims=dim)
             assert abs(pairs.mean()) < 4.5 / math.sqrt(16 * n), (shift, dim)
