@@ -43,6 +43,9 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--uncompiled", action="store_true", help="leave out torch.compile, which takes minutes")
+    parser.add_argument(
+        "--brief", action="store_true", help="the whole head only of Hugging Face's model as it is; the masked head of all"
+    )
     parser.add_argument("--output", type=Path, help="JSON file; the plot goes beside it")
     options = parser.parse_args()
     document: dict[str, Any] = {
@@ -82,6 +85,8 @@ def count() -> list[dict[str, Any]]:
         ("sdpa + compile, whole head", "sdpa", None, "none"),
         ("sdpa + compile, masked head", "sdpa", 0.15, "none"),
         ("the same, recompute: cheap", "sdpa", 0.15, "cheap"),
+        ("fused + compile, masked head", "fused", 0.15, "none"),
+        ("the same, recompute: cheap", "fused", 0.15, "cheap"),
     ):
         found = account(attention, config, ACCOUNT_BATCH, share, recompute)
         rows.append(
@@ -106,6 +111,8 @@ def timed(options: argparse.Namespace) -> list[dict[str, Any]]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     setting = Setting(config, options.batch, getattr(torch, options.dtype), device)
     ways = [way for way in ways_on(device) if not (options.uncompiled and way.compiled)]
+    if options.brief:
+        ways = [way for way in ways if way.masked_head or (way.attention, way.compiled) == ("eager", False)]
     timings = measure(setting, ways, options.rounds, options.warm_up, look_for_largest=device.type == "cuda")
     rows = [row_of(timing, setting, statistics.median(timings[0].seconds)) for timing in timings]
     print(
@@ -147,7 +154,7 @@ def draw(document: dict[str, Any], path: Path) -> None:
 
     rows, options = document["rows"], document["options"]
     figure, axes = plt.subplots(figsize=(9, 0.5 * len(rows) + 1.4), layout="constrained")
-    colours = ["#2166ac" if row["way"].startswith("sdpa") else "#999999" for row in rows]
+    colours = ["#2166ac" if row["way"].startswith(("sdpa", "fused")) else "#999999" for row in rows]
     bars = axes.barh([row["way"] for row in rows], [row["tokens_per_second"] for row in rows], color=colours)
     axes.bar_label(bars, [f"{row['tokens_per_second']:,.0f}  x{row['ratio']:.2f}" for row in rows], padding=3, fontsize=9)
     axes.invert_yaxis()

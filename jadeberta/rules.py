@@ -27,6 +27,10 @@ BELOW_ONE = (
     "model.attention_probs_dropout_prob",
     "model.pooler_dropout",
 )
+FUSED_HEAD_SIZES = (32, 64, 128)
+FUSED_LENGTH = 2048
+"""Tokens of the longest row that model.attention 'fused' takes."""
+
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "tanh")
 
 
@@ -112,17 +116,25 @@ def _check_model(recipe: "Recipe") -> None:
         )
     if not set(model.pos_att_type) <= {"c2p", "p2c"}:
         raise ConfigError(f"model.pos_att_type is {model.pos_att_type}; it may hold c2p and p2c.")
-    if model.attention == "fused":
+    if model.attention == "fused" and model.attention_head_size not in FUSED_HEAD_SIZES:
         raise ConfigError(
-            "model.attention 'fused' is not available in this version; choose 'sdpa' (the same function) or 'eager'."
+            f"model.attention 'fused' takes a model.attention_head_size of {', '.join(map(str, FUSED_HEAD_SIZES))}, "
+            f"not {model.attention_head_size}; choose 'sdpa' (the same function)."
+        )
+    if model.attention == "fused" and model.max_position_embeddings > FUSED_LENGTH:
+        raise ConfigError(
+            f"model.attention 'fused' takes rows of up to {FUSED_LENGTH} tokens, and model.max_position_embeddings is "
+            f"{model.max_position_embeddings}; choose 'sdpa' (the same function)."
         )
     if model.attention == "eager" and recipe.training.recompute != "none":
-        raise ConfigError("training.recompute needs model.attention 'sdpa'; Hugging Face's own module keeps its activations.")
+        raise ConfigError(
+            "training.recompute needs model.attention 'sdpa' or 'fused'; Hugging Face's own module keeps its activations."
+        )
     if recipe.training.recompute == "cheap" and recipe.training.compile == "never":
         raise ConfigError("training.recompute 'cheap' is the compiler's choice; set training.compile to 'auto' or 'always'.")
     if model.attention == "eager" and recipe.data.packing == "documents":
         raise ConfigError(
-            "data.packing 'documents' needs model.attention 'sdpa': Hugging Face's own module cannot keep documents apart."
+            "data.packing 'documents' needs model.attention 'sdpa' or 'fused': Hugging Face's own module cannot keep documents apart."
         )
     pieces = recipe.preprocess.get("vocab_size", model.vocab_size)
     if str(pieces) != str(model.vocab_size):  # from the command line it comes as text

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from jadeberta.config import ModelConfig
-from jadeberta.model import build, efficient, positions
+from jadeberta.model import build, efficient, fused, positions
 from jadeberta.model.recompute import recomputing_cheaply
 
 VIEWS = {
@@ -68,7 +68,8 @@ def account(attention: str, config: ModelConfig, batch: int, masked_share: float
     """The account of a model in bf16 with dropout.
 
     Args:
-        attention: eager, Hugging Face's own, uncompiled; or sdpa, ours, compiled, as on a GPU.
+        attention: eager, Hugging Face's own, uncompiled; or sdpa or fused, ours, compiled, as on a GPU. Our kernels count as one each way,
+            and what they write for themselves and read again from the cache is left out.
         config: the model, of any number of layers.
         batch: sequences.
         masked_share: share of the positions that go through the head; None: all.
@@ -88,7 +89,8 @@ def _count(attention: str, config: ModelConfig, layers: int, batch: int, masked_
     with torch.device("meta") if attention == "eager" else FakeTensorMode(allow_non_fake_inputs=True):
         torch.set_default_dtype(torch.bfloat16)
         try:
-            model = build(config.hugging_face(), attention).train()
+            with mock.patch("jadeberta.model.deberta.require_fused"):  # what a GPU would start is counted without one
+                model = build(config.hugging_face(), attention).train()
         finally:
             torch.set_default_dtype(torch.float32)
         ids = torch.zeros(batch, length, dtype=torch.int64)
@@ -158,8 +160,21 @@ def _count_compiled(model: torch.nn.Module, ids: torch.Tensor, inputs: dict[str,
         boxed._boxed_call = True  # type: ignore[attr-defined]
         return boxed
 
-    def attend_on_gpu(qkv: Any, keys: Any, queries: Any, slots: Any, longest: int, documents: Any, seed: Any, *rest: Any) -> Any:
-        return efficient.Attention.apply(qkv, keys, queries, slots, longest, documents, *rest)
+    def attend_on_gpu(
+        qkv: Any,
+        keys: Any,
+        queries: Any,
+        slots: Any,
+        longest: int,
+        documents: Any,
+        seed: Any,
+        dropout: float,
+        scale: float,
+        kernels: bool,
+    ) -> Any:
+        if kernels:
+            return fused._attention(qkv, keys, queries, slots, documents, seed, dropout, scale)[0]
+        return efficient.Attention.apply(qkv, keys, queries, slots, longest, documents, dropout, scale)
 
     torch._dynamo.reset()
     with mock.patch("jadeberta.model.attention.attend", attend_on_gpu):

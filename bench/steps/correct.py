@@ -6,6 +6,7 @@ and not; dropout's share and its repetition from a seed.
 
 import copy
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +50,22 @@ def main() -> int:
         exact = gradients(model("eager", torch.float64), ids, mask)
         for dtype, limit in LIMITS.items():
             eager = distance(gradients(model("eager", dtype), ids, mask), exact)
-            for compiled in (False, True):
-                ours = model("sdpa", dtype)
+            # A compilation takes seconds: only of the dtype that is trained in.
+            for attention, compiled in product(("sdpa", "fused"), (False, True) if dtype is torch.bfloat16 else (False,)):
+                ours = model(attention, dtype)
                 if compiled:
                     ours.forward = torch.compile(ours.forward, fullgraph=True, dynamic=False)  # type: ignore[method-assign]
                 error = distance(gradients(ours, ids, mask if padding else None), exact)
                 good = error <= max(limit, 1.1 * eager)
                 failed += not good
-                name = f"{length} tokens, {padding} padded, {dtype}{', compiled' if compiled else ''}"
+                name = f"{attention}, {length} tokens, {padding} padded, {dtype}{', compiled' if compiled else ''}"
                 print(
                     f"{'ok   ' if good else 'WRONG'} {name}: gradients off by {error:.1e}, Hugging Face's by {eager:.1e}",
                     flush=True,
                 )
-    failed += not check_documents(model("sdpa", torch.float32))
-    failed += not check_dropout(weights)
+    for attention in ("sdpa", "fused"):
+        failed += not check_documents(model(attention, torch.float32))
+        failed += not check_dropout(weights, attention)
     print("all right" if not failed else f"{failed} wrong")
     return int(failed > 0)
 
@@ -87,14 +90,14 @@ def check_documents(model: DebertaForMaskedLM) -> bool:
     with torch.no_grad():
         packed = model(ids, document_ids=numbers).logits[0]
         worst = max(float((packed[numbers[0] == n] - model(ids[:, numbers[0] == n]).logits[0]).abs().max()) for n in (1, 2, 3))
-    print(f"{'ok   ' if worst < 1e-3 else 'WRONG'} documents in one row: off by {worst:.1e}")
+    print(f"{'ok   ' if worst < 1e-3 else 'WRONG'} {model.attention_backend}, documents in one row: off by {worst:.1e}")
     return worst < 1e-3
 
 
-def check_dropout(weights: dict[str, torch.Tensor]) -> bool:
+def check_dropout(weights: dict[str, torch.Tensor], attention: str) -> bool:
     """The same seed drops the same weights, another drops others, and forward and backward agree on which."""
     config = ModelConfig(**SIZES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.3).hugging_face()
-    model = build(config, "sdpa").to("cuda", torch.float32).train()  # type: ignore[arg-type]
+    model = build(config, attention).to("cuda", torch.float32).train()  # type: ignore[arg-type]
     model.load_state_dict(weights)
     ids = torch.randint(5, 2000, (2, 512), device="cuda")
     embedding = model.deberta.embeddings.word_embeddings.weight
@@ -119,7 +122,8 @@ def check_dropout(weights: dict[str, torch.Tensor]) -> bool:
     step = 1e-2
     measured = (loss(1, step * direction) - loss(1, -step * direction)).item() / (2 * step)
     good = repeated and abs(measured - slope) < 0.02 * slope
-    print(f"{'ok   ' if good else 'WRONG'} dropout: slope {measured:.5f} measured along the gradient, {slope:.5f} by backward")
+    told = f"slope {measured:.5f} measured along the gradient, {slope:.5f} by backward"
+    print(f"{'ok   ' if good else 'WRONG'} {attention}, dropout: {told}")
     return good
 
 

@@ -32,7 +32,8 @@ class Way:
 def ways_on(device: torch.device) -> list[Way]:
     """All that a device can try, Hugging Face's first: ratios are to it. Other packages go uncompiled, as they are published."""
     heads = (False, True)
-    ours = [Way(attention, compiled, head) for attention in ("eager", "sdpa") for compiled in (False, True) for head in heads]
+    attentions = ("eager", "sdpa", "fused") if device.type == "cuda" else ("eager", "sdpa")  # our kernels run on GPUs alone
+    ours = [Way(attention, compiled, head) for attention in attentions for compiled in (False, True) for head in heads]
     theirs = [Way(name, False, head) for name, anchor in ANCHORS.items() if device.type in anchor.devices for head in heads]
     return ours + theirs
 

@@ -13,6 +13,9 @@ from jadeberta.model.positions import distance_slots, longest_run
 class LeanSelfAttention(DisentangledSelfAttention):
     """Hugging Face's module with its parameters and another way through the same sums."""
 
+    kernels = False
+    """Whether the sums go through our Triton kernels."""
+
     def context(
         self,
         hidden: torch.Tensor,
@@ -42,7 +45,7 @@ class LeanSelfAttention(DisentangledSelfAttention):
             sizes = (length, self.pos_ebd_size, self.position_buckets, self.max_relative_positions)
             slots, longest = distance_slots(*sizes, str(hidden.device)), longest_run(*sizes)
         dropout = self.dropout.p if self.training else 0.0
-        return attend(qkv, keys, queries, slots, longest, documents, seed, dropout, scale).flatten(2)
+        return attend(qkv, keys, queries, slots, longest, documents, seed, dropout, scale, self.kernels).flatten(2)
 
     def _project(self, x: torch.Tensor, *names: str) -> torch.Tensor:
         """[..., hidden_size] -> [..., len(names), H, D] through the named projections."""
@@ -62,3 +65,9 @@ class LeanSelfAttention(DisentangledSelfAttention):
         projected = self._project(table, *(names[term] for term in terms)).unbind(-3)
         by_term = dict(zip(terms, projected, strict=True))
         return by_term.get("c2p"), by_term.get("p2c")
+
+
+class FusedSelfAttention(LeanSelfAttention):
+    """The same through the kernels of `jadeberta.model.fused`."""
+
+    kernels = True

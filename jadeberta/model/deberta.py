@@ -13,8 +13,9 @@ from transformers.modeling_outputs import MaskedLMOutput
 
 from jadeberta.data.masking import IGNORED
 from jadeberta.errors import ConfigError
-from jadeberta.model.attention import LeanSelfAttention
+from jadeberta.model.attention import FusedSelfAttention, LeanSelfAttention
 from jadeberta.model.convolution import TapConvolution, convolve
+from jadeberta.model.fused import require as require_fused
 from jadeberta.model.objective import MaskedSums, masked_sums
 
 ATTENTION_BACKENDS = ("eager", "sdpa", "fused")
@@ -31,15 +32,14 @@ class DebertaForMaskedLM(DebertaV2ForMaskedLM):
         if attention not in ATTENTION_BACKENDS:
             raise ConfigError(f"model.attention is '{attention}'; it may be {', '.join(ATTENTION_BACKENDS)}.")
         if attention == "fused":
-            raise ConfigError(
-                "model.attention 'fused' is not available in this version; choose 'sdpa' (same function) or 'eager'."
-            )
+            require_fused(config.attention_head_size)
         super().__init__(config)
         self.attention_backend = attention
-        if attention == "sdpa":
+        if attention != "eager":
             encoder: Any = self.deberta.encoder
             for layer in encoder.layer:
-                layer.attention.self.__class__ = LeanSelfAttention  # same parameters, another forward
+                # The same parameters, another forward.
+                layer.attention.self.__class__ = FusedSelfAttention if attention == "fused" else LeanSelfAttention
             if encoder.conv is not None:
                 encoder.conv.conv.__class__ = TapConvolution
 
@@ -73,7 +73,9 @@ class DebertaForMaskedLM(DebertaV2ForMaskedLM):
         """
         if self.attention_backend == "eager":
             if document_ids is not None:
-                raise ConfigError("model.attention 'eager' cannot keep documents apart; choose 'sdpa' or data.packing 'concat'.")
+                raise ConfigError(
+                    "model.attention 'eager' cannot keep documents apart; choose 'sdpa', 'fused' or data.packing 'concat'."
+                )
             hidden = self.deberta(input_ids, attention_mask=attention_mask).last_hidden_state
         else:
             hidden = self.encode(input_ids, documents_of(attention_mask, document_ids))

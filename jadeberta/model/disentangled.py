@@ -1,12 +1,12 @@
 """Disentangled self-attention as one differentiable function, and the choice of how a device computes it.
 
-CPUs go head by head (`headwise`); GPUs through torch's memory-efficient kernel with the position scores as its bias (`efficient`).
-Both make the position scores again in backward and keep no [S, S] tensor.
+CPUs go head by head (`headwise`); GPUs through torch's memory-efficient kernel with the position scores as its bias (`efficient`), or
+through kernels of our own (`fused`) where the recipe says so. All make the position scores again in backward and keep no [S, S] tensor.
 """
 
 import torch
 
-from jadeberta.model import efficient, headwise
+from jadeberta.model import efficient, fused, headwise
 
 
 def attend(
@@ -19,6 +19,7 @@ def attend(
     seed: torch.Tensor,
     dropout: float,
     scale: float,
+    kernels: bool = False,
 ) -> torch.Tensor:
     """softmax(scale * (q k + q P_k + k P_q)) v with dropout on the weights (He et al., DeBERTa, 2021, equation 4).
 
@@ -29,13 +30,17 @@ def attend(
         slots: row of the table for each distance, int64 [2 * S - 1] (`distance_slots`).
         longest: the most distances that share a row (`longest_run`).
         documents: integers [B, S]; tokens of equal numbers see each other. None: every token sees its whole row.
-        seed: int64 [], on the CPU or where qkv is; the masks of dropout follow from it (head by head) or from torch's generator (GPUs).
+        seed: int64 [], on the CPU or where qkv is; the masks of dropout follow from it, but in the memory-efficient kernel, which takes
+            torch's generator.
         dropout: share of the weights that is zeroed.
         scale: of all scores.
+        kernels: take our own, on any device; where they cannot run this raises ConfigError.
 
     Returns:
         [B, S, H, D].
     """
+    if kernels:
+        return fused.attend(qkv, position_keys, position_queries, slots, documents, seed, dropout, scale)
     if qkv.is_cuda and qkv.dtype in efficient.DTYPES and longest <= efficient.LONGEST_RUN:
         return efficient.Attention.apply(qkv, position_keys, position_queries, slots, longest, documents, dropout, scale)
     return _headwise(qkv, position_keys, position_queries, slots, documents, seed, dropout, scale)

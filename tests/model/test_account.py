@@ -14,6 +14,7 @@ def accounts() -> dict[str, Account]:
         "eager": account("eager", config, 18, None),
         "sdpa": account("sdpa", config, 18, 0.15),
         "cheap": account("sdpa", config, 18, 0.15, recompute="cheap"),
+        "fused": account("fused", config, 18, 0.15, recompute="cheap"),
     }
 
 
@@ -35,6 +36,12 @@ def test_what_is_made_again_cheaply_leaves_a_fifth_of_eagers_activations_for_at_
     eager, cheap = accounts["eager"], accounts["cheap"]
     assert cheap.kept_bytes <= eager.kept_bytes / 5
     assert cheap.bytes_moved <= eager.bytes_moved / 2 and cheap.kernels <= eager.kernels / 2
+
+
+def test_our_kernels_move_at_most_a_quarter_of_eagers_bytes_and_keep_at_most_410_mib(accounts) -> None:
+    """Beside what they write for themselves and read again from the cache."""
+    assert accounts["fused"].bytes_moved <= accounts["eager"].bytes_moved / 4
+    assert accounts["fused"].kept_bytes / 2**20 <= 410
 
 
 def test_an_account_grows_by_what_the_second_layer_added() -> None:

@@ -1,0 +1,225 @@
+"""Counts what the attention kernels cost on a GPU that is not there: `python bench/kernels/count.py [--kernels fused.forward ...]`.
+
+Compiles every candidate tile of every kernel, reads registers, spills, shared memory and the instructions of the main loop, and ranks the
+candidates by the cycles that one multiprocessor needs at the least for 64 x 64 scores. Counted, not measured: `jadeberta.model.fused.tune`
+measures. `--table` puts the best into the table of tiles, with the next ones to be timed; rows that were measured stay.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from bench.kernels.candidates import candidates
+from bench.kernels.limits import CHIPS, Chip, limit
+from bench.kernels.offline import Compiled, disassemble
+from bench.kernels.problems import compiled
+from bench.kernels.sass import by_kind, loops, read
+from jadeberta.model.fused import tiles
+from jadeberta.model.fused.tiles import KERNELS, Choice, Row, Tile
+
+SCORES = 64 * 64
+DTYPES = {16: torch.bfloat16, 32: torch.float32}
+TIMES = {"build": 2, "grad_side": 2, "grad_table": 2, "grad_positions": 2}
+"""Kernels that run for c2p and for p2c, or for q and for k."""
+KEPT = 6
+"""Candidates of a kernel in the results."""
+RIVALS = 3
+"""Candidates beside the best in the table."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """One candidate as compiled."""
+
+    tile: Tile
+    registers: int
+    spills: int
+    """Loads and stores of what the registers do not hold, in the whole code."""
+    shared_bytes: int
+    resident: int
+    """Programs on a multiprocessor."""
+    cycles: float
+    """Of one multiprocessor for 64 x 64 scores, at the least."""
+    bound: str
+    matmul_share: float
+    """Of the peak of the products that the kernel makes."""
+    instructions: dict[str, int]
+    """Of one warp for one tile, by kind."""
+    pipes: dict[str, float]
+    """Cycles for 64 x 64 scores, pipe by pipe."""
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Spilling ones last, the worst of all."""
+        return self.spills, self.cycles
+
+
+def count(found: Compiled, tile: Tile, chip: Chip) -> Count:
+    """Reads the code of one kernel; a kernel of several main loops is taken to go through all equally often."""
+    text = disassemble(found.cubin)
+    bodies = loops(text)
+    spills = by_kind(read(text)[0])["spill"]
+    limits = [limit(body, found.warps, found.registers, found.shared_bytes, found.programs, chip) for body in bodies]
+    a_tile = SCORES / (tile.block_m * tile.block_n)
+    cycles = sum(one.cycles for one in limits)
+    pipes: Counter[str] = Counter()
+    for one in limits:
+        pipes.update({pipe: busy * a_tile for pipe, busy in one.pipes.items()})
+    return Count(
+        tile, found.registers, spills, found.shared_bytes, limits[0].resident, cycles * a_tile,
+        max(limits, key=lambda one: one.cycles).bound, sum(one.matmul_floor for one in limits) / cycles,
+        dict(by_kind([i for body in bodies for i in body])), dict(pipes),
+    )  # fmt: skip
+
+
+def rank(
+    form: str, kernel: str, chip_name: str, bits: int, head_size: int, quick: bool = False
+) -> tuple[list[Count], Counter[str]]:
+    """All candidates of a kernel that fit, the best first, and why others fell out."""
+    chip, fallen, counted = CHIPS[chip_name], Counter[str](), []
+    for tile in candidates(form, kernel, bits, quick):
+        try:
+            found = compiled(form, kernel, chip.capability, DTYPES[bits], head_size, tile)
+        except Exception as e:  # whatever Triton raises for a tile that it cannot compile
+            fallen[type(e).__name__] += 1
+            continue
+        counts = [count(one, tile, chip) for one in found]
+        if any(one.shared_bytes > chip.shared_bytes for one in counts):
+            fallen["too much shared memory"] += 1
+            continue
+        counted.append(max(counts, key=lambda one: one.rank))
+    fallen["spills"] = sum(one.spills > 0 for one in counted)
+    return sorted(counted, key=lambda one: one.rank), fallen
+
+
+def row_of(form: str, kernel: str, chip_name: str, bits: int, head_size: int, ranked: list[Count]) -> Row:
+    """The line of the table for a ranked list."""
+    best = ranked[0]
+    spills = f", {best.spills} spills" if best.spills else ""
+    told = (
+        f"counted {datetime.now(UTC).date().isoformat()}, triton {triton.__version__}: {best.registers} registers{spills}, "
+        f"{best.shared_bytes / 1024:.0f} KiB, {best.cycles:.0f} cycles"
+    )
+    rivals = [one.tile for one in ranked[1 : 1 + RIVALS] if not one.spills]
+    return Row(chip_name, form, kernel, bits, head_size, best.tile, told, rivals)
+
+
+def main() -> None:
+    names = [f"{form}.{kernel}" for (form, _), kernels in KERNELS.items() for kernel in kernels]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chips", nargs="+", choices=CHIPS, default=list(CHIPS))
+    parser.add_argument("--kernels", nargs="+", choices=names, default=names)
+    parser.add_argument("--bits", nargs="+", type=int, choices=DTYPES, default=[16], help="of the dtype")
+    parser.add_argument("--head-sizes", nargs="+", type=int, choices=(32, 64, 128), default=[64])
+    parser.add_argument("--quick", action="store_true", help="leave out candidates that rarely win")
+    parser.add_argument("--table", action="store_true", help="write the best into the table of tiles")
+    parser.add_argument("--output", type=Path, help="JSON file; what it holds of other kernels stays")
+    options = parser.parse_args()
+    for chip_name, name, bits, head_size in product(options.chips, options.kernels, options.bits, options.head_sizes):
+        form, kernel = name.split(".")
+        ranked, fallen = rank(form, kernel, chip_name, bits, head_size, options.quick)
+        key = key_of(chip_name, name, bits, head_size)
+        show(key, ranked, fallen)
+        if options.table and ranked:
+            enter(row_of(form, kernel, chip_name, bits, head_size, ranked))
+        if options.output is not None:
+            kernels = write(options.output, {key: {"fallen": dict(fallen), "ranked": [asdict(one) for one in ranked[:KEPT]]}})
+            if options.table and (choice := choice_of(chip_name, bits, head_size, kernels)) is not None:
+                choose(choice)
+
+
+def key_of(chip_name: str, name: str, bits: int, head_size: int) -> str:
+    """Of a kernel in the results."""
+    return f"{chip_name} {name} {bits} bits, head size {head_size}"
+
+
+def choice_of(chip_name: str, bits: int, head_size: int, kernels: dict[str, Any]) -> Choice | None:
+    """The forms with the fewest cycles; None until all kernels are counted."""
+    cycles: dict[tuple[str, str], float] = {}
+    for (form, pass_), names in KERNELS.items():
+        names += ("build",) if (form, pass_) == ("tables", "backward") else ()
+        best = [kernels.get(key_of(chip_name, f"{form}.{name}", bits, head_size), {}).get("ranked", []) for name in names]
+        if not all(best):
+            return None
+        cycles[form, pass_] = sum(TIMES.get(name, 1) * one[0]["cycles"] for name, one in zip(names, best, strict=True))
+    forward, backward = (min(("tables", "fused"), key=lambda form: cycles[form, p]) for p in ("forward", "backward"))
+    figures = ", ".join(f"{form} {pass_} {n:,.0f}" for (form, pass_), n in cycles.items())
+    told = f"counted {datetime.now(UTC).date().isoformat()}, triton {triton.__version__}: cycles for 64 x 64 scores: {figures}"
+    return Choice(chip_name, bits, head_size, forward, backward, tiles.SCRATCH_MIB[chip_name], told)
+
+
+def show(key: str, ranked: list[Count], fallen: Counter[str]) -> None:
+    """The best few of a kernel, for people."""
+    print(f"{key}: {len(ranked)} candidates; {', '.join(f'{n} {why}' for why, n in fallen.items())}", flush=True)
+    for one in ranked[:KEPT]:
+        tile = f"{one.tile.block_m}x{one.tile.block_n}, {one.tile.warps} warps, {one.tile.stages} stages"
+        figures = f"{one.registers:3} registers, {one.spills} spills, {one.shared_bytes / 1024:4.0f} KiB, {one.resident} resident"
+        kinds = " ".join(f"{kind} {n}" for kind, n in sorted(one.instructions.items(), key=lambda item: -item[1])[:7])
+        print(
+            f"  {tile:<30} {one.cycles:6.0f} cycles ({one.bound}), {one.matmul_share:4.0%} of matmul; {figures}; {kinds}",
+            flush=True,
+        )
+
+
+def enter(row: Row) -> None:
+    """Puts a row into the table, unless a measured one stands there."""
+    choices, rows = tiles.load()
+    same = [
+        r
+        for r in rows
+        if (r.chip, r.form, r.kernel, r.bits, r.head_size) == (row.chip, row.form, row.kernel, row.bits, row.head_size)
+    ]
+    if any(r.rests_on.startswith("measured") for r in same):
+        return
+    tiles.dump(choices, [r for r in rows if r not in same] + [row])
+
+
+def choose(choice: Choice) -> None:
+    """Puts a choice into the table, unless a measured one stands there."""
+    choices, rows = tiles.load()
+    same = [c for c in choices if (c.chip, c.bits, c.head_size) == (choice.chip, choice.bits, choice.head_size)]
+    if not any(c.rests_on.startswith("measured") for c in same):
+        tiles.dump([c for c in choices if c not in same] + [choice], rows)
+
+
+def write(path: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """One line for each candidate; results of other kernels that the file holds stay. Gives all of them."""
+    document: dict[str, Any] = {
+        "what": "counted from compiled code, not measured",
+        "scores": SCORES,
+        "triton": triton.__version__,
+    }
+    old = json.loads(path.read_text(encoding="utf-8"))["kernels"] if path.exists() else {}
+    document["time"] = datetime.now(UTC).isoformat(timespec="seconds")
+    head = json.dumps(document, indent=1)[:-2]
+    kernels = dict(sorted({**old, **rounded(results)}.items()))
+    entries = []
+    for key, found in kernels.items():
+        lines = ",\n".join(f"    {json.dumps(one)}" for one in found["ranked"])
+        entries.append(f'  {json.dumps(key)}: {{"fallen": {json.dumps(found["fallen"])}, "ranked": [\n{lines}]}}')
+    path.write_text(f'{head},\n "kernels": {{\n' + ",\n".join(entries) + "\n }\n}\n", encoding="utf-8")
+    return kernels
+
+
+def rounded(value: Any) -> Any:
+    """Figures without digits that mean nothing."""
+    if isinstance(value, dict):
+        return {key: rounded(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return round(value, 3 if value < 10 else 0) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()
