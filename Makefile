@@ -15,10 +15,10 @@ WORKERS ?= 2
 MPIRUN  := $(BIN)/mpirun --oversubscribe $(shell [ "$$(id -u)" = 0 ] && echo --allow-run-as-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint shards verify bench chaos clean
+.PHONY: help setup demo test lint shards verify bench chaos chaos-preprocess clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || { echo 'Python 3.11 or 3.12 is needed: make PYTHON=python3.11' >&2; exit 1; }
@@ -41,6 +41,7 @@ lint: setup ## ruff, mypy, shellcheck
 	shellcheck launch/*.sh slurm/*.sh tests/cluster/*.sh .ci/run
 
 shards: setup ## corpora to shards: make shards CORPORA=dir OUT=dir RECIPE=file RANKS=n [EXTRA='--preprocess.key value']
+	if [ -t 1 ]; then export COLUMNS=$$(tput cols); fi; \
 	$(MPIRUN) -n $(RANKS) $(BIN)/python -m preprocess all --config "$(RECIPE)" --out "$(OUT)" $(if $(CORPORA),--corpora "$(CORPORA)") $(EXTRA)
 	$(BIN)/python -m preprocess verify "$(OUT)"
 
@@ -52,6 +53,9 @@ bench: setup ## every benchmark in bench/
 
 chaos: setup ## kill a small run KILLS times (200; about 40 minutes) and compare it with one that nobody touched
 	$(BIN)/python -m tests.chaos.kills --kills $(KILLS) --output bench/results/chaos-kills.json
+
+chaos-preprocess: setup ## kill small preprocessing jobs 120 times in all stages (15 minutes) and compare them with one that nobody touched
+	$(BIN)/python -m tests.chaos.preprocess_kills --kills 120 --output bench/results/chaos-preprocess.json
 
 clean: ## remove what the demo made
 	rm -rf demo

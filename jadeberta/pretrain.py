@@ -203,11 +203,12 @@ class Run:
 
     def _batches(self, order: SampleOrder, first_step: int) -> Iterator[StepBatch]:
         training, shards = self.recipe.training, self.shards
-        words = read_word_starts(str(shards.directory / "tokenizer" / "spm.model")) if training.whole_word_mask else None
+        told_by_pieces = training.whole_word_mask and shards.index.word_starts == "pieces"
+        words = read_word_starts(str(shards.directory / "tokenizer" / "spm.model")) if told_by_pieces else None
         masker = Masker(training.seed, self.recipe.model.vocab_size, training.mask_probability, words)
         by_document = self.recipe.data.packing == "documents"
         place = (self.process.rank, self.process.world_size)
-        dataset = StepDataset(shards, order, masker, training.micro_batch_size, *place, by_document)
+        dataset = StepDataset(shards, order, masker, training.micro_batch_size, *place, by_document, training.whole_word_mask)
         return iterate_steps(dataset, first_step, training.max_steps, self.recipe.data.workers, self.recipe.data.prefetch)
 
     def _go_back(self, before: RunState, cause: RollBack) -> RunState:

@@ -17,9 +17,13 @@ from typing import Any
 from jadeberta.shards import ConfigError, DirectoryLock, JadebertaError, ShardIndex, find_index, verify
 from preprocess.comm import Comm, fit_to_travel
 from preprocess.config import PreprocessConfig, load_config
+from preprocess.estimate import describe_plan
+from preprocess.files import remove_leftovers
 from preprocess.pool import SILENCE_SECONDS, Pool, require_finished
+from preprocess.progress import Reporter, Screen, clear, folder_of
 from preprocess.report import print_report, write_report
 from preprocess.segmenters import open_segmenter
+from preprocess.status import describe_directory
 
 STAGES = ("extract", "segment", "tokenizer", "pack")
 REQUEUED_PATIENCE = 120.0
@@ -36,10 +40,13 @@ def main() -> None:
     )
     parser.add_argument(
         "stage",
-        choices=[*STAGES, "all", "verify", "coverage"],
-        help="all runs the four stages; verify checks a finished directory; coverage compares its tokenizer with sentencepiece's own",
+        choices=[*STAGES, "all", "status", "verify", "coverage"],
+        help="all runs the four stages; status tells from another terminal how far they are; verify checks a finished directory; "
+        "coverage compares its tokenizer with sentencepiece's own",
     )
-    parser.add_argument("directory", nargs="?", type=Path, help="verify, coverage: the directory to look at (or give --out)")
+    parser.add_argument(
+        "directory", nargs="?", type=Path, help="status, verify, coverage: the directory to look at (or give --out)"
+    )
     parser.add_argument("--config", type=Path, help="recipe; its preprocess section is read")
     parser.add_argument("--out", type=Path, help="where everything is written: index.json, the shards, tokenizer/, work/")
     parser.add_argument(
@@ -58,24 +65,27 @@ def main() -> None:
         metavar="SECONDS",
         help="after so long without a sign of life others do what a process of the pool held (%(default)s)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be read and written, do nothing")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="try a little of each corpus on this machine and say how many pieces and bytes there are, how many hours they will take "
+        "and how much disk; write nothing",
+    )
     options, overrides = parser.parse_known_args()
     if options.stage not in (*STAGES, "all") and overrides:
         parser.error(f"{options.stage} takes no option {overrides[0]}")
     comm = _join(options)
-    logging.basicConfig(
-        level=logging.INFO if comm.is_root else logging.WARNING,
-        format="%(asctime)s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stdout,
-    )
+    screen = Screen(sys.stdout)
+    logging.basicConfig(level=logging.INFO if comm.is_root else logging.WARNING, handlers=[screen])
+    directory = options.directory or options.out
     try:
-        if options.stage == "verify":
-            status = _verify(options.directory or options.out, options.pool, comm)
-        elif options.stage == "coverage":
-            status = _coverage(options.directory or options.out, comm)
+        if options.stage in LOOKS and directory is None:
+            print(f"python -m preprocess {options.stage}: name the directory", file=sys.stderr)
+            status = 2
+        elif options.stage in LOOKS:
+            status = LOOKS[options.stage](directory, options.pool, comm)
         else:
-            status = _run(options, overrides, comm)
+            status = _run(options, overrides, comm, screen)
     except JadebertaError as e:
         if comm.tells(e):
             print(f"{type(e).__name__}: {e}", file=sys.stderr, flush=True)
@@ -104,7 +114,7 @@ def _join(options: argparse.Namespace) -> Comm:
         sys.exit(getattr(error, "exit_status", 1))
 
 
-def _run(options: argparse.Namespace, overrides: list[str], comm: Comm) -> int:
+def _run(options: argparse.Namespace, overrides: list[str], comm: Comm, screen: Screen) -> int:
     config = comm.run_on_root(lambda: load_config(options.config, tuple(overrides), options.corpora))
     if options.out is None:
         print("python -m preprocess: --out DIR is missing", file=sys.stderr)
@@ -114,25 +124,40 @@ def _run(options: argparse.Namespace, overrides: list[str], comm: Comm) -> int:
         # Found out now, a missing segmenter costs nothing; after extract it would cost hours.
         comm.everywhere(lambda: open_segmenter(config.segmenter).close())
     if options.dry_run:
+        lines = comm.run_on_root(lambda: describe_plan(config, options.out, wanted, comm.size))
         if comm.is_root:
-            print(_describe(config, options.out, wanted, comm.size))
+            print("\n".join(lines))
         return 0
     # Held until the process ends; a job that was killed holds nothing. A pool holds it together.
     held: list[DirectoryLock] = []
-    if options.pool is None:
-        # A requeued job may come before the last of its former life is gone.
-        patience = REQUEUED_PATIENCE if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else 0.0
-        comm.run_on_root(lambda: held.append(DirectoryLock(options.out / "work", "--out", patience)))
-    reports: dict[str, Any] = {}
-    for stage in wanted:
-        began = time.monotonic()
-        result = _work(stage)(config, options.out, comm)
-        reports[stage] = {"result": result, "seconds": time.monotonic() - began, "ranks": comm.size}
-        if comm.is_root:
-            logging.getLogger(__name__).info("%s: done in %.1f s on %d ranks", stage, reports[stage]["seconds"], comm.size)
+
+    def prepare() -> None:
+        if options.pool is None:
+            # A requeued job may come before the last of its former life is gone.
+            patience = REQUEUED_PATIENCE if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else 0.0
+            held.append(DirectoryLock(options.out / "work", "--out", patience))
+            remove_leftovers(options.out)
+        clear(folder_of(options.out))
+
+    comm.run_on_root(prepare)
+    reporter = Reporter(folder_of(options.out), comm.rank, comm.account, screen.show if comm.is_root else None)
+    try:
+        reports: dict[str, Any] = {}
+        for stage in wanted:
+            began = time.monotonic()
+            comm.account.open_stage(stage)
+            result = _work(stage)(config, options.out, comm)
+            reports[stage] = {"result": result, "seconds": time.monotonic() - began, "ranks": comm.size}
+            if comm.is_root:
+                logging.getLogger(__name__).info("%s: done in %.1f s on %d ranks", stage, reports[stage]["seconds"], comm.size)
+    finally:
+        reporter.stop()
+        screen.close_line()
 
     def conclude() -> None:
         print_report(write_report(options.out, reports))
+        clear(folder_of(options.out))
+        remove_leftovers(options.out)  # of a process of a pool that was killed while the others went on
         comm.finish()
 
     comm.run_on_root(conclude)
@@ -160,18 +185,13 @@ def _work(stage: str) -> Callable[[PreprocessConfig, Path, Comm], Any]:
     return pack
 
 
-def _describe(config: PreprocessConfig, out: Path, stages: tuple[str, ...], ranks: int) -> str:
-    settings = f"words by {config.segmenter.engine}, {config.vocab_size} pieces"
-    lines = [f"would run {', '.join(stages)} on {ranks} ranks, {settings}, into {out}"]
-    lines += [f"  {name}: {c.format} {c.path}, seen {c.repeats}x an epoch" for name, c in config.corpora.items()]
-    return "\n".join(lines)
+def _status(directory: Path, pool: str | None, comm: Comm) -> int:
+    if comm.is_root:
+        print("\n".join(describe_directory(directory)))
+    return 0
 
 
-def _verify(directory: Path | None, pool: str | None, comm: Comm) -> int:
-    if directory is None:
-        print("python -m preprocess verify: name the directory", file=sys.stderr)
-        return 2
-
+def _verify(directory: Path, pool: str | None, comm: Comm) -> int:
     def check() -> list[str]:
         if pool is not None:
             require_finished(directory, pool, "all")
@@ -189,10 +209,7 @@ def _verify(directory: Path | None, pool: str | None, comm: Comm) -> int:
     return 1 if faults else 0
 
 
-def _coverage(directory: Path | None, comm: Comm) -> int:
-    if directory is None:
-        print("python -m preprocess coverage: name the directory", file=sys.stderr)
-        return 2
+def _coverage(directory: Path, pool: str | None, comm: Comm) -> int:
     from preprocess.coverage import compare, describe
     from preprocess.segmenters.mecab import JumanDic
     from preprocess.tokenizer import read_training
@@ -212,6 +229,10 @@ def _coverage(directory: Path | None, comm: Comm) -> int:
     if comm.is_root:
         print(describe(found))
     return 0
+
+
+LOOKS: dict[str, Callable[[Path, str | None, Comm], int]] = {"status": _status, "verify": _verify, "coverage": _coverage}
+"""What looks at a directory and does none of the work."""
 
 
 if __name__ == "__main__":

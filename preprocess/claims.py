@@ -43,13 +43,16 @@ def read_states(names: Iterable[str], count: int) -> list[PieceState]:
     return states
 
 
-def next_step(states: list[PieceState], forgiven: Set[tuple[int, int]], dead: Set[int] = frozenset()) -> Step:
+def next_step(
+    states: list[PieceState], forgiven: Set[tuple[int, int]], dead: Set[int] = frozenset(), unready: Set[int] = frozenset()
+) -> Step:
     """What a process does next in a call: an error of now ends it, else it takes the first piece that nobody holds.
 
     Args:
         states: of all pieces.
         forgiven: failed attempts (piece, attempt) from before this process, which may be made again.
         dead: pieces whose holder is dead.
+        unready: pieces that cannot be begun yet.
     """
     open_ = [(number, state) for number, state in enumerate(states) if not state.done]
     if not open_:
@@ -58,6 +61,6 @@ def next_step(states: list[PieceState], forgiven: Set[tuple[int, int]], dead: Se
         if state.attempt in state.failures and (number, state.attempt) not in forgiven:
             return Step("failed", number, state.attempt)
     for number, state in open_:
-        if state.attempt < 0 or state.attempt in state.failures or number in dead:
+        if number not in unready and (state.attempt < 0 or state.attempt in state.failures or number in dead):
             return Step("claim", number, state.attempt + 1)
     return Step("wait")

@@ -40,6 +40,11 @@ def chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[bytes
 
     Raises DamagedFile with the compressed byte near which reading stopped.
     """
+    return (content for _, content in placed_chunks(path, start, end))
+
+
+def placed_chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """(byte of the file behind what was read for it, content) of every chunk that `chunks` gives."""
     new = DECOMPRESSORS.get(path.suffix)
     position = start
     decompressor = None
@@ -49,7 +54,7 @@ def chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[bytes
             while data := f.read(CHUNK_BYTES if end is None else min(CHUNK_BYTES, end - position)):
                 position += len(data)
                 if new is None:
-                    yield data
+                    yield position, data
                     continue
                 while data:
                     if decompressor is None:
@@ -62,7 +67,7 @@ def chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[bytes
                     data = decompressor.unused_data if decompressor.eof else b""
                     decompressor = None if decompressor.eof else decompressor
                     if content:
-                        yield content
+                        yield position, content
     except PermissionError as e:
         raise InputError(f"{path}: {e.strerror}; give this user the right to read it.") from e
     except (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as e:
@@ -74,14 +79,23 @@ def chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[bytes
         raise DamagedFile(f"the file is cut short: its {path.suffix[1:]} stream has no end", position)
 
 
-def lines(path: Path, remedy: str = DOWNLOAD_AGAIN) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line without its end) of every line of a plain or compressed file.
+def lines(
+    path: Path, remedy: str = DOWNLOAD_AGAIN, start: int = 0, end: int | None = None, first_line: int = 1
+) -> Iterator[tuple[int, bytes]]:
+    """(number, line without its end) of every line in the bytes [start, end) of a plain or compressed file.
+
+    Args:
+        path: the file.
+        remedy: what its reader can do where it is damaged.
+        start: first byte; a line begins there.
+        end: byte behind the last; None: the file's end.
+        first_line: its number.
 
     Raises InputError with line and byte where the file is cut short, damaged, or has a line of more than 1 GiB.
     """
-    number, pending, pending_bytes = 0, [b""], 0
+    number, pending, pending_bytes = first_line - 1, [b""], 0
     try:
-        for chunk in chunks(path):
+        for chunk in chunks(path, start, end):
             first, *rest = chunk.split(b"\n")
             pending.append(first)
             pending_bytes += len(first)

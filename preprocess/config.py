@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jsonargparse
 import yaml
 
-from jadeberta.shards import ConfigError, Packing, explain_recipe_error
+from jadeberta.shards import WORD_START, ConfigError, Packing, explain_recipe_error
 
 Engine = Literal["jumanpp", "juman", "mecab"]
 OTHER_SECTIONS = (
@@ -27,6 +27,8 @@ OTHER_SECTIONS = (
     "logging",
 )
 """Sections of a recipe that are none of this package's business."""
+Duplicates = Literal["none", "exact", "near"]
+Pieces = Literal["subwords", "characters"]
 CorpusFormat = Literal["wikipedia", "cc100", "oscar", "jsonl"]
 
 
@@ -59,12 +61,24 @@ class SegmenterConfig:
 
 
 @dataclass
+class DuplicatesConfig:
+    """Which documents are left out because an earlier one, of any corpus, is the same; the corpora come in the recipe's order."""
+
+    remove: Duplicates = "none"
+    """none, exact (the same normalised text), or near (also those of similar text; needs the extra `quality`)."""
+    similarity: float = 0.8
+    """Of near duplicates: the share of common strings of five characters (Jaccard) at which every second pair is found."""
+
+
+@dataclass
 class PreprocessConfig:
     """Everything that the four stages need to know."""
 
     corpora: dict[str, CorpusConfig] = field(default_factory=dict)
     """The corpora by name."""
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    pieces: Pieces = "subwords"
+    """What the tokens are: subwords, none across a word's border; characters, with the words kept for whole-word masking."""
     vocab_size: int = 32000
     """Pieces in the sentencepiece model, special tokens included."""
     character_coverage: float = 0.9999
@@ -75,6 +89,10 @@ class PreprocessConfig:
     """UTF-8 bytes of text in one part of extracted documents: the unit that segmentation shares out and repeats after a kill."""
     shard_bytes: int = 256 * 2**20
     """UTF-8 bytes of segmented text that become one shard: the unit of packing."""
+    quality: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    """HojiChar's filters by name with their options, in the order in which they judge a document; needs the extra `quality`."""
+    duplicates: DuplicatesConfig = field(default_factory=DuplicatesConfig)
+    """Which documents are left out as duplicates of others."""
     packing: Packing = "concat"
     """How documents become rows of 512: concat, one after the other and no padding; best_fit, none across two rows, up to 1% padding."""
 
@@ -143,7 +161,7 @@ def _corpus_fault(recipe: Path | None) -> str:
 
 
 def _validate(config: PreprocessConfig) -> None:
-    sections: dict[str, Any] = {"": config, "segmenter.": config.segmenter}
+    sections: dict[str, Any] = {"": config, "segmenter.": config.segmenter, "duplicates.": config.duplicates}
     for section, values in (sections | {f"corpora.{name}.": corpus for name, corpus in config.corpora.items()}).items():
         if empty := [f.name for f in fields(values) if getattr(values, f.name) is None]:
             raise ConfigError(f"preprocess.{section}{empty[0]} has no value; give it one or leave the line out.")
@@ -166,10 +184,20 @@ def _validate(config: PreprocessConfig) -> None:
     ):
         if not low <= getattr(config, key) <= high:
             raise ConfigError(f"preprocess.{key} is {getattr(config, key)}; it must lie between {low} and {high}.")
+    if config.pieces == "characters" and config.vocab_size > WORD_START:
+        raise ConfigError(
+            f"preprocess.vocab_size is {config.vocab_size}; with preprocess.pieces: characters it may be {WORD_START}."
+        )
+    if not 0.3 <= config.duplicates.similarity <= 0.99:
+        raise ConfigError(
+            f"preprocess.duplicates.similarity is {config.duplicates.similarity}; it must lie between 0.3 and 0.99."
+        )
     if not 0.9 <= config.character_coverage <= 1:
         raise ConfigError(f"preprocess.character_coverage is {config.character_coverage}; it must lie between 0.9 and 1.")
 
 
 def _known_keys() -> list[str]:
     keys = [f"preprocess.{f.name}" for f in fields(PreprocessConfig)]
-    return keys + [f"preprocess.segmenter.{f.name}" for f in fields(SegmenterConfig)] + list(OTHER_SECTIONS)
+    for section, class_ in (("segmenter", SegmenterConfig), ("duplicates", DuplicatesConfig)):
+        keys += [f"preprocess.{section}.{f.name}" for f in fields(class_)]
+    return keys + list(OTHER_SECTIONS)

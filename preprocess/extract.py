@@ -7,9 +7,11 @@ Promises the same parts whatever the number of ranks, and that a piece with its 
 import heapq
 import logging
 import re
+import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,15 @@ import orjson
 import xxhash
 
 from jadeberta.shards import ConfigError, InputError
-from preprocess import readers
+from preprocess import duplicates, quality, readers
 from preprocess.comm import Comm
 from preprocess.config import PreprocessConfig
-from preprocess.files import atomic_file, read_json, read_jsonl_zst, write_json, write_jsonl_zst
+from preprocess.cutting import Cutting, Extent, cut_file, extent_of, is_cut, remove, require_whole
+from preprocess.files import atomic_file, read_json, write_json, write_jsonl_zst
 from preprocess.readers.piece import Document, Piece, natural_key
 
 # Goes into every marker: change it with any rule of a reader, so that old and new texts never mix in one output.
-EXTRACTOR = "extract-1"
+EXTRACTOR = "extract-2"
 _START_AGAIN = "give another --out or delete"
 
 log = logging.getLogger(__name__)
@@ -37,10 +40,31 @@ def extract(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str, Any]:
     {corpus: {"documents", "bytes" (UTF-8), "dropped": {reason: n}, "files": {name: {"documents", "in_file"}}}}
     Raises InputError where a corpus cannot be read, ConfigError where `out` holds documents made with other settings.
     """
-    pieces = comm.run_on_root(lambda: _plan(config, out))
-    counts = comm.map(pieces, lambda piece: _extract_piece(piece, config, out))
+    # Before hours of work, not after them.
+    quality.describe(config.quality)
+    duplicates.describe(config.duplicates)
+    pending = comm.run_on_root(lambda: _plan(config, out))
+
+    def work(task: Piece | Cutting) -> None:
+        if isinstance(task, Cutting):
+            begins = readers.READERS[task.pieces[0].format].begins
+            cut_file(task, begins, lambda piece: _settings(piece, config), comm.count)
+        else:
+            _extract_piece(task, config, out, comm.count)
+
+    def ready(task: Piece | Cutting) -> bool:
+        if isinstance(task, Cutting) or task.cut is None:
+            return True
+        return task.cut.is_file() or (_folder(out, task.corpus) / f"{task.name}.json").is_file()
+
+    comm.map(pending, work, _weight, ready)
+    parts = comm.run_on_root(lambda: [part for corpus in config.corpora for part in list_parts(out, corpus)])
+    if config.duplicates.remove == "none":
+        comm.run_on_root(lambda: duplicates.forget(parts))
+    else:
+        duplicates.find(config.duplicates, parts, comm)
     comm.run_on_root(lambda: _mark_complete(config, out))
-    return _summary(config, counts)
+    return comm.run_on_root(lambda: _summary(config, out))
 
 
 def require_complete(out: Path, corpus: str) -> None:
@@ -63,7 +87,8 @@ def read_markers(out: Path, corpus: str) -> list[dict[str, Any]]:
     {"settings", "counts": {"documents", "bytes", "dropped": {reason: n}}, "parts": [{"file", "documents", "bytes"}],
      "heldout": [[hash, id]] with the smallest hashes of the piece, "seconds"}
     """
-    return [read_json(marker) for marker in _list_markers(out, corpus)]
+    folder = _folder(out, corpus)
+    return [duplicates.marker_left(read_json(marker), folder) for marker in _list_markers(out, corpus)]
 
 
 def _list_markers(out: Path, corpus: str) -> list[Path]:
@@ -72,7 +97,7 @@ def _list_markers(out: Path, corpus: str) -> list[Path]:
 
 def read_documents(part: Path) -> Iterator[Document]:
     """Streams {"id", "source", "title", "text"}; raises InputError where the part is damaged."""
-    return read_jsonl_zst(part)
+    return duplicates.rows_left(part)
 
 
 def heldout_hash(document_id: str) -> int:
@@ -84,31 +109,82 @@ def _folder(out: Path, corpus: str) -> Path:
     return out / "work" / "documents" / corpus
 
 
+def _cuts(out: Path) -> Path:
+    return out / "work" / "cuts"
+
+
+def _planned(out: Path, corpus: str) -> Path:
+    return out / "work" / "documents" / f"{corpus}.pieces.json"
+
+
 def _complete(out: Path, corpus: str) -> Path:
     return out / "work" / "documents" / f"{corpus}.complete.json"
 
 
 def _mark_complete(config: PreprocessConfig, out: Path) -> None:
     for corpus in config.corpora:
+        extents: dict[str, list[Extent]] = {}
+        for marker in read_markers(out, corpus):
+            if "extent" in marker:
+                extents.setdefault(marker["settings"]["file"], []).append(Extent(**marker["extent"]))
+        for file, found in extents.items():
+            require_whole(_folder(out, corpus) / file, found)
+        shutil.rmtree(_cuts(out) / corpus, ignore_errors=True)
         write_json(_complete(out, corpus), {"pieces": [marker.stem for marker in _list_markers(out, corpus)]})
 
 
-def _plan(config: PreprocessConfig, out: Path) -> list[Piece]:
-    """All pieces, the longest first so that ranks end at about the same time; refuses what another run left in `out`."""
-    planned: list[Piece] = []
-    for corpus, corpus_config in config.corpora.items():
-        pieces = readers.pieces(corpus, corpus_config)
+def plan_pieces(config: PreprocessConfig, out: Path) -> dict[str, list[Piece]]:
+    """All pieces of every corpus in the order of their documents, with the place where those of a cut file are noted."""
+    return {
+        corpus: [
+            piece if piece.cut is None else replace(piece, cut=_cuts(out) / corpus / f"{piece.name}.json")
+            for piece in readers.pieces(corpus, corpus_config)
+        ]
+        for corpus, corpus_config in config.corpora.items()
+    }
+
+
+def _plan(config: PreprocessConfig, out: Path) -> list[Piece | Cutting]:
+    """What is left to do, the longest first so that ranks end at about the same time; refuses what another run left in `out`."""
+    pending: list[Piece] = []
+    for corpus, pieces in plan_pieces(config, out).items():
         expected = {piece.name: piece for piece in pieces}
         for marker in _list_markers(out, corpus):
             if marker.stem not in expected:
                 source = read_json(marker)["settings"]["file"]
-                here = f"{source} is not in {corpus_config.path} or is now cut otherwise"
+                here = f"{source} is not in {config.corpora[corpus].path} or is now cut otherwise"
                 raise ConfigError(f"{marker}: made from another set of files ({here}); {_START_AGAIN} {marker.parent}.")
-            _check_settings(marker, _settings(expected[marker.stem], config))
-        if len(_list_markers(out, corpus)) < len(pieces):
+            piece = expected.pop(marker.stem)
+            _require_parts(marker.parent, marker, _check_settings(marker, _settings(piece, config)))
+            remove(piece)
+            log.info("%s: %s: done before, skipped", corpus, piece.name)
+        if expected:
             _complete(out, corpus).unlink(missing_ok=True)
-        planned += pieces
-    return sorted(planned, key=lambda piece: piece.start - piece.end)
+        write_json(_planned(out, corpus), {"pieces": [[piece.name, piece.end - piece.start] for piece in pieces]})
+        pending += expected.values()
+    cuttings = _plan_cuttings(pending, config, out)
+    return [*cuttings, *sorted(pending, key=lambda piece: piece.start - piece.end)]
+
+
+def _plan_cuttings(pending: list[Piece], config: PreprocessConfig, out: Path) -> list[Cutting]:
+    """The files that have to be cut, the largest first; of each what is cut already is kept, and what is cut otherwise removed."""
+    wanted: dict[Path, set[str]] = {}
+    for piece in pending:
+        if piece.cut is not None and not is_cut(piece, _settings(piece, config)):
+            remove(piece)
+            wanted.setdefault(piece.path, set()).add(piece.name)
+    if not wanted:
+        return []
+    of_file: dict[Path, list[Piece]] = {}
+    for piece in (piece for pieces in plan_pieces(config, out).values() for piece in pieces):
+        of_file.setdefault(piece.path, []).append(piece)
+    cuttings = [Cutting(path, tuple(of_file[path]), frozenset(names)) for path, names in wanted.items()]
+    return sorted(cuttings, key=lambda cutting: -cutting.pieces[-1].end)
+
+
+def _weight(task: Piece | Cutting) -> float:
+    """Bytes of the file; to cut a file takes about half as long as all else that is done with it."""
+    return task.pieces[-1].end / 2 if isinstance(task, Cutting) else task.end - task.start
 
 
 def _hash_of_ends(path: Path) -> str:
@@ -132,6 +208,7 @@ def _settings(piece: Piece, config: PreprocessConfig) -> dict[str, Any]:
         "id_prefix": piece.id_prefix,
         "part_bytes": config.part_bytes,
         "heldout_documents": config.heldout_documents,
+        "quality": quality.describe(config.quality),
     }
 
 
@@ -147,24 +224,22 @@ def _check_settings(marker: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def _extract_piece(piece: Piece, config: PreprocessConfig, out: Path) -> dict[str, Any]:
-    """The counts in the piece's marker; does the work unless the marker is there."""
+def _extract_piece(piece: Piece, config: PreprocessConfig, out: Path, count: Callable[..., None]) -> None:
+    """Writes the parts of a piece and its marker, unless a process of a pool did so and was killed before it could say so."""
     folder = _folder(out, piece.corpus)
-    marker = folder / f"{piece.name}.json"
-    settings = _settings(piece, config)
-    if marker.is_file():
-        content = _check_settings(marker, settings)
-        _require_parts(folder, marker, content)
-        log.info("%s: %s: done before, skipped", piece.corpus, piece.name)
-    else:
-        content = _write_piece(piece, config, folder) | {"settings": settings}
-        with atomic_file(marker) as f:
-            # Not indented: a marker holds up to 5,000 held-out candidates.
-            f.write(orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SORT_KEYS))
-        counts = content["counts"]
-        speed = counts["bytes"] / 1e6 / max(content["seconds"], 1e-9)
-        log.info("%s: %s: %d documents, %.2f MB/s", piece.corpus, piece.name, counts["documents"], speed)
-    return content["counts"] | {"corpus": piece.corpus, "file": piece.path.name}
+    if (marker := folder / f"{piece.name}.json").is_file():
+        _check_settings(marker, _settings(piece, config))
+        return
+    extent = extent_of(piece)
+    content = _write_piece(piece, config, folder, count) | {"settings": _settings(piece, config)}
+    with atomic_file(marker) as f:
+        # Not indented: a marker holds up to 5,000 held-out candidates.
+        content |= {} if extent is None else {"extent": asdict(extent)}
+        f.write(orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SORT_KEYS))
+    remove(piece)
+    counts = content["counts"]
+    speed = counts["bytes"] / 1e6 / max(content["seconds"], 1e-9)
+    log.info("%s: %s: %d documents, %.2f MB/s", piece.corpus, piece.name, counts["documents"], speed)
 
 
 def _require_parts(folder: Path, marker: Path, content: dict[str, Any]) -> None:
@@ -173,18 +248,19 @@ def _require_parts(folder: Path, marker: Path, content: dict[str, Any]) -> None:
             raise InputError(f"{folder / part['file']}: missing although {marker.name} lists it; delete {marker} and run again.")
 
 
-def _write_piece(piece: Piece, config: PreprocessConfig, folder: Path) -> dict[str, Any]:
+def _write_piece(piece: Piece, config: PreprocessConfig, folder: Path, count: Callable[..., None]) -> dict[str, Any]:
     _remove_leftovers(piece, folder)
     began = time.monotonic()
     dropped: Counter[str] = Counter()
     smallest = _Smallest(config.heldout_documents)
     parts: list[dict[str, Any]] = []
-    documents = readers.documents(piece, dropped)
+    documents = quality.keep(readers.documents(piece, dropped), config.quality, dropped)
     for first in documents:
         counts = Counter(documents=0, bytes=0)
         name = f"{piece.name}-{len(parts):05d}.jsonl.zst"
         write_jsonl_zst(folder / name, _one_part(chain([first], documents), config.part_bytes, counts, smallest))
         parts.append({"file": name, **counts})
+        count(**counts, weight=0)
     return {
         "counts": {
             "documents": sum(part["documents"] for part in parts),
@@ -234,15 +310,17 @@ class _Smallest:
         return [[-negative, document_id] for negative, document_id in sorted(self._heap, reverse=True)]
 
 
-def _summary(config: PreprocessConfig, counts: list[dict[str, Any]]) -> dict[str, Any]:
-    summary: dict[str, Any] = {corpus: {"documents": 0, "bytes": 0, "dropped": {}, "files": {}} for corpus in config.corpora}
-    for piece in sorted(counts, key=lambda piece: natural_key(piece["file"])):
-        corpus = summary[piece["corpus"]]
-        corpus["documents"] += piece["documents"]
-        corpus["bytes"] += piece["bytes"]
-        for reason, number in piece["dropped"].items():
-            corpus["dropped"][reason] = corpus["dropped"].get(reason, 0) + number
-        file = corpus["files"].setdefault(piece["file"], {"documents": 0, "in_file": 0})
-        file["documents"] += piece["documents"]
-        file["in_file"] += piece["documents"] + sum(piece["dropped"].values())
+def _summary(config: PreprocessConfig, out: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
+    for name in config.corpora:
+        corpus = summary[name] = {"documents": 0, "bytes": 0, "dropped": {}, "files": {}}
+        for marker in read_markers(out, name):
+            counts = marker["counts"]
+            corpus["documents"] += counts["documents"]
+            corpus["bytes"] += counts["bytes"]
+            for reason, number in counts["dropped"].items():
+                corpus["dropped"][reason] = corpus["dropped"].get(reason, 0) + number
+            file = corpus["files"].setdefault(marker["settings"]["file"], {"documents": 0, "in_file": 0})
+            file["documents"] += counts["documents"]
+            file["in_file"] += counts["documents"] + sum(counts["dropped"].values())
     return summary

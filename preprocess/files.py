@@ -4,6 +4,8 @@ Every output of a stage is written under a temporary name beside its final one, 
 """
 
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +41,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
     fsync_directory(path.parent)
 
 
+def remove_leftovers(out: Path) -> None:
+    """Removes what killed processes had not finished under `out`; for one who knows that nobody writes there now.
+
+    What the processes of a pool tell each other is left alone: others of it may just be coming.
+    """
+    work = out / "work"
+    for path in [*out.glob(".*"), *(out / "tokenizer").glob(".*"), *work.glob("**/.*")]:
+        if work / "pool" in path.parents:
+            continue
+        if re.search(r"\.tmp-\d+$", path.name):
+            path.unlink(missing_ok=True)
+        elif path.name.startswith(".seeds-"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that appears under `path` when the block ends."""
@@ -72,7 +89,7 @@ def jsonl_zst_writer(path: Path, scratch: bool = False) -> Iterator[Callable[[An
         yield lambda row: stream.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def write_jsonl_zst(path: Path, rows: Iterable[dict[str, Any]], scratch: bool = False) -> None:
+def write_jsonl_zst(path: Path, rows: Iterable[Any], scratch: bool = False) -> None:
     """One JSON object a line, as `jsonl_zst_writer` does."""
     with jsonl_zst_writer(path, scratch) as write:
         for row in rows:

@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterable, Iterator
 from heapq import nsmallest
 from pathlib import Path
+from typing import Literal
 
 import sentencepiece
 
@@ -41,8 +42,16 @@ def _substrings(word: str) -> Iterator[str]:
             yield word[start:end]
 
 
-def train_sentencepiece(words: Path, seeds: Path | None, vocab_size: int, character_coverage: float) -> bytes:
+def train_sentencepiece(
+    words: Path,
+    seeds: Path | None,
+    vocab_size: int,
+    character_coverage: float,
+    model_type: Literal["unigram", "char"] = "unigram",
+) -> bytes:
     """A sentencepiece model of the words and counts in a file of them; raises RuntimeError where it cannot have so many pieces.
+
+    One of characters (`char`) has fewer pieces where the words have fewer characters.
 
     Args:
         words: as `read_counts` takes them.
@@ -56,7 +65,7 @@ def train_sentencepiece(words: Path, seeds: Path | None, vocab_size: int, charac
         sentence_iterator=(f"{word}\t{count}" for word, count in read_counts(words)),
         input_format="tsv",
         model_writer=model,
-        model_type="unigram",
+        model_type=model_type,
         vocab_size=vocab_size,
         character_coverage=character_coverage,
         max_sentencepiece_length=MAX_PIECE_LENGTH,

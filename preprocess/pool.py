@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jadeberta.shards import ConfigError, GroupLock, InputError, JadebertaError
+from preprocess.account import Account, Weigh
 from preprocess.claims import PieceState, Step, next_step, read_states
-from preprocess.comm import MPI_VARIABLES, Comm, Piece, Result, fit_to_travel
-from preprocess.files import atomic_file, write_json
+from preprocess.comm import MPI_VARIABLES, Comm, Piece, Result, fit_to_travel, missing_source, name_of
+from preprocess.deck import STALL_SECONDS
+from preprocess.files import atomic_file, remove_leftovers, write_json
 from preprocess.heartbeat import Heartbeat, Watch
 
 SILENCE_SECONDS = 60.0
@@ -53,6 +55,7 @@ class Pool(Comm):
         if seen := [variable for variable in MPI_VARIABLES if variable in os.environ]:
             raise ConfigError(f"--pool {name}: {seen[0]} is set, so MPI shares the work already. Leave one of the two out.")
         self.rank = int(os.environ.get("SLURM_PROCID", "0"))
+        self.account = Account()
         self._raised: BaseException | None = None
         self._lock = GroupLock(out / "work", "--out", name) if holds else None
         pools = out / "work" / "pool"
@@ -61,6 +64,7 @@ class Pool(Comm):
             for other in pools.glob("*"):
                 if not other.name.startswith(f"{name}-"):
                     shutil.rmtree(other, ignore_errors=True)  # nobody of that pool is alive
+            remove_leftovers(out)
         self._workers = self._folder / "workers"
         self._workers.mkdir(parents=True, exist_ok=True)
         self._me = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -102,13 +106,24 @@ class Pool(Comm):
         first = self.run_on_root(lambda: mine)
         return [first, mine]
 
-    def map(self, pieces: Iterable[Piece], work: Callable[[Piece], Result]) -> list[Result]:
-        """`[work(piece) for piece in pieces]` in every process, each piece worked on by one of them.
+    def run_on_root(self, work: Callable[[], Result]) -> Result:
+        """The result of `work()` done by one process, in every process; its error is raised in every process."""
+        return self.map([None], lambda _: work())[0]
+
+    def map(
+        self,
+        pieces: Iterable[Piece],
+        work: Callable[[Piece], Result],
+        weigh: Weigh[Piece] = lambda piece: 1,
+        ready: Callable[[Piece], bool] = lambda piece: True,
+    ) -> list[Result]:
+        """`[work(piece) for piece in pieces]` in every process, each piece worked on by one of them; see `Comm.map`.
 
         Raises the first error in the order of the pieces that any process has met.
         """
         listed, folder = list(pieces), self._folder / f"call-{self._calls:03d}"
         self._calls += 1
+        self.account.open_call([weigh(piece) for piece in listed])
         folder.mkdir(exist_ok=True)
         forgiven = {
             (int(piece), int(attempt))
@@ -117,13 +132,17 @@ class Pool(Comm):
             for piece, _, attempt in [path.name.partition(".failed-")]
         }
         claimed: set[str] = set()  # a file server's client may list a folder as it was some seconds ago
+        unready = {number for number, piece in enumerate(listed) if not ready(piece)}
         pause, longest = POLL_SECONDS
+        idle_since = time.monotonic()
         while True:
             states = read_states({*(path.name for path in folder.iterdir()), *claimed}, len(listed))
-            step = next_step(states, forgiven)
+            step = next_step(states, forgiven, unready=unready)
             if step.kind == "wait":
-                dead = {number for number, state in enumerate(states) if not state.done and self._is_dead(folder, number, state)}
-                step = next_step(states, forgiven, dead)
+                held = ((number, state) for number, state in enumerate(states) if state.attempt >= 0 and not state.done)
+                dead = {number for number, state in held if self._is_dead(folder, number, state)}
+                unready = {number for number in unready if not ready(listed[number])}
+                step = next_step(states, forgiven, dead, unready)
             if step.kind == "done":
                 return [_read(folder / f"{number:05d}.done") for number in range(len(listed))]
             if step.kind == "failed":
@@ -133,8 +152,12 @@ class Pool(Comm):
                 if self._claim(folder, step):
                     self._work(folder, step, states[step.piece], listed[step.piece], work)
                 claimed.add(f"{step.piece:05d}.claim-{step.attempt}")
-                pause = POLL_SECONDS[0]
+                pause, idle_since = POLL_SECONDS[0], time.monotonic()
             else:
+                if any(not state.done and state.attempt >= 0 for state in states):
+                    idle_since = time.monotonic()
+                elif time.monotonic() - idle_since > STALL_SECONDS:
+                    raise missing_source(listed[min(unready)])
                 time.sleep(pause)
                 pause = min(2 * pause, longest)
 
@@ -163,15 +186,17 @@ class Pool(Comm):
     def _work(self, folder: Path, step: Step, state: PieceState, piece: Piece, work: Callable[[Piece], Result]) -> None:
         deaths = step.attempt - len(state.failures)
         outcome: Any
+        self.account.begin(step.piece, name_of(piece))
         try:
             if deaths >= DEATHS:
                 last = self._name_of(folder / f"{step.piece:05d}.claim-{state.attempt}")
                 raise InputError(
-                    f"{_name(piece)}: {deaths} processes died at it, at last {last}. Look into its log: memory may be too small."
+                    f"{name_of(piece)}: {deaths} processes died at it, at last {last}. Look into its log: memory may be too small."
                 )
             name, outcome = f"{step.piece:05d}.done", work(piece)
         except Exception as e:
             name, outcome = f"{step.piece:05d}.failed-{step.attempt}", fit_to_travel(e, self._seat)
+        self.account.end()
         if (folder / f"{step.piece:05d}.claim-{step.attempt + 1}").exists():
             return  # taken for dead in the meantime: the piece is another's, whose result is the same
         with atomic_file(folder / name) as f:
@@ -199,11 +224,6 @@ def _seat() -> str:
     if "SLURM_ARRAY_TASK_ID" in env:
         return f"array task {env['SLURM_ARRAY_TASK_ID']} (task {env.get('SLURM_PROCID', '0')}, {where})"
     return f"task {env['SLURM_PROCID']} ({where})" if "SLURM_PROCID" in env else where
-
-
-def _name(piece: object) -> str:
-    """A piece of work in a few words."""
-    return str(getattr(piece, "path", piece))[:200]
 
 
 def _read(path: Path) -> Any:

@@ -7,6 +7,12 @@ from typing import Any
 from jadeberta.shards import CorpusEntry, ShardIndex
 from preprocess.files import read_json, write_json
 
+ORDER = (
+    *("documents", "text", "  dropped", "sentences in", "sentences out", "  quarantined", "  order-dependent", "words"),
+    *("segmenter", "train", "valid", "repeats"),
+)
+"""The rows of the table by how their names begin."""
+
 
 def write_report(out: Path, reports: dict[str, Any]) -> dict[str, Any]:
     """Merges what some stages report into `out/report.json`, which keeps the other stages' last report; returns the whole.
@@ -40,7 +46,7 @@ def _shard_counts(corpus: CorpusEntry, sequence_length: int) -> dict[str, Any]:
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """A table with a column for each corpus: what was read, dropped by reason, quarantined by reason, and packed."""
+    """A table with a column for each corpus: what was read, dropped by reason, cut into words, quarantined by reason, and packed."""
     from rich.console import Console
     from rich.table import Table
 
@@ -48,20 +54,11 @@ def print_report(report: dict[str, Any]) -> None:
     corpora = list(extract | segment | pack)
     rows: dict[str, dict[str, str]] = {}
     for corpus in corpora:
-        documents, words, shards = extract.get(corpus, {}), segment.get(corpus, {}), pack.get(corpus, {})
-        figures = {"documents": documents.get("documents")}
-        figures |= {f"  dropped: {reason}": n for reason, n in documents.get("dropped", {}).items()}
-        figures |= {name: words.get(name) for name in ("sentences", "words")}
-        figures |= {f"  quarantined: {reason}": n for reason, n in words.get("quarantined", {}).items()}
-        for split in ("train", "valid"):
-            figures |= {f"{split} {unit}": shards.get(split, {}).get(unit) for unit in ("sequences", "tokens", "padding")}
-        figures["repeats in an epoch"] = shards.get("repeats")
-        for name, value in figures.items():
+        for name, value in _figures(extract.get(corpus, {}), segment.get(corpus, {}), pack.get(corpus, {})).items():
             if value is not None:
-                rows.setdefault(name, {})[corpus] = f"{value:.2%}" if isinstance(value, float) else f"{value:,}"
-    order = ["documents", "  dropped", "sentences", "words", "  quarantined", "train", "valid", "repeats"]
+                rows.setdefault(name, {})[corpus] = f"{value:.2%}" if name.endswith("padding") else f"{value:,}"
     table = Table("", *corpora)
-    for name in sorted(rows, key=lambda n: next(i for i, prefix in enumerate(order) if n.startswith(prefix))):
+    for name in sorted(rows, key=lambda n: next(i for i, prefix in enumerate(ORDER) if n.startswith(prefix))):
         table.add_row(name, *(rows[name].get(c, "0") for c in corpora))
     Console(color_system=None).print(table)
     if coverage := report.get("tokenizer", {}).get("result", {}).get("coverage"):
@@ -69,3 +66,23 @@ def print_report(report: dict[str, Any]) -> None:
         print(f"{share:.2%} of the running words are one piece; {tokens:.4f} tokens a word, {unknown:.4%} of them [UNK]")
     for stage, entry in report.items():
         print(f"{stage}: {entry['seconds']:.1f} s on {entry['ranks']} ranks")
+
+
+def _figures(extracted: dict[str, Any], segmented: dict[str, Any], packed: dict[str, Any]) -> dict[str, float | None]:
+    """One corpus's column by the names of its rows; None where a stage has not said."""
+    figures: dict[str, float | None] = {"documents": extracted.get("documents"), "text, bytes": extracted.get("bytes")}
+    figures |= {f"  dropped: {reason}": n for reason, n in extracted.get("dropped", {}).items()}
+    figures["sentences in"] = segmented.get("sentences_in")
+    figures["sentences out"] = segmented.get("sentences")
+    figures |= {f"  quarantined: {reason}": n for reason, n in segmented.get("quarantined", {}).items()}
+    figures |= {"words": segmented.get("words"), "words, bytes": segmented.get("bytes")}
+    figures |= {"segmenter restarts": segmented.get("restarts"), "segmenter seconds": _rounded(segmented.get("seconds"))}
+    if segmented.get("order_dependent"):
+        figures["  order-dependent"] = segmented["order_dependent"]
+    for split in ("train", "valid"):
+        figures |= {f"{split} {unit}": packed.get(split, {}).get(unit) for unit in ("sequences", "tokens", "padding")}
+    return figures | {"repeats in an epoch": packed.get("repeats")}
+
+
+def _rounded(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds)

@@ -1,18 +1,13 @@
 """Stage 2: documents -> sentences -> words. A part of documents becomes a part of words, a reject file if needed, and a marker.
 
 Promises that no sentence is lost: it is in the part of words or, with its reason, in the reject file. The words do not depend on
-the number of ranks; a part with its marker is never done again.
-
+the number of ranks; a part with its marker is never done again. The engine works on the next sentences while these are written.
 """
 
-import glob
 import logging
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +16,15 @@ import orjson
 from jadeberta.shards import ConfigError, SegmenterError
 from preprocess.comm import Comm
 from preprocess.config import PreprocessConfig, SegmenterConfig
-from preprocess.extract import list_parts, read_documents, read_markers, require_complete
-from preprocess.files import atomic_file, read_json, read_jsonl_zst, write_json, write_jsonl_zst
-from preprocess.segmenters import Rejected, Segmenter, open_segmenter
-from preprocess.text import NORMALISER, SPLITTER, split_sentences
+from preprocess.duplicates import without_duplicates
+from preprocess.extract import list_parts, read_markers, require_complete
+from preprocess.files import read_json, read_jsonl_zst, write_json
+from preprocess.segment_part import SUFFIX, segment_part
+from preprocess.segmenters import Segmenter, open_segmenter
+from preprocess.text import NORMALISER, SPLITTER
 
-SUFFIX = ".jsonl.zst"
-# Sentences of many documents go to the engine together, as many as fill this number of its batches.
-BATCHES_AT_ONCE = 4
+COUNTS = ("documents", "sentences", "words", "bytes", "restarts", "order_checked", "order_dependent", "seconds")
+"""What is added up over the parts of a corpus."""
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +32,18 @@ log = logging.getLogger(__name__)
 def segment(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str, Any]:
     """Segments every extracted part of the corpora under `out`, and returns the counts by corpus.
 
-    {corpus: {"documents", "sentences", "words", "bytes", "quarantined": {reason: n}, "restarts", "seconds"}}
+    {corpus: {"documents", "sentences_in", "sentences", "words", "bytes", "restarts", "order_checked", "order_dependent", "seconds",
+    "quarantined": {reason: n}}}. `sentences_in` is `sentences` and all that were quarantined; `bytes` are those of the words with a
+    space between them; `order_checked` of the sentences were asked again in other company, `order_dependent` then had other words.
+
     Raises SegmenterError where the engine cannot be used or differs between ranks, ConfigError where `out` holds words made with
     other settings or there is nothing to segment.
     """
     with ExitStack() as stack:
         segmenter = _open_everywhere(config.segmenter, comm, stack)
         pending = comm.run_on_root(lambda: _plan(config, out, segmenter.description))
-        comm.map(pending, lambda part: _segment_part(part, out, segmenter, config.segmenter))
+        sizes = _text_bytes(config, out) if pending else {}
+        comm.map(pending, lambda part: _segment_part(part, out, segmenter, config.segmenter, comm.count), sizes.__getitem__)
     return comm.run_on_root(lambda: {corpus: _summary(corpus, out) for corpus in config.corpora})
 
 
@@ -115,13 +115,20 @@ def _plan(config: PreprocessConfig, out: Path, description: dict[str, Any]) -> l
     return sorted(pending, key=lambda part: -part.stat().st_size)
 
 
+def _text_bytes(config: PreprocessConfig, out: Path) -> dict[Path, int]:
+    """The bytes of text of every part of documents."""
+    markers = ((corpus, marker) for corpus in config.corpora for marker in read_markers(out, corpus))
+    parts = ((corpus, part) for corpus, marker in markers for part in marker["parts"])
+    return {out / "work" / "documents" / corpus / part["file"]: part["bytes"] for corpus, part in parts}
+
+
 def _settings(part: Path, description: dict[str, Any]) -> dict[str, Any]:
     """All that the words of a part depend on."""
     return {
         "segmenter": description,
         "normaliser": NORMALISER,
         "splitter": SPLITTER,
-        "source": {"name": part.name, "bytes": part.stat().st_size},
+        "source": {"name": part.name, "bytes": part.stat().st_size} | without_duplicates(part),
     }
 
 
@@ -149,79 +156,13 @@ def _difference(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> 
     return ""
 
 
-def _segment_part(part: Path, out: Path, segmenter: Segmenter, config: SegmenterConfig) -> None:
-    words, began, restarts = _words_of(part, out), time.monotonic(), segmenter.restarts
-    counts: Counter[str] = Counter()
-    rejects: list[dict[str, Any]] = []
-    stem = words.name.removesuffix(SUFFIX)
-    for leftover in words.parent.glob(f".{glob.escape(stem)}.*.tmp-*"):
-        leftover.unlink()  # of an attempt that was killed
-    write_jsonl_zst(words, _rows(part, segmenter, config, counts, rejects))
-    if counts["read"] != counts["sentences"] + len(rejects):
-        kept = f"{counts['sentences']} segmented and {len(rejects)} quarantined"
-        raise SegmenterError(f"{part}: {counts['read']} sentences read but {kept}. This is a bug: report it with the part.")
-    _write_rejects(words.with_name(f"{stem}.rejects.jsonl"), rejects)
-    seconds = time.monotonic() - began
-    quarantined = dict(sorted(Counter(row["reason"] for row in rejects).items()))
-    content = {
-        "settings": _settings(part, segmenter.description),
-        "counts": {
-            **{name: counts[name] for name in ("documents", "sentences", "words", "bytes")},
-            "quarantined": quarantined,
-            "restarts": segmenter.restarts - restarts,
-            "seconds": round(seconds, 3),
-        },
-        "file_bytes": words.stat().st_size,
-    }
+def _segment_part(part: Path, out: Path, segmenter: Segmenter, config: SegmenterConfig, count: Callable[..., None]) -> None:
+    if _is_done(part, out, segmenter.description):
+        return  # by a process of a pool that was killed before it could say so
+    words = _words_of(part, out)
+    counts = segment_part(part, words, segmenter, config.batch_sentences, count)
+    content = {"settings": _settings(part, segmenter.description), "counts": counts, "file_bytes": words.stat().st_size}
     write_json(_marker_of(words), content)
-    speed = counts["read"] / max(seconds, 1e-9)
-    log.info("%s: %s: %d sentences, %.0f a second", part.parent.name, part.name, counts["read"], speed)
-    if rejects:
-        log.warning("%s: %s: %d sentences quarantined: %s", part.parent.name, part.name, len(rejects), quarantined)
-
-
-def _rows(
-    part: Path, segmenter: Segmenter, config: SegmenterConfig, counts: Counter[str], rejects: list[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    """The rows of a part of words; what happened is added to `counts` and `rejects` on the way."""
-    for documents in _groups(part, config.batch_sentences * BATCHES_AT_ONCE):
-        asked = [sentence for _, sentences in documents for sentence in sentences]
-        answers = iter(zip(asked, segmenter.segment(asked), strict=True))
-        for document_id, sentences in documents:
-            segmented = list(islice(answers, len(sentences)))
-            lines = [" ".join(answer) for _, answer in segmented if not isinstance(answer, Rejected)]
-            counts.update(documents=1, read=len(sentences), sentences=len(lines))
-            counts["words"] += sum(line.count(" ") + 1 for line in lines)
-            counts["bytes"] += sum(len(line.encode()) for line in lines)
-            rejects += [
-                {"id": document_id, "sentence number": number, "sentence": sentence} | asdict(answer)
-                for number, (sentence, answer) in enumerate(segmented, 1)
-                if isinstance(answer, Rejected)
-            ]
-            yield {"id": document_id, "sentences": lines}
-
-
-def _groups(part: Path, sentences: int) -> Iterator[list[tuple[str, list[str]]]]:
-    """Documents as (id, sentences), in groups of at least so many sentences."""
-    group, held = [], 0
-    for row in read_documents(part):
-        group.append((row["id"], split_sentences(row["text"])))
-        held += len(group[-1][1])
-        if held >= sentences:
-            yield group
-            group, held = [], 0
-    if group:
-        yield group
-
-
-def _write_rejects(path: Path, rejects: list[dict[str, Any]]) -> None:
-    """One JSON object a line; no file where nothing was rejected."""
-    if not rejects:
-        path.unlink(missing_ok=True)
-        return
-    with atomic_file(path) as f:
-        for row in rejects:
-            f.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def _summary(corpus: str, out: Path) -> dict[str, Any]:
@@ -231,8 +172,8 @@ def _summary(corpus: str, out: Path) -> dict[str, Any]:
         counts = read_json(_marker_of(_words_of(part, out)))["counts"]
         quarantined.update(counts.pop("quarantined"))
         total.update(counts)
-    names = ("documents", "sentences", "words", "bytes", "restarts", "seconds")
-    return {**{name: total[name] for name in names}, "quarantined": dict(sorted(quarantined.items()))}
+    read = {"sentences_in": total["sentences"] + quarantined.total()}
+    return read | {name: total[name] for name in COUNTS} | {"quarantined": dict(sorted(quarantined.items()))}
 
 
 def _words_of(part: Path, out: Path) -> Path:

@@ -5,6 +5,9 @@ Pure functions on strings. The names go into the shards' metadata: change a rule
 
 import re
 import unicodedata
+from functools import cache
+
+import numpy as np
 
 NORMALISER = "nfkc-space-2"
 SPLITTER = "punctuation-brackets-1"
@@ -13,7 +16,6 @@ SPLITTER = "punctuation-brackets-1"
 # ▁ (U+2581) is how sentencepiece writes a space: in a text it would be one, but not for every tokenizer at every place.
 _SPACE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u180e\u200b\u2581\ufeff]+")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_NEWLINE = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")
 
 _OPENING = "（(「『【［[〈《〔｛{“｢〖〘"
 _CLOSING = "）)」』】］]〉》〕｝}”｣〗〙"
@@ -22,12 +24,13 @@ _KIN = {**dict(zip(_CLOSING, _OPENING, strict=True)), "）": "(", "］": "[", "�
 _OPENING_KIN = {"（": "(", "［": "[", "｛": "{", "｢": "「"}
 _ALWAYS = "。｡！？♪♫☆★…‥⁇⁈⁉‼"
 _BEFORE_A_BREAK = "!?.．"
-_BRACKET = re.compile(f"[{re.escape(_OPENING + _CLOSING)}]")
-# A run of marks and the brackets closed right after it (unbalanced ones, or the mark would be inside them).
-_MARKS = re.compile(f"([{re.escape(_ALWAYS + _BEFORE_A_BREAK)}]+)([{re.escape(_CLOSING)}]*)")
+_MARKS = _ALWAYS + _BEFORE_A_BREAK
+# One class of characters: of several alternatives Python's re finds the next one five times as slowly.
+_TOKEN = re.compile(f"[{re.escape(_MARKS + _OPENING + _CLOSING)}\\n\\r\\x85\\u2028\\u2029]")
 _ALWAYS_MARK = re.compile(f"[{_ALWAYS}]")
 _LETTER = re.compile(r"[^\W\d_]")
 _LATIN_OR_DIGIT = re.compile("[0-9A-Za-z０-９Ａ-Ｚａ-ｚ]")
+_SPACES = re.compile(" {2,}")
 
 
 def normalise(text: str) -> str:
@@ -47,56 +50,96 @@ def split_sentences(text: str) -> list[str]:
     the line's end or a closing bracket, so that 'Yahoo!ニュース' and '3.14' stay whole.
     """
     # Cutting comes before NFKC, which would make ！ and ! one character.
-    pieces = (piece for line in _NEWLINE.split(_SURROGATE.sub("", text)) for piece in _cut(line))
-    return [sentence for sentence in map(normalise, pieces) if sentence]
+    pieces = _cut(_SURROGATE.sub("", text))
+    return [sentence for piece in _normalise_lines("\n".join(pieces)).split("\n") if (sentence := piece.strip(" "))]
 
 
-def _cut(line: str) -> list[str]:
-    pieces = []
+def _normalise_lines(text: str) -> str:
+    """What `normalise` makes of each line of a text without surrogates, ends left as they are; in a third of the time for a whole text."""
+    # … is not in the table, as NFKC makes three characters of it; it is frequent in novels.
+    units = np.frombuffer(text.replace("…", "...").encode("utf-16-le"), np.uint16)
+    text = unicodedata.normalize("NFKC", _plain_units()[units].tobytes().decode("utf-16-le"))
+    return _SPACES.sub(" ", text) if "  " in text else text
+
+
+@cache
+def _plain_units() -> np.ndarray:
+    """For each UTF-16 unit one that stands for the same under NFKC: of ！ it is !, of any space or control character but \\n a space.
+
+    A character that is compatible with another may take its place before NFKC without changing what comes out, and NFKC is fast where
+    nothing is left to do. uint16 [65,536].
+    """
+    units = np.arange(2**16, dtype=np.uint16)
+    for unit in range(2**16):
+        character = chr(unit)
+        plain = " " if _SPACE.match(character) and character != "\n" else unicodedata.normalize("NFKC", character)
+        if len(plain) == 1 and plain < "\U00010000":
+            units[unit] = ord(plain)
+    return units
+
+
+def _cut(text: str) -> list[str]:
+    """The text cut at newlines and after the marks that end a sentence; one pass, whatever is left open."""
+    pieces: list[str] = []
     start = 0
-    protected = _bracketed(line)
-    span = 0
-    for match in _MARKS.finditer(line):
-        while span < len(protected) and protected[span][1] <= match.start():
-            span += 1
-        if span < len(protected) and protected[span][0] < match.start():
-            continue
-        if _ends_sentence(line, start, match):
-            # Closing brackets stay with the sentence that they end.
-            pieces.append(line[start : match.end()])
-            start = match.end()
-    pieces.append(line[start:])
+    # Runs of marks of the line so far, outside brackets: [first mark, end of the marks, end of the closing brackets behind them, which stay
+    # with the sentence]. Lists, as an object for each run took a fifth of the time.
+    line: list[list[int]] = []
+    opened: list[tuple[str, int]] = []  # brackets of the line: kind, place
+    kinds = dict.fromkeys(_OPENING, 0)  # of `opened`
+    for match in _TOKEN.finditer(text):
+        token, place = match[0], match.start()
+        if token in _MARKS:
+            if line and line[-1][1] == line[-1][2] == place:
+                line[-1][1] = line[-1][2] = place + 1
+            else:
+                line.append([place, place + 1, place + 1])
+        elif token in _OPENING:
+            kind = _OPENING_KIN.get(token, token)
+            opened.append((kind, place))
+            kinds[kind] += 1
+        elif token in _KIN:
+            kind = _KIN[token]
+            if kinds[kind]:
+                # What is open inside has no partner and protects nothing.
+                other, inside = opened.pop()
+                kinds[other] -= 1
+                while other != kind:
+                    other, inside = opened.pop()
+                    kinds[other] -= 1
+                while line and line[-1][0] > inside:
+                    line.pop()
+            elif line and line[-1][2] == place:
+                line[-1][2] = place + 1
+        else:
+            start = _cut_line(text, start, place, line, pieces) if line else start
+            pieces.append(text[start:place])
+            start = place + 1
+            line = []
+            if opened:
+                opened = []
+                kinds = dict.fromkeys(_OPENING, 0)
+    start = _cut_line(text, start, len(text), line, pieces)
+    pieces.append(text[start:])
     return pieces
 
 
-def _ends_sentence(line: str, start: int, match: re.Match[str]) -> bool:
-    marks, closing = match.groups()
-    if _LETTER.search(line, start, match.start()) is None:
-        return False
-    if _ALWAYS_MARK.search(marks):
-        return True
-    if marks[0] == "．" and not _LATIN_OR_DIGIT.match(line, match.start() - 1):
-        return True
-    return bool(closing) or match.end() == len(line) or line[match.end()].isspace()
+def _cut_line(text: str, start: int, line_end: int, line: list[list[int]], pieces: list[str]) -> int:
+    """Adds the sentences of a line that marks end, and returns where the rest of the line begins."""
+    unread = start  # no letter stands between the start of the sentence and this place
+    for place, stop, end in line:
+        if not (place > start and text[place - 1].isalpha()) and _LETTER.search(text, unread, place) is None:
+            unread = place
+        elif text[place] in _ALWAYS or _ends_sentence(text, place, stop, end, line_end):
+            pieces.append(text[start:end])
+            start = unread = end
+    return start
 
 
-def _bracketed(line: str) -> list[tuple[int, int]]:
-    """Outermost spans [start, end) between brackets that match; a bracket without its partner protects nothing."""
-    spans: list[tuple[int, int]] = []
-    opened: list[tuple[str, int]] = []
-    for match in _BRACKET.finditer(line):
-        bracket, position = match.group(), match.start()
-        if bracket in _KIN:
-            kind = _KIN[bracket]
-            depth = next((d for d in range(len(opened) - 1, -1, -1) if opened[d][0] == kind), None)
-            if depth is None:
-                continue
-            start = opened[depth][1]
-            del opened[depth:]
-            # Spans inside this one came before it and are covered by it.
-            while spans and spans[-1][0] > start:
-                spans.pop()
-            spans.append((start, position + 1))
-        else:
-            opened.append((_OPENING_KIN.get(bracket, bracket), position))
-    return spans
+def _ends_sentence(text: str, start: int, stop: int, end: int, line_end: int) -> bool:
+    """Whether marks that do not begin with one that always ends a sentence end one."""
+    if _ALWAYS_MARK.search(text, start, stop):
+        return True
+    if text[start] == "．" and not _LATIN_OR_DIGIT.match(text, start - 1):
+        return True
+    return end > stop or end == line_end or text[end].isspace()

@@ -62,10 +62,12 @@ def train_tokenizer(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str
     """
     directory = out / "tokenizer"
     parts, settings, found = comm.run_on_root(lambda: _plan(config, out, directory))
+    folder = out / "work" / "counts"
     if found is not None:
         log.info("tokenizer: done already, %d pieces", found["pieces"])
+        # Of a run that was killed between the tokenizer's end and this.
+        comm.run_on_root(lambda: shutil.rmtree(folder, ignore_errors=True))
         return found
-    folder = out / "work" / "counts"
     ranked = rank_words(parts, MAX_WORDS, folder, comm)
     result = comm.run_on_root(lambda: _finished(directory, settings) or _train(config, directory, ranked, settings))
     comm.run_on_root(lambda: shutil.rmtree(folder, ignore_errors=True))
@@ -92,6 +94,8 @@ def _plan(
         "repeats": {name: corpus.repeats for name, corpus in config.corpora.items()},
         "words": [[name, part.name, part.stat().st_size] for name in parts for part in parts[name]],
     }
+    if config.pieces != "subwords":
+        settings["pieces"] = config.pieces  # not among them before there were several
     weighted = [(part, config.corpora[name].repeats) for name in parts for part in parts[name]]
     return weighted, settings, _finished(directory, settings)
 
@@ -108,16 +112,26 @@ def _train(config: PreprocessConfig, directory: Path, ranked: Ranked, settings: 
     marker, words, seeds = directory / TRAINING_NAME, directory / "words.tsv", directory / "seed.tsv"
     marker.unlink(missing_ok=True)
     write_counts(words, islice(ranked, MAX_WORDS))
-    with TemporaryDirectory(dir=directory, prefix=".seeds-") as scratch:
-        write_counts(seeds, seed_pieces(read_counts(words), Path(scratch)))
+    characters = config.pieces == "characters"
+    if not characters:
+        with TemporaryDirectory(dir=directory, prefix=".seeds-") as scratch:
+            write_counts(seeds, seed_pieces(read_counts(words), Path(scratch)))
     log.info("tokenizer: %d words, %d of them distinct; training %d pieces", ranked.words, ranked.distinct, config.vocab_size)
     try:
-        model = train_sentencepiece(words, seeds, config.vocab_size, config.character_coverage)
+        if characters:
+            model = train_sentencepiece(words, None, config.vocab_size, config.character_coverage, "char")
+        else:
+            model = train_sentencepiece(words, seeds, config.vocab_size, config.character_coverage)
     except RuntimeError as e:
         raise ConfigError(_explain(str(e), config.vocab_size, ranked.distinct)) from e
+    if (pieces := len(sentencepiece.SentencePieceProcessor(model_proto=model))) < config.vocab_size:
+        raise ConfigError(
+            f"preprocess.vocab_size {config.vocab_size} is too large: the characters of the text, to preprocess.character_coverage, "
+            f"and the special tokens are {pieces}. Set preprocess.vocab_size and model.vocab_size to {pieces} or less, or add text."
+        )
     with atomic_file(directory / "spm.model") as f:
         f.write(_settle(model))
-    write_hugging_face_files(directory)
+    write_hugging_face_files(directory, characters)
     trained = sentencepiece.SentencePieceProcessor(model_file=str(directory / "spm.model"))
     result = {
         "sha256": file_sha256(directory / "spm.model"),
@@ -162,12 +176,13 @@ def _explain(message: str, vocab_size: int, distinct_words: int) -> str:
     return f"preprocess.vocab_size {vocab_size} {problem}. {remedy}"
 
 
-def write_hugging_face_files(directory: Path) -> None:
+def write_hugging_face_files(directory: Path, characters: bool = False) -> None:
     """Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json and config.json beside `spm.model`.
 
     `tokenizer.json` is built here, piece by piece, and not by a Hugging Face class, because transformers 4 and 5 build different
     ones from the same spm.model. 4 loads this file as it is; 5 takes the pieces from it and puts rules of its own around them,
-    which give the same ids for normalised text.
+    which give the same ids for normalised text. But those put a ▁ behind each special token, where a text of `characters` has none:
+    of these the configuration names the class that takes the file as it is in 5 too.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
     from tokenizers.models import Unigram
@@ -177,8 +192,9 @@ def write_hugging_face_files(directory: Path) -> None:
     tokenizer = Tokenizer(Unigram(vocabulary, unk_id=SPECIAL_TOKENS.index("[UNK]"), byte_fallback=False))
     # The text is normalised before; left to do is what sentencepiece does by itself: runs of space are one, none at the ends.
     tokenizer.normalizer = normalizers.Sequence([normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
+    scheme = "first" if characters else "always"
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)
+    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme=scheme)
     ids = [(token, SPECIAL_TOKENS.index(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", special_tokens=ids
@@ -186,7 +202,10 @@ def write_hugging_face_files(directory: Path) -> None:
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS])
     with atomic_path(directory / "tokenizer.json") as path:
         tokenizer.save(str(path))
-    write_json(directory / "tokenizer_config.json", TOKENIZER_CONFIG)
+    write_json(
+        directory / "tokenizer_config.json",
+        TOKENIZER_CONFIG | ({"tokenizer_class": "PreTrainedTokenizerFast"} if characters else {}),
+    )
     tokens = {k: v for k, v in TOKENIZER_CONFIG.items() if k.endswith("_token")}
     write_json(directory / "special_tokens_map.json", tokens)
     # AutoTokenizer picks the class by the model type.

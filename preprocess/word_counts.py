@@ -6,9 +6,11 @@ rank holds does not grow with the corpus. A group with its marker is not counted
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain, groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,9 +28,13 @@ MAX_RUNS = 32
 """Sorted files that are read at once to merge them, at some MB each."""
 MAX_GROUPS = MAX_RUNS
 """Into so many groups the parts are dealt out, as a rank merges one file of each; fewer where there are fewer parts."""
-PARTITION_BYTES = 256 * 2**20
+PARTITION_BYTES = 4 * 2**20
 """Words are dealt out by their hash, to be merged by several ranks: one partition for so many bytes of parts, compressed."""
 MAX_PARTITIONS = 32
+WORDS_A_LINE = 1000
+"""Of the files of counts: a line for each word takes three times as long to write and read."""
+LAYOUT = 2
+"""Of the same files: those of another one are counted anew."""
 
 WeightedPart = tuple[Path, int]
 """A part of words and how often each of its words counts."""
@@ -64,7 +70,7 @@ class Tally:
     def _write_run(self, counts: Iterable[WordCount]) -> None:
         self._runs.append(self._scratch / f"{self._written:05d}.jsonl.zst")
         self._written += 1
-        write_jsonl_zst(self._runs[-1], map(_row, counts), scratch=True)
+        write_jsonl_zst(self._runs[-1], _lines(counts), scratch=True)
 
 
 def merge(sources: Iterable[Iterator[WordCount]]) -> Iterator[WordCount]:
@@ -116,7 +122,7 @@ def rank_words(parts: list[WeightedPart], most: int, folder: Path, comm: Comm) -
                 yield -count, word
 
         ranked = heapq.nsmallest(most, counted())
-        write_jsonl_zst(file, (_row((word, -negative)) for negative, word in ranked))
+        write_jsonl_zst(file, _lines((word, -negative) for negative, word in ranked))
         return words, distinct
 
     files = [folder / f"ranked-{partition:03d}.jsonl.zst" for partition in range(partitions)]
@@ -139,27 +145,41 @@ class _Group:
 def _count_group(group: _Group, partitions: int, folder: Path) -> None:
     """Counts the words of a group into one sorted file for each partition, and writes its marker."""
     parts = [[part.parent.name, part.name, part.stat().st_size, weight] for part, weight in group.parts]
-    settings = {"parts": parts, "partitions": partitions}
+    settings = {"parts": parts, "partitions": partitions, "layout": LAYOUT}
     if _is_done(group.path, settings):
         return
     folder.mkdir(parents=True, exist_ok=True)
     # Of a name of its own: another process may count this group too, when this one was taken for dead.
     with TemporaryDirectory(dir=folder, prefix="runs-") as scratch, ExitStack() as stack:
         tally = Tally(Path(scratch))
-        for part, weight in group.parts:
-            tally.add((word, count * weight) for counts in _counts_of(part) for word, count in counts.items())
+        for weight, same in groupby(sorted(group.parts, key=itemgetter(1)), itemgetter(1)):
+            for counts in _counts_of(part for part, _ in same):
+                tally.add((word, count * weight) for word, count in counts.items())
         write = [stack.enter_context(jsonl_zst_writer(group.file(partition))) for partition in range(partitions)]
-        for word, count in tally.merged():
-            write[xxhash.xxh64_intdigest(word.encode()) % partitions](_row((word, count)))
+        _deal_out(tally.merged(), write)
     write_json(group.path, settings)
 
 
-def _counts_of(part: Path) -> Iterator[Counter[str]]:
-    """Counts that together are those of a part, each of not many more than `MAX_DISTINCT` words."""
+def _deal_out(counts: Iterator[WordCount], write: list[Callable[[Any], object]]) -> None:
+    """Writes every word into the partition that its hash names."""
+    dealt: list[list[WordCount]] = [[] for _ in write]
+    for word, count in counts:
+        partition = xxhash.xxh64_intdigest(word.encode()) % len(write)
+        dealt[partition].append((word, count))
+        if len(dealt[partition]) == WORDS_A_LINE:
+            write[partition](dealt[partition])
+            dealt[partition] = []
+    for partition, rest in enumerate(dealt):
+        if rest:
+            write[partition](rest)
+
+
+def _counts_of(parts: Iterable[Path]) -> Iterator[Counter[str]]:
+    """Counts that together are those of some parts, each of not many more than `MAX_DISTINCT` words."""
     counts: Counter[str] = Counter()
-    for row in read_words(part):
-        for sentence in row["sentences"]:
-            counts.update(sentence.split(" "))
+    for row in chain.from_iterable(map(read_words, parts)):
+        if row["sentences"]:
+            counts.update(" ".join(row["sentences"]).split(" "))
         if len(counts) >= MAX_DISTINCT:
             yield counts
             counts = Counter()
@@ -173,9 +193,11 @@ def _is_done(marker: Path, settings: dict[str, Any]) -> bool:
         return False
 
 
-def _row(item: WordCount) -> dict[str, Any]:
-    return {"word": item[0], "count": item[1]}
+def _lines(counts: Iterable[WordCount]) -> Iterator[list[WordCount]]:
+    """Counts as the rows of a file: lists of [word, count]."""
+    rest = iter(counts)
+    return iter(lambda: list(islice(rest, WORDS_A_LINE)), [])
 
 
 def _read(path: Path) -> Iterator[WordCount]:
-    return ((row["word"], row["count"]) for row in read_jsonl_zst(path))
+    return map(tuple, chain.from_iterable(read_jsonl_zst(path)))  # type: ignore[arg-type]

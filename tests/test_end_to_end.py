@@ -46,7 +46,7 @@ def make_tokenizer(directory: Path) -> str:
     words = Counter({first + second: 50 + i for i, first in enumerate("アイウエオカキク") for second in "アイウエオカキク"})
     words |= Counter({"を": 99, "で": 98, "する": 97, "。": 96})
     file = directory / "ranked.jsonl.zst"
-    write_jsonl_zst(file, ({"word": word, "count": count} for word, count in words.most_common()))
+    write_jsonl_zst(file, [words.most_common()])
     ranked = Ranked(words.total(), len(words), [file])
     return _train(PreprocessConfig(vocab_size=64, character_coverage=1.0), directory, ranked, {})["sha256"]
 
@@ -205,7 +205,7 @@ def small(tmp_path_factory) -> Path:
         (["--checkpoint.every_steps", "0"], "checkpoint.every_steps is 0; it must be at least 1"),
         (["--training.adam_beta2", "2"], "training.adam_beta2 is 2.0; it must be at least 0 and below 1"),
         (["--preprocess.vocab_size", "65"], "model.vocab_size 64 differs from preprocess.vocab_size 65"),
-        (["--model.attention", "fused"], "'fused' is not available"),
+        (["--model.attention", "fused"], "'fused' takes a model.attention_head_size of 32, 64, 128, not"),
         (["--model.attention", "eager", "--data.packing", "documents"], "cannot keep documents apart"),
         (["--model.num_attention_heads", "3"], "hidden_size 16 is not divisible by model.num_attention_heads 3"),
     ],

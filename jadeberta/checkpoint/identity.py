@@ -72,7 +72,8 @@ def describe_data(shards: ShardReader, settings: dict[str, Any]) -> dict[str, An
         for name, corpus in index.corpora.items()
     }
     keys = ("sequence_length", "vocab_size", "segmenter", "normaliser", "sentence_splitter")
-    return {key: getattr(index, key) for key in keys} | {"corpora": corpora}
+    by_character = {"word_starts": index.word_starts} if index.word_starts != "pieces" else {}
+    return {key: getattr(index, key) for key in keys} | by_character | {"corpora": corpora}
 
 
 def refuse_inconsistent(directory: Path, state: dict[str, Any]) -> None:

@@ -61,11 +61,13 @@ class StepDataset(Dataset):
         rank: int,
         world_size: int,
         by_document: bool,
+        whole_words: bool = False,
     ) -> None:
+        """`whole_words`: whole words are masked where the shards tell where they start; where the pieces do, the masker knows."""
         self.shards, self.order, self.masker = shards, order, masker
         self.capacity = masked_capacity(micro_batch_size * shards.sequence_length, masker.probability)
         self.place = (micro_batch_size, rank, world_size)
-        self.by_document = by_document
+        self.by_document, self.whole_words = by_document, whole_words
 
     def __getitem__(self, step: int) -> "StepBatch | JadebertaError":
         """The batch, or the error that reading it met: raised in a loader process it would lose its own words."""
@@ -80,8 +82,8 @@ class StepDataset(Dataset):
         micro_batches, masked, tokens = [], 0, 0
         self.shards.take_set_aside()  # what others read before is not this batch's
         for places in rank_share(len(samples), *self.place):
-            rows, documents = self.shards.rows(self.order.rows(samples[places]))
-            ids, labels = self.masker(rows, epochs[places], samples[places])
+            rows, documents, starts = self.shards.rows_with_words(self.order.rows(samples[places]))
+            ids, labels = self.masker(rows, epochs[places], samples[places], starts if self.whole_words else None)
             micro_batch = make_micro_batch(ids, labels, rows, documents if self.by_document else None)
             masked += len(micro_batch.labels)
             micro_batches.append(fill_up(micro_batch, self.capacity))

@@ -26,22 +26,27 @@ class Masker:
     word_starts: np.ndarray | None = None
     """bool [vocab_size], true for pieces that start a word; given, whole words are chosen."""
 
-    def __call__(self, tokens: np.ndarray, epochs: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, tokens: np.ndarray, epochs: np.ndarray, samples: np.ndarray, word_starts: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Masked ids and labels.
 
         Args:
             tokens: uint16 [batch, length].
             epochs, samples: int64 [batch], the keys of each row.
+            word_starts: bool [batch, length], where words start in these rows; given, whole words are chosen.
 
         Returns:
             input ids and labels, both int64 [batch, length]; labels hold the token where it is to be predicted, else -100.
         """
         ids = tokens.astype(np.int64)
         may_mask = (ids >= SPECIAL_TOKENS) | (ids == UNK)
-        if self.word_starts is None:
+        if word_starts is None and self.word_starts is not None:
+            word_starts = self.word_starts[ids]
+        if word_starts is None:
             chosen = may_mask & (self._uniform(ids.shape, epochs, samples, stream=0) < self.probability)
         else:
-            chosen = may_mask & self._choose_words(ids, may_mask, epochs, samples)
+            chosen = may_mask & self._choose_words(word_starts | ~may_mask, may_mask, epochs, samples)
         labels = np.where(chosen, ids, IGNORED)
         action = self._uniform(ids.shape, epochs, samples, stream=1)
         random_ids = SPECIAL_TOKENS + self._bits(ids.shape, epochs, samples, stream=2) % np.uint64(
@@ -51,15 +56,13 @@ class Masker:
         ids = np.where(chosen & (action >= 0.8) & (action < 0.9), random_ids.astype(np.int64), ids)
         return ids, labels
 
-    def _choose_words(self, ids: np.ndarray, may_mask: np.ndarray, epochs: np.ndarray, samples: np.ndarray) -> np.ndarray:
-        """Every word is chosen with the same probability, all its pieces or none."""
-        assert self.word_starts is not None
-        starts = self.word_starts[ids] | ~may_mask
+    def _choose_words(self, starts: np.ndarray, may_mask: np.ndarray, epochs: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        """Every word is chosen with the same probability, all its pieces or none; `starts` is changed."""
         # A piece cut off from its word by the start of the row, or after a special token, counts as a word of its own.
         starts[:, 0] = True
         starts[:, 1:] |= ~may_mask[:, :-1]
-        first = np.maximum.accumulate(np.where(starts, np.arange(ids.shape[1]), 0), axis=1)
-        drawn = self._uniform(ids.shape, epochs, samples, stream=0) < self.probability
+        first = np.maximum.accumulate(np.where(starts, np.arange(starts.shape[1]), 0), axis=1)
+        drawn = self._uniform(starts.shape, epochs, samples, stream=0) < self.probability
         return np.take_along_axis(drawn, first, axis=1)
 
     def _bits(self, shape: tuple[int, ...], epochs: np.ndarray, samples: np.ndarray, stream: int) -> np.ndarray:

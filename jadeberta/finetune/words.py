@@ -14,8 +14,10 @@ import sentencepiece
 
 from jadeberta.errors import ConfigError, InputError
 from jadeberta.finetune.alignment import Span, align
+from jadeberta.release.origin import is_of_characters
 from preprocess.config import Engine, SegmenterConfig
 from preprocess.segmenters import Rejected, Segmenter, open_segmenter
+from preprocess.segmenters.plain import PlainText
 from preprocess.text import NORMALISER, normalise
 
 Array = np.ndarray[Any, np.dtype[np.int32]]
@@ -37,7 +39,7 @@ class Pieces:
 
 
 def open_engine(origin: dict[str, Any] | None, where: Path, engine: str | None, command: str) -> tuple[Segmenter, list[str]]:
-    """The word segmenter of a model's pre-training, and remarks on what differs from then.
+    """The word segmenter of a model's pre-training, none for a model of characters, and remarks on what differs from then.
 
     Args:
         origin: segmenter and normaliser of the pre-training text, None where the model does not say.
@@ -67,6 +69,8 @@ def open_engine(origin: dict[str, Any] | None, where: Path, engine: str | None, 
                 f"{where} was pre-trained on text of the normaliser {origin['normaliser']}, this version has {NORMALISER}. "
                 "Use the version of jadeberta that made its shards."
             )
+    if origin is not None and is_of_characters(origin):
+        return PlainText(), []
     if then.get("engine") not in ENGINES:
         raise ConfigError(f"{where} was pre-trained on words of {then.get('engine')!r}, which is none of {', '.join(ENGINES)}.")
     segmenter = open_segmenter(SegmenterConfig(engine=then["engine"], command=command))

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-CARD_SENTENCE = "京都 大学 で 自然 言語 処理 を [MASK] する 。"
+from jadeberta.release.origin import is_of_characters
+
+_CARD_SENTENCE = "京都 大学 で 自然 言語 処理 を [MASK] する 。"
 
 
 def write_card(
@@ -23,11 +25,11 @@ def write_card(
         state: the checkpoint's state.json.
         ledger: of the run, empty where it is not there.
         evaluation: what `evaluate mlm` found.
-        predictions: words and probabilities for CARD_SENTENCE.
+        predictions: words and probabilities for `card_sentence`.
         weights: trained, or ema: their running average.
     """
     sections = [
-        _front_matter(),
+        _front_matter(card_sentence(state["data"])),
         f"# Japanese DeBERTa V2, {config['num_hidden_layers']} layers, hidden size {config['hidden_size']}\n",
         "A Japanese DeBERTa V2 trained by masked language modelling with jadeberta.\n",
         _usage(predictions, state["data"]),
@@ -38,15 +40,25 @@ def write_card(
     path.write_text("\n".join(section for section in sections if section), encoding="utf-8")
 
 
-def _front_matter() -> str:
+def card_sentence(data: dict[str, Any]) -> str:
+    """The sentence of the card's example as the model takes it: words with spaces between them, or plain text."""
+    return _CARD_SENTENCE.replace(" ", "") if is_of_characters(data) else _CARD_SENTENCE
+
+
+def _front_matter(sentence: str) -> str:
     tags = "".join(f"- {tag}\n" for tag in ("deberta", "deberta-v2", "fill-mask"))
     head = f'language: ja\nlibrary_name: transformers\npipeline_tag: fill-mask\ntags:\n{tags}mask_token: "[MASK]"\n'
-    return f'---\n{head}widget:\n- text: "{CARD_SENTENCE}"\n---\n'
+    return f'---\n{head}widget:\n- text: "{sentence}"\n---\n'
 
 
 def _usage(predictions: list[tuple[str, float]], data: dict[str, Any]) -> str:
     words = "\n".join(f"| {word} | {probability:.4f} |" for word, probability in predictions)
     segmenter = describe_segmenter(data["segmenter"])
+    taken = (
+        "is then taken as it is, character by character"
+        if is_of_characters(data)
+        else f"cut into words by {segmenter}, with one half-width space between words"
+    )
     return f"""## How to use
 
 ```python
@@ -54,12 +66,11 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("PATH")
 model = AutoModelForMaskedLM.from_pretrained("PATH")
-encoding = tokenizer("{CARD_SENTENCE}", return_tensors="pt")
+encoding = tokenizer("{card_sentence(data)}", return_tensors="pt")
 logits = model(**encoding).logits
 ```
 
-The text must be normalised (NFKC) and cut into words by {segmenter}, with one half-width space between words. This sentence's mask is
-filled with:
+The text must be normalised (NFKC); it is {taken}. This sentence's mask is filled with:
 
 | word | probability |
 |---|---|
@@ -79,6 +90,7 @@ def _data(state: dict[str, Any]) -> str:
         f"| {name} | {c['documents']:,} | {c['sequences']:,} | {c['tokens']:,} | {c['repeats']} |"
         for name, c in data["corpora"].items()
     )
+    pieces = f"sentencepiece {'characters' if is_of_characters(data) else 'unigram'}, {data['vocab_size']:,} pieces"
     return f"""## Training data
 
 | corpus | documents | sequences of {data["sequence_length"]} | tokens | times in an epoch |
@@ -86,7 +98,7 @@ def _data(state: dict[str, Any]) -> str:
 {table}
 
 Words by {describe_segmenter(data["segmenter"])}; normaliser {data["normaliser"]}, sentence splitter {data["sentence_splitter"]};
-sentencepiece unigram, {data["vocab_size"]:,} pieces (sha256 {fingerprints["tokenizer"][:16]}…); shards {fingerprints["shards"][:16]}….
+{pieces} (sha256 {fingerprints["tokenizer"][:16]}…); shards {fingerprints["shards"][:16]}….
 """
 
 

@@ -20,7 +20,7 @@ from jadeberta.checkpoint.whole import Weights, whole_weights
 from jadeberta.errors import CheckpointError, OutputError
 from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.model import load
-from jadeberta.release.card import CARD_SENTENCE, write_card
+from jadeberta.release.card import card_sentence, write_card
 from jadeberta.release.origin import origin_of, write_origin
 from jadeberta.training.ledger import read_jsonl
 
@@ -75,7 +75,7 @@ def export(
             shutil.copyfile(checkpoint / name, temporary / name)
         write_origin(temporary, origin_of(read_state(checkpoint)))
         _compare_logits(temporary, weights)
-        predictions = fill_mask(temporary, CARD_SENTENCE)
+        predictions = fill_mask(temporary, card_sentence(read_state(checkpoint)["data"]))
         ledger = read_jsonl(checkpoint.parent.parent / "ledger.jsonl")
         write_card(temporary / "README.md", config, read_state(checkpoint), ledger, evaluation, predictions, kind)
         temporary.rename(out)
@@ -148,7 +148,7 @@ def main(arguments: list[str]) -> int:
         evaluation = read_evaluation(options.evaluation)
     predictions = export(checkpoint, options.out, getattr(torch, options.dtype), evaluation, options.weights)
     print(f"exported {checkpoint} to {options.out}")
-    print(f"{CARD_SENTENCE}")
+    print(card_sentence(read_state(checkpoint)["data"]))
     for word, probability in predictions:
         print(f"  {word}  {probability:.4f}")
     return 0

@@ -12,11 +12,22 @@ from jadeberta.errors import CheckpointError
 
 ORIGIN_NAME = "pretraining_text.json"
 KEYS = ("segmenter", "normaliser", "sentence_splitter")
+CHARACTERS = {"word_starts": "documents"}
+"""Is part of the origin where the tokens are characters of plain text: the segmenter then only told which ones to mask together."""
 
 
 def origin_of(state: dict[str, Any]) -> dict[str, Any]:
     """The part of a checkpoint's state.json that tells it."""
-    return {key: state["data"][key] for key in KEYS}
+    return _told_by(state["data"])
+
+
+def is_of_characters(origin: dict[str, Any]) -> bool:
+    """Whether the model reads plain text, each character a token."""
+    return origin.items() >= CHARACTERS.items()
+
+
+def _told_by(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: data[key] for key in KEYS} | (CHARACTERS if is_of_characters(data) else {})
 
 
 def write_origin(directory: Path, origin: dict[str, Any]) -> None:
@@ -35,7 +46,7 @@ def read_origin(directory: Path) -> dict[str, Any] | None:
         return None
     try:
         found = orjson.loads(path.read_bytes())
-        origin = {key: found[key] for key in KEYS} if path == exported else origin_of(found)
+        origin = _told_by(found) if path == exported else origin_of(found)
         if not isinstance(origin["segmenter"], dict):
             raise TypeError("segmenter is no object")
     except (OSError, ValueError, KeyError, TypeError) as e:

@@ -13,8 +13,8 @@ from jadeberta.errors import (
     explain_recipe_error,
 )
 from jadeberta.files import file_sha256
-from jadeberta.shards.index import INDEX_NAME, CorpusEntry, Packing, ShardEntry, ShardIndex, find_index
-from jadeberta.shards.lock import DirectoryLock, GroupLock
+from jadeberta.shards.index import INDEX_NAME, WORD_START, CorpusEntry, Packing, ShardEntry, ShardIndex, find_index
+from jadeberta.shards.lock import DirectoryLock, GroupLock, holder_of, is_held
 from jadeberta.shards.reader import SetAside, ShardReader, open_shards
 from jadeberta.shards.sums import ensure_sums, sums_path
 from jadeberta.shards.verify import verify
@@ -26,6 +26,7 @@ __all__ = [
     "BLOCK_SEQUENCES",
     "INDEX_NAME",
     "SEQUENCE_LENGTH",
+    "WORD_START",
     "ConfigError",
     "CorpusEntry",
     "DirectoryLock",
@@ -44,6 +45,8 @@ __all__ = [
     "explain_recipe_error",
     "file_sha256",
     "find_index",
+    "holder_of",
+    "is_held",
     "open",
     "open_shards",
     "sums_path",

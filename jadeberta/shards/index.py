@@ -16,6 +16,9 @@ INDEX_NAME = "index.json"
 FORMAT = "jadeberta-shards"
 VERSION = 1
 Packing = Literal["concat", "best_fit"]
+WordStarts = Literal["pieces", "documents"]
+WORD_START = 0x8000
+"""Bit of a document number in a file: a word starts here. Where `ShardIndex.word_starts` is documents; readers take it off."""
 
 
 @dataclass
@@ -65,12 +68,16 @@ class ShardIndex:
     corpora: dict[str, CorpusEntry]
     packing: Packing = "concat"
     """How documents became rows: one after the other and cut where a row ends, or whole (in pieces where too long) and padded."""
+    word_starts: WordStarts = "pieces"
+    """What tells where words start: pieces that begin with ▁, or (rows of characters) the bit `WORD_START` of the document numbers."""
 
     def document(self) -> dict[str, Any]:
-        """The fields as plain values. `packing` is among them where it is not concat, as all shards were before it could be chosen."""
+        """The fields as plain values; `packing` and `word_starts` where they are not the first of their kind, which shards had before."""
         fields = asdict(self)
         if self.packing == "concat":
             del fields["packing"]
+        if self.word_starts == "pieces":
+            del fields["word_starts"]
         return fields
 
     def to_json(self) -> bytes:
@@ -81,7 +88,8 @@ class ShardIndex:
     def fingerprint(self) -> str:
         """sha256 over the tokenizer, the packing and every training shard's content, in order. Repeats are not part of it."""
         content = [[name, [[s.file, s.sha256, s.blocks] for s in c.train]] for name, c in self.corpora.items()]
-        packing = [] if self.packing == "concat" else [self.packing]  # none, as it was before there were several
+        # None of the two, as it was before there were several.
+        packing = ([] if self.packing == "concat" else [self.packing]) + ([] if self.word_starts == "pieces" else ["word starts"])
         return hashlib.sha256(orjson.dumps([VERSION, self.sequence_length, self.tokenizer_sha256, content, *packing])).hexdigest()
 
     @classmethod
@@ -107,11 +115,14 @@ class ShardIndex:
             index = cls(**document, corpora=corpora)
         except (KeyError, TypeError, AttributeError) as e:
             raise ShardError(f"{path}: incomplete or of another layout ({e}). Run 'python -m preprocess pack' again.") from e
-        if index.packing not in get_args(Packing):
-            known = " and ".join(get_args(Packing))
-            raise ShardError(
-                f"{path}: packing {index.packing!r}, this program knows {known}. Read it with the version that wrote it."
-            )
+        for key, value, known in (
+            ("packing", index.packing, get_args(Packing)),
+            ("word_starts", index.word_starts, get_args(WordStarts)),
+        ):
+            if value not in known:
+                raise ShardError(
+                    f"{path}: {key} {value!r}, this program knows {' and '.join(known)}. Read it with the version that wrote it."
+                )
         return index
 
 

@@ -7,6 +7,7 @@ Reads with pread: a shard on a failing network disk gives an error here, where a
 
 import mmap
 import os
+from bisect import bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import xxhash
 
 from jadeberta.errors import ShardError
-from jadeberta.shards.index import ShardEntry, ShardIndex, find_index
+from jadeberta.shards.index import WORD_START, ShardEntry, ShardIndex, find_index
 from jadeberta.shards.sums import SUM_BYTES, read_sums, sums_path
 
 OPEN_FILES = 256
@@ -87,6 +88,10 @@ class ShardReader:
         self._starts = np.asarray(starts, dtype=np.int64)
         self._block_file, self._block_first = block_file, block_first
         self._block_tokens, self._block_documents = block_tokens, block_documents
+        # The same once more: lists are fast for one row, arrays for many.
+        self._start_list = starts
+        self._block_files, self._block_firsts = np.asarray(block_file, np.int64), np.asarray(block_first, np.int64)
+        self._token_offsets, self._document_offsets = np.asarray(block_tokens, np.int64), np.asarray(block_documents, np.int64)
         tars = [self.directory / entry.file for entry in self._entries]
         self._files = [*tars, *map(sums_path, tars)]
         self._sums: list[np.ndarray | None] = [None] * len(tars)
@@ -103,11 +108,21 @@ class ShardReader:
         return self.index.sequence_length
 
     def __getitem__(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        tokens, documents = self.rows(np.asarray([row + len(self) if row < 0 else row]))
+        row = int(row) + len(self) * (row < 0)
+        if 0 <= row < len(self) and (found := self._read_sound_row(row)) is not None:
+            return found[0], self._without_marks(found[1])
+        tokens, documents = self.rows(np.asarray([row]))
         return tokens[0], documents[0]
 
     def rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and document numbers of some rows, each uint16 [len(rows), 512].
+        """Tokens and document numbers of some rows, each uint16 [len(rows), 512]; raises what `rows_with_words` does."""
+        tokens, documents, _ = self.rows_with_words(rows)
+        return tokens, documents
+
+    def rows_with_words(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Tokens and document numbers of some rows, each uint16 [len(rows), 512], and where words start.
+
+        The last is bool of the same shape where the shards tell it (`ShardIndex.word_starts`), None where the pieces do.
 
         Raises:
             IndexError: a row is out of range.
@@ -115,10 +130,65 @@ class ShardReader:
         """
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"row {rows.min()}..{rows.max()} of {len(self)}")
-        out = np.empty((len(rows), 2, self.sequence_length), dtype="<u2")  # tokens, documents: as a row's sum takes them
-        raw = out.view(np.uint8).reshape(len(rows), 4 * self.sequence_length)
         blocks = np.searchsorted(self._starts, rows, side="right") - 1
-        places = list(zip(blocks.tolist(), (rows - self._starts[blocks]).tolist(), strict=True))
+        within = rows - self._starts[blocks]
+        out = self._read_sound(blocks, within)
+        if out is None:
+            out = self._read_with_care(list(zip(blocks.tolist(), within.tolist(), strict=True)))
+        tokens, documents = out[:, 0], out[:, 1]
+        starts = (documents & WORD_START) != 0 if self.index.word_starts == "documents" else None
+        return tokens, self._without_marks(documents), starts
+
+    def _without_marks(self, documents: np.ndarray) -> np.ndarray:
+        return documents & (WORD_START - 1) if self.index.word_starts == "documents" else documents
+
+    def _read_sound(self, blocks: np.ndarray, within: np.ndarray) -> np.ndarray | None:
+        """Rows [len(blocks), 2, 512] where every one of them is in order and has a sum in memory; None where one needs a closer look."""
+        half, parts = 2 * self.sequence_length, [b""] * (2 * len(blocks))
+        files, place = self._block_files[blocks], self._block_firsts[blocks] + within
+        first, second = (offsets[blocks] + within * half for offsets in (self._token_offsets, self._document_offsets))
+        wanted = np.empty(len(blocks), "<u8")
+        for file in np.unique(files).tolist():
+            mine, sums = np.flatnonzero(files == file), self._sums[file]
+            if sums is None or self._left_out[file]:
+                return None
+            wanted[mine] = sums[place[mine]]
+            try:
+                descriptor = self._descriptor(file)
+                for i, tokens, documents in zip(mine.tolist(), first[mine].tolist(), second[mine].tolist(), strict=True):
+                    parts[2 * i] = os.pread(descriptor, half, tokens)
+                    parts[2 * i + 1] = os.pread(descriptor, half, documents)
+            except OSError:
+                return None
+        raw = bytearray().join(parts)
+        view = memoryview(raw)
+        found = [xxhash.xxh3_64_intdigest(view[start : start + 2 * half]) for start in range(0, len(raw), 2 * half)]
+        if len(raw) != 2 * half * len(blocks) or found != wanted.tolist():
+            return None
+        out = np.frombuffer(raw, "<u2").reshape(len(blocks), 2, self.sequence_length)
+        return None if out[:, 0].max(initial=0) >= self.index.vocab_size else out
+
+    def _read_sound_row(self, row: int) -> np.ndarray | None:
+        """One row [2, 512] as `_read_sound` gives it, in a third of the time that numpy takes for one."""
+        block = bisect_right(self._start_list, row) - 1
+        file, within, half = self._block_file[block], row - self._start_list[block], 2 * self.sequence_length
+        if (sums := self._sums[file]) is None or self._left_out[file]:
+            return None
+        try:
+            descriptor = self._descriptor(file)
+            raw = bytearray(os.pread(descriptor, half, self._block_tokens[block] + within * half))
+            raw += os.pread(descriptor, half, self._block_documents[block] + within * half)
+        except OSError:
+            return None
+        if len(raw) != 2 * half or xxhash.xxh3_64_intdigest(raw) != sums.item(self._block_first[block] + within):
+            return None
+        out = np.frombuffer(raw, "<u2").reshape(2, self.sequence_length)
+        return None if out[0].max() >= self.index.vocab_size else out
+
+    def _read_with_care(self, places: list[tuple[int, int]]) -> np.ndarray:
+        """Rows [len(places), 2, 512] by (block, row in it), one by one: what is damaged is an error or a row of padding."""
+        out = np.empty((len(places), 2, self.sequence_length), dtype="<u2")  # tokens, documents: as a row's sum takes them
+        raw = out.view(np.uint8).reshape(len(places), 4 * self.sequence_length)
         for i, (block, within) in enumerate(places):
             try:
                 self._read_row(raw[i].data, block, within)
@@ -127,7 +197,7 @@ class ShardReader:
         if out[:, 0].max(initial=0) >= self.index.vocab_size:
             for i in np.flatnonzero((out[:, 0] >= self.index.vocab_size).any(axis=1)).tolist():
                 self._leave_out(out[i], *places[i], f"a token is beyond the vocabulary of {self.index.vocab_size}")
-        return out[:, 0], out[:, 1]
+        return out
 
     def take_set_aside(self) -> list[SetAside]:
         """The records in `set_aside`, which is empty afterwards."""

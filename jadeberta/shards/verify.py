@@ -7,7 +7,7 @@ import numpy as np
 
 from jadeberta.errors import ShardError
 from jadeberta.files import file_sha256
-from jadeberta.shards.index import ShardEntry, ShardIndex, find_index
+from jadeberta.shards.index import WORD_START, ShardEntry, ShardIndex, find_index
 from jadeberta.shards.sums import read_sums, row_sums, sums_of_tar, sums_path
 from jadeberta.shards.writer import list_blocks
 
@@ -96,6 +96,8 @@ def _row_faults(path: Path, entry: ShardEntry, index: ShardIndex, sums: np.ndarr
         documents = np.fromfile(path, "<u2", count, offset=documents_offset).reshape(rows, -1)
         if sums is not None and not np.array_equal(row_sums(ids, documents), sums[sequences : sequences + rows]):
             faults.append(f"block {block}: rows are as index.json says but {sums_path(path).name} holds the sums of others.")
+        if index.word_starts == "documents":
+            documents = documents & (WORD_START - 1)
         sequences, tokens = sequences + rows, tokens + int(np.count_nonzero(ids))
         if ids.max(initial=0) >= index.vocab_size:
             faults.append(f"block {block}: token id {ids.max()} with a vocabulary of {index.vocab_size}.")

@@ -1,6 +1,7 @@
 """One reader a format; each streams documents and counts what it drops by reason.
 
-A reader has two functions: `pieces(corpus, files)` cuts, `documents(piece, dropped)` reads. A new format is one file more.
+A reader has three functions: `pieces(corpus, files)` cuts, `begins(line, before)` tells the first line of a document, for files that are
+cut in one pass, and `documents(piece, dropped)` reads. A new format is one file more.
 """
 
 import glob
@@ -42,7 +43,7 @@ def documents(piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
     for document in READERS[piece.format].documents(piece, dropped):
         found = True
         yield document
-    if not found and not dropped:
+    if not found and not dropped and piece.cut is None:
         raise InputError(f"{piece.path}: line 1: no document in the whole file; copy or download it again.")
 
 

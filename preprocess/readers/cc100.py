@@ -7,20 +7,26 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from preprocess.compressed import decode, lines
-from preprocess.readers.piece import Document, Piece, whole_file
+from preprocess.compressed import decode
+from preprocess.readers.piece import Document, Piece, file_pieces, source_of
 
 
 def pieces(corpus: str, files: list[Path]) -> list[Piece]:
-    """One piece a file: xz cannot be entered in the middle. With several files the ids carry the file's number."""
-    if len(files) == 1:
-        return [whole_file(corpus, "cc100", files[0], corpus)]
-    return [whole_file(corpus, "cc100", path, f"{corpus}-{number}") for number, path in enumerate(files, 1)]
+    """Pieces of each file. With several files the ids carry the file's number."""
+    prefixes = [corpus] if len(files) == 1 else [f"{corpus}-{number}" for number, _ in enumerate(files, 1)]
+    return [
+        piece for path, prefix in zip(files, prefixes, strict=True) for piece in file_pieces(corpus, "cc100", path, prefix, files)
+    ]
+
+
+def begins(line: bytes, before: bytes) -> bool:
+    """Whether a document begins with a line; `before` is the line before it, empty at the file's start."""
+    return bool(line) and not before
 
 
 def documents(piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
-    ordinal = 0
-    for ordinal, paragraphs in enumerate(_blocks(piece.path), 1):
+    source = source_of(piece)
+    for ordinal, paragraphs in enumerate(_blocks(piece.path, source.lines()), source.first_unit + 1):
         text = "\n".join(paragraphs).strip()
         if text:
             yield {"id": f"{piece.id_prefix}-{ordinal}", "source": piece.corpus, "title": "", "text": text}
@@ -28,9 +34,9 @@ def documents(piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
             dropped["empty"] += 1
 
 
-def _blocks(path: Path) -> Iterator[list[str]]:
+def _blocks(path: Path, lines: Iterator[tuple[int, bytes]]) -> Iterator[list[str]]:
     block: list[str] = []
-    for number, line in lines(path):
+    for number, line in lines:
         if line:
             block.append(decode(path, number, line))
         elif block:

@@ -9,16 +9,22 @@ from typing import Any
 import orjson
 
 from jadeberta.shards import InputError
-from preprocess.compressed import decode, lines
-from preprocess.readers.piece import Document, Piece, whole_file
+from preprocess.compressed import decode
+from preprocess.readers.piece import Document, Piece, file_pieces, source_of
 
 
 def pieces(corpus: str, files: list[Path]) -> list[Piece]:
-    return [whole_file(corpus, "jsonl", path, f"{corpus}-{number}") for number, path in enumerate(files, 1)]
+    named = [(path, f"{corpus}-{number}") for number, path in enumerate(files, 1)]
+    return [piece for path, prefix in named for piece in file_pieces(corpus, "jsonl", path, prefix, files)]
+
+
+def begins(line: bytes, before: bytes) -> bool:
+    """Whether a document begins with a line: each is one."""
+    return True
 
 
 def documents(piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
-    for number, row in rows(piece.path):
+    for number, row in rows(piece):
         text = text_of(piece.path, number, row, ("text", "content"))
         key = f"{piece.corpus}-{row['id']}" if row.get("id") is not None else f"{piece.id_prefix}-{number}"
         if text:
@@ -27,9 +33,10 @@ def documents(piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
             dropped["empty"] += 1
 
 
-def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) of every line that is not blank."""
-    for number, line in lines(path):
+def rows(piece: Piece) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number in the file, object) of every line of a piece that is not blank."""
+    path = piece.path
+    for number, line in source_of(piece).lines():
         if not line.strip():
             continue
         try:
@@ -73,6 +80,8 @@ def _parse_leniently(path: Path, number: int, line: bytes) -> Any:
     except json.JSONDecodeError as e:
         # The error's own text counts lines from the start of this line.
         problem = f"not JSON ({e.msg} at column {e.colno})"
+    except ValueError:
+        problem = "JSON with a number of thousands of digits"
     except RecursionError:
         problem = "JSON nested too deep"
     raise InputError(f"{path}: line {number}: {problem}; download the file again or take the line out.")

@@ -1,212 +1,207 @@
-"""Wikitext to plain text: mwparserfromhell parses, the tables below say what of each page is kept.
+"""Wikitext to plain text: `wikitext.py` resolves what is nested, `markup_rules.py` says what is kept, the rest goes line by line.
 
-Keeps the words a reader sees in running text; drops what is not sentences: tables, notes, media, navigation, lists of sources.
+Every pattern here takes time in proportion to the page, whatever it holds: no two repeats in a row can match the same text, or the
+first one is possessive (`*+`).
 """
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterator
+from html.entities import html5
 
-import mwparserfromhell
-from mwparserfromhell.nodes import Argument, ExternalLink, Heading, HTMLEntity, Node, Tag, Template, Text, Wikilink
-
+from preprocess.readers import markup_rules as rules
 from preprocess.readers.language_codes import LANGUAGE_CODES
+from preprocess.readers.wikitext import Parts, Resolver, Rules
 
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# A page whose text calls one of these is a list of links. A link to 'X (曖昧さ回避)' is not a call.
-_DISAMBIGUATION = re.compile(
-    r"\{\{\s*(?:template:|テンプレート:)?\s*"
-    r"(?:aimai|disambig(?:uation)?|disamb|dab|hndis|geodis|mathdab|曖昧さ回避|[^\s{}|\[\]]{1,12}の曖昧さ回避|人名曖昧さ回避)"
-    r"\s*(?:<!--.*?-->\s*)*(?:\||\}\})",
-    re.IGNORECASE | re.DOTALL,
-)
-
-# Sections that hold references and links, not sentences; dropped with their subsections.
-DROPPED_SECTIONS = _words("""
-    脚注 注釈 注 注記 出典 参照 参考文献 参考資料 関連文献 関連書籍 文献 関連項目 関連リンク 外部リンク
-    脚注・出典 注釈・出典 出典・脚注 脚注・参考文献 出典・参考文献 References
-""")
-
-DROPPED_TAGS = _words("""
-    ref references table math chem ce gallery timeline score imagemap syntaxhighlight source pre style script hiero
-    templatestyles mapframe maplink graph inputbox categorytree indicator includeonly rt rp
-""")
-LINE_BREAK_TAGS = _words("br hr")
-# Their text is a line of its own. Markers of list items are such tags too, with nothing inside.
-BLOCK_TAGS = _words("li dt dd p div blockquote poem center")
-
-# Which argument of a template is running text: the first of these that is given. Every other template is dropped.
-TEMPLATE_ARGUMENT = {
-    "仮リンク": ("label", "1"),
-    "日本語版にない記事リンク": ("label", "1"),
-    "illm": ("1",),
-    "illm2": ("1",),
-    "ill": ("1",),
-    "ill2": ("1",),
-    "ruby": ("1",),
-    "rubi": ("1",),
-    "ルビ": ("1",),
-    "ふりがな": ("1",),
-    "読み仮名": ("1",),
-    "読み仮名 ruby不使用": ("1",),
-    "lang": ("2",),
-    "flag": ("1",),
-    "nihongo": ("1",),
-    "audio": ("2",),
-    "color": ("2",),
-    "font color": ("2",),
-    "fontsize": ("2",),
-    "要出典範囲": ("1",),
-    "要検証範囲": ("1",),
-    "要追加記述範囲": ("1",),
-    "独自研究範囲": ("1",),
-    **dict.fromkeys(
-        _words("""
-            small smaller big larger nowrap nobr sup sub underline smallcaps unicode ipa vanchor tooltip abbr
-            quote quotation cquote
-            傍点 下線 縦書き 拡張漢字 jis2004フォント jis90フォント 補助漢字フォント cp932フォント
-        """),
-        ("1",),
-    ),
-    "visible anchor": ("1",),
-}
-# {{lang-en|word}}, {{lang-en-short|word}}, {{link-en|記事|article}}
-_FIRST_ARGUMENT_FAMILY = re.compile(r"(?:lang|link)-[a-z-]+")
-# Templates that stand for one character.
-TEMPLATE_CHARACTER = {"!": "|", "=": "=", "'": "'", "スペース": " ", "sp": " ", "nbsp": " "}
-
-DROPPED_NAMESPACES = _words("ファイル 画像 file image メディア media カテゴリ category")
 # Stands where something was dropped until the text is whole: only brackets that we emptied are removed, not those of 'main()'.
 _GAP = "\x00"
-_STRAY_TAGS = "ref|div|span|small|big|center|font|br|nowiki|sup|sub|table|tr|td|th|b|i|u|s|li|ul|ol|p|poem|gallery"
-# What the parser leaves of broken or unparsed markup, in this order.
-RESIDUE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern, re.MULTILINE), replacement)
-    for pattern, replacement in (
-        # （{{IPA|…}}、{{lang|…}}） of which nothing is left
-        (r"[（(][\s、，,;；:：・/／]*\x00[\s、，,;；:：・/／\x00]*[）)]", ""),
-        # （{{ラテン語}}、1900年 - ）
-        (r"([（(])\s*\x00[\s\x00]*[、，,;；]\s*", r"\1"),
-        (r"[、，,;；]\s*\x00[\s\x00]*([）)])", r"\1"),
-        (r"\x00", ""),
-        (r"__(?:[A-Z]{3,}|目次|目次強制|目次非表示|節編集非表示)__", ""),
-        # bold and italics: never parsed, as one stray apostrophe would pair up half a page
-        (r"'{2,}", ""),
-        # rows of a table that was never closed
-        (r"^\s*(?:\{\||\|).*$", ""),
-        # tags without their partner
-        (rf"</?(?:{_STRAY_TAGS})\b[^<>\n]*>", ""),
-        (r"\[\[|\]\]|\{\{|\}\}", ""),
-        # a heading with something behind it, markers of list items
-        (r"^={2,6}[ \t]*(.+?)[ \t]*={2,6}[ \t]*$", r"\1"),
-        (r"^[ \t]*[*#:;]+[ \t]*", ""),
-        (r"[ \t]+$|^[ \t]+", ""),
-        (r"\n{2,}", "\n"),
-    )
+_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
+_DISAMBIGUATION = re.compile(
+    rf"\{{\{{\s*+(?:(?:template|テンプレート):\s*+)?(?:{rules.DISAMBIGUATION})\s*+(?:\||\}}\}})", re.IGNORECASE
 )
-
-
-# The parser's time grows with the square to the cube of the openings never closed: 4,000 of '{{a|' took 16 s, 500 take 0.1 s.
-MAX_UNCLOSED = 500
-_OPENINGS_AND_CLOSINGS = (
-    re.compile(r"(\{\{)|\}\}"),
-    re.compile(r"(\[\[)|\]\]"),
-    re.compile(r"(\{\|)|\|\}"),
-    re.compile(r"(<(?!br|hr|li|dd|dt|t[rdh]\b|p\b)[a-z])|</|/>", re.IGNORECASE),
+_EXTERNAL_LINK = re.compile(
+    r"\[(?:(?:https?|ftps?|irc|news|gopher):)?//[^\s\[\]<>\x00]*+[ \t　]*+((?:[^\[\]\n]|\[[^\[\]\n]*\])*+)\]"
 )
+_SWITCH = re.compile(rf"__(?:{rules.SWITCHES})__")
+_QUOTES = re.compile("'{2,}")
+_STRAY_BRACKETS = re.compile(r"\[\[|\]\]|\{\{|\}\}")
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+_READING = re.compile(
+    rf"<(?:{'|'.join(rules.READING_TAGS)})\b[^<>]*>[^<\n]*+(?:<(?!/?(?:ruby|rb|rt|rp|rtc)\b)[^<\n]*+)*+", re.IGNORECASE
+)
+_ELEMENT = re.compile(rf"<(/?)(?:{'|'.join(rules.DROPPED_ELEMENTS)})\b[^<>]*>", re.IGNORECASE)
+_TAG_REPLACEMENT = (
+    dict.fromkeys(rules.PLAIN_TAGS | rules.READING_TAGS | rules.DROPPED_ELEMENTS | rules.DROPPED_EXTENSIONS, "")
+    | dict.fromkeys(rules.LINE_BREAK_TAGS | rules.BLOCK_TAGS, "\n")
+)  # fmt: skip
+_TAG = re.compile(rf"<(/?)({'|'.join(sorted(_TAG_REPLACEMENT, key=len, reverse=True))})(?=[\s/>])[^<>]*>", re.IGNORECASE)
+_LINE_MARKS = frozenset("*#:;=")
+_MARKUP_CHARACTER = re.compile(r"[\[\]{}|<>&='_*#:;!-]")
+# （{{IPA|…}}、{{lang|…}}） of which nothing is left; （{{ラテン語}}、1900年 - ）; （1900年 - 、{{ラテン語}}）
+_EMPTIED = re.compile(r"[（(][\s、，,;；:：・/／]*\x00[\s、，,;；:：・/／\x00]*[）)]")
+_GAP_AFTER_BRACKET = re.compile(r"([（(])\s*+\x00[\s\x00]*[、，,;；]\s*")
+_GAP_BEFORE_BRACKET = re.compile(r"[、，,;；]\s*+\x00[\s\x00]*([）)])")
 
 
 def is_disambiguation(wikitext: str) -> bool:
-    return _DISAMBIGUATION.search(wikitext) is not None
+    """Whether a page is a list of links to pages of one name. A link to 'X (曖昧さ回避)' does not make it one."""
+    return _DISAMBIGUATION.search(_without_comments(wikitext)) is not None
 
 
 def clean(wikitext: str) -> str:
     """The running text of a page, one paragraph, heading or list item a line.
 
-    Raises ValueError where more than 500 brackets or tags are left open, and what mwparserfromhell raises where it cannot parse.
+    Raises ValueError where so many brackets are open at once that the page is no text (`wikitext.MAX_DEPTH`).
     """
-    if any(_unclosed(wikitext, marks) > MAX_UNCLOSED for marks in _OPENINGS_AND_CLOSINGS):
-        raise ValueError(f"more than {MAX_UNCLOSED} brackets or tags are never closed")
-    text = _render(mwparserfromhell.parse(wikitext.replace(_GAP, ""), skip_style_tags=True).nodes)
-    for pattern, replacement in RESIDUE:
-        text = pattern.sub(replacement, text)
-    return text.strip()
+    text = _resolve(wikitext.replace(_GAP, ""))
+    if "<" in text:
+        text = _without_tags(text)
+    text = _EXTERNAL_LINK.sub(lambda match: match[1] or _GAP, text)
+    if "__" in text:
+        text = _SWITCH.sub("", text)
+    text = "\n".join(_lines(_without_tables(text.split("\n"))))
+    # Bold and italics are never paired: one stray apostrophe would pair up half a page.
+    text = _STRAY_BRACKETS.sub("", _QUOTES.sub("", text))
+    if "&" in text:
+        # Last of what reads markup: &#91;&#91; is two brackets and no link.
+        text = _ENTITY.sub(_character, text)
+    if _GAP in text:
+        text = _GAP_BEFORE_BRACKET.sub(r"\1", _GAP_AFTER_BRACKET.sub(r"\1", _EMPTIED.sub("", text))).replace(_GAP, "")
+    return "\n".join(stripped for line in text.split("\n") if (stripped := line.strip()))
 
 
-def _unclosed(wikitext: str, marks: re.Pattern[str]) -> int:
-    depth = 0
-    for match in marks.finditer(wikitext):
-        depth = depth + 1 if match.group(1) else max(0, depth - 1)
-    return depth
-
-
-def _render(nodes: Iterable[Node]) -> str:
-    kept: list[str] = []
-    dropped_level = 0
-    for node in nodes:
-        if isinstance(node, Heading):
-            title = _render(node.title.nodes).strip()
-            if not dropped_level or node.level <= dropped_level:
-                dropped_level = node.level if title.replace(_GAP, "") in DROPPED_SECTIONS else 0
-                kept.append("" if dropped_level else f"\n{title}\n")
-        elif not dropped_level:
-            kept.append(_render_node(node))
-    return "".join(kept)
-
-
-def _render_node(node: Node) -> str:
-    if isinstance(node, Text):
-        return str(node.value)
-    if isinstance(node, Wikilink):
-        return _link(node)
-    if isinstance(node, Template):
-        return _template(node)
-    if isinstance(node, Tag):
-        return _tag(node)
-    if isinstance(node, HTMLEntity):
-        return _entity(node)
-    if isinstance(node, ExternalLink):
-        shown = node.title if node.brackets else node.url
-        return _render(shown.nodes) if shown is not None else _GAP
-    if isinstance(node, Argument):
-        return _render(node.default.nodes) if node.default is not None else _GAP
-    return ""  # a comment
-
-
-def _link(node: Wikilink) -> str:
-    title = str(node.title).strip()
-    namespace = title.partition(":")[0].strip().lower() if ":" in title else ""
-    if namespace in DROPPED_NAMESPACES or namespace in LANGUAGE_CODES:
-        return ""
-    return _render(node.text.nodes) if node.text is not None else _render(node.title.nodes).removeprefix(":")
-
-
-def _template(node: Template) -> str:
-    name = re.sub(r"<!--.*?-->", "", str(node.name), flags=re.DOTALL).strip().replace("_", " ").lower()
-    if name in TEMPLATE_CHARACTER:
-        return TEMPLATE_CHARACTER[name]
-    candidates = ("1",) if _FIRST_ARGUMENT_FAMILY.fullmatch(name) else TEMPLATE_ARGUMENT.get(name, ())
-    for argument in candidates:
-        if node.has(argument, ignore_empty=True):
-            return _render(node.get(argument).value.nodes).strip()
-    return _GAP
-
-
-def _tag(node: Tag) -> str:
-    name = str(node.tag).strip().lower()
-    if name in DROPPED_TAGS:
+def _template(parts: Parts) -> str:
+    name = "".join(parts[0]).strip().replace("_", " ").lower()
+    if name in rules.TEMPLATE_CHARACTER:
+        return rules.TEMPLATE_CHARACTER[name]
+    wanted = ("1",) if rules.FIRST_ARGUMENT_FAMILY.fullmatch(name) else rules.TEMPLATE_ARGUMENT.get(name)
+    if wanted is None:
         return _GAP
-    if name in LINE_BREAK_TAGS:
-        return "\n"
-    text = _render(node.contents.nodes) if node.contents is not None else ""
-    return f"\n{text}\n" if name in BLOCK_TAGS else text
+    arguments: dict[str, str] = {}
+    unnamed = 0
+    for part in parts[1:]:
+        key, equals, value = part[0].partition("=") if part else ("", "", "")
+        if equals:
+            arguments[key.strip()] = "".join([value, *part[1:]]).strip()
+        else:
+            unnamed += 1
+            arguments[str(unnamed)] = "".join(part).strip()
+    return next((arguments[key] for key in wanted if arguments.get(key)), _GAP)
 
 
-def _entity(node: HTMLEntity) -> str:
-    try:
-        return str(node.normalize())
-    except (ValueError, OverflowError, KeyError):
-        return ""
+def _argument(parts: Parts) -> str:
+    return "".join(parts[1]) if len(parts) > 1 else _GAP
+
+
+def _link(parts: Parts) -> str:
+    target = "".join(parts[0])
+    namespace, colon, _ = target.partition(":")
+    if colon:
+        namespace = namespace.strip().replace("_", " ").lower()
+        if namespace in rules.DROPPED_NAMESPACES or namespace in LANGUAGE_CODES:
+            return ""
+    shown = "|".join(map("".join, parts[1:])) or target.strip().removeprefix(":")
+    # [[*NSYNC]] is no item of a list.
+    return f"&#{ord(shown[0])};{shown[1:]}" if shown[:1] in _LINE_MARKS else shown
+
+
+def _nowiki(content: str) -> str:
+    """The content with all that could be markup as entities; <nowiki /> keeps apart what stands on its two sides."""
+    return _GAP if not content else _MARKUP_CHARACTER.sub(lambda match: f"&#{ord(match[0])};", _ENTITY.sub(_character, content))
+
+
+_resolve = Resolver(
+    Rules(_template, _argument, _link, {"nowiki": _nowiki, **dict.fromkeys(rules.DROPPED_EXTENSIONS, lambda content: _GAP)})
+)
+
+
+def _without_comments(wikitext: str) -> str:
+    return _COMMENT.sub("", wikitext) if "<!--" in wikitext else wikitext
+
+
+def _without_tags(text: str) -> str:
+    kept, position, depth = [], 0, 0
+    start = 0  # of the outermost element that is open
+    for match in _ELEMENT.finditer(text):
+        if not match[1]:
+            start = start if depth else match.start()
+            depth += 1
+        elif depth:
+            depth -= 1
+            if not depth:
+                kept += [text[position:start], _GAP]
+                position = match.end()
+    text = "".join([*kept, text[position:]])
+    opened: Counter[str] = Counter()
+
+    def replacement(match: re.Match[str]) -> str:
+        name = match[2].lower()
+        if not match[1]:
+            opened[name] += 1
+        elif not opened[name]:
+            return ""  # a line is not broken by a tag that ends nothing
+        return _TAG_REPLACEMENT[name]
+
+    return _TAG.sub(replacement, _READING.sub("", text))
+
+
+def _without_tables(lines: list[str]) -> list[str]:
+    """The lines without tables, which may stand in each other; of a table that is never closed only its rows are taken out."""
+    kept: list[str] = []
+    depth = start = 0
+    for line in lines:
+        mark = line.lstrip(" \t:*#;\x00")[:2]
+        if mark == "{|":
+            start = start if depth else len(kept)
+            depth += 1
+        elif mark == "|}" and depth:
+            depth -= 1
+            if not depth:
+                del kept[start:]
+                kept.append(line[line.index("|}") + 2 :])
+                continue
+        kept.append(line)
+    return [line for line in kept if not line.lstrip().startswith(("{|", "|"))]
+
+
+def _lines(lines: list[str]) -> Iterator[str]:
+    """Headings, list items and paragraphs without their marks; without the sections that hold no sentences."""
+    dropped_level = 0
+    for line in lines:
+        if line.startswith("=") and (heading := _heading(line)):
+            level, title = heading
+            if not dropped_level or level <= dropped_level:
+                dropped_level = level if _is_dropped(title) else 0
+                if not dropped_level:
+                    yield title
+        elif dropped_level:
+            continue
+        elif line[:1] == ";" and (definition := line.lstrip("*#:;").partition(" :"))[1]:
+            yield definition[0]
+            yield definition[2].lstrip(":")
+        elif line.startswith("----"):
+            yield line.lstrip("-")
+        else:
+            yield line.lstrip(" \t").lstrip("*#:;")
+
+
+def _heading(line: str) -> tuple[int, str] | None:
+    line = line.rstrip(" \t\x00")
+    opening, closing = len(line) - len(line.lstrip("=")), len(line) - len(line.rstrip("="))
+    level = min(opening, closing, 6)
+    title = line[level : len(line) - level].strip()
+    return (level, title) if level and title else None
+
+
+def _is_dropped(title: str) -> bool:
+    title = _QUOTES.sub("", title).replace(_GAP, "").strip().lower()
+    return all(part in rules.DROPPED_SECTIONS for part in rules.SECTION_JOINT.split(title))
+
+
+def _character(match: re.Match[str]) -> str:
+    """The character of an entity; an entity of no character stays as it is."""
+    name = match[0][1:-1]
+    if name[0] != "#":
+        return html5.get(name + ";", match[0])
+    number = int(name[2:], 16) if name[1] in "xX" else int(name[1:])
+    return chr(number) if 0 < number < 0x110000 and not 0xD800 <= number < 0xE000 else ""

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from jadeberta.shards import InputError
-from preprocess.readers.jsonl import rows, text_of
-from preprocess.readers.piece import Document, Piece, whole_file
+from preprocess.readers.jsonl import begins, rows, text_of
+from preprocess.readers.piece import Document, Piece, file_pieces
+
+__all__ = ["begins", "documents", "pieces"]
 
 DROPPED_TAGS = ("header", "footer", "noisy")
 # `annotations` is what the project's own prose calls the key of 22.01.
@@ -19,7 +21,7 @@ TAG_KEYS = ("annotation", "annotations", "quality_warnings")
 
 
 def pieces(corpus: str, files: list[Path]) -> list[Piece]:
-    """One piece a file; the part in the ids is the number in the file's name (`ja_meta_part_12.jsonl.gz`)."""
+    """Pieces of each file; the part in the ids is the number in the file's name (`ja_meta_part_12.jsonl.gz`)."""
     parts: dict[int, Path] = {}
     for number, path in enumerate(files, 1):
         named = re.search(r"_(?:part|meta)_(\d+)\.", path.name)
@@ -27,11 +29,11 @@ def pieces(corpus: str, files: list[Path]) -> list[Piece]:
         if part in parts:
             raise InputError(f"{path}: part {part} like {parts[part]}, so ids would clash; rename one or make them two corpora.")
         parts[part] = path
-    return [whole_file(corpus, "oscar", path, f"{corpus}-{part}") for part, path in parts.items()]
+    return [piece for part, path in parts.items() for piece in file_pieces(corpus, "oscar", path, f"{corpus}-{part}", files)]
 
 
 def documents(piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
-    for number, row in rows(piece.path):
+    for number, row in rows(piece):
         text = text_of(piece.path, number, row, ("content",))
         reason = _reason_to_drop(_tags(piece.path, number, row), text)
         if reason is None:

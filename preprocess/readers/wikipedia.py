@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from jadeberta.shards import InputError
 from preprocess.compressed import DOWNLOAD_AGAIN, DamagedFile, chunks, lines
 from preprocess.readers.markup import clean, is_disambiguation
-from preprocess.readers.piece import Document, Piece, stem
+from preprocess.readers.piece import Document, Piece, file_pieces, source_of, stem
 
 # About 1,600 pages, 2.5 MB compressed: half a minute of work, so that a kill costs little and ranks end together.
 STREAMS_PER_PIECE = 16
@@ -32,10 +32,17 @@ def pieces(corpus: str, files: list[Path]) -> list[Piece]:
     found = []
     for path in dumps:
         starts = [*_cuts(path), path.stat().st_size]
+        if len(starts) == 2:
+            found += file_pieces(corpus, "wikipedia", path, corpus, dumps)
+            continue
         for number, (start, end) in enumerate(pairwise(starts)):
-            name = stem(path) if len(starts) == 2 else f"{stem(path)}-{number:05d}"
-            found.append(Piece(corpus, "wikipedia", name, path, corpus, start, end))
+            found.append(Piece(corpus, "wikipedia", f"{stem(path)}-{number:05d}", path, corpus, start, end))
     return found
+
+
+def begins(line: bytes, before: bytes) -> bool:
+    """Whether a page begins with a line; a literal <page> cannot be part of a text, as exports escape it."""
+    return line.endswith(b"<page>")
 
 
 def documents(piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
@@ -54,7 +61,7 @@ def documents(piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
             try:
                 text = clean(wikitext)
             except Exception:
-                # The parser fails on a few of a million pages (ParserError, RecursionError); one page is never worth a run.
+                # Known is the ValueError of a page that is all brackets; whatever else comes, one page is never worth a run.
                 reason = "unparsable"
             else:
                 reason = "" if text else "empty"
@@ -97,7 +104,7 @@ def _read_index(index: Path) -> list[int]:
     starts: dict[int, None] = {}
     for number, line in lines(index):
         offset = line.partition(b":")[0]
-        if not offset.isdigit():
+        if not offset.isdigit() or len(offset) > 15:
             raise InputError(f"{index}: line {number}: not 'offset:page id:title'; download it again or delete it.")
         starts[int(offset)] = None
     if not starts:
@@ -126,9 +133,10 @@ def _begins_with_page(path: Path, start: int) -> bool:
 
 def _pages(piece: Piece) -> Iterator[tuple[int, bytes]]:
     """(number in the piece from 1, the XML of one <page>). A literal <page> cannot be part of a text: exports escape it."""
+    source = source_of(piece)
     number, buffer, entered = 0, b"", piece.start > 0
     try:
-        for chunk in chunks(piece.path, piece.start, piece.end):
+        for chunk in source.chunks():
             if not entered and b"<mediawiki" not in chunk[:4096]:
                 remedy = "name a pages-articles .xml.bz2 or .xml file in the recipe"
                 raise InputError(f"{piece.path}: byte 0: not a MediaWiki export; {remedy}.")
@@ -146,7 +154,7 @@ def _pages(piece: Piece) -> Iterator[tuple[int, bytes]]:
         raise InputError(f"{piece.path}: byte {e.byte}, after page {number} of the piece: {e}; {DOWNLOAD_AGAIN}.") from e
     if b"<page" in buffer:
         raise _error(piece, number + 1, "the file is cut short in mid-page")
-    if piece.end == piece.path.stat().st_size and not buffer.rstrip().endswith(b"</mediawiki>"):
+    if source.ends_file and not buffer.rstrip().endswith(b"</mediawiki>"):
         raise _error(piece, number + 1, "the file is cut short: </mediawiki> is missing")
 
 

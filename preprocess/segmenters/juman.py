@@ -15,9 +15,10 @@ import pyknp
 
 from jadeberta.shards import SegmenterError
 from preprocess.config import SegmenterConfig
-from preprocess.segmenters import Answer, Rejected, Segmenter
-from preprocess.segmenters.jumanpp import REMEDY, TEST_SENTENCE, find_program, first_line_to_v, limited, read_version
-from preprocess.segmenters.lines import disguise, joined, pieces
+from preprocess.segmenters import Answer, Rejected, Segmenter, Spaced
+from preprocess.segmenters.jumanpp import REMEDY, TEST_SENTENCE, describe
+from preprocess.segmenters.lines import FEEDING, disguise, joined, pieces
+from preprocess.segmenters.process import find_program, first_line_to_v, limited
 
 JUMAN_REMEDY = (
     "Install a working JUMAN 7 (Debian's package has an empty dictionary and answers EOS alone) and set "
@@ -47,10 +48,10 @@ class _ByPyknp(Segmenter):
     def __init__(self, config: SegmenterConfig) -> None:
         self._config = config
 
-    def _tokenize(self, lines: list[str]) -> list[Answer]:
+    def _tokenize(self, lines: list[str]) -> list[Spaced]:
         return [joined([self._solve(disguise(piece)) for piece in pieces(line)]) for line in lines]
 
-    def _solve(self, line: str) -> Answer:
+    def _solve(self, line: str) -> Spaced:
         answer = self._ask(line)
         if isinstance(answer, Rejected):
             self.restarts += 1
@@ -59,9 +60,9 @@ class _ByPyknp(Segmenter):
             self._require_health()
         return answer
 
-    def _ask(self, line: str) -> Answer:
+    def _ask(self, line: str) -> Spaced:
         try:
-            return self._query(line)
+            return " ".join(self._query(line))
         except subprocess.TimeoutExpired:
             return Rejected("timeout", "no answer in time, or the program died")  # pyknp does not tell the two apart
         except Exception as e:  # pyknp lets through whatever went wrong inside
@@ -116,7 +117,8 @@ class Juman(_ByPyknp):
         # -e2: full format; -B: the best path without its aliases. What pyknp itself gives to JUMAN.
         self._command = [program, *options, "-e2", "-B"]
         version = first_line_to_v([program, *options], config.timeout_seconds, JUMAN_REMEDY)
-        self.description = {"engine": "juman", "version": version, "dictionary": "the installation's", "options": options}
+        named = {"engine": "juman", "version": version, "dictionary": "the installation's"}
+        self.description = named | {"options": options, "feeding": FEEDING}
         self._require_health()
 
 
@@ -127,8 +129,7 @@ class SingleSentence(_ByPyknp):
         super().__init__(config)
         self._remedy = REMEDY
         self._command = find_program(config.command, "jumanpp", REMEDY)
-        version, dictionary = read_version(self._command, config.timeout_seconds)
-        self.description = {"engine": "jumanpp", "version": version, "dictionary": dictionary, "options": self._command[1:]}
+        self.description = describe(self._command, config.timeout_seconds)
         self._require_health()
 
     def __call__(self, sentence: str) -> Answer:

@@ -6,7 +6,10 @@ Pure functions of one sentence, so that an answer never depends on the sentences
 import re
 from collections.abc import Iterator
 
-from preprocess.segmenters import Answer, Rejected
+from preprocess.segmenters import Rejected, Spaced
+
+FEEDING = "pieces-1500-40-1"
+"""The rules of this file, versioned by name as the normaliser's are: words depend on them. Change a rule, change its name."""
 
 # Juman++ gives no answer beyond 4,096 bytes, and its time and memory are bounded well below that.
 MAX_BYTES = 1500
@@ -19,7 +22,8 @@ SPACE = "\u3000"
 
 # rc3 looks one character past the end of a line that ends in a digit and a point (NumericUnkMaker::checkPeriod, bug #157), where
 # it finds what an earlier line has left. Digits and points as in rc3's characters.cc; an ASCII full stop is not among them.
-DIGIT_AND_POINT = re.compile("[0-9０-９○〇零一二三四五六七八九十百千万億兆][．・·]$")
+DIGITS = frozenset("0123456789０１２３４５６７８９○〇零一二三四五六七八九十百千万億兆")
+POINTS = frozenset("．・·")
 
 
 def pieces(line: str) -> list[str]:
@@ -27,7 +31,7 @@ def pieces(line: str) -> list[str]:
 
     Cuts after 。 、 or a space where there is one, else in the middle of the text: words may then be cut, no character is lost.
     """
-    if len(line) <= MAX_REPEATS:
+    if len(line) <= MAX_REPEATS or (len(line) <= MAX_BYTES // 4 and REPEATED.search(line) is None):
         return [line]
     return [piece for part in _cut_repeated(line) for piece in _cut_long(part)]
 
@@ -37,20 +41,21 @@ def disguise(piece: str) -> str:
 
     Ideographic spaces for ASCII ones: a line that begins with '# ' would be taken for a comment, and JUMAN and Juman++ print
     ASCII spaces in ways of their own. One more such space gives a digit and a point at the end a defined successor.
-
     """
     line = piece.replace(" ", SPACE)
-    return line + SPACE if DIGIT_AND_POINT.search(line) else line
+    return line + SPACE if line[-1] in POINTS and line[-2:-1] in DIGITS else line
 
 
-def joined(answers: list[Answer]) -> Answer:
+def joined(answers: list[Spaced]) -> Spaced:
     """The tokens of a sentence from those of its pieces; one rejected piece rejects it."""
-    tokens: list[str] = []
+    if len(answers) == 1:
+        return answers[0]
+    spaced: list[str] = []
     for answer in answers:
         if isinstance(answer, Rejected):
             return answer
-        tokens += answer
-    return tokens
+        spaced.append(answer)
+    return " ".join(spaced)
 
 
 def _cut_repeated(line: str) -> Iterator[str]:

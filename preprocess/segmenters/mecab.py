@@ -9,7 +9,7 @@ from typing import Any
 
 from jadeberta.shards import ConfigError, SegmenterError
 from preprocess.config import SegmenterConfig
-from preprocess.segmenters import Answer, Segmenter
+from preprocess.segmenters import Segmenter, Spaced
 
 CUT_CHARACTER = re.compile(rb" (?=[\x80-\xbf])")
 """A space that a UTF-8 continuation byte follows."""
@@ -32,9 +32,13 @@ class Mecab(Segmenter):
             "options": [],
         }
 
-    def _tokenize(self, lines: list[str]) -> list[Answer]:
+    def _tokenize(self, lines: list[str]) -> list[Spaced]:
         # MeCab ends a line at NUL; the caller sees the rest missing and rejects it.
-        return [self._parse(line).split(" ") for line in lines]
+        parse = self._tagger.parse
+        try:
+            return [parse(line) for line in lines]
+        except UnicodeDecodeError:
+            return [self._parse(line) for line in lines]
 
     def _parse(self, line: str) -> str:
         try:

@@ -46,6 +46,12 @@ def test_another_engine_or_normaliser_is_refused_with_both_named(known, engine, 
         open_engine(known, HERE, engine, "")
 
 
+def test_a_model_of_characters_reads_its_text_uncut() -> None:
+    known = origin(word_starts="documents", segmenter={"engine": "jumanpp"})
+    segmenter, remarks = open_engine(known, HERE, None, "")
+    assert segmenter.segment(["京都大学は New York 。"]) == [["京都大学は", "New", "York", "。"]] and remarks == []
+
+
 def test_where_the_models_engine_is_not_installed_no_other_takes_its_place() -> None:
     with pytest.raises(SegmenterError, match="/nowhere/jumanpp"):
         open_engine(origin(segmenter={"engine": "jumanpp"}), HERE, None, "/nowhere/jumanpp")
@@ -55,6 +61,8 @@ def test_what_export_wrote_is_read_back_and_a_damaged_file_is_not_taken_for_a_mi
     assert read_origin(tmp_path) is None
     write_origin(tmp_path, toy.ORIGIN)
     assert read_origin(tmp_path) == toy.ORIGIN
+    write_origin(tmp_path, toy.ORIGIN | {"word_starts": "documents"})
+    assert read_origin(tmp_path) == toy.ORIGIN | {"word_starts": "documents"}
     (tmp_path / ORIGIN_NAME).write_text('{"segmenter": "mecab"}')
     with pytest.raises(CheckpointError, match="does not tell how the pre-training text was made"):
         read_origin(tmp_path)

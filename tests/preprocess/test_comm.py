@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jadeberta.shards import InputError
+from preprocess import deck
 from preprocess.comm import Comm
 from tests.helpers import ROOT
 
@@ -40,6 +41,53 @@ def test_first_error_in_the_order_of_the_pieces_is_raised() -> None:
 def test_results_come_in_the_order_of_the_pieces_on_every_rank() -> None:
     done = run(3, "from preprocess.comm import Comm; c = Comm(); print(c.rank, c.map(range(7), lambda n: n * n))")
     assert sorted(done.stdout.splitlines()) == [f"{rank} [0, 1, 4, 9, 16, 25, 36]" for rank in range(3)]
+
+
+@needs_mpi
+def test_a_rank_that_is_free_takes_the_next_piece_and_rank_0_works_too() -> None:
+    code = """
+import time
+from preprocess.comm import Comm
+comm, mine = Comm(), []
+def work(piece):
+    mine.append(piece)
+    time.sleep(3 if piece == 0 else 0.05)
+comm.map(range(12), work)
+print(comm.rank, mine)
+"""
+    found = sorted(line.split(" ", 1)[1] for line in run(3, code).stdout.splitlines())
+    pieces = [eval(line) for line in found]
+    long, *others = sorted(pieces, key=lambda of_rank: 0 not in of_rank)
+    assert long == [0], "the rank with the long piece got another while two were free"
+    assert len(pieces) == 3 and all(others) and sorted(n for of_rank in pieces for n in of_rank) == list(range(12))
+
+
+@needs_mpi
+def test_pieces_wait_for_the_one_that_makes_them_ready(tmp_path: Path) -> None:
+    code = f"""
+import time
+from pathlib import Path
+from preprocess.comm import Comm
+folder, comm = Path({str(tmp_path)!r}), Comm()
+def work(piece):
+    if piece == "cut":
+        for name in "ab":
+            time.sleep(0.3)
+            (folder / name).touch()
+        time.sleep(1)
+        (folder / "cut is done").touch()
+    return piece, (folder / "cut is done").exists()
+print(comm.map(["cut", "a", "b"], work, ready=lambda piece: piece == "cut" or (folder / piece).exists()))
+"""
+    done = run(2, code)
+    expected = "[('cut', True), ('a', False), ('b', False)]"
+    assert done.stdout.splitlines() == [expected, expected], "the others did not work while one cut" + done.stderr
+
+
+def test_a_piece_that_never_becomes_ready_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deck, "STALL_SECONDS", 0.2)
+    with pytest.raises(InputError, match=r"^b: what it is made of did not appear under work/\. Run the same command again\.$"):
+        Comm().map("ab", str.upper, ready=lambda piece: piece == "a")
 
 
 @needs_mpi

@@ -1,14 +1,9 @@
-"""Juman++: the stand-in against recordings of the real program, batches against every fault, single sentences against batches."""
+"""Juman++: what goes through a batch unharmed, limits on the program, and single sentences against batches."""
 
-import base64
-import json
-import lzma
 import os
 import re
-import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,20 +11,13 @@ from pathlib import Path
 import pytest
 
 from jadeberta.errors import SegmenterError
-from preprocess.config import SegmenterConfig
 from preprocess.segmenters import Rejected, open_segmenter
 from preprocess.segmenters.juman import SingleSentence, align
-from preprocess.segmenters.jumanpp import Jumanpp, limited, read_answers, run_limited
+from preprocess.segmenters.jumanpp import Jumanpp, read_answers
 from preprocess.segmenters.lines import MAX_BYTES, disguise, pieces
+from preprocess.segmenters.process import limited, run_limited
+from tests.preprocess.standin import COMMAND, ORDINARY, SEGMENT, config
 
-ROOT = Path(__file__).parents[2]
-STANDIN = ROOT / "tests" / "standins" / "jumanpp"
-RECORDINGS = ROOT.parent / "shared" / "data" / "jumanpp_rc3_protocol.jsonl.xz"
-# Python without its site modules starts three times as fast; the tests start hundreds.
-COMMAND = [sys.executable, "-I", "-S", str(STANDIN)]
-SEGMENT = ("--segment", "--segment-separator=\x1f")
-
-ORDINARY = ["京都大学で自然言語処理を研究する。", "Canon EOS 80D買った", "今日は 良い 天気 です。", "外国人参政権"]
 TROUBLE = [
     *("# x", "# コメント", "#タグ", "## 見出し", "#", "@ x", "@", "@@ @", "+ x", "* x", "*", "EOS", "EOS EOS", '"最高"の気分'),
     *("<b>太字</b>", '"', "<>", "&lt;", "a b c", "𠮷野家で𩸽を食べる", "👨‍👩‍👧‍👦と🇯🇵", "か\u3099", "ｶﾞｷﾞ", "\ufeffBOM"),
@@ -40,62 +28,8 @@ TROUBLE = [
 BLANK = ["", " ", "\u3000\t\n"]
 
 
-def config(**changes) -> SegmenterConfig:
-    return SegmenterConfig(**{"command": shlex.join(COMMAND), "batch_sentences": 8, "timeout_seconds": 20.0, **changes})
-
-
 def without_spaces(text: str) -> str:
     return "".join(text.split())
-
-
-def standin(data: bytes, *options: str) -> tuple[int, bytes]:
-    done = subprocess.run([*COMMAND, *options], input=data, capture_output=True)
-    return done.returncode, done.stdout
-
-
-def spelled_lines(output: bytes) -> list[bytes]:
-    assert not output or output.endswith(b"\n")
-    return [line.replace(b"\x1f", b"") for line in output.split(b"\n")[:-1]]
-
-
-def spelled_blocks(output: bytes) -> list[list[bytes]]:
-    """For each EOS: the comments and the tokens run together, second readings left out."""
-    blocks = [block.split(b"\n") for block in output.split(b"EOS\n")]
-    assert blocks.pop() == [b""]
-    first = [[row for row in block if row and (not row.startswith(b"@ ") or row.startswith(b"@ @ "))] for block in blocks]
-    comments = [[row for row in block if row.count(b" ") < 10] for block in first]
-    tokens = [[row.split(b" ")[0] for row in block if row.count(b" ") >= 10] for block in first]
-    return [[*c, b"".join(t)] for c, t in zip(comments, tokens, strict=True)]
-
-
-def recordings() -> list[dict]:
-    if not RECORDINGS.exists():
-        pytest.skip(f"recordings of the real program are not at ../shared/data/{RECORDINGS.name}")
-    with lzma.open(RECORDINGS, "rt") as f:
-        return [json.loads(line) for line in f]
-
-
-def test_standin_keeps_the_protocol_of_the_recorded_juman_plus_plus():
-    rows = recordings()
-    assert len(rows) == 106
-    for row in rows:
-        data, full, segmented = (base64.b64decode(row[key]) for key in ("input", "juman", "segment"))
-        status, output = standin(data, *SEGMENT)
-        assert (status, spelled_lines(output)) == (row["segment_rc"], spelled_lines(segmented)), data[:80]
-        status, output = standin(data)
-        assert (status, spelled_blocks(output)) == (row["juman_rc"], spelled_blocks(full)), data[:80]
-
-
-def test_standin_swallows_the_sentence_after_a_comment_that_is_too_long():
-    data = b"# " + b"x" * 1023 + "\nあ\nい\n".encode()
-    assert standin(data, "--segment") == (0, "い\n".encode())
-
-
-def test_standin_reads_past_the_end_of_a_line_like_rc3():
-    """The reason for `disguise`: without it the line before decides."""
-    before, line = "長い行の１２３４５６", "ほげ４．"
-    assert standin(f"前\n{line}\n".encode(), *SEGMENT)[1].splitlines()[-1].decode() == "ほげ\x1f４\x1f．"
-    assert standin(f"{before}\n{line}\n".encode(), *SEGMENT)[1].splitlines()[-1].decode() == "ほげ\x1f４．"
 
 
 def test_trouble_lines_come_through_a_batch_whole():
@@ -125,40 +59,6 @@ def test_neither_batch_size_nor_neighbours_change_an_answer():
         for size in (7, 1000):
             with open_segmenter(config(batch_sentences=size)) as segmenter:
                 assert segmenter.segment(sentences[::order])[::order] == alone
-
-
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [("ABORT", "crash"), ("HANG", "timeout"), ("VANISH", "mismatch"), ("TWICE", "mismatch"), ("NONSENSE", "mismatch")],
-)
-def test_fault_costs_the_guilty_sentence_alone(monkeypatch, fault, reason):
-    sentences = ["前の文。", "次の文。", "悪い文。", *ORDINARY]
-    with open_segmenter(config()) as segmenter:
-        healthy = segmenter.segment(sentences)
-    monkeypatch.setenv(f"STANDIN_{fault}", "悪い")
-    with open_segmenter(config(timeout_seconds=3.0 if fault == "HANG" else 20.0)) as segmenter:
-        answers = segmenter.segment(sentences)
-        assert segmenter.restarts > 0
-    assert isinstance(answers[2], Rejected) and answers[2].reason == reason
-    assert answers[:2] + answers[3:] == healthy[:2] + healthy[3:]
-
-
-def test_fault_that_passes_costs_nothing(monkeypatch, tmp_path):
-    monkeypatch.setenv("STANDIN_ABORT", "悪い")
-    monkeypatch.setenv("STANDIN_ONCE", str(tmp_path / "died"))
-    for sentences in (["悪い文。"], ["前の文。", "悪い文。", "次の文。"]):
-        (tmp_path / "died").unlink(missing_ok=True)
-        with open_segmenter(config()) as segmenter:
-            answers = segmenter.segment(sentences)
-            assert segmenter.restarts >= 1
-        assert ["".join(words) for words in answers] == sentences
-
-
-def test_program_that_stops_working_ends_the_stage_instead_of_emptying_the_corpus(monkeypatch):
-    with open_segmenter(config()) as segmenter:
-        monkeypatch.setenv("STANDIN_ABORT", "。")
-        with pytest.raises(SegmenterError, match=r"does not segment a plain sentence \(crash: .*signal 6.*Install Juman\+\+"):
-            segmenter.segment(["前の文。", "次の文。"])
 
 
 def test_hanging_program_is_killed_with_its_children(tmp_path):
@@ -217,9 +117,9 @@ def test_disguise_gives_a_defined_successor_to_what_rc3_looks_beyond():
 
 
 def test_batch_with_one_line_too_few_is_refused_whole():
-    assert isinstance(read_answers(["い", "い"], "い\n".encode()), Rejected)
-    assert isinstance(read_answers(["い"], "い".encode()), Rejected)
-    assert read_answers(["あい", "う"], "あ\x1fい\nう\n".encode()) == [["あ", "い"], ["う"]]
+    assert isinstance(read_answers("い\nい\n".encode(), "い\n".encode()), Rejected)
+    assert isinstance(read_answers("い\n".encode(), "い".encode()), Rejected)
+    assert read_answers("あい\nう\n".encode(), "あ\x1fい\nう\n".encode()) == ["あ い", "う"]
 
 
 def test_description_names_version_and_dictionary_though_rc3_exits_with_1():
@@ -229,6 +129,7 @@ def test_description_names_version_and_dictionary_though_rc3_exits_with_1():
             "version": "2.0.0-rc3",
             "dictionary": "stand-in / LM: script runs",
             "options": COMMAND[1:],
+            "feeding": "pieces-1500-40-1",
         }
 
 
@@ -251,23 +152,6 @@ def test_single_sentences_get_the_words_of_the_batches():
         assert [single(sentence) for sentence in sentences] == batches.segment(sentences)
         assert single.restarts == 0
         assert single.description == batches.description
-
-
-def test_late_answer_is_not_taken_for_the_next_sentence(monkeypatch):
-    monkeypatch.setenv("STANDIN_LATE", "遅い")
-    monkeypatch.setenv("STANDIN_LATE_SECONDS", "2.5")
-    with SingleSentence(config(timeout_seconds=4.0)) as single:
-        assert isinstance(single("遅い文。"), Rejected)
-        assert "".join(single("次の文。")) == "次の文。"
-        assert "".join(single("犬。")) == "犬。"
-
-
-def test_single_sentence_survives_a_crash(monkeypatch, tmp_path):
-    monkeypatch.setenv("STANDIN_ABORT", "悪い")
-    monkeypatch.setenv("STANDIN_ONCE", str(tmp_path / "died"))
-    with SingleSentence(config(timeout_seconds=4.0)) as single:
-        assert "".join(single("悪い文。")) == "悪い文。"
-        assert single.restarts == 1
 
 
 def test_single_sentence_works_outside_the_main_thread_and_leaves_alarms_alone():

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,23 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(recipe: Path, tmp_path
     assert others[1] == f"  web-ja: jsonl {recipe.parent}/corpora/web-ja.jsonl, seen 3x an epoch"
 
 
+def test_status_from_another_process_tells_who_works_and_how_far(recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "preprocess", "all", "--config", str(recipe), "--out", str(out)]
+    job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        while not list(out.glob("work/progress/*.json")):
+            assert job.poll() is None, "it ended without a sign of its progress"
+        os.kill(job.pid, signal.SIGSTOP)
+        told = run("status", out)
+        assert told.returncode == 0 and f"process {job.pid} on " in told.stdout and f"-{job.pid}  " in told.stdout
+    finally:
+        job.kill()
+        job.wait()
+    told = run("status", out)
+    assert "nobody works here now" in told.stdout and f"-{job.pid}  DEAD, was at " in told.stdout
+
+
 def test_a_second_job_in_the_same_directory_is_refused_while_the_first_works(recipe: Path, tmp_path: Path) -> None:
     lock = DirectoryLock(tmp_path / "out" / "work", "--out")
     refused = run("all", "--config", recipe, "--out", tmp_path / "out")
@@ -151,6 +169,8 @@ def test_verify_names_every_damaged_file_and_ends_with_status_1(
     [
         (["verify", "OUT"], 1, "ShardError: OUT/index.json: cannot be read (No such file or directory). Make the shards with"),
         (["verify"], 2, "python -m preprocess verify: name the directory"),
+        (["status"], 2, "python -m preprocess status: name the directory"),
+        (["status", "OUT"], 2, "ConfigError: OUT: no stage was ever begun here. Name the directory that --out"),
         (["all", "--config", "RECIPE"], 2, "python -m preprocess: --out DIR is missing"),
         (["all", "--config", "OUT/none.yaml", "--out", "OUT"], 2, "ConfigError: OUT/none.yaml: no such recipe."),
         (["all", "--out", "OUT"], 2, "ConfigError: preprocess.corpora names no corpus"),

@@ -88,6 +88,26 @@ def test_a_failure_from_before_a_process_came_is_tried_again() -> None:
     assert next_step(states, {(0, 0)}) == Step("claim", 0, 1)
 
 
+def test_a_piece_that_is_not_ready_is_left_to_later() -> None:
+    states = read_states(["00000.done"], 3)
+    assert next_step(states, set(), unready={1}) == Step("claim", 2, 0)
+    assert next_step(states, set(), unready={1, 2}) == Step("wait")
+
+
+def test_pieces_of_a_pool_wait_for_the_one_that_makes_them_ready(tmp_path: Path) -> None:
+    pool, order = Pool(tmp_path, "p", "test"), list[str]()
+
+    def work(piece: str) -> str:
+        order.append(piece)
+        (tmp_path / piece).touch()
+        return piece
+
+    ready = {"a": "c", "b": "a"}  # what each waits for
+    found = pool.map("abc", work, ready=lambda piece: piece == "c" or (tmp_path / ready[piece]).exists())
+    pool.leave()
+    assert (found, order) == (["a", "b", "c"], ["c", "a", "b"])
+
+
 def test_only_time_in_which_a_file_was_looked_at_unchanged_counts_as_silence(tmp_path: Path) -> None:
     now, path = [0.0], tmp_path / "one.beat"
     watch = Watch(silence=12, clock=lambda: now[0])

@@ -47,11 +47,13 @@ def configure(segmenter: SegmenterConfig) -> PreprocessConfig:
 def put_documents(out: Path, corpus: str, parts: list[list[str]]) -> None:
     """What the extract stage leaves: parts of documents, the marker that lists them, and the list of the corpus's markers."""
     folder = out / "work" / "documents" / corpus
-    names = [f"piece-{n:05d}.jsonl.zst" for n in range(len(parts))]
-    for name, texts in zip(names, parts, strict=True):
+    listed = []
+    for number, texts in enumerate(parts):
+        name = f"piece-{number:05d}.jsonl.zst"
         rows = ({"id": f"{corpus}-{name[6:11]}-{n}", "source": corpus, "title": "", "text": text} for n, text in enumerate(texts))
         write_jsonl_zst(folder / name, rows)
-    write_json(folder / "piece.json", {"parts": [{"file": name} for name in names]})
+        listed.append({"file": name, "documents": len(texts), "bytes": len("".join(texts).encode())})
+    write_json(folder / "piece.json", {"parts": listed})
     write_json(folder.with_name(f"{corpus}.complete.json"), {"pieces": ["piece"]})
 
 
@@ -193,7 +195,7 @@ def test_description_of_the_engine_is_read_back_unless_words_are_mixed(out):
 def test_sentence_lost_by_an_engine_stops_the_stage(out, monkeypatch):
     from preprocess.segmenters.mecab import Mecab
 
-    monkeypatch.setattr(Mecab, "segment", lambda self, sentences: [["a"]] * (len(sentences) - 1))
+    monkeypatch.setattr(Mecab, "_tokenize", lambda self, lines: lines[1:])
     with pytest.raises(RuntimeError, match="argument 2 is shorter"):
         segment(configure(MECAB), out, Comm())
     assert not list(out.glob("work/words/*/*"))

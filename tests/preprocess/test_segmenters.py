@@ -89,9 +89,8 @@ def test_line_that_mecab_would_cut_short_is_rejected_with_its_place(mecab: Segme
 
 
 def test_words_that_contain_a_space_are_parted():
-    assert spelled("New York", ["New\u3000York"]) == ["New", "York"]
-    assert isinstance(spelled("ab", ["a", "c"]), Rejected)
-    assert isinstance(spelled("ab", ["a", "b", "c"]), Rejected)
+    assert spelled(["New York"], [" New\u3000\u3000York "]) == ["New York"]
+    assert all(isinstance(answer, Rejected) for answer in spelled(["ab", "ab"], ["a c", "a b c"]))
 
 
 def test_juman_gives_the_words_of_its_output():

@@ -101,3 +101,30 @@ def test_an_ascii_mark_inside_a_word_does_not_split(text: str) -> None:
 )
 def test_an_ascii_mark_splits_before_a_space_a_line_end_or_a_closing_bracket(text: str, sentences: list[str]) -> None:
     assert split_sentences(text) == sentences
+
+
+@given(st.lists(any_text.map(lambda text: text.strip("\r\n")), max_size=4))
+def test_a_text_has_the_sentences_of_its_lines(lines: list[str]) -> None:
+    together = split_sentences("\n".join(lines))
+    assert together == [sentence for line in lines for sentence in split_sentences(line)]
+
+
+def test_each_character_comes_out_of_a_whole_text_as_it_does_alone() -> None:
+    breaking = set("\n\r\x85\u2028\u2029") | set("。｡！？♪♫☆★…‥⁇⁈⁉‼!?.．")
+    characters = [c for c in map(chr, range(0x30000)) if c not in breaking and not "\ud800" <= c < "\ue000"]
+    lines = [f"か{c}き{c}{c} {c}" for c in characters]
+    assert split_sentences("\n".join(lines)) == [normalise(line) for line in lines]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "「" * 300_000 + "）" * 300_000, "1。" * 500_000, "「あ。" * 200_000,
+        "（" * 100_000 + "」。" * 100_000 + "）", " " * 10**6, "（「" * 200_000 + "）" * 200_000,
+    ],
+    ids=["unlike brackets", "no letters", "never closed", "closed by others", "spaces", "crossed"],
+)  # fmt: skip
+def test_the_time_for_a_line_grows_no_faster_than_the_line(text: str) -> None:
+    # Each takes about half a second; looking back from every mark or bracket takes hours.
+    assert "".join(split_sentences(text)) == normalise(text)

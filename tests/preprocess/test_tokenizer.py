@@ -149,7 +149,7 @@ def test_pieces_that_fit_in_two_orders_are_ordered_alike(tmp_path: Path) -> None
     """'III', 'I' and 'I', 'III' have the same score: rounding must not choose between them."""
     stems = sorted(set("".join(tiny.NOUNS)))
     counts = Counter({stem + "I" * n: 50 - 3 * n + place for place, stem in enumerate(stems) for n in (1, 3)})
-    write_jsonl_zst(tmp_path / "ranked.jsonl.zst", ({"word": word, "count": count} for word, count in counts.most_common()))
+    write_jsonl_zst(tmp_path / "ranked.jsonl.zst", [counts.most_common()])
     ranked = Ranked(counts.total(), len(counts), [tmp_path / "ranked.jsonl.zst"])
     stage._train(tiny.configure(tmp_path, vocab_size=60), tmp_path, ranked, {})
     both = Both(tmp_path)

@@ -92,7 +92,7 @@ def test_no_more_is_held_and_no_more_files_are_open_than_the_limits_say(tmp_path
 
     def writes(path: Path, rows: Any, scratch: bool) -> None:
         kept = list(rows)
-        written.append(len(kept))
+        written.append(sum(map(len, kept)))
         write(path, kept, scratch)
 
     def merges(sources: Any) -> Iterator[tuple[str, int]]:

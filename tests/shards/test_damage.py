@@ -167,7 +167,8 @@ def test_read_that_the_disk_fails_is_an_error_or_set_aside(copied: Path, monkeyp
     def fails(*arguments: object) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(os, "preadv", fails)
+    for name in ("preadv", "pread"):
+        monkeypatch.setattr(os, name, fails)
     with pytest.raises(ShardError, match=r"web-00000\.tar: row 7, .* failed \(Input/output error\)"):
         strict[7]
     assert not lenient[7][0].any() and lenient.take_set_aside()[0].row == 7

@@ -1,0 +1,162 @@
+"""One rank of a job that runs the four stages and times them: `python -m bench.preprocess.rank CORPORA OUT REPORT [option ...] [key ...]`.
+
+Rank 0 writes REPORT: for each stage the seconds of the slowest rank and the CPU seconds of all; of the tokenizer also those of counting,
+which ranks share, without those of training, which one rank does. With --profile also the share of the time in this repository's Python;
+with --cut extract alone, of files that are cut; with --extract extract alone.
+"""
+
+import cProfile
+import json
+import pstats
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from preprocess import tokenizer
+from preprocess.comm import Comm
+from preprocess.config import load_config
+from preprocess.extract import extract
+from preprocess.pack import pack
+from preprocess.readers import piece
+from preprocess.segment import segment
+from preprocess.segmenters import mecab
+
+ROOT = str(Path(__file__).resolve().parents[2])
+CUT_BYTES = 256 * 2**10
+"""Of a file of some MB, as those of a file of 15 GB are 32 MiB."""
+OPTIONS = ("--profile", "--cut", "--extract")
+CALLS = 200_000
+"""Of nothing, to see what tracing costs."""
+STAGES = {"extract": extract, "segment": segment, "tokenizer": tokenizer.train_tokenizer, "pack": pack}
+
+
+def main() -> None:
+    from webdataset.writer import TarWriter  # noqa: F401 - imports torch: a second or two that are no work of pack
+
+    corpora, out, report, *options = sys.argv[1:]
+    profiled, cut, alone = "--profile" in options, "--cut" in options, "--extract" in options
+    comm, found = Comm(), dict[str, dict[str, Any]]()
+    config = load_config(None, tuple(option for option in options if option not in OPTIONS), Path(corpora))
+    if cut:
+        piece.CUT_BYTES = CUT_BYTES
+    counting = _time_counting()
+    if profiled:
+        _show_mecab()
+    for name, stage in {"cut" if cut else "extract": extract}.items() if cut or alone else STAGES.items():
+        comm.everywhere(lambda: None)
+        began, cpu = time.perf_counter(), time.process_time()
+        profile = cProfile.Profile() if profiled else None
+        if profile is not None:
+            profile.enable()
+        stage(config, Path(out), comm)
+        if profile is not None:
+            profile.disable()
+        mine = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
+        ranks = [figures for _, figures in comm.everywhere(lambda m=mine: m)]  # type: ignore[misc]
+        cpu_of_ranks = [r["cpu_seconds"] for r in ranks]
+        found[name] = {"seconds": max(r["seconds"] for r in ranks), "cpu_seconds": sum(cpu_of_ranks)}
+        found[name]["cpu_of_the_busiest"] = max(cpu_of_ranks)
+        if profile is not None:
+            found[name] |= _shares(profile)
+    counted = [figures for _, figures in comm.everywhere(lambda: counting)]
+    if "tokenizer" in found:
+        found["counting"] = {"seconds": max(s for s, _ in counted), "cpu_of_the_busiest": max(cpu for _, cpu in counted)}
+    if comm.is_root:
+        Path(report).write_text(json.dumps(found), encoding="utf-8")
+
+
+def _time_counting() -> list[float]:
+    """The seconds and CPU seconds of the tokenizer's counting, once it was done."""
+    spent, count = [0.0, 0.0], tokenizer.rank_words
+
+    def timed(*arguments: Any) -> Any:
+        began, cpu = time.perf_counter(), time.process_time()
+        result = count(*arguments)
+        spent[:] = time.perf_counter() - began, time.process_time() - cpu
+        return result
+
+    setattr(tokenizer, "rank_words", timed)  # noqa: B010 - a function of another module is replaced
+    return spent
+
+
+class _Shown:
+    """MeCab behind a function of Python's own: the profiler does not see calls into Cython, and would call its time ours."""
+
+    def __init__(self, tagger: Any) -> None:
+        self._tagger = tagger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tagger, name)
+
+    def parse(self, line: str) -> str:
+        parsed: str = self._tagger.parse(line)
+        return parsed
+
+
+def _show_mecab() -> None:
+    opens = mecab._open
+
+    def shown(options: str) -> tuple[Any, str]:
+        tagger, dictionary = opens(options)
+        return _Shown(tagger), dictionary
+
+    setattr(mecab, "_open", shown)  # noqa: B010 - a function of another module is replaced
+
+
+def _shares(profile: cProfile.Profile) -> dict[str, Any]:
+    """What part of a profile's time was spent in the Python code of this repository, and in which functions of it most.
+
+    What tracing itself costs is taken off: it makes small functions look three times as slow, and libraries not at all.
+    """
+    stats: dict[Any, Any] = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    called, calling = _tracing_cost()
+    times = {function: entry[2] - entry[1] * called[_is_builtin(function)] for function, entry in stats.items()}
+    for function, (*_, callers) in stats.items():
+        for caller, (calls, *_) in callers.items():
+            times[caller] -= calls * calling[_is_builtin(function)]
+    times = {function: max(0.0, seconds) for function, seconds in times.items()}
+    ours = {
+        function: seconds
+        for function, seconds in times.items()
+        if function[0].startswith((f"{ROOT}/preprocess", f"{ROOT}/jadeberta"))
+    }
+    whole = sum(times.values())
+    most = sorted(ours, key=lambda function: -ours[function])[:5]
+    return {
+        "share_of_our_python": sum(ours.values()) / whole,
+        "most_in": {f"{Path(file).name}:{name}": round(ours[file, line, name] / whole, 4) for file, line, name in most},
+    }
+
+
+def _is_builtin(function: tuple[str, int, str]) -> bool:
+    return function[0] == "~"
+
+
+def _tracing_cost() -> tuple[list[float], list[float]]:
+    """Seconds that the profiler adds to a function for being called, and to its caller; each of Python's own and of built-in ones."""
+
+    def nothing() -> None:
+        pass
+
+    def call(function: Any, *arguments: Any) -> None:
+        for _ in range(CALLS):
+            function(*arguments)
+
+    called, calling = list[float](), list[float]()
+    for function, arguments in ((nothing, ()), (len, ((),))):
+        began = time.perf_counter()
+        call(function, *arguments)
+        untraced = time.perf_counter() - began
+        profile = cProfile.Profile()
+        profile.runcall(call, function, *arguments)
+        entries = pstats.Stats(profile).stats.items()  # type: ignore[attr-defined]
+        times = {name: entry[2] for (_, _, name), entry in entries}
+        inside = sum(seconds for name, seconds in times.items() if name.endswith(("nothing", "len>")))
+        called.append(inside / CALLS)
+        calling.append(max(0.0, times["call"] - untraced) / CALLS)
+    return called, calling
+
+
+if __name__ == "__main__":
+    main()

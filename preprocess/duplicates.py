@@ -1,0 +1,237 @@
+"""Optional removal of duplicates among all corpora, by sorted files instead of an index in memory.
+
+Each document has one key of its whole text and, for near duplicates, one for each band of its MinHash signature (Broder 1997; banding:
+Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4). Of the documents that share a key the first one stays, in the
+order of the corpora in the recipe. That order decides alone: neither ranks nor restarts change what is left out. What a rank holds is the
+keys of one part, or one range of keys of all parts.
+
+For each part of documents a list of its rows that are left out is kept under `work/duplicates/`; the parts stay as they are.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import xxhash
+
+from jadeberta.shards import ConfigError
+from preprocess.comm import Comm
+from preprocess.config import DuplicatesConfig
+from preprocess.files import atomic_path, read_json, read_jsonl_zst, write_json
+from preprocess.text import normalise
+
+PERMUTATIONS = 128
+"""Most hashes in a signature. 128 tell similarities apart to 0.04 (one standard deviation)."""
+SHINGLE = 5
+"""Characters in each of the overlapping strings whose sets are compared."""
+SEED = 42
+PARTITION_BYTES = 64 * 2**20
+"""Keys that a rank sorts at once; it holds some six times as much while it does."""
+_EXACT = np.uint64(1)
+"""Lowest bit of a key: of the whole text."""
+
+
+def bands_for(similarity: float) -> tuple[int, int]:
+    """Bands and rows of a signature: the pair whose threshold (1/bands)^(1/rows) is nearest to a similarity, with the most hashes."""
+    pairs = [(PERMUTATIONS // rows, rows) for rows in range(1, PERMUTATIONS + 1)]
+    return min(pairs, key=lambda pair: (round(abs((1 / pair[0]) ** (1 / pair[1]) - similarity), 3), -pair[0] * pair[1]))
+
+
+def describe(config: DuplicatesConfig) -> list[Any]:
+    """All that it depends on which texts are duplicates. Raises ConfigError where near ones are wanted and rensa is not installed."""
+    if config.remove != "near":
+        return [config.remove]
+    try:
+        return [config.remove, config.similarity, PERMUTATIONS, SHINGLE, SEED, version("rensa")]
+    except PackageNotFoundError:
+        raise ConfigError(
+            "preprocess.duplicates.remove is near, which needs rensa, and that is not installed. "
+            "Install it with: pip install 'jadeberta[quality]'."
+        ) from None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What of a run all ranks know."""
+
+    config: DuplicatesConfig
+    parts: list[Path]
+    folder: Path
+    """For files that only this computation needs."""
+    digest: str
+    """Of all that its result depends on."""
+
+    def keys(self, part: Path) -> Path:
+        return self.folder / "keys" / f"{part.parent.name}--{_stem(part)}.npy"
+
+    def found(self, partition: int) -> Path:
+        return self.folder / f"found-{partition:05d}.npy"
+
+
+def find(config: DuplicatesConfig, parts: list[Path], comm: Comm) -> None:
+    """Writes a list of the rows to leave out beside each part; done already for the same parts and settings, it is kept.
+
+    Args:
+        config: what counts as a duplicate.
+        parts: of documents, of all corpora in the order in which the first of some duplicates is to be found; every rank has the same.
+    """
+    if not parts:
+        return
+    digest = _digest(config, parts)
+    work = _Work(config, parts, _folder(parts[0]) / digest, digest)
+    if comm.run_on_root(lambda: all(_is_done(part, digest) for part in parts)):
+        return
+    comm.map(parts, partial(_write_keys, work), lambda part: part.stat().st_size)
+    count = comm.run_on_root(lambda: 1 + sum(work.keys(part).stat().st_size for part in parts) // PARTITION_BYTES)
+    comm.map(range(count), partial(_find_in_partition, work, count))
+    comm.map(range(len(parts)), partial(_write_list, work, count), lambda number: parts[number].stat().st_size)
+    comm.run_on_root(lambda: shutil.rmtree(work.folder, ignore_errors=True))
+
+
+def forget(parts: list[Path]) -> None:
+    """Takes away the lists of an earlier run, so that all documents count again."""
+    for part in parts:
+        _list_of(part).unlink(missing_ok=True)
+
+
+def left_out(part: Path) -> dict[str, Any] | None:
+    """{"rows", "ids", "bytes" (UTF-8 of their texts), "dropped": {reason: n}} of a part; None where no duplicates were looked for."""
+    path = _list_of(part)
+    return read_json(path) if path.is_file() else None
+
+
+def without_duplicates(part: Path) -> dict[str, str]:
+    """What tells the rows that are left of a part from all of it: nothing where all are left."""
+    listed = left_out(part)
+    return {"without": xxhash.xxh64_hexdigest(orjson.dumps(listed["rows"]))} if listed and listed["rows"] else {}
+
+
+def rows_left(part: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a part but for duplicates."""
+    skipped = frozenset((left_out(part) or {"rows": ()})["rows"])
+    return (row for number, row in enumerate(read_jsonl_zst(part)) if number not in skipped)
+
+
+def marker_left(marker: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The marker of a piece with its duplicates counted as dropped instead of kept; `folder` holds its parts."""
+    found = [(part, listed) for part in marker["parts"] if (listed := left_out(folder / part["file"]))]
+    ids = {id_ for _, listed in found for id_ in listed["ids"]}
+    if not ids:
+        return marker
+    counts = marker["counts"]
+    dropped = dict(counts["dropped"])
+    for _, listed in found:
+        for reason, number in listed["dropped"].items():
+            dropped[reason] = dropped.get(reason, 0) + number
+    fewer = {part["file"]: listed for part, listed in found}
+    parts = [
+        part
+        if (listed := fewer.get(part["file"])) is None
+        else part | {"documents": part["documents"] - len(listed["rows"]), "bytes": part["bytes"] - listed["bytes"]}
+        for part in marker["parts"]
+    ]
+    counts = {name: sum(part[name] for part in parts) for name in ("documents", "bytes")} | {"dropped": dropped}
+    heldout = [candidate for candidate in marker["heldout"] if candidate[1] not in ids]
+    return marker | {"counts": counts, "parts": parts, "heldout": heldout}
+
+
+def _digest(config: DuplicatesConfig, parts: list[Path]) -> str:
+    return xxhash.xxh64_hexdigest(
+        orjson.dumps([describe(config), [[part.parent.name, part.name, part.stat().st_size] for part in parts]])
+    )
+
+
+def _write_keys(work: _Work, part: Path) -> None:
+    if work.keys(part).is_file():
+        return
+    found: list[tuple[int, int]] = []
+    for row, document in enumerate(read_jsonl_zst(part)):
+        text = normalise(document["text"])
+        found.append((xxhash.xxh3_64_intdigest(text.encode()) | 1, row))
+        if work.config.remove == "near":
+            found += [(key, row) for key in _band_keys(text, work.config.similarity)]
+    keys = np.array(found, "<u8").reshape(-1, 2)
+    _save(work.keys(part), np.ascontiguousarray(keys[np.argsort(keys[:, 0], kind="stable")].T))
+
+
+def _band_keys(text: str, similarity: float) -> list[int]:
+    """A key for each band of a text's signature; none of a text too short to have a shingle."""
+    from rensa import RMinHash
+
+    if len(text) < SHINGLE:
+        return []
+    bands, rows = bands_for(similarity)
+    signature = RMinHash(num_perm=bands * rows, seed=SEED)
+    signature.update([text[start : start + SHINGLE] for start in range(len(text) - SHINGLE + 1)])
+    words = np.asarray(signature.digest(), "<u4").reshape(bands, rows)
+    return [xxhash.xxh3_64_intdigest(band.tobytes(), seed=number) & ~1 for number, band in enumerate(words)]
+
+
+def _find_in_partition(work: _Work, count: int, partition: int) -> None:
+    """The documents that share a key of one range with an earlier one, as sorted numbers: part << 33 | row << 1 | same text."""
+    if work.found(partition).is_file():
+        return
+    bounds = np.array([2**64 * partition // count, 2**64 * (partition + 1) // count - 1], "<u8")
+    spans = []
+    for number, part in enumerate(work.parts):
+        found = np.load(work.keys(part), mmap_mode="r")  # uint64 [2, keys]: keys in order, and of each its row
+        first, last = np.searchsorted(found[0], bounds[:1])[0], np.searchsorted(found[0], bounds[1:], side="right")[0]
+        span = np.array(found[:, first:last])
+        span[1] = (number << 33) + (span[1] << np.uint64(1))
+        spans.append(span)
+    key, document = np.concatenate(spans, axis=1)
+    order = np.argsort(key, kind="stable")  # of equals the first document first
+    key, document = key[order], document[order]
+    again = np.flatnonzero(key[1:] == key[:-1]) + 1
+    _save(work.found(partition), np.unique(document[again] | (key[again] & _EXACT)))
+
+
+def _write_list(work: _Work, count: int, number: int) -> None:
+    part = work.parts[number]
+    if _is_done(part, work.digest):
+        return
+    found = [np.load(work.found(partition), mmap_mode="r") for partition in range(count)]
+    spans = [np.searchsorted(numbers, np.array([number << 33, (number + 1) << 33], "<u8")) for numbers in found]
+    mine = np.concatenate([numbers[first:last] for numbers, (first, last) in zip(found, spans, strict=True)])
+    rows = np.unique(mine >> np.uint64(1) & np.uint64(2**32 - 1)).tolist()
+    same = len(np.unique(mine[(mine & _EXACT) > 0]))
+    documents = dict(enumerate(read_jsonl_zst(part))) if rows else {}
+    write_json(
+        _list_of(part),
+        {
+            "digest": work.digest,
+            "rows": rows,
+            "ids": [documents[row]["id"] for row in rows],
+            "bytes": sum(len(documents[row]["text"].encode()) for row in rows),
+            "dropped": {name: n for name, n in (("duplicate", same), ("near duplicate", len(rows) - same)) if n},
+        },
+    )
+
+
+def _is_done(part: Path, digest: str) -> bool:
+    listed = left_out(part)
+    return listed is not None and listed["digest"] == digest
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as f:
+        np.save(f, array)
+
+
+def _stem(part: Path) -> str:
+    return part.name.removesuffix(".jsonl.zst")
+
+
+def _folder(part: Path) -> Path:
+    """Where the lists of a part's output directory are; the part is in `work/documents/<corpus>/`."""
+    return part.parents[2] / "duplicates"
+
+
+def _list_of(part: Path) -> Path:
+    return _folder(part) / part.parent.name / f"{_stem(part)}.json"

@@ -1,0 +1,138 @@
+"""One part of documents becomes one part of words: the sentences of many documents go to the engine together and come back to their own.
+
+Promises that sentences in = sentences out + rejects, checked before anybody may rely on the part; knows no corpora, ranks or markers.
+"""
+
+import glob
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from jadeberta.shards import SegmenterError
+from preprocess.extract import read_documents
+from preprocess.files import atomic_file, write_jsonl_zst
+from preprocess.segmenters import Rejected, Segmenter
+from preprocess.segmenters.recheck import Recheck
+from preprocess.text import split_sentences
+
+SUFFIX = ".jsonl.zst"
+Group = list[tuple[str, list[str]]]
+"""Documents, each with its id and its sentences, whose sentences go to the engine together."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Tally:
+    """What happened to the sentences of a part."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    recheck: Recheck = field(default_factory=Recheck)
+
+
+def segment_part(part: Path, words: Path, segmenter: Segmenter, batch: int, count: Callable[..., None]) -> dict[str, Any]:
+    """Writes the words of a part of documents, its rejects and what depended on the order; returns what is to be counted.
+
+    {"documents", "sentences", "words", "bytes", "quarantined": {reason: n}, "restarts", "order_checked", "order_dependent", "seconds"}
+
+    Args:
+        part: documents.
+        words: file to write; `*.rejects.jsonl` and `*.order.jsonl` beside it are there only where they hold something.
+        segmenter: an open one.
+        batch: sentences that go to the engine together.
+        count: told of documents, sentences and bytes of text as they are done.
+
+    Raises:
+        SegmenterError: the engine stopped working, or the account does not come out even.
+    """
+    began, restarts = time.monotonic(), segmenter.restarts
+    tally, stem = _Tally(), words.name.removesuffix(SUFFIX)
+    for leftover in words.parent.glob(f".{glob.escape(stem)}.*.tmp-*"):
+        leftover.unlink()  # of an attempt that was killed
+    write_jsonl_zst(words, _rows(part, segmenter, batch, tally, count))
+    counts, rejects = tally.counts, tally.rejects
+    if counts["read"] != counts["sentences"] + len(rejects):
+        kept = f"{counts['sentences']} segmented and {len(rejects)} quarantined"
+        raise SegmenterError(f"{part}: {counts['read']} sentences read but {kept}. This is a bug: report it with the part.")
+    differing = tally.recheck.differing(segmenter)
+    _write_lines(words.with_name(f"{stem}.rejects.jsonl"), rejects)
+    _write_lines(words.with_name(f"{stem}.order.jsonl"), [asdict(row) for row in differing])
+    seconds, name = time.monotonic() - began, f"{part.parent.name}: {part.name}"
+    quarantined = dict(sorted(Counter(row["reason"] for row in rejects).items()))
+    log.info("%s: %d sentences, %.0f a second", name, counts["read"], counts["read"] / max(seconds, 1e-9))
+    if rejects:
+        log.warning("%s: %d sentences quarantined: %s", name, len(rejects), quarantined)
+    if differing:
+        seen = f"{len(differing)} of {tally.recheck.sentences} sentences asked again had other words"
+        log.warning("%s: %s; see %s.order.jsonl", name, seen, stem)
+    return {
+        **{key: counts[key] for key in ("documents", "sentences", "words", "bytes")},
+        "quarantined": quarantined,
+        "restarts": segmenter.restarts - restarts,
+        "order_checked": tally.recheck.sentences,
+        "order_dependent": len(differing),
+        "seconds": round(seconds, 3),
+    }
+
+
+def _rows(part: Path, segmenter: Segmenter, batch: int, tally: _Tally, count: Callable[..., None]) -> Iterator[dict[str, Any]]:
+    """The rows of a part of words; what happened is added to `tally` on the way."""
+    asked: deque[tuple[Group, list[str]]] = deque()
+
+    def ask() -> Iterator[list[str]]:
+        for group in _groups(part, batch):
+            asked.append((group, [sentence for _, sentences in group for sentence in sentences]))
+            yield asked[-1][1]
+
+    for answers in segmenter.segment_groups(ask()):
+        group, read = asked.popleft()
+        words = [answer for answer in answers if not isinstance(answer, Rejected)]
+        text = "".join(words)
+        tally.counts.update(documents=len(group), read=len(read), sentences=len(words), bytes=len(text.encode()))
+        tally.counts["words"] += text.count(" ") + len(words)
+        start = 0
+        for document_id, sentences in group:
+            own = answers[start : start + len(sentences)]
+            start += len(sentences)
+            tally.recheck.add(document_id, sentences, own)
+            if len(words) < len(read):
+                rejected = ((number, answer) for number, answer in enumerate(own, 1) if isinstance(answer, Rejected))
+                tally.rejects += [
+                    {"id": document_id, "sentence number": number, "sentence": sentences[number - 1]} | asdict(answer)
+                    for number, answer in rejected
+                ]
+                own = [answer for answer in own if not isinstance(answer, Rejected)]
+            yield {"id": document_id, "sentences": own}
+        count(documents=len(group), sentences=len(read), bytes=len("".join(read).encode()))
+
+
+def _groups(part: Path, most: int) -> Iterator[Group]:
+    """Documents in groups of at most so many sentences, unless a single one has more."""
+    group: Group = []
+    held = 0
+    for row in read_documents(part):
+        sentences = split_sentences(row["text"])
+        if group and held + len(sentences) > most:
+            yield group
+            group, held = [], 0
+        group.append((row["id"], sentences))
+        held += len(sentences)
+    if group:
+        yield group
+
+
+def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """One JSON object a line; no file where there are none."""
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_file(path) as f:
+        for row in rows:
+            f.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))

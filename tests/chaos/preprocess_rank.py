@@ -1,0 +1,15 @@
+"""`python -m preprocess` with small measures, so that a corpus of a megabyte is cut, counted and shared out as one of 171 GB is."""
+
+from preprocess import compressed, progress, word_counts
+from preprocess.__main__ import main
+from preprocess.readers import piece, wikipedia
+
+compressed.CHUNK_BYTES = 4096
+piece.CUT_BYTES = 20_000
+wikipedia.STREAMS_PER_PIECE = 4
+word_counts.MAX_DISTINCT = 300
+word_counts.PARTITION_BYTES = 100_000
+progress.INTERVAL_SECONDS = 0.02
+
+if __name__ == "__main__":
+    main()

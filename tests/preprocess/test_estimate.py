@@ -1,0 +1,61 @@
+"""What `--dry-run` expects, against what the stages then do."""
+
+from pathlib import Path
+
+import pytest
+
+from preprocess.cutting import head_lines
+from preprocess.estimate import describe_plan, expect
+from preprocess.extract import plan_pieces
+from preprocess.readers import cc100, piece
+from preprocess.segmenters import open_segmenter
+from tests.preprocess import tiny
+from tests.preprocess.conftest import Made
+from tests.preprocess.sources import COMPRESS
+
+
+def test_a_corpus_that_is_tried_whole_is_expected_as_it_comes_out(tiny_shards: Made, tmp_path: Path) -> None:
+    config = tiny_shards.config
+    with open_segmenter(config.segmenter) as segmenter:
+        pieces = plan_pieces(config, tmp_path)
+        found = {name: expect(name, pieces[name], tmp_path, segmenter) for name in pieces}
+        done = expect("web", plan_pieces(config, tiny_shards.out)["web"], tiny_shards.out, segmenter)
+    for name, expected in found.items():
+        markers = tiny_shards.out / "work" / "documents" / name
+        assert (expected.pieces, expected.done) == (1, 0)
+        assert expected.file_bytes == (tiny_shards.corpora / f"{name}.jsonl").stat().st_size
+        text = sum(part["bytes"] for marker in _json(markers) for part in marker["parts"])
+        assert expected.text_bytes == text
+        assert expected.sentences == sum(m["counts"]["sentences"] for m in _json(tiny_shards.out / "work" / "words" / name))
+        assert expected.disk["cuts"] == 0 and expected.disk["documents"] > 0 and expected.disk["words"] > 0
+        assert set(expected.seconds) == {"extract", "segment", "tokenizer", "pack"} and all(expected.seconds.values())
+    assert done.done == 1
+
+
+def _json(folder: Path) -> list:
+    from preprocess.files import read_json
+
+    return [read_json(path) for path in sorted(folder.glob("*.json"))]
+
+
+def test_the_head_of_a_file_is_whole_documents_of_about_its_first_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "ja.txt.gz"
+    texts = [f"{n} " + "text " * 40 for n in range(20_000)]
+    path.write_bytes(COMPRESS[".gz"]("\n\n".join(texts).encode()))
+    read, lines = head_lines(path, cc100.begins, 1000)
+    found = [line.decode() for line in lines if line]
+    assert found == texts[: len(found)] and 0 < len(found) < len(texts)
+    assert 1000 <= read <= path.stat().st_size
+    assert head_lines(path, cc100.begins, 10**9) == (path.stat().st_size, "\n\n".join(texts).encode().split(b"\n"))
+
+
+def test_the_plan_tells_of_files_that_will_be_cut_and_of_time_and_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(piece, "CUT_BYTES", 10_000)
+    config = tiny.configure(tiny.write_corpora(tmp_path / "corpora"))
+    lines = describe_plan(config, tmp_path / "out", ("extract", "segment"), 4)
+    row = next(line for line in lines if line.startswith("web ")).split()
+    size = (tmp_path / "corpora/web.jsonl").stat().st_size
+    assert int(row[1]) == -(-size // 10_000) and row[2] == "0"
+    assert "hours (0:00:0" in lines[-2] and "on 4 ranks like this one" in lines[-2] and "tokenizer" not in lines[-2]
+    assert "GB of disk for all stages: cuts 0.00, documents 0.00" in lines[-1] and lines[-1].endswith("GB are free")
+    assert not (tmp_path / "out").exists()
