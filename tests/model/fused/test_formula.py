@@ -38,7 +38,7 @@ def test_a_long_ragged_row_is_the_formulas(form, interpreted) -> None:
     assert max(interpreted(cases.errors, case).values()) < 5e-6
 
 
-@settings(max_examples=6, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, suppress_health_check=list(HealthCheck))
 @given(
     forms=st.tuples(st.sampled_from(["fused", "tables"]), st.sampled_from(["fused", "tables"])), length=st.integers(1, 66),
     batch=st.integers(1, 2), heads=st.integers(1, 2), span=st.integers(2, 90), bucketed=st.booleans(),
