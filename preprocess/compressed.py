@@ -6,7 +6,9 @@ Promises that a file cut short or damaged is found, also where Python's own read
 import bz2
 import lzma
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import zstandard
 from jadeberta.shards import InputError
 
 CHUNK_BYTES = 256 * 1024
+CHUNKS_AHEAD = 4
 MAX_LINE_BYTES = 2**30
 DOWNLOAD_AGAIN = "copy or download it again"
 # zstd --long=31 is what archives of web text use; the library refuses such a window unless it is allowed by name.
@@ -77,6 +80,16 @@ def placed_chunks(path: Path, start: int = 0, end: int | None = None) -> Iterato
         raise DamagedFile("the file is empty", position)
     if decompressor is not None:
         raise DamagedFile(f"the file is cut short: its {path.suffix[1:]} stream has no end", position)
+
+
+def chunks_ahead(path: Path) -> Iterator[tuple[int, bytes]]:
+    """What `placed_chunks` gives, decompressed in a thread beside the one that works on it; decompressors let go of Python's lock."""
+    chunks = placed_chunks(path)
+    with ThreadPoolExecutor(1) as thread:
+        begun = deque(thread.submit(next, chunks, None) for _ in range(CHUNKS_AHEAD))
+        while (chunk := begun.popleft().result()) is not None:
+            begun.append(thread.submit(next, chunks, None))
+            yield chunk
 
 
 def lines(

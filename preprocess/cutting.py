@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import zstandard
 
 from jadeberta.shards import ConfigError, InputError
-from preprocess.compressed import DECOMPRESSORS, DOWNLOAD_AGAIN, MAX_LINE_BYTES, DamagedFile, placed_chunks
+from preprocess.compressed import DECOMPRESSORS, DOWNLOAD_AGAIN, MAX_LINE_BYTES, DamagedFile, chunks_ahead
 from preprocess.files import atomic_file, read_json, write_json
 from preprocess.readers.piece import Piece
 
@@ -177,7 +177,7 @@ def _placed_lines(path: Path, count: Callable[..., None]) -> Iterator[tuple[int,
     pending: list[bytes] = []
     began = number = counted = 0
     try:
-        for read, chunk in placed_chunks(path):
+        for read, chunk in chunks_ahead(path):
             count(weight=read - counted)
             counted = read
             first, *rest = chunk.split(b"\n")

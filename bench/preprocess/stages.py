@@ -1,4 +1,8 @@
-"""The four stages on the real sample, several times over: 2 ranks against 1, what a core packs in a second, and where the time goes."""
+"""The four stages on the real sample, several times over: 2 ranks against 1, what a core packs in a second, and where the time goes.
+
+Cores share a machine's memory and caches, so two of them are not twice as fast as one, whatever they do. What there is to gain is told by
+two jobs of one rank at the same time, which share nothing.
+"""
 
 import json
 import lzma
@@ -7,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +35,8 @@ SHARED = {
 }
 """What ranks share; the training of the tokenizer is done by one of them."""
 OUR_LIMIT = 0.15
+Figures = dict[str, dict[str, Any]]
+"""Of a job, by stage."""
 PATIENCE_SECONDS, QUIET_SECONDS, QUIET_CORES, TRIES = 180.0, 3.0, 0.15, 3
 """A job is begun on a machine of which others use less than so many cores, or after so long all the same."""
 
@@ -51,12 +59,12 @@ def wait_for_quiet() -> None:
             return
 
 
-def run_alone(ranks: int, corpora: Path, out: Path, *options: str) -> dict[str, dict[str, Any]]:
-    """The figures of one job with what others used of the machine meanwhile; again, a few times, where that was more than little."""
+def alone(job: Callable[[], Figures]) -> Figures:
+    """The figures of a job with what others used of the machine meanwhile; again, a few times, where that was more than little."""
     for _ in range(TRIES):
         wait_for_quiet()
         (machine, ours), began = cores_in_use(), time.monotonic()
-        found = run(ranks, corpora, out, *options)
+        found = job()
         used = [after - before for after, before in zip(cores_in_use(), (machine, ours), strict=True)]
         others = (used[0] - used[1]) / (time.monotonic() - began)
         for figures in found.values():
@@ -66,7 +74,14 @@ def run_alone(ranks: int, corpora: Path, out: Path, *options: str) -> dict[str, 
     return found
 
 
-def run(ranks: int, corpora: Path, out: Path, *options: str) -> dict[str, dict[str, Any]]:
+def run_apart(corpora: Path, out: Path, *options: str) -> Figures:
+    """The figures of two jobs of one rank at the same time, each stage by the one that took longer."""
+    with ThreadPoolExecutor(2) as both:
+        first, second = both.map(lambda n: run(1, corpora, out.with_name(f"{out.name}-{n}"), *options), range(2))
+    return {stage: max(first[stage], second[stage], key=lambda found: found["seconds"]) for stage in first}
+
+
+def run(ranks: int, corpora: Path, out: Path, *options: str) -> Figures:
     """The figures of one job."""
     shutil.rmtree(out, ignore_errors=True)
     report = out.with_suffix(".json")
@@ -81,7 +96,7 @@ def run(ranks: int, corpora: Path, out: Path, *options: str) -> dict[str, dict[s
     )
     if done.returncode:
         sys.exit(f"a job of {ranks} ranks ended with {done.returncode}: {done.stderr[-2000:]}")
-    found: dict[str, dict[str, Any]] = json.loads(report.read_text(encoding="utf-8"))
+    found: Figures = json.loads(report.read_text(encoding="utf-8"))
     return found
 
 
@@ -98,27 +113,32 @@ def measure(work: Path, rounds: int, quick: bool) -> list[Row]:
     long_text = _copy_sample(texts, work / "long", 1 if quick else 16)
     one_file, in_file = _pack_sample(texts, work / "packed", 1 if quick else 4)
     sizes = dict.fromkeys(SHARED, text) | {"extract": long_text, "cut": in_file}
-    results: dict[int, list[dict[str, dict[str, Any]]]] = {1: [], 2: []}
+    jobs = [(corpora, work / "out", []), (work / "long", work / "extracted", ["--extract"]), (one_file, work / "cut", ["--cut"])]
+    results: dict[str, list[Figures]] = {"1": [], "2": [], "apart": []}
     for _ in range(rounds):
-        for ranks, of_ranks in results.items():  # in turn, so that both meet the same machine
-            of_ranks.append(run_alone(ranks, corpora, work / "out"))
-            of_ranks[-1] |= run_alone(ranks, work / "long", work / "extracted", "--extract")
-            of_ranks[-1] |= run_alone(ranks, one_file, work / "cut", "--cut")
+        for way, of_way in results.items():  # in turn, so that all meet the same machine
+            of_way.append({})
+            for source, out, options in jobs:
+                if way == "apart":
+                    of_way[-1] |= alone(lambda s=source, o=out, more=options: run_apart(s, o, *more))  # type: ignore[misc]
+                else:
+                    of_way[-1] |= alone(lambda n=int(way), s=source, o=out, more=options: run(n, s, o, *more))  # type: ignore[misc]
     words = sum(corpus["bytes"] for corpus in _counts(work / "out").values())
     rows = []
     for key, label in SHARED.items():
-        times = {ranks: [found[key]["seconds"] for found in of_ranks] for ranks, of_ranks in results.items()}
-        details: dict[str, Any] = {f"seconds_{ranks}": seconds for ranks, seconds in times.items()} | {"text_bytes": sizes[key]}
-        for ranks, of_ranks in results.items():
-            details[f"cpu_of_the_busiest_{ranks}"] = [found[key]["cpu_of_the_busiest"] for found in of_ranks]
-            details[f"cores_used_by_others_{ranks}"] = [found[key].get("cores_used_by_others") for found in of_ranks]
+        times = {way: [found[key]["seconds"] for found in of_way] for way, of_way in results.items()}
+        details: dict[str, Any] = {f"seconds_{way}": seconds for way, seconds in times.items()} | {"text_bytes": sizes[key]}
+        for way, of_way in results.items():
+            details[f"cpu_of_the_busiest_{way}"] = [found[key]["cpu_of_the_busiest"] for found in of_way]
+            details[f"cores_used_by_others_{way}"] = [found[key].get("cores_used_by_others") for found in of_way]
+        one, two, apart = (median_of(times[way]) for way in ("1", "2", "apart"))
         # To decompress one file and cut it up takes about as long as all else that is done with it, and one rank does it.
-        target = None if key == "cut" else 1.8
-        rows.append(Row(f"{label}: 2 ranks / 1 rank", median_of(times[1]) / median_of(times[2]), "x", target, details))
+        rows.append(Row(f"{label}: 2 ranks / 1 rank", one / two, "x", None if key == "cut" else 1.8, details))
+        rows.append(Row(f"{label}: two jobs at once / one after the other", 2 * one / apart, "x"))
     for key in SHARED:
-        one = [found[key]["seconds"] for found in results[1]]
-        rows.append(Row(f"{SHARED[key]}: text, one rank", sizes[key] / 1e6 / median_of(one), "MB/s", None, {"seconds": one}))
-    packed = [words / 1e6 / found["pack"]["cpu_seconds"] for found in results[1]]
+        seconds = [found[key]["seconds"] for found in results["1"]]
+        rows.append(Row(f"{SHARED[key]}: text, one rank", sizes[key] / 1e6 / median_of(seconds), "MB/s"))
+    packed = [words / 1e6 / found["pack"]["cpu_seconds"] for found in results["1"]]
     details = {"rounds": packed, "segmented_bytes": words}
     rows.append(Row("encode + pack + write, segmented text", median_of(packed), "MB/core-s", 10.0, details))
     for stage in ("extract", "segment", "tokenizer", "pack"):
