@@ -175,12 +175,12 @@ def _deal_out(counts: Iterator[WordCount], write: list[Callable[[Any], object]])
 
 
 def _counts_of(parts: Iterable[Path]) -> Iterator[Counter[str]]:
-    """Counts that together are those of some parts, each of not many more than `MAX_DISTINCT` words."""
+    """Counts that together are those of some parts, each of so few words that they can be held beside a full tally."""
     counts: Counter[str] = Counter()
     for row in chain.from_iterable(map(read_words, parts)):
         if row["sentences"]:
             counts.update(" ".join(row["sentences"]).split(" "))
-        if len(counts) >= MAX_DISTINCT:
+        if len(counts) >= MAX_DISTINCT // 4:
             yield counts
             counts = Counter()
     yield counts

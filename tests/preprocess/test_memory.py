@@ -1,5 +1,6 @@
 """What a stage holds in memory does not grow with the corpus: three times the text takes no more."""
 
+import gc
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -32,14 +33,15 @@ def peaks(folder: Path, documents: int) -> dict[str, int]:
     folder.mkdir()
     with open(folder / "web.jsonl", "wb") as f:
         for n in range(documents):
-            # Every document brings four words that no other has.
-            own = "".join(f"{tiny.NOUNS[(n + i) % 28]}は{4 * n + i}番です。" for i in range(4))
+            # Every document brings thirty words that no other has.
+            own = "".join(f"{tiny.NOUNS[(n + i) % 28]}は{30 * n + i}番です。" for i in range(30))
             f.write(orjson.dumps({"text": own + "京都の大学で本を読む。" * 30}) + b"\n")
-    small = {"vocab_size": 100, "heldout_documents": 4, "part_bytes": 30_000, "shard_bytes": 60_000}
+    small = {"vocab_size": 80, "heldout_documents": 4, "part_bytes": 30_000, "shard_bytes": 60_000}
     found = {}
     for name, stage, settings in STAGES:
         corpora = {"web": CorpusConfig("jsonl", str(folder / "web.jsonl"))}
         config = PreprocessConfig(corpora, SegmenterConfig("mecab", batch_sentences=50), **small | settings)
+        gc.collect()
         tracemalloc.start()
         try:
             stage(config, folder / "out", Comm())
@@ -49,16 +51,24 @@ def peaks(folder: Path, documents: int) -> dict[str, int]:
     return found
 
 
+def least_peaks(folder: Path, documents: int) -> dict[str, int]:
+    """The lower one of two runs: what is imported and cached in one of them is no matter of the text."""
+    folder.mkdir()
+    first, second = (peaks(folder / str(run), documents) for run in range(2))
+    return {name: min(first[name], second[name]) for name in first}
+
+
 def test_three_times_the_text_takes_no_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
         (compressed, "CHUNK_BYTES", 4096),
         (word_counts, "MAX_DISTINCT", 150),
         (word_counts, "MAX_RUNS", 3),
+        (word_counts, "WORDS_A_LINE", 5),
         (word_counts, "MAX_GROUPS", 3),
         (tokenizer, "MAX_WORDS", 100),
         (packing, "WINDOW", 64),
     ):
         monkeypatch.setattr(module, name, value)
-    peaks(tmp_path / "warm", 100)  # what is imported and cached once
-    once, thrice = (peaks(tmp_path / str(documents), documents) for documents in (200, 600))
-    assert {name: thrice[name] / once[name] for name in once if thrice[name] > 1.25 * once[name]} == {}
+    once, thrice = (least_peaks(tmp_path / str(documents), documents) for documents in (200, 600))
+    # zstd unpacks a whole block of 128 KiB, which the smaller text does not fill; what held all words would take over three times as much.
+    assert {name: thrice[name] / once[name] for name in once if thrice[name] > 1.6 * once[name]} == {}
