@@ -24,6 +24,8 @@ MPI_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
 ASK, ANSWER = 1, 2
 POLL_SECONDS = 0.01
 """Between two looks at the questions of other ranks. Rank 0 works meanwhile, and every look takes Python's lock from its work."""
+SWITCH_SECONDS = 0.001
+"""After so long the work of rank 0 gives way to a question, in place of Python's 0.005: others stand idle meanwhile."""
 PAUSE_SECONDS = 0.001, 0.05
 """First and longest time between two looks of a rank that waits."""
 
@@ -180,6 +182,7 @@ class _Own:
     def __init__(self, deck: Deck, mpi: Any, others: int) -> None:
         self._deck, self._lock = deck, threading.Lock()
         if others:
+            sys.setswitchinterval(SWITCH_SECONDS)
             threading.Thread(target=self._deal, args=(mpi, others), daemon=True).start()
 
     def take(self) -> int:

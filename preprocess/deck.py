@@ -11,7 +11,7 @@ from collections.abc import Callable
 END, WAIT = -1, -2
 """What is said in place of a piece's number: nothing is left; nothing is ready now, ask again."""
 LOOK_SECONDS = 0.2
-"""Between two looks at the pieces that are not ready; each look asks the file system once for each."""
+"""Between two looks at the pieces that are not ready; each look asks once for each."""
 STALL_SECONDS = 120.0
 """So long a file server may hide a new file from another machine. What is not ready then, with nobody at work, never will be."""
 

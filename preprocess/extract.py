@@ -24,7 +24,7 @@ from preprocess import duplicates, quality, readers
 from preprocess.comm import Comm
 from preprocess.config import PreprocessConfig
 from preprocess.cutting import Cutting, Extent, cut_file, extent_of, is_cut, remove, require_whole
-from preprocess.files import atomic_file, read_json, write_json, write_jsonl_zst
+from preprocess.files import Names, atomic_file, read_json, write_json, write_jsonl_zst
 from preprocess.readers.piece import Document, Piece, natural_key
 
 # Goes into every marker: change it with any rule of a reader, so that old and new texts never mix in one output.
@@ -52,10 +52,11 @@ def extract(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str, Any]:
         else:
             _extract_piece(task, config, out, comm.count)
 
+    places = {corpus: (Names(_cuts(out) / corpus), Names(_folder(out, corpus))) for corpus in config.corpora}
+
     def ready(task: Piece | Cutting) -> bool:
-        if isinstance(task, Cutting) or task.cut is None:
-            return True
-        return task.cut.is_file() or (_folder(out, task.corpus) / f"{task.name}.json").is_file()
+        """Whether a piece of a file that is cut lies there, or is done already."""
+        return isinstance(task, Cutting) or task.cut is None or any(f"{task.name}.json" in names for names in places[task.corpus])
 
     comm.map(pending, work, _weight, ready)
     parts = comm.run_on_root(lambda: [part for corpus in config.corpora for part in list_parts(out, corpus)])

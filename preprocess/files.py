@@ -6,6 +6,7 @@ Every output of a stage is written under a temporary name beside its final one, 
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,24 @@ def fsync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class Names:
+    """The names in a folder, listed anew when the list is older than so many seconds.
+
+    To ask for each of thousands of files takes as many system calls, and each lets go of Python's lock and waits for it, which the work
+    of another thread holds for 5 ms at a time.
+    """
+
+    def __init__(self, folder: Path, seconds: float = 0.1) -> None:
+        self._folder, self._seconds = folder, seconds
+        self._names, self._listed = frozenset[str](), float("-inf")
+
+    def __contains__(self, name: str) -> bool:
+        if time.monotonic() - self._listed >= self._seconds:
+            self._names = frozenset(path.name for path in self._folder.iterdir()) if self._folder.is_dir() else frozenset()
+            self._listed = time.monotonic()
+        return name in self._names
 
 
 @contextmanager

@@ -23,8 +23,8 @@ from preprocess.segment import segment
 from preprocess.segmenters import mecab
 
 ROOT = str(Path(__file__).resolve().parents[2])
-CUT_BYTES = 256 * 2**10
-"""Of a file of some MB, as those of a file of 15 GB are 32 MiB."""
+CUT_BYTES = 2 * 2**20
+"""Of a file of 38 MB, as those of a file of 15 GB are 32 MiB."""
 OPTIONS = ("--profile", "--cut", "--extract")
 CALLS = 200_000
 """Of nothing, to see what tracing costs."""
