@@ -22,12 +22,14 @@ Result = TypeVar("Result")
 # Set by Open MPI's mpirun, by MPICH's and Intel's Hydra, and by srun --mpi=pmix|pmi2 for each task of a job.
 MPI_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
 ASK, ANSWER = 1, 2
-POLL_SECONDS = 0.01
+POLL_SECONDS = 0.003
 """Between two looks at the questions of other ranks. Rank 0 works meanwhile, and every look takes Python's lock from its work."""
+MEET_SECONDS = 0.0005, 0.005
+"""First and longest time between two looks of a rank that waits for a message: it looks into its own memory and disturbs nobody."""
 SWITCH_SECONDS = 0.001
 """After so long the work of rank 0 gives way to a question, in place of Python's 0.005: others stand idle meanwhile."""
 PAUSE_SECONDS = 0.001, 0.05
-"""First and longest time between two looks of a rank that waits."""
+"""The same of one that no piece is ready for: each look is a question to rank 0."""
 
 
 class Comm:
@@ -163,7 +165,7 @@ class Comm:
 
     def _meet(self) -> None:
         """Sleeps until all ranks have come here: in a collective itself a rank takes the whole of its core."""
-        request, (pause, longest) = self._mpi.Ibarrier(), PAUSE_SECONDS
+        request, (pause, longest) = self._mpi.Ibarrier(), MEET_SECONDS
         while not request.Test():
             time.sleep(pause)
             pause = min(2 * pause, longest)
@@ -223,7 +225,7 @@ class _Far:
     def take(self) -> int:
         self._mpi.send((self._finished, self._failed), 0, ASK)
         self._finished = self._failed = False
-        pause, longest = PAUSE_SECONDS
+        pause, longest = MEET_SECONDS
         while not self._mpi.iprobe(0, ANSWER):
             time.sleep(pause)
             pause = min(2 * pause, longest)
