@@ -54,7 +54,7 @@ bench: setup ## every benchmark in bench/
 chaos: setup ## kill a small run KILLS times (200; about 40 minutes) and compare it with one that nobody touched
 	$(BIN)/python -m tests.chaos.kills --kills $(KILLS) --output bench/results/chaos-kills.json
 
-chaos-preprocess: setup ## kill small preprocessing jobs 120 times in all stages (15 minutes) and compare them with one that nobody touched
+chaos-preprocess: setup ## kill small preprocessing jobs 120 times in all stages (3 minutes) and compare them with one that nobody touched
 	$(BIN)/python -m tests.chaos.preprocess_kills --kills 120 --output bench/results/chaos-preprocess.json
 
 clean: ## remove what the demo made
