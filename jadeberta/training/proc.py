@@ -1,6 +1,7 @@
 """What the kernel says about processes; a process that ends meanwhile is no error."""
 
 import contextlib
+import ctypes
 import os
 from pathlib import Path
 
@@ -28,6 +29,15 @@ def send_signal(pid: int, number: int) -> None:
     """To a process that may be gone."""
     with contextlib.suppress(OSError):
         os.kill(pid, number)
+
+
+def signal_thread(pid: int, thread: int, number: int) -> None:
+    """To one thread of a process that may be gone; to any of its threads where the C library (glibc before 2.30) cannot tell them apart."""
+    tgkill = getattr(ctypes.CDLL(None), "tgkill", None)
+    if tgkill is None:
+        send_signal(pid, number)
+    else:
+        tgkill(pid, thread, int(number))
 
 
 def kernel_function(pid: int) -> str:

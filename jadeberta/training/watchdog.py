@@ -33,7 +33,7 @@ from jadeberta.training.heartbeat import (
     stacks_path,
 )
 from jadeberta.training.ledger import Ledger, next_life
-from jadeberta.training.proc import kernel_function, process_stat, process_table, send_signal
+from jadeberta.training.proc import kernel_function, process_stat, process_table, send_signal, signal_thread
 
 DUMP_S = 3.0
 """What the trainer gets to write its stacks."""
@@ -220,9 +220,10 @@ class Watchdog:
     def ask_for_stacks(self) -> None:
         trainer = self.post.trainer
         if os.getppid() == trainer:
-            # A main thread in state D takes no signal; the kernel prefers the thread whose number is given.
+            # The main thread writes its own stack: another one would read frames that are just changing, and may crash. In state D it takes
+            # no signal, and changes nothing.
             waits = (process_stat(trainer) or (0, ""))[1] == "D"
-            send_signal((waits and keeper_thread(self.memory)) or trainer, signal.SIGUSR2)
+            signal_thread(trainer, (waits and keeper_thread(self.memory)) or trainer, signal.SIGUSR2)
             send_signal(trainer, signal.SIGCONT)  # a stopped process takes the other signal when it goes on
 
     def read_records(self) -> dict[int, Record]:

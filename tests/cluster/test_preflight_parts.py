@@ -3,6 +3,7 @@
 import pytest
 
 from jadeberta.cluster.preflight.fit import fit
+from jadeberta.cluster.preflight.links import link_of
 from jadeberta.cluster.preflight.machine import is_training
 from jadeberta.cluster.preflight.need import need_of
 from jadeberta.cluster.preflight.nvidia import Device, read_devices, read_processes
@@ -27,6 +28,15 @@ def test_a_second_look_at_a_host_pairs_it_with_a_few_others_and_nobody_else() ->
     assert len({pair for pairs in looked for pair in pairs}) == 4
     assert len(second_look(rounds(3), {0}, most=4)) == 2  # it has no more partners
     assert second_look(rounds(16), set(), most=4) == []
+
+
+def test_a_small_message_that_was_held_up_makes_no_link_look_fast() -> None:
+    large, seconds = 64 << 20, 1.3e-2
+    of_link = [(1 << 20, 4e-4), (large, seconds)]
+    latency, bandwidth = link_of([(8, 4e-5), *of_link])
+    assert latency == pytest.approx(2e-5, rel=1e-3) and bandwidth == pytest.approx(large / (seconds - 4e-5), rel=1e-3)
+    for held_up in (5e-4, 9e-3, 1.0):
+        assert bandwidth <= link_of([(8, held_up), *of_link])[1] <= 1.5 * large / seconds
 
 
 @pytest.mark.parametrize("ranks", [2, 8, 100])

@@ -18,6 +18,8 @@ SECOND_LOOKS = 3
 SECOND_LOOK_ROUNDS = 4
 LARGE = 1 << 20
 """Bytes from which on a message shows the bandwidth; smaller ones may pass in the buffers of the switches."""
+MOST_FASTER = 1.5
+"""A link is at most so much faster than its bytes over its seconds, latency and all; of the largest messages it is a few per cent."""
 TOURNAMENT_SHARE, SECOND_LOOK_SHARE = 0.35, 0.15
 """Of the time that is left; with many hosts the tournament ends before every host has met every other."""
 
@@ -98,12 +100,25 @@ def _pair(session: Session, team: list[int], results: dict[int, Any]) -> Pair:
     if errors := [each["error"] if each else "no answer" for each in answers if not isinstance(each, list)]:
         pair.error = errors[0]
     else:
-        small, *larger = answers[0] or []
-        # The best size: what disturbed another one is not the link's fault.
-        lines = [line for point in larger if point[0] >= LARGE and (line := fit("all_reduce", 2, [small, point]))]
-        best = max(lines, key=lambda line: line.bandwidth_bytes_per_s)
-        pair.latency_s, pair.bandwidth_bytes_per_s = best.latency_s, best.bandwidth_bytes_per_s
+        pair.latency_s, pair.bandwidth_bytes_per_s = link_of(answers[0] or [])
     return pair
+
+
+def link_of(points: list[tuple[int, float]]) -> tuple[float, float]:
+    """Latency and bandwidth between two ranks, of the size that shows the most: what disturbed another one is not the link's fault.
+
+    Args:
+        points: bytes and seconds of an all-reduce, the smallest message first, one of `LARGE` bytes among the others.
+    """
+    small, *larger = points
+    found = []
+    for size, seconds in (point for point in larger if point[0] >= LARGE):
+        line = fit("all_reduce", 2, [small, (size, seconds)])
+        assert line is not None
+        # A small message that was held up looks as slow as a large one, and the link between them as fast as may be.
+        found.append((min(line.bandwidth_bytes_per_s, MOST_FASTER * size / seconds), line.latency_s))
+    bandwidth, latency = max(found)
+    return latency, bandwidth
 
 
 def time_overall(session: Session) -> None:
