@@ -1,8 +1,8 @@
-"""One rank of a job that runs the four stages and times them: `python -m bench.preprocess.rank CORPORA OUT REPORT [option ...] [key ...]`.
+"""One rank of a job that runs stages and times them: `python -m bench.preprocess.rank CORPORA OUT REPORT STAGE,... [--profile] [key ...]`.
 
-Rank 0 writes REPORT: for each stage the seconds of the slowest rank and the CPU seconds of all; of the tokenizer also those of counting,
-which ranks share, without those of training, which one rank does. With --profile also the share of the time in this repository's Python;
-with --cut extract alone, of files that are cut; with --extract extract alone.
+Stages are those of the pipeline, `cut` (extract of files that are cut) and `counting` (the part of the tokenizer that ranks share).
+Rank 0 writes REPORT: for each stage the seconds of the slowest rank and the CPU seconds of all and of the busiest. With --profile also
+the share of the time in this repository's Python.
 """
 
 import cProfile
@@ -10,46 +10,43 @@ import json
 import pstats
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from preprocess import tokenizer
 from preprocess.comm import Comm
-from preprocess.config import load_config
+from preprocess.config import PreprocessConfig, load_config
 from preprocess.extract import extract
 from preprocess.pack import pack
 from preprocess.readers import piece
-from preprocess.segment import segment
+from preprocess.segment import list_words, segment
 from preprocess.segmenters import mecab
+from preprocess.tokenizer import MAX_WORDS, train_tokenizer
+from preprocess.word_counts import rank_words
 
 ROOT = str(Path(__file__).resolve().parents[2])
 CUT_BYTES = 2 * 2**20
 """Of a file of 38 MB, as those of a file of 15 GB are 32 MiB."""
-OPTIONS = ("--profile", "--cut", "--extract")
 CALLS = 200_000
 """Of nothing, to see what tracing costs."""
-STAGES = {"extract": extract, "segment": segment, "tokenizer": tokenizer.train_tokenizer, "pack": pack}
 
 
 def main() -> None:
     from webdataset.writer import TarWriter  # noqa: F401 - imports torch: a second or two that are no work of pack
 
-    corpora, out, report, *options = sys.argv[1:]
-    profiled, cut, alone = "--profile" in options, "--cut" in options, "--extract" in options
+    corpora, out, report, names, *options = sys.argv[1:]
+    profiled = "--profile" in options
     comm, found = Comm(), dict[str, dict[str, Any]]()
-    config = load_config(None, tuple(option for option in options if option not in OPTIONS), Path(corpora))
-    if cut:
-        piece.CUT_BYTES = CUT_BYTES
-    counting = _time_counting()
+    config = load_config(None, tuple(option for option in options if option != "--profile"), Path(corpora))
     if profiled:
         _show_mecab()
-    for name, stage in {"cut" if cut else "extract": extract}.items() if cut or alone else STAGES.items():
+    for name in names.split(","):
         comm.everywhere(lambda: None)
         began, cpu = time.perf_counter(), time.process_time()
         profile = cProfile.Profile() if profiled else None
         if profile is not None:
             profile.enable()
-        stage(config, Path(out), comm)
+        STAGES[name](config, Path(out), comm)
         if profile is not None:
             profile.disable()
         mine = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
@@ -59,25 +56,28 @@ def main() -> None:
         found[name]["cpu_of_the_busiest"] = max(cpu_of_ranks)
         if profile is not None:
             found[name] |= _shares(profile)
-    counted = [figures for _, figures in comm.everywhere(lambda: counting)]
-    if "tokenizer" in found:
-        found["counting"] = {"seconds": max(s for s, _ in counted), "cpu_of_the_busiest": max(cpu for _, cpu in counted)}
     if comm.is_root:
         Path(report).write_text(json.dumps(found), encoding="utf-8")
 
 
-def _time_counting() -> list[float]:
-    """The seconds and CPU seconds of the tokenizer's counting, once it was done."""
-    spent, count = [0.0, 0.0], tokenizer.rank_words
+def _cut(config: PreprocessConfig, out: Path, comm: Comm) -> object:
+    piece.CUT_BYTES = CUT_BYTES
+    return extract(config, out, comm)
 
-    def timed(*arguments: Any) -> Any:
-        began, cpu = time.perf_counter(), time.process_time()
-        result = count(*arguments)
-        spent[:] = time.perf_counter() - began, time.process_time() - cpu
-        return result
 
-    setattr(tokenizer, "rank_words", timed)  # noqa: B010 - a function of another module is replaced
-    return spent
+def _count(config: PreprocessConfig, out: Path, comm: Comm) -> object:
+    parts = [(part, corpus.repeats) for name, corpus in config.corpora.items() for part in list_words(out, name)]
+    return rank_words(parts, MAX_WORDS, out / "work" / "counts", comm)
+
+
+STAGES: dict[str, Callable[[PreprocessConfig, Path, Comm], object]] = {
+    "extract": extract,
+    "cut": _cut,
+    "segment": segment,
+    "tokenizer": train_tokenizer,
+    "counting": _count,
+    "pack": pack,
+}
 
 
 class _Shown:

@@ -13,6 +13,8 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ SHARED = {
     "pack": "pack",
 }
 """What ranks share; the training of the tokenizer is done by one of them."""
+STAGES = ("extract", "segment", "tokenizer", "pack")
 OUR_LIMIT = 0.15
 Figures = dict[str, dict[str, Any]]
 """Of a job, by stage."""
@@ -74,30 +77,42 @@ def alone(job: Callable[[], Figures]) -> Figures:
     return found
 
 
-def run_apart(corpora: Path, out: Path, *options: str) -> Figures:
-    """The figures of two jobs of one rank at the same time, each stage by the one that took longer."""
-    with ThreadPoolExecutor(2) as both:
-        first, second = both.map(lambda n: run(1, corpora, out.with_name(f"{out.name}-{n}"), *options), range(2))
-    return {stage: max(first[stage], second[stage], key=lambda found: found["seconds"]) for stage in first}
+@dataclass(frozen=True)
+class Job:
+    """Stages that are timed together, in a process of their own."""
 
+    corpora: Path
+    out: Path
+    stages: tuple[str, ...]
+    made: Path | None = None
+    """What the stages before these made."""
 
-def run(ranks: int, corpora: Path, out: Path, *options: str) -> Figures:
-    """The figures of one job."""
-    shutil.rmtree(out, ignore_errors=True)
-    report = out.with_suffix(".json")
-    mpirun = [str(Path(sys.executable).with_name("mpirun")), "--allow-run-as-root", "--oversubscribe", "-n", str(ranks)]
-    arguments = ["-m", "bench.preprocess.rank", str(corpora), str(out), str(report), *RECIPE, *options]
-    done = subprocess.run(
-        [*(mpirun if ranks > 1 else []), sys.executable, *arguments],
-        cwd=ROOT,
-        env=dict(os.environ) | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        sys.exit(f"a job of {ranks} ranks ended with {done.returncode}: {done.stderr[-2000:]}")
-    found: Figures = json.loads(report.read_text(encoding="utf-8"))
-    return found
+    def run(self, ranks: int, *options: str) -> Figures:
+        """The figures of each stage."""
+        shutil.rmtree(self.out, ignore_errors=True)
+        if self.made is not None:
+            shutil.copytree(self.made, self.out, copy_function=os.link)  # nothing is changed where it lies
+        report = self.out.with_suffix(".json")
+        mpirun = [str(Path(sys.executable).with_name("mpirun")), "--allow-run-as-root", "--oversubscribe", "-n", str(ranks)]
+        arguments = [str(self.corpora), str(self.out), str(report), ",".join(self.stages), *RECIPE, *options]
+        done = subprocess.run(
+            [*(mpirun if ranks > 1 else []), sys.executable, "-m", "bench.preprocess.rank", *arguments],
+            cwd=ROOT,
+            env=dict(os.environ) | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            sys.exit(f"a job of {ranks} ranks ended with {done.returncode}: {done.stderr[-2000:]}")
+        found: Figures = json.loads(report.read_text(encoding="utf-8"))
+        return found
+
+    def run_apart(self) -> Figures:
+        """The figures of two jobs of one rank at the same time, each stage by the one that took longer."""
+        twins = [replace(self, out=self.out.with_name(f"{self.out.name}-{n}")) for n in range(2)]
+        with ThreadPoolExecutor(2) as both:
+            first, second = both.map(lambda job: job.run(1), twins)
+        return {stage: max(first[stage], second[stage], key=lambda found: found["seconds"]) for stage in first}
 
 
 def measure(work: Path, rounds: int, quick: bool) -> list[Row]:
@@ -105,24 +120,27 @@ def measure(work: Path, rounds: int, quick: bool) -> list[Row]:
     if not SAMPLE.is_dir():
         print(f"{SAMPLE}: not here, so the stages are not timed", flush=True)
         return []
-    profile = run(1, SAMPLE, work / "profile", "--profile")
-    corpora = work / "corpora"
+    profile = Job(SAMPLE, work / "profile", STAGES).run(1, "--profile")
     texts = _texts(work / "profile")
-    text = _copy_sample(texts, corpora, 1 if quick else 4)
-    # Extract takes a second where the others take ten.
-    long_text = _copy_sample(texts, work / "long", 1 if quick else 16)
-    one_file, in_file = _pack_sample(texts, work / "packed", 1 if quick else 4)
-    sizes = dict.fromkeys(SHARED, text) | {"extract": long_text, "cut": in_file}
-    jobs = [(corpora, work / "out", []), (work / "long", work / "extracted", ["--extract"]), (one_file, work / "cut", ["--cut"])]
+    corpora, long, one_file, copies = work / "corpora", work / "long", work / "packed", 1 if quick else 4
+    text, in_file = _copy_sample(texts, corpora, copies), _pack_sample(texts, one_file, copies)
+    # These take a second where segment takes ten.
+    long_text = _copy_sample(texts, long, 4 * copies)
+    Job(long, work / "made", STAGES[:-1]).run(2)
+    jobs = [
+        Job(long, work / "extracted", ("extract",)),
+        Job(one_file, work / "cut", ("cut",)),
+        Job(corpora, work / "segmented", ("extract", "segment")),
+        Job(long, work / "out", ("counting", "pack"), work / "made"),
+    ]
+    sizes = {"extract": long_text, "cut": in_file, "segment": text, "counting": long_text, "pack": long_text}
     results: dict[str, list[Figures]] = {"1": [], "2": [], "apart": []}
     for _ in range(rounds):
         for way, of_way in results.items():  # in turn, so that all meet the same machine
-            of_way.append({})
-            for source, out, options in jobs:
-                if way == "apart":
-                    of_way[-1] |= alone(lambda s=source, o=out, more=options: run_apart(s, o, *more))  # type: ignore[misc]
-                else:
-                    of_way[-1] |= alone(lambda n=int(way), s=source, o=out, more=options: run(n, s, o, *more))  # type: ignore[misc]
+            found: Figures = {}
+            for job in jobs:
+                found = alone(job.run_apart if way == "apart" else partial(job.run, int(way))) | found
+            of_way.append(found)
     words = sum(corpus["bytes"] for corpus in _counts(work / "out").values())
     rows = []
     for key, label in SHARED.items():
@@ -141,7 +159,7 @@ def measure(work: Path, rounds: int, quick: bool) -> list[Row]:
     packed = [words / 1e6 / found["pack"]["cpu_seconds"] for found in results["1"]]
     details = {"rounds": packed, "segmented_bytes": words}
     rows.append(Row("encode + pack + write, segmented text", median_of(packed), "MB/core-s", 10.0, details))
-    for stage in ("extract", "segment", "tokenizer", "pack"):
+    for stage in STAGES:
         share, most = profile[stage]["share_of_our_python"], profile[stage]["most_in"]
         rows.append(Row(f"{stage}: share of our own Python", share, "", OUR_LIMIT, {"most_in": most}, at_most=True))
     return rows
@@ -162,12 +180,12 @@ def _texts(extracted: Path) -> list[str]:
     return [document["text"] for part in parts for document in read_documents(part)]
 
 
-def _pack_sample(texts: list[str], corpora: Path, times: int) -> tuple[Path, int]:
-    """Writes texts so many times over as CC-100 comes, one .xz file; returns its folder and the bytes of its text."""
+def _pack_sample(texts: list[str], corpora: Path, times: int) -> int:
+    """Writes texts so many times over as CC-100 comes, one .xz file; returns the bytes of its text."""
     corpora.mkdir()
     content = "".join(f"{text}\n\n" for text in texts).encode() * times
     (corpora / "ja.txt.xz").write_bytes(lzma.compress(content, preset=1))
-    return corpora, len(content)
+    return len(content)
 
 
 def _copy_sample(texts: list[str], corpora: Path, times: int) -> int:
