@@ -2,7 +2,8 @@
 
 import io
 from collections.abc import Iterable, Iterator
-from heapq import nsmallest
+from itertools import chain, groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,8 @@ SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
 MAX_PIECE_LENGTH = 16
 MAX_SEEDS = 1_000_000
 MIN_SEED_COUNT = 3
+WORDS_AT_ONCE = 100
+"""Of which the substrings are counted together."""
 TRAINER_THREADS = 4
 """Part of the recipe: the trainer adds up floats per thread, so another number of threads could give another model."""
 
@@ -27,19 +30,28 @@ def seed_pieces(counts: Iterable[WordCount], scratch: Path) -> list[WordCount]:
     a word is always followed by the next one's word mark, so the maximal substring ends in that mark and is refused.
 
     Args:
-        counts: of words, each once.
+        counts: of words, each once; fastest in the order of their counts.
         scratch: an empty folder for what does not fit into memory.
     """
     substrings = Tally(scratch)
-    substrings.add((piece, count) for word, count in counts for piece in _substrings("▁" + word))
+    for count, words in groupby(counts, itemgetter(1)):
+        while some := [word for word, _ in islice(words, WORDS_AT_ONCE)]:
+            substrings.count(chain.from_iterable(map(_substrings, some)), count)
+    most: list[tuple[int, str, int]] = []
     frequent = ((-count * len(piece), piece, count) for piece, count in substrings.merged() if count >= MIN_SEED_COUNT)
-    return [(piece, count) for _, piece, count in nsmallest(MAX_SEEDS, frequent)]
+    while more := list(islice(frequent, MAX_SEEDS // 4)):
+        # A list in order and one that is not are sorted together in half the time that a heap of so many takes.
+        most = sorted(most + more)[:MAX_SEEDS]
+    return [(piece, count) for _, piece, count in most]
 
 
-def _substrings(word: str) -> Iterator[str]:
-    for start in range(len(word)):
-        for end in range(start + 2, min(len(word), start + MAX_PIECE_LENGTH) + 1):
-            yield word[start:end]
+def _substrings(word: str) -> list[str]:
+    """Those of two characters or more, the mark of a word's start among them."""
+    marked = f"▁{word}"
+    length = len(marked)
+    return [
+        marked[start:end] for start in range(length - 1) for end in range(start + 2, min(length, start + MAX_PIECE_LENGTH) + 1)
+    ]
 
 
 def train_sentencepiece(

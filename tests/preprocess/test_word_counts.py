@@ -77,10 +77,11 @@ def test_tally_sums_up_and_sorts_however_often_it_is_set_down(
         patch.setattr(counting, "MAX_DISTINCT", most)
         patch.setattr(counting, "MAX_RUNS", runs)
         tally = Tally(tmp_path_factory.mktemp("runs"))
-        tally.add(items)
         expected: Counter[str] = Counter()
         for word, count in items:
-            expected[word] += count
+            tally.count([word] * 2, count)
+            tally.count([], count)
+            expected[word] += 2 * count
         assert list(tally.merged()) == sorted(expected.items())
 
 
@@ -103,7 +104,8 @@ def test_no_more_is_held_and_no_more_files_are_open_than_the_limits_say(tmp_path
     monkeypatch.setattr(counting, "write_jsonl_zst", writes)
     monkeypatch.setattr(counting, "merge", merges)
     tally = Tally(tmp_path)
-    tally.add((f"{n % 200}", 1) for n in range(400))
+    for n in range(400):
+        tally.count([f"{n % 200}"], 1 + n % 3)
     assert len(list(tally.merged())) == 200 and len(list(tmp_path.iterdir())) <= 4
     assert written.count(10) >= 40 and min(written) == 10 and max(merged) <= 5
     assert all(rows == 10 or rows > 30 for rows in written)  # set down when full, or merged from four of them
