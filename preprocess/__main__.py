@@ -104,9 +104,9 @@ def _join(options: argparse.Namespace) -> Comm:
     """Those that share the work: a pool where one is named, else MPI or this process alone."""
     verifies = options.stage == "verify"
     out = (options.directory or options.out) if verifies else options.out
-    if options.pool is None or out is None or options.dry_run or (verifies and not out.is_dir()):
-        return Comm()
     try:
+        if options.pool is None or out is None or options.dry_run or (verifies and not out.is_dir()):
+            return Comm()
         return Pool(out, options.pool, options.stage, options.pool_silence, holds=not verifies)
     except (JadebertaError, OSError) as e:
         error = fit_to_travel(e, "this process")

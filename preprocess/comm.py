@@ -45,9 +45,10 @@ class Comm:
 
             self._mpi = MPI.COMM_WORLD
             self.rank, self.size = self._mpi.rank, self._mpi.size
-            if self.size > 1 and MPI.Query_thread() < MPI.THREAD_SERIALIZED:
+            # Rank 0 answers questions in a thread of its own while it is in a collective itself.
+            if self.size > 1 and MPI.Query_thread() < MPI.THREAD_MULTIPLE:
                 raise ConfigError(
-                    f"{MPI.Get_library_version().splitlines()[0]}: this MPI library allows no threads. "
+                    f"{MPI.Get_library_version().splitlines()[0]}: this MPI library allows no calls from several threads. "
                     "Use one that does, or share the work by files (--pool NAME; MPI=none on Slurm)."
                 )
             # Questions and answers about pieces on their own, beside the collectives.

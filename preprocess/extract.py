@@ -29,6 +29,8 @@ from preprocess.readers.piece import Document, Piece, natural_key
 
 # Goes into every marker: change it with any rule of a reader, so that old and new texts never mix in one output.
 EXTRACTOR = "extract-2"
+CUT_SHARE = 0.5
+"""To cut a file takes about half as long as all else that is done with it."""
 _START_AGAIN = "give another --out or delete"
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ def extract(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str, Any]:
     def work(task: Piece | Cutting) -> None:
         if isinstance(task, Cutting):
             begins = readers.READERS[task.pieces[0].format].begins
-            cut_file(task, begins, lambda piece: _settings(piece, config), comm.count)
+            cut_file(task, begins, lambda piece: _settings(piece, config), lambda weight: comm.count(weight=weight * CUT_SHARE))
         else:
             _extract_piece(task, config, out, comm.count)
 
@@ -85,11 +87,17 @@ def list_parts(out: Path, corpus: str) -> list[Path]:
 def read_markers(out: Path, corpus: str) -> list[dict[str, Any]]:
     """The markers of a corpus's complete pieces, in the order of its documents.
 
-    {"settings", "counts": {"documents", "bytes", "dropped": {reason: n}}, "parts": [{"file", "documents", "bytes"}],
-     "heldout": [[hash, id]] with the smallest hashes of the piece, "seconds"}
+    {"settings", "counts": {"documents", "bytes", "dropped": {reason: n}}, "parts": [{"file", "documents", "bytes"}], "seconds"}
+
+    Without `heldout`, most of a marker by far: of a corpus of thousands of pieces it is gigabytes. See `stream_markers`.
     """
+    return [{key: value for key, value in marker.items() if key != "heldout"} for marker in stream_markers(out, corpus)]
+
+
+def stream_markers(out: Path, corpus: str) -> Iterator[dict[str, Any]]:
+    """As `read_markers`, one after the other, each with "heldout": [[hash, id]] with the smallest hashes of the piece."""
     folder = _folder(out, corpus)
-    return [duplicates.marker_left(read_json(marker), folder) for marker in _list_markers(out, corpus)]
+    return (duplicates.marker_left(read_json(marker), folder) for marker in _list_markers(out, corpus))
 
 
 def _list_markers(out: Path, corpus: str) -> list[Path]:
@@ -184,8 +192,8 @@ def _plan_cuttings(pending: list[Piece], config: PreprocessConfig, out: Path) ->
 
 
 def _weight(task: Piece | Cutting) -> float:
-    """Bytes of the file; to cut a file takes about half as long as all else that is done with it."""
-    return task.pieces[-1].end / 2 if isinstance(task, Cutting) else task.end - task.start
+    """Bytes of the file."""
+    return task.pieces[-1].end * CUT_SHARE if isinstance(task, Cutting) else task.end - task.start
 
 
 def _hash_of_ends(path: Path) -> str:

@@ -27,6 +27,14 @@ def fsync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def _make_directory(directory: Path) -> None:
+    """With its parents, each as safe from a loss of power as what is renamed into it."""
+    if not directory.is_dir():
+        _make_directory(directory.parent)
+        directory.mkdir(exist_ok=True)
+        fsync_directory(directory.parent)
+
+
 class Names:
     """The names in a folder, listed anew when the list is older than so many seconds.
 
@@ -48,7 +56,7 @@ class Names:
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that becomes `path` when the block ends, and vanishes when it raises."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_directory(path.parent)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         yield temporary

@@ -35,7 +35,7 @@ from jadeberta.shards import (
 from preprocess.characters import MARKED, encode_characters, take_marks, with_spaces
 from preprocess.comm import Comm
 from preprocess.config import PreprocessConfig
-from preprocess.extract import list_parts, read_documents, read_markers
+from preprocess.extract import list_parts, read_documents, stream_markers
 from preprocess.files import atomic_file, jsonl_zst_writer, read_json, read_jsonl_zst, write_json
 from preprocess.packing import CLS, SEP, Document, best_fit, concatenate
 from preprocess.segment import list_words, read_segmenter, read_words
@@ -174,19 +174,25 @@ def _write_index(out: Path, index: ShardIndex) -> None:
 
 def heldout_ids(out: Path, corpus: str, wanted: int) -> frozenset[str]:
     """Ids of the documents kept out of training: those with the smallest hash, at most a tenth of the corpus."""
-    markers = read_markers(out, corpus)
-    made = min((marker["settings"]["heldout_documents"] for marker in markers), default=wanted)
+    made, documents = wanted, 0
+
+    def candidates() -> Iterator[tuple[int, str]]:
+        nonlocal made, documents
+        for marker in stream_markers(out, corpus):
+            made = min(made, marker["settings"]["heldout_documents"])
+            documents += marker["counts"]["documents"]
+            yield from map(tuple, marker["heldout"])
+
+    smallest = heapq.nsmallest(wanted, candidates())
     if made < wanted:
         raise ConfigError(
             f"{out}: '{corpus}' was extracted with heldout_documents={made} but this run has {wanted}. "
             f"Run all stages with another --out, or delete {out / 'work'} first."
         )
-    documents = sum(marker["counts"]["documents"] for marker in markers)
     limit = min(wanted, documents // HELDOUT_SHARE)
     if limit < wanted:
         log.warning("%s: %d of its %d documents are held out, not the %d asked for", corpus, limit, documents, wanted)
-    candidates = ((hash_, id_) for marker in markers for hash_, id_ in marker["heldout"])
-    return frozenset(id_ for _, id_ in heapq.nsmallest(limit, candidates))
+    return frozenset(id_ for _, id_ in smallest[:limit])
 
 
 def group_parts(parts: list[Path], shard_bytes: int) -> list[list[Path]]:

@@ -57,14 +57,17 @@ class Pool(Comm):
         self.rank = int(os.environ.get("SLURM_PROCID", "0"))
         self.account = Account()
         self._raised: BaseException | None = None
-        self._lock = GroupLock(out / "work", "--out", name) if holds else None
         pools = out / "work" / "pool"
-        self._folder = pools / f"{name}-{stage}"
-        if self._lock is not None and self._lock.first:
+
+        def tidy() -> None:
             for other in pools.glob("*"):
                 if not other.name.startswith(f"{name}-"):
                     shutil.rmtree(other, ignore_errors=True)  # nobody of that pool is alive
             remove_leftovers(out)
+
+        # Before the others of this pool come in: what they write would look like leftovers.
+        self._lock = GroupLock(out / "work", "--out", name, prepare=tidy) if holds else None
+        self._folder = pools / f"{name}-{stage}"
         self._workers = self._folder / "workers"
         self._workers.mkdir(parents=True, exist_ok=True)
         self._me = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"

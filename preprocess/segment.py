@@ -42,7 +42,7 @@ def segment(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str, Any]:
     with ExitStack() as stack:
         segmenter = _open_everywhere(config.segmenter, comm, stack)
         pending = comm.run_on_root(lambda: _plan(config, out, segmenter.description))
-        sizes = _text_bytes(config, out) if pending else {}
+        sizes = comm.run_on_root(lambda: _text_bytes(config, out)) if pending else {}
         comm.map(pending, lambda part: _segment_part(part, out, segmenter, config.segmenter, comm.count), sizes.__getitem__)
     return comm.run_on_root(lambda: {corpus: _summary(corpus, out) for corpus in config.corpora})
 

@@ -128,7 +128,7 @@ def rank_words(parts: list[WeightedPart], most: int, folder: Path, comm: Comm) -
     """
     groups = [_Group(folder / f"group-{n:03d}.json", parts[n::MAX_GROUPS]) for n in range(min(MAX_GROUPS, len(parts)))]
     partitions = min(MAX_PARTITIONS, 1 + sum(part.stat().st_size for part, _ in parts) // PARTITION_BYTES)
-    comm.map(groups, lambda group: _count_group(group, partitions, folder))
+    comm.map(groups, lambda group: _count_group(group, partitions, folder, comm.count), lambda group: group.bytes)
 
     def rank(file: Path) -> tuple[int, int]:
         words = distinct = 0
@@ -156,11 +156,16 @@ class _Group:
     """Its marker."""
     parts: list[WeightedPart]
 
+    @property
+    def bytes(self) -> int:
+        """Of its files."""
+        return sum(part.stat().st_size for part, _ in self.parts)
+
     def file(self, partition: int) -> Path:
         return self.path.with_name(f"{self.path.stem}-{partition:03d}.jsonl.zst")
 
 
-def _count_group(group: _Group, partitions: int, folder: Path) -> None:
+def _count_group(group: _Group, partitions: int, folder: Path, count: Callable[..., None]) -> None:
     """Counts the words of a group into one sorted file for each partition, and writes its marker."""
     parts = [[part.parent.name, part.name, part.stat().st_size, weight] for part, weight in group.parts]
     settings = {"parts": parts, "partitions": partitions, "layout": LAYOUT}
@@ -171,9 +176,14 @@ def _count_group(group: _Group, partitions: int, folder: Path) -> None:
     with TemporaryDirectory(dir=folder, prefix="runs-") as scratch, ExitStack() as stack:
         tally = Tally(Path(scratch))
         for weight, same in groupby(sorted(group.parts, key=itemgetter(1)), itemgetter(1)):
-            for row in chain.from_iterable(read_words(part) for part, _ in same):
-                if row["sentences"]:
-                    tally.count(" ".join(row["sentences"]).split(" "), weight)
+            for part, _ in same:
+                documents = size = 0
+                for row in read_words(part):
+                    text = " ".join(row["sentences"])
+                    documents, size = documents + 1, size + len(text.encode())
+                    if text:
+                        tally.count(text.split(" "), weight)
+                count(documents=documents, bytes=size, weight=part.stat().st_size)
         write = [stack.enter_context(jsonl_zst_writer(group.file(partition))) for partition in range(partitions)]
         _deal_out(tally.merged(), write)
     write_json(group.path, settings)

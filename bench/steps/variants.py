@@ -1,10 +1,11 @@
 """Times training micro-steps of the ways to compute one model, in turn, in one process, on the same weights and batches."""
 
 import gc
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -12,6 +13,10 @@ from bench.steps.anchors import ANCHORS, build_with
 from jadeberta.config import ModelConfig
 from jadeberta.data.batches import masked_capacity
 from jadeberta.model import build
+
+Found = TypeVar("Found")
+COMPILING_SHARE = 0.7
+"""Of the time there is; the rest is for rounds."""
 
 
 @dataclass(frozen=True)
@@ -75,31 +80,78 @@ class Setting:
         return inputs | {"labels": labels.to(self.device), "z_loss": 0.0}
 
 
-def measure(setting: Setting, ways: list[Way], rounds: int, warm_up: int, look_for_largest: bool) -> list[Timing]:
+def measure(
+    setting: Setting,
+    ways: list[Way],
+    rounds: int,
+    warm_up: int,
+    look_for_largest: bool,
+    seconds: float = math.inf,
+    keep: Callable[[list[Timing]], None] = lambda timings: None,
+) -> list[Timing]:
     """Times every way once a round, after some rounds that do not count.
 
     One model of each attention lives through all rounds; all start from the same weights. A package that is absent or refuses this
-    device gets no rows and one printed line.
+    device, and a way that fails, get no rows and one printed line.
+
+    Args:
+        setting: what all ways share.
+        ways: the rows.
+        rounds: that count, one at least.
+        warm_up: rounds that do not, in the first of which ways are compiled.
+        look_for_largest: whether the largest micro-batch is wanted too.
+        seconds: after so long no way is compiled any more, and no other round begun.
+        keep: told of all rows after each round that counts: what was measured outlives a job that is cut off.
     """
+    began = time.monotonic()
     models = models_of(setting, list(dict.fromkeys(way.attention for way in ways)))
     ways = [way for way in ways if way.attention in models]
     runs: dict[Way, Callable[..., Any]] = {}
     for way in ways:
         forward = models[way.attention].forward
         runs[way] = torch.compile(forward, dynamic=False) if way.compiled else forward
-    timings = [Timing(way) for way in ways]
-    for round_ in range(warm_up + rounds):
+
+    def step(way: Way) -> tuple[float, int | None]:
+        return _step(runs[way], models[way.attention], setting.inputs(setting.batch, way.masked_head))
+
+    timings = list[Timing]()
+    for way in ways:
+        if timings and time.monotonic() - began > seconds * COMPILING_SHARE:
+            print(f"no time left for {way.name}", flush=True)
+        elif (first := attempt(lambda way=way: step(way), way.name)) is not None:  # type: ignore[misc]
+            if way.compiled:
+                print(f"{way.name}: its first step took {first[0]:.1f} s", flush=True)
+            timings.append(Timing(way))
+    for round_ in range(1, max(1, warm_up) + rounds):
+        if timings and timings[0].seconds and time.monotonic() - began > seconds:
+            print(f"no time left for round {round_ + 1 - max(1, warm_up)} of {rounds}", flush=True)
+            break
         for timing in timings:
-            seconds, peak = _step(
-                runs[timing.way], models[timing.way.attention], setting.inputs(setting.batch, timing.way.masked_head)
-            )
+            took, peak = step(timing.way)
             if round_ >= warm_up:
-                timing.seconds.append(seconds)
+                timing.seconds.append(took)
                 timing.peak_bytes = peak
+        if round_ >= warm_up:
+            keep(timings)
     if look_for_largest and setting.device.type == "cuda":
         for timing in timings:
-            timing.largest_micro_batch = _largest(setting, timing.way, models[timing.way.attention])
+            if time.monotonic() - began < seconds:
+                timing.largest_micro_batch = attempt(
+                    lambda way=timing.way: _largest(setting, way, models[way.attention]),  # type: ignore[misc]
+                    timing.way.name,
+                )
+        keep(timings)
     return timings
+
+
+def attempt(work: Callable[[], Found], what: str) -> Found | None:
+    """The result of `work()`; None and a printed line where it raises: the other rows are to be had."""
+    try:
+        return work()
+    except Exception as e:
+        reason = str(e).strip().partition("\n")[0]
+        print(f"no figure of {what}: {type(e).__name__}: {reason}", flush=True)
+        return None
 
 
 def models_of(setting: Setting, attentions: list[str]) -> dict[str, torch.nn.Module]:

@@ -49,9 +49,12 @@ class Attention(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         qkv, position_keys, position_queries, slots, documents, out, *state = ctx.saved_tensors
         q, k, v = _split(qkv)
-        # Tied to the gradient, or a compiler would make this bias in the forward pass and keep it until here.
-        scale = ctx.scale + 0 * grads[0].flatten()[0]
-        bias = _bias(qkv, position_keys, position_queries, slots, documents, scale)
+        # Tied to the gradient, or a compiler would make this bias in the forward pass and keep it until here. Not by the scale: as a
+        # tensor on the device it would be rounded to the type of the others, and this bias would be another than the forward pass's.
+        any_ = grads[0].flatten()[0]
+        nothing = any_ - any_  # a product with 0 would be seen through
+        keys, queries = (None if table is None else table + nothing for table in (position_keys, position_queries))
+        bias = _bias(qkv, keys, queries, slots, documents, ctx.scale)
         grad_out = grads[0].transpose(1, 2)
         grad_q, grad_k, grad_v, grad_bias = backward_kernel(grad_out, q, k, v, bias, out, state, ctx.dropout, ctx.scale)
         grad_keys = grad_queries = None
@@ -79,7 +82,7 @@ def _by_head(qkv: torch.Tensor, place: int) -> torch.Tensor:
     return qkv.flatten(0, 1)[:, place].transpose(0, 1)
 
 
-def _bias(qkv, position_keys, position_queries, slots, documents, scale: float | torch.Tensor) -> torch.Tensor | None:
+def _bias(qkv, position_keys, position_queries, slots, documents, scale: float) -> torch.Tensor | None:
     """Scaled position scores, and a huge negative number between documents, [B, H, S, S]; None where there is nothing to add."""
     batch, length, _, heads, _ = qkv.shape
     scores = None

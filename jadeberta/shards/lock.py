@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -62,7 +63,9 @@ class GroupLock:
     was there.
     """
 
-    def __init__(self, directory: Path, what: str, group: str, patience: float = 3.0) -> None:
+    def __init__(
+        self, directory: Path, what: str, group: str, patience: float = 3.0, prepare: Callable[[], None] | None = None
+    ) -> None:
         """Raises ConfigError naming the group, or host and process, that holds the directory.
 
         Args:
@@ -70,14 +73,19 @@ class GroupLock:
             what: the option that names it, for the message.
             group: any name; processes of another are refused.
             patience: seconds to try; two processes that come at the same time see each other's lock for an instant.
+            prepare: done by the first process of the group before others of it come in; they wait as long as that takes.
         """
-        self._group = group
+        self._group, self._prepare = group, prepare
         self._file = _open(directory, what)
         end = time.monotonic() + patience
-        while (found := self._take()) is None:
-            if time.monotonic() >= end:
-                raise _refusal(self._file, directory, what)
-            time.sleep(0.1)
+        try:
+            while (found := self._take()) is None:
+                if time.monotonic() >= end and not self._is_ours():
+                    raise _refusal(self._file, directory, what)
+                time.sleep(0.1)
+        except BaseException:
+            self._file.close()
+            raise
         self.first = found
 
     def _take(self) -> bool | None:
@@ -86,14 +94,20 @@ class GroupLock:
             self._file.truncate(0)
             self._file.write(orjson.dumps({"host": socket.gethostname(), "pid": os.getpid(), "group": self._group}))
             self._file.flush()
+            if self._prepare is not None:
+                self._prepare()
             fcntl.lockf(self._file, fcntl.LOCK_SH)
             return True
         if self._try(fcntl.LOCK_SH):
-            self._file.seek(0)
-            if _group(self._file.read()) == self._group:
+            if self._is_ours():
                 return False
             fcntl.lockf(self._file, fcntl.LOCK_UN)
         return None
+
+    def _is_ours(self) -> bool:
+        """Whether a process of the group was the last to hold it alone."""
+        self._file.seek(0)
+        return _group(self._file.read()) == self._group
 
     def _try(self, kind: int) -> bool:
         try:
@@ -148,7 +162,11 @@ def _group(content: bytes) -> str | None:
 
 def _holder(content: bytes) -> str:
     if group := _group(content):
-        return f"the group of processes '{group}'"
+        return f"the group of processes '{group}', begun by {_process(content)},"
+    return _process(content)
+
+
+def _process(content: bytes) -> str:
     try:
         holder = orjson.loads(content)
         return f"process {holder['pid']} on {holder['host']}"

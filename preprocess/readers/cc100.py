@@ -20,8 +20,8 @@ def pieces(corpus: str, files: list[Path]) -> list[Piece]:
 
 
 def begins(line: bytes, before: bytes) -> bool:
-    """Whether a document begins with a line; `before` is the line before it, empty at the file's start."""
-    return bool(line) and not before
+    """Whether a document begins with a line; `before` is the line before it, empty at the file's start. Both may end in \\r."""
+    return line not in (b"", b"\r") and before in (b"", b"\r")
 
 
 def documents(piece: Piece, dropped: Counter[str]) -> Iterator[Document]:

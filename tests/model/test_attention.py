@@ -125,6 +125,22 @@ def test_bias_and_its_gradients_around_the_efficient_kernel_are_the_formulas(len
         assert all(start % 16 == 0 for start in starts), "rows of the bias must start at 16 bytes"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_the_bias_that_is_made_again_is_the_first_one_to_the_last_bit(dtype, kernels, monkeypatch) -> None:
+    inputs = make_inputs(33, ("c2p", "p2c"), documents=False)
+    for name in ("qkv", "position_keys", "position_queries"):
+        inputs[name] = inputs[name].detach().to(dtype).requires_grad_()
+    again, backward = [], efficient.backward_kernel
+
+    def recorded(grad_out, q, k, v, bias, *rest):
+        again.append(bias)
+        return backward(grad_out, q, k, v, bias, *rest)
+
+    monkeypatch.setattr(efficient, "backward_kernel", recorded)
+    efficiently(inputs).sum().backward()
+    assert torch.equal(again[0], kernels[0])
+
+
 def test_compiled_the_gpus_way_gives_the_same_numbers(kernels) -> None:
     inputs = make_inputs(33, ("c2p", "p2c"), documents=True)
     compiled = torch.compile(lambda: efficiently(inputs), backend="aot_eager", fullgraph=True)

@@ -1,5 +1,6 @@
 """Files that are cut in one pass: the same documents as uncut, each once, whoever cuts, however often it was stopped."""
 
+import gzip
 import lzma
 import os
 from collections import Counter
@@ -77,6 +78,18 @@ def test_a_cut_file_gives_the_same_documents_in_order_and_leaves_no_cut(tmp_path
     assert found["web"]["files"] == {path.name: {"documents": len(documents), "in_file": len(documents) + sum(dropped.values())}}
     require_complete(out, "web")
     assert not list((out / "work" / "cuts").glob("*"))
+
+
+@pytest.mark.parametrize("paragraph, blank", [(b"\r\n", b"\r\n"), (b"\n", b"\r\n\r\n"), (b"\n", b"\r\n\n")])
+def test_lines_may_end_as_on_windows_and_every_document_keeps_its_number(tmp_path: Path, paragraph: bytes, blank: bytes) -> None:
+    path = tmp_path / "ja.txt.gz"
+    texts = [text_of(number).encode().replace(b"\n", paragraph) for number in range(90)]
+    path.write_bytes(gzip.compress((paragraph + blank).join(texts)))
+    config, out = configure("cc100", path), tmp_path / "out"
+    extract.extract(config, out, Comm())
+    documents = extracted(out)
+    assert documents == whole("cc100", path)[0] and len({document["id"] for document in documents}) == 90
+    assert sum(marker["counts"]["documents"] > 0 for marker in extract.read_markers(out, "web")) > 3, "it was not cut"
 
 
 def test_only_large_files_of_a_corpus_are_cut(tmp_path: Path) -> None:

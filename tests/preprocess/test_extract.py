@@ -15,7 +15,7 @@ from jadeberta.shards import ConfigError, InputError
 from preprocess import extract as stage
 from preprocess.comm import Comm
 from preprocess.config import CorpusConfig, PreprocessConfig
-from preprocess.extract import extract, list_parts, read_documents, read_markers, require_complete
+from preprocess.extract import extract, list_parts, read_documents, read_markers, require_complete, stream_markers
 from preprocess.files import read_json
 from preprocess.readers.discover import discover
 
@@ -83,7 +83,7 @@ def test_parts_end_with_the_document_that_fills_them(source: Path, tmp_path: Pat
 
 def test_a_marker_names_the_documents_with_the_smallest_hashes_of_its_piece(source: Path, tmp_path: Path) -> None:
     extract(config_of(source), tmp_path / "out", Comm())
-    for number, marker in enumerate(read_markers(tmp_path / "out", "web"), 1):
+    for number, marker in enumerate(stream_markers(tmp_path / "out", "web"), 1):
         kept = [f"web-{number}-{row + 1}" for row in range(40) if row % 10]
         every = sorted([xxhash.xxh64(id_.encode()).intdigest(), id_] for id_ in kept)
         assert marker["heldout"] == every[:5]

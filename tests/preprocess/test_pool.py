@@ -3,10 +3,13 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +25,7 @@ from tests.preprocess.test_main import RECIPE, files, run
 WORKER = """
 import os, sys, time
 from pathlib import Path
+from typing import Any
 from jadeberta.shards import InputError
 from preprocess.pool import Pool
 out, silence = Path(sys.argv[1]), float(sys.argv[2])
@@ -236,12 +240,29 @@ def test_processes_of_a_pool_hold_a_directory_together_and_against_all_others(tm
     assert one.first and lock(tmp_path, group("one")) == ("False\n", "")
     for other in (group("two"), "DirectoryLock(Path(sys.argv[1]), '--out')"):
         printed, error = lock(tmp_path, other)
-        assert printed == "" and "the group of processes 'one' works there already" in error
+        who = f"the group of processes 'one', begun by process {os.getpid()} on {socket.gethostname()}, works there already"
+        assert printed == "" and who in error
     one.release()
     assert lock(tmp_path, group("two")) == ("True\n", "")
     single = DirectoryLock(tmp_path, "--out")
     assert f"process {os.getpid()} on" in lock(tmp_path, group("one"))[1]
     single.release()
+
+
+def test_others_of_a_pool_come_in_when_the_first_has_tidied_up_however_long_that_takes(tmp_path: Path) -> None:
+    came: list[Any] = []
+
+    def tidy() -> None:
+        other = threading.Thread(target=lambda: came.append(lock(tmp_path, group("one"))))
+        came.append(other)
+        other.start()
+        other.join(3)  # six times as long as it is patient with others
+        came.append(other.is_alive())
+
+    first = GroupLock(tmp_path, "--out", "one", prepare=tidy)
+    came[0].join()
+    assert came[1:] == [True, ("False\n", "")]
+    first.release()
 
 
 def test_a_new_pool_removes_what_an_old_one_left(tmp_path: Path) -> None:
