@@ -4,6 +4,9 @@ CPUs go head by head (`headwise`); GPUs through torch's memory-efficient kernel 
 through kernels of our own (`fused`) where the recipe says so. All make the position scores again in backward and keep no [S, S] tensor.
 """
 
+import warnings
+from functools import cache
+
 import torch
 
 from jadeberta.model import efficient, fused, headwise
@@ -58,8 +61,20 @@ def _headwise(
     dropout: float,
     scale: float,
 ) -> torch.Tensor:
+    if qkv.is_cuda:
+        _say_slow(qkv.shape[1], qkv.dtype)
     inputs = headwise.Inputs(qkv, position_keys, position_queries, slots, documents, int(seed.item()), dropout, scale)
     return headwise.forward(inputs)
+
+
+@cache
+def _say_slow(length: int, dtype: torch.dtype) -> None:
+    warnings.warn(
+        f"attention: sdpa goes head by head on this GPU, many times slower than through torch's kernel, for rows of {length} in {dtype}: "
+        f"torch's kernel takes no fp64, and here at most {efficient.LONGEST_RUN} distances may share a bucket. Take more position_buckets, "
+        "shorter rows, or attention: fused.",
+        stacklevel=2,
+    )
 
 
 @torch.library.custom_op("jadeberta::headwise_attention_backward", mutates_args=())

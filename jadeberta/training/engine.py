@@ -238,11 +238,14 @@ class TrainingEngine:
         if self.beat is not None:
             self.beat(place)
 
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor there; a GPU fetches it while this process goes on, which it can from pinned memory alone."""
+        pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
+        return pinned.to(self.device, non_blocking=True)
+
     def forward(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of the cross-entropy over the masked tokens, and how many of them were predicted."""
-        inputs: dict[str, Any] = {
-            k: v if v is None else v.to(self.device, non_blocking=True) for k, v in vars(micro_batch).items()
-        }
+        inputs: dict[str, Any] = {k: v if v is None else self._to_device(v) for k, v in vars(micro_batch).items()}
         # An evaluation's batches have many shapes, and each would be compiled.
         run = self.engine if self.model.training or not self.compiled else self._uncompiled
         sums: Any = run(**inputs, z_loss=self.recipe.training.z_loss)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preprocess.readers import markup_rules as rules
+from preprocess.readers.language_codes import LANGUAGE_CODES
 from preprocess.readers.markup import clean, is_disambiguation
 
 ARTICLE = Path(__file__).with_name("article.wiki")
@@ -167,6 +168,26 @@ def test_every_rule_about_a_name_has_a_case() -> None:
     assert [name for name in tags if f"<{name}>" not in cases and f"<{name} " not in cases] == []
     assert [name for name in rules.DROPPED_NAMESPACES if clean(f"前[[{name}:甲]]後") != "前後"] == []
     assert [name for name in rules.DROPPED_SECTIONS if clean(f"前\n== {name} ==\n中") != "前"] == []
+    joints = ["・", "、", ",", "/", "／", "および", "及び", "と"]
+    assert [joint for joint in joints if clean(f"前\n== 脚注{joint}出典 ==\n中") != "前"] == []
+    lists = [
+        "aimai",
+        "disambig",
+        "disambiguation",
+        "disamb",
+        "dab",
+        "hndis",
+        "geodis",
+        "mathdab",
+        "曖昧さ回避",
+        "地名の曖昧さ回避",
+        "人名曖昧さ回避",
+    ]
+    assert [name for name in lists if not is_disambiguation(f"{{{{{name}|甲}}}}")] == []
+    switches = ["NOTOC", "FORCETOC", "目次", "目次強制", "目次非表示", "節編集非表示", "全ツリー"]
+    assert [name for name in switches if clean(f"前__{name}__後") != "前後"] == []
+    codes = [clean(f"前[[{code}:甲]]後") for code in LANGUAGE_CODES]
+    assert len(codes) > 300 and set(codes) == {"前後"}
 
 
 def test_an_article_with_all_of_it_becomes_the_text_that_a_reader_sees() -> None:
