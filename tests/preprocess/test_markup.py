@@ -170,7 +170,8 @@ def test_every_rule_about_a_name_has_a_case() -> None:
     assert [name for name in rules.DROPPED_SECTIONS if clean(f"前\n== {name} ==\n中") != "前"] == []
     joints = ["・", "、", ",", "/", "／", "および", "及び", "と"]
     assert [joint for joint in joints if clean(f"前\n== 脚注{joint}出典 ==\n中") != "前"] == []
-    lists = [
+    lists = ["aimai", "disambig", "disambiguation", "disamb", "dab", "hndis", "geodis", "mathdab"]
+    lists += ["曖昧さ回避", "地名の曖昧さ回避", "人名曖昧さ回避"]
         "aimai",
         "disambig",
         "disambiguation",
