@@ -172,18 +172,6 @@ def test_every_rule_about_a_name_has_a_case() -> None:
     assert [joint for joint in joints if clean(f"前\n== 脚注{joint}出典 ==\n中") != "前"] == []
     lists = ["aimai", "disambig", "disambiguation", "disamb", "dab", "hndis", "geodis", "mathdab"]
     lists += ["曖昧さ回避", "地名の曖昧さ回避", "人名曖昧さ回避"]
-        "aimai",
-        "disambig",
-        "disambiguation",
-        "disamb",
-        "dab",
-        "hndis",
-        "geodis",
-        "mathdab",
-        "曖昧さ回避",
-        "地名の曖昧さ回避",
-        "人名曖昧さ回避",
-    ]
     assert [name for name in lists if not is_disambiguation(f"{{{{{name}|甲}}}}")] == []
     switches = ["NOTOC", "FORCETOC", "目次", "目次強制", "目次非表示", "節編集非表示", "全ツリー"]
     assert [name for name in switches if clean(f"前__{name}__後") != "前後"] == []
