@@ -51,8 +51,8 @@ class Attention(torch.autograd.Function):
         q, k, v = _split(qkv)
         # Tied to the gradient, or a compiler would make this bias in the forward pass and keep it until here. Not by the scale: as a
         # tensor on the device it would be rounded to the type of the others, and this bias would be another than the forward pass's.
-        any_ = grads[0].flatten()[0]
-        nothing = any_ - any_  # a product with 0 would be seen through
+        first = grads[0].flatten()[0]
+        nothing = first - first  # a compiler would see through a product with 0
         keys, queries = (None if table is None else table + nothing for table in (position_keys, position_queries))
         bias = _bias(qkv, keys, queries, slots, documents, ctx.scale)
         grad_out = grads[0].transpose(1, 2)
