@@ -17,10 +17,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.kernels.ways import ENTRIES, Way, in_form, ours, theirs
-from bench.kernels.work import NEEDED, made_units, share
-from bench.steps.anchors import versions
-from jadeberta.model.fused import tiles
+from bench.kernels.implementations import ENTRIES, Way, in_form, ours, theirs
+from bench.kernels.matrix_work import NEEDED, made_units, share
+from bench.steps.other_packages import versions
+from jadeberta.model.attention.triton import tiles
 from jadeberta.training.metrics import peak_flops
 
 PASSES = ("forward", "forward and backward")
@@ -58,7 +58,7 @@ def main() -> int:
 
 def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of the table; a way that fails gets a printed line and no row."""
-    from jadeberta.model.fused.tune import LENGTH, SPAN, problem
+    from jadeberta.model.attention.triton.tune import LENGTH, SPAN, problem
 
     dtype, device = getattr(torch, options.dtype), torch.device("cuda")
     call = problem(options.batch, options.head_size, dtype, device, options.dropout)

@@ -38,7 +38,8 @@ from saves.setting import (
 )
 
 from jadeberta.checkpoint.checkpointer import Checkpointer
-from jadeberta.training.engine import choose_device, join_process_group, quiet_libraries
+from jadeberta.cluster.process_group import choose_device, join_process_group
+from jadeberta.training.engine import quiet_libraries
 from jadeberta.training.ledger import Ledger
 
 PARTS = {"stall": stall, "beside": beside, "load": load, "overhead": overhead}

@@ -33,20 +33,20 @@ part() {
     fi
 }
 
-part 80 tiles "$python" -m jadeberta.model.fused.tune --seconds 50
-cp jadeberta/model/fused/tiles.json "$out/tiles-$stamp.json"
-part 40 kernels "$python" bench/kernels/correct.py
+part 80 tiles "$python" -m jadeberta.model.attention.triton.tune --seconds 50
+cp jadeberta/model/attention/triton/tiles.json "$out/tiles-$stamp.json"
+part 40 kernels "$python" bench/kernels/check_kernels.py
 part 50 attention "$python" bench/attention.py --batch "${BATCH:-32}" --output "$out/attention-$stamp.json"
 part 150 step "$python" bench/step.py --parts time --brief --size large --dtype bfloat16 --batch "${BATCH:-32}" --rounds 8 --warm-up 3 \
     --seconds 115 --output "$out/step-$stamp.json"
-part 35 parity "$python" bench/kernels/parity.py
-part 55 correct "$python" bench/steps/correct.py
+part 35 parity "$python" bench/kernels/loss_parity.py
+part 55 correct "$python" bench/steps/check_step.py
 # Every allocation by itself, or a read beyond a tensor would land in its neighbour unseen.
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
         part 33 "sanitizer-$tool" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" \
             --report-api-errors no --error-exitcode 1 \
-            "$python" bench/kernels/correct.py --small
+            "$python" bench/kernels/check_kernels.py --small
     done
 else
     echo "compute-sanitizer is not in PATH: memory and races were not checked" | tee "$out/sanitizer-$stamp.txt"

@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # in place of bench/, where files are named like packages
 
-from bench.preprocess.rows import Row, table  # noqa: E402
+from bench.preprocess.measure import Row, table  # noqa: E402
 
 PARTS = ("clean", "segment", "stages", "reads")
 

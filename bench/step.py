@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.steps.anchors import versions
+from bench.steps.other_packages import versions
 from bench.steps.variants import Setting, Timing, measure, ways_on
 from jadeberta.config import ModelConfig, load_recipe
 from jadeberta.training.metrics import peak_flops, training_flops_per_token
@@ -84,7 +84,7 @@ def machine() -> str:
 
 def count() -> list[dict[str, Any]]:
     """The account of the large model, eager against ours as compiled for a GPU; prints it."""
-    from bench.steps.account import account  # needs more of torch's inside than the timing does
+    from bench.steps.counted_costs import account  # needs more of torch's inside than the timing does
 
     config = load_recipe(Path(__file__).resolve().parents[1] / "recipes" / "large.yaml").model
     rows: list[dict[str, Any]] = []

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jadeberta import __version__
-from jadeberta.cluster.words import LAST_WORDS, leave_last_words
+from jadeberta.config.load_recipe import explain_recipe_error
 from jadeberta.errors import (
     CheckpointError,
     ConfigError,
@@ -19,8 +19,8 @@ from jadeberta.errors import (
     NumericsError,
     RequeueWanted,
     StopAsked,
-    explain_recipe_error,
 )
+from jadeberta.jobs.exit_reason import LAST_WORDS, leave_last_words
 
 RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")
 SAID_ONCE = (ConfigError, CheckpointError, NothingToResume, NumericsError, StopAsked, RequeueWanted)
@@ -138,37 +138,37 @@ def _evaluate(arguments: list[str]) -> int:
 
 
 def _checkpoint(arguments: list[str]) -> int:
-    from jadeberta.checkpoint.command import main
+    from jadeberta.checkpoint.cli import main
 
     return main(arguments)
 
 
 def _status(arguments: list[str]) -> int:
-    from jadeberta.report.status import main
+    from jadeberta.status.cli import main
 
     return main(arguments)
 
 
 def _plan(arguments: list[str]) -> int:
-    from jadeberta.report.plan import main
+    from jadeberta.plan.cli import main
 
     return main(arguments)
 
 
 def _scaling(arguments: list[str]) -> int:
-    from jadeberta.cluster.scaling.command import main
+    from jadeberta.scaling.cli import main
 
     return main(arguments)
 
 
 def _preflight(arguments: list[str]) -> int:
-    from jadeberta.cluster.preflight.command import main
+    from jadeberta.preflight.cli import main
 
     return main(arguments)
 
 
 def _finetune(arguments: list[str]) -> int:
-    from jadeberta.finetune.command import main
+    from jadeberta.finetune.cli import main
 
     return main(arguments)
 

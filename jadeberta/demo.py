@@ -14,10 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jadeberta.cluster.local import COMMAND, free_port, start_rank
+from jadeberta.cluster.process_group import free_port
 from jadeberta.config import PROJECT, load_recipe
 from jadeberta.errors import InputError, JadebertaError
-from jadeberta.training.ledger import read_jsonl
+from jadeberta.jobs.local_launcher import COMMAND, start_rank
+from jadeberta.utils.json_lines import read_jsonl
 
 RECIPE = "recipes/demo.yaml"
 BASE = Path("demo")
@@ -90,7 +91,7 @@ def run(*arguments: str | Path) -> None:
 
 
 def make_corpus() -> None:
-    run("-m", "preprocess.demo_corpus", CORPORA)
+    run("-m", "preprocess.demo", CORPORA)
 
 
 def make_shards(ranks: int) -> None:

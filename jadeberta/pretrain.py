@@ -12,35 +12,28 @@ import torch.distributed as dist
 
 from jadeberta import config as config_module
 from jadeberta.checkpoint.checkpointer import Checkpointer
-from jadeberta.checkpoint.identity import expected_of, preview
+from jadeberta.checkpoint.compatibility import expected_of, preview
 from jadeberta.cluster.environment import Process, detect, slurm_job
+from jadeberta.cluster.process_group import choose_device, is_lost_peer, join_process_group, set_timeouts
 from jadeberta.config import Recipe
 from jadeberta.data.batches import StepBatch, StepDataset, iterate_steps
 from jadeberta.data.masking import Masker, read_word_starts
-from jadeberta.data.order import SampleOrder
+from jadeberta.data.sample_order import SampleOrder
 from jadeberta.errors import ConfigError, HangError, JadebertaError, NumericsError, RequeueWanted
 from jadeberta.evaluation.validation import Validation
 from jadeberta.shards import DirectoryLock, ShardError, ShardReader, file_sha256
 from jadeberta.shards import open as open_shards
-from jadeberta.shards.sweep import Sweep
+from jadeberta.shards.scrub import Sweep
+from jadeberta.training.console import Progress
 from jadeberta.training.control import Asks, Control
-from jadeberta.training.engine import (
-    TrainingEngine,
-    choose_device,
-    deepspeed_settings,
-    is_lost_peer,
-    join_process_group,
-    quiet_libraries,
-    set_timeouts,
-)
-from jadeberta.training.heartbeat import Heart
+from jadeberta.training.engine import TrainingEngine, deepspeed_settings, quiet_libraries
+from jadeberta.training.hooks import GRACE_S, Evaluate, World
 from jadeberta.training.ledger import Ledger, next_life
-from jadeberta.training.log import RunLog
 from jadeberta.training.loop import RollBack, train
 from jadeberta.training.metrics import MetricsWriter, peak_memory_bytes
-from jadeberta.training.progress import Progress
-from jadeberta.training.state import RunState
-from jadeberta.training.world import GRACE_S, Evaluate, World
+from jadeberta.training.run_log import RunLog
+from jadeberta.training.run_state import RunState
+from jadeberta.training.watchdog.client import Heart
 
 WITHOUT_LIMIT_S = 7 * 24 * 3600.0
 """Collectives need a limit; this is none."""

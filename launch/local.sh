@@ -13,5 +13,5 @@ PYTHON="${PYTHON:-.venv/bin/python}"     # interpreter with jadeberta installed
 [[ $RANKS =~ ^[1-9][0-9]*$ ]] || { echo "RANKS=$RANKS: give a whole number of processes, at least 1." >&2; exit 2; }
 cd "$(dirname "$0")/.."
 # shellcheck disable=SC2086 # EXTRA is several words on purpose
-exec "$PYTHON" -m jadeberta.cluster.local --ranks "$RANKS" --restarts "$RESTARTS" -- pretrain --config "$RECIPE" \
+exec "$PYTHON" -m jadeberta.jobs.local_launcher --ranks "$RANKS" --restarts "$RESTARTS" -- pretrain --config "$RECIPE" \
     ${RUN_DIR:+--run.dir "$RUN_DIR"} ${SHARDS:+--data.shards "$SHARDS"} $EXTRA "$@"

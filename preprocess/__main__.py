@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from jadeberta.shards import ConfigError, DirectoryLock, JadebertaError, ShardIndex, find_index, verify
-from preprocess.comm import Comm, fit_to_travel
 from preprocess.config import PreprocessConfig, load_config
+from preprocess.corpus_report import print_report, write_report
+from preprocess.document_files import remove_leftovers
 from preprocess.estimate import describe_plan
-from preprocess.files import remove_leftovers
-from preprocess.pool import SILENCE_SECONDS, Pool, require_finished
-from preprocess.progress import Reporter, Screen, clear, folder_of
-from preprocess.report import print_report, write_report
+from preprocess.executors.executor import Comm, fit_to_travel
+from preprocess.executors.file_executor import SILENCE_SECONDS, Pool, require_finished
+from preprocess.executors.progress import Reporter, Screen, clear, folder_of
+from preprocess.job_status import describe_directory
 from preprocess.segmenters import open_segmenter
-from preprocess.status import describe_directory
 
 STAGES = ("extract", "segment", "tokenizer", "pack")
 REQUEUED_PATIENCE = 120.0
@@ -169,18 +169,18 @@ def _run(options: argparse.Namespace, overrides: list[str], comm: Comm, screen: 
 def _work(stage: str) -> Callable[[PreprocessConfig, Path, Comm], Any]:
     """A stage's function; imported when it is needed, as each brings libraries of its own."""
     if stage == "extract":
-        from preprocess.extract import extract
+        from preprocess.stages.extract import extract
 
         return extract
     if stage == "segment":
-        from preprocess.segment import segment
+        from preprocess.stages.segment import segment
 
         return segment
     if stage == "tokenizer":
-        from preprocess.tokenizer import train_tokenizer
+        from preprocess.stages.tokenizer import train_tokenizer
 
         return train_tokenizer
-    from preprocess.pack import pack
+    from preprocess.stages.pack import pack
 
     return pack
 
@@ -210,9 +210,9 @@ def _verify(directory: Path, pool: str | None, comm: Comm) -> int:
 
 
 def _coverage(directory: Path, pool: str | None, comm: Comm) -> int:
-    from preprocess.coverage import compare, describe
     from preprocess.segmenters.mecab import JumanDic
-    from preprocess.tokenizer import read_training
+    from preprocess.stages.tokenizer import read_training
+    from preprocess.tokenization.coverage import compare, describe
 
     def report() -> dict[str, Any]:
         tokenizer, began = directory / "tokenizer", time.monotonic()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jadeberta.shards import CorpusEntry, ShardIndex
-from preprocess.files import read_json, write_json
+from preprocess.document_files import read_json, write_json
 
 ORDER = (
     *("documents", "text", "  dropped", "sentences in", "sentences out", "  quarantined", "  order-dependent", "words"),

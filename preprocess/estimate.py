@@ -16,12 +16,12 @@ import zstandard
 
 from preprocess import readers
 from preprocess.config import PreprocessConfig
-from preprocess.cutting import LEVEL, head_lines
-from preprocess.extract import plan_pieces
-from preprocess.files import write_json
-from preprocess.progress import clock
-from preprocess.readers.piece import Document, Piece
+from preprocess.document_files import write_json
+from preprocess.executors.progress import clock
+from preprocess.readers.input_split import Document, Piece
+from preprocess.readers.split_file import LEVEL, head_lines
 from preprocess.segmenters import Rejected, Segmenter, open_segmenter
+from preprocess.stages.extract import plan_pieces
 from preprocess.text import split_sentences
 
 HEAD_BYTES = 2**20

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from jadeberta.shards import INDEX_NAME, ConfigError, holder_of
-from preprocess.extract import read_markers
-from preprocess.files import read_json
-from preprocess.progress import Seen, clock, describe, folder_of, read_ranks, summarise
+from preprocess.document_files import read_json
+from preprocess.executors.progress import Seen, clock, describe, folder_of, read_ranks, summarise
+from preprocess.stages.extract import read_markers
 
 MOST_RANKS = 32
 """Ranks that are listed one by one; of more only those that are dead, as many."""

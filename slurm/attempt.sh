@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One life of a training job: preflight, training, and what becomes of the job. Called by slurm/pretrain_*.sh with their settings in the
-# environment. It passes signals on and does what `python -m jadeberta.cluster.life` says; nothing is decided here.
+# environment. It passes signals on and does what `python -m jadeberta.jobs.lifecycle` says; nothing is decided here.
 set -uo pipefail
 
 { # read as a whole before anything of it runs: the file may be changed while the job lives
@@ -20,8 +20,8 @@ unset RANK LOCAL_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT
 
 . slurm/container.sh
 
-books() { # WORD OPTION..: one line of words from jadeberta.cluster.life
-    local call=("${python[@]}" -m jadeberta.cluster.life "$@" "${options[@]}")
+books() { # WORD OPTION..: one line of words from jadeberta.jobs.lifecycle
+    local call=("${python[@]}" -m jadeberta.jobs.lifecycle "$@" "${options[@]}")
     case "$CONTAINER" in
         pyxis:*) "${step[@]}" --overlap --nodes=1 --ntasks=1 "${call[@]}" ;;
         *) ${replace:+exec} "${call[@]}" ;;

@@ -31,5 +31,5 @@ NEXT="${NEXT:-requeue}"                  # requeue | singleton (the next job of 
 
 export RECIPE RUN_DIR SHARDS EXTRA PYTHON CONTAINER BINDS PREFLIGHT NEXT
 cd "${JADEBERTA:-$SLURM_SUBMIT_DIR}"
-[ -f slurm/life.sh ] || { echo "$PWD is no checkout of jadeberta: submit from there, or set JADEBERTA" >&2; exit 2; }
-exec bash slurm/life.sh
+[ -f slurm/attempt.sh ] || { echo "$PWD is no checkout of jadeberta: submit from there, or set JADEBERTA" >&2; exit 2; }
+exec bash slurm/attempt.sh

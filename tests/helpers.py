@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from jadeberta.cluster.local import free_port, rank_environment
+from jadeberta.cluster.process_group import free_port
+from jadeberta.jobs.local_launcher import rank_environment
 from jadeberta.shards import INDEX_NAME, SEQUENCE_LENGTH, CorpusEntry, ShardIndex, file_sha256, write_shard
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,8 +13,8 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from jadeberta.checkpoint.content import TOKENIZER_FILES
-from jadeberta.checkpoint.whole import whole_weights
+from jadeberta.checkpoint.consolidate import whole_weights
+from jadeberta.checkpoint.state_dict import TOKENIZER_FILES
 from jadeberta.errors import CheckpointError
 from jadeberta.evaluation.mlm import main as evaluate_main
 from jadeberta.model import load
@@ -38,9 +38,9 @@ def make_tokenizer(directory: Path) -> str:
     from collections import Counter
 
     from preprocess.config import PreprocessConfig
-    from preprocess.files import write_jsonl_zst
-    from preprocess.tokenizer import _train
-    from preprocess.word_counts import Ranked
+    from preprocess.document_files import write_jsonl_zst
+    from preprocess.stages.tokenizer import _train
+    from preprocess.tokenization.word_counts import Ranked
 
     # 64 pieces, the five special ones among them: few characters and enough words of them.
     words = Counter({first + second: 50 + i for i, first in enumerate("アイウエオカキク") for second in "アイウエオカキク"})

@@ -12,15 +12,15 @@ from typing import Any, NamedTuple, Protocol
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from saves.setting import apart, flush
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
 
 from jadeberta.checkpoint.checkpointer import Checkpointer
 from jadeberta.checkpoint.manifest import directory_name
 from jadeberta.training.engine import TrainingEngine
-from jadeberta.training.schedule import learning_rate
-from jadeberta.training.state import RunState
-from saves.setting import apart, flush
+from jadeberta.training.lr_schedule import learning_rate
+from jadeberta.training.run_state import RunState
 
 PATIENCE_S = 600.0
 KINDS = {"thread": AsyncCheckpointerType.THREAD, "process": AsyncCheckpointerType.PROCESS}

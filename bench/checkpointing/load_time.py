@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from saves.setting import REPEATS, SILENT, await_quiet, settle, state_of, summary, target, tell, warm
 
 from jadeberta.checkpoint.checkpointer import Checkpointer
-from jadeberta.checkpoint.content import restore
 from jadeberta.checkpoint.manifest import list_checkpoints, step_of, verify
+from jadeberta.checkpoint.state_dict import restore
 from jadeberta.config import Recipe
 from jadeberta.shards import ShardReader
 from jadeberta.training.engine import TrainingEngine
-from saves.setting import REPEATS, SILENT, await_quiet, settle, state_of, summary, target, tell, warm
 
 LIMIT = 1.0
 OURS, THEIRS = "jadeberta, hashed and restored", "torch.load and copy"

@@ -5,19 +5,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from saves.rivals import Ours
+from saves.setting import await_quiet, batch_of, settle, target
+
 from jadeberta.checkpoint.checkpointer import Checkpointer
 from jadeberta.config import Recipe
-from jadeberta.training.agreement import differing_ranks
 from jadeberta.training.control import Asks, Control
 from jadeberta.training.engine import StepResult, TrainingEngine
 from jadeberta.training.guard import Judge
-from jadeberta.training.heartbeat import Heart
 from jadeberta.training.ledger import Ledger
-from jadeberta.training.log import RunLog
 from jadeberta.training.metrics import MetricsWriter
-from jadeberta.training.state import RunState
-from saves.rivals import Ours
-from saves.setting import await_quiet, batch_of, settle, target
+from jadeberta.training.replica_check import differing_ranks
+from jadeberta.training.run_log import RunLog
+from jadeberta.training.run_state import RunState
+from jadeberta.training.watchdog.client import Heart
 
 LIMIT = 0.005
 STEPS = {"the published run's, 8 A100": 10.37, "a step of 2 seconds": 2.0}

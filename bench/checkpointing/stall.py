@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from saves.rivals import KINDS, AsyncSave, AsyncSaves, DeepSpeed, Ours, TorchSave, Way
+from saves.setting import await_quiet, settle, state_of, summary, target, tell
 
 from jadeberta.checkpoint.checkpointer import Checkpointer
 from jadeberta.training.engine import TrainingEngine
-from saves.rivals import KINDS, AsyncSave, AsyncSaves, DeepSpeed, Ours, TorchSave, Way
-from saves.setting import await_quiet, settle, state_of, summary, target, tell
 
 LIMIT = 0.15
 """Of the time of a blocking torch.save."""

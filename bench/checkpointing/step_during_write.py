@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from saves.rivals import KINDS, PATIENCE_S, AsyncSaves
+from saves.setting import await_quiet, batch_of, engine_of, recipe_of, settle, summary, target, tell
 
-from jadeberta.checkpoint.background import WriterProcess
 from jadeberta.checkpoint.snapshot import Snapshot, Tensors, lay_out
+from jadeberta.checkpoint.writer_client import WriterProcess
 from jadeberta.config import Recipe
 from jadeberta.model import build
 from jadeberta.training.control import Asks
 from jadeberta.training.engine import TrainingEngine
-from saves.rivals import KINDS, PATIENCE_S, AsyncSaves
-from saves.setting import await_quiet, batch_of, engine_of, recipe_of, settle, summary, target, tell
 
 LIMIT = 1.05
 QUIET = "quiet"

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from jadeberta.checkpoint.content import tensor_files
+from jadeberta.checkpoint.state_dict import tensor_files
 from jadeberta.cluster.environment import Process
 from jadeberta.config import PROJECT, Recipe, load_recipe
 from jadeberta.data.batches import MicroBatch, StepBatch
 from jadeberta.shards import INDEX_NAME, SEQUENCE_LENGTH, CorpusEntry, ShardIndex, ShardReader, file_sha256, write_shard
 from jadeberta.shards import open as open_shards
+from jadeberta.training.console import Progress
 from jadeberta.training.engine import TrainingEngine
-from jadeberta.training.progress import Progress
 from jadeberta.training.zero_state import fragments
 
 SIZES: dict[str, tuple[str, dict[str, Any]]] = {

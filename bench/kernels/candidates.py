@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from jadeberta.model.fused.tiles import Tile
+from jadeberta.model.attention.triton.tiles import Tile
 
 BLOCKS = (32, 64, 128)
 SMALLEST = Tile(16, 16, 4, 1)

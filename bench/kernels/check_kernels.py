@@ -1,4 +1,6 @@
-"""Checks the kernels on this machine's GPU: `python bench/kernels/correct.py [--small]`; status 1 if something is wrong, 2 without a GPU.
+"""Checks the kernels on this machine's GPU.
+
+`python bench/kernels/check_kernels.py [--small]`; status 1 if something is wrong, 2 without a GPU.
 
 Context and every gradient, in both forms and every dtype, against the plain formula in fp64 with the dropout of KeepMask, ragged rows and
 documents among them. Memory is full of NaNs before a kernel writes it, and a repetition must give the same bits. `--small` is one small
@@ -15,10 +17,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.kernels.formula import formula
-from jadeberta.model import fused
-from jadeberta.model.fused import tiles
-from jadeberta.model.fused.call import Call
-from jadeberta.model.positions import distance_slots
+from jadeberta.model.attention import triton as fused
+from jadeberta.model.attention.relative_positions import distance_slots
+from jadeberta.model.attention.triton import tiles
+from jadeberta.model.attention.triton.arguments import Call
 
 LIMITS = {torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 """Largest error, as a share of the largest number of a result; rounding of the dtype through a row of sums."""

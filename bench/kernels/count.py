@@ -1,7 +1,8 @@
 """Counts what the attention kernels cost on a GPU that is not there: `python bench/kernels/count.py [--kernels fused.forward ...]`.
 
 Compiles every candidate tile of every kernel, reads registers, spills, shared memory and the instructions of the main loop, and ranks the
-candidates by the cycles that one multiprocessor needs at the least for 64 x 64 scores. Counted, not measured: `jadeberta.model.fused.tune`
+candidates by the cycles that one multiprocessor needs at the least for 64 x 64 scores. Counted, not measured:
+`jadeberta.model.attention.triton.tune`
 measures. `--table` puts the best into the table of tiles, with the next ones to be timed; rows that were measured stay.
 """
 
@@ -25,8 +26,8 @@ from bench.kernels.limits import CHIPS, Chip, limit
 from bench.kernels.offline import Compiled, disassemble
 from bench.kernels.problems import compiled
 from bench.kernels.sass import by_kind, loops, read
-from jadeberta.model.fused import tiles
-from jadeberta.model.fused.tiles import KERNELS, Choice, Row, Tile
+from jadeberta.model.attention.triton import tiles
+from jadeberta.model.attention.triton.tiles import KERNELS, Choice, Row, Tile
 
 SCORES = 64 * 64
 DTYPES = {16: torch.bfloat16, 32: torch.float32}

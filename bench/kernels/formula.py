@@ -2,8 +2,8 @@
 
 import torch
 
-from jadeberta.model.dropout import KeepMask
-from jadeberta.model.fused.call import Call
+from jadeberta.model.attention.dropout import KeepMask
+from jadeberta.model.attention.triton.arguments import Call
 
 
 def formula(call: Call, upstream: torch.Tensor) -> dict[str, torch.Tensor]:

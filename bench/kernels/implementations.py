@@ -8,12 +8,13 @@ from unittest import mock
 
 import torch
 
-from bench.steps.anchors import ANCHORS, build_with
+from bench.steps.other_packages import ANCHORS, build_with
 from jadeberta.config import ModelConfig
-from jadeberta.model import efficient, fused
-from jadeberta.model.fused import tiles
-from jadeberta.model.fused.call import Call
-from jadeberta.model.positions import longest_run
+from jadeberta.model.attention import triton as fused
+from jadeberta.model.attention.relative_positions import longest_run
+from jadeberta.model.attention.sdpa import Attention as SdpaAttention
+from jadeberta.model.attention.triton import tiles
+from jadeberta.model.attention.triton.arguments import Call
 
 ENTRIES = {
     "disentangled-flash": ("disentangled_flash.training.attention", "training_attention"),
@@ -43,15 +44,15 @@ def ours(call: Call, span: int, limit: int) -> list[Way]:
     ]
     longest = longest_run(call.shape[1], span, span, limit)
 
-    def sdpa() -> torch.Tensor:
-        return efficient.Attention.apply(qkv, keys, queries, call.slots, longest, call.documents, call.dropout, call.scale)
+    def memory_efficient() -> torch.Tensor:
+        return SdpaAttention.apply(qkv, keys, queries, call.slots, longest, call.documents, call.dropout, call.scale)
 
     def kernels() -> torch.Tensor:
         return fused.attend(qkv, keys, queries, call.slots, call.documents, call.seed, call.dropout, call.scale)
 
-    compiled = torch.compile(sdpa, dynamic=False)
+    compiled = torch.compile(memory_efficient, dynamic=False)
     forms = [Way(f"fused, form {form}", kernels, leaves, form) for form in ("tables", "fused")]
-    return [Way("sdpa + compile", compiled, leaves), Way("sdpa", sdpa, leaves), *forms]
+    return [Way("sdpa + compile", compiled, leaves), Way("sdpa", memory_efficient, leaves), *forms]
 
 
 def theirs(name: str, call: Call) -> Way:

@@ -1,8 +1,11 @@
-"""Whether the kernels train like Hugging Face's eager attention on a GPU: `python bench/kernels/parity.py [--steps 300]`; status 1 if not.
+"""Whether the kernels train like Hugging Face's eager attention on a GPU.
+
+`python bench/kernels/loss_parity.py [--steps 300]`; status 1 if not.
 
 For each seed three runs of a small model in bf16, with fp32 weights behind it, see the same batches from the same weights: eager, eager
 with other dropout, and the kernels. The difference of the kernels is held against the difference that the dropout alone makes
-(`bench/parity/statistic.py`). The text is drawn from a chain of tokens, so that there is something to learn; needs nothing but torch.
+(`bench/loss_curves/significance.py`). The text is drawn from a chain of tokens, so that there is something to learn; needs nothing but
+torch.
 """
 
 import argparse
@@ -13,7 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench.parity.statistic import compare
+from bench.loss_curves.significance import compare
 from jadeberta.config import ModelConfig
 from jadeberta.model import build
 

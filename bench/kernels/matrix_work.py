@@ -1,6 +1,6 @@
 """Matrix work of disentangled attention in units of one S x S x D product of a head, and shares of a chip's peak."""
 
-from jadeberta.model.fused.tiles import Tile
+from jadeberta.model.attention.triton.tiles import Tile
 
 NEEDED = {"forward": 4, "backward": 11}
 """What the function takes with c2p and p2c. Forward: q k, q P_k, k P_q and the context. Backward: the first three again, then the gradients

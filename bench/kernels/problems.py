@@ -5,9 +5,9 @@ from unittest import mock
 import torch
 
 from bench.kernels.offline import Compiled, compile_launches
-from jadeberta.model.fused import call as calls
-from jadeberta.model.fused.tiles import KERNELS, Tile, using
-from jadeberta.model.fused.tune import passes_of, problem
+from jadeberta.model.attention.triton import arguments as calls
+from jadeberta.model.attention.triton.tiles import KERNELS, Tile, using
+from jadeberta.model.attention.triton.tune import passes_of, problem
 
 BATCH = 16
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from parity.runs import Curve
 from parity.statistic import LIMIT, Comparison
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jadeberta.cluster.local import COMMAND
 from jadeberta.config import PROJECT
-from jadeberta.training.ledger import read_jsonl
+from jadeberta.jobs.local_launcher import COMMAND
+from jadeberta.utils.json_lines import read_jsonl
 
 RECIPE = "recipes/demo.yaml"
 VARIANTS = {"eager": ("eager", 1), "redrawn": ("eager", 2), "sdpa": ("sdpa", 1)}
@@ -82,7 +82,7 @@ def make_shards(work: Path, corpora: Path | None) -> Path:
         return shards
     if corpora is None:
         corpora = work / "corpora"
-        _run([sys.executable, "-m", "preprocess.demo_corpus", str(corpora)], work / "corpora.log")
+        _run([sys.executable, "-m", "preprocess.demo", str(corpora)], work / "corpora.log")
     command = [sys.executable, "-m", "preprocess", "all", "--config", RECIPE, "--corpora", str(corpora), "--out", str(shards)]
     _run(command, work / "shards.log")
     return shards

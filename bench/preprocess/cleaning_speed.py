@@ -12,10 +12,10 @@ from pathlib import Path
 
 import mwparserfromhell
 
-from bench.preprocess.rows import Row, median_of
+from bench.preprocess.measure import Row, median_of
 from preprocess import readers
 from preprocess.config import CorpusConfig
-from preprocess.demo_corpus import write_corpus
+from preprocess.demo.__main__ import write_corpus
 from preprocess.readers import wikipedia
 from preprocess.readers.discover import discover
 from preprocess.readers.markup import clean, is_disambiguation

@@ -23,14 +23,14 @@ import fugashi
 import jumandic
 import pyknp
 
-from bench.preprocess.rows import Row, median_of
-from preprocess.comm import Comm
+from bench.preprocess.measure import Row, median_of
 from preprocess.config import CorpusConfig, PreprocessConfig, SegmenterConfig, load_config
-from preprocess.demo_corpus import write_corpus
-from preprocess.extract import extract, list_parts, read_documents
-from preprocess.files import write_json, write_jsonl_zst
-from preprocess.segment import list_words, read_words, segment
+from preprocess.demo.__main__ import write_corpus
+from preprocess.document_files import write_json, write_jsonl_zst
+from preprocess.executors.executor import Comm
 from preprocess.segmenters import open_segmenter
+from preprocess.stages.extract import extract, list_parts, read_documents
+from preprocess.stages.segment import list_words, read_words, segment
 from preprocess.text import split_sentences
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.preprocess.rows import Row, median_of
+from bench.preprocess.measure import Row, median_of
 from jadeberta.shards import INDEX_NAME, CorpusEntry, ShardIndex, file_sha256, open_shards, write_shard
 
 ROWS, SHARDS, BATCH = 100_000, 5, 2304

@@ -1,4 +1,6 @@
-"""One rank of a job that runs stages and times them: `python -m bench.preprocess.rank CORPORA OUT REPORT STAGE,... [--profile] [key ...]`.
+"""One rank of a job that runs stages and times them.
+
+`python -m bench.preprocess.stage_rank CORPORA OUT REPORT STAGE,... [--profile] [key ...]`.
 
 Stages are those of the pipeline, `cut` (extract of files that are cut) and `counting` (the part of the tokenizer that ranks share).
 Rank 0 writes REPORT: for each stage the seconds of the slowest rank and the CPU seconds of all and of the busiest. With --profile also
@@ -14,15 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from preprocess.comm import Comm
 from preprocess.config import PreprocessConfig, load_config
-from preprocess.extract import extract
-from preprocess.pack import pack
-from preprocess.readers import piece
-from preprocess.segment import list_words, segment
+from preprocess.executors.executor import Comm
+from preprocess.readers import input_split as piece
 from preprocess.segmenters import mecab
-from preprocess.tokenizer import MAX_WORDS, train_tokenizer
-from preprocess.word_counts import rank_words
+from preprocess.stages.extract import extract
+from preprocess.stages.pack import pack
+from preprocess.stages.segment import list_words, segment
+from preprocess.stages.tokenizer import MAX_WORDS, train_tokenizer
+from preprocess.tokenization.word_counts import rank_words
 
 ROOT = str(Path(__file__).resolve().parents[2])
 CUT_BYTES = 2 * 2**20

@@ -20,8 +20,8 @@ from typing import Any
 
 import orjson
 
-from bench.preprocess.rows import Row, median_of
-from preprocess.extract import list_parts, read_documents
+from bench.preprocess.measure import Row, median_of
+from preprocess.stages.extract import list_parts, read_documents
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT.parent / "shared" / "data" / "corpora"
@@ -96,7 +96,7 @@ class Job:
         mpirun = [str(Path(sys.executable).with_name("mpirun")), "--allow-run-as-root", "--oversubscribe", "-n", str(ranks)]
         arguments = [str(self.corpora), str(self.out), str(report), ",".join(self.stages), *RECIPE, *options]
         done = subprocess.run(
-            [*(mpirun if ranks > 1 else []), sys.executable, "-m", "bench.preprocess.rank", *arguments],
+            [*(mpirun if ranks > 1 else []), sys.executable, "-m", "bench.preprocess.stage_rank", *arguments],
             cwd=ROOT,
             env=dict(os.environ) | {"OMP_NUM_THREADS": "1"},
             capture_output=True,

@@ -1,4 +1,6 @@
-"""Checks on this machine's GPU what the tests can only check around it: `python bench/steps/correct.py`; status 1 where something is wrong.
+"""Checks on this machine's GPU what the tests can only check around it.
+
+`python bench/steps/check_step.py`; status 1 where something is wrong.
 
 Loss and gradients of a model of large's width against Hugging Face's eager one in fp64, by dtype, with padding and with documents, compiled
 and not; dropout's share and its repetition from a seed.

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from bench.steps.anchors import ANCHORS, build_with
+from bench.steps.other_packages import ANCHORS, build_with
 from jadeberta.config import ModelConfig
 from jadeberta.data.batches import masked_capacity
 from jadeberta.model import build

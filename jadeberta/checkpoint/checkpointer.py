@@ -13,20 +13,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from jadeberta.checkpoint.background import WriterProcess
 from jadeberta.checkpoint.commit import Files, remove, remove_leftovers
-from jadeberta.checkpoint.content import current_adam_step, tensor_files, text_files, tokenizer_files
-from jadeberta.checkpoint.identity import describe_data, expected_of, refuse_other_counters
+from jadeberta.checkpoint.compatibility import describe_data, expected_of, refuse_other_counters
 from jadeberta.checkpoint.manifest import candidates, directory_name, refuse_fresh_start, step_of
-from jadeberta.checkpoint.restorer import Restorer, on_root
+from jadeberta.checkpoint.restore import Restorer, on_root
 from jadeberta.checkpoint.snapshot import Snapshot
+from jadeberta.checkpoint.state_dict import current_adam_step, tensor_files, text_files, tokenizer_files
+from jadeberta.checkpoint.writer_client import WriterProcess
 from jadeberta.config import Recipe
 from jadeberta.errors import NumericsError
 from jadeberta.shards import ShardReader
+from jadeberta.training.console import Progress
 from jadeberta.training.engine import TrainingEngine
-from jadeberta.training.ledger import Ledger, read_jsonl
-from jadeberta.training.progress import Progress
-from jadeberta.training.state import RunState
+from jadeberta.training.ledger import Ledger
+from jadeberta.training.run_state import RunState
+from jadeberta.utils.json_lines import read_jsonl
 
 RESERVE = 1 << 20
 """Bytes counted for the small files of a checkpoint when asking for disk space."""

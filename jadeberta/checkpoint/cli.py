@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from jadeberta.checkpoint.commit import prunable, prune
-from jadeberta.checkpoint.content import read_state
 from jadeberta.checkpoint.manifest import list_checkpoints, verify
+from jadeberta.checkpoint.state_dict import read_state
 from jadeberta.errors import CheckpointError, ConfigError
 
 

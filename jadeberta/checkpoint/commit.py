@@ -16,7 +16,7 @@ from typing import Any
 
 from jadeberta.checkpoint.manifest import MANIFEST_NAME, STEP_NAME, directory_name, list_checkpoints, manifest_bytes, step_of
 from jadeberta.errors import CheckpointError
-from jadeberta.files import make_directory, sync_directory, write_durably
+from jadeberta.utils.files import make_directory, sync_directory, write_durably
 
 TEMPORARY, DELETED = ".tmp", ".deleted"
 CHUNK = 16 << 20

@@ -5,13 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jadeberta.checkpoint.content import read_state
 from jadeberta.checkpoint.manifest import choose
+from jadeberta.checkpoint.state_dict import read_state
 from jadeberta.config import Recipe
 from jadeberta.errors import CheckpointError
 from jadeberta.shards import ShardReader
-from jadeberta.training.schedule import learning_rate
-from jadeberta.training.state import RunState
+from jadeberta.training.lr_schedule import learning_rate
+from jadeberta.training.run_state import RunState
 
 FREE_KEYS = {
     "model": {"attention"},

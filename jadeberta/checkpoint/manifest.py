@@ -13,7 +13,7 @@ from pathlib import Path
 import orjson
 
 from jadeberta.errors import CheckpointError, NothingToResume
-from jadeberta.files import file_sha256
+from jadeberta.utils.files import file_sha256
 
 MANIFEST_NAME = "manifest.json"
 STATE_NAME = "state.json"
@@ -162,3 +162,9 @@ def choose(root: Path, resume: str, report: Callable[[str], None]) -> Path | Non
 
 def passed_over(directory: Path, fault: str) -> str:
     return f"PASSED OVER {directory.name}: {fault}"
+
+
+def newest_step(run_dir: Path) -> int:
+    """Step of the newest checkpoint, whether it can be trusted or not; -1 where there is none."""
+    names = (re.fullmatch(r"step-(\d{8})", path.name) for path in (run_dir / "checkpoints").glob("step-*"))
+    return max((int(name[1]) for name in names if name), default=-1)

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch.distributed as dist
 
-from jadeberta.checkpoint.content import read_state, restore
-from jadeberta.checkpoint.identity import refuse_foreign, refuse_inconsistent
+from jadeberta.checkpoint.compatibility import refuse_foreign, refuse_inconsistent
 from jadeberta.checkpoint.manifest import passed_over, verify
+from jadeberta.checkpoint.state_dict import read_state, restore
 from jadeberta.errors import CheckpointError, JadebertaError
 from jadeberta.training.engine import TrainingEngine
-from jadeberta.training.state import RunState
+from jadeberta.training.run_state import RunState
 
 
 class Restorer:

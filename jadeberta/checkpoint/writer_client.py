@@ -101,7 +101,7 @@ class WriterProcess:
                 [
                     sys.executable,
                     "-m",
-                    "jadeberta.checkpoint.writer",
+                    "jadeberta.checkpoint.writer_process",
                     str(self._snapshot.descriptor),
                     str(self._snapshot.size),
                     str(os.getpid()),

@@ -1,4 +1,4 @@
-"""The process that writes checkpoints beside the training: `python -m jadeberta.checkpoint.writer DESCRIPTOR BYTES`.
+"""The process that writes checkpoints beside the training: `python -m jadeberta.checkpoint.writer_process DESCRIPTOR BYTES`.
 
 Takes one JSON command a line on standard input and answers each with one line. A process of its own, because a thread that hashes and
 writes would take the interpreter from the training's. Knows bytes and names, no tensors, and dies with the training process.
@@ -20,7 +20,7 @@ import orjson
 from jadeberta.checkpoint.commit import Files, discard, prepare, prune, publish, require_space, write_file
 from jadeberta.checkpoint.manifest import directory_name, verify
 from jadeberta.errors import CheckpointError
-from jadeberta.files import sync_directory
+from jadeberta.utils.files import sync_directory
 
 NICENESS = 19
 

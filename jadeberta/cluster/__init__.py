@@ -1,1 +1,1 @@
-"""The machines: which rank this process is, and starting ranks on one machine."""
+"""The machines: which rank this process is, what Slurm says, and the process group."""

@@ -5,17 +5,11 @@ A recipe is valid or refused here with one sentence; nothing downstream has to a
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-import yaml
-
-from jadeberta.batch_sizes import BatchSizes
-from jadeberta.errors import ConfigError, explain_recipe_error
-from jadeberta.rules import validate
-
-PROJECT = Path(__file__).resolve().parents[1]
+from jadeberta.config.batch_sizes import BatchSizes
+from jadeberta.errors import ConfigError
 
 
 @dataclass
@@ -250,63 +244,6 @@ class Recipe:
     """Read and checked by `python -m preprocess`."""
 
 
-def add_recipe_arguments(parser: Any) -> None:
-    """Adds --config and one option for every key of a recipe to a jsonargparse parser."""
-    parser.add_argument("--config", action="config", help="recipe, a YAML file; options after it override its keys")
-    parser.add_argument("--run", type=RunConfig)
-    parser.add_argument("--data", type=DataConfig)
-    parser.add_argument("--model", type=ModelConfig)
-    parser.add_argument("--training", type=TrainingConfig)
-    parser.add_argument("--deepspeed", type=str, default=Recipe.deepspeed, help="DeepSpeed's settings, a JSON file")
-    parser.add_argument("--checkpoint", type=CheckpointConfig)
-    parser.add_argument("--evaluation", type=EvaluationConfig)
-    parser.add_argument("--guard", type=GuardConfig)
-    parser.add_argument("--watchdog", type=WatchdogConfig)
-    parser.add_argument("--cluster", type=ClusterConfig)
-    parser.add_argument("--logging", type=LoggingConfig)
-    parser.add_argument("--preprocess", type=dict, default={}, help="read by python -m preprocess")
-
-
-def recipe_from_arguments(arguments: Any) -> Recipe:
-    """The checked recipe of parsed arguments. Raises ConfigError."""
-    sections = {name: getattr(arguments, name) for name in Recipe.__dataclass_fields__}
-    recipe = Recipe(**{name: value for name, value in sections.items() if value is not None})
-    validate(recipe)
-    return recipe
-
-
-def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Reads a recipe file with overrides like ("--training.lr", "1e-3"). Raises ConfigError."""
-    import jsonargparse
-
-    parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    add_recipe_arguments(parser)
-    if not Path(path).is_file():
-        raise ConfigError(f"{path}: no such recipe. The ones that come with the project lie in recipes/.")
-    try:
-        arguments = parser.instantiate(parser.parse_args(["--config", str(path), *overrides]))
-    except (jsonargparse.ArgumentError, yaml.YAMLError) as e:
-        raise ConfigError(explain_recipe_error(str(e), Path(path), known_keys(), overrides)) from e
-    return recipe_from_arguments(arguments)
-
-
-def known_keys() -> list[str]:
-    """Every key of a recipe, dotted."""
-    names: list[str] = []
-    for section in fields(Recipe):
-        inner: tuple = fields(section.default_factory) if is_dataclass(section.default_factory) else ()  # type: ignore[arg-type]
-        names += [f"{section.name}.{f.name}" for f in inner] or [section.name]
-    return names
-
-
-def resolve_file(name: str) -> Path:
-    """A file named in a recipe: relative to the current directory, else to the project. Raises ConfigError."""
-    for path in (Path(name), PROJECT / name):
-        if path.is_file():
-            return path
-    raise ConfigError(f"{name}: no such file, neither here nor in {PROJECT}.")
-
-
 def accumulation_steps(global_batch_size: int, micro_batch_size: int, world_size: int, warmup: Sequence[int] = ()) -> int:
     """Micro-steps of a rank in one optimizer step.
 
@@ -330,8 +267,3 @@ def accumulation_steps(global_batch_size: int, micro_batch_size: int, world_size
         f"{micro_batch_size}. World sizes that fit: {', '.join(map(str, worlds)) or 'none'}; "
         f"micro-batches that fit {world_size} ranks: {', '.join(map(str, micros)) or 'none'}."
     )
-
-
-def dump(recipe: Recipe) -> str:
-    """The recipe, resolved, as YAML."""
-    return yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)

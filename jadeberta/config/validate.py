@@ -1,11 +1,7 @@
 """What the settings of a recipe may be: each rule is refused with one sentence, and nothing downstream has to ask again."""
 
-from typing import TYPE_CHECKING
-
+from jadeberta.config.schema import Recipe, TrainingConfig
 from jadeberta.errors import ConfigError
-
-if TYPE_CHECKING:  # the recipe is checked where it is made
-    from jadeberta.config import Recipe, TrainingConfig
 
 AT_LEAST = {
     "run.max_hours": 0, "data.workers": 0, "data.prefetch": 1, "model.num_hidden_layers": 1, "model.hidden_size": 1,
@@ -34,7 +30,7 @@ FUSED_LENGTH = 2048
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "tanh")
 
 
-def validate(recipe: "Recipe") -> None:
+def validate(recipe: Recipe) -> None:
     """Raises ConfigError where two settings contradict each other or a number is out of its range."""
     for key, low in AT_LEAST.items():
         section, name = key.split(".")
@@ -55,7 +51,7 @@ def validate(recipe: "Recipe") -> None:
         raise ConfigError("evaluation.weights is ema, but training.ema_decay 0 keeps no average; set it, say to 0.9999.")
 
 
-def _check_training(training: "TrainingConfig") -> None:
+def _check_training(training: TrainingConfig) -> None:
     if not 0 < training.mask_probability < 1:
         raise ConfigError(f"training.mask_probability is {training.mask_probability}; it must lie between 0 and 1.")
     if training.lr <= 0:
@@ -75,7 +71,7 @@ def _check_training(training: "TrainingConfig") -> None:
         )
 
 
-def _check_batch(training: "TrainingConfig") -> None:
+def _check_batch(training: TrainingConfig) -> None:
     last = 0
     for stage in training.batch_size_warmup:
         if len(stage) != 2 or min(stage) < 1:
@@ -100,7 +96,7 @@ def _check_batch(training: "TrainingConfig") -> None:
             )
 
 
-def _check_model(recipe: "Recipe") -> None:
+def _check_model(recipe: Recipe) -> None:
     model = recipe.model
     for key in ("hidden_act", "conv_act"):
         if getattr(model, key) not in ACTIVATIONS:

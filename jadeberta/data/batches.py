@@ -15,10 +15,10 @@ import xxhash
 from torch.utils.data import DataLoader, Dataset
 
 from jadeberta.data.masking import IGNORED, PAD, Masker
-from jadeberta.data.order import SampleOrder, rank_share
+from jadeberta.data.sample_order import SampleOrder, rank_share
 from jadeberta.errors import JadebertaError
 from jadeberta.shards import SetAside, ShardReader
-from jadeberta.shards.child import end_with_parent
+from jadeberta.utils.processes import end_with_parent
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jadeberta.data.order import derive_key, mix64
+from jadeberta.data.sample_order import derive_key, mix64
 
 PAD, CLS, SEP, UNK, MASK = range(5)
 SPECIAL_TOKENS = 5

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from jadeberta.batch_sizes import BatchSizes
+from jadeberta.config.batch_sizes import BatchSizes
 
 FEISTEL_ROUNDS = 6
 MASK32 = np.uint64(0xFFFFFFFF)

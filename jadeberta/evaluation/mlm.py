@@ -15,8 +15,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from jadeberta.checkpoint.consolidate import whole_weights
 from jadeberta.checkpoint.manifest import MANIFEST_NAME, choose, list_checkpoints, verify
-from jadeberta.checkpoint.whole import whole_weights
 from jadeberta.data.batches import make_micro_batch
 from jadeberta.data.masking import Masker
 from jadeberta.errors import CheckpointError, ConfigError

@@ -13,8 +13,8 @@ from jadeberta.data.batches import make_micro_batch
 from jadeberta.data.masking import Masker
 from jadeberta.evaluation.mlm import EVALUATION_SEED
 from jadeberta.shards import ShardReader
-from jadeberta.training.average import show
 from jadeberta.training.control import Asks
+from jadeberta.training.ema import show
 from jadeberta.training.engine import TrainingEngine
 
 

@@ -12,15 +12,15 @@ import transformers
 from transformers import PreTrainedModel
 
 from jadeberta.errors import ConfigError, NumericsError, OutputError
-from jadeberta.finetune.files import find_files
+from jadeberta.finetune.encoder import Encoder, open_engine
+from jadeberta.finetune.experiment import Trial
 from jadeberta.finetune.grid import Conduct, Point, points_of, whole_grid
+from jadeberta.finetune.jglue_files import find_files
 from jadeberta.finetune.options import DEFAULT_SETTING, make_parser
-from jadeberta.finetune.source import load_source
-from jadeberta.finetune.store import RESULTS, Store
-from jadeberta.finetune.table import document, scores_line, table
+from jadeberta.finetune.pretrained import load_source
+from jadeberta.finetune.results_dir import RESULTS, Store
+from jadeberta.finetune.results_table import document, scores_line, table
 from jadeberta.finetune.tasks import TASKS
-from jadeberta.finetune.trial import Trial
-from jadeberta.finetune.words import Encoder, open_engine
 from jadeberta.shards import DirectoryLock, GroupLock
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from jadeberta.errors import InputError
-from jadeberta.finetune.files import Row, read_rows
+from jadeberta.finetune.encoder import Encoder
+from jadeberta.finetune.features import Example, examples_of, texts_of
 from jadeberta.finetune.grid import Conduct, keep_out
-from jadeberta.finetune.inputs import Example, examples_of, texts_of
+from jadeberta.finetune.jglue_files import Row, read_rows
 from jadeberta.finetune.scoring import ceiling
 from jadeberta.finetune.tasks import Task
-from jadeberta.finetune.words import Encoder
 
 
 @dataclass(frozen=True)

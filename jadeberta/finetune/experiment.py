@@ -12,16 +12,16 @@ import torch
 from transformers import PreTrainedModel
 
 from jadeberta.errors import ConfigError
-from jadeberta.files import file_sha256
-from jadeberta.finetune.data import Data, read_data
+from jadeberta.finetune.dataset import Data, read_data
+from jadeberta.finetune.encoder import Encoder
+from jadeberta.finetune.features import collator
 from jadeberta.finetune.grid import Conduct, Point, Result
-from jadeberta.finetune.inputs import collator
-from jadeberta.finetune.learning import Diverged, ask, steps_of, train
+from jadeberta.finetune.pretrained import Source, build
 from jadeberta.finetune.scoring import predict, record, score
-from jadeberta.finetune.source import Source, build
 from jadeberta.finetune.tasks import Task
-from jadeberta.finetune.words import Encoder
+from jadeberta.finetune.trainer import Diverged, ask, steps_of, train
 from jadeberta.release.origin import write_origin
+from jadeberta.utils.files import file_sha256
 from preprocess.text import NORMALISER
 
 BESIDE = ("spm.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from jadeberta.finetune.files import Row
+from jadeberta.finetune.encoder import Encoder, Pieces
+from jadeberta.finetune.jglue_files import Row
 from jadeberta.finetune.spans import places_of
 from jadeberta.finetune.tasks import Kind, Task
-from jadeberta.finetune.words import Encoder, Pieces
 
 MARK = " [SEP] "
 """Stands between title and text in a context of JSQuAD."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jadeberta.finetune.files import Row
+from jadeberta.finetune.jglue_files import Row
 from jadeberta.finetune.tasks import EPOCHS, LEARNING_RATES, Task
 
 FOLD_SHARE = 0.1

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
+from jadeberta.finetune.encoder import ENGINES
 from jadeberta.finetune.tasks import TASKS
-from jadeberta.finetune.words import ENGINES
-from jadeberta.report.arguments import OneSentenceParser
+from jadeberta.utils.command_line import OneSentenceParser
 
 DEFAULT_SETTING = (3e-5, 3)
 DEFAULT_SEED = 42

@@ -14,13 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoConfig, DebertaV2Config, PreTrainedModel
 
+from jadeberta.checkpoint.consolidate import Weights, whole_weights
 from jadeberta.checkpoint.manifest import MANIFEST_NAME
-from jadeberta.checkpoint.whole import Weights, whole_weights
 from jadeberta.errors import CheckpointError
 from jadeberta.evaluation.mlm import resolve_checkpoint
-from jadeberta.files import file_sha256
 from jadeberta.finetune.tasks import Kind, Task
 from jadeberta.release.origin import read_origin
+from jadeberta.utils.files import file_sha256
 
 ENCODER = "deberta."
 HEADS: dict[Kind, Any] = {

@@ -14,7 +14,7 @@ import orjson
 from jadeberta.errors import ConfigError, InputError
 from jadeberta.finetune.grid import Point, Result
 from jadeberta.shards import DirectoryLock
-from preprocess.files import atomic_file, write_json
+from preprocess.document_files import atomic_file, write_json
 
 RESULTS = "results.json"
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from jadeberta.finetune import metrics
-from jadeberta.finetune.files import Row
-from jadeberta.finetune.inputs import Example
+from jadeberta.finetune import task_metrics as metrics
+from jadeberta.finetune.features import Example
+from jadeberta.finetune.jglue_files import Row
 from jadeberta.finetune.spans import Window, best_span
 from jadeberta.finetune.tasks import Task
 

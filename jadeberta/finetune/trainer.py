@@ -13,9 +13,9 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 from transformers import PreTrainedModel, get_scheduler
 
+from jadeberta.finetune.features import Example
 from jadeberta.finetune.grid import Conduct, Point
-from jadeberta.finetune.inputs import Example
-from jadeberta.training.progress import duration
+from jadeberta.training.console import duration
 
 Collate = Callable[[Sequence[Example]], dict[str, torch.Tensor]]
 LINE_S = 30.0

@@ -6,7 +6,7 @@ from pathlib import Path
 import orjson
 
 LAST_WORDS = "JADEBERTA_LAST_WORDS"
-"""Variable that names the folder; slurm/life.sh sets it, to LAST_WORDS_FOLDER of the run directory."""
+"""Variable that names the folder; slurm/attempt.sh sets it, to LAST_WORDS_FOLDER of the run directory."""
 LAST_WORDS_FOLDER = "logs/last-words"
 
 

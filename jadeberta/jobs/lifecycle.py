@@ -1,4 +1,4 @@
-"""The books of a Slurm job and what it asks of them: `python -m jadeberta.cluster.life begin|fit|watch|end`, called by slurm/life.sh.
+"""The books of a Slurm job and what it asks of them: `python -m jadeberta.jobs.lifecycle begin|fit|watch|end`, called by slurm/attempt.sh.
 
 Writes jobs.jsonl in the run directory, a line where a life begins and one where it ends by itself, and prints one line of words for the
 shell; the sentence for people goes to standard error. The decisions are made in `requeue.py` and `fitness.py`.
@@ -14,15 +14,16 @@ from typing import Any
 
 import orjson
 
+from jadeberta.checkpoint.manifest import newest_step
 from jadeberta.cluster.environment import slurm_job
-from jadeberta.cluster.fitness import judge_fitness
 from jadeberta.cluster.hostlist import expand
-from jadeberta.cluster.local import newest_step
-from jadeberta.cluster.requeue import Decision, Ending, Limits, decide
-from jadeberta.cluster.words import LAST_WORDS_FOLDER, read_last_words
 from jadeberta.config import Recipe, load_recipe
 from jadeberta.errors import HangError, JadebertaError
-from jadeberta.training.ledger import Ledger, read_jsonl
+from jadeberta.jobs.exit_reason import LAST_WORDS_FOLDER, read_last_words
+from jadeberta.jobs.preflight_policy import judge_fitness
+from jadeberta.jobs.requeue_policy import Decision, Ending, Limits, decide
+from jadeberta.training.ledger import Ledger
+from jadeberta.utils.json_lines import read_jsonl
 
 NAME = "jobs.jsonl"
 ENDINGS = ("hang", "lost_rank", "stop", "requeue", "done")
@@ -48,7 +49,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m jadeberta.cluster.life", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="python -m jadeberta.jobs.lifecycle", description=__doc__, allow_abbrev=False)
     parser.add_argument("what", choices=("begin", "fit", "watch", "end"))
     parser.add_argument("--config", type=Path, required=True, help="recipe; its keys are options too")
     parser.add_argument("--status", type=int, default=0, help="end: of srun")

@@ -1,4 +1,4 @@
-"""Starts the ranks of a job on this machine, with nothing but Python: `python -m jadeberta.cluster.local --ranks 2 -- pretrain ...`.
+"""Starts the ranks of a job on this machine, with nothing but Python: `python -m jadeberta.jobs.local_launcher --ranks 2 -- pretrain ...`.
 
 Promises that when one rank ends badly the others are ended too, that its status becomes the job's, and that with --restarts a job
 which another life can mend gets one. A launcher that is told to end (TERM, INT) starts nothing again.
@@ -8,16 +8,15 @@ import argparse
 import ctypes
 import itertools
 import os
-import random
-import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from jadeberta.checkpoint.manifest import newest_step
+from jadeberta.cluster.process_group import free_port
 from jadeberta.errors import ConfigError, NothingToResume, NumericsError, StopAsked
 
 GRACE_SECONDS = 20.0
@@ -35,20 +34,6 @@ def wants_another_life(status: int) -> bool:
         status: of a shell (128 and more: a signal) or of a Popen (negative: a signal).
     """
     return status not in FINAL
-
-
-def free_port() -> int:
-    """A port to meet at. Not from the kernel's own range: rank 0 listens seconds later, and any connection might take it by then."""
-    for port in random.SystemRandom().sample(range(15000, 32768), 100):
-        with socket.socket() as s:
-            try:
-                s.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise ConfigError(
-        "none of 100 ports between 15000 and 32767 is free on this machine. End what holds them, or set MASTER_PORT."
-    )
 
 
 def rank_environment(rank: int, ranks: int, port: int, cores: int) -> dict[str, str]:
@@ -75,12 +60,6 @@ def start_rank(command: list[str], rank: int, ranks: int, port: int) -> subproce
 
     cores = len(os.sched_getaffinity(0))
     return subprocess.Popen(command, env=os.environ | rank_environment(rank, ranks, port, cores), preexec_fn=end_with_parent)
-
-
-def newest_step(run_dir: Path) -> int:
-    """Step of the newest checkpoint, whether it can be trusted or not; -1 where there is none."""
-    names = (re.fullmatch(r"step-(\d{8})", path.name) for path in (run_dir / "checkpoints").glob("step-*"))
-    return max((int(name[1]) for name in names if name), default=-1)
 
 
 def run_directory(arguments: list[str]) -> Path:
@@ -178,7 +157,7 @@ def say(line: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m jadeberta.cluster.local", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m jadeberta.jobs.local_launcher", description=__doc__)
     parser.add_argument("--ranks", type=int, default=1, help="processes to start on this machine")
     parser.add_argument(
         "--restarts",

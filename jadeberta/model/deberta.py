@@ -13,10 +13,10 @@ from transformers.modeling_outputs import MaskedLMOutput
 
 from jadeberta.data.masking import IGNORED
 from jadeberta.errors import ConfigError
-from jadeberta.model.attention import FusedSelfAttention, LeanSelfAttention
+from jadeberta.model.attention.module import FusedSelfAttention, LeanSelfAttention
+from jadeberta.model.attention.triton import require as require_fused
 from jadeberta.model.convolution import TapConvolution, convolve
-from jadeberta.model.fused import require as require_fused
-from jadeberta.model.objective import MaskedSums, masked_sums
+from jadeberta.model.loss import MaskedSums, masked_sums
 
 ATTENTION_BACKENDS = ("eager", "sdpa", "fused")
 

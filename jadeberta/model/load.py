@@ -7,6 +7,7 @@ import torch
 import transformers
 from transformers import DebertaV2Config
 
+from jadeberta.config import ModelConfig
 from jadeberta.errors import CheckpointError, ConfigError
 from jadeberta.model.deberta import DebertaForMaskedLM
 
@@ -49,3 +50,9 @@ def load(path_or_config: str | Path | DebertaV2Config | dict[str, Any], attentio
     if problems := sorted([*report["missing_keys"], *report["unexpected_keys"], *map(str, report["mismatched_keys"])]):
         raise CheckpointError(f"{path}: model.safetensors does not fit config.json: {', '.join(problems[:5])}.")
     return model
+
+
+def count_parameters(model: ModelConfig) -> int:
+    """Parameters that are trained and stored, tied ones once; the model is built without memory for its weights."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in build(model.hugging_face()).parameters())

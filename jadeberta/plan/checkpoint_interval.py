@@ -1,6 +1,6 @@
 """How often to save: the share of the wall time that is useful, for failures that strike at random.
 
-Pure functions of seconds. Checked against a simulation of random failures in tests/report/test_interval.py.
+Pure functions of seconds. Checked against a simulation of random failures in tests/plan/test_checkpoint_interval.py.
 
 Symbols: tau training between two saves (interval_s), d the stall of a save (stall_s), w the time until its checkpoint counts, written
 beside the training (write_s), R from an end until training goes on (restart_s), M mean time between failures (mtbf_s).

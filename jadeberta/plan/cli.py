@@ -8,13 +8,14 @@ from pathlib import Path
 
 import orjson
 
-from jadeberta.config import ModelConfig, load_recipe
+from jadeberta.config import load_recipe
 from jadeberta.errors import ConfigError
-from jadeberta.report.arguments import OneSentenceParser, not_negative, positive
-from jadeberta.report.forecast import DEFAULTS, Cluster, Forecast, Input, forecast, measured_inputs
-from jadeberta.report.history import read_rows
-from jadeberta.report.sizes import DEFAULTS as NETWORK_DEFAULTS
-from jadeberta.report.sizes import Size, compare, network_inputs, read_preflight, sizes_table
+from jadeberta.model.load import count_parameters
+from jadeberta.plan.forecast import DEFAULTS, Cluster, Forecast, Input, forecast, measured_inputs
+from jadeberta.plan.world_sizes import DEFAULTS as NETWORK_DEFAULTS
+from jadeberta.plan.world_sizes import Size, compare, network_inputs, read_preflight, sizes_table
+from jadeberta.status.attempts import read_rows
+from jadeberta.utils.command_line import OneSentenceParser, not_negative, positive
 
 WIDTH = 130
 
@@ -77,7 +78,7 @@ def _parser() -> OneSentenceParser:
         allow_abbrev=False,
         description="What a recipe will cost on a cluster: work, days, failures to expect, and how often to save.",
         epilog="Keys of the recipe can be given as options too, such as --training.max_steps 1000. Goodput is the expected share of "
-        "the wall time that is useful, for failures that strike at random; jadeberta/report/interval.py derives it.",
+        "the wall time that is useful, for failures that strike at random; jadeberta/plan/checkpoint_interval.py derives it.",
     )
     parser.add_argument("--config", type=Path, required=True, metavar="RECIPE", help="recipe, a YAML file")
     parser.add_argument(
@@ -114,16 +115,6 @@ def _counts(text: str) -> list[int]:
 
 def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def count_parameters(model: ModelConfig) -> int:
-    """Parameters that are trained and stored, tied ones once; the model is built without memory for its weights."""
-    import torch
-
-    from jadeberta.model import build
-
-    with torch.device("meta"):
-        return sum(p.numel() for p in build(model.hugging_face()).parameters())
 
 
 def table(options: argparse.Namespace, result: Forecast, sizes: list[Size]) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 from jadeberta.config import Recipe, TrainingConfig
 from jadeberta.errors import ConfigError
-from jadeberta.report.history import Row, finite, read_history, stall_seconds
-from jadeberta.report.interval import best_interval, daly, expected_efficiency, young
+from jadeberta.plan.checkpoint_interval import best_interval, daly, expected_efficiency, young
+from jadeberta.status.attempts import Row, finite, read_history, stall_seconds
 from jadeberta.training.guard import NORMAL
 from jadeberta.training.metrics import PEAK_FLOPS, peak_flops, training_flops_per_token
 

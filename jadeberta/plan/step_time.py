@@ -2,7 +2,7 @@
 
 Pure functions of plain figures. The ring's cost is the model of latency and bandwidth of Hockney (1994) applied to the ring algorithm
 (Patarasuk and Yuan: Bandwidth optimal all-reduce algorithms for clusters of workstations, 2009), with constants that
-`jadeberta preflight` measures. What DeepSpeed sends is counted in tests/training/test_communication.py.
+`jadeberta preflight` measures. What DeepSpeed sends is counted in tests/training/test_comm_meter.py.
 """
 
 import functools

@@ -13,8 +13,8 @@ import orjson
 
 from jadeberta.config import Recipe, resolve_file
 from jadeberta.errors import ConfigError, InputError
-from jadeberta.report.forecast import Cluster, Forecast, Input
-from jadeberta.report.prediction import NO_NETWORK, Network, Ring, Work, network_of, predict, traffic, update_seconds
+from jadeberta.plan.forecast import Cluster, Forecast, Input
+from jadeberta.plan.step_time import NO_NETWORK, Network, Ring, Work, network_of, predict, traffic, update_seconds
 
 NVLINK_BYTES_PER_S = {"H200": 360e9, "H100": 360e9, "A100": 235e9, "V100": 120e9}
 """Effective rate of a ring within a node: 80% of the data sheet's rate in one direction; of the A100 what NCCL reckons with."""

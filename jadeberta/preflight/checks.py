@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from jadeberta.checkpoint.commit import SPACE_LEFT
-from jadeberta.cluster.preflight.findings import Clock, Disk, Findings, Measurements, Pair
-from jadeberta.cluster.preflight.need import Need
-from jadeberta.cluster.preflight.verdict import Complaints, Verdict, gib
+from jadeberta.preflight.requirements import Need
+from jadeberta.preflight.results import Clock, Disk, Findings, Measurements, Pair
+from jadeberta.preflight.verdict import Complaints, Verdict, gib
 
 DEVICE_SHARE = 0.7
 """Of the median of all devices. Chips of one kind differ by less than a tenth; the slowest sets the pace of all."""

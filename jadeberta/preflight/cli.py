@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from jadeberta.cluster.environment import detect
-from jadeberta.cluster.preflight.checks import DEVICE_SHARE, LINK_SHARE
 from jadeberta.config import load_recipe
 from jadeberta.errors import ConfigError
-from jadeberta.report.arguments import OneSentenceParser, positive
+from jadeberta.preflight.checks import DEVICE_SHARE, LINK_SHARE
+from jadeberta.utils.command_line import OneSentenceParser, positive
 
 DESCRIPTION = """Whether this allocation is fit to train on, in less than a minute: one process a rank, by any launcher.
 
@@ -29,8 +29,8 @@ def main(arguments: list[str]) -> int:
     process = detect(os.environ)
     # Whoever does not answer is told of in a sentence; torch's own lines and stacks would come from every rank beside it.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-    from jadeberta.cluster.preflight.bounded import Later
-    from jadeberta.cluster.preflight.conduct import Preflight
+    from jadeberta.preflight.runner import Preflight
+    from jadeberta.preflight.timeouts import Later
 
     json = options.json or Path(recipe.run.dir) / "preflight.json"
     status = Preflight(recipe, process, json, options.patience, options.siblings, options.links).run()

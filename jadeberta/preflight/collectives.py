@@ -2,10 +2,15 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
+
+from jadeberta.preflight.results import Line
+
+TRIPS = {"all_reduce": 2, "all_gather": 1}
+"""How often the data goes around the ring."""
 
 SIZES = (8, 64 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20, 256 << 20)
 """Bytes of a message: the first shows the latency, the third a bandwidth; a larger one is only tried where it fits into the time."""
@@ -99,3 +104,21 @@ def gemm_rates(device: torch.device, seconds: float) -> list[float]:
             done += count
         rates.append(done * 2 * size**3 / (time.perf_counter() - began))
     return rates
+
+
+def fit(collective: str, ranks: int, points: Sequence[tuple[int, float]]) -> Line | None:
+    """The line through the smallest and the largest message, where latency and bandwidth show alone; None for one rank.
+
+    Args:
+        collective: all_reduce or all_gather.
+        ranks: N.
+        points: S in bytes and seconds, in rising order of S, at least two.
+    """
+    if ranks < 2 or len(points) < 2:
+        return None
+    (small, short), (large, long) = points[0], points[-1]
+    steps = TRIPS[collective] * (ranks - 1)
+    # A large message that seems no slower than the small one was only timed too coarsely.
+    seconds_per_byte = max(long - short, long * 1e-3) / (large - small)
+    latency = max(0.0, short - seconds_per_byte * small) / steps
+    return Line(ranks, list(points), latency, steps / ranks / seconds_per_byte)

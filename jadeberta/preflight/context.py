@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from jadeberta.cluster.preflight.findings import Findings, Measurements
-from jadeberta.cluster.preflight.meeting import Meeting
 from jadeberta.config import Recipe
+from jadeberta.preflight.rendezvous import Meeting
+from jadeberta.preflight.results import Findings, Measurements
 
 CONNECT_S = 8.0
 """A connection within a healthy network takes milliseconds, NCCL's first one a few seconds."""

@@ -4,13 +4,13 @@ import time
 import uuid
 from typing import Any
 
-from jadeberta.cluster.preflight.bounded import TimedOut, bounded
-from jadeberta.cluster.preflight.checks import slow_devices
-from jadeberta.cluster.preflight.collectives import gemm_rates
-from jadeberta.cluster.preflight.findings import Clock
-from jadeberta.cluster.preflight.meeting import Plan
-from jadeberta.cluster.preflight.session import ANSWER_S, Session
-from jadeberta.cluster.preflight.storage import checkpoint_directories, write_speed
+from jadeberta.preflight.checks import slow_devices
+from jadeberta.preflight.collectives import gemm_rates
+from jadeberta.preflight.context import ANSWER_S, Session
+from jadeberta.preflight.rendezvous import Plan
+from jadeberta.preflight.results import Clock
+from jadeberta.preflight.storage_info import checkpoint_directories, write_speed
+from jadeberta.preflight.timeouts import TimedOut, bounded
 
 EXCHANGES = 5
 """The one with the shortest way counts: its uncertainty is the smallest."""

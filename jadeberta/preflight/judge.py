@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from jadeberta.cluster.preflight import checks
-from jadeberta.cluster.preflight.findings import Findings, Measurements
-from jadeberta.cluster.preflight.need import Need
-from jadeberta.cluster.preflight.verdict import Complaints, Verdict
+from jadeberta.preflight import checks
+from jadeberta.preflight.requirements import Need
+from jadeberta.preflight.results import Findings, Measurements
+from jadeberta.preflight.verdict import Complaints, Verdict
 
 
 def judge(

@@ -9,13 +9,13 @@ from pathlib import Path
 import orjson
 
 from jadeberta.cluster.environment import Process
-from jadeberta.cluster.preflight.bounded import TimedOut, bounded
-from jadeberta.cluster.preflight.findings import Fault, Findings
-from jadeberta.cluster.preflight.machine import host_name, job_key, look_at_device, stale_processes, versions
-from jadeberta.cluster.preflight.storage import checkpoint_directories, index_hash, look_at_disk, missing_shards
 from jadeberta.config import Recipe
 from jadeberta.errors import JadebertaError
-from jadeberta.files import make_directory
+from jadeberta.preflight.host_info import host_name, job_key, look_at_device, stale_processes, versions
+from jadeberta.preflight.results import Fault, Findings
+from jadeberta.preflight.storage_info import checkpoint_directories, index_hash, look_at_disk, missing_shards
+from jadeberta.preflight.timeouts import TimedOut, bounded
+from jadeberta.utils.files import make_directory
 
 LOOK_S = 10.0
 """A check that is not back by then hangs: each takes milliseconds, on a cold network disk a second or two."""
@@ -23,7 +23,7 @@ LOOK_S = 10.0
 
 def look_around(recipe: Recipe, process: Process, env: Mapping[str, str]) -> Findings:
     """Everything that one rank sees alone; what fails or hangs becomes a fault and does not keep the rest from being looked at."""
-    from jadeberta.checkpoint.snapshot import available_memory
+    from jadeberta.utils.memory import available_memory
 
     found = Findings(process.rank, process.local_rank, host_name(env), os.getpid())
     found.information["kernel"] = os.uname().release

@@ -4,13 +4,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jadeberta.cluster.preflight.checks import slow_links
-from jadeberta.cluster.preflight.collectives import time_collective
-from jadeberta.cluster.preflight.findings import Pair
-from jadeberta.cluster.preflight.fit import fit
-from jadeberta.cluster.preflight.meeting import Plan
-from jadeberta.cluster.preflight.session import ANSWER_S, CONNECT_S, Session
-from jadeberta.cluster.preflight.tournament import Round, rounds, second_look
+from jadeberta.preflight.checks import slow_links
+from jadeberta.preflight.collectives import fit, time_collective
+from jadeberta.preflight.context import ANSWER_S, CONNECT_S, Session
+from jadeberta.preflight.rendezvous import Plan
+from jadeberta.preflight.results import Pair
+from jadeberta.preflight.round_robin import Round, rounds, second_look
 
 PAIR_S = 0.8
 SECOND_LOOKS = 3

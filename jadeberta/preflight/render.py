@@ -4,9 +4,9 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from jadeberta.cluster.preflight.checks import best_links
-from jadeberta.cluster.preflight.findings import Findings, Measurements
-from jadeberta.cluster.preflight.verdict import Verdict
+from jadeberta.preflight.checks import best_links
+from jadeberta.preflight.results import Findings, Measurements
+from jadeberta.preflight.verdict import Verdict
 
 Document = dict[str, Any]
 

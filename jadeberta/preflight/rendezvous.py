@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 
 from jadeberta.cluster.environment import Process
-from jadeberta.cluster.preflight.bounded import Watch
-from jadeberta.cluster.preflight.findings import Findings
 from jadeberta.errors import ConfigError, HangError
+from jadeberta.preflight.results import Findings
+from jadeberta.preflight.timeouts import Watch
 
 Plan = dict[str, Any]
 

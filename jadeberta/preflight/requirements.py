@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from jadeberta.config import Recipe
-from jadeberta.report.forecast import bytes_per_parameter
+from jadeberta.plan.forecast import bytes_per_parameter
 
 FILES_PER_CHECKPOINT = 12
 """Beside one file of every rank: weights, configuration, tokenizer, state, manifest."""

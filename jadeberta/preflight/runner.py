@@ -10,18 +10,20 @@ import torch
 import torch.distributed as dist
 
 from jadeberta.cluster.environment import Process
-from jadeberta.cluster.preflight import account, hosts, links
-from jadeberta.cluster.preflight.alone import Book, look_around
-from jadeberta.cluster.preflight.bounded import Later, TimedOut, Watch, bounded, process_age
-from jadeberta.cluster.preflight.findings import Findings, Measurements
-from jadeberta.cluster.preflight.judge import judge
-from jadeberta.cluster.preflight.meeting import Dropped, Meeting
-from jadeberta.cluster.preflight.need import Need, need_of
-from jadeberta.cluster.preflight.placement import placement
-from jadeberta.cluster.preflight.session import Session
-from jadeberta.cluster.preflight.verdict import Verdict
+from jadeberta.cluster.hostlist import placement
 from jadeberta.config import Recipe
 from jadeberta.errors import HangError
+from jadeberta.preflight import host_benchmarks as hosts
+from jadeberta.preflight import network_benchmarks as links
+from jadeberta.preflight import render as account
+from jadeberta.preflight.context import Session
+from jadeberta.preflight.judge import judge
+from jadeberta.preflight.local_checks import Book, look_around
+from jadeberta.preflight.rendezvous import Dropped, Meeting
+from jadeberta.preflight.requirements import Need, need_of
+from jadeberta.preflight.results import Findings, Measurements
+from jadeberta.preflight.timeouts import Later, TimedOut, Watch, bounded, process_age
+from jadeberta.preflight.verdict import Verdict
 
 UNFIT = 1
 """Status of every rank where the verdict is not fit."""
@@ -223,7 +225,7 @@ def _device(found: Findings) -> torch.device | None:
 
 def _need(recipe: Recipe, world_size: int) -> Need:
     from jadeberta.checkpoint.manifest import list_checkpoints
-    from jadeberta.report.plan import count_parameters
+    from jadeberta.model.load import count_parameters
 
     existing = len(list_checkpoints(Path(recipe.run.dir) / "checkpoints"))
     return need_of(recipe, count_parameters(recipe.model), world_size, existing)

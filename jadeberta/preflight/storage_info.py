@@ -5,11 +5,11 @@ import os
 import time
 from pathlib import Path
 
-from jadeberta.cluster.preflight.findings import Disk
 from jadeberta.config import Recipe
-from jadeberta.files import make_directory
+from jadeberta.preflight.results import Disk
 from jadeberta.shards import ShardIndex, find_index, sums_path
-from jadeberta.shards.sums import SUM_BYTES
+from jadeberta.shards.checksums import SUM_BYTES
+from jadeberta.utils.files import make_directory
 
 WRITE_BYTES = 256 << 20
 """At most so much is written to find out how fast that goes."""

@@ -14,15 +14,15 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from jadeberta.checkpoint.content import TOKENIZER_FILES, read_state, save_tensors
+from jadeberta.checkpoint.consolidate import Weights, whole_weights
 from jadeberta.checkpoint.manifest import verify
-from jadeberta.checkpoint.whole import Weights, whole_weights
+from jadeberta.checkpoint.state_dict import TOKENIZER_FILES, read_state, save_tensors
 from jadeberta.errors import CheckpointError, OutputError
 from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.model import load
 from jadeberta.release.card import card_sentence, write_card
 from jadeberta.release.origin import origin_of, write_origin
-from jadeberta.training.ledger import read_jsonl
+from jadeberta.utils.json_lines import read_jsonl
 
 FIGURES = {"accuracy", "loss", "unigram_accuracy", "masked_tokens"}
 LOGIT_TOLERANCE = 2e-4

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from jadeberta.cluster.scaling.measured import Measured
-from jadeberta.cluster.scaling.points import Point, Series
-from jadeberta.report.prediction import NO_NETWORK, StepTime, Work, network_of, predict, traffic
+from jadeberta.plan.step_time import NO_NETWORK, StepTime, Work, network_of, predict, traffic
+from jadeberta.scaling.measurements import Measured
+from jadeberta.scaling.points import Point, Series
 
 
 @dataclass(frozen=True)

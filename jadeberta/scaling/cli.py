@@ -21,11 +21,11 @@ def main(arguments: list[str]) -> int:
         print(USAGE, end="")
         return 0
     if word == "run":
-        from jadeberta.cluster.scaling.run import main as run
+        from jadeberta.scaling.run import main as run
 
         return run(rest)
     if word == "report":
-        from jadeberta.cluster.scaling.report import main as report
+        from jadeberta.scaling.report import main as report
 
         return report(rest)
     raise ConfigError(f"'{word}' is neither 'run' nor 'report'; 'jadeberta scaling --help' explains.")

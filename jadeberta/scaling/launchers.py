@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
-from jadeberta.cluster.scaling.points import Point
-from jadeberta.cluster.scaling.store import LOG, PREFLIGHT, RECIPE
 from jadeberta.config import PROJECT
 from jadeberta.errors import ConfigError
+from jadeberta.scaling.points import Point
+from jadeberta.scaling.points_dir import LOG, PREFLIGHT, RECIPE
 
 SCRIPT = PROJECT / "slurm" / "scaling.sh"
 ALIVE = {
@@ -82,7 +82,7 @@ class LocalLauncher:
     """Ranks on this machine, one point after the other."""
 
     def command(self, point: Point, directory: Path) -> list[str]:
-        return [sys.executable, "-m", "jadeberta.cluster.local", "--ranks", str(point.ranks), "--"]
+        return [sys.executable, "-m", "jadeberta.jobs.local_launcher", "--ranks", str(point.ranks), "--"]
 
     def start(self, point: Point, directory: Path) -> str:
         given = ["--config", str(directory / RECIPE)]

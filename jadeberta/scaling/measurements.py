@@ -4,8 +4,8 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from jadeberta.cluster.scaling.store import LOG
-from jadeberta.report.history import Row, finite, read_history, stall_seconds
+from jadeberta.scaling.points_dir import LOG
+from jadeberta.status.attempts import Row, finite, read_history, stall_seconds
 from jadeberta.training.guard import NORMAL
 
 

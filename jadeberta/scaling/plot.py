@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from jadeberta.cluster.scaling.rows import Row
+from jadeberta.scaling.analysis import Row
 
 COLOURS = ("#2166ac", "#d6604d", "#1b7837", "#762a83", "#b8860b", "#4d4d4d")
 """One a series; dark enough for a white page and for paper."""

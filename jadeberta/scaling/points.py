@@ -6,7 +6,7 @@ from typing import Literal
 
 from jadeberta.config import Recipe, accumulation_steps
 from jadeberta.errors import ConfigError
-from jadeberta.report.sizes import zero_of
+from jadeberta.plan.world_sizes import zero_of
 
 Mode = Literal["strong", "weak"]
 MODES: tuple[Mode, ...] = ("strong", "weak")

@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
-from jadeberta.cluster.scaling.points import Point, Series, merge
 from jadeberta.config import Recipe, dump, load_recipe
 from jadeberta.errors import ConfigError, InputError
+from jadeberta.scaling.points import Point, Series, merge
 
 SETTINGS, RECIPE, JOB, LOG, PREFLIGHT = "scaling.json", "point.yaml", "job.json", "job.log", "preflight.json"
 

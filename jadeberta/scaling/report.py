@@ -8,14 +8,14 @@ from typing import Any
 
 import orjson
 
-from jadeberta.cluster.scaling.measured import measure, warnings_of
-from jadeberta.cluster.scaling.points import points_of
-from jadeberta.cluster.scaling.rows import Found, Row, rows_of
-from jadeberta.cluster.scaling.store import Store
 from jadeberta.errors import InputError
-from jadeberta.report.arguments import OneSentenceParser
-from jadeberta.report.sizes import zero_of
-from jadeberta.training.ledger import read_jsonl
+from jadeberta.plan.world_sizes import zero_of
+from jadeberta.scaling.analysis import Found, Row, rows_of
+from jadeberta.scaling.measurements import measure, warnings_of
+from jadeberta.scaling.points import points_of
+from jadeberta.scaling.points_dir import Store
+from jadeberta.utils.command_line import OneSentenceParser
+from jadeberta.utils.json_lines import read_jsonl
 
 
 def main(arguments: list[str]) -> int:
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     (options.directory / "report.json").write_bytes(content)
     rows = [Row(**row) for row in report["rows"]]
     write_csv(options.directory / "report.csv", rows)
-    from jadeberta.cluster.scaling.plot import draw
+    from jadeberta.scaling.plot import draw
 
     draw(rows, options.directory / "report.png", title(report))
     print(content.decode() if options.json else table(report, rows))
@@ -65,7 +65,7 @@ def collect(store: Store) -> dict[str, Any]:
     if first is None:
         raise InputError(f"{store.directory}: no point is finished yet. 'jadeberta scaling run' with the same --out runs them.")
     recipe = store.read_recipe(first)
-    from jadeberta.report.plan import count_parameters
+    from jadeberta.model.load import count_parameters
 
     parameters = count_parameters(recipe.model)
     rows = []

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jadeberta.cluster.scaling.launchers import ALIVE, Launcher, LocalLauncher, SlurmLauncher
-from jadeberta.cluster.scaling.points import MODES, STAGES, Mode, Point, lay_out, points_of, recipe_of
-from jadeberta.cluster.scaling.store import LOG, Settings, Store
 from jadeberta.config import Recipe, load_recipe
 from jadeberta.errors import ConfigError
-from jadeberta.report.arguments import OneSentenceParser
-from jadeberta.report.sizes import zero_of
+from jadeberta.plan.world_sizes import zero_of
+from jadeberta.scaling.launchers import ALIVE, Launcher, LocalLauncher, SlurmLauncher
+from jadeberta.scaling.points import MODES, STAGES, Mode, Point, lay_out, points_of, recipe_of
+from jadeberta.scaling.points_dir import LOG, Settings, Store
 from jadeberta.shards import DirectoryLock
+from jadeberta.utils.command_line import OneSentenceParser
 
 QUIET_S = 15.0
 """Longest pause between two looks at the queue; a controller serves the whole cluster."""
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
         if watch.jobs:
             say(f"{store.directory}: interrupted. {launcher.remedy(list(watch.jobs.values()))}")
         raise
-    from jadeberta.cluster.scaling.report import main as report
+    from jadeberta.scaling.report import main as report
 
     lock.release()
     if len(failed) < len(points):

@@ -12,8 +12,8 @@ import numpy as np
 import xxhash
 
 from jadeberta.errors import ShardError
-from jadeberta.files import sync_directory, write_durably
 from jadeberta.shards.index import ShardEntry
+from jadeberta.utils.files import sync_directory, write_durably
 
 SUM_BYTES = 8
 

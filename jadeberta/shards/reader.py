@@ -17,8 +17,8 @@ import numpy as np
 import xxhash
 
 from jadeberta.errors import ShardError
+from jadeberta.shards.checksums import SUM_BYTES, read_sums, sums_path
 from jadeberta.shards.index import WORD_START, ShardEntry, ShardIndex, find_index
-from jadeberta.shards.sums import SUM_BYTES, read_sums, sums_path
 
 OPEN_FILES = 256
 SUMS_IN_MEMORY = 2**30

@@ -1,4 +1,4 @@
-"""Hashes the shards of a directory without sums, beside the training: `python -m jadeberta.shards.sweep DIRECTORY --rank 0 --world 1`.
+"""Hashes the shards of a directory without sums, beside the training: `python -m jadeberta.shards.scrub DIRECTORY --rank 0 --world 1`.
 
 Where every row has a sum, rows are checked as they are read and nothing is swept. The process has the lowest priority, leaves signals
 to the training process, and ends with it. It prints a JSON object for each faulty shard, and one when it is done.
@@ -14,10 +14,10 @@ from typing import IO, Literal
 
 import orjson
 
-from jadeberta.files import file_sha256
-from jadeberta.shards.child import end_with_parent
 from jadeberta.shards.index import ShardEntry, ShardIndex, find_index
 from jadeberta.shards.reader import SetAside, ShardReader
+from jadeberta.utils.files import file_sha256
+from jadeberta.utils.processes import end_with_parent
 
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -33,7 +33,7 @@ class Sweep:
         self._pending = b""
         if all(entry.sums_sha256 for entry in _training_shards(reader.index)):
             return
-        command = [sys.executable, "-m", "jadeberta.shards.sweep", str(reader.directory)]
+        command = [sys.executable, "-m", "jadeberta.shards.scrub", str(reader.directory)]
         command += ["--rank", str(rank), "--world", str(world_size), "--parent", str(os.getpid())]
         # Blocked while it starts: a signal to the whole process group must not end it before it has learned to ignore that.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
@@ -94,7 +94,7 @@ def shard_reason(path: Path, entry: ShardEntry) -> str | None:
 
 def main() -> None:
     """Ends with status 0 when all shards of this share were read, faulty or not."""
-    parser = argparse.ArgumentParser(prog="python -m jadeberta.shards.sweep", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="python -m jadeberta.shards.scrub", description=__doc__, allow_abbrev=False)
     parser.add_argument("directory", type=Path, help="holds index.json")
     parser.add_argument(
         "--rank", type=int, default=0, help="which share of the training shards: those whose number leaves this rest"

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from jadeberta.errors import ShardError
-from jadeberta.files import file_sha256
+from jadeberta.shards.checksums import read_sums, row_sums, sums_of_tar, sums_path
 from jadeberta.shards.index import WORD_START, ShardEntry, ShardIndex, find_index
-from jadeberta.shards.sums import read_sums, row_sums, sums_of_tar, sums_path
 from jadeberta.shards.writer import list_blocks
+from jadeberta.utils.files import file_sha256
 
 ROWS_NAMED = 5
 CLS, SEP = 1, 2

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from jadeberta.files import file_sha256, sync_directory
+from jadeberta.shards.checksums import row_sums, write_sums
 from jadeberta.shards.index import ShardEntry
-from jadeberta.shards.sums import row_sums, write_sums
+from jadeberta.utils.files import file_sha256, sync_directory
 
 SEQUENCE_LENGTH = 512
 BLOCK_SEQUENCES = 1000

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jadeberta.errors import InputError
-from jadeberta.training.ledger import read_jsonl
+from jadeberta.utils.json_lines import read_jsonl
 
 Row = dict[str, Any]
 

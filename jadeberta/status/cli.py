@@ -10,14 +10,14 @@ from pathlib import Path
 
 import orjson
 
-from jadeberta.report import sections
-from jadeberta.report.accounts import RECENT_STEPS, Account, account
-from jadeberta.report.ahead import Goal, jobs_to_come, next_save, read_goal, training_left_s
-from jadeberta.report.arguments import OneSentenceParser, positive
-from jadeberta.report.history import Row, finite, read_rows
-from jadeberta.report.jobs import Slurm, look
-from jadeberta.training.ledger import read_jsonl
-from jadeberta.training.progress import duration
+from jadeberta.status import text_tables as sections
+from jadeberta.status.attempts import Row, finite, read_rows
+from jadeberta.status.eta import Goal, jobs_to_come, next_save, read_goal, training_left_s
+from jadeberta.status.goodput import RECENT_STEPS, Account, account
+from jadeberta.status.slurm_jobs import Slurm, look
+from jadeberta.training.console import duration
+from jadeberta.utils.command_line import OneSentenceParser, positive
+from jadeberta.utils.json_lines import read_jsonl
 
 SILENT_S = 600.0
 """A run that has not said how it ended counts as living while its last sign of life is younger."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from jadeberta.errors import StopAsked
-from jadeberta.report.history import History, Row, Step, finite, stall_seconds
+from jadeberta.status.attempts import History, Row, Step, finite, stall_seconds
 
 
 @dataclass

@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from jadeberta.batch_sizes import ALIKE, BatchSizes
-from jadeberta.report.accounts import Account
-from jadeberta.report.jobs import Slurm
+from jadeberta.config.batch_sizes import ALIKE, BatchSizes
+from jadeberta.status.goodput import Account
+from jadeberta.status.slurm_jobs import Slurm
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from jadeberta.errors import RequeueWanted, StopAsked
-from jadeberta.report.gaps import time_between_steps
-from jadeberta.report.history import History, Row, Step, finite, read_history, stall_seconds
+from jadeberta.status.attempts import History, Row, Step, finite, read_history, stall_seconds
+from jadeberta.status.downtime import time_between_steps
 
 RECENT_STEPS = 100
 """Steps behind the figures of the present moment."""

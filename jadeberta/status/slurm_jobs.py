@@ -8,9 +8,9 @@ from pathlib import Path
 
 import orjson
 
-from jadeberta.report.history import Row, finite
-from jadeberta.report.queue import Job, ask, ask_following
-from jadeberta.training.ledger import read_jsonl
+from jadeberta.cluster.slurm import Job, ask, ask_following
+from jadeberta.status.attempts import Row, finite
+from jadeberta.utils.json_lines import read_jsonl
 
 BOOKS = "jobs.jsonl"
 STILL_STARTING_S = 600.0
@@ -50,7 +50,7 @@ class Slurm:
     ends: list[Row] = field(default_factory=list)
     """What was decided about lives that ended by themselves, first to last."""
     kept_books: bool = False
-    """slurm/life.sh runs the job, which ends soon after its ranks. Without, say in an interactive one, it may outlive them."""
+    """slurm/attempt.sh runs the job, which ends soon after its ranks. Without, say in an interactive one, it may outlive them."""
     ended: bool = False
     """The newest life has such a row."""
     note: str = ""
@@ -85,7 +85,7 @@ def look(run: Path, ledger: list[Row], now: float) -> Slurm:
 def newest_job(books: list[Row], ledger: list[Row]) -> Row | None:
     """What Slurm said of its job to the run's newest life: job, array, restarts, name, partition, hosts; None where that was no job.
 
-    Jobs that do not run by slurm/life.sh keep no books; then the ledger's `start` has it.
+    Jobs that do not run by slurm/attempt.sh keep no books; then the ledger's `start` has it.
     """
     told = [(_at(row), row) for row in books if row.get("event") == "begin"][-1:]
     told += [(_at(row), row.get("slurm") or {}) for row in ledger if row.get("event") == "start"][-1:]

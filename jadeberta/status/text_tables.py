@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from jadeberta.checkpoint.manifest import list_checkpoints
-from jadeberta.report.accounts import PARTS, Account
-from jadeberta.report.history import Row, finite
-from jadeberta.report.jobs import Slurm
-from jadeberta.training.progress import duration
+from jadeberta.status.attempts import Row, finite
+from jadeberta.status.goodput import PARTS, Account
+from jadeberta.status.slurm_jobs import Slurm
+from jadeberta.training.console import duration
 
 ROWS_SHOWN = 8
 """Lives and heartbeats in the table; --json has every life."""

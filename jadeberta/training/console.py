@@ -3,7 +3,7 @@
 import sys
 import time
 
-from jadeberta.batch_sizes import ALIKE, BatchSizes
+from jadeberta.config.batch_sizes import ALIKE, BatchSizes
 
 
 def duration(seconds: float) -> str:

@@ -4,10 +4,8 @@ The only file that calls DeepSpeed, with `zero_state.py` beside it, which knows 
 """
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,71 +13,17 @@ import torch
 import torch.distributed as dist
 
 from jadeberta.cluster.environment import Process
-from jadeberta.cluster.local import free_port
 from jadeberta.config import Recipe, resolve_file
 from jadeberta.data.batches import MicroBatch, StepBatch
-from jadeberta.data.order import derive_key
-from jadeberta.errors import ConfigError, HangError
+from jadeberta.data.sample_order import derive_key
+from jadeberta.errors import ConfigError
 from jadeberta.model import DebertaForMaskedLM, build
 from jadeberta.model.recompute import recomputing_cheaply
-from jadeberta.training.average import WeightAverage
-from jadeberta.training.communication import Communication, CommunicationMeter
+from jadeberta.training.comm_meter import Communication, CommunicationMeter
 from jadeberta.training.control import Asks
+from jadeberta.training.ema import WeightAverage
 from jadeberta.training.guard import UpdateGuard
 from jadeberta.training.zero_state import create_optimizer_state
-
-
-def choose_device(recipe: Recipe, process: Process) -> torch.device:
-    """Raises ConfigError where the recipe asks for a GPU that is not there."""
-    available = torch.cuda.is_available()
-    if recipe.run.device == "cuda" and not available:
-        raise ConfigError(
-            "run.device is 'cuda' but torch sees no GPU on this machine; check the driver or set run.device to cpu."
-        )
-    if recipe.run.device == "cpu" or not available:
-        return torch.device("cpu")
-    devices = torch.cuda.device_count()
-    # srun --gpus-per-task shows each rank a single device, its own.
-    index = process.local_rank if devices > 1 else 0
-    if index >= devices:
-        raise ConfigError(
-            f"local rank {process.local_rank} has no GPU: {devices} are visible on this host. Start one rank a GPU (--ntasks-per-node)."
-        )
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
-
-
-def join_process_group(process: Process, device: torch.device, patience: float) -> None:
-    """Makes this process a rank of the job, over NCCL on GPUs and gloo on CPUs; waits `patience` seconds for the others."""
-    os.environ["DS_ACCELERATOR"] = device.type
-    # DeepSpeed and torch read the place from the environment; torchrun's own store is found there too.
-    os.environ |= {"RANK": str(process.rank), "LOCAL_RANK": str(process.local_rank), "WORLD_SIZE": str(process.world_size)}
-    os.environ |= {"MASTER_ADDR": process.master_addr, "MASTER_PORT": str(process.master_port or free_port())}
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    try:
-        dist.init_process_group(backend, init_method="env://", timeout=timedelta(seconds=patience))
-    except dist.DistError as e:
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        reason = str(e).splitlines()[0]
-        if "EADDRINUSE" in reason:
-            raise ConfigError(
-                f"rank {process.rank} cannot meet the others at {where} ({reason}). Free the port or set MASTER_PORT."
-            ) from e
-        raise HangError(f"rank {process.rank} did not meet the others at {where} within {patience:.0f} s ({reason}).") from e
-
-
-def set_timeouts(seconds: float, group: "dist.ProcessGroup | None" = None) -> None:
-    """Sets after which time a collective of a group, or of every group there is, gives up waiting for the others."""
-    from torch.distributed import distributed_c10d
-
-    for each in [group] if group is not None else list(distributed_c10d._world.pg_map):
-        distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), each)
-
-
-def is_lost_peer(error: BaseException) -> bool:
-    """Whether a collective failed because another rank is silent or gone."""
-    of_transport = isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
-    return isinstance(error, RuntimeError) and of_transport
 
 
 def deepspeed_settings(recipe: Recipe, world_size: int) -> dict[str, Any]:

@@ -6,14 +6,15 @@ from typing import Literal, Protocol
 
 import torch.distributed as dist
 
+from jadeberta.cluster.process_group import set_timeouts
 from jadeberta.config import Recipe
 from jadeberta.errors import ShardError
 from jadeberta.shards import SetAside, ShardReader
+from jadeberta.training.console import Progress
 from jadeberta.training.control import Asks, Control
-from jadeberta.training.engine import TrainingEngine, set_timeouts
-from jadeberta.training.heartbeat import Heart
+from jadeberta.training.engine import TrainingEngine
 from jadeberta.training.ledger import Ledger
-from jadeberta.training.progress import Progress
+from jadeberta.training.watchdog.client import Heart
 
 GRACE_S = 60.0
 """By so much the watchdog, which knows who hangs, is ahead of the collectives' own time limit."""

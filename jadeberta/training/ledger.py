@@ -9,6 +9,8 @@ from typing import Any
 
 import orjson
 
+from jadeberta.utils.json_lines import read_jsonl
+
 
 class Ledger:
     """Appends events; each is on the disk when `write` returns."""
@@ -38,17 +40,6 @@ class Ledger:
         except OSError as e:
             self._cut = True  # whatever part of the line was written ends before the next
             print(f"ledger cannot be written ({e.strerror}): {event} {fields}", file=sys.stderr, flush=True)
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The whole objects of a JSON Lines file; a line cut short by a kill is left out."""
-    rows = []
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            rows.append(orjson.loads(line))
-        except orjson.JSONDecodeError:
-            continue
-    return rows
 
 
 def next_life(path: Path) -> int:

@@ -9,15 +9,15 @@ import numpy as np
 
 from jadeberta.config import Recipe
 from jadeberta.data.batches import StepBatch
-from jadeberta.data.order import SampleOrder, data_step
+from jadeberta.data.sample_order import SampleOrder, data_step
 from jadeberta.errors import CheckpointError, NumericsError, RequeueWanted, StopAsked
 from jadeberta.shards import SetAside
-from jadeberta.training.agreement import differing_ranks
 from jadeberta.training.control import Asks
 from jadeberta.training.engine import TrainingEngine
-from jadeberta.training.log import RunLog
-from jadeberta.training.schedule import rate_of
-from jadeberta.training.state import RunState
+from jadeberta.training.lr_schedule import rate_of
+from jadeberta.training.replica_check import differing_ranks
+from jadeberta.training.run_log import RunLog
+from jadeberta.training.run_state import RunState
 
 
 class Saver(Protocol):

@@ -5,11 +5,11 @@ from typing import Any
 
 from jadeberta.config import Recipe
 from jadeberta.data.batches import StepBatch
+from jadeberta.training.console import Progress
 from jadeberta.training.engine import StepResult
 from jadeberta.training.ledger import Ledger
 from jadeberta.training.metrics import MetricsWriter, peak_flops, training_flops_per_token
-from jadeberta.training.progress import Progress
-from jadeberta.training.state import RunState
+from jadeberta.training.run_state import RunState
 
 
 class RunLog:

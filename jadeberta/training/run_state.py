@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from jadeberta.batch_sizes import BatchSizes
-from jadeberta.data.order import Ranges, data_step
+from jadeberta.config.batch_sizes import BatchSizes
+from jadeberta.data.sample_order import Ranges, data_step
 
 
 @dataclass

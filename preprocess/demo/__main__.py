@@ -1,4 +1,4 @@
-"""`python -m preprocess.demo_corpus DIR`: a Japanese corpus of our own in the three formats that `extract` reads.
+"""`python -m preprocess.demo DIR`: a Japanese corpus of our own in the three formats that `extract` reads.
 
 Promises that the same seed gives the same bytes, and `expected.json` with what a right extraction finds.
 Every sentence comes from our own grammar over JumanDIC's words: there is enough to learn to see a small model learn.
@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 from preprocess.demo.documents import Lexicon
-from preprocess.demo.web import write_cc100, write_oscar
-from preprocess.demo.wikipedia import write_wikipedia
-from preprocess.demo.words import load_words
-from preprocess.files import write_json
+from preprocess.demo.vocabulary import load_words
+from preprocess.demo.web_corpora import write_cc100, write_oscar
+from preprocess.demo.wikipedia_dump import write_wikipedia
+from preprocess.document_files import write_json
 
 DOCUMENTS = 7600
 SHARES = {"wikipedia": 0.3, "cc100": 0.4, "oscar": 0.3}
@@ -36,7 +36,7 @@ def write_corpus(directory: Path, documents: int = DOCUMENTS, seed: int = 0, osc
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m preprocess.demo_corpus",
+        prog="python -m preprocess.demo",
         description="Write a Japanese corpus of our own as a Wikipedia dump, a CC-100 file and an OSCAR file, "
         "with expected.json to check an extraction by. The same seed gives the same bytes.",
     )

@@ -23,7 +23,7 @@ from preprocess.demo.grammar import (
     Verb,
     copula,
 )
-from preprocess.demo.words import Word
+from preprocess.demo.vocabulary import Word
 
 Item = TypeVar("Item")
 

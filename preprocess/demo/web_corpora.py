@@ -14,7 +14,7 @@ import zstandard
 
 from preprocess.demo.documents import Document, Lexicon
 from preprocess.demo.sentences import write
-from preprocess.files import atomic_file
+from preprocess.document_files import atomic_file
 
 WIDE_DIGITS = str.maketrans("0123456789", "０１２３４５６７８９")
 

@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 
 from preprocess.demo.documents import Document, Lexicon
 from preprocess.demo.sentences import write
-from preprocess.files import atomic_file
+from preprocess.document_files import atomic_file
 
 NAME = "jawiki-demo-pages-articles-multistream"
 PAGES_IN_STREAM = 50

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from jadeberta.shards import ConfigError, InputError, JadebertaError, OutputError
-from preprocess.account import Account, Weigh
-from preprocess.deck import END, WAIT, Deck
+from preprocess.executors.counters import Account, Weigh
+from preprocess.executors.task_queue import END, WAIT, Deck
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jadeberta.shards import ConfigError, GroupLock, InputError, JadebertaError
-from preprocess.account import Account, Weigh
-from preprocess.claims import PieceState, Step, next_step, read_states
-from preprocess.comm import MPI_VARIABLES, Comm, Piece, Result, fit_to_travel, missing_source, name_of
-from preprocess.deck import STALL_SECONDS
-from preprocess.files import atomic_file, remove_leftovers, write_json
-from preprocess.heartbeat import Heartbeat, Watch
+from preprocess.document_files import atomic_file, remove_leftovers, write_json
+from preprocess.executors.counters import Account, Weigh
+from preprocess.executors.executor import MPI_VARIABLES, Comm, Piece, Result, fit_to_travel, missing_source, name_of
+from preprocess.executors.file_claims import PieceState, Step, next_step, read_states
+from preprocess.executors.liveness import Heartbeat, Watch
+from preprocess.executors.task_queue import STALL_SECONDS
 
 SILENCE_SECONDS = 60.0
 """Without a sign of life for so long a process is taken for dead."""

@@ -30,7 +30,7 @@ class Heartbeat:
             path: file to renew, in a directory that exists.
             silence: seconds of standstill after which others take this process for dead; see `beat`.
         """
-        command = [sys.executable, "-m", "preprocess.heartbeat", str(path), str(silence)]
+        command = [sys.executable, "-m", "preprocess.executors.liveness", str(path), str(silence)]
         self._stopping = False
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         if self._process.stdout is None or not self._process.stdout.readline():

@@ -19,7 +19,7 @@ from typing import TextIO
 import orjson
 
 from jadeberta.shards import is_held
-from preprocess.account import FOR_ALL, Account, State, state_of
+from preprocess.executors.counters import FOR_ALL, Account, State, state_of
 
 INTERVAL_SECONDS = 2.0
 """Between two renewals of a rank's file, and of the line on a terminal."""

@@ -21,9 +21,9 @@ import orjson
 import xxhash
 
 from jadeberta.shards import ConfigError
-from preprocess.comm import Comm
 from preprocess.config import DuplicatesConfig
-from preprocess.files import atomic_path, read_json, read_jsonl_zst, write_json
+from preprocess.document_files import atomic_path, read_json, read_jsonl_zst, write_json
+from preprocess.executors.executor import Comm
 from preprocess.text import normalise
 
 PERMUTATIONS = 128

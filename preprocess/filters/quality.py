@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from jadeberta.shards import ConfigError
-from preprocess.readers.piece import Document
+from preprocess.readers.input_split import Document
 
 KEY = "preprocess.quality"
 INSTALL = "Install it with: pip install 'jadeberta[quality]'."

@@ -13,7 +13,7 @@ from types import ModuleType
 from jadeberta.shards import ConfigError, InputError
 from preprocess.config import CorpusConfig
 from preprocess.readers import cc100, jsonl, oscar, wikipedia
-from preprocess.readers.piece import Document, Piece, natural_key
+from preprocess.readers.input_split import Document, Piece, natural_key
 
 READERS: dict[str, ModuleType] = {"wikipedia": wikipedia, "cc100": cc100, "oscar": oscar, "jsonl": jsonl}
 

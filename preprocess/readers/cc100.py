@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from preprocess.compressed import decode
-from preprocess.readers.piece import Document, Piece, file_pieces, source_of
+from preprocess.readers.input_split import Document, Piece, file_pieces, source_of
 
 
 def pieces(corpus: str, files: list[Path]) -> list[Piece]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jadeberta.shards import InputError
 from preprocess.config import CorpusConfig
-from preprocess.readers.piece import stem
+from preprocess.readers.input_split import stem
 
 # The same pages are published in several ways; the first found is taken, as reading two would double Wikipedia.
 WIKIPEDIA_PATTERNS = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preprocess.compressed import DOWNLOAD_AGAIN, chunks, lines
-from preprocess.files import read_json
+from preprocess.document_files import read_json
 
 Document = dict[str, str]
 CUT_BYTES = 32 * 2**20

@@ -10,7 +10,7 @@ import orjson
 
 from jadeberta.shards import InputError
 from preprocess.compressed import decode
-from preprocess.readers.piece import Document, Piece, file_pieces, source_of
+from preprocess.readers.input_split import Document, Piece, file_pieces, source_of
 
 
 def pieces(corpus: str, files: list[Path]) -> list[Piece]:

@@ -1,7 +1,7 @@
 """What of a Wikipedia page is text: every rule about a name, in one table for each kind of markup. `markup.py` applies them.
 
 Kept are the words that a reader sees in running text; dropped is what is no sentence: tables, notes, media, navigation, lists of
-sources. A rule is added here together with a case in tests/preprocess/test_markup.py, which fails where a name has none.
+sources. A rule is added here together with a case in tests/preprocess/readers/test_markup.py, which fails where a name has none.
 """
 
 import re

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jadeberta.shards import InputError
+from preprocess.readers.input_split import Document, Piece, file_pieces
 from preprocess.readers.jsonl import begins, rows, text_of
-from preprocess.readers.piece import Document, Piece, file_pieces
 
 __all__ = ["begins", "documents", "pieces"]
 

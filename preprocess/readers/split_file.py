@@ -17,8 +17,8 @@ import zstandard
 
 from jadeberta.shards import ConfigError, InputError
 from preprocess.compressed import DECOMPRESSORS, DOWNLOAD_AGAIN, MAX_LINE_BYTES, DamagedFile, chunks_ahead
-from preprocess.files import atomic_file, read_json, write_json
-from preprocess.readers.piece import Piece
+from preprocess.document_files import atomic_file, read_json, write_json
+from preprocess.readers.input_split import Piece
 
 LEVEL = 1
 """Of zstd: the text lies there for some minutes."""

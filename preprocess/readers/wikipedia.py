@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 
 from jadeberta.shards import InputError
 from preprocess.compressed import DOWNLOAD_AGAIN, DamagedFile, chunks, lines
+from preprocess.readers.input_split import Document, Piece, file_pieces, source_of, stem
 from preprocess.readers.markup import clean, is_disambiguation
-from preprocess.readers.piece import Document, Piece, file_pieces, source_of, stem
 
 # About 1,600 pages, 2.5 MB compressed: half a minute of work, so that a kill costs little and ranks end together.
 STREAMS_PER_PIECE = 16

@@ -20,12 +20,14 @@ import orjson
 import xxhash
 
 from jadeberta.shards import ConfigError, InputError
-from preprocess import duplicates, quality, readers
-from preprocess.comm import Comm
+from preprocess import readers
 from preprocess.config import PreprocessConfig
-from preprocess.cutting import Cutting, Extent, cut_file, extent_of, is_cut, remove, require_whole
-from preprocess.files import Names, atomic_file, read_json, write_json, write_jsonl_zst
-from preprocess.readers.piece import Document, Piece, natural_key
+from preprocess.document_files import Names, atomic_file, read_json, write_json, write_jsonl_zst
+from preprocess.executors.executor import Comm
+from preprocess.filters import deduplicate as duplicates
+from preprocess.filters import quality
+from preprocess.readers.input_split import Document, Piece, natural_key
+from preprocess.readers.split_file import Cutting, Extent, cut_file, extent_of, is_cut, remove, require_whole
 
 # Goes into every marker: change it with any rule of a reader, so that old and new texts never mix in one output.
 EXTRACTOR = "extract-2"

@@ -32,15 +32,15 @@ from jadeberta.shards import (
     sums_path,
     write_shard,
 )
-from preprocess.characters import MARKED, encode_characters, take_marks, with_spaces
-from preprocess.comm import Comm
 from preprocess.config import PreprocessConfig
-from preprocess.extract import list_parts, read_documents, stream_markers
-from preprocess.files import atomic_file, jsonl_zst_writer, read_json, read_jsonl_zst, write_json
-from preprocess.packing import CLS, SEP, Document, best_fit, concatenate
-from preprocess.segment import list_words, read_segmenter, read_words
+from preprocess.document_files import atomic_file, jsonl_zst_writer, read_json, read_jsonl_zst, write_json
+from preprocess.executors.executor import Comm
+from preprocess.stages.extract import list_parts, read_documents, stream_markers
+from preprocess.stages.segment import list_words, read_segmenter, read_words
+from preprocess.stages.tokenizer import read_training
 from preprocess.text import NORMALISER, SPLITTER
-from preprocess.tokenizer import read_training
+from preprocess.tokenization.characters import MARKED, encode_characters, take_marks, with_spaces
+from preprocess.tokenization.packing import CLS, SEP, Document, best_fit, concatenate
 
 log = logging.getLogger(__name__)
 

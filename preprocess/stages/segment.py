@@ -14,13 +14,13 @@ from typing import Any
 import orjson
 
 from jadeberta.shards import ConfigError, SegmenterError
-from preprocess.comm import Comm
 from preprocess.config import PreprocessConfig, SegmenterConfig
-from preprocess.duplicates import without_duplicates
-from preprocess.extract import list_parts, read_markers, require_complete
-from preprocess.files import read_json, read_jsonl_zst, write_json
-from preprocess.segment_part import SUFFIX, segment_part
+from preprocess.document_files import read_json, read_jsonl_zst, write_json
+from preprocess.executors.executor import Comm
+from preprocess.filters.deduplicate import without_duplicates
 from preprocess.segmenters import Segmenter, open_segmenter
+from preprocess.stages.extract import list_parts, read_markers, require_complete
+from preprocess.stages.segment_part import SUFFIX, segment_part
 from preprocess.text import NORMALISER, SPLITTER
 
 COUNTS = ("documents", "sentences", "words", "bytes", "restarts", "order_checked", "order_dependent", "seconds")

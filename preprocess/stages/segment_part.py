@@ -15,10 +15,10 @@ from typing import Any
 import orjson
 
 from jadeberta.shards import SegmenterError
-from preprocess.extract import read_documents
-from preprocess.files import atomic_file, write_jsonl_zst
+from preprocess.document_files import atomic_file, write_jsonl_zst
 from preprocess.segmenters import Rejected, Segmenter
 from preprocess.segmenters.recheck import Recheck
+from preprocess.stages.extract import read_documents
 from preprocess.text import split_sentences
 
 SUFFIX = ".jsonl.zst"

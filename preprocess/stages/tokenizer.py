@@ -18,13 +18,19 @@ import orjson
 import sentencepiece
 
 from jadeberta.shards import ConfigError, file_sha256
-from preprocess.comm import Comm
 from preprocess.config import PreprocessConfig
-from preprocess.coverage import measure
-from preprocess.files import atomic_file, atomic_path, read_json, write_json
-from preprocess.pieces import SPECIAL_TOKENS, read_counts, seed_pieces, train_sentencepiece, write_counts
-from preprocess.segment import list_words
-from preprocess.word_counts import Ranked, rank_words
+from preprocess.document_files import atomic_file, atomic_path, read_json, write_json
+from preprocess.executors.executor import Comm
+from preprocess.stages.segment import list_words
+from preprocess.tokenization.coverage import measure
+from preprocess.tokenization.sentencepiece_training import (
+    SPECIAL_TOKENS,
+    read_counts,
+    seed_pieces,
+    train_sentencepiece,
+    write_counts,
+)
+from preprocess.tokenization.word_counts import Ranked, rank_words
 
 log = logging.getLogger(__name__)
 

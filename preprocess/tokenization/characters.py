@@ -12,8 +12,8 @@ import numpy as np
 import sentencepiece
 
 from jadeberta.shards import WORD_START, InputError
-from preprocess.packing import CLS, SEP, Document, Rows
 from preprocess.text import split_sentences
+from preprocess.tokenization.packing import CLS, SEP, Document, Rows
 
 SPACE = "▁"
 """Before a word in a row of words: the text has a space there. No normalised text holds this character."""

@@ -13,9 +13,9 @@ from typing import Any
 import sentencepiece
 
 from jadeberta.shards import ConfigError
-from preprocess.pieces import SPECIAL_TOKENS, read_counts, train_sentencepiece
 from preprocess.segmenters.mecab import JumanDic
-from preprocess.word_counts import WordCount
+from preprocess.tokenization.sentencepiece_training import SPECIAL_TOKENS, read_counts, train_sentencepiece
+from preprocess.tokenization.word_counts import WordCount
 
 UNK = SPECIAL_TOKENS.index("[UNK]")
 BATCH_WORDS = 20_000

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jadeberta.shards import SEQUENCE_LENGTH
-from preprocess.pieces import SPECIAL_TOKENS
+from preprocess.tokenization.sentencepiece_training import SPECIAL_TOKENS
 
 CLS, SEP = SPECIAL_TOKENS.index("[CLS]"), SPECIAL_TOKENS.index("[SEP]")
 CONTENT = SEQUENCE_LENGTH - 2

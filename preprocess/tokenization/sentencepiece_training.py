@@ -9,8 +9,8 @@ from typing import Literal
 
 import sentencepiece
 
-from preprocess.files import atomic_file
-from preprocess.word_counts import Tally, WordCount
+from preprocess.document_files import atomic_file
+from preprocess.tokenization.word_counts import Tally, WordCount
 
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
 """Their ids are their places here."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.steps.account import Account, account
+from bench.steps.counted_costs import Account, account
 from jadeberta.config import load_recipe
 from tests.helpers import ROOT
 

@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from bench.parity.runs import VARIANTS, Curve, Setting, check_batches, train
-from bench.parity.statistic import compare, largest_relative, two_sided
+from bench.loss_curves.runs import VARIANTS, Curve, Setting, check_batches, train
+from bench.loss_curves.significance import compare, largest_relative, two_sided
 from tests.helpers import make_shards
 
 

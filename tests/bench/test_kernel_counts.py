@@ -10,15 +10,15 @@ import torch
 from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
 
 from bench.attention import row_of, table
-from bench.kernels.correct import Case, call_of, errors
+from bench.kernels.check_kernels import Case, call_of, errors
 from bench.kernels.formula import formula
+from bench.kernels.implementations import theirs
 from bench.kernels.limits import A100, H100, limit, resident
+from bench.kernels.matrix_work import made_units, needed_flops, share
 from bench.kernels.sass import Instruction, by_kind, loops, matmul_work, read
-from bench.kernels.ways import theirs
-from bench.kernels.work import made_units, needed_flops, share
-from jadeberta.model.disentangled import attend
-from jadeberta.model.fused import tiles
-from jadeberta.model.fused.tiles import Tile
+from jadeberta.model.attention.dispatch import attend
+from jadeberta.model.attention.triton import tiles
+from jadeberta.model.attention.triton.tiles import Tile
 
 CODE = """
 .text.kernel:
@@ -145,7 +145,8 @@ def test_the_formula_that_gpus_are_checked_against_is_the_cpus_own_way_and_drops
 
 
 @pytest.mark.parametrize(
-    "program", ["bench.attention", "bench.kernels.correct", "bench.kernels.parity", "jadeberta.model.fused.tune"]
+    "program",
+    ["bench.attention", "bench.kernels.check_kernels", "bench.kernels.loss_parity", "jadeberta.model.attention.triton.tune"],
 )
 def test_what_needs_a_gpu_says_so_in_one_sentence_and_leaves_the_table_of_tiles(program, monkeypatch, capsys) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -188,7 +189,7 @@ def test_another_packages_function_is_timed_alone_with_all_that_its_module_gives
 
 
 def test_the_parity_run_holds_three_runs_a_seed_against_each_other(capsys, monkeypatch) -> None:
-    from bench.kernels import parity
+    from bench.kernels import loss_parity as parity
 
     words = "parity.py --device cpu --attention sdpa --steps 6 --rows 2 --length 16 --width 64 --layers 1 --seeds 1"
     monkeypatch.setattr(sys, "argv", words.split())
@@ -203,7 +204,7 @@ def test_the_parity_run_holds_three_runs_a_seed_against_each_other(capsys, monke
 
 
 def test_the_text_of_the_parity_run_can_be_learnt_and_depends_on_the_step_alone() -> None:
-    from bench.kernels.parity import FOLLOWERS, MASK, batch
+    from bench.kernels.loss_parity import FOLLOWERS, MASK, batch
 
     ids, labels = batch(4, 512, 3)
     assert torch.equal(ids, batch(4, 512, 3)[0]) and not torch.equal(ids, batch(4, 512, 4)[0])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
 
-from bench.steps.anchors import ANCHORS, build_with
+from bench.steps.other_packages import ANCHORS, build_with
 from bench.steps.variants import Setting, measure, ways_on
 from jadeberta.config import ModelConfig
 from jadeberta.model import build

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.preprocess import segment as bench
+from bench.preprocess import segmentation_speed as bench
 
 TEXTS = ["京都大学で自然言語処理を研究する。今日は 良い 天気です。", "外国人参政権。３・\n# 見出し\n4・", "雨の日。" * 20]
 

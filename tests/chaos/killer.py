@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from jadeberta.training.ledger import read_jsonl
-from jadeberta.training.proc import send_signal
-from tests.chaos.outside import Job, Look
+from jadeberta.utils.json_lines import read_jsonl
+from jadeberta.utils.procfs import send_signal
+from tests.chaos.observer import Job, Look
 
 TARGETS = ("rank 0", "rank 1", "ranks", "everything", "launcher", "writer", "loader", "watchdog")
 HELPERS = ("writer", "loader", "watchdog")

@@ -23,9 +23,9 @@ from typing import Any
 import orjson
 
 from jadeberta.checkpoint.manifest import list_checkpoints
-from jadeberta.training.ledger import read_jsonl
+from jadeberta.utils.json_lines import read_jsonl
 from tests.chaos.killer import HELPERS, Kill, Killer, Plan, all_plans
-from tests.chaos.outside import Job, left_over
+from tests.chaos.observer import Job, left_over
 from tests.helpers import make_recipe, make_shards
 
 SETTING = {"steps": 48, "checkpoint_every": 3, "keep_last": 2, "keep_every": 12, "evaluate_every": 5, "precision": "bf16"}

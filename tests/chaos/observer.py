@@ -13,7 +13,7 @@ from pathlib import Path
 import orjson
 
 from jadeberta.checkpoint.manifest import list_checkpoints, step_of, verify
-from jadeberta.training.proc import process_stat, send_signal
+from jadeberta.utils.procfs import process_stat, send_signal
 from tests.helpers import ROOT
 
 MARK = "JADEBERTA_CHAOS"
@@ -108,7 +108,15 @@ class Job:
         """Process of rank 0 in every life up to now."""
         self.began, self.steps_before, self.orphaned_s = time.monotonic(), 0, 0.0
         """When this life was first seen, the lines in the metrics then, and the longest that ranks outlived a launcher."""
-        self._command = [sys.executable, "-m", "jadeberta.cluster.local", "--ranks", str(ranks), "--restarts", str(restarts)]
+        self._command = [
+            sys.executable,
+            "-m",
+            "jadeberta.jobs.local_launcher",
+            "--ranks",
+            str(ranks),
+            "--restarts",
+            str(restarts),
+        ]
         self._command += ["--", "pretrain", "--config", str(recipe)]
         self._ended: float | None = None
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import orjson
 
-from preprocess.progress import folder_of, read_ranks
+from preprocess.executors.progress import folder_of, read_ranks
 from tests.helpers import ROOT
-from tests.preprocess.sources import COMPRESS, jsonl, oscar_row, write_multistream
-from tests.preprocess.tiny import NOUNS, VERBS
+from tests.preprocess.source_files import COMPRESS, jsonl, oscar_row, write_multistream
+from tests.preprocess.tiny_corpus import NOUNS, VERBS
 
 MARK = "JADEBERTA_CHAOS"
 """Variable that every process of a job inherits, whoever its parent is by now."""

@@ -1,8 +1,11 @@
 """`python -m preprocess` with small measures, so that a corpus of a megabyte is cut, counted and shared out as one of 171 GB is."""
 
-from preprocess import compressed, progress, word_counts
+from preprocess import compressed
 from preprocess.__main__ import main
-from preprocess.readers import piece, wikipedia
+from preprocess.executors import progress
+from preprocess.readers import input_split as piece
+from preprocess.readers import wikipedia
+from preprocess.tokenization import word_counts
 
 compressed.CHUNK_BYTES = 4096
 piece.CUT_BYTES = 20_000

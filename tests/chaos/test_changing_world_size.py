@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jadeberta.training.ledger import read_jsonl
+from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import make_recipe, make_shards, read_metrics, run_ranks
 
 # Without dropout, whose random numbers belong to a rank; constant, so that max_steps, which ends each life, moves no learning rate.

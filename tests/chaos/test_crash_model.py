@@ -16,10 +16,10 @@ import orjson
 import pytest
 import torch
 
-from jadeberta.checkpoint.background import WriterProcess
 from jadeberta.checkpoint.commit import prepare, publish, remove_leftovers, write_file
 from jadeberta.checkpoint.manifest import choose, directory_name
 from jadeberta.checkpoint.snapshot import Snapshot
+from jadeberta.checkpoint.writer_client import WriterProcess
 from jadeberta.errors import CheckpointError, NothingToResume
 from tests.chaos.crash_model import (
     Disk,

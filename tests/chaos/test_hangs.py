@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from jadeberta.checkpoint.manifest import list_checkpoints, verify
-from jadeberta.cluster.local import free_port, rank_environment
-from jadeberta.training.ledger import read_jsonl
+from jadeberta.cluster.process_group import free_port
+from jadeberta.jobs.local_launcher import rank_environment
+from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import ROOT, make_recipe, make_shards
 
 STEP_LIMIT_S = 6

@@ -4,7 +4,7 @@ import pytest
 
 from tests.chaos.killer import NEVER, Kill, Plan, all_plans, directory_state
 from tests.chaos.kills import figures, resumed_too_early, runs_until
-from tests.chaos.outside import Look
+from tests.chaos.observer import Look
 
 PLANS: list[Plan] = [
     ("save", "rank 0"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jadeberta.checkpoint.identity import binding_settings, refuse_foreign, refuse_inconsistent
+from jadeberta.checkpoint.compatibility import binding_settings, refuse_foreign, refuse_inconsistent
 from jadeberta.config import load_recipe
 from jadeberta.errors import CheckpointError
 from tests.helpers import ROOT

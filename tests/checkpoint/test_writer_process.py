@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from jadeberta.checkpoint.background import WriterProcess
 from jadeberta.checkpoint.manifest import verify
 from jadeberta.checkpoint.snapshot import Snapshot
+from jadeberta.checkpoint.writer_client import WriterProcess
 
 TENSORS = {"w": torch.arange(100_000, dtype=torch.float32)}
 
@@ -112,7 +112,7 @@ def test_no_writer_outlives_its_training_process(tmp_path) -> None:
     import sys
 
     script = (
-        "import torch, time, sys; from jadeberta.checkpoint.background import WriterProcess; "
+        "import torch, time, sys; from jadeberta.checkpoint.writer_client import WriterProcess; "
         "from jadeberta.checkpoint.snapshot import Snapshot; "
         "w = WriterProcess(Snapshot({'m': ({'w': torch.zeros(3)}, {})}, pin=False)); "
         "w.send('trust', root='/', step=1); print(w._process.pid, flush=True); time.sleep(100)"

@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from jadeberta.cluster.local import newest_step
-from jadeberta.training.ledger import read_jsonl
+from jadeberta.checkpoint.manifest import newest_step
+from jadeberta.utils.json_lines import read_jsonl
 from tests.cluster.conftest import Cluster
 from tests.helpers import ROOT, make_recipe, make_shards, run_ranks
 

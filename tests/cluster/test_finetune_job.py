@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests.cluster.conftest import Cluster
-from tests.finetune import toy
+from tests.finetune import toy_model as toy
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from tests.cluster.conftest import Cluster
-from tests.cluster.jobs import Run, unbroken
+from tests.cluster.slurm_runs import Run, unbroken
 from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -94,7 +94,7 @@ def test_a_cut_cable_is_found_by_the_watchdog_and_the_job_goes_on_elsewhere(
 def test_a_run_longer_than_the_time_limit_takes_several_lives_and_loses_no_step(cluster: Cluster, tmp_path: Path) -> None:
     """Slurm's shortest limit is a minute; it tells the job half a minute before, give or take. 70 steps of a second do not fit into it."""
     python = tmp_path / "python"
-    paced = f"shift 3; exec {sys.executable} {ROOT}/tests/cluster/paced.py pretrain"
+    paced = f"shift 3; exec {sys.executable} {ROOT}/tests/cluster/paced_pretrain.py pretrain"
     python.write_text(f'#!/bin/bash\nif [ "$3" = pretrain ]; then {paced} "$@"; fi\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     run = Run(cluster, tmp_path, training={"max_steps": 70, "global_batch_size": 4}, checkpoint={"every_steps": 1000})

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from tests.cluster.conftest import Cluster
-from tests.cluster.jobs import Run
+from tests.cluster.slurm_runs import Run
 from tests.helpers import ROOT
 
 PYTHON = ROOT / ".venv" / "bin" / "python"

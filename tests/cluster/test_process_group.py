@@ -11,7 +11,7 @@ from tests.helpers import ROOT
 MEET = """
 import os, torch, torch.distributed as dist
 from jadeberta.cluster.environment import detect
-from jadeberta.training.engine import join_process_group
+from jadeberta.cluster.process_group import join_process_group
 process = detect(os.environ)
 join_process_group(process, torch.device("cpu"), 90)
 ranks = torch.tensor([process.rank + 1])

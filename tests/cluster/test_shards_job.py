@@ -11,7 +11,7 @@ import pytest
 from preprocess.__main__ import main
 from tests.cluster.conftest import NODES, Cluster
 from tests.helpers import ROOT
-from tests.preprocess import tiny
+from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.test_main import RECIPE
 
 STANDIN = [sys.executable, "-I", "-S", str(ROOT / "tests" / "standins" / "jumanpp")]

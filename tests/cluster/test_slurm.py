@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from jadeberta.report.queue import ask, ask_following, parse_job
+from jadeberta.cluster.slurm import ask, ask_following, parse_job
 from tests.helpers import ROOT
 
-PRINTED = (ROOT / "tests" / "report" / "scontrol.txt").read_text()
+PRINTED = (ROOT / "tests" / "cluster" / "scontrol.txt").read_text()
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def commands(tmp_path, monkeypatch):
 
 
 def test_slurm_is_asked_once_for_one_job(commands) -> None:
-    calls = commands(scontrol=f"cat '{ROOT}/tests/report/scontrol.txt'")
+    calls = commands(scontrol=f"cat '{ROOT}/tests/cluster/scontrol.txt'")
     answer = ask(7)
     assert answer.job == parse_job(PRINTED, 7) and answer.why == ""
     assert calls.read_text() == "scontrol show job -o 7\n"
@@ -91,7 +91,7 @@ def test_without_slurm_there_is_a_sentence(commands, monkeypatch, tmp_path) -> N
 
 
 def test_in_a_chain_the_next_job_of_the_name_is_the_one_that_goes_on(commands) -> None:
-    calls = commands(squeue="echo 3; echo 10; echo 5", scontrol=f"cat '{ROOT}/tests/report/scontrol.txt'")
+    calls = commands(squeue="echo 3; echo 10; echo 5", scontrol=f"cat '{ROOT}/tests/cluster/scontrol.txt'")
     assert ask_following("chain", after=3) == parse_job(PRINTED, 5)
     assert "--me --name=chain --states=PENDING,RUNNING" in calls.read_text()
     assert ask_following("chain", after=10) is None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.conftest import Cluster
-from tests.cluster.jobs import Run
+from tests.cluster.slurm_runs import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

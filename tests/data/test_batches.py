@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jadeberta.config import ModelConfig
 from jadeberta.data.batches import StepBatch, StepDataset, fill_up, iterate_steps, make_micro_batch, masked_capacity
 from jadeberta.data.masking import IGNORED, Masker
-from jadeberta.data.order import SampleOrder
+from jadeberta.data.sample_order import SampleOrder
 from jadeberta.model import build
 from jadeberta.shards import ShardError, ShardReader, open_shards
 from tests.helpers import ROOT, TINY_MODEL, make_shards

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jadeberta.batch_sizes import BatchSizes
+from jadeberta.config.batch_sizes import BatchSizes
 from jadeberta.data.batches import StepDataset, iterate_steps
 from jadeberta.data.masking import IGNORED, Masker
-from jadeberta.data.order import SampleOrder, derive_key, permute, rank_share
+from jadeberta.data.sample_order import SampleOrder, derive_key, permute, rank_share
 from jadeberta.shards import open as open_shards
 from tests.helpers import make_shards
 

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from jadeberta.config import ModelConfig, load_recipe
 from jadeberta.data.batches import StepDataset
 from jadeberta.data.masking import Masker
-from jadeberta.data.order import SampleOrder
+from jadeberta.data.sample_order import SampleOrder
 from jadeberta.errors import ConfigError
 from jadeberta.evaluation.mlm import EVALUATION_SEED, evaluate_mlm
 from jadeberta.model import build
 from jadeberta.pretrain import check_against_shards
 from jadeberta.shards import INDEX_NAME, CorpusEntry, ShardIndex, ShardReader, file_sha256, open_shards, write_shard
-from preprocess.packing import Document, best_fit
+from preprocess.tokenization.packing import Document, best_fit
 from tests.helpers import TINY_MODEL, make_recipe
 
 LENGTHS = [500, 200, 150, 400, 90, 1300, 33, 260, 7, 410]

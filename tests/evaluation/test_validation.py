@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jadeberta.checkpoint.manifest import list_checkpoints
-from jadeberta.training.ledger import read_jsonl
+from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import make_recipe, make_shards, run_ranks, start_ranks
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from jadeberta.finetune.words import Encoder
+from jadeberta.finetune.encoder import Encoder
 from preprocess.config import SegmenterConfig
 from preprocess.segmenters import open_segmenter
-from tests.finetune import toy
+from tests.finetune import toy_model as toy
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jadeberta.finetune.alignment import align
+from jadeberta.finetune.encoder import Encoder
 from jadeberta.finetune.spans import places_of
-from jadeberta.finetune.words import Encoder
 from preprocess.text import normalise
 
 ODD = [

@@ -15,16 +15,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from jadeberta.checkpoint.content import save_tensors
 from jadeberta.checkpoint.manifest import MANIFEST_NAME, manifest_bytes
+from jadeberta.checkpoint.state_dict import save_tensors
 from jadeberta.errors import ConfigError, InputError, NumericsError
-from jadeberta.files import file_sha256
-from jadeberta.finetune import trial
-from jadeberta.finetune.command import main
-from jadeberta.finetune.learning import Diverged
-from jadeberta.finetune.source import build, load_source
+from jadeberta.finetune import experiment as trial
+from jadeberta.finetune.cli import main
+from jadeberta.finetune.pretrained import build, load_source
 from jadeberta.finetune.tasks import TASKS
-from tests.finetune import toy
+from jadeberta.finetune.trainer import Diverged
+from jadeberta.utils.files import file_sha256
+from tests.finetune import toy_model as toy
 from tests.helpers import ROOT
 
 LEARNS = ["--setting", "5e-3,5", "--batch-size", "8", "--max-length", "32"]

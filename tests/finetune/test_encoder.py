@@ -8,15 +8,15 @@ import pytest
 import sentencepiece
 
 from jadeberta.errors import CheckpointError, ConfigError, InputError, SegmenterError
-from jadeberta.finetune.data import read_data
+from jadeberta.finetune.dataset import read_data
+from jadeberta.finetune.encoder import Encoder, open_engine
 from jadeberta.finetune.grid import Conduct
 from jadeberta.finetune.tasks import TASKS
-from jadeberta.finetune.words import Encoder, open_engine
 from jadeberta.release.origin import ORIGIN_NAME, read_origin, write_origin
 from preprocess.config import SegmenterConfig
 from preprocess.segmenters import Answer, Rejected
 from preprocess.segmenters.mecab import Mecab
-from tests.finetune import toy
+from tests.finetune import toy_model as toy
 
 HERE = Path("model")
 

@@ -2,8 +2,8 @@
 
 import random
 
-from jadeberta.finetune.files import Row
 from jadeberta.finetune.grid import Point, Result, choose, keep_out, points_of, summarise, whole_grid
+from jadeberta.finetune.jglue_files import Row
 from jadeberta.finetune.tasks import PUBLISHED, TASKS
 
 JNLI = TASKS["jnli"]

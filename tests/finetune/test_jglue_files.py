@@ -6,9 +6,9 @@ import orjson
 import pytest
 
 from jadeberta.errors import InputError
-from jadeberta.finetune.files import find_files, read_rows
+from jadeberta.finetune.jglue_files import find_files, read_rows
 from jadeberta.finetune.tasks import TASKS
-from tests.finetune import toy
+from tests.finetune import toy_model as toy
 from tests.helpers import SHARED_DATA
 
 JGLUE = SHARED_DATA / "jglue"

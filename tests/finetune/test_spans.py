@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from jadeberta.finetune.files import Row
-from jadeberta.finetune.inputs import STRIDE, collator, examples_of, texts_of
+from jadeberta.finetune.encoder import Encoder, Pieces
+from jadeberta.finetune.features import STRIDE, collator, examples_of, texts_of
+from jadeberta.finetune.jglue_files import Row
 from jadeberta.finetune.scoring import ceiling, predict, score
 from jadeberta.finetune.spans import BEST, LONGEST, Window, best_span
 from jadeberta.finetune.tasks import TASKS
-from jadeberta.finetune.words import Encoder, Pieces
 
 JSQUAD = TASKS["jsquad"]
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from jadeberta.finetune import metrics
+from jadeberta.finetune import task_metrics as metrics
 
 
 def test_pearson_and_spearman_are_those_computed_by_hand() -> None:

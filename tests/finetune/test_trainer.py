@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jadeberta.errors import CheckpointError
-from jadeberta.finetune.files import read_rows
+from jadeberta.finetune.features import collator, examples_of, texts_of
 from jadeberta.finetune.grid import Conduct, Point
-from jadeberta.finetune.inputs import collator, examples_of, texts_of
-from jadeberta.finetune.learning import Diverged, ask, order, steps_of, train
-from jadeberta.finetune.source import Source, build, load_source
+from jadeberta.finetune.jglue_files import read_rows
+from jadeberta.finetune.pretrained import Source, build, load_source
 from jadeberta.finetune.tasks import TASKS
-from tests.finetune import toy
+from jadeberta.finetune.trainer import Diverged, ask, order, steps_of, train
+from tests.finetune import toy_model as toy
 
 CPU = torch.device("cpu")
 

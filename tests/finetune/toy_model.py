@@ -12,8 +12,8 @@ from jadeberta.finetune.tasks import TASKS
 from jadeberta.release.origin import write_origin
 from preprocess.config import SegmenterConfig
 from preprocess.segmenters import open_segmenter
+from preprocess.stages.tokenizer import write_hugging_face_files
 from preprocess.text import NORMALISER, SPLITTER, normalise
-from preprocess.tokenizer import write_hugging_face_files
 
 ANIMALS = ("犬", "猫", "鳥")
 VOCABULARY = 64

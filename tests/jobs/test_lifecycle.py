@@ -8,9 +8,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from jadeberta.cluster.life import is_finished, told_by
-from jadeberta.cluster.words import leave_last_words
-from jadeberta.training.ledger import read_jsonl
+from jadeberta.jobs.exit_reason import leave_last_words
+from jadeberta.jobs.lifecycle import is_finished, told_by
+from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import ROOT, make_recipe, make_shards
 
 JOB = {
@@ -29,7 +29,7 @@ def run(tmp_path: Path) -> Path:
 
 def ask(run: Path, *words: str, status: int = 0, **env: str) -> str:
     """What the shell is told."""
-    command = [sys.executable, "-m", "jadeberta.cluster.life", words[0], "--config", str(run / "recipe.yaml"), *words[1:]]
+    command = [sys.executable, "-m", "jadeberta.jobs.lifecycle", words[0], "--config", str(run / "recipe.yaml"), *words[1:]]
     done = subprocess.run(command, env=JOB | env, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == status, done.stderr
     return done.stdout.strip()

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jadeberta.cluster.local import first_cause, free_port, newest_step, run_directory, wants_another_life
+from jadeberta.checkpoint.manifest import newest_step
+from jadeberta.cluster.process_group import free_port
+from jadeberta.jobs.local_launcher import first_cause, run_directory, wants_another_life
 from tests.helpers import ROOT
 
 RECORD = """

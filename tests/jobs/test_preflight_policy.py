@@ -2,8 +2,8 @@
 
 import pytest
 
-from jadeberta.cluster.fitness import fitting_micro_batch, judge_fitness
 from jadeberta.config import ClusterConfig, Recipe, TrainingConfig
+from jadeberta.jobs.preflight_policy import fitting_micro_batch, judge_fitness
 
 HOSTS = ["node1", "node2", "node3", "node4"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jadeberta.cluster.requeue import Ending, Limits, bad_hosts, decide
+from jadeberta.jobs.requeue_policy import Ending, Limits, bad_hosts, decide
 
 LIMITS = Limits(fruitless_lives=3, excluded_hosts=2, excluded_hours=24.0)
 HOUR = 3600.0

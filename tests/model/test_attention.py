@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from jadeberta.model import efficient, positions
-from jadeberta.model.disentangled import attend
-from jadeberta.model.dropout import KeepMask, head_keys
-from jadeberta.model.positions import by_slot, distance_slots, longest_run, sum_by_slot
+from jadeberta.model.attention import relative_positions, sdpa
+from jadeberta.model.attention.dispatch import attend
+from jadeberta.model.attention.dropout import KeepMask, head_keys
+from jadeberta.model.attention.relative_positions import by_slot, distance_slots, longest_run, sum_by_slot
 
 B, H, D, SPAN, MAX_POSITIONS = 2, 3, 8, 8, 64
 TERMS = [("c2p", "p2c"), ("c2p",), ("p2c",), ()]
@@ -100,14 +100,14 @@ def kernels(monkeypatch) -> Iterator[list]:
         grad_q, grad_k = grad_scores @ k * scale, grad_scores.transpose(-1, -2) @ q * scale
         return grad_q, grad_k, weights.transpose(-1, -2) @ grad_out, None if bias is None else grad_scores
 
-    monkeypatch.setattr(efficient, "forward_kernel", forward)
-    monkeypatch.setattr(efficient, "backward_kernel", backward)
+    monkeypatch.setattr(sdpa, "forward_kernel", forward)
+    monkeypatch.setattr(sdpa, "backward_kernel", backward)
     yield asked
 
 
 def efficiently(inputs: dict) -> torch.Tensor:
     names = ("qkv", "position_keys", "position_queries", "slots", "longest", "documents")
-    return efficient.Attention.apply(*(inputs[name] for name in names), 0.0, inputs["scale"])
+    return sdpa.Attention.apply(*(inputs[name] for name in names), 0.0, inputs["scale"])
 
 
 @pytest.mark.parametrize("documents", [False, True])
@@ -130,13 +130,13 @@ def test_the_bias_that_is_made_again_is_the_first_one_to_the_last_bit(dtype, ker
     inputs = make_inputs(33, ("c2p", "p2c"), documents=False)
     for name in ("qkv", "position_keys", "position_queries"):
         inputs[name] = inputs[name].detach().to(dtype).requires_grad_()
-    again, backward = [], efficient.backward_kernel
+    again, backward = [], sdpa.backward_kernel
 
     def recorded(grad_out, q, k, v, bias, *rest):
         again.append(bias)
         return backward(grad_out, q, k, v, bias, *rest)
 
-    monkeypatch.setattr(efficient, "backward_kernel", recorded)
+    monkeypatch.setattr(sdpa, "backward_kernel", recorded)
     efficiently(inputs).sum().backward()
     assert torch.equal(again[0], kernels[0])
 
@@ -158,7 +158,7 @@ def test_between_documents_the_efficient_bias_leaves_nothing(kernels) -> None:
     assert (weights[(ids[:, :, None] != ids[:, None, :])[:, None].expand_as(weights)] == 0).all()
 
 
-@pytest.mark.parametrize("dtype", efficient.DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", sdpa.DTYPES, ids=str)
 @pytest.mark.parametrize("length", [512, 200])
 def test_the_gpu_kernels_take_what_they_are_given(dtype, length) -> None:
     """On tensors without content, by the shapes, strides and dtypes that torch has written down for its kernels."""
@@ -166,7 +166,7 @@ def test_the_gpu_kernels_take_what_they_are_given(dtype, length) -> None:
         shapes = ((2, length, 3, 16, 64), (512, 16, 64))
         qkv, table = (torch.empty(shape, dtype=dtype).requires_grad_() for shape in shapes)
         slots, ids = (torch.empty(shape, dtype=torch.int64) for shape in ((2 * length - 1,), (2, length)))
-        out = efficient.Attention.apply(qkv, table, table, slots, 6, ids, 0.1, 0.07)
+        out = sdpa.Attention.apply(qkv, table, table, slots, 6, ids, 0.1, 0.07)
         assert out.shape == (2, length, 16, 64) and out.dtype is dtype
         grads = torch.autograd.grad(out.sum(), [qkv, table])
         assert [g.shape for g in grads] == [qkv.shape, table.shape] and all(g.dtype is dtype for g in grads)
@@ -174,9 +174,9 @@ def test_the_gpu_kernels_take_what_they_are_given(dtype, length) -> None:
 
 def test_a_gpu_goes_through_the_efficient_kernel_wherever_it_can(monkeypatch) -> None:
     taken = []
-    monkeypatch.setattr(efficient.Attention, "apply", lambda *arguments: taken.append(arguments) or arguments[0])
+    monkeypatch.setattr(sdpa.Attention, "apply", lambda *arguments: taken.append(arguments) or arguments[0])
     with FakeTensorMode():
-        for dtype, longest in ((torch.bfloat16, 6), (torch.float32, efficient.LONGEST_RUN)):
+        for dtype, longest in ((torch.bfloat16, 6), (torch.float32, sdpa.LONGEST_RUN)):
             qkv, table = (torch.empty(shape, dtype=dtype, device="cuda") for shape in ((2, 32, 3, 4, 8), (16, 4, 8)))
             slots, seed = (torch.empty(shape, dtype=torch.int64, device="cuda") for shape in ((63,), ()))
             assert attend(qkv, table, table, slots, longest, None, seed, 0.1, 0.07).device.type == "cuda"
@@ -235,5 +235,5 @@ def test_in_training_each_micro_batch_draws_other_masks_and_the_generator_repeat
 
 
 def test_slots_are_kept_as_tensors_with_values() -> None:
-    positions._distance_slots.cache_clear()
+    relative_positions._distance_slots.cache_clear()
     assert distance_slots(3, SPAN, SPAN, MAX_POSITIONS, "cpu").tolist() == [6, 7, 8, 9, 10]

@@ -7,9 +7,9 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench.steps.account import kept_bytes
+from bench.steps.counted_costs import kept_bytes
 from jadeberta.data.batches import fill_up, make_micro_batch, masked_capacity
-from jadeberta.model import positions
+from jadeberta.model.attention import relative_positions
 from jadeberta.model.deberta import DebertaForMaskedLM
 from jadeberta.model.recompute import recomputing_cheaply
 from tests.model.test_parity import SMALL, make_batch, make_pair
@@ -93,9 +93,9 @@ def test_what_a_compiled_backward_makes_again_cheaply_is_the_same_with_dropout_a
 
 def test_a_micro_step_never_asks_the_device_for_a_number() -> None:
     """Tensors without content cannot answer: whatever needs a value of theirs raises."""
-    positions._distance_slots.cache_clear()
+    relative_positions._distance_slots.cache_clear()
     sizes = (32, SMALL["position_buckets"], SMALL["position_buckets"], SMALL["max_position_embeddings"])
-    positions.distance_slots(*sizes, "cpu"), positions.longest_run(*sizes)
+    relative_positions.distance_slots(*sizes, "cpu"), relative_positions.longest_run(*sizes)
     _, ours = make_pair(num_hidden_layers=2, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
     inputs = make_inputs(32, True)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from jadeberta.data.masking import IGNORED
-from jadeberta.model.objective import masked_loss
+from jadeberta.model.loss import masked_loss
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = (3 * torch.randn(7, 11, generator=GENERATOR, dtype=torch.float64) + 2).requires_grad_()

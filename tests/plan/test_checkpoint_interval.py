@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from jadeberta.report.interval import best_interval, daly, expected_efficiency, young
+from jadeberta.plan.checkpoint_interval import best_interval, daly, expected_efficiency, young
 
 HOUR = 3600.0
 

@@ -8,9 +8,10 @@ import yaml
 
 from jadeberta.config import ModelConfig, load_recipe
 from jadeberta.errors import ConfigError, InputError
-from jadeberta.report.forecast import DEFAULTS, Cluster, Input, forecast
-from jadeberta.report.interval import expected_efficiency
-from jadeberta.report.plan import count_parameters, main
+from jadeberta.model.load import count_parameters
+from jadeberta.plan.checkpoint_interval import expected_efficiency
+from jadeberta.plan.cli import main
+from jadeberta.plan.forecast import DEFAULTS, Cluster, Input, forecast
 from tests.helpers import ROOT, TINY_MODEL
 
 LARGE = str(ROOT / "recipes" / "large.yaml")

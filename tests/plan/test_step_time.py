@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from jadeberta.report.prediction import (
+from jadeberta.plan.step_time import (
     NO_NETWORK,
     SMALL_REDUCTIONS,
     Network,

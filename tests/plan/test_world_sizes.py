@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jadeberta.errors import ConfigError, InputError
-from jadeberta.report.plan import main
+from jadeberta.plan.cli import main
 from tests.helpers import ROOT
 
 LARGE = str(ROOT / "recipes" / "large.yaml")

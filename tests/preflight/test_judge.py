@@ -6,14 +6,14 @@ from dataclasses import asdict, replace
 import orjson
 import pytest
 
-from jadeberta.cluster.preflight.account import constants, document, table
-from jadeberta.cluster.preflight.checks import slow_devices, slow_links
-from jadeberta.cluster.preflight.findings import Clock, Disk, Fault, Findings, Measurements, Pair
-from jadeberta.cluster.preflight.fit import fit
-from jadeberta.cluster.preflight.judge import judge
-from jadeberta.cluster.preflight.need import Need
-from jadeberta.cluster.preflight.tournament import rounds
-from jadeberta.cluster.preflight.verdict import Verdict
+from jadeberta.preflight.checks import slow_devices, slow_links
+from jadeberta.preflight.collectives import fit
+from jadeberta.preflight.judge import judge
+from jadeberta.preflight.render import constants, document, table
+from jadeberta.preflight.requirements import Need
+from jadeberta.preflight.results import Clock, Disk, Fault, Findings, Measurements, Pair
+from jadeberta.preflight.round_robin import rounds
+from jadeberta.preflight.verdict import Verdict
 
 GB = 10**9
 NEED = Need(checkpoint_bytes=5 * GB, world_size=8, soon=3, whole_run=9, save_s=450.0)

@@ -2,14 +2,13 @@
 
 import pytest
 
-from jadeberta.cluster.preflight.fit import fit
-from jadeberta.cluster.preflight.links import link_of
-from jadeberta.cluster.preflight.machine import is_training
-from jadeberta.cluster.preflight.need import need_of
-from jadeberta.cluster.preflight.nvidia import Device, read_devices, read_processes
-from jadeberta.cluster.preflight.placement import placement
-from jadeberta.cluster.preflight.tournament import rounds, second_look
+from jadeberta.cluster.hostlist import placement
 from jadeberta.config import CheckpointConfig, Recipe, TrainingConfig, WatchdogConfig
+from jadeberta.preflight.collectives import fit
+from jadeberta.preflight.host_info import Device, is_training, read_devices, read_processes
+from jadeberta.preflight.network_benchmarks import link_of
+from jadeberta.preflight.requirements import need_of
+from jadeberta.preflight.round_robin import rounds, second_look
 
 
 @pytest.mark.parametrize("hosts", range(0, 20))

@@ -11,11 +11,12 @@ from typing import Any
 import orjson
 import pytest
 
-from jadeberta.cluster.local import free_port, rank_environment
-from jadeberta.cluster.preflight import machine
-from jadeberta.cluster.preflight.bounded import Later, TimedOut, bounded
-from jadeberta.cluster.preflight.machine import JOB_VARIABLES, host_name, job_key, source_hash
-from jadeberta.cluster.preflight.storage import write_speed
+from jadeberta.cluster.process_group import free_port
+from jadeberta.jobs.local_launcher import rank_environment
+from jadeberta.preflight import host_info as machine
+from jadeberta.preflight.host_info import JOB_VARIABLES, host_name, job_key, source_hash
+from jadeberta.preflight.storage_info import write_speed
+from jadeberta.preflight.timeouts import Later, TimedOut, bounded
 from tests.helpers import ROOT, make_recipe, make_shards
 
 
@@ -91,7 +92,7 @@ def test_one_process_needs_no_launcher_and_no_deepspeed(tmp_path) -> None:
     start = Start(tmp_path, 1)
     arguments = ["--config", str(start.recipe), "--json", str(tmp_path / "account.json")]
     code = (
-        "import sys; from jadeberta.cluster.preflight.command import main; "
+        "import sys; from jadeberta.preflight.cli import main; "
         f"status = main({arguments!r}); sys.exit(status or 5 * ('deepspeed' in sys.modules))"
     )
     env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "OMPI_", "PMI"))}
@@ -192,7 +193,7 @@ def test_a_process_ends_at_its_limit_whatever_it_hangs_in(tmp_path) -> None:
     words = tmp_path / "words"
     code = f"""
 from pathlib import Path
-from jadeberta.cluster.preflight.bounded import Watch
+from jadeberta.preflight.timeouts import Watch
 watch = Watch(2.0, Path({str(words)!r}).write_text)
 watch.at = "reading"
 open({str(tmp_path / "fifo")!r}).read()

@@ -10,7 +10,7 @@ import pytest
 
 from preprocess.config import PreprocessConfig
 from tests.helpers import CORPORA, ROOT
-from tests.preprocess import tiny
+from tests.preprocess import tiny_corpus as tiny
 
 
 @dataclass

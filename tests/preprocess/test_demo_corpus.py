@@ -17,11 +17,11 @@ import jumandic
 import pytest
 import zstandard
 
+from preprocess.demo.__main__ import DOCUMENTS, write_corpus
 from preprocess.demo.documents import Document, Lexicon
 from preprocess.demo.grammar import KINDS, TOPICS, adjective, verb
 from preprocess.demo.sentences import write
-from preprocess.demo.words import Word, load_words
-from preprocess.demo_corpus import DOCUMENTS, write_corpus
+from preprocess.demo.vocabulary import Word, load_words
 
 DUMP = "jawiki-demo-pages-articles-multistream.xml.bz2"
 INDEX = "jawiki-demo-pages-articles-multistream-index.txt.bz2"

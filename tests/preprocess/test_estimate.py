@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from preprocess.cutting import head_lines
 from preprocess.estimate import describe_plan, expect
-from preprocess.extract import plan_pieces
-from preprocess.readers import cc100, piece
+from preprocess.readers import cc100
+from preprocess.readers import input_split as piece
+from preprocess.readers.split_file import head_lines
 from preprocess.segmenters import open_segmenter
-from tests.preprocess import tiny
+from preprocess.stages.extract import plan_pieces
+from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.conftest import Made
-from tests.preprocess.sources import COMPRESS
+from tests.preprocess.source_files import COMPRESS
 
 
 def test_a_corpus_that_is_tried_whole_is_expected_as_it_comes_out(tiny_shards: Made, tmp_path: Path) -> None:
@@ -33,7 +34,7 @@ def test_a_corpus_that_is_tried_whole_is_expected_as_it_comes_out(tiny_shards: M
 
 
 def _json(folder: Path) -> list:
-    from preprocess.files import read_json
+    from preprocess.document_files import read_json
 
     return [read_json(path) for path in sorted(folder.glob("*.json"))]
 

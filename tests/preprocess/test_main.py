@@ -13,9 +13,9 @@ import pytest
 
 from jadeberta.shards import INDEX_NAME, DirectoryLock, open_shards, verify
 from preprocess.__main__ import main
-from preprocess.files import read_json
+from preprocess.document_files import read_json
 from tests.helpers import CORPORA, ROOT
-from tests.preprocess import tiny
+from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.conftest import Made, Sample
 
 MPIRUN = Path(sys.executable).with_name("mpirun")

@@ -5,12 +5,12 @@ import random
 from pathlib import Path
 from typing import Any
 
-from preprocess.comm import Comm
 from preprocess.config import CorpusConfig, PreprocessConfig, SegmenterConfig
-from preprocess.extract import extract
-from preprocess.pack import pack
-from preprocess.segment import segment
-from preprocess.tokenizer import train_tokenizer
+from preprocess.executors.executor import Comm
+from preprocess.stages.extract import extract
+from preprocess.stages.pack import pack
+from preprocess.stages.segment import segment
+from preprocess.stages.tokenizer import train_tokenizer
 
 NOUNS = [
     "京都", "大学", "自然", "言語", "学生", "先生", "会社", "電車", "駅", "映画", "音楽", "料理",

@@ -2,13 +2,13 @@
 
 import pytest
 
-from jadeberta.cluster.scaling.measured import Measured, measure, warnings_of
-from jadeberta.cluster.scaling.points import Point, lay_out, merge, points_of, recipe_of
-from jadeberta.cluster.scaling.report import table
-from jadeberta.cluster.scaling.rows import Found, rows_of
 from jadeberta.config import load_recipe
 from jadeberta.errors import ConfigError
-from jadeberta.report.prediction import expected_maximum
+from jadeberta.plan.step_time import expected_maximum
+from jadeberta.scaling.analysis import Found, rows_of
+from jadeberta.scaling.measurements import Measured, measure, warnings_of
+from jadeberta.scaling.points import Point, lay_out, merge, points_of, recipe_of
+from jadeberta.scaling.report import table
 from tests.helpers import ROOT
 
 LARGE = ROOT / "recipes" / "large.yaml"

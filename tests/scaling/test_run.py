@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from jadeberta.cluster.scaling.command import main
-from jadeberta.cluster.scaling.launchers import LocalLauncher, SlurmLauncher
-from jadeberta.cluster.scaling.points import Point, lay_out, points_of, recipe_of
-from jadeberta.cluster.scaling.run import Watch
-from jadeberta.cluster.scaling.store import Settings, Store
 from jadeberta.config import load_recipe
 from jadeberta.errors import ConfigError, InputError
+from jadeberta.scaling.cli import main
+from jadeberta.scaling.launchers import LocalLauncher, SlurmLauncher
+from jadeberta.scaling.points import Point, lay_out, points_of, recipe_of
+from jadeberta.scaling.points_dir import Settings, Store
+from jadeberta.scaling.run import Watch
 from tests.helpers import ROOT, make_recipe, make_shards
 
 DEMO = str(ROOT / "recipes" / "demo.yaml")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shards.arrange import ROWS, write
+from tests.shards.damage import ROWS, write
 
 
 @pytest.fixture(scope="module")

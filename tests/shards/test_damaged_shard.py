@@ -13,7 +13,7 @@ import xxhash
 from jadeberta.shards import ShardError, ShardIndex, open_shards, reader
 from jadeberta.shards.index import INDEX_NAME
 from tests.helpers import make_shards
-from tests.shards.arrange import DOCUMENTS, TOKENS, append, change_index, cut, flip_bit, random_rows, without_sums, write
+from tests.shards.damage import DOCUMENTS, TOKENS, append, change_index, cut, flip_bit, random_rows, without_sums, write
 
 WEB1 = range(1003, 1005)
 """Rows of web-00001.tar."""

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from jadeberta.shards import SetAside, open_shards
-from jadeberta.shards.sweep import Sweep
+from jadeberta.shards.scrub import Sweep
 from tests.helpers import ROOT
-from tests.shards.arrange import flip_bit, without_sums
+from tests.shards.damage import flip_bit, without_sums
 
 
 def sweep(directory: Path, *arguments: object) -> list[dict]:
-    command = [sys.executable, "-m", "jadeberta.shards.sweep", str(directory), *map(str, arguments)]
+    command = [sys.executable, "-m", "jadeberta.shards.scrub", str(directory), *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert done.stderr == ""
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -116,7 +116,7 @@ def test_sweep_that_was_killed_is_said_to_be_broken(endless: Path) -> None:
 
 def test_sweep_ends_with_a_training_process_that_is_killed(endless: Path) -> None:
     code = (
-        "import time; from jadeberta.shards import open_shards; from jadeberta.shards.sweep import Sweep\n"
+        "import time; from jadeberta.shards import open_shards; from jadeberta.shards.scrub import Sweep\n"
         f"sweep = Sweep(open_shards({str(endless)!r}, damaged='set_aside'), 0, 1)\n"
         "print(sweep._process.pid, flush=True); time.sleep(60)"
     )

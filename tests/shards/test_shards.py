@@ -21,7 +21,7 @@ from jadeberta.shards import (
     verify,
     write_shard,
 )
-from tests.shards.arrange import DOCUMENTS, ROWS, TOKENS, VALID, change_index, random_rows, write
+from tests.shards.damage import DOCUMENTS, ROWS, TOKENS, VALID, change_index, random_rows, write
 
 
 def test_every_row_is_read_back_in_the_order_of_the_index(written: Path) -> None:

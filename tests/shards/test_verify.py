@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jadeberta.shards import INDEX_NAME, ShardIndex, file_sha256, verify
-from tests.shards.arrange import VOCAB, append, change_index, cut, flip_bit, random_rows, without_sums, write
+from tests.shards.damage import VOCAB, append, change_index, cut, flip_bit, random_rows, without_sums, write
 
 
 def test_sound_directory_has_no_fault_and_every_file_is_looked_at(written: Path) -> None:

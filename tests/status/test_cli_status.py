@@ -10,10 +10,10 @@ import orjson
 import pytest
 
 from jadeberta.errors import ConfigError, InputError
-from jadeberta.report import status
-from jadeberta.report.accounts import account
-from jadeberta.report.jobs import Slurm
-from jadeberta.training.ledger import read_jsonl
+from jadeberta.status import cli as status
+from jadeberta.status.goodput import account
+from jadeberta.status.slurm_jobs import Slurm
+from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import ROOT
 
 

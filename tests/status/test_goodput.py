@@ -3,8 +3,8 @@
 import orjson
 import pytest
 
-from jadeberta.report.accounts import Account, account
-from jadeberta.training.ledger import read_jsonl
+from jadeberta.status.goodput import Account, account
+from jadeberta.utils.json_lines import read_jsonl
 
 
 def event(time: float, name: str, life: int = 0, **fields) -> dict:

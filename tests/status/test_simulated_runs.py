@@ -5,8 +5,8 @@ from dataclasses import asdict
 
 import pytest
 
-from jadeberta.report.accounts import account
-from tests.report.simulated_run import SimulatedRun
+from jadeberta.status.goodput import account
+from tests.status.simulated_run import SimulatedRun
 
 RUNS = 1500
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from jadeberta.batch_sizes import BatchSizes
-from jadeberta.report.accounts import Account, Life
-from jadeberta.report.ahead import Goal, jobs_to_come, next_save, read_goal, training_left_s
-from jadeberta.report.jobs import by_the_books, newest_job, verdict_sentence, with_slurm
-from jadeberta.report.queue import Job
-from jadeberta.report.status import NOT_CONTINUED, state
+from jadeberta.cluster.slurm import Job
+from jadeberta.config.batch_sizes import BatchSizes
+from jadeberta.status.cli import NOT_CONTINUED, state
+from jadeberta.status.eta import Goal, jobs_to_come, next_save, read_goal, training_left_s
+from jadeberta.status.goodput import Account, Life
+from jadeberta.status.slurm_jobs import by_the_books, newest_job, verdict_sentence, with_slurm
 
 BEGIN = {"event": "begin", "time": 100.0, "job": 12, "array": None, "restarts": 0, "name": "large", "partition": "gpu", "step": -1,
          "hosts": ["node1", "node2"], "blamed": [], "users_exclusions": ["node9"]}  # fmt: skip

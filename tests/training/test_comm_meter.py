@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from jadeberta.report.prediction import SMALL_REDUCTIONS, traffic
+from jadeberta.plan.step_time import SMALL_REDUCTIONS, traffic
 from jadeberta.shards import file_sha256
-from jadeberta.training.communication import COLLECTIVES, CommunicationMeter, DeviceClock, payload
+from jadeberta.training.comm_meter import COLLECTIVES, CommunicationMeter, DeviceClock, payload
 from tests.helpers import make_recipe, make_shards, read_metrics, run_ranks
 
 PARAMETERS = 6976
@@ -102,7 +102,7 @@ def test_waiting_for_a_collective_counts_and_running_beside_it_does_not(monkeypa
         return Work()
 
     monkeypatch.setattr(dist, "all_reduce", start)
-    monkeypatch.setattr("jadeberta.training.communication.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("jadeberta.training.comm_meter.time.perf_counter", lambda: now[0])
     meter = CommunicationMeter(torch.device("cpu"))
     with meter.step():
         work = dist.all_reduce(torch.ones(1), async_op=True)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from jadeberta.batch_sizes import BatchSizes
-from jadeberta.training.progress import Progress
+from jadeberta.config.batch_sizes import BatchSizes
+from jadeberta.training.console import Progress
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from jadeberta.training.progress import Progress
 )
 def test_the_time_left_goes_by_the_sequences_that_are_left(sizes, left, monkeypatch, capsys) -> None:
     now = 0.0
-    monkeypatch.setattr("jadeberta.training.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("jadeberta.training.console.time.monotonic", lambda: now)
     progress = Progress(True, 18, 4, False, sizes)
     for step in range(1, 5):
         progress.step(step, 1.0, 0.5, 1e-4, 100.0)

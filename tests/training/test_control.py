@@ -10,7 +10,7 @@ from jadeberta.checkpoint.manifest import list_checkpoints
 from jadeberta.errors import ConfigError
 from jadeberta.shards import DirectoryLock
 from jadeberta.training.control import Control
-from jadeberta.training.ledger import read_jsonl
+from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import make_recipe, make_shards, read_metrics, run_ranks, start_ranks
 
 STEPS = 400

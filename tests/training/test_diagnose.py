@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jadeberta.training.blame import sentence, suspects
+from jadeberta.training.watchdog.diagnose import sentence, suspects
 
 
 def at(rank: int, phase: str, step: int, place: str, state: str = "S", **more: Any) -> dict[str, Any]:

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from jadeberta.checkpoint.whole import whole_weights
-from jadeberta.cluster.local import free_port, rank_environment
+from jadeberta.checkpoint.consolidate import whole_weights
+from jadeberta.cluster.process_group import free_port
 from jadeberta.config import load_recipe
 from jadeberta.data.batches import MicroBatch
 from jadeberta.errors import CheckpointError
+from jadeberta.jobs.local_launcher import rank_environment
 from jadeberta.model import build
-from jadeberta.training.average import decay_of
+from jadeberta.training.ema import decay_of
 from tests.helpers import ROOT, make_recipe
 
 RANKS, STEPS, SPOILT, CLIP, DECAY = 2, 5, 2, 0.05, 0.25
@@ -32,15 +33,16 @@ DRIVER = """
 import json, os, sys
 from pathlib import Path
 import torch
-from jadeberta.checkpoint.content import restore, save_tensors, tensor_files
+from jadeberta.checkpoint.state_dict import restore, save_tensors, tensor_files
 from jadeberta.cluster.environment import detect
 from jadeberta.config import load_recipe
 from jadeberta.data.batches import StepBatch
-from jadeberta.training.average import show
+from jadeberta.training.ema import show
 from jadeberta.training.control import Asks
-from jadeberta.training.engine import TrainingEngine, join_process_group, quiet_libraries
+from jadeberta.training.engine import TrainingEngine, quiet_libraries
+from jadeberta.cluster.process_group import join_process_group
 from jadeberta.training.zero_state import gather_working_weights
-from tests.training.test_average import micro_batches_of
+from tests.training.test_ema import micro_batches_of
 folder, steps, spoilt = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 process, device = detect(os.environ), torch.device("cpu")
 quiet_libraries(folder, process.rank)

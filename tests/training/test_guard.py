@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from jadeberta.batch_sizes import BatchSizes
-from jadeberta.cluster.local import free_port, rank_environment
+from jadeberta.cluster.process_group import free_port
 from jadeberta.config import GuardConfig
-from jadeberta.data.order import SampleOrder, data_step
+from jadeberta.config.batch_sizes import BatchSizes
+from jadeberta.data.sample_order import SampleOrder, data_step
+from jadeberta.jobs.local_launcher import rank_environment
 from jadeberta.shards import open as open_shards
 from jadeberta.training.guard import Judge, deviations_above, is_sound
-from jadeberta.training.ledger import read_jsonl
-from jadeberta.training.schedule import learning_rate
+from jadeberta.training.lr_schedule import learning_rate
+from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import ROOT, make_recipe, make_shards, read_metrics
 
 # Spoils one rank's loss, or its gradient alone, at some steps or for some data; everything else is the real command.
@@ -187,7 +188,7 @@ def test_data_steps_leave_out_what_is_stepped_over() -> None:
 
 
 def test_a_second_roll_back_steps_over_what_the_first_went_back_over_too() -> None:
-    from jadeberta.training.state import RunState
+    from jadeberta.training.run_state import RunState
 
     first = RunState(step=4).after_rollback(RunState(), end_step=8)
     assert (first.step, first.rollbacks, first.stepped_over) == (4, 1, ((4, 8),))

@@ -5,7 +5,7 @@ import torch
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup, get_wsd_schedule
 
 from jadeberta.config import TrainingConfig
-from jadeberta.training.schedule import learning_rate, rate_of
+from jadeberta.training.lr_schedule import learning_rate, rate_of
 
 PEAK = 1e-4
 REFERENCES = {

@@ -7,9 +7,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jadeberta.config import ModelConfig, load_recipe
 from jadeberta.model import build
-from jadeberta.training.ledger import Ledger, next_life, read_jsonl
+from jadeberta.training.console import duration
+from jadeberta.training.ledger import Ledger, next_life
 from jadeberta.training.metrics import MetricsWriter, training_flops_per_token
-from jadeberta.training.progress import duration
+from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import ROOT
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from jadeberta.training.agreement import odd_ranks, weights_hash
+from jadeberta.training.replica_check import odd_ranks, weights_hash
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

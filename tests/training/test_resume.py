@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jadeberta.training.ledger import read_jsonl
+from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import TINY_MODEL, make_recipe, make_shards, read_metrics, run_ranks, start_ranks
 
 STEPS = 14

@@ -15,16 +15,17 @@ from typing import Any
 import orjson
 import pytest
 
-from jadeberta.training.heartbeat import Beat, read_beat, write_beat
-from jadeberta.training.ledger import Ledger, read_jsonl
-from jadeberta.training.proc import process_stat, process_table
+from jadeberta.training.ledger import Ledger
+from jadeberta.training.watchdog.heartbeat import Beat, read_beat, write_beat
+from jadeberta.utils.json_lines import read_jsonl
+from jadeberta.utils.procfs import process_stat, process_table
 from tests.helpers import ROOT
 
 TRAINER = """
 import ctypes, os, signal, subprocess, sys, time
 from pathlib import Path
 from jadeberta.config import WatchdogConfig
-from jadeberta.training.heartbeat import Heart
+from jadeberta.training.watchdog.client import Heart
 run, rank, world = Path({run!r}), {rank}, {world}
 heart = Heart(run, rank, world, WatchdogConfig(start_s=20, first_step_s=2, step_s=1.0, save_s=20, eval_s=20))
 def take_steps(first, last, seconds=0.02):
@@ -90,7 +91,7 @@ class Job:
             with contextlib.suppress(OSError):  # it ended meanwhile
                 if (
                     parent == self.trainers[-1].pid
-                    and b"jadeberta.training.watchdog" in Path(f"/proc/{pid}/cmdline").read_bytes()
+                    and b"jadeberta.training.watchdog.monitor" in Path(f"/proc/{pid}/cmdline").read_bytes()
                 ):
                     return pid
         return None

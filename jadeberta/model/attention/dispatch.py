@@ -9,7 +9,8 @@ from functools import cache
 
 import torch
 
-from jadeberta.model import efficient, fused, headwise
+from jadeberta.model.attention import headwise, sdpa
+from jadeberta.model.attention import triton as fused
 
 
 def attend(
@@ -44,8 +45,8 @@ def attend(
     """
     if kernels:
         return fused.attend(qkv, position_keys, position_queries, slots, documents, seed, dropout, scale)
-    if qkv.is_cuda and qkv.dtype in efficient.DTYPES and longest <= efficient.LONGEST_RUN:
-        return efficient.Attention.apply(qkv, position_keys, position_queries, slots, longest, documents, dropout, scale)
+    if qkv.is_cuda and qkv.dtype in sdpa.DTYPES and longest <= sdpa.LONGEST_RUN:
+        return sdpa.Attention.apply(qkv, position_keys, position_queries, slots, longest, documents, dropout, scale)
     return _headwise(qkv, position_keys, position_queries, slots, documents, seed, dropout, scale)
 
 
@@ -71,7 +72,7 @@ def _headwise(
 def _say_slow(length: int, dtype: torch.dtype) -> None:
     warnings.warn(
         f"attention: sdpa goes head by head on this GPU, many times slower than through torch's kernel, for rows of {length} in {dtype}: "
-        f"torch's kernel takes no fp64, and here at most {efficient.LONGEST_RUN} distances may share a bucket. Take more position_buckets, "
+        f"torch's kernel takes no fp64, and here at most {sdpa.LONGEST_RUN} distances may share a bucket. Take more position_buckets, "
         "shorter rows, or attention: fused.",
         stacklevel=2,
     )

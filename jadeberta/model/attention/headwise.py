@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from jadeberta.model.dropout import KeepMask
-from jadeberta.model.positions import rows_by_distance, skewed, sum_by_row
+from jadeberta.model.attention.dropout import KeepMask
+from jadeberta.model.attention.relative_positions import rows_by_distance, skewed, sum_by_row
 
 
 @dataclass(frozen=True)

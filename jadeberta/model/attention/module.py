@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
 
-from jadeberta.model.disentangled import attend
-from jadeberta.model.positions import distance_slots, longest_run
+from jadeberta.model.attention.dispatch import attend
+from jadeberta.model.attention.relative_positions import distance_slots, longest_run
 
 
 class LeanSelfAttention(DisentangledSelfAttention):
@@ -68,6 +68,6 @@ class LeanSelfAttention(DisentangledSelfAttention):
 
 
 class FusedSelfAttention(LeanSelfAttention):
-    """The same through the kernels of `jadeberta.model.fused`."""
+    """The same through the kernels of `jadeberta.model.attention.triton`."""
 
     kernels = True

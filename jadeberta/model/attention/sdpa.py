@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from jadeberta.model.positions import by_slot, sum_by_slot
+from jadeberta.model.attention.relative_positions import by_slot, sum_by_slot
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LONGEST_RUN = 16

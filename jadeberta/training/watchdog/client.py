@@ -4,121 +4,43 @@ The judge is another process (`watchdog.py`), because a trainer that is stopped 
 A beat costs microseconds and waits for nothing, a reader never takes half a beat, and a watchdog that dies is replaced.
 """
 
-import contextlib
 import faulthandler
-import hashlib
 import mmap
 import os
-import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
-import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import orjson
 
 from jadeberta.errors import ConfigError, HangError
+from jadeberta.training.watchdog.heartbeat import (
+    _KEEPER,
+    _KEEPER_AT,
+    HANG,
+    LOOK_S,
+    PHASES,
+    Beat,
+    digest,
+    hang_path,
+    say,
+    stacks_path,
+    write_beat,
+)
 
 if TYPE_CHECKING:  # the watchdog reads this file and must stay light
     from jadeberta.config import WatchdogConfig
 
-PHASES = ("start", "first_step", "step", "save", "eval", "end")
-"""In the order in which a rank goes through them; `save` and `eval` come after the step whose number they carry."""
-HANG = b"H"
-"""What the watchdog sends to a trainer that is to end."""
 REPLACEMENTS = 10
 """Watchdogs that are replaced in one process's life; a machine that kills more than that will not keep the next."""
-LOOK_S = 1.0
-"""Between two looks at whether the watchdog is alive: a forked loader can hold the other end of the socket open."""
 
-_PHASE_NUMBER = {phase: number for number, phase in enumerate(PHASES)}
-_BEAT = struct.Struct("<QddqIB32s")
-_CHECKED = _BEAT.size + 4
-_SLOTS = (0, 128)
-_KEEPER = struct.Struct("<i")
-_KEEPER_AT = 256
 _TRAINERS_OWN = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """Signals that the training process answers, in its main thread; a signal to the whole group must end no helper."""
-
-
-class Beat(NamedTuple):
-    """What a trainer last said."""
-
-    number: int
-    """Beats since the process began."""
-    since: float
-    """CLOCK_MONOTONIC when it entered this phase and step."""
-    place_since: float
-    step: int
-    beats: int
-    """Beats in this phase and step: how far a rank is where its places have no known order."""
-    phase: str
-    place: str
-
-
-def write_beat(memory: mmap.mmap, beat: Beat) -> None:
-    """Writes into the older of two slots, each with a checksum: a trainer stopped in mid-write leaves the other whole."""
-    body = _BEAT.pack(*beat[:5], _PHASE_NUMBER[beat.phase], beat.place.encode()[:32])
-    at = _SLOTS[beat.number & 1]
-    memory[at : at + _CHECKED] = body + zlib.crc32(body).to_bytes(4, "little")
-
-
-def read_beat(memory: mmap.mmap) -> Beat | None:
-    """The newest whole beat; None where both slots were being written."""
-    newest = None
-    for at in _SLOTS:
-        slot = memory[at : at + _CHECKED]
-        if zlib.crc32(slot[:-4]).to_bytes(4, "little") != slot[-4:]:
-            continue
-        number, since, place_since, step, beats, phase, place = _BEAT.unpack(slot[:-4])
-        text = place.rstrip(b"\0").decode(errors="replace")
-        beat = Beat(number, since, place_since, step, beats, PHASES[phase], text)
-        if newest is None or beat.number > newest.number:
-            newest = beat
-    return newest
-
-
-def keeper_thread(memory: mmap.mmap) -> int:
-    """Kernel's number of the trainer's thread that listens to the watchdog; 0 before there is one."""
-    return _KEEPER.unpack_from(memory, _KEEPER_AT)[0]
-
-
-def hang_path(run_dir: Path) -> Path:
-    """Where the ranks tell each other that the job hangs."""
-    return run_dir / "heartbeat" / "hang.json"
-
-
-def record_path(run_dir: Path, rank: int) -> Path:
-    """Where a rank's last beat can be read by all."""
-    return run_dir / "heartbeat" / f"rank-{rank:05d}.json"
-
-
-def stacks_path(run_dir: Path, rank: int) -> Path:
-    """Where a rank's stacks go."""
-    return run_dir / "logs" / f"stacks-rank-{rank:05d}.txt"
-
-
-def digest(path: Path) -> str:
-    """Of a file's bytes; empty where there is none."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return ""
-
-
-def say(line: str) -> None:
-    """Not through sys.stderr, whose lock a thread that hangs in a print may hold; nor at all where nobody takes it."""
-    poll = select.poll()
-    poll.register(2, select.POLLOUT)
-    with contextlib.suppress(OSError):
-        if poll.poll(LOOK_S * 1000):
-            os.write(2, f"{line}\n".encode())
 
 
 class Heart:
@@ -195,8 +117,8 @@ class Heart:
         ours, theirs = socket.socketpair()
         ours.settimeout(LOOK_S)
         post = self._post | {"memory": self._memory_fd, "socket": theirs.fileno()}
-        command = [sys.executable, "-P", "-m", "jadeberta.training.watchdog", orjson.dumps(post).decode()]
-        roots = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+        command = [sys.executable, "-P", "-m", "jadeberta.training.watchdog.monitor", orjson.dumps(post).decode()]
+        roots = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*_TRAINERS_OWN, signal.SIGUSR2))  # inherited by the child
         try:
             process = subprocess.Popen(

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import orjson
 
-from jadeberta.training.blame import STOPPED, Record, sentence, standing, suspects
-from jadeberta.training.heartbeat import (
+from jadeberta.training.ledger import Ledger, next_life
+from jadeberta.training.watchdog.diagnose import STOPPED, Record, sentence, standing, suspects
+from jadeberta.training.watchdog.heartbeat import (
     HANG,
     PHASES,
     Beat,
@@ -32,8 +33,7 @@ from jadeberta.training.heartbeat import (
     say,
     stacks_path,
 )
-from jadeberta.training.ledger import Ledger, next_life
-from jadeberta.training.proc import kernel_function, process_stat, process_table, send_signal, signal_thread
+from jadeberta.utils.procfs import kernel_function, process_stat, process_table, send_signal, signal_thread
 
 DUMP_S = 3.0
 """What the trainer gets to write its stacks."""

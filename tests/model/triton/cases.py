@@ -10,10 +10,10 @@ from unittest import mock
 
 import torch
 
-from jadeberta.model.disentangled import attend
-from jadeberta.model.dropout import KeepMask
-from jadeberta.model.fused import tiles
-from jadeberta.model.positions import distance_slots, longest_run
+from jadeberta.model.attention.dispatch import attend
+from jadeberta.model.attention.dropout import KeepMask
+from jadeberta.model.attention.relative_positions import distance_slots, longest_run
+from jadeberta.model.attention.triton import tiles
 from tests.model.test_attention import plain
 
 warnings.filterwarnings("ignore", category=RuntimeWarning)  # NumPy's, of numbers that wrap around and of rows that are masked
@@ -68,7 +68,7 @@ def inputs_of(case: Case) -> dict[str, Any]:
 
 
 def masks(case: Case) -> torch.Tensor:
-    """What `jadeberta.model.dropout` keeps, [B, H, S, S]."""
+    """What `jadeberta.model.attention.dropout` keeps, [B, H, S, S]."""
     keep = KeepMask(case.length, case.dropout, torch.float64, torch.device("cpu"))
     every = [keep.make(case.seed, head).clone() for head in range(case.batch * case.heads)]
     return torch.stack(every).view(case.batch, case.heads, case.length, case.length) != 0
@@ -87,7 +87,7 @@ def settled(case: Case) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(tiles.using(of_case, forms=case.form))
         if case.part is not None:
-            stack.enter_context(mock.patch("jadeberta.model.fused.tables.rows_at_once", return_value=case.part))
+            stack.enter_context(mock.patch("jadeberta.model.attention.triton.tables.rows_at_once", return_value=case.part))
         yield
 
 

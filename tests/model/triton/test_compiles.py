@@ -9,8 +9,8 @@ from bench.kernels.limits import CHIPS
 from bench.kernels.offline import disassemble
 from bench.kernels.problems import compiled
 from bench.kernels.sass import by_kind, loops, read
-from jadeberta.model.fused import tiles
-from jadeberta.model.fused.tiles import KERNELS, Row
+from jadeberta.model.attention.triton import tiles
+from jadeberta.model.attention.triton.tiles import KERNELS, Row
 
 ROWS = [r for r in tiles.load()[1] if r.bits == 16]
 PARTS = sorted({(r.chip, r.head_size) for r in ROWS})

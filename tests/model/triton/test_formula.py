@@ -7,8 +7,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.model.fused import cases
-from tests.model.fused.cases import Case
+from tests.model.triton import cases
+from tests.model.triton.cases import Case
 
 FUSED, TABLES = ("fused", "fused"), ("tables", "tables")
 FORMS = pytest.mark.parametrize("form", [FUSED, TABLES], ids=lambda f: f[0])

@@ -3,16 +3,17 @@
 import pytest
 import torch
 
-from tests.model.fused.cases import Case, inputs_of, kernels, settled, upstream_of
-from tests.model.fused.memory import Guards, guarded
+from tests.model.triton.cases import Case, inputs_of, kernels, settled, upstream_of
+from tests.model.triton.guarded_memory import Guards, guarded
 
 FORMS = pytest.mark.parametrize("form", [("fused", "fused"), ("tables", "tables")], ids=lambda f: f[0])
 
 
 def in_guarded_memory(case: Case) -> dict[str, bool]:
     """What holds when all memory is guarded and holds NaNs at first."""
-    from jadeberta.model.fused import tables, whole
-    from jadeberta.model.fused.call import Call
+    from jadeberta.model.attention.triton import fused as whole
+    from jadeberta.model.attention.triton import tables
+    from jadeberta.model.attention.triton.arguments import Call
 
     expected = list(kernels(case).values())
     given = inputs_of(case)

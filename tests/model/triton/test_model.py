@@ -11,10 +11,10 @@ from transformers import DebertaV2Config
 from jadeberta.config import load_recipe
 from jadeberta.errors import ConfigError
 from jadeberta.model import build, load
-from jadeberta.model.disentangled import attend
+from jadeberta.model.attention.dispatch import attend
 from tests.helpers import ROOT
-from tests.model.fused.cases import Case, inputs_of, settled
 from tests.model.test_parity import SMALL, assert_same_training, make_batch, make_pair
+from tests.model.triton.cases import Case, inputs_of, settled
 
 SIZES = {"num_attention_heads": 2, "attention_head_size": 32, "num_hidden_layers": 2}
 CHANGES = [
@@ -91,7 +91,7 @@ def test_recomputed_and_compiled_steps_drop_the_same_weights_and_give_the_same_g
 
 def registered(case: Case) -> dict[str, str]:
     """What torch's own checks say of the operator."""
-    from jadeberta.model.fused import _attention
+    from jadeberta.model.attention.triton import _attention
 
     given = inputs_of(case)
     names = ("qkv", "position_keys", "position_queries", "slots", "documents")

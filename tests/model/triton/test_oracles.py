@@ -8,11 +8,11 @@ from unittest import mock
 import pytest
 import torch
 
-from bench.steps.anchors import ANCHORS
+from bench.steps.other_packages import ANCHORS
 from jadeberta.model import build
-from tests.model.fused.cases import Case, settled
-from tests.model.fused.test_model import fused_pair
 from tests.model.test_parity import assert_same_training, make_batch
+from tests.model.triton.cases import Case, settled
+from tests.model.triton.test_model import fused_pair
 
 
 def same_training(name: str, form: str) -> None:

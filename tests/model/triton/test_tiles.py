@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from jadeberta.errors import ConfigError
-from jadeberta.model.fused import tiles, tune
-from jadeberta.model.fused.tiles import KERNELS, SAFE, Choice, Row, Tile
+from jadeberta.model.attention.triton import tiles, tune
+from jadeberta.model.attention.triton.tiles import KERNELS, SAFE, Choice, Row, Tile
 
 A, B, C = Tile(64, 64, 4, 2), Tile(64, 32, 4, 1), Tile(32, 32, 4, 2)
 
@@ -22,7 +22,7 @@ def test_a_gpu_without_rows_takes_the_safe_tile_and_says_so_once() -> None:
     assert (
         len(said) == 1
         and "compute capability 12.0" in str(said[0].message)
-        and "jadeberta.model.fused.tune" in str(said[0].message)
+        and "jadeberta.model.attention.triton.tune" in str(said[0].message)
     )
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from jadeberta.shards import InputError
-from preprocess import deck
-from preprocess.comm import Comm
+from preprocess.executors import task_queue as deck
+from preprocess.executors.executor import Comm
 from tests.helpers import ROOT
 
 MPIRUN = Path(sys.executable).with_name("mpirun")
@@ -39,7 +39,7 @@ def test_first_error_in_the_order_of_the_pieces_is_raised() -> None:
 
 @needs_mpi
 def test_results_come_in_the_order_of_the_pieces_on_every_rank() -> None:
-    done = run(3, "from preprocess.comm import Comm; c = Comm(); print(c.rank, c.map(range(7), lambda n: n * n))")
+    done = run(3, "from preprocess.executors.executor import Comm; c = Comm(); print(c.rank, c.map(range(7), lambda n: n * n))")
     assert sorted(done.stdout.splitlines()) == [f"{rank} [0, 1, 4, 9, 16, 25, 36]" for rank in range(3)]
 
 
@@ -47,7 +47,7 @@ def test_results_come_in_the_order_of_the_pieces_on_every_rank() -> None:
 def test_a_rank_that_is_free_takes_the_next_piece_and_rank_0_works_too() -> None:
     code = """
 import time
-from preprocess.comm import Comm
+from preprocess.executors.executor import Comm
 comm, mine = Comm(), []
 def work(piece):
     mine.append(piece)
@@ -67,7 +67,7 @@ def test_pieces_wait_for_the_one_that_makes_them_ready(tmp_path: Path) -> None:
     code = f"""
 import time
 from pathlib import Path
-from preprocess.comm import Comm
+from preprocess.executors.executor import Comm
 folder, comm = Path({str(tmp_path)!r}), Comm()
 def work(piece):
     if piece == "cut":
@@ -94,7 +94,7 @@ def test_a_piece_that_never_becomes_ready_is_named(monkeypatch: pytest.MonkeyPat
 def test_error_of_one_rank_is_raised_on_all() -> None:
     code = """
 from jadeberta.shards import InputError
-from preprocess.comm import Comm
+from preprocess.executors.executor import Comm
 comm = Comm()
 def work(piece):
     if piece == 1:
@@ -112,7 +112,8 @@ def test_rank_that_fails_outside_the_shared_work_ends_the_others() -> None:
     """Without it the others wait for ever in their next collective."""
     began = time.monotonic()
     done = run(
-        2, "from preprocess.comm import Comm; c = Comm(); c.abort(3) if c.rank else c.run_on_root(lambda: 0); print('went on')"
+        2,
+        "from preprocess.executors.executor import Comm; c = Comm(); c.abort(3) if c.rank else c.run_on_root(lambda: 0); print('went on')",
     )
     assert done.returncode != 0 and "went on" not in done.stdout
     assert time.monotonic() - began < 50

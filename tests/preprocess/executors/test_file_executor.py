@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from jadeberta.shards import ConfigError, DirectoryLock, GroupLock, InputError
-from preprocess.claims import PieceState, Step, next_step, read_states
-from preprocess.heartbeat import LOOK_SECONDS, Heartbeat, Watch
-from preprocess.pool import DEATHS, Pool, require_finished
+from preprocess.executors.file_claims import PieceState, Step, next_step, read_states
+from preprocess.executors.file_executor import DEATHS, Pool, require_finished
+from preprocess.executors.liveness import LOOK_SECONDS, Heartbeat, Watch
 from tests.helpers import ROOT
-from tests.preprocess import tiny
+from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.test_main import RECIPE, files, run
 
 # Each process writes a file with what it did; a piece can wait for a file, fail, or end its process.
@@ -27,7 +27,7 @@ import os, sys, time
 from pathlib import Path
 from typing import Any
 from jadeberta.shards import InputError
-from preprocess.pool import Pool
+from preprocess.executors.file_executor import Pool
 out, silence = Path(sys.argv[1]), float(sys.argv[2])
 pool = Pool(out, "p", "test", silence)
 def work(piece):
@@ -128,7 +128,8 @@ def test_only_time_in_which_a_file_was_looked_at_unchanged_counts_as_silence(tmp
 
 
 def test_a_heartbeat_ends_with_its_process_however_that_ends(tmp_path: Path) -> None:
-    code = "import sys, time; from preprocess.heartbeat import *; Heartbeat(Path(sys.argv[1]), 60); print(1, flush=True); time.sleep(60)"
+    code = "import sys, time; from preprocess.executors.liveness import *\n"
+    code += "Heartbeat(Path(sys.argv[1]), 60); print(1, flush=True); time.sleep(60)"
     path = tmp_path / "one.beat"
     process = subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT, stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"1\n"
@@ -139,7 +140,7 @@ def test_a_heartbeat_ends_with_its_process_however_that_ends(tmp_path: Path) -> 
 
 
 def test_a_process_whose_heartbeat_stood_still_too_long_is_ended_before_it_writes_beside_its_successor(tmp_path: Path) -> None:
-    code = "import sys, time; from preprocess.heartbeat import *; b = Heartbeat(Path(sys.argv[1]), 1.0)\n"
+    code = "import sys, time; from preprocess.executors.liveness import *; b = Heartbeat(Path(sys.argv[1]), 1.0)\n"
     code += "print(b._process.pid, flush=True); time.sleep(60)"
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "one.beat")],

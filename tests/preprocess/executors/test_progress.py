@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from jadeberta.shards import ConfigError, DirectoryLock, holder_of
-from preprocess import progress
-from preprocess.account import FOR_ALL, WINDOW_SECONDS, Account, State
-from preprocess.progress import Reporter, Screen, Seen, clear, describe, read_ranks, summarise
-from preprocess.status import describe_directory, read_table
+from preprocess.executors import progress
+from preprocess.executors.counters import FOR_ALL, WINDOW_SECONDS, Account, State
+from preprocess.executors.progress import Reporter, Screen, Seen, clear, describe, read_ranks, summarise
+from preprocess.job_status import describe_directory, read_table
 from tests.helpers import ROOT
 from tests.preprocess.conftest import Made
-from tests.preprocess.test_deck import Clock
+from tests.preprocess.executors.test_task_queue import Clock
 
 
 def seen(name: str, alive: bool = True, **values: object) -> Seen:
@@ -73,8 +73,8 @@ def test_a_line_without_what_is_not_known_yet() -> None:
 RANK = """
 import sys, time
 from pathlib import Path
-from preprocess.account import Account
-from preprocess.progress import Reporter
+from preprocess.executors.counters import Account
+from preprocess.executors.progress import Reporter
 account = Account()
 account.open_stage("segment")
 account.open_call([10])

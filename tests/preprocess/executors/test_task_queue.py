@@ -1,6 +1,6 @@
 """Who gets which piece, decided without ranks: each once and in order, none before it is ready, and no wait without an end."""
 
-from preprocess.deck import END, LOOK_SECONDS, STALL_SECONDS, WAIT, Deck
+from preprocess.executors.task_queue import END, LOOK_SECONDS, STALL_SECONDS, WAIT, Deck
 
 
 class Clock:

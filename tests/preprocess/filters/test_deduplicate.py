@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from jadeberta.shards import ConfigError
-from preprocess import duplicates
-from preprocess.comm import Comm
 from preprocess.config import CorpusConfig, DuplicatesConfig, PreprocessConfig, SegmenterConfig
-from preprocess.duplicates import bands_for
-from preprocess.extract import extract, list_parts, read_documents, read_markers
-from preprocess.pack import heldout_ids
-from preprocess.segment import list_words, read_words, segment
+from preprocess.executors.executor import Comm
+from preprocess.filters import deduplicate as duplicates
+from preprocess.filters.deduplicate import bands_for
+from preprocess.stages.extract import extract, list_parts, read_documents, read_markers
+from preprocess.stages.pack import heldout_ids
+from preprocess.stages.segment import list_words, read_words, segment
 
 KANA = "あいうえおかきくけこさしすせそたちつてとなにぬねのはひふへほまみむめもやゆよらりるれろわをん"
 

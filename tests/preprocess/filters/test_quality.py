@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from jadeberta.shards import ConfigError
-from preprocess import quality
-from preprocess.comm import Comm
 from preprocess.config import CorpusConfig, PreprocessConfig, load_config
-from preprocess.extract import extract, list_parts, read_documents
+from preprocess.executors.executor import Comm
+from preprocess.filters import quality
+from preprocess.stages.extract import extract, list_parts, read_documents
 from tests.helpers import ROOT
 
 ENGLISH = "This is a page without a single word of Japanese in it, as web corpora have."

@@ -14,7 +14,7 @@ from jadeberta.shards import ConfigError, InputError
 from preprocess import readers
 from preprocess.config import CorpusConfig
 from preprocess.readers import wikipedia
-from tests.preprocess.sources import (
+from tests.preprocess.source_files import (
     COMPRESS,
     FOOTER,
     dump,

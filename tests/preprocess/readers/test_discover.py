@@ -6,7 +6,7 @@ import pytest
 
 from jadeberta.shards import InputError
 from preprocess.readers.discover import discover
-from tests.preprocess.sources import ids, jsonl
+from tests.preprocess.source_files import ids, jsonl
 
 
 def touch(folder: Path, *names: str) -> None:

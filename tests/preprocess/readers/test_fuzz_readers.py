@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jadeberta.shards import InputError
 from preprocess import readers
 from preprocess.config import CorpusConfig
-from tests.preprocess.sources import COMPRESS, FOOTER, dump, jsonl, oscar_row, page
+from tests.preprocess.source_files import COMPRESS, FOOTER, dump, jsonl, oscar_row, page
 
 NAMES = {"wikipedia": "jawiki.xml", "cc100": "ja.txt", "oscar": "ja_meta_part_1.jsonl", "jsonl": "web.jsonl"}
 GOOD = {

@@ -12,7 +12,7 @@ from preprocess import readers
 from preprocess.config import CorpusConfig
 from preprocess.readers import wikipedia
 from preprocess.readers.markup import clean
-from tests.preprocess.sources import (
+from tests.preprocess.source_files import (
     COMPRESS,
     dump,
     ids,

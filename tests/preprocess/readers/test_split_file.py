@@ -12,15 +12,17 @@ import orjson
 import pytest
 
 from jadeberta.shards import ConfigError, InputError
-from preprocess import compressed, cutting, extract, readers
-from preprocess.comm import Comm
+from preprocess import compressed, readers
 from preprocess.config import CorpusConfig, PreprocessConfig
-from preprocess.cutting import Cutting, cut_file, extent_of
-from preprocess.extract import list_parts, read_documents, require_complete
-from preprocess.files import read_json
-from preprocess.readers import piece as piece_module
-from preprocess.readers.piece import Piece, file_pieces
-from tests.preprocess.sources import COMPRESS, dump, jsonl, oscar_row, page
+from preprocess.document_files import read_json
+from preprocess.executors.executor import Comm
+from preprocess.readers import input_split as piece_module
+from preprocess.readers import split_file as cutting
+from preprocess.readers.input_split import Piece, file_pieces
+from preprocess.readers.split_file import Cutting, cut_file, extent_of
+from preprocess.stages import extract
+from preprocess.stages.extract import list_parts, read_documents, require_complete
+from tests.preprocess.source_files import COMPRESS, dump, jsonl, oscar_row, page
 
 SPAN = 4096
 

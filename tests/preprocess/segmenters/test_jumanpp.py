@@ -16,7 +16,7 @@ from preprocess.segmenters.juman import SingleSentence, align
 from preprocess.segmenters.jumanpp import Jumanpp, read_answers
 from preprocess.segmenters.lines import MAX_BYTES, disguise, pieces
 from preprocess.segmenters.process import limited, run_limited
-from tests.preprocess.standin import COMMAND, ORDINARY, SEGMENT, config
+from tests.preprocess.jumanpp_standin import COMMAND, ORDINARY, SEGMENT, config
 
 TROUBLE = [
     *("# x", "# コメント", "#タグ", "## 見出し", "#", "@ x", "@", "@@ @", "+ x", "* x", "*", "EOS", "EOS EOS", '"最高"の気分'),

@@ -11,7 +11,7 @@ from jadeberta.errors import SegmenterError
 from preprocess.segmenters import Rejected, open_segmenter
 from preprocess.segmenters.juman import SingleSentence
 from preprocess.segmenters.process import limited
-from tests.preprocess.standin import ORDINARY, config
+from tests.preprocess.jumanpp_standin import ORDINARY, config
 
 
 def children() -> list[bytes]:

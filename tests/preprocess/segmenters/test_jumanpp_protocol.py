@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import SHARED_DATA
-from tests.preprocess.standin import COMMAND, SEGMENT
+from tests.preprocess.jumanpp_standin import COMMAND, SEGMENT
 
 RECORDINGS = SHARED_DATA / "jumanpp_rc3_protocol.jsonl.xz"
 KINDS = ("ordinary", "alone", "between", "no final newline")

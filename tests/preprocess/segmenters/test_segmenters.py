@@ -13,7 +13,7 @@ from preprocess.config import SegmenterConfig
 from preprocess.segmenters import Rejected, Segmenter, open_segmenter, spelled
 from preprocess.text import normalise
 
-STANDINS = Path(__file__).parents[1] / "standins"
+STANDINS = Path(__file__).parents[2] / "standins"
 JUMAN = shlex.join([sys.executable, "-I", "-S", str(STANDINS / "juman")])
 CURIOUS = [
     *("# x", "EOS", "@ x", "+ x", "*", '"<>"', "%", "\\", "a b", "a　b", "改\n行", "\u2028"),

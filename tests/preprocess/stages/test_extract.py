@@ -12,14 +12,14 @@ import pytest
 import xxhash
 
 from jadeberta.shards import ConfigError, InputError
-from preprocess import extract as stage
-from preprocess.comm import Comm
 from preprocess.config import CorpusConfig, PreprocessConfig
-from preprocess.extract import extract, list_parts, read_documents, read_markers, require_complete, stream_markers
-from preprocess.files import read_json
+from preprocess.document_files import read_json
+from preprocess.executors.executor import Comm
 from preprocess.readers.discover import discover
+from preprocess.stages import extract as stage
+from preprocess.stages.extract import extract, list_parts, read_documents, read_markers, require_complete, stream_markers
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 CORPORA = REPOSITORY.parent / "shared" / "data" / "corpora"
 MPIRUN = Path(sys.executable).with_name("mpirun")
 
@@ -224,9 +224,9 @@ def test_a_part_cut_short_is_found_when_it_is_read(source: Path, tmp_path: Path)
 SCRIPT = """
 import sys
 from pathlib import Path
-from preprocess.comm import Comm
+from preprocess.executors.executor import Comm
 from preprocess.config import CorpusConfig, PreprocessConfig
-from preprocess.extract import extract
+from preprocess.stages.extract import extract
 
 corpora = {"web": CorpusConfig(format="jsonl", path=sys.argv[1] + "/web-*.jsonl")}
 comm = Comm()

@@ -12,16 +12,16 @@ import sentencepiece
 import xxhash
 
 from jadeberta.shards import INDEX_NAME, ConfigError, open_shards, verify
-from preprocess import pack as stage
-from preprocess.comm import Comm
-from preprocess.extract import extract
-from preprocess.files import read_json, write_json
-from preprocess.pack import group_parts, pack
-from preprocess.segment import list_words, read_words
-from preprocess.tokenizer import train_tokenizer
-from tests.preprocess import tiny
+from preprocess.document_files import read_json, write_json
+from preprocess.executors.executor import Comm
+from preprocess.stages import pack as stage
+from preprocess.stages.extract import extract
+from preprocess.stages.pack import group_parts, pack
+from preprocess.stages.segment import list_words, read_words
+from preprocess.stages.tokenizer import train_tokenizer
+from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.conftest import Made
-from tests.preprocess.test_packing import by_hand
+from tests.preprocess.tokenization.test_packing import by_hand
 
 CLS, SEP = 1, 2
 

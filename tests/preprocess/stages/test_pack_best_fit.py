@@ -14,13 +14,13 @@ import pytest
 import sentencepiece
 
 from jadeberta.shards import INDEX_NAME, ShardError, ShardIndex, file_sha256, open_shards, verify, write_shard
-from preprocess.comm import Comm
-from preprocess.files import read_json, write_json
-from preprocess.pack import encode_documents, pack
-from preprocess.report import print_report, write_report
-from preprocess.segment import list_words, read_words
+from preprocess.corpus_report import print_report, write_report
+from preprocess.document_files import read_json, write_json
+from preprocess.executors.executor import Comm
+from preprocess.stages.pack import encode_documents, pack
+from preprocess.stages.segment import list_words, read_words
 from tests.helpers import ROOT
-from tests.preprocess import tiny
+from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.conftest import Made, Sample
 
 MPIRUN = Path(sys.executable).with_name("mpirun")
@@ -123,9 +123,9 @@ def test_two_ranks_of_which_one_was_killed_give_the_bytes_of_one(copied: Made) -
     code = f"""
 import os, signal, sys
 from pathlib import Path
-from preprocess import pack as stage
-from preprocess.comm import Comm
-from tests.preprocess import tiny
+from preprocess.stages import pack as stage
+from preprocess.executors.executor import Comm
+from tests.preprocess import tiny_corpus as tiny
 comm, write = Comm(), stage.write_shard
 def dies(path, *rows):
     if path.name == os.environ.get("DIES_AT"):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from jadeberta.shards import INDEX_NAME, open_shards, verify, writer
-from preprocess.comm import Comm
-from preprocess.files import read_json, write_json
-from preprocess.pack import pack
-from tests.preprocess import tiny
+from preprocess.document_files import read_json, write_json
+from preprocess.executors.executor import Comm
+from preprocess.stages.pack import pack
+from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.conftest import Made
 
 

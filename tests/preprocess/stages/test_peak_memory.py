@@ -9,14 +9,16 @@ from typing import Any
 import orjson
 import pytest
 
-from preprocess import compressed, packing, tokenizer, word_counts
-from preprocess.comm import Comm
+from preprocess import compressed
 from preprocess.config import CorpusConfig, PreprocessConfig, SegmenterConfig
-from preprocess.extract import extract
-from preprocess.pack import pack
-from preprocess.segment import segment
-from preprocess.tokenizer import train_tokenizer
-from tests.preprocess import tiny
+from preprocess.executors.executor import Comm
+from preprocess.stages import tokenizer
+from preprocess.stages.extract import extract
+from preprocess.stages.pack import pack
+from preprocess.stages.segment import segment
+from preprocess.stages.tokenizer import train_tokenizer
+from preprocess.tokenization import packing, word_counts
+from tests.preprocess import tiny_corpus as tiny
 
 Stage = Callable[[PreprocessConfig, Path, Comm], Any]
 STAGES: list[tuple[str, Stage, dict[str, Any]]] = [

@@ -12,14 +12,14 @@ import orjson
 import pytest
 
 from jadeberta.errors import ConfigError, InputError
-from preprocess.comm import Comm
 from preprocess.config import CorpusConfig, PreprocessConfig, SegmenterConfig
-from preprocess.extract import extract
-from preprocess.files import read_json, write_json, write_jsonl_zst
-from preprocess.segment import list_words, read_segmenter, read_words, segment
+from preprocess.document_files import read_json, write_json, write_jsonl_zst
+from preprocess.executors.executor import Comm
+from preprocess.stages.extract import extract
+from preprocess.stages.segment import list_words, read_segmenter, read_words, segment
 from preprocess.text import split_sentences
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 STANDIN = [sys.executable, "-I", "-S", str(ROOT / "tests" / "standins" / "jumanpp")]
 MECAB = SegmenterConfig(engine="mecab")
 JUMANPP = SegmenterConfig(command=shlex.join(STANDIN), batch_sentences=3)
@@ -28,9 +28,9 @@ TEXTS = ["今日は 良い天気です。明日も晴れ。\n# 見出し\n雨の
 RUN = """
 import logging, sys
 from pathlib import Path
-from tests.preprocess.test_segment import JUMANPP, configure
-from preprocess.comm import Comm
-from preprocess.segment import segment
+from tests.preprocess.stages.test_segment import JUMANPP, configure
+from preprocess.executors.executor import Comm
+from preprocess.stages.segment import segment
 comm = Comm()
 if "--other-options-on-rank-1" in sys.argv:
     JUMANPP.command += " --beam=9" * comm.rank

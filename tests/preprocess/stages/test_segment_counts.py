@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from preprocess.comm import Comm
 from preprocess.config import SegmenterConfig
-from preprocess.report import print_report, write_report
-from preprocess.segment import list_words, read_words, segment
+from preprocess.corpus_report import print_report, write_report
+from preprocess.executors.executor import Comm
 from preprocess.segmenters import open_segmenter
 from preprocess.segmenters.recheck import ONE_IN, Differing, Recheck
+from preprocess.stages.segment import list_words, read_words, segment
 from preprocess.text import split_sentences
-from tests.preprocess.standin import config
-from tests.preprocess.test_segment import configure, put_documents
+from tests.preprocess.jumanpp_standin import config
+from tests.preprocess.stages.test_segment import configure, put_documents
 
 FAULTS = {"ABORT": "悪い", "NONSENSE": "偽り", "VANISH": "消える", "TWICE": "二重", "GARBAGE": "化ける"}
 HOSTILE = [

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from jadeberta.shards import ConfigError, file_sha256
-from preprocess import tokenizer as stage
-from preprocess.comm import Comm
-from preprocess.files import read_json, write_jsonl_zst
-from preprocess.pack import encode_documents
-from preprocess.segment import list_words, read_words
+from preprocess.document_files import read_json, write_jsonl_zst
+from preprocess.executors.executor import Comm
 from preprocess.segmenters import open_segmenter
+from preprocess.stages import tokenizer as stage
+from preprocess.stages.pack import encode_documents
+from preprocess.stages.segment import list_words, read_words
+from preprocess.stages.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from preprocess.text import normalise
-from preprocess.tokenizer import SPECIAL_TOKENS, train_tokenizer
-from preprocess.word_counts import Ranked
-from tests.preprocess import tiny
+from preprocess.tokenization.word_counts import Ranked
+from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.conftest import Made, Sample
 
 EXAMPLE = "京都 大学 で 自然 言語 処理 を [MASK] する 。"

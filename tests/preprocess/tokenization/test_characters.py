@@ -15,16 +15,16 @@ from jadeberta.data.masking import IGNORED, Masker
 from jadeberta.release.export import export
 from jadeberta.release.origin import is_of_characters, read_origin
 from jadeberta.shards import SEQUENCE_LENGTH, ConfigError, InputError, ShardError, open_shards, verify
-from preprocess.characters import encode_characters, with_spaces
-from preprocess.comm import Comm
-from preprocess.extract import list_parts, read_documents
-from preprocess.pack import pack
-from preprocess.pieces import train_sentencepiece, write_counts
-from preprocess.segment import list_words, read_words
+from preprocess.executors.executor import Comm
+from preprocess.stages.extract import list_parts, read_documents
+from preprocess.stages.pack import pack
+from preprocess.stages.segment import list_words, read_words
+from preprocess.stages.tokenizer import train_tokenizer
 from preprocess.text import normalise, split_sentences
-from preprocess.tokenizer import train_tokenizer
+from preprocess.tokenization.characters import encode_characters, with_spaces
+from preprocess.tokenization.sentencepiece_training import train_sentencepiece, write_counts
 from tests.helpers import make_recipe, read_metrics, run_ranks
-from tests.preprocess.tiny import configure, run_stages, write_corpora
+from tests.preprocess.tiny_corpus import configure, run_stages, write_corpora
 
 CLS, SEP, UNK = 1, 2, 3
 PIECES = 88

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from preprocess.comm import Comm
-from preprocess.coverage import describe, measure
-from preprocess.files import read_json
-from preprocess.pieces import read_counts
-from preprocess.report import print_report
+from preprocess.corpus_report import print_report
+from preprocess.document_files import read_json
+from preprocess.executors.executor import Comm
 from preprocess.segmenters.mecab import JumanDic
-from preprocess.tokenizer import train_tokenizer
+from preprocess.stages.tokenizer import train_tokenizer
+from preprocess.tokenization.coverage import describe, measure
+from preprocess.tokenization.sentencepiece_training import read_counts
 from tests.helpers import ROOT
-from tests.preprocess import tiny
+from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.conftest import Made
 
 
@@ -26,7 +26,7 @@ def dictionary() -> JumanDic:
 
 
 def test_figures_are_those_of_the_running_words(tiny_shards: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("preprocess.coverage.BATCH_WORDS", 3)
+    monkeypatch.setattr("preprocess.tokenization.coverage.BATCH_WORDS", 3)
     model = sentencepiece.SentencePieceProcessor(model_file=str(tiny_shards.out / "tokenizer" / "spm.model"))
     counts = [("京都", 5), ("京都大学", 2), ("𠮷", 1), ("の", 10), ("大学", 2)]
     ids = {word: model.encode(word) for word, _ in counts}

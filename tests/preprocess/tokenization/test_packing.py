@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from preprocess import packing
-from preprocess.packing import BORDER_TOKENS, CONTENT, WINDOW, Document, Rows, best_fit, concatenate, cut, fit
+from preprocess.tokenization import packing
+from preprocess.tokenization.packing import BORDER_TOKENS, CONTENT, WINDOW, Document, Rows, best_fit, concatenate, cut, fit
 
 CLS, SEP = 1, 2
 FIRST = 10

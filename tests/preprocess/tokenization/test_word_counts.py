@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocess import word_counts as counting
-from preprocess.comm import Comm
-from preprocess.files import read_json, write_json, write_jsonl_zst
-from preprocess.pieces import seed_pieces
-from preprocess.word_counts import Tally, rank_words
+from preprocess.document_files import read_json, write_json, write_jsonl_zst
+from preprocess.executors.executor import Comm
+from preprocess.tokenization import word_counts as counting
+from preprocess.tokenization.sentencepiece_training import seed_pieces
+from preprocess.tokenization.word_counts import Tally, rank_words
 
 ALPHABET = "あいうア京大学a𠮷﹅"
 

@@ -1,7 +1,7 @@
 """Disentangled attention in Triton kernels, forward and backward: no [B, H, S, S] tensor is kept, and no atomics are used.
 
 Two forms compute the same function: "fused" (`whole`) makes position scores tile by tile, "tables" (`tables`) writes them for a few heads
-at a time. `tiles` says which form and which tiles a GPU gets. Dropout is that of `jadeberta.model.dropout`, bit for bit.
+at a time. `tiles` says which form and which tiles a GPU gets. Dropout is that of `jadeberta.model.attention.dropout`, bit for bit.
 Triton is imported when the first call is made, so that this module can be imported where there is none.
 """
 
@@ -11,10 +11,10 @@ from types import ModuleType
 
 import torch
 
+from jadeberta.config.validate import FUSED_HEAD_SIZES, FUSED_LENGTH
 from jadeberta.errors import ConfigError
-from jadeberta.model.fused import tiles
-from jadeberta.model.fused.call import Call, interpreting
-from jadeberta.rules import FUSED_HEAD_SIZES, FUSED_LENGTH
+from jadeberta.model.attention.triton import tiles
+from jadeberta.model.attention.triton.arguments import Call, interpreting
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 INSTEAD = "Choose 'sdpa' (the same function) or 'eager'."
@@ -107,7 +107,8 @@ def _on(device: torch.device) -> AbstractContextManager[None]:
 
 def _form(call: Call, way: int) -> ModuleType:
     """The module of the form that forward (0) or backward (1) takes on the call's device."""
-    from jadeberta.model.fused import tables, whole
+    from jadeberta.model.attention.triton import fused as whole
+    from jadeberta.model.attention.triton import tables
 
     return {"fused": whole, "tables": tables}[tiles.forms(call.qkv.dtype, call.shape[3], call.capability)[way]]
 

@@ -6,7 +6,7 @@ from functools import cached_property, lru_cache
 
 import torch
 
-from jadeberta.model.dropout import keep_threshold
+from jadeberta.model.attention.dropout import keep_threshold
 
 LOG2_E = 1.4426950408889634
 META_PROCESSORS = 132

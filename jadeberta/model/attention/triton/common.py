@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from jadeberta.model.fused.call import Call
+from jadeberta.model.attention.triton.arguments import Call
 
 PRECISION = tl.constexpr("tf32x3")
 """Of products of fp32: three on tensor cores, which together are as good as one in fp32; that one would run beside the tensor cores, and

@@ -1,9 +1,9 @@
-"""The keep mask of dropout in Triton: bit for bit that of `jadeberta.model.dropout.KeepMask`, whatever the tile."""
+"""The keep mask of dropout in Triton: bit for bit that of `jadeberta.model.attention.dropout.KeepMask`, whatever the tile."""
 
 import triton
 import triton.language as tl
 
-from jadeberta.model import dropout
+from jadeberta.model.attention import dropout
 
 _GOLDEN = tl.constexpr(dropout.GOLDEN)
 _FIRST = tl.constexpr(dropout.signed32(dropout.MULTIPLIERS[0]))

@@ -6,11 +6,16 @@ The kernels lie in `whole_kernels`; here they are launched.
 import torch
 import triton
 
-from jadeberta.model.fused import tiles
-from jadeberta.model.fused.blocks import delta_of
-from jadeberta.model.fused.call import Call
-from jadeberta.model.fused.whole_kernels import fused_forward, fused_grad_keys, fused_grad_positions, fused_grad_queries
-from jadeberta.model.positions import sum_by_row
+from jadeberta.model.attention.relative_positions import sum_by_row
+from jadeberta.model.attention.triton import tiles
+from jadeberta.model.attention.triton.arguments import Call
+from jadeberta.model.attention.triton.common import delta_of
+from jadeberta.model.attention.triton.fused_kernels import (
+    fused_forward,
+    fused_grad_keys,
+    fused_grad_positions,
+    fused_grad_queries,
+)
 
 PROGRAMS = 4
 """On one multiprocessor at a time, at most; each has scratch tiles."""

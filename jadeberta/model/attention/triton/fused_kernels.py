@@ -7,8 +7,8 @@ that is distance r away. A program stores them slanted into a scratch tile of it
 import triton
 import triton.language as tl
 
-from jadeberta.model.fused.blocks import PRECISION, add_tile, forbid, load_rows, load_table, store_rows
-from jadeberta.model.fused.keep import head_keys, keeps
+from jadeberta.model.attention.triton.common import PRECISION, add_tile, forbid, load_rows, load_table, store_rows
+from jadeberta.model.attention.triton.dropout_bits import head_keys, keeps
 
 
 @triton.jit

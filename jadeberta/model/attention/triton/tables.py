@@ -7,17 +7,17 @@ here they are launched, part of the batch by part.
 import torch
 import triton
 
-from jadeberta.model.fused import tiles
-from jadeberta.model.fused.blocks import delta_of
-from jadeberta.model.fused.call import Call
-from jadeberta.model.fused.tables_kernels import (
+from jadeberta.model.attention.relative_positions import sum_by_row
+from jadeberta.model.attention.triton import tiles
+from jadeberta.model.attention.triton.arguments import Call
+from jadeberta.model.attention.triton.common import delta_of
+from jadeberta.model.attention.triton.tables_kernels import (
     tables_build,
     tables_forward,
     tables_grad_side,
     tables_grad_table,
     tables_scores_backward,
 )
-from jadeberta.model.positions import sum_by_row
 
 ALIGNMENT = 16
 """Rows of scratch start at multiples of so many elements, so that tiles are loaded in long words."""

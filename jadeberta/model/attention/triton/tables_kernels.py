@@ -9,8 +9,8 @@ slanted, and is loaded or stored with a stride. `side` is 0 for queries and 1 fo
 import triton
 import triton.language as tl
 
-from jadeberta.model.fused.blocks import PRECISION, add_tile, forbid, load_rows, load_table, store_rows
-from jadeberta.model.fused.keep import head_keys, keeps
+from jadeberta.model.attention.triton.common import PRECISION, add_tile, forbid, load_rows, load_table, store_rows
+from jadeberta.model.attention.triton.dropout_bits import head_keys, keeps
 
 
 @triton.jit

@@ -1,6 +1,7 @@
 """The table of tile sizes: for each kernel, dtype, head size and GPU generation what is best, and what that rests on.
 
-The rows lie in tiles.json, which `python -m jadeberta.model.fused.tune` rewrites on a GPU. A tile changes how fast a kernel is, never what
+The rows lie in tiles.json, which `python -m jadeberta.model.attention.triton.tune` rewrites on a GPU. A tile changes how fast a kernel
+is, never what
 it drops, and its results by rounding only.
 """
 
@@ -179,6 +180,6 @@ def chip(capability: tuple[int, int]) -> str:
 def _say_unknown(capability: tuple[int, int]) -> None:
     warnings.warn(
         f"attention: fused has no tuned tiles for a GPU of compute capability {capability[0]}.{capability[1]} and takes safe, slow ones; "
-        "'python -m jadeberta.model.fused.tune' finds better ones there.",
+        "'python -m jadeberta.model.attention.triton.tune' finds better ones there.",
         stacklevel=3,
     )

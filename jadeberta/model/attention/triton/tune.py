@@ -1,4 +1,4 @@
-"""Times the kernels' tiles on this machine's GPU and writes the table: `python -m jadeberta.model.fused.tune [--head-size 64]`.
+"""Times the kernels' tiles on this machine's GPU and writes the table: `python -m jadeberta.model.attention.triton.tune [--head-size 64]`.
 
 Kernel by kernel: each candidate takes its turn in every round, all other kernels of the pass as they are, and the lowest median stays. The
 candidates are the table's tiles and their rivals, of all GPUs. Then the size of the scratch, and the faster form of each pass.
@@ -16,10 +16,10 @@ from typing import TypeVar
 import torch
 
 from jadeberta.errors import ConfigError
-from jadeberta.model.fused import tiles
-from jadeberta.model.fused.call import Call
-from jadeberta.model.fused.tiles import KERNELS, SAFE, Choice, Row, Tile
-from jadeberta.model.positions import distance_slots
+from jadeberta.model.attention.relative_positions import distance_slots
+from jadeberta.model.attention.triton import tiles
+from jadeberta.model.attention.triton.arguments import Call
+from jadeberta.model.attention.triton.tiles import KERNELS, SAFE, Choice, Row, Tile
 
 LENGTH, SPAN, WIDTH, DROPOUT = 512, 256, 1024, 0.1
 """Of the large model; the number of heads follows from the head size."""
@@ -163,7 +163,8 @@ def problem(batch: int, head_size: int, dtype: torch.dtype, device: torch.device
 
 def passes_of(call: Call) -> dict[tuple[str, str], Callable[[], object]]:
     """Every pass of every form on one problem."""
-    from jadeberta.model.fused import tables, whole
+    from jadeberta.model.attention.triton import fused as whole
+    from jadeberta.model.attention.triton import tables
 
     found: dict[tuple[str, str], Callable[[], object]] = {}
     batch, length, heads, size = call.shape

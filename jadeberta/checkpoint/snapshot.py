@@ -4,16 +4,15 @@ The memory is taken once and used by every save; filling it is the only thing th
 header, then the tensors without gaps (https://github.com/huggingface/safetensors, "Format").
 """
 
-import contextlib
 import mmap
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import orjson
 import torch
 
 from jadeberta.errors import CheckpointError
+from jadeberta.utils.memory import available_memory
 
 DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
 PAGE = mmap.PAGESIZE
@@ -118,23 +117,6 @@ def lay_out(tensors: Tensors, metadata: dict[str, str]) -> tuple[bytes, dict[str
     header += b" " * (-(8 + len(header)) % ALIGNMENT)
     header = len(header).to_bytes(8, "little") + header
     return header, {name: (len(header) + a, len(header) + b) for name, (a, b) in ranges.items()}, len(header) + end
-
-
-def available_memory() -> int:
-    """Bytes of memory that this process may still take: of the machine, or of its control group where that allows less.
-
-    Asked beforehand, because the kernel does not refuse memory but ends whoever uses it.
-    """
-    with open("/proc/meminfo") as f:
-        free = next(int(line.split()[1]) << 10 for line in f if line.startswith("MemAvailable:"))
-    with contextlib.suppress(OSError, ValueError, KeyError, StopIteration):
-        group = next(line.split("::")[1].strip() for line in open("/proc/self/cgroup") if line.startswith("0::"))  # noqa: SIM115
-        folder = Path("/sys/fs/cgroup") / group.lstrip("/")
-        limit = int((folder / "memory.max").read_text())  # "max" is no number: no limit
-        used = int((folder / "memory.current").read_text())
-        figures = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        free = min(free, limit - used + int(figures["inactive_file"]) + int(figures["active_file"]))
-    return free
 
 
 def _pin(memory: torch.Tensor) -> None:

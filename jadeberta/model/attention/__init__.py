@@ -1,0 +1,1 @@
+"""Disentangled attention: the module, and the implementations it dispatches to."""

@@ -1,0 +1,1 @@
+"""Optional filters of documents: quality and duplicates."""

@@ -1,0 +1,1 @@
+"""The four stages: extract, segment, tokenizer, pack."""

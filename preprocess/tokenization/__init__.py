@@ -1,0 +1,1 @@
+"""Word counts, sentencepiece training, coverage, character vocabularies, and packing tokens into rows."""
