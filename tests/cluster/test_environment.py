@@ -101,7 +101,7 @@ def test_the_books_name_the_job_and_its_hosts() -> None:
 
 def run_local(code: str, ranks: int = 2) -> int:
     """Starts ranks whose `jadeberta` is a few lines of Python; the job's status."""
-    setup = f"import sys; from jadeberta.cluster import local; local.COMMAND = [sys.executable, '-c', {code!r}]"
+    setup = f"import sys; from jadeberta.jobs import local_launcher as local; local.COMMAND = [sys.executable, '-c', {code!r}]"
     driver = f"{setup}; sys.exit(local.launch({ranks}, []))"
     return subprocess.run([sys.executable, "-c", driver], cwd=ROOT, timeout=60).returncode
 
@@ -114,7 +114,7 @@ def test_when_one_rank_ends_badly_the_job_ends_with_its_status() -> None:
 def test_ranks_end_with_a_launcher_that_is_killed(tmp_path) -> None:
     code = "import os, sys, time; open(sys.argv[1] + os.environ['RANK'], 'w').write(str(os.getpid())); time.sleep(100)"
     setup = (
-        f"from jadeberta.cluster import local; local.COMMAND = [{sys.executable!r}, '-c', {code!r}, {str(tmp_path / 'rank')!r}]"
+        f"from jadeberta.jobs import local_launcher as local; local.COMMAND = [{sys.executable!r}, '-c', {code!r}, {str(tmp_path / 'rank')!r}]"
     )
     launcher = subprocess.Popen([sys.executable, "-c", f"{setup}; local.launch(2, [])"], cwd=ROOT)
     files = [tmp_path / "rank0", tmp_path / "rank1"]
