@@ -34,6 +34,7 @@ from jadeberta.training.metrics import MetricsWriter, peak_memory_bytes
 from jadeberta.training.run_log import RunLog
 from jadeberta.training.run_state import RunState
 from jadeberta.training.watchdog.client import Heart
+from jadeberta.utils.files import write_atomically
 
 WITHOUT_LIMIT_S = 7 * 24 * 3600.0
 """Collectives need a limit; this is none."""
@@ -115,7 +116,8 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
         raise HangError(f"another rank hung or is gone ({reason}). Its own log and {run_dir}/heartbeat tell more.") from e
     if process.is_root:
         ledger.write("done", step=state.step, tokens=state.tokens, peak_memory_bytes=peak_memory_bytes(device))
-        (run_dir / "DONE").write_bytes(orjson.dumps({"step": state.step, "tokens": state.tokens, "time": time.time()}))
+        done = {"step": state.step, "tokens": state.tokens, "time": time.time()}
+        write_atomically(run_dir / "DONE", orjson.dumps(done))
         progress.say(f"done: {state.step} steps, {state.tokens:,} tokens, run in {run_dir}")
         lock.release()
     dist.destroy_process_group()
@@ -168,7 +170,7 @@ class Run:
                 f"{run_dir}: is at step {state.step} already, beyond training.max_steps {recipe.training.max_steps}. Raise it."
             )
         if self.process.is_root:
-            (run_dir / "recipe.yaml").write_text(config_module.dump(recipe), encoding="utf-8")
+            write_atomically(run_dir / "recipe.yaml", config_module.dump(recipe).encode())
         if state.step == recipe.training.max_steps:
             return state
         if self.process.is_root:

@@ -3,36 +3,20 @@
 Every output of a stage is written under a temporary name beside its final one, flushed to the disk and renamed.
 """
 
-import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import orjson
 import zstandard
 
 from jadeberta.shards import InputError
+from jadeberta.utils.files import atomic_file
 from preprocess.compressed import lines
-
-
-def fsync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _make_directory(directory: Path) -> None:
-    """With its parents, each as safe from a loss of power as what is renamed into it."""
-    if not directory.is_dir():
-        _make_directory(directory.parent)
-        directory.mkdir(exist_ok=True)
-        fsync_directory(directory.parent)
 
 
 class Names:
@@ -53,21 +37,6 @@ class Names:
         return name in self._names
 
 
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that becomes `path` when the block ends, and vanishes when it raises."""
-    _make_directory(path.parent)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        yield temporary
-        with open(temporary, "rb") as f:
-            os.fsync(f.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_directory(path.parent)
-
-
 def remove_leftovers(out: Path) -> None:
     """Removes what killed processes had not finished under `out`; for one who knows that nobody writes there now.
 
@@ -81,13 +50,6 @@ def remove_leftovers(out: Path) -> None:
             path.unlink(missing_ok=True)
         elif path.name.startswith(".seeds-"):
             shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears under `path` when the block ends."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as f:
-        yield f
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -103,7 +103,7 @@ def test_preprocess_knows_the_shard_format_and_nothing_of_training() -> None:
     assert {name for name in used if name.startswith("jadeberta")} <= {"jadeberta.errors", "jadeberta.utils", "jadeberta.shards"}
 
 
-def test_utils_and_errors_need_only_the_standard_library_and_orjson() -> None:
+def test_utils_and_errors_need_only_the_standard_library_orjson_and_rich() -> None:
     outside = set()
     for folder in ("errors.py", "utils"):
         for file in [ROOT / "jadeberta" / folder] if folder.endswith(".py") else (ROOT / "jadeberta" / folder).rglob("*.py"):
@@ -112,7 +112,7 @@ def test_utils_and_errors_need_only_the_standard_library_and_orjson() -> None:
                     outside |= {alias.name.split(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.module:
                     outside.add(node.module.split(".")[0])
-    assert outside - set(sys.stdlib_module_names) - {"jadeberta"} <= {"orjson"}
+    assert outside - set(sys.stdlib_module_names) - {"jadeberta"} <= {"orjson", "rich"}
 
 
 def test_no_folder_is_crowded_and_no_two_files_share_a_name() -> None:

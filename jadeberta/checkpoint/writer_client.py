@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -13,9 +12,8 @@ from typing import Any
 import orjson
 
 from jadeberta.checkpoint.snapshot import Snapshot
+from jadeberta.utils.processes import helper_signals_blocked
 
-LEFT_ALONE = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT}
-"""Signals to the whole process group are the training process's to answer."""
 PIPE_BYTES = 1 << 20
 ENDED = "the process that writes checkpoints ended"
 
@@ -95,8 +93,7 @@ class WriterProcess:
         self.unanswered.clear()
 
     def _start(self) -> subprocess.Popen:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_ALONE)
-        try:
+        with helper_signals_blocked():
             process = subprocess.Popen(
                 [
                     sys.executable,
@@ -112,8 +109,6 @@ class WriterProcess:
                 pass_fds=(self._snapshot.descriptor,),
                 env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
             )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         assert process.stdin is not None
         os.set_blocking(process.stdin.fileno(), False)
         with contextlib.suppress(OSError):  # the kernel's usual 64 KiB would do for all but a recipe of very many corpora

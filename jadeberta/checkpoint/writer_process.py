@@ -4,11 +4,9 @@ Takes one JSON command a line on standard input and answers each with one line. 
 writes would take the interpreter from the training's. Knows bytes and names, no tensors, and dies with the training process.
 """
 
-import ctypes
 import mmap
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from jadeberta.checkpoint.commit import Files, discard, prepare, prune, publish,
 from jadeberta.checkpoint.manifest import directory_name, verify
 from jadeberta.errors import CheckpointError
 from jadeberta.utils.files import sync_directory
+from jadeberta.utils.processes import end_with_parent
 
 NICENESS = 19
 
@@ -137,9 +136,7 @@ def serve(writer: Writer) -> None:
 
 def main() -> None:
     parent = int(sys.argv[3])
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no writer outlives its training process
-    if os.getppid() != parent:
-        os._exit(1)
+    end_with_parent(parent)
     os.nice(NICENESS)
     memory = mmap.mmap(int(sys.argv[1]), int(sys.argv[2]), prot=mmap.PROT_READ)
     serve(Writer(memoryview(memory)))

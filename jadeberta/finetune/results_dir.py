@@ -14,7 +14,8 @@ import orjson
 from jadeberta.errors import ConfigError, InputError
 from jadeberta.finetune.grid import Point, Result
 from jadeberta.shards import DirectoryLock
-from preprocess.document_files import atomic_file, write_json
+from jadeberta.utils.files import atomic_file
+from preprocess.document_files import write_json
 
 RESULTS = "results.json"
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import orjson
 
+from jadeberta.utils.files import write_atomically
+
 LAST_WORDS = "JADEBERTA_LAST_WORDS"
 """Variable that names the folder; slurm/attempt.sh sets it, to LAST_WORDS_FOLDER of the run directory."""
 LAST_WORDS_FOLDER = "logs/last-words"
@@ -13,11 +15,8 @@ LAST_WORDS_FOLDER = "logs/last-words"
 def leave_last_words(folder: Path, rank: int, status: int, reason: str) -> None:
     """Writes `rank-N.json`; on a disk that takes nothing, nothing."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"rank-{rank:05d}.json"
-        draft = path.with_suffix(".tmp")
-        draft.write_bytes(orjson.dumps({"time": time.time(), "rank": rank, "status": status, "reason": reason}))
-        draft.replace(path)
+        content = orjson.dumps({"time": time.time(), "rank": rank, "status": status, "reason": reason})
+        write_atomically(folder / f"rank-{rank:05d}.json", content)
     except OSError:
         return
 

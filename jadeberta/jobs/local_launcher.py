@@ -5,7 +5,6 @@ which another life can mend gets one. A launcher that is told to end (TERM, INT)
 """
 
 import argparse
-import ctypes
 import itertools
 import os
 import signal
@@ -18,6 +17,7 @@ from pathlib import Path
 from jadeberta.checkpoint.manifest import newest_step
 from jadeberta.cluster.process_group import free_port
 from jadeberta.errors import ConfigError, NothingToResume, NumericsError, StopAsked
+from jadeberta.utils.processes import end_with_parent
 
 GRACE_SECONDS = 20.0
 FRUITLESS = 3
@@ -53,13 +53,12 @@ def start_rank(command: list[str], rank: int, ranks: int, port: int) -> subproce
     """Starts one rank of a local job; the kernel sends it TERM when this process dies, so that no rank trains on alone."""
     parent = os.getpid()
 
-    def end_with_parent() -> None:
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(1)
-
     cores = len(os.sched_getaffinity(0))
-    return subprocess.Popen(command, env=os.environ | rank_environment(rank, ranks, port, cores), preexec_fn=end_with_parent)
+    return subprocess.Popen(
+        command,
+        env=os.environ | rank_environment(rank, ranks, port, cores),
+        preexec_fn=lambda: end_with_parent(parent, signal.SIGTERM),
+    )
 
 
 def run_directory(arguments: list[str]) -> Path:

@@ -15,7 +15,7 @@ from jadeberta.preflight.host_info import host_name, job_key, look_at_device, st
 from jadeberta.preflight.results import Fault, Findings
 from jadeberta.preflight.storage_info import checkpoint_directories, index_hash, look_at_disk, missing_shards
 from jadeberta.preflight.timeouts import TimedOut, bounded
-from jadeberta.utils.files import make_directory
+from jadeberta.utils.files import write_atomically
 
 LOOK_S = 10.0
 """A check that is not back by then hangs: each takes milliseconds, on a cold network disk a second or two."""
@@ -88,10 +88,7 @@ class Book:
                 found.faults.append(Fault("run.dir", f"run.dir: {self._path} cannot be written ({_reason(e)})"))
 
     def _write(self, content: bytes) -> None:
-        make_directory(self.directory)
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_bytes(content)
-        temporary.rename(self._path)
+        write_atomically(self._path, content)
 
     def remove_others(self) -> None:
         """Removes what earlier starts have left."""

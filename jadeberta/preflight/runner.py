@@ -24,6 +24,7 @@ from jadeberta.preflight.requirements import Need, need_of
 from jadeberta.preflight.results import Findings, Measurements
 from jadeberta.preflight.timeouts import Later, TimedOut, Watch, bounded, process_age
 from jadeberta.preflight.verdict import Verdict
+from jadeberta.utils.files import write_atomically
 
 UNFIT = 1
 """Status of every rank where the verdict is not fit."""
@@ -203,10 +204,7 @@ class Preflight:
 
     def _write(self, told: account.Document) -> None:
         def write() -> None:
-            self.json.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.json.with_name(self.json.name + ".tmp")
-            temporary.write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-            temporary.rename(self.json)
+            write_atomically(self.json, orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
         try:
             bounded(DISK_S, write)

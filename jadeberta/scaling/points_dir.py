@@ -10,6 +10,7 @@ import orjson
 from jadeberta.config import Recipe, dump, load_recipe
 from jadeberta.errors import ConfigError, InputError
 from jadeberta.scaling.points import Point, Series, merge
+from jadeberta.utils.files import write_atomically
 
 SETTINGS, RECIPE, JOB, LOG, PREFLIGHT = "scaling.json", "point.yaml", "job.json", "job.log", "preflight.json"
 
@@ -47,7 +48,7 @@ class Store:
                     raise ConfigError(f"{self.directory} was begun with {name} {had}, not {wanted}. Name another --out.")
             settings = replace(settings, series=merge(before.series, settings.series))
         self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / SETTINGS).write_bytes(orjson.dumps(asdict(settings), option=orjson.OPT_INDENT_2))
+        write_atomically(self.directory / SETTINGS, orjson.dumps(asdict(settings), option=orjson.OPT_INDENT_2))
 
     def read_settings(self) -> Settings:
         """Raises InputError where the directory is none of a scaling test."""
@@ -72,13 +73,13 @@ class Store:
         """An empty run directory with the point's recipe; what a failed try left there is removed."""
         shutil.rmtree(self.point(point), ignore_errors=True)
         self.point(point).mkdir(parents=True)
-        (self.point(point) / RECIPE).write_text(dump(recipe), encoding="utf-8")
+        write_atomically(self.point(point) / RECIPE, dump(recipe).encode())
 
     def read_recipe(self, point: Point) -> Recipe:
         return load_recipe(self.point(point) / RECIPE)
 
     def write_job(self, point: Point, job: str) -> None:
-        (self.point(point) / JOB).write_bytes(orjson.dumps({"job": job}))
+        write_atomically(self.point(point) / JOB, orjson.dumps({"job": job}))
 
     def read_job(self, point: Point) -> str | None:
         """The job that was submitted for a point; None where there is none."""

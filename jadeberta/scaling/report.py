@@ -15,6 +15,7 @@ from jadeberta.scaling.measurements import measure, warnings_of
 from jadeberta.scaling.points import points_of
 from jadeberta.scaling.points_dir import Store
 from jadeberta.utils.command_line import OneSentenceParser
+from jadeberta.utils.files import write_atomically
 from jadeberta.utils.json_lines import read_jsonl
 
 
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     report = collect(Store(options.directory))
     content = orjson.dumps(report, option=orjson.OPT_INDENT_2)
-    (options.directory / "report.json").write_bytes(content)
+    write_atomically(options.directory / "report.json", content)
     rows = [Row(**row) for row in report["rows"]]
     write_csv(options.directory / "report.csv", rows)
     from jadeberta.scaling.plot import draw

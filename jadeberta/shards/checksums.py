@@ -5,7 +5,6 @@
 """
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import xxhash
 
 from jadeberta.errors import ShardError
 from jadeberta.shards.index import ShardEntry
-from jadeberta.utils.files import sync_directory, write_durably
+from jadeberta.utils.files import write_atomically
 
 SUM_BYTES = 8
 
@@ -42,13 +41,7 @@ def sums_of_tar(shard: Path, entry: ShardEntry, length: int) -> np.ndarray:
 def write_sums(shard: Path, sums: np.ndarray) -> str:
     """Writes the sums of a tar file beside it, on the disk under their name when this returns; gives the file's sha256."""
     path, content = sums_path(shard), sums.astype("<u8").tobytes()
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        write_durably(temporary, content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_directory(path.parent)
+    write_atomically(path, content)
     return hashlib.sha256(content).hexdigest()
 
 

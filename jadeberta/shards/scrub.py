@@ -17,9 +17,7 @@ import orjson
 from jadeberta.shards.index import ShardEntry, ShardIndex, find_index
 from jadeberta.shards.reader import SetAside, ShardReader
 from jadeberta.utils.files import file_sha256
-from jadeberta.utils.processes import end_with_parent
-
-IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+from jadeberta.utils.processes import JOB_SIGNALS, end_with_parent, helper_signals_blocked
 
 
 class Sweep:
@@ -35,12 +33,8 @@ class Sweep:
             return
         command = [sys.executable, "-m", "jadeberta.shards.scrub", str(reader.directory)]
         command += ["--rank", str(rank), "--world", str(world_size), "--parent", str(os.getpid())]
-        # Blocked while it starts: a signal to the whole process group must not end it before it has learned to ignore that.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
-        try:
+        with helper_signals_blocked():
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.state = "running"
         os.set_blocking(self._pipe.fileno(), False)
 
@@ -102,7 +96,7 @@ def main() -> None:
     parser.add_argument("--world", type=int, default=1, help="number of shares")
     parser.add_argument("--parent", type=int, default=os.getppid(), help="process that this one must not outlive")
     options = parser.parse_args()
-    for number in IGNORED:
+    for number in JOB_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     end_with_parent(options.parent)
     os.nice(19)

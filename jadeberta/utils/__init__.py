@@ -1,1 +1,1 @@
-"""Helpers that know nothing of training: files, JSON Lines, locks, processes. Standard library (and orjson) only."""
+"""Helpers that know nothing of training: files, JSON Lines, locks, processes. Standard library with orjson and rich, nothing heavier."""

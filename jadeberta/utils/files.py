@@ -1,11 +1,19 @@
-"""Small operations on files that must survive a crash; imports nothing heavy, so that helper processes start at once."""
+"""Files that appear whole or not at all, and names that survive a loss of power.
+
+The one place of the project for "write beside, flush, rename". Imports nothing heavy, so that helper processes start at once. A checkpoint
+is a whole directory and has a protocol of its own: `jadeberta/checkpoint/commit.py`.
+"""
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
 def file_sha256(path: Path) -> str:
+    """Returns the sha256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
@@ -28,9 +36,52 @@ def sync_directory(directory: Path) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """Makes a directory and those above it, where they are missing, and makes their names durable."""
+    """Makes a directory and its missing parents, and makes their names durable."""
     if directory.is_dir():
         return
     make_directory(directory.parent)
     directory.mkdir(exist_ok=True)
     sync_directory(directory.parent)
+
+
+@contextmanager
+def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; it becomes `path` when the block ends, and is removed when the block raises.
+
+    Readers see the old file or the new one, never a part. The temporary name is `.NAME.tmp-PID`: two processes that write the same file
+    do not write into each other.
+
+    Args:
+        path: final name; its directory is made where it is missing.
+        durable: flush file and directory, so that the new file also survives a loss of power. False for files that are written often
+            and are worth nothing after a crash, such as heartbeats.
+    """
+    if durable:
+        make_directory(path.parent)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        yield temporary
+        if durable:
+            # Before the rename: a file system may otherwise keep the new name and lose the content.
+            with open(temporary, "rb") as f:
+                os.fsync(f.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if durable:
+        sync_directory(path.parent)
+
+
+def write_atomically(path: Path, content: bytes, durable: bool = True) -> None:
+    """Replaces a file by new content, whole or not at all; see `atomic_path`."""
+    with atomic_path(path, durable) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Gives a binary file that appears under `path` when the block ends; durable, see `atomic_path`."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as f:
+        yield f

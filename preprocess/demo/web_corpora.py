@@ -12,9 +12,9 @@ from typing import Any
 import orjson
 import zstandard
 
+from jadeberta.utils.files import atomic_file
 from preprocess.demo.documents import Document, Lexicon
 from preprocess.demo.sentences import write
-from preprocess.document_files import atomic_file
 
 WIDE_DIGITS = str.maketrans("0123456789", "０１２３４５６７８９")
 

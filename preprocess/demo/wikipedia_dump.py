@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from jadeberta.utils.files import atomic_file
 from preprocess.demo.documents import Document, Lexicon
 from preprocess.demo.sentences import write
-from preprocess.document_files import atomic_file
 
 NAME = "jawiki-demo-pages-articles-multistream"
 PAGES_IN_STREAM = 50

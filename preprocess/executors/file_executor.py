@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jadeberta.shards import ConfigError, GroupLock, InputError, JadebertaError
-from preprocess.document_files import atomic_file, remove_leftovers, write_json
+from jadeberta.utils.files import atomic_file
+from preprocess.document_files import remove_leftovers, write_json
 from preprocess.executors.counters import Account, Weigh
 from preprocess.executors.executor import MPI_VARIABLES, Comm, Piece, Result, fit_to_travel, missing_source, name_of
 from preprocess.executors.file_claims import PieceState, Step, next_step, read_states

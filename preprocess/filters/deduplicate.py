@@ -21,8 +21,9 @@ import orjson
 import xxhash
 
 from jadeberta.shards import ConfigError
+from jadeberta.utils.files import atomic_path
 from preprocess.config import DuplicatesConfig
-from preprocess.document_files import atomic_path, read_json, read_jsonl_zst, write_json
+from preprocess.document_files import read_json, read_jsonl_zst, write_json
 from preprocess.executors.executor import Comm
 from preprocess.text import normalise
 

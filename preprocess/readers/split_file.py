@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import zstandard
 
 from jadeberta.shards import ConfigError, InputError
+from jadeberta.utils.files import atomic_file
 from preprocess.compressed import DECOMPRESSORS, DOWNLOAD_AGAIN, MAX_LINE_BYTES, DamagedFile, chunks_ahead
-from preprocess.document_files import atomic_file, read_json, write_json
+from preprocess.document_files import read_json, write_json
 from preprocess.readers.input_split import Piece
 
 LEVEL = 1

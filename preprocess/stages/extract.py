@@ -20,9 +20,10 @@ import orjson
 import xxhash
 
 from jadeberta.shards import ConfigError, InputError
+from jadeberta.utils.files import atomic_file
 from preprocess import readers
 from preprocess.config import PreprocessConfig
-from preprocess.document_files import Names, atomic_file, read_json, write_json, write_jsonl_zst
+from preprocess.document_files import Names, read_json, write_json, write_jsonl_zst
 from preprocess.executors.executor import Comm
 from preprocess.filters import deduplicate as duplicates
 from preprocess.filters import quality

@@ -32,8 +32,9 @@ from jadeberta.shards import (
     sums_path,
     write_shard,
 )
+from jadeberta.utils.files import atomic_file
 from preprocess.config import PreprocessConfig
-from preprocess.document_files import atomic_file, jsonl_zst_writer, read_json, read_jsonl_zst, write_json
+from preprocess.document_files import jsonl_zst_writer, read_json, read_jsonl_zst, write_json
 from preprocess.executors.executor import Comm
 from preprocess.stages.extract import list_parts, read_documents, stream_markers
 from preprocess.stages.segment import list_words, read_segmenter, read_words

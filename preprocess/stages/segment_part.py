@@ -15,7 +15,8 @@ from typing import Any
 import orjson
 
 from jadeberta.shards import SegmenterError
-from preprocess.document_files import atomic_file, write_jsonl_zst
+from jadeberta.utils.files import atomic_file
+from preprocess.document_files import write_jsonl_zst
 from preprocess.segmenters import Rejected, Segmenter
 from preprocess.segmenters.recheck import Recheck
 from preprocess.stages.extract import read_documents

@@ -18,8 +18,9 @@ import orjson
 import sentencepiece
 
 from jadeberta.shards import ConfigError, file_sha256
+from jadeberta.utils.files import atomic_file, atomic_path
 from preprocess.config import PreprocessConfig
-from preprocess.document_files import atomic_file, atomic_path, read_json, write_json
+from preprocess.document_files import read_json, write_json
 from preprocess.executors.executor import Comm
 from preprocess.stages.segment import list_words
 from preprocess.tokenization.coverage import measure

@@ -9,7 +9,7 @@ from typing import Literal
 
 import sentencepiece
 
-from preprocess.document_files import atomic_file
+from jadeberta.utils.files import atomic_file
 from preprocess.tokenization.word_counts import Tally, WordCount
 
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")

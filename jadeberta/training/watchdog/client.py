@@ -32,15 +32,13 @@ from jadeberta.training.watchdog.heartbeat import (
     stacks_path,
     write_beat,
 )
+from jadeberta.utils.processes import JOB_SIGNALS, helper_signals_blocked
 
 if TYPE_CHECKING:  # the watchdog reads this file and must stay light
     from jadeberta.config import WatchdogConfig
 
 REPLACEMENTS = 10
 """Watchdogs that are replaced in one process's life; a machine that kills more than that will not keep the next."""
-
-_TRAINERS_OWN = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""Signals that the training process answers, in its main thread; a signal to the whole group must end no helper."""
 
 
 class Heart:
@@ -119,24 +117,23 @@ class Heart:
         post = self._post | {"memory": self._memory_fd, "socket": theirs.fileno()}
         command = [sys.executable, "-P", "-m", "jadeberta.training.watchdog.monitor", orjson.dumps(post).decode()]
         roots = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*_TRAINERS_OWN, signal.SIGUSR2))  # inherited by the child
         try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(self._memory_fd, theirs.fileno()),
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, roots))},
-            )
+            with helper_signals_blocked():
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=(self._memory_fd, theirs.fileno()),
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, roots))},
+                )
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             theirs.close()
         return ours, process
 
     def _keep(self) -> None:
         """Ends the process when the watchdog says so, and replaces a watchdog that died."""
         # A signal that lands in this thread would not wake the main one from a call that blocks.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _TRAINERS_OWN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
         _KEEPER.pack_into(self._memory, _KEEPER_AT, threading.get_native_id())
         for _ in range(REPLACEMENTS):
             self._listen()

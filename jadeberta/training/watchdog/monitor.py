@@ -5,7 +5,6 @@ Run by `heartbeat.Heart`; imports nothing heavy and knows no launcher, engine or
 """
 
 import contextlib
-import ctypes
 import mmap
 import os
 import select
@@ -33,6 +32,8 @@ from jadeberta.training.watchdog.heartbeat import (
     say,
     stacks_path,
 )
+from jadeberta.utils.files import write_atomically
+from jadeberta.utils.processes import end_with_parent
 from jadeberta.utils.procfs import kernel_function, process_stat, process_table, send_signal, signal_thread
 
 DUMP_S = 3.0
@@ -43,7 +44,6 @@ REPORT_S = 7.0
 """After this the trainer is ended although the report is not done: the file system may be what hangs."""
 EXIT_S = 5.0
 """What the trainer gets to end by itself; code that holds the interpreter's lock does not let it."""
-PR_SET_PDEATHSIG = 1
 
 
 def _read(path: Path) -> bytes:
@@ -62,9 +62,7 @@ def _size(path: Path) -> int:
 
 def _replace(path: Path, content: Record) -> None:
     """Readers find the old or the new content; nothing is synchronised, a lost heartbeat costs nothing."""
-    new = path.with_name(path.name + ".tmp")
-    new.write_bytes(orjson.dumps(content))
-    new.replace(path)
+    write_atomically(path, orjson.dumps(content), durable=False)
 
 
 @dataclass(frozen=True)
@@ -286,9 +284,8 @@ class Watchdog:
 
 def main() -> None:
     post = Post(**orjson.loads(sys.argv[1]))
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() == post.trainer:  # else it died before the kernel was asked to tell
-        Watchdog(post).run()
+    end_with_parent(post.trainer)
+    Watchdog(post).run()
     os._exit(0)  # whatever the thread that keeps the files waits for
 
 
