@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jadeberta import __version__
-from jadeberta.config.load_recipe import explain_recipe_error
 from jadeberta.errors import (
     CheckpointError,
     ConfigError,
@@ -21,6 +20,7 @@ from jadeberta.errors import (
     StopAsked,
 )
 from jadeberta.jobs.exit_reason import LAST_WORDS, leave_last_words
+from jadeberta.utils.recipe_errors import explain_recipe_error
 
 RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")
 SAID_ONCE = (ConfigError, CheckpointError, NothingToResume, NumericsError, StopAsked, RequeueWanted)

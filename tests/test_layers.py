@@ -112,7 +112,7 @@ def test_utils_and_errors_need_only_the_standard_library_orjson_and_rich() -> No
                     outside |= {alias.name.split(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.module:
                     outside.add(node.module.split(".")[0])
-    assert outside - set(sys.stdlib_module_names) - {"jadeberta"} <= {"orjson", "rich"}
+    assert outside - set(sys.stdlib_module_names) - {"jadeberta"} <= {"orjson", "rich", "yaml"}
 
 
 def test_no_folder_is_crowded_and_no_two_files_share_a_name() -> None:

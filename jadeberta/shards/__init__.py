@@ -3,7 +3,6 @@
 A directory holds tar files of token rows and one `index.json` that says what is in them and how it was made.
 """
 
-from jadeberta.config.load_recipe import explain_recipe_error
 from jadeberta.errors import ConfigError, InputError, JadebertaError, OutputError, SegmenterError, ShardError
 from jadeberta.shards.checksums import ensure_sums, sums_path
 from jadeberta.shards.index import INDEX_NAME, WORD_START, CorpusEntry, Packing, ShardEntry, ShardIndex, find_index
@@ -12,6 +11,7 @@ from jadeberta.shards.verify import verify
 from jadeberta.shards.writer import BLOCK_SEQUENCES, SEQUENCE_LENGTH, write_shard
 from jadeberta.utils.files import file_sha256
 from jadeberta.utils.locks import DirectoryLock, GroupLock, holder_of, is_held
+from jadeberta.utils.recipe_errors import explain_recipe_error
 
 open = open_shards
 

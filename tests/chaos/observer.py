@@ -84,7 +84,11 @@ def processes_of(mark: str, known: dict[int, str] | None = None) -> dict[int, st
 
 
 def _part(parent: int, command: bytes, environment: bytes, seen: dict[int, tuple[int, bytes, bytes]], before: str) -> str:
-    for module, part in (("jobs.local_launcher", "launcher"), ("checkpoint.writer_process", "writer"), ("training.watchdog", "watchdog")):
+    for module, part in (
+        ("jobs.local_launcher", "launcher"),
+        ("checkpoint.writer_process", "writer"),
+        ("training.watchdog", "watchdog"),
+    ):
         if f"jadeberta.{module}".encode() in command:
             return part
     if b"jadeberta\0pretrain" not in command or parent not in seen:

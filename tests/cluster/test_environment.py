@@ -113,9 +113,8 @@ def test_when_one_rank_ends_badly_the_job_ends_with_its_status() -> None:
 
 def test_ranks_end_with_a_launcher_that_is_killed(tmp_path) -> None:
     code = "import os, sys, time; open(sys.argv[1] + os.environ['RANK'], 'w').write(str(os.getpid())); time.sleep(100)"
-    setup = (
-        f"from jadeberta.jobs import local_launcher as local; local.COMMAND = [{sys.executable!r}, '-c', {code!r}, {str(tmp_path / 'rank')!r}]"
-    )
+    command = [sys.executable, "-c", code, str(tmp_path / "rank")]
+    setup = f"from jadeberta.jobs import local_launcher as local; local.COMMAND = {command!r}"
     launcher = subprocess.Popen([sys.executable, "-c", f"{setup}; local.launch(2, [])"], cwd=ROOT)
     files = [tmp_path / "rank0", tmp_path / "rank1"]
     deadline = time.monotonic() + 60

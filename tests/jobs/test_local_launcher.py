@@ -27,7 +27,9 @@ while any(not (other := book / f"lives-{{r}}").exists() or len(other.read_text()
 def start(book: Path, body: str, restarts: int, arguments: list[str] | None = None) -> subprocess.Popen:
     """A launcher of two ranks that run a few lines of Python, which know `rank`, `life` (from 1) and `book`, a directory."""
     code = RECORD.format(book=str(book)) + body
-    setup = f"import sys; from jadeberta.jobs import local_launcher as launcher; launcher.COMMAND = [sys.executable, '-c', {code!r}]"
+    setup = (
+        f"import sys; from jadeberta.jobs import local_launcher as launcher; launcher.COMMAND = [sys.executable, '-c', {code!r}]"
+    )
     driver = f"{setup}; sys.exit(launcher.launch(2, {arguments or []!r}, {restarts}))"
     return subprocess.Popen(
         [sys.executable, "-c", driver], cwd=book, stderr=subprocess.PIPE, text=True, env={"PYTHONPATH": str(ROOT)}

@@ -232,6 +232,7 @@ def test_a_heartbeat_that_cannot_be_written_does_not_end_the_watch(job) -> None:
 
 
 def test_a_file_system_that_hangs_does_not_hold_up_the_judge(job) -> None:
+    (job.run / "heartbeat").mkdir()
     # The watchdog writes its record under this name first; opening a fifo waits for a reader for ever.
     hanging = "os.mkfifo(f'{heart.run_dir}/heartbeat/.rank-00000.json.tmp-{heart._process.pid}')"
     job.start(f"import os\n{hanging}\nheart.beat('step', 1, 'data')\ntime.sleep(100)")

@@ -8,7 +8,7 @@ import pytest
 from jadeberta.utils.durations import format_duration
 from jadeberta.utils.logs import configure_console
 from jadeberta.utils.progress_line import ConsoleHandler
-from jadeberta.utils.tables import format_table
+from jadeberta.utils.text_table import format_table
 
 
 @pytest.mark.parametrize(
