@@ -21,7 +21,7 @@ from bench.kernels.implementations import ENTRIES, Way, in_form, ours, theirs
 from bench.kernels.matrix_work import NEEDED, made_units, share
 from bench.steps.other_packages import versions
 from jadeberta.model.attention.triton import tiles
-from jadeberta.training.metrics import peak_flops
+from jadeberta.utils.hardware import peak_flops
 
 PASSES = ("forward", "forward and backward")
 AHEAD = 40_000_000

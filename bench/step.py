@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.steps.other_packages import versions
 from bench.steps.variants import Setting, Timing, measure, ways_on
 from jadeberta.config import ModelConfig, load_recipe
-from jadeberta.training.metrics import peak_flops, training_flops_per_token
+from jadeberta.training.metrics import training_flops_per_token
+from jadeberta.utils.hardware import peak_flops
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import socket
 import sys
 import time
 import traceback
@@ -10,20 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jadeberta import __version__
+from jadeberta.cluster.environment import host_name
 from jadeberta.errors import (
     CheckpointError,
     ConfigError,
     JadebertaError,
     NothingToResume,
     NumericsError,
-    RequeueWanted,
-    StopAsked,
+    RequeueRequested,
+    StopRequested,
 )
 from jadeberta.jobs.exit_reason import LAST_WORDS, leave_last_words
 from jadeberta.utils.recipe_errors import explain_recipe_error
 
 RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")
-SAID_ONCE = (ConfigError, CheckpointError, NothingToResume, NumericsError, StopAsked, RequeueWanted)
+SAID_ONCE = (ConfigError, CheckpointError, NothingToResume, NumericsError, StopRequested, RequeueRequested)
 """Errors that every rank meets alike."""
 BEHIND_RANK_0_S = 3.0
 """A rank that leaves the speaking to rank 0 ends after it: launchers end all ranks when the first has ended."""
@@ -76,7 +76,7 @@ def _complain(error: JadebertaError) -> None:
     """Says it once where every rank meets the same error, and with the rank where it may be one rank's own."""
     rank = next((int(os.environ[v]) for v in RANK_VARIABLES if os.environ.get(v, "").isdigit()), 0)
     if rank == 0 or not isinstance(error, SAID_ONCE):
-        where = f"rank {rank} on {socket.gethostname()}: " if rank else ""
+        where = f"rank {rank} on {host_name(os.environ)}: " if rank else ""
         print(f"{where}{type(error).__name__}: {error}", file=sys.stderr)
     if folder := os.environ.get(LAST_WORDS):
         leave_last_words(Path(folder), rank, error.exit_status, str(error))

@@ -1,24 +1,30 @@
-"""The one hierarchy of errors that users see.
+"""The one hierarchy of errors that users see, and the exit statuses that job scripts rely on.
 
-Every message is a sentence that names what was wrong, where (file, line, rank), and what to do about it.
-A command ends with the `exit_status` of the error's class; the statuses are part of the contract with job scripts.
+Every message is a sentence that names what was wrong, where (file, line, host, rank), and what to do about it.
+A command ends with the `exit_status` of the error's class. The statuses are part of the contract with job scripts.
 """
+
+from collections.abc import Iterator
 
 
 class JadebertaError(Exception):
-    """Base of every error that is the user's to mend; commands print its message alone, without a traceback."""
+    """Base of every error that the user can fix; commands print its message alone, without a traceback."""
 
     exit_status = 1
+    """Status with which a command ends. Two classes with one status must agree on `retryable`."""
+    retryable = True
+    """Whether another attempt can succeed without a change by the user. Status 1 covers unforeseen failures, so it can."""
 
 
 class ConfigError(JadebertaError):
     """A recipe, an option or the environment is wrong or contradicts itself."""
 
     exit_status = 2
+    retryable = False
 
 
 class InputError(JadebertaError):
-    """A corpus file or another input is missing, cut short or not in its format."""
+    """A corpus file or another input is missing, truncated or not in its format."""
 
 
 class OutputError(JadebertaError):
@@ -26,7 +32,7 @@ class OutputError(JadebertaError):
 
 
 class ShardError(JadebertaError):
-    """A shard directory is missing, damaged or not the one that was expected."""
+    """A shard directory is missing, damaged or not the expected one."""
 
 
 class SegmenterError(JadebertaError):
@@ -37,31 +43,49 @@ class CheckpointError(JadebertaError):
     """A checkpoint is damaged or belongs to another run."""
 
 
-class StopAsked(JadebertaError):
+class StopRequested(JadebertaError):
     """The file STOP ended the run; a checkpoint was saved."""
 
     exit_status = 10
+    retryable = False
 
 
-class RequeueWanted(JadebertaError):
-    """The run was interrupted (time limit, preemption) and wants another life; a checkpoint was saved."""
+class RequeueRequested(JadebertaError):
+    """The run was interrupted (time limit, preemption) and needs another attempt; a checkpoint was saved."""
 
     exit_status = 11
 
 
 class HangError(JadebertaError):
-    """A rank, or a process that it needs, hung or is gone; the others cannot go on without it. The job wants another life."""
+    """A rank, or a process that it needs, hung or is gone, so the other ranks cannot go on; the job needs another attempt."""
 
     exit_status = 12
 
 
 class NumericsError(JadebertaError):
-    """The numbers cannot be trusted and going back did not help, or the ranks' weights differ."""
+    """The numbers cannot be trusted and rolling back did not help, or the ranks' weights differ."""
 
     exit_status = 13
+    retryable = False
 
 
 class NothingToResume(JadebertaError):
     """A checkpoint was required (`--resume required`) and no valid one is there."""
 
     exit_status = 3
+    retryable = False
+
+
+def is_retryable(status: int) -> bool:
+    """Whether another attempt can succeed where a job failed with this status; read by every launch path.
+
+    Args:
+        status: not 0. A status that no error class has (a signal, an unforeseen failure) is retryable.
+    """
+    return all(error.retryable for error in _classes(JadebertaError) if error.exit_status == status)
+
+
+def _classes(base: type[JadebertaError]) -> Iterator[type[JadebertaError]]:
+    yield base
+    for derived in base.__subclasses__():
+        yield from _classes(derived)

@@ -19,7 +19,7 @@ from jadeberta.config import Recipe
 from jadeberta.data.batches import StepBatch, StepDataset, iterate_steps
 from jadeberta.data.masking import Masker, read_word_starts
 from jadeberta.data.sample_order import SampleOrder
-from jadeberta.errors import ConfigError, HangError, JadebertaError, NumericsError, RequeueWanted
+from jadeberta.errors import ConfigError, HangError, JadebertaError, NumericsError, RequeueRequested
 from jadeberta.evaluation.validation import Validation
 from jadeberta.shards import DirectoryLock, ShardError, ShardReader, file_sha256
 from jadeberta.shards import open as open_shards
@@ -103,7 +103,7 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
         state = run.train(resume)
     except JadebertaError as e:
         if process.is_root or isinstance(e, ShardError):
-            ledger.write("requeue" if isinstance(e, RequeueWanted) else "stop", status=e.exit_status, reason=str(e))
+            ledger.write("requeue" if isinstance(e, RequeueRequested) else "stop", status=e.exit_status, reason=str(e))
         raise
     except RuntimeError as e:
         if "DataLoader worker" in str(e):  # told wherever the training happens to be

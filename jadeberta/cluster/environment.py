@@ -1,8 +1,9 @@
 """Which rank this process is, read from the environment of whatever started it.
 
-Pure functions over the environment's variables; nothing here looks at the machine, so that each launcher is a row in a test.
+Pure functions of the environment's variables; only `host_name` may ask the machine. So each launcher is a row in a test.
 """
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -146,6 +147,11 @@ def _mpi_address(env: Mapping[str, str], outer: Outer) -> tuple[str, int]:
     if env.get(local_sizes[outer], env.get(outer.size)) != env.get(outer.size):
         raise ConfigError("mpirun started ranks on several machines but MASTER_ADDR is not set; launch/mpi.sh sets it.")
     return "127.0.0.1", _number(env, "MASTER_PORT", str(DEFAULT_PORT))
+
+
+def host_name(env: Mapping[str, str]) -> str:
+    """This host's name: the one that Slurm uses, so that a job can exclude the host by it; outside Slurm the machine's own."""
+    return env.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def slurm_job(env: Mapping[str, str]) -> dict[str, Any]:

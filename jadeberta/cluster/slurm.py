@@ -10,10 +10,18 @@ from dataclasses import dataclass
 
 ANSWER_S = 5.0
 """A controller that is busy or gone must not keep whoever asks for a status."""
+RUNNING, CANCELLED = "RUNNING", "CANCELLED"
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING", "RESV_DEL_HOLD")
-AT_WORK = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
+"""States of a job that has no hosts yet, or none any more and will get some again (squeue's manual page, JOB STATE CODES)."""
+WORKING = (RUNNING, "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
+"""States of a job that holds hosts. Every state in neither list is that of a job that has ended."""
 NOTHING = ("", "(null)", "None", "N/A", "Unknown")
 """How Slurm writes that a field has no value."""
+
+
+def has_ended(state: str) -> bool:
+    """Whether a job in this state has ended and will not run again."""
+    return state not in (*WAITING, *WORKING)
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class Job:
 
     @property
     def works(self) -> bool:
-        return self.state in AT_WORK
+        return self.state in WORKING
 
 
 def parse_job(text: str, job: int) -> Job | None:

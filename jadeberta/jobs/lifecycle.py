@@ -17,6 +17,7 @@ import orjson
 from jadeberta.checkpoint.manifest import newest_step
 from jadeberta.cluster.environment import slurm_job
 from jadeberta.cluster.hostlist import expand
+from jadeberta.cluster.slurm import RUNNING
 from jadeberta.config import Recipe, load_recipe
 from jadeberta.errors import HangError, JadebertaError
 from jadeberta.jobs.exit_reason import LAST_WORDS_FOLDER, read_last_words
@@ -53,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("what", choices=("begin", "fit", "watch", "end"))
     parser.add_argument("--config", type=Path, required=True, help="recipe; its keys are options too")
     parser.add_argument("--status", type=int, default=0, help="end: of srun")
-    parser.add_argument("--state", default="RUNNING", help="of the job in Slurm")
+    parser.add_argument("--state", default=RUNNING, help="of the job in Slurm")
     parser.add_argument("--next", choices=("requeue", "singleton", "none"), default="none", help="how another life is to be had")
     parser.add_argument("--excluded", default="", help="begin: the job's ExcNodeList")
     parser.add_argument("--down", default="", help="begin: hosts that Slurm says are down")

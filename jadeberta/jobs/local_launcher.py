@@ -16,24 +16,13 @@ from pathlib import Path
 
 from jadeberta.checkpoint.manifest import newest_step
 from jadeberta.cluster.process_group import free_port
-from jadeberta.errors import ConfigError, NothingToResume, NumericsError, StopAsked
+from jadeberta.errors import is_retryable
 from jadeberta.utils.processes import end_with_parent
 
 GRACE_SECONDS = 20.0
 FRUITLESS = 3
 """Restarts in a row without a newer checkpoint; what ends every life at the same place will end the next one too."""
-FINAL = {0, *(error.exit_status for error in (ConfigError, NothingToResume, NumericsError, StopAsked))}
-"""Statuses after which another life would end as this one did, or is not wanted."""
 COMMAND = [sys.executable, "-m", "jadeberta"]
-
-
-def wants_another_life(status: int) -> bool:
-    """Whether a job that ended so is worth starting again: killed, lost a rank, hung, requeued, or failed in an unforeseen way.
-
-    Args:
-        status: of a shell (128 and more: a signal) or of a Popen (negative: a signal).
-    """
-    return status not in FINAL
 
 
 def rank_environment(rank: int, ranks: int, port: int, cores: int) -> dict[str, str]:
@@ -138,7 +127,7 @@ def launch(ranks: int, arguments: list[str], restarts: int = 0) -> int:
     newest, made, fruitless = newest_step(run_dir), 0, 0
     while True:
         status = job.live()
-        if made == restarts or job.told_to_end or not wants_another_life(status):
+        if status == 0 or made == restarts or job.told_to_end or not is_retryable(status):
             return status
         step = newest_step(run_dir)
         newest, fruitless = max(newest, step), 0 if step > newest else fruitless + 1

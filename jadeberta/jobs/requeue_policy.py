@@ -8,12 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jadeberta.errors import ConfigError, NothingToResume, NumericsError, RequeueWanted, StopAsked
+from jadeberta.cluster.slurm import RUNNING
+from jadeberta.errors import RequeueRequested, StopRequested, is_retryable
 
-FINAL = {error.exit_status for error in (ConfigError, NothingToResume, NumericsError, StopAsked)}
-"""Statuses after which another life would end as this one did, or is not wanted."""
-ALIVE = ("RUNNING",)
-"""States in Slurm of a job that nobody else is ending: not cancelled, preempted, requeued or out of time."""
 Next = Literal["requeue", "singleton", "none"]
 
 
@@ -41,7 +38,7 @@ class Ending:
     """Status of the reason that a rank wrote into the ledger; None where none did."""
     reason: str = ""
     """That reason."""
-    state: str = "RUNNING"
+    state: str = RUNNING
     """Of the job in Slurm at this moment."""
     step: int = -1
     """Of the newest checkpoint; -1: none."""
@@ -77,13 +74,13 @@ def decide(ending: Ending, past: Iterable[dict[str, Any]], limits: Limits, follo
     """
     if ending.finished:
         return Decision("finish", 0, f"finished at step {ending.step}")
-    status = ending.status or RequeueWanted.exit_status  # srun may end with 0 after a failed launch
-    final = next((s for s in (ending.told, ending.status) if s in FINAL), None)
+    status = ending.status or RequeueRequested.exit_status  # srun may end with 0 after a failed launch
+    final = next((s for s in (ending.told, ending.status) if s and not is_retryable(s)), None)
     why = f"status {ending.status}: {ending.reason}" if ending.reason else f"status {ending.status}, no rank said why."
     if final is not None:
-        advice = "" if final == StopAsked.exit_status else " Another life would end alike; mend the cause and submit again."
+        advice = "" if final == StopRequested.exit_status else " Another life would end alike; mend the cause and submit again."
         return Decision("stop", final, why + advice)
-    if ending.state not in ALIVE:
+    if ending.state != RUNNING:  # cancelled, preempted, requeued by an administrator, or out of time
         return Decision("leave", status, f"{why} Slurm is ending this job ({ending.state}).")
     rows = list(past)
     if (lives := fruitless(ending, rows)) >= limits.fruitless_lives:

@@ -12,7 +12,8 @@ from jadeberta.errors import ConfigError
 from jadeberta.plan.checkpoint_interval import best_interval, daly, expected_efficiency, young
 from jadeberta.status.attempts import Row, finite, read_history, stall_seconds
 from jadeberta.training.guard import NORMAL
-from jadeberta.training.metrics import PEAK_FLOPS, peak_flops, training_flops_per_token
+from jadeberta.training.metrics import training_flops_per_token
+from jadeberta.utils.hardware import PEAKS, peak_flops
 
 SIGNAL_LEAD_S = 300.0
 """The scripts in slurm/ have Slurm send USR1 so long before the time limit."""
@@ -66,7 +67,7 @@ class Cluster:
     nodes: int = 1
     gpus_per_node: int = 8
     device: str = "A100"
-    """A name that PEAK_FLOPS knows, or any other where the speed is given."""
+    """A name that `hardware.PEAKS` knows, or any other where the speed is given."""
 
 
 @dataclass
@@ -179,7 +180,7 @@ def forecast(recipe: Recipe, cluster: Cluster, inputs: dict[str, Input], paramet
         rate = used["mfu"].value * peak / flops * gpus
     else:
         raise ConfigError(
-            f"--device {cluster.device}: its peak is not known ({', '.join(PEAK_FLOPS)} are); give --tokens-per-second-per-gpu."
+            f"--device {cluster.device}: its peak is not known ({', '.join(PEAKS)} are); give --tokens-per-second-per-gpu."
         )
     mtbf = used["mtbf_node_hours"].value * 3600 / cluster.nodes
     step_tokens = training.global_batch_size * length

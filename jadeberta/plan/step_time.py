@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jadeberta.utils.hardware import find_peaks
+
 HIDDEN_SHARE = 0.7
 """Share of a backward pass beside which overlapped communication can run; the last layers' gradients come before the rest. Assumed."""
 LEAST_EXPOSED = 0.05
@@ -21,8 +23,6 @@ SMALL_REDUCTIONS = 5
 """All-reduces of a few numbers in a step, at most: tokens, loss, gradient norm, overflow once or twice."""
 UPDATE_BYTES = 30
 """Memory traffic of AdamW for a parameter: gradient, fp32 weight and two moments read, the last three and the bf16 weight written."""
-MEMORY_BYTES_PER_S = {"H200": 4.8e12, "H100": 3.35e12, "A100": 1.555e12, "V100": 0.9e12}
-"""By a part of the device's name; the vendors' data sheets, of an A100 the model with 40 GB."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,8 @@ def predict(work: Work, sent: Traffic, ranks: int, network: Network, overlap: bo
 
 def update_seconds(parameters: int, device: str) -> float:
     """Of the optimizer on all parameters, which the memory's rate limits; 0 where the device is not known."""
-    rate = next((rate for part, rate in MEMORY_BYTES_PER_S.items() if part in device), None)
-    return 0.0 if rate is None else parameters * UPDATE_BYTES / rate
+    peaks = find_peaks(device)
+    return 0.0 if peaks is None else parameters * UPDATE_BYTES / peaks.memory_bytes_per_s
 
 
 def network_of(constants: Mapping[str, Any]) -> Network | None:

@@ -15,9 +15,8 @@ from jadeberta.config import Recipe, resolve_file
 from jadeberta.errors import ConfigError, InputError
 from jadeberta.plan.forecast import Cluster, Forecast, Input
 from jadeberta.plan.step_time import NO_NETWORK, Network, Ring, Work, network_of, predict, traffic, update_seconds
+from jadeberta.utils.hardware import PEAKS, find_peaks
 
-NVLINK_BYTES_PER_S = {"H200": 360e9, "H100": 360e9, "A100": 235e9, "V100": 120e9}
-"""Effective rate of a ring within a node: 80% of the data sheet's rate in one direction; of the A100 what NCCL reckons with."""
 HOP = "NCCL's own table (src/graph/tuning.cc: ring, Simple protocol)"
 DEFAULTS = {
     "link_gbps": Input(200.0, "assumed", "one HDR InfiniBand adapter a node; nodes with eight have 1600"),
@@ -61,13 +60,13 @@ def network_inputs(device: str, given: dict[str, Input], preflight: dict[str, An
         ConfigError: the device's links are not known and not given.
     """
     used = dict(DEFAULTS)
-    rate = next((rate for part, rate in NVLINK_BYTES_PER_S.items() if part in device), None)
-    if rate is not None:
+    peaks = find_peaks(device)
+    if peaks is not None:
         source = "80% of the data sheet's rate in one direction; of an A100 what NCCL reckons with (src/graph/tuning.cc)"
-        used["nvlink_gb_per_s"] = Input(rate / 1e9, "assumed", source)
+        used["nvlink_gb_per_s"] = Input(peaks.ring_bytes_per_s / 1e9, "assumed", source)
     used |= given
     if "nvlink_gb_per_s" not in used:
-        known = ", ".join(NVLINK_BYTES_PER_S)
+        known = ", ".join(PEAKS)
         raise ConfigError(f"--device {device}: the links between its GPUs are not known ({known} are); give --nvlink-gb-per-s.")
     if (measured := network_of(preflight.get("constants") or {})) is not None:
         where = "between nodes" if _has_several_hosts(preflight) else "within a node"

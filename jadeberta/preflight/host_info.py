@@ -3,7 +3,6 @@
 import hashlib
 import os
 import platform
-import socket
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,11 +63,6 @@ def read_processes(output: str, uuid: str) -> list[tuple[int, str, str]]:
         if len(fields) == 4 and fields[0] == uuid and fields[1].isdigit():
             found.append((int(fields[1]), fields[3], fields[2]))
     return found
-
-
-def host_name(env: Mapping[str, str]) -> str:
-    """Slurm's name of this host, by which a job can do without it; elsewhere the machine's own."""
-    return env.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def job_key(env: Mapping[str, str]) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import orjson
 
-from jadeberta.cluster.environment import Process
+from jadeberta.cluster.environment import Process, host_name
 from jadeberta.config import Recipe
 from jadeberta.errors import JadebertaError
-from jadeberta.preflight.host_info import host_name, job_key, look_at_device, stale_processes, versions
+from jadeberta.preflight.host_info import job_key, look_at_device, stale_processes, versions
 from jadeberta.preflight.results import Fault, Findings
 from jadeberta.preflight.storage_info import checkpoint_directories, index_hash, look_at_disk, missing_shards
 from jadeberta.preflight.timeouts import TimedOut, bounded

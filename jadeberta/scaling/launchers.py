@@ -14,11 +14,6 @@ from jadeberta.scaling.points import Point
 from jadeberta.scaling.points_dir import LOG, PREFLIGHT, RECIPE
 
 SCRIPT = PROJECT / "slurm" / "scaling.sh"
-ALIVE = {
-    "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT", "REQUEUED",
-    "REQUEUE_HOLD", "REQUEUE_FED",
-}  # fmt: skip
-"""States of a job that has not ended (squeue's manual page)."""
 
 
 class Launcher(Protocol):

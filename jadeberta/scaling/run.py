@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jadeberta.cluster.slurm import has_ended
 from jadeberta.config import Recipe, load_recipe
 from jadeberta.errors import ConfigError
 from jadeberta.plan.world_sizes import zero_of
-from jadeberta.scaling.launchers import ALIVE, Launcher, LocalLauncher, SlurmLauncher
+from jadeberta.scaling.launchers import Launcher, LocalLauncher, SlurmLauncher
 from jadeberta.scaling.points import MODES, STAGES, Mode, Point, lay_out, points_of, recipe_of
 from jadeberta.scaling.points_dir import LOG, Settings, Store
 from jadeberta.shards import DirectoryLock
@@ -94,7 +95,7 @@ class Watch:
             else:
                 seconds = seconds if states == seen else 1.0
                 for point, job in list(self.jobs.items()):
-                    if states.get(job, "") not in ALIVE:
+                    if has_ended(states.get(job, "")):
                         self._conclude(point, job, states.get(job, "is no longer known to Slurm"), failed)
             silent, seen = states is None, seen if states is None else states
             if self.jobs:
@@ -111,7 +112,7 @@ class Watch:
             say("the Slurm controller does not answer; waiting for it")
             self.pause(QUIET_S)
         for point, job in known.items():
-            if states.get(job, "") in ALIVE:
+            if not has_ended(states.get(job, "")):
                 waiting.remove(point)
                 self.jobs[point] = job
                 say(f"{point.name}: waiting for job {job} of an earlier call")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import orjson
 
+from jadeberta.cluster.slurm import CANCELLED
 from jadeberta.status import text_tables as sections
 from jadeberta.status.attempts import Row, finite, read_rows
 from jadeberta.status.eta import Goal, jobs_to_come, next_save, read_goal, training_left_s
@@ -101,7 +102,7 @@ def state(result: Account, slurm: Slurm) -> str:
         return last
     if slurm.waits:
         return "queued"
-    if slurm.state == "CANCELLED":
+    if slurm.state == CANCELLED:
         return "cancelled"
     if slurm.ended:
         action = str(slurm.ends[-1].get("action"))

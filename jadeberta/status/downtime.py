@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jadeberta.errors import StopAsked
+from jadeberta.errors import StopRequested
 from jadeberta.status.attempts import History, Row, Step, finite, stall_seconds
 
 
@@ -59,7 +59,7 @@ def time_between_steps(history: History) -> Gaps:
 def _ended_in_order(history: History) -> bool:
     """Whether the life waited for its last checkpoint before it ended."""
     ending = history.ending or {}
-    return ending.get("event") in ("requeue", "done") or ending.get("status") == StopAsked.exit_status
+    return ending.get("event") in ("requeue", "done") or ending.get("status") == StopRequested.exit_status
 
 
 def _stalls_after(steps: list[Step], events: list[Row]) -> dict[int, float]:

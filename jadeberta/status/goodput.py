@@ -7,7 +7,7 @@ Times between two events are read from the wall clock of the host that wrote the
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
-from jadeberta.errors import RequeueWanted, StopAsked
+from jadeberta.errors import RequeueRequested, StopRequested
 from jadeberta.status.attempts import History, Row, Step, finite, read_history, stall_seconds
 from jadeberta.status.downtime import time_between_steps
 
@@ -145,7 +145,7 @@ def _add_life(result: Account, history: History, following: History | None, now:
     ended = "killed" if ending is None else str(ending["event"])
     if following is None and now is not None and ending is None:
         ended = "running"
-    asked = (None, StopAsked.exit_status, RequeueWanted.exit_status)
+    asked = (None, StopRequested.exit_status, RequeueRequested.exit_status)
     failed = ended in ("killed", "hang") or (ending is not None and ending.get("status") not in asked)
     begin, end = history.started, history.last
     host = next((str(e["host"]) for e in history.events if e.get("event") != "hang" and e.get("host")), "")

@@ -1,7 +1,6 @@
 """`ledger.jsonl`: what happened to a run, one JSON object a line, only ever appended to."""
 
 import os
-import socket
 import sys
 import time
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from jadeberta.cluster.environment import host_name
 from jadeberta.utils.json_lines import read_jsonl
 
 
@@ -29,7 +29,14 @@ class Ledger:
 
     def write(self, event: str, **fields: Any) -> None:
         """Appends one event; on a disk that takes nothing it goes to standard error instead, and the run goes on."""
-        row = {"time": time.time(), "event": event, "life": self.life, "host": socket.gethostname(), "pid": os.getpid(), **fields}
+        row = {
+            "time": time.time(),
+            "event": event,
+            "life": self.life,
+            "host": host_name(os.environ),
+            "pid": os.getpid(),
+            **fields,
+        }
         try:
             with open(self.path, "ab") as f:
                 line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)

@@ -10,7 +10,7 @@ import numpy as np
 from jadeberta.config import Recipe
 from jadeberta.data.batches import StepBatch
 from jadeberta.data.sample_order import SampleOrder, data_step
-from jadeberta.errors import CheckpointError, NumericsError, RequeueWanted, StopAsked
+from jadeberta.errors import CheckpointError, NumericsError, RequeueRequested, StopRequested
 from jadeberta.shards import SetAside
 from jadeberta.training.control import Asks
 from jadeberta.training.engine import TrainingEngine
@@ -97,7 +97,7 @@ def train(
         log: metrics, ledger and terminal.
 
     Raises:
-        StopAsked, RequeueWanted: on every rank, after the save that belongs to it.
+        StopRequested, RequeueRequested: on every rank, after the save that belongs to it.
         RollBack: on every rank, where more steps in a row than the guard allows were left out.
         NumericsError: on every rank, where the ranks' weights differ.
         ShardError: on every rank, where one found a damaged shard and the recipe says stop.
@@ -187,10 +187,10 @@ def _evaluate_if_due(recipe: Recipe, world: Surroundings, step: int, asks: Asks)
 
 
 def _end_early(recipe: Recipe, saver: Saver, world: Surroundings, step: int, asks: Asks) -> None:
-    """Raises StopAsked or RequeueWanted, once the checkpoint is on the disk."""
+    """Raises StopRequested or RequeueRequested, once the checkpoint is on the disk."""
     world.beat("save", step, "save before the end")
     where = f"at step {step} of {recipe.training.max_steps}; the newest checkpoint is of step {saver.drain()}"
     if asks.stop:
         world.done("STOP")
-        raise StopAsked(f"{recipe.run.dir}/STOP was found {where}. Start again to go on.")
-    raise RequeueWanted(f"{world.reason or 'another rank'} asked to end {where}. Start again to go on.")
+        raise StopRequested(f"{recipe.run.dir}/STOP was found {where}. Start again to go on.")
+    raise RequeueRequested(f"{world.reason or 'another rank'} asked to end {where}. Start again to go on.")

@@ -30,9 +30,6 @@ TENSORBOARD_TAGS = {
     "communication_s": "speed/communication_s",
 }
 
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "V100": 125e12}
-"""Dense bf16 or fp16 tensor peak by a part of the device's name, FLOP/s (the vendors' data sheets)."""
-
 
 class MetricsWriter:
     """Writes one object a step; a resumed run appends."""
@@ -102,11 +99,6 @@ def training_flops_per_token(model: ModelConfig, sequence_length: int, micro_bat
     convolution = 2 * model.conv_kernel_size * hidden * hidden
     head = head_share * 2 * (hidden * hidden + hidden * model.vocab_size)
     return 3 * (layers * (linear + content + position_scores + position_tables) + convolution + head)
-
-
-def peak_flops(device_name: str) -> float | None:
-    """The device's peak, FLOP/s; None where it is not known, as for CPUs."""
-    return next((peak for part, peak in PEAK_FLOPS.items() if part in device_name), None)
 
 
 def peak_memory_bytes(device: "torch.device") -> int:

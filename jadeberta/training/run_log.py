@@ -8,8 +8,9 @@ from jadeberta.data.batches import StepBatch
 from jadeberta.training.console import Progress
 from jadeberta.training.engine import StepResult
 from jadeberta.training.ledger import Ledger
-from jadeberta.training.metrics import MetricsWriter, peak_flops, training_flops_per_token
+from jadeberta.training.metrics import MetricsWriter, training_flops_per_token
 from jadeberta.training.run_state import RunState
+from jadeberta.utils.hardware import peak_flops
 
 
 class RunLog:

@@ -10,7 +10,7 @@ import pytest
 
 from jadeberta.checkpoint.manifest import newest_step
 from jadeberta.cluster.process_group import free_port
-from jadeberta.jobs.local_launcher import first_cause, run_directory, wants_another_life
+from jadeberta.jobs.local_launcher import first_cause, run_directory
 from tests.helpers import ROOT
 
 RECORD = """
@@ -44,29 +44,6 @@ def ended(launcher: subprocess.Popen) -> tuple[int, str]:
 def lives(book: Path, rank: int = 0) -> int:
     file = book / f"lives-{rank}"
     return len(file.read_text()) if file.exists() else 0
-
-
-@pytest.mark.parametrize(
-    "status,wanted",
-    [
-        (0, False),  # done
-        (1, True),  # unforeseen
-        (2, False),  # the recipe or the command line is wrong
-        (3, False),  # nothing to resume
-        (10, False),  # STOP
-        (11, True),  # requeue
-        (12, True),  # a rank hung or was lost
-        (13, False),  # the numbers cannot be trusted
-        (-9, True),
-        (-15, True),
-        (-11, True),
-        (137, True),
-        (143, True),
-        (139, True),
-    ],
-)
-def test_another_life_is_wanted_where_it_can_help(status, wanted) -> None:
-    assert wants_another_life(status) is wanted
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from typing import Any
 import orjson
 import pytest
 
+from jadeberta.cluster.environment import host_name
 from jadeberta.cluster.process_group import free_port
 from jadeberta.jobs.local_launcher import rank_environment
 from jadeberta.preflight import host_info as machine
-from jadeberta.preflight.host_info import JOB_VARIABLES, host_name, job_key, source_hash
+from jadeberta.preflight.host_info import JOB_VARIABLES, job_key, source_hash
 from jadeberta.preflight.storage_info import write_speed
 from jadeberta.preflight.timeouts import Later, TimedOut, bounded
 from tests.helpers import ROOT, make_recipe, make_shards

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from jadeberta.cluster.environment import host_name
 from jadeberta.errors import ConfigError, HangError
 from jadeberta.training.watchdog.heartbeat import (
     _KEEPER,
@@ -172,4 +173,4 @@ class Heart:
                 return
 
     def _say(self, what: str) -> None:
-        say(f"rank {self.rank} on {socket.gethostname()}: {what}")
+        say(f"rank {self.rank} on {host_name(os.environ)}: {what}")

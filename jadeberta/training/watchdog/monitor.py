@@ -18,6 +18,7 @@ from pathlib import Path
 
 import orjson
 
+from jadeberta.cluster.environment import host_name
 from jadeberta.training.ledger import Ledger, next_life
 from jadeberta.training.watchdog.diagnose import STOPPED, Record, sentence, standing, suspects
 from jadeberta.training.watchdog.heartbeat import (
@@ -84,7 +85,7 @@ class Watchdog:
     """Judges one trainer until it ends, is ended, or says that it is done."""
 
     def __init__(self, post: Post) -> None:
-        self.post, self.run_dir, self.host = post, Path(post.run_dir), socket.gethostname()
+        self.post, self.run_dir, self.host = post, Path(post.run_dir), host_name(os.environ)
         self.memory = mmap.mmap(post.memory, mmap.PAGESIZE)
         self.socket = socket.socket(fileno=post.socket)
         self.interval = max(0.05, min([1.0, *(limit / 4 for limit in post.limits.values() if limit > 0)]))

@@ -1,0 +1,36 @@
+"""Peak rates of the GPUs that the project knows, from the vendors' data sheets; the one table of such figures."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DevicePeaks:
+    """Peak rates of one kind of GPU."""
+
+    flops: float
+    """Dense bf16 tensor peak, FLOP/s; fp16 for V100, which has no bf16."""
+    memory_bytes_per_s: float
+    """Memory bandwidth, bytes/s."""
+    ring_bytes_per_s: float
+    """Effective rate of an NVLink ring within a node, bytes/s: 80% of the data sheet's rate in one direction; for A100 the rate in
+    NCCL's tuning table (src/graph/tuning.cc)."""
+
+
+PEAKS = {
+    "H200": DevicePeaks(989e12, 4.8e12, 360e9),
+    "H100": DevicePeaks(989e12, 3.35e12, 360e9),
+    "A100": DevicePeaks(312e12, 1.555e12, 235e9),  # memory of the model with 40 GB
+    "V100": DevicePeaks(125e12, 0.9e12, 120e9),
+}
+"""Peaks by a part of the device's name, such as "A100" in "NVIDIA A100-SXM4-40GB"."""
+
+
+def find_peaks(device_name: str) -> DevicePeaks | None:
+    """Peaks of a device by its full name; None where the device is not in the table, as for CPUs."""
+    return next((peaks for part, peaks in PEAKS.items() if part in device_name), None)
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Dense bf16 peak of a device, FLOP/s; None where the device is not in the table."""
+    peaks = find_peaks(device_name)
+    return None if peaks is None else peaks.flops
