@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from jadeberta.shards import ConfigError, DirectoryLock, JadebertaError, ShardIndex, find_index, verify
-from preprocess.config import PreprocessConfig, load_config
+from preprocess.config import PreprocessConfig
 from preprocess.corpus_report import print_report, write_report
-from preprocess.document_files import remove_leftovers
 from preprocess.estimate import describe_plan
 from preprocess.executors.executor import Comm, fit_to_travel
 from preprocess.executors.file_executor import SILENCE_SECONDS, Pool, require_finished
-from preprocess.executors.progress import Reporter, Screen, clear, folder_of
+from preprocess.executors.progress import Reporter, Screen, clear
 from preprocess.job_status import describe_directory
+from preprocess.load_config import load_config
 from preprocess.segmenters import open_segmenter
+from preprocess.workdir import progress_dir, read_training, remove_leftovers
 
 STAGES = ("extract", "segment", "tokenizer", "pack")
 REQUEUED_PATIENCE = 120.0
@@ -137,10 +138,10 @@ def _run(options: argparse.Namespace, overrides: list[str], comm: Comm, screen: 
             patience = REQUEUED_PATIENCE if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else 0.0
             held.append(DirectoryLock(options.out / "work", "--out", patience))
             remove_leftovers(options.out)
-        clear(folder_of(options.out))
+        clear(progress_dir(options.out))
 
     comm.run_on_root(prepare)
-    reporter = Reporter(folder_of(options.out), comm.rank, comm.account, screen.show if comm.is_root else None)
+    reporter = Reporter(progress_dir(options.out), comm.rank, comm.account, screen.show if comm.is_root else None)
     try:
         reports: dict[str, Any] = {}
         for stage in wanted:
@@ -156,7 +157,7 @@ def _run(options: argparse.Namespace, overrides: list[str], comm: Comm, screen: 
 
     def conclude() -> None:
         print_report(write_report(options.out, reports))
-        clear(folder_of(options.out))
+        clear(progress_dir(options.out))
         remove_leftovers(options.out)  # of a process of a pool that was killed while the others went on
         comm.finish()
 
@@ -211,7 +212,6 @@ def _verify(directory: Path, pool: str | None, comm: Comm) -> int:
 
 def _coverage(directory: Path, pool: str | None, comm: Comm) -> int:
     from preprocess.segmenters.mecab import JumanDic
-    from preprocess.stages.tokenizer import read_training
     from preprocess.tokenization.coverage import compare, describe
 
     def report() -> dict[str, Any]:

@@ -1,32 +1,11 @@
-"""The `preprocess` section of a recipe as dataclasses.
+"""The `preprocess` section of a recipe as dataclasses, one docstring a key. `load_config` reads and checks it."""
 
-Reads the same recipe file as `jadeberta pretrain` and looks at its own section only; every other section is left to its owner.
-"""
-
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import jsonargparse
-import yaml
-
-from jadeberta.shards import WORD_START, ConfigError, Packing, explain_recipe_error
+from jadeberta.shards import Packing
 
 Engine = Literal["jumanpp", "juman", "mecab"]
-OTHER_SECTIONS = (
-    "run",
-    "data",
-    "model",
-    "training",
-    "deepspeed",
-    "checkpoint",
-    "evaluation",
-    "guard",
-    "watchdog",
-    "cluster",
-    "logging",
-)
-"""Sections of a recipe that are none of this package's business."""
 Duplicates = Literal["none", "exact", "near"]
 Pieces = Literal["subwords", "characters"]
 CorpusFormat = Literal["wikipedia", "cc100", "oscar", "jsonl"]
@@ -95,109 +74,3 @@ class PreprocessConfig:
     """Which documents are left out as duplicates of others."""
     packing: Packing = "concat"
     """How documents become rows of 512: concat, one after the other and no padding; best_fit, none across two rows, up to 1% padding."""
-
-
-def load_config(recipe: Path | None, overrides: tuple[str, ...] = (), corpora: Path | None = None) -> PreprocessConfig:
-    """The `preprocess` section of a recipe with overrides like ("--preprocess.vocab_size", "8000").
-
-    Args:
-        recipe: YAML file; None takes the defaults.
-        overrides: options of the command line.
-        corpora: a folder whose corpora, found by their usual names, take the place of the recipe's; repeats stay the recipe's.
-
-    Raises:
-        ConfigError: the recipe is not there, has an unknown key or a value out of range, or names no corpus.
-    """
-    parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config")
-    parser.add_argument("--preprocess", type=PreprocessConfig)
-    for section in OTHER_SECTIONS:
-        parser.add_argument(f"--{section}", type=Any)
-    if recipe is not None and not recipe.is_file():
-        raise ConfigError(f"{recipe}: no such recipe. The ones that come with the project lie in recipes/.")
-    try:
-        arguments = parser.parse_args([*(["--config", str(recipe)] if recipe else []), *overrides])
-        config = parser.instantiate(arguments).preprocess or PreprocessConfig()
-    except (jsonargparse.ArgumentError, yaml.YAMLError, UnicodeDecodeError) as e:
-        raise ConfigError(_corpus_fault(recipe) or explain_recipe_error(str(e), recipe, _known_keys(), overrides)) from e
-    except TypeError as e:
-        where = recipe or "command line"
-        raise ConfigError(f"{where}: a section under preprocess has no keys; give it some or leave it out.") from e
-    config.corpora = {str(name): corpus for name, corpus in (config.corpora or {}).items()}
-    if corpora is not None:
-        config.corpora = _found_corpora(corpora, config.corpora)
-    _validate(config)
-    return config
-
-
-def _found_corpora(folder: Path, named: dict[str, CorpusConfig]) -> dict[str, CorpusConfig]:
-    """The corpora of a folder, with the repeats that the recipe gives their name, or else their format."""
-    from preprocess.readers.discover import discover
-
-    by_format = {c.format: c.repeats for c in named.values()}
-    found = discover(folder)
-    for name, corpus in found.items():
-        corpus.repeats = named[name].repeats if name in named else by_format.get(corpus.format, 1)
-    return found
-
-
-def _corpus_fault(recipe: Path | None) -> str:
-    """What is wrong with a corpus of the recipe; of a dictionary of them the parser names neither the corpus nor its key."""
-    try:
-        corpora = yaml.safe_load(recipe.read_text(encoding="utf-8"))["preprocess"]["corpora"].items() if recipe else ()
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError):
-        return ""
-    for name, corpus in corpora:
-        key = f"preprocess.corpora.{name}"
-        parser = jsonargparse.ArgumentParser(exit_on_error=False)
-        # Not under its own name: the parser would turn a hyphen in it into an underscore.
-        parser.add_class_arguments(CorpusConfig, "corpus")
-        try:
-            parser.parse_object({"corpus": corpus})
-        except jsonargparse.ArgumentError as e:
-            known = [f"{key}.{f.name}" for f in fields(CorpusConfig)]
-            return explain_recipe_error(str(e).replace("corpus", key), recipe, known)
-    return ""
-
-
-def _validate(config: PreprocessConfig) -> None:
-    sections: dict[str, Any] = {"": config, "segmenter.": config.segmenter, "duplicates.": config.duplicates}
-    for section, values in (sections | {f"corpora.{name}.": corpus for name, corpus in config.corpora.items()}).items():
-        if empty := [f.name for f in fields(values) if getattr(values, f.name) is None]:
-            raise ConfigError(f"preprocess.{section}{empty[0]} has no value; give it one or leave the line out.")
-    if not config.corpora:
-        raise ConfigError(
-            "preprocess.corpora names no corpus; name them in the recipe or give --corpora FOLDER (make: CORPORA=folder)."
-        )
-    for name, corpus in config.corpora.items():
-        if not name.replace("-", "").replace("_", "").isalnum() or name.startswith("valid-"):
-            raise ConfigError(
-                f"preprocess.corpora.{name}: a corpus's name may hold letters, digits, - and _, and not start with valid-."
-            )
-        if corpus.repeats < 1:
-            raise ConfigError(f"preprocess.corpora.{name}.repeats is {corpus.repeats}; it must be at least 1.")
-    for key, low, high in (
-        ("vocab_size", 10, 2**16),
-        ("part_bytes", 1, 2**40),
-        ("shard_bytes", 1, 2**40),
-        ("heldout_documents", 0, 2**40),
-    ):
-        if not low <= getattr(config, key) <= high:
-            raise ConfigError(f"preprocess.{key} is {getattr(config, key)}; it must lie between {low} and {high}.")
-    if config.pieces == "characters" and config.vocab_size > WORD_START:
-        raise ConfigError(
-            f"preprocess.vocab_size is {config.vocab_size}; with preprocess.pieces: characters it may be {WORD_START}."
-        )
-    if not 0.3 <= config.duplicates.similarity <= 0.99:
-        raise ConfigError(
-            f"preprocess.duplicates.similarity is {config.duplicates.similarity}; it must lie between 0.3 and 0.99."
-        )
-    if not 0.9 <= config.character_coverage <= 1:
-        raise ConfigError(f"preprocess.character_coverage is {config.character_coverage}; it must lie between 0.9 and 1.")
-
-
-def _known_keys() -> list[str]:
-    keys = [f"preprocess.{f.name}" for f in fields(PreprocessConfig)]
-    for section, class_ in (("segmenter", SegmenterConfig), ("duplicates", DuplicatesConfig)):
-        keys += [f"preprocess.{section}.{f.name}" for f in fields(class_)]
-    return keys + list(OTHER_SECTIONS)

@@ -3,8 +3,6 @@
 Every output of a stage is written under a temporary name beside its final one, flushed to the disk and renamed.
 """
 
-import re
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -35,21 +33,6 @@ class Names:
             self._names = frozenset(path.name for path in self._folder.iterdir()) if self._folder.is_dir() else frozenset()
             self._listed = time.monotonic()
         return name in self._names
-
-
-def remove_leftovers(out: Path) -> None:
-    """Removes what killed processes had not finished under `out`; for one who knows that nobody writes there now.
-
-    What the processes of a pool tell each other is left alone: others of it may just be coming.
-    """
-    work = out / "work"
-    for path in [*out.glob(".*"), *(out / "tokenizer").glob(".*"), *work.glob("**/.*")]:
-        if work / "pool" in path.parents:
-            continue
-        if re.search(r"\.tmp-\d+$", path.name):
-            path.unlink(missing_ok=True)
-        elif path.name.startswith(".seeds-"):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -23,6 +23,7 @@ from preprocess.readers.split_file import LEVEL, head_lines
 from preprocess.segmenters import Rejected, Segmenter, open_segmenter
 from preprocess.stages.extract import plan_pieces
 from preprocess.text import split_sentences
+from preprocess.workdir import documents_dir
 
 HEAD_BYTES = 2**20
 """Of a corpus's first file, as it lies on the disk."""
@@ -89,7 +90,7 @@ def describe_plan(config: PreprocessConfig, out: Path, stages: tuple[str, ...], 
 def expect(name: str, pieces: list[Piece], out: Path, segmenter: Segmenter) -> Corpus:
     """Tries the head of a corpus, and multiplies."""
     size = sum(piece.end - piece.start for piece in pieces)
-    folder = out / "work" / "documents" / name
+    folder = documents_dir(out, name)
     done = sum((folder / f"{piece.name}.json").is_file() for piece in pieces)
     with TemporaryDirectory() as scratch:
         began = time.perf_counter()

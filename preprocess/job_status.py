@@ -6,8 +6,17 @@ from typing import Any
 
 from jadeberta.shards import INDEX_NAME, ConfigError, holder_of
 from preprocess.document_files import read_json
-from preprocess.executors.progress import Seen, clock, describe, folder_of, read_ranks, summarise
-from preprocess.stages.extract import read_markers
+from preprocess.executors.progress import Seen, clock, describe, read_ranks, summarise
+from preprocess.workdir import (
+    TRAINING_NAME,
+    documents_dir,
+    pack_dir,
+    planned_path,
+    progress_dir,
+    read_markers,
+    words_marker,
+    words_path,
+)
 
 MOST_RANKS = 32
 """Ranks that are listed one by one; of more only those that are dead, as many."""
@@ -38,7 +47,7 @@ def describe_directory(out: Path) -> list[str]:
     if not (out / "work").is_dir() and not (out / INDEX_NAME).is_file():
         raise ConfigError(f"{out}: no stage was ever begun here. Name the directory that --out of the stages names.")
     lines = [f"{'stage':10} {'corpus':16} {'pieces done':>20} {'':>28}", *map(str, read_table(out))]
-    seen = read_ranks(folder_of(out))
+    seen = read_ranks(progress_dir(out))
     holder = holder_of(out / "work")
     lines += [f"{holder} works here" if holder else "nobody works here now"]
     if holder and (summary := summarise(seen)) is not None:
@@ -56,24 +65,23 @@ def describe_rank(rank: Seen) -> str:
 
 def read_table(out: Path) -> list[Row]:
     """How many pieces of which stage are done, from what lies on the disk."""
-    work = out / "work"
     rows: list[Row] = []
     parts: dict[str, dict[str, int]] = {}
-    for planned in sorted((work / "documents").glob("*.pieces.json")):
-        corpus = planned.name.removesuffix(".pieces.json")
+    for planned in sorted(planned_path(out, "*").parent.glob(planned_path(out, "*").name)):
+        corpus = planned.name.removesuffix(planned_path(out, "").name)
         sizes: dict[str, int] = dict(read_json(planned)["pieces"])
         markers = read_markers(out, corpus)
-        done = [name for name in sizes if (work / "documents" / corpus / f"{name}.json").is_file()]
+        done = [name for name in sizes if (documents_dir(out, corpus) / f"{name}.json").is_file()]
         rows.append(Row("extract", corpus, len(done), len(sizes), sum(sizes[name] for name in done), sum(sizes.values())))
         parts[corpus] = {part["file"]: part["bytes"] for marker in markers for part in marker["parts"]}
         if len(done) < len(sizes):
             del parts[corpus]  # nobody knows yet how many there will be
     for corpus, sizes in parts.items():
-        done = [name for name in sizes if (work / "words" / corpus / name.replace(".jsonl.zst", ".json")).is_file()]
+        done = [name for name in sizes if words_marker(words_path(documents_dir(out, corpus) / name, out)).is_file()]
         rows.append(Row("segment", corpus, len(done), len(sizes), sum(sizes[name] for name in done), sum(sizes.values())))
-    rows.append(Row("tokenizer", "all", int((out / "tokenizer" / "training.json").is_file()), 1, 0, None))
+    rows.append(Row("tokenizer", "all", int((out / "tokenizer" / TRAINING_NAME).is_file()), 1, 0, None))
     index = _shards_of(out)
-    packed = len(list((work / "pack").glob("*.json")))
+    packed = len(list(pack_dir(out).glob("*.json")))
     rows.append(Row("pack", "all", packed if index is None else index, index, 0, None))
     return rows
 

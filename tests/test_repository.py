@@ -47,7 +47,7 @@ def test_every_verb_explains_itself(verb) -> None:
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.name)
 def test_a_recipe_is_valid_for_training_and_for_preprocessing(recipe) -> None:
     from jadeberta.config import load_recipe
-    from preprocess.config import load_config
+    from preprocess.load_config import load_config
 
     assert load_recipe(recipe).model.vocab_size == load_config(recipe).vocab_size
 

@@ -16,15 +16,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from preprocess.config import PreprocessConfig, load_config
+from preprocess.config import PreprocessConfig
 from preprocess.executors.executor import Comm
+from preprocess.load_config import load_config
 from preprocess.readers import input_split as piece
 from preprocess.segmenters import mecab
 from preprocess.stages.extract import extract
 from preprocess.stages.pack import pack
-from preprocess.stages.segment import list_words, segment
+from preprocess.stages.segment import segment
 from preprocess.stages.tokenizer import MAX_WORDS, train_tokenizer
 from preprocess.tokenization.word_counts import rank_words
+from preprocess.workdir import list_words
 
 ROOT = str(Path(__file__).resolve().parents[2])
 CUT_BYTES = 2 * 2**20

@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 
 from bench.preprocess.measure import Row, median_of
-from preprocess.stages.extract import list_parts, read_documents
+from preprocess.workdir import list_parts, read_documents
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT.parent / "shared" / "data" / "corpora"

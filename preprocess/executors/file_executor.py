@@ -20,12 +20,13 @@ from typing import Any, NoReturn
 
 from jadeberta.shards import ConfigError, GroupLock, InputError, JadebertaError
 from jadeberta.utils.files import atomic_file
-from preprocess.document_files import remove_leftovers, write_json
+from preprocess.document_files import write_json
 from preprocess.executors.counters import Account, Weigh
 from preprocess.executors.executor import MPI_VARIABLES, Comm, Piece, Result, fit_to_travel, missing_source, name_of
 from preprocess.executors.file_claims import PieceState, Step, next_step, read_states
 from preprocess.executors.liveness import Heartbeat, Watch
 from preprocess.executors.task_queue import STALL_SECONDS
+from preprocess.workdir import pool_dir, remove_leftovers
 
 SILENCE_SECONDS = 60.0
 """Without a sign of life for so long a process is taken for dead."""
@@ -58,7 +59,7 @@ class Pool(Comm):
         self.rank = int(os.environ.get("SLURM_PROCID", "0"))
         self.account = Account()
         self._raised: BaseException | None = None
-        pools = out / "work" / "pool"
+        pools = pool_dir(out)
 
         def tidy() -> None:
             for other in pools.glob("*"):
@@ -215,7 +216,7 @@ class Pool(Comm):
 
 def require_finished(out: Path, name: str, stage: str) -> None:
     """Raises JadebertaError unless a pool's command has ended well."""
-    folder = out / "work" / "pool" / f"{name}-{stage}"
+    folder = pool_dir(out) / f"{name}-{stage}"
     if not (folder / "finished.json").is_file():
         problem = f"the processes of pool {name} have not finished '{stage}'"
         raise JadebertaError(f"{out}: {problem}. Their logs say why; submit the job again to go on.")

@@ -104,10 +104,6 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def folder_of(out: Path) -> Path:
-    return out / "work" / "progress"
-
-
 def read_ranks(folder: Path, own: Path | None = None) -> list[Seen]:
     """All ranks that left a file.
 

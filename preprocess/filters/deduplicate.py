@@ -9,7 +9,6 @@ For each part of documents a list of its rows that are left out is kept under `w
 """
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -23,9 +22,10 @@ import xxhash
 from jadeberta.shards import ConfigError
 from jadeberta.utils.files import atomic_path
 from preprocess.config import DuplicatesConfig
-from preprocess.document_files import read_json, read_jsonl_zst, write_json
+from preprocess.document_files import read_jsonl_zst, write_json
 from preprocess.executors.executor import Comm
 from preprocess.text import normalise
+from preprocess.workdir import SUFFIX, duplicates_dir, duplicates_list, read_duplicates
 
 PERMUTATIONS = 128
 """Most hashes in a signature. 128 tell similarities apart to 0.04 (one standard deviation)."""
@@ -85,7 +85,7 @@ def find(config: DuplicatesConfig, parts: list[Path], comm: Comm) -> None:
     if not parts:
         return
     digest = _digest(config, parts)
-    work = _Work(config, parts, _folder(parts[0]) / digest, digest)
+    work = _Work(config, parts, duplicates_dir(parts[0]) / digest, digest)
     if comm.run_on_root(lambda: all(_is_done(part, digest) for part in parts)):
         return
     comm.map(parts, partial(_write_keys, work), lambda part: part.stat().st_size)
@@ -98,48 +98,7 @@ def find(config: DuplicatesConfig, parts: list[Path], comm: Comm) -> None:
 def forget(parts: list[Path]) -> None:
     """Takes away the lists of an earlier run, so that all documents count again."""
     for part in parts:
-        _list_of(part).unlink(missing_ok=True)
-
-
-def left_out(part: Path) -> dict[str, Any] | None:
-    """{"rows", "ids", "bytes" (UTF-8 of their texts), "dropped": {reason: n}} of a part; None where no duplicates were looked for."""
-    path = _list_of(part)
-    return read_json(path) if path.is_file() else None
-
-
-def without_duplicates(part: Path) -> dict[str, str]:
-    """What tells the rows that are left of a part from all of it: nothing where all are left."""
-    listed = left_out(part)
-    return {"without": xxhash.xxh64_hexdigest(orjson.dumps(listed["rows"]))} if listed and listed["rows"] else {}
-
-
-def rows_left(part: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a part but for duplicates."""
-    skipped = frozenset((left_out(part) or {"rows": ()})["rows"])
-    return (row for number, row in enumerate(read_jsonl_zst(part)) if number not in skipped)
-
-
-def marker_left(marker: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The marker of a piece with its duplicates counted as dropped instead of kept; `folder` holds its parts."""
-    found = [(part, listed) for part in marker["parts"] if (listed := left_out(folder / part["file"]))]
-    ids = {id_ for _, listed in found for id_ in listed["ids"]}
-    if not ids:
-        return marker
-    counts = marker["counts"]
-    dropped = dict(counts["dropped"])
-    for _, listed in found:
-        for reason, number in listed["dropped"].items():
-            dropped[reason] = dropped.get(reason, 0) + number
-    fewer = {part["file"]: listed for part, listed in found}
-    parts = [
-        part
-        if (listed := fewer.get(part["file"])) is None
-        else part | {"documents": part["documents"] - len(listed["rows"]), "bytes": part["bytes"] - listed["bytes"]}
-        for part in marker["parts"]
-    ]
-    counts = {name: sum(part[name] for part in parts) for name in ("documents", "bytes")} | {"dropped": dropped}
-    heldout = [candidate for candidate in marker["heldout"] if candidate[1] not in ids]
-    return marker | {"counts": counts, "parts": parts, "heldout": heldout}
+        duplicates_list(part).unlink(missing_ok=True)
 
 
 def _digest(config: DuplicatesConfig, parts: list[Path]) -> str:
@@ -204,7 +163,7 @@ def _write_list(work: _Work, count: int, number: int) -> None:
     same = len(np.unique(mine[(mine & _EXACT) > 0]))
     documents = dict(enumerate(read_jsonl_zst(part))) if rows else {}
     write_json(
-        _list_of(part),
+        duplicates_list(part),
         {
             "digest": work.digest,
             "rows": rows,
@@ -216,7 +175,7 @@ def _write_list(work: _Work, count: int, number: int) -> None:
 
 
 def _is_done(part: Path, digest: str) -> bool:
-    listed = left_out(part)
+    listed = read_duplicates(part)
     return listed is not None and listed["digest"] == digest
 
 
@@ -226,13 +185,4 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 def _stem(part: Path) -> str:
-    return part.name.removesuffix(".jsonl.zst")
-
-
-def _folder(part: Path) -> Path:
-    """Where the lists of a part's output directory are; the part is in `work/documents/<corpus>/`."""
-    return part.parents[2] / "duplicates"
-
-
-def _list_of(part: Path) -> Path:
-    return _folder(part) / part.parent.name / f"{_stem(part)}.json"
+    return part.name.removesuffix(SUFFIX)

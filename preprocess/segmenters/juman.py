@@ -15,7 +15,7 @@ import pyknp
 
 from jadeberta.shards import SegmenterError
 from preprocess.config import SegmenterConfig
-from preprocess.segmenters import Answer, Rejected, Segmenter, Spaced
+from preprocess.segmenters.base import Answer, Rejected, Segmenter, Spaced
 from preprocess.segmenters.jumanpp import REMEDY, TEST_SENTENCE, describe
 from preprocess.segmenters.lines import FEEDING, disguise, joined, pieces
 from preprocess.segmenters.process import find_program, first_line_to_v, limited

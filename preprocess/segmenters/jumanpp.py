@@ -13,7 +13,7 @@ from typing import Any
 
 from jadeberta.shards import SegmenterError
 from preprocess.config import SegmenterConfig
-from preprocess.segmenters import Rejected, Segmenter, Spaced
+from preprocess.segmenters.base import Rejected, Segmenter, Spaced
 from preprocess.segmenters.lines import FEEDING, disguise, joined, pieces
 from preprocess.segmenters.process import Worker, find_program, first_line_to_v, last_line, limited
 

@@ -6,7 +6,7 @@ Pure functions of one sentence, so that an answer never depends on the sentences
 import re
 from collections.abc import Iterator
 
-from preprocess.segmenters import Rejected, Spaced
+from preprocess.segmenters.base import Rejected, Spaced
 
 FEEDING = "pieces-1500-40-1"
 """The rules of this file, versioned by name as the normaliser's are: words depend on them. Change a rule, change its name."""

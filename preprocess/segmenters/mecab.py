@@ -9,7 +9,7 @@ from typing import Any
 
 from jadeberta.shards import ConfigError, SegmenterError
 from preprocess.config import SegmenterConfig
-from preprocess.segmenters import Segmenter, Spaced
+from preprocess.segmenters.base import Segmenter, Spaced
 
 CUT_CHARACTER = re.compile(rb" (?=[\x80-\xbf])")
 """A space that a UTF-8 continuation byte follows."""

@@ -1,6 +1,6 @@
 """No segmentation: text as it is, for models of characters. Not an engine of the stage, which keeps words for their masking."""
 
-from preprocess.segmenters import Segmenter, Spaced
+from preprocess.segmenters.base import Segmenter, Spaced
 
 
 class PlainText(Segmenter):

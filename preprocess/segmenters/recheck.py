@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import xxhash
 
-from preprocess.segmenters import Rejected, Segmenter, Spaced
+from preprocess.segmenters.base import Rejected, Segmenter, Spaced
 
 ONE_IN = 256
 """Documents of which the sentences of one are asked again."""

@@ -27,8 +27,18 @@ from preprocess.document_files import Names, read_json, write_json, write_jsonl_
 from preprocess.executors.executor import Comm
 from preprocess.filters import deduplicate as duplicates
 from preprocess.filters import quality
-from preprocess.readers.input_split import Document, Piece, natural_key
+from preprocess.readers.input_split import Document, Piece
 from preprocess.readers.split_file import Cutting, Extent, cut_file, extent_of, is_cut, remove, require_whole
+from preprocess.workdir import (
+    complete_path,
+    cuts_dir,
+    documents_dir,
+    heldout_hash,
+    list_markers,
+    list_parts,
+    planned_path,
+    read_markers,
+)
 
 # Goes into every marker: change it with any rule of a reader, so that old and new texts never mix in one output.
 EXTRACTOR = "extract-2"
@@ -57,7 +67,7 @@ def extract(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str, Any]:
         else:
             _extract_piece(task, config, out, comm.count)
 
-    places = {corpus: (Names(_cuts(out) / corpus), Names(_folder(out, corpus))) for corpus in config.corpora}
+    places = {corpus: (Names(cuts_dir(out, corpus)), Names(documents_dir(out, corpus))) for corpus in config.corpora}
 
     def ready(task: Piece | Cutting) -> bool:
         """Whether a piece of a file that is cut lies there, or is done already."""
@@ -73,66 +83,6 @@ def extract(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str, Any]:
     return comm.run_on_root(lambda: _summary(config, out))
 
 
-def require_complete(out: Path, corpus: str) -> None:
-    """Raises ConfigError unless every piece of the corpus has been extracted, and is still there."""
-    path = _complete(out, corpus)
-    if not path.is_file() or read_json(path)["pieces"] != [marker.stem for marker in _list_markers(out, corpus)]:
-        problem = f"the documents of '{corpus}' are not all extracted"
-        raise ConfigError(f"{out}: {problem}. Run 'python -m preprocess extract' with the same --out first.")
-
-
-def list_parts(out: Path, corpus: str) -> list[Path]:
-    """The parts of a corpus in the order of its documents; only those of pieces that are complete."""
-    folder = _folder(out, corpus)
-    return [folder / part["file"] for marker in read_markers(out, corpus) for part in marker["parts"]]
-
-
-def read_markers(out: Path, corpus: str) -> list[dict[str, Any]]:
-    """The markers of a corpus's complete pieces, in the order of its documents.
-
-    {"settings", "counts": {"documents", "bytes", "dropped": {reason: n}}, "parts": [{"file", "documents", "bytes"}], "seconds"}
-
-    Without `heldout`, most of a marker by far: of a corpus of thousands of pieces it is gigabytes. See `stream_markers`.
-    """
-    return [{key: value for key, value in marker.items() if key != "heldout"} for marker in stream_markers(out, corpus)]
-
-
-def stream_markers(out: Path, corpus: str) -> Iterator[dict[str, Any]]:
-    """As `read_markers`, one after the other, each with "heldout": [[hash, id]] with the smallest hashes of the piece."""
-    folder = _folder(out, corpus)
-    return (duplicates.marker_left(read_json(marker), folder) for marker in _list_markers(out, corpus))
-
-
-def _list_markers(out: Path, corpus: str) -> list[Path]:
-    return sorted(_folder(out, corpus).glob("*.json"), key=lambda marker: natural_key(marker.name))
-
-
-def read_documents(part: Path) -> Iterator[Document]:
-    """Streams {"id", "source", "title", "text"}; raises InputError where the part is damaged."""
-    return duplicates.rows_left(part)
-
-
-def heldout_hash(document_id: str) -> int:
-    """The documents with the smallest hashes of a corpus are held out; depends on nothing but the id."""
-    return xxhash.xxh64_intdigest(document_id.encode())
-
-
-def _folder(out: Path, corpus: str) -> Path:
-    return out / "work" / "documents" / corpus
-
-
-def _cuts(out: Path) -> Path:
-    return out / "work" / "cuts"
-
-
-def _planned(out: Path, corpus: str) -> Path:
-    return out / "work" / "documents" / f"{corpus}.pieces.json"
-
-
-def _complete(out: Path, corpus: str) -> Path:
-    return out / "work" / "documents" / f"{corpus}.complete.json"
-
-
 def _mark_complete(config: PreprocessConfig, out: Path) -> None:
     for corpus in config.corpora:
         extents: dict[str, list[Extent]] = {}
@@ -140,16 +90,16 @@ def _mark_complete(config: PreprocessConfig, out: Path) -> None:
             if "extent" in marker:
                 extents.setdefault(marker["settings"]["file"], []).append(Extent(**marker["extent"]))
         for file, found in extents.items():
-            require_whole(_folder(out, corpus) / file, found)
-        shutil.rmtree(_cuts(out) / corpus, ignore_errors=True)
-        write_json(_complete(out, corpus), {"pieces": [marker.stem for marker in _list_markers(out, corpus)]})
+            require_whole(documents_dir(out, corpus) / file, found)
+        shutil.rmtree(cuts_dir(out, corpus), ignore_errors=True)
+        write_json(complete_path(out, corpus), {"pieces": [marker.stem for marker in list_markers(out, corpus)]})
 
 
 def plan_pieces(config: PreprocessConfig, out: Path) -> dict[str, list[Piece]]:
     """All pieces of every corpus in the order of their documents, with the place where those of a cut file are noted."""
     return {
         corpus: [
-            piece if piece.cut is None else replace(piece, cut=_cuts(out) / corpus / f"{piece.name}.json")
+            piece if piece.cut is None else replace(piece, cut=cuts_dir(out, corpus) / f"{piece.name}.json")
             for piece in readers.pieces(corpus, corpus_config)
         ]
         for corpus, corpus_config in config.corpora.items()
@@ -161,7 +111,7 @@ def _plan(config: PreprocessConfig, out: Path) -> list[Piece | Cutting]:
     pending: list[Piece] = []
     for corpus, pieces in plan_pieces(config, out).items():
         expected = {piece.name: piece for piece in pieces}
-        for marker in _list_markers(out, corpus):
+        for marker in list_markers(out, corpus):
             if marker.stem not in expected:
                 source = read_json(marker)["settings"]["file"]
                 here = f"{source} is not in {config.corpora[corpus].path} or is now cut otherwise"
@@ -171,8 +121,8 @@ def _plan(config: PreprocessConfig, out: Path) -> list[Piece | Cutting]:
             remove(piece)
             log.info("%s: %s: done before, skipped", corpus, piece.name)
         if expected:
-            _complete(out, corpus).unlink(missing_ok=True)
-        write_json(_planned(out, corpus), {"pieces": [[piece.name, piece.end - piece.start] for piece in pieces]})
+            complete_path(out, corpus).unlink(missing_ok=True)
+        write_json(planned_path(out, corpus), {"pieces": [[piece.name, piece.end - piece.start] for piece in pieces]})
         pending += expected.values()
     cuttings = _plan_cuttings(pending, config, out)
     return [*cuttings, *sorted(pending, key=lambda piece: piece.start - piece.end)]
@@ -238,7 +188,7 @@ def _check_settings(marker: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 def _extract_piece(piece: Piece, config: PreprocessConfig, out: Path, count: Callable[..., None]) -> None:
     """Writes the parts of a piece and its marker, unless a process of a pool did so and was killed before it could say so."""
-    folder = _folder(out, piece.corpus)
+    folder = documents_dir(out, piece.corpus)
     if (marker := folder / f"{piece.name}.json").is_file():
         _check_settings(marker, _settings(piece, config))
         return

@@ -36,12 +36,20 @@ from jadeberta.utils.files import atomic_file
 from preprocess.config import PreprocessConfig
 from preprocess.document_files import jsonl_zst_writer, read_json, read_jsonl_zst, write_json
 from preprocess.executors.executor import Comm
-from preprocess.stages.extract import list_parts, read_documents, stream_markers
-from preprocess.stages.segment import list_words, read_segmenter, read_words
-from preprocess.stages.tokenizer import read_training
 from preprocess.text import NORMALISER, SPLITTER
 from preprocess.tokenization.characters import MARKED, encode_characters, take_marks, with_spaces
 from preprocess.tokenization.packing import CLS, SEP, Document, best_fit, concatenate
+from preprocess.workdir import (
+    list_parts,
+    list_words,
+    pack_dir,
+    read_documents,
+    read_segmenter,
+    read_training,
+    read_words,
+    stream_markers,
+    words_marker,
+)
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +66,7 @@ def pack(config: PreprocessConfig, out: Path, comm: Comm) -> ShardIndex:
         ConfigError: there are no words or no tokenizer yet, the tokenizer is not of this size, or a corpus gives no row at all.
     """
     plan = comm.run_on_root(lambda: _plan(config, out))
-    groups, heldout, work = plan.groups, plan.heldout, out / "work" / "pack"
+    groups, heldout, work = plan.groups, plan.heldout, pack_dir(out)
 
     def rows_of(part: Path) -> Iterator[dict[str, Any]]:
         return with_spaces(read_words(part), read_documents(plan.texts[part])) if plan.texts else read_words(part)
@@ -212,7 +220,7 @@ def group_parts(parts: list[Path], shard_bytes: int) -> list[list[Path]]:
 
 def text_bytes(part: Path) -> int:
     """Bytes of the segmented text in a part of words, as its marker says."""
-    size: int = read_json(part.with_suffix("").with_suffix(".json"))["counts"]["bytes"]
+    size: int = read_json(words_marker(part))["counts"]["bytes"]
     return size
 
 

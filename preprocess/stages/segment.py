@@ -6,22 +6,27 @@ the number of ranks; a part with its marker is never done again. The engine work
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from jadeberta.shards import ConfigError, SegmenterError
 from preprocess.config import PreprocessConfig, SegmenterConfig
-from preprocess.document_files import read_json, read_jsonl_zst, write_json
+from preprocess.document_files import read_json, write_json
 from preprocess.executors.executor import Comm
-from preprocess.filters.deduplicate import without_duplicates
 from preprocess.segmenters import Segmenter, open_segmenter
-from preprocess.stages.extract import list_parts, read_markers, require_complete
-from preprocess.stages.segment_part import SUFFIX, segment_part
+from preprocess.stages.segment_part import segment_part
 from preprocess.text import NORMALISER, SPLITTER
+from preprocess.workdir import (
+    documents_dir,
+    duplicates_settings,
+    list_parts,
+    read_markers,
+    require_complete,
+    words_marker,
+    words_path,
+)
 
 COUNTS = ("documents", "sentences", "words", "bytes", "restarts", "order_checked", "order_dependent", "seconds")
 """What is added up over the parts of a corpus."""
@@ -45,34 +50,6 @@ def segment(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str, Any]:
         sizes = comm.run_on_root(lambda: _text_bytes(config, out)) if pending else {}
         comm.map(pending, lambda part: _segment_part(part, out, segmenter, config.segmenter, comm.count), sizes.__getitem__)
     return comm.run_on_root(lambda: {corpus: _summary(corpus, out) for corpus in config.corpora})
-
-
-def list_words(out: Path, corpus: str) -> list[Path]:
-    """The parts of words of a corpus in the order of its documents; raises ConfigError where one is missing."""
-    require_complete(out, corpus)
-    parts = [_words_of(part, out) for part in list_parts(out, corpus)]
-    missing = [part for part in parts if not (part.is_file() and _marker_of(part).is_file())]
-    if missing or not parts:
-        what = f"{missing[0]}: not segmented yet" if missing else f"{out}: no words of '{corpus}'"
-        raise ConfigError(f"{what}. Run 'python -m preprocess segment' with the same --out first.")
-    return parts
-
-
-def read_words(part: Path) -> Iterator[dict[str, Any]]:
-    """Streams {"id", "sentences": ["word word word", ...]}; raises InputError where the part is damaged."""
-    return read_jsonl_zst(part)
-
-
-def read_segmenter(out: Path) -> dict[str, Any]:
-    """The description of the engine that made all words under `out`; raises ConfigError where there are several or none."""
-    found: dict[bytes, Path] = {}
-    for marker in sorted((out / "work" / "words").glob("*/*.json")):
-        found.setdefault(orjson.dumps(read_json(marker)["settings"]["segmenter"]), marker)
-    if len(found) != 1:
-        what = f"words of different segmenters ({', '.join(map(str, found.values()))})" if found else "no words"
-        raise ConfigError(f"{out}: {what}. Delete {out / 'work' / 'words'} and run 'python -m preprocess segment'.")
-    description: dict[str, Any] = orjson.loads(next(iter(found)))
-    return description
 
 
 def _open_everywhere(config: SegmenterConfig, comm: Comm, stack: ExitStack) -> Segmenter:
@@ -119,7 +96,7 @@ def _text_bytes(config: PreprocessConfig, out: Path) -> dict[Path, int]:
     """The bytes of text of every part of documents."""
     markers = ((corpus, marker) for corpus in config.corpora for marker in read_markers(out, corpus))
     parts = ((corpus, part) for corpus, marker in markers for part in marker["parts"])
-    return {out / "work" / "documents" / corpus / part["file"]: part["bytes"] for corpus, part in parts}
+    return {documents_dir(out, corpus) / part["file"]: part["bytes"] for corpus, part in parts}
 
 
 def _settings(part: Path, description: dict[str, Any]) -> dict[str, Any]:
@@ -128,13 +105,13 @@ def _settings(part: Path, description: dict[str, Any]) -> dict[str, Any]:
         "segmenter": description,
         "normaliser": NORMALISER,
         "splitter": SPLITTER,
-        "source": {"name": part.name, "bytes": part.stat().st_size} | without_duplicates(part),
+        "source": {"name": part.name, "bytes": part.stat().st_size} | duplicates_settings(part),
     }
 
 
 def _is_done(part: Path, out: Path, description: dict[str, Any]) -> bool:
-    words = _words_of(part, out)
-    marker = _marker_of(words)
+    words = words_path(part, out)
+    marker = words_marker(words)
     if not marker.is_file():
         return False
     content = read_json(marker)
@@ -159,27 +136,18 @@ def _difference(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> 
 def _segment_part(part: Path, out: Path, segmenter: Segmenter, config: SegmenterConfig, count: Callable[..., None]) -> None:
     if _is_done(part, out, segmenter.description):
         return  # by a process of a pool that was killed before it could say so
-    words = _words_of(part, out)
+    words = words_path(part, out)
     counts = segment_part(part, words, segmenter, config.batch_sentences, count)
     content = {"settings": _settings(part, segmenter.description), "counts": counts, "file_bytes": words.stat().st_size}
-    write_json(_marker_of(words), content)
+    write_json(words_marker(words), content)
 
 
 def _summary(corpus: str, out: Path) -> dict[str, Any]:
     total: Counter[str] = Counter()
     quarantined: Counter[str] = Counter()
     for part in list_parts(out, corpus):
-        counts = read_json(_marker_of(_words_of(part, out)))["counts"]
+        counts = read_json(words_marker(words_path(part, out)))["counts"]
         quarantined.update(counts.pop("quarantined"))
         total.update(counts)
     read = {"sentences_in": total["sentences"] + quarantined.total()}
     return read | {name: total[name] for name in COUNTS} | {"quarantined": dict(sorted(quarantined.items()))}
-
-
-def _words_of(part: Path, out: Path) -> Path:
-    """Where the words of a part of documents are."""
-    return out / "work" / "words" / part.parent.name / part.name
-
-
-def _marker_of(words: Path) -> Path:
-    return words.with_name(words.name.removesuffix(SUFFIX) + ".json")

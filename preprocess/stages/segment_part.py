@@ -19,10 +19,9 @@ from jadeberta.utils.files import atomic_file
 from preprocess.document_files import write_jsonl_zst
 from preprocess.segmenters import Rejected, Segmenter
 from preprocess.segmenters.recheck import Recheck
-from preprocess.stages.extract import read_documents
 from preprocess.text import split_sentences
+from preprocess.workdir import SUFFIX, read_documents
 
-SUFFIX = ".jsonl.zst"
 Group = list[tuple[str, list[str]]]
 """Documents, each with its id and its sentences, whose sentences go to the engine together."""
 

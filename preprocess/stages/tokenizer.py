@@ -20,9 +20,8 @@ import sentencepiece
 from jadeberta.shards import ConfigError, file_sha256
 from jadeberta.utils.files import atomic_file, atomic_path
 from preprocess.config import PreprocessConfig
-from preprocess.document_files import read_json, write_json
+from preprocess.document_files import write_json
 from preprocess.executors.executor import Comm
-from preprocess.stages.segment import list_words
 from preprocess.tokenization.coverage import measure
 from preprocess.tokenization.sentencepiece_training import (
     SPECIAL_TOKENS,
@@ -32,11 +31,10 @@ from preprocess.tokenization.sentencepiece_training import (
     write_counts,
 )
 from preprocess.tokenization.word_counts import Ranked, rank_words
+from preprocess.workdir import TRAINING_NAME, counts_dir, list_words, read_training
 
 log = logging.getLogger(__name__)
 
-TRAINING_NAME = "training.json"
-"""Settings, hash and counts of a finished tokenizer; written last."""
 MAX_WORDS = 2_000_000
 """The most frequent words, on which the tokenizer is trained."""
 SCORE_STEPS = 256
@@ -69,7 +67,7 @@ def train_tokenizer(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str
     """
     directory = out / "tokenizer"
     parts, settings, found = comm.run_on_root(lambda: _plan(config, out, directory))
-    folder = out / "work" / "counts"
+    folder = counts_dir(out)
     if found is not None:
         log.info("tokenizer: done already, %d pieces", found["pieces"])
         # Of a run that was killed between the tokenizer's end and this.
@@ -79,15 +77,6 @@ def train_tokenizer(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str
     result = comm.run_on_root(lambda: _finished(directory, settings) or _train(config, directory, ranked, settings))
     comm.run_on_root(lambda: shutil.rmtree(folder, ignore_errors=True))
     return result
-
-
-def read_training(directory: Path) -> dict[str, Any] | None:
-    """What `training.json` says of a finished tokenizer; None where there is none, or its model is another one now."""
-    marker, model = directory / TRAINING_NAME, directory / "spm.model"
-    if not (marker.is_file() and model.is_file()):
-        return None
-    found: dict[str, Any] = read_json(marker)
-    return found if file_sha256(model) == found["sha256"] else None
 
 
 def _plan(

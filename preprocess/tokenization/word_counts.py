@@ -20,7 +20,7 @@ import xxhash
 from jadeberta.shards import InputError
 from preprocess.document_files import jsonl_zst_writer, read_json, read_jsonl_zst, write_json, write_jsonl_zst
 from preprocess.executors.executor import Comm
-from preprocess.stages.segment import read_words
+from preprocess.workdir import read_words
 
 MAX_DISTINCT = 1_000_000
 """Distinct words that a rank holds while it counts, some 250 MB; more are set down in sorted files."""

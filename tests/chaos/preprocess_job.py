@@ -15,7 +15,8 @@ from typing import Any
 
 import orjson
 
-from preprocess.executors.progress import folder_of, read_ranks
+from preprocess.executors.progress import read_ranks
+from preprocess.workdir import progress_dir
 from tests.helpers import ROOT
 from tests.preprocess.source_files import COMPRESS, jsonl, oscar_row, write_multistream
 from tests.preprocess.tiny_corpus import NOUNS, VERBS
@@ -97,7 +98,7 @@ class Job:
 
     def stage(self) -> str:
         """That of the living ranks; empty while none has begun one."""
-        ranks = [rank.state.stage for rank in read_ranks(folder_of(self.out)) if rank.alive and rank.state.stage]
+        ranks = [rank.state.stage for rank in read_ranks(progress_dir(self.out)) if rank.alive and rank.state.stage]
         return max(ranks, key=STAGES.index, default="")
 
     def pids(self, target: str) -> list[int]:

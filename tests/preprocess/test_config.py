@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from jadeberta.shards import ConfigError, InputError
-from preprocess.config import CorpusConfig, PreprocessConfig, load_config
+from preprocess.config import CorpusConfig, PreprocessConfig
+from preprocess.load_config import load_config
 
 GOOD = """\
 run: {dir: somewhere}

@@ -14,9 +14,10 @@ from preprocess.config import CorpusConfig, DuplicatesConfig, PreprocessConfig, 
 from preprocess.executors.executor import Comm
 from preprocess.filters import deduplicate as duplicates
 from preprocess.filters.deduplicate import bands_for
-from preprocess.stages.extract import extract, list_parts, read_documents, read_markers
+from preprocess.stages.extract import extract
 from preprocess.stages.pack import heldout_ids
-from preprocess.stages.segment import list_words, read_words, segment
+from preprocess.stages.segment import segment
+from preprocess.workdir import list_parts, list_words, read_documents, read_markers, read_words
 
 KANA = "あいうえおかきくけこさしすせそたちつてとなにぬねのはひふへほまみむめもやゆよらりるれろわをん"
 

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from jadeberta.shards import ConfigError
-from preprocess.config import CorpusConfig, PreprocessConfig, load_config
+from preprocess.config import CorpusConfig, PreprocessConfig
 from preprocess.executors.executor import Comm
 from preprocess.filters import quality
-from preprocess.stages.extract import extract, list_parts, read_documents
+from preprocess.load_config import load_config
+from preprocess.stages.extract import extract
+from preprocess.workdir import list_parts, read_documents
 from tests.helpers import ROOT
 
 ENGLISH = "This is a page without a single word of Japanese in it, as web corpora have."

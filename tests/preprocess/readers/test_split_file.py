@@ -21,7 +21,7 @@ from preprocess.readers import split_file as cutting
 from preprocess.readers.input_split import Piece, file_pieces
 from preprocess.readers.split_file import Cutting, cut_file, extent_of
 from preprocess.stages import extract
-from preprocess.stages.extract import list_parts, read_documents, require_complete
+from preprocess.workdir import list_parts, read_documents, require_complete
 from tests.preprocess.source_files import COMPRESS, dump, jsonl, oscar_row, page
 
 SPAN = 4096

@@ -6,7 +6,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from preprocess.config import SegmenterConfig
-from preprocess.segmenters import Rejected, Segmenter, spelled
+from preprocess.segmenters import Rejected, Segmenter
+from preprocess.segmenters.base import spelled
 from preprocess.segmenters.juman import SingleSentence, align
 from preprocess.segmenters.jumanpp import SEPARATOR, Jumanpp, read_answers
 from preprocess.segmenters.lines import MAX_BYTES, disguise, pieces

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from jadeberta.errors import ConfigError, SegmenterError
 from preprocess.config import SegmenterConfig
-from preprocess.segmenters import Rejected, Segmenter, open_segmenter, spelled
+from preprocess.segmenters import Rejected, Segmenter, open_segmenter
+from preprocess.segmenters.base import spelled
 from preprocess.text import normalise
 
 STANDINS = Path(__file__).parents[2] / "standins"

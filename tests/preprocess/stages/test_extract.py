@@ -17,7 +17,8 @@ from preprocess.document_files import read_json
 from preprocess.executors.executor import Comm
 from preprocess.readers.discover import discover
 from preprocess.stages import extract as stage
-from preprocess.stages.extract import extract, list_parts, read_documents, read_markers, require_complete, stream_markers
+from preprocess.stages.extract import extract
+from preprocess.workdir import list_parts, read_documents, read_markers, require_complete, stream_markers
 
 REPOSITORY = Path(__file__).parents[3]
 CORPORA = REPOSITORY.parent / "shared" / "data" / "corpora"

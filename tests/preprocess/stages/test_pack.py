@@ -17,8 +17,8 @@ from preprocess.executors.executor import Comm
 from preprocess.stages import pack as stage
 from preprocess.stages.extract import extract
 from preprocess.stages.pack import group_parts, pack
-from preprocess.stages.segment import list_words, read_words
 from preprocess.stages.tokenizer import train_tokenizer
+from preprocess.workdir import list_words, read_words
 from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.conftest import Made
 from tests.preprocess.tokenization.test_packing import by_hand

@@ -18,7 +18,7 @@ from preprocess.corpus_report import print_report, write_report
 from preprocess.document_files import read_json, write_json
 from preprocess.executors.executor import Comm
 from preprocess.stages.pack import encode_documents, pack
-from preprocess.stages.segment import list_words, read_words
+from preprocess.workdir import list_words, read_words
 from tests.helpers import ROOT
 from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.conftest import Made, Sample
@@ -154,7 +154,7 @@ def test_report_tells_the_share_of_padding(packed: Made, tmp_path: Path, capsys:
 
 @pytest.mark.slow
 def test_the_sample_is_padded_by_less_than_one_percent(sample: Sample, tmp_path: Path) -> None:
-    from preprocess.config import load_config
+    from preprocess.load_config import load_config
     from tests.helpers import CORPORA
 
     out = tmp_path / "out"

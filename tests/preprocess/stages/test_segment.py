@@ -16,8 +16,9 @@ from preprocess.config import CorpusConfig, PreprocessConfig, SegmenterConfig
 from preprocess.document_files import read_json, write_json, write_jsonl_zst
 from preprocess.executors.executor import Comm
 from preprocess.stages.extract import extract
-from preprocess.stages.segment import list_words, read_segmenter, read_words, segment
+from preprocess.stages.segment import segment
 from preprocess.text import split_sentences
+from preprocess.workdir import list_words, read_segmenter, read_words
 
 ROOT = Path(__file__).parents[3]
 STANDIN = [sys.executable, "-I", "-S", str(ROOT / "tests" / "standins" / "jumanpp")]

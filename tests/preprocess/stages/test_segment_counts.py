@@ -11,8 +11,9 @@ from preprocess.corpus_report import print_report, write_report
 from preprocess.executors.executor import Comm
 from preprocess.segmenters import open_segmenter
 from preprocess.segmenters.recheck import ONE_IN, Differing, Recheck
-from preprocess.stages.segment import list_words, read_words, segment
+from preprocess.stages.segment import segment
 from preprocess.text import split_sentences
+from preprocess.workdir import list_words, read_words
 from tests.preprocess.jumanpp_standin import config
 from tests.preprocess.stages.test_segment import configure, put_documents
 

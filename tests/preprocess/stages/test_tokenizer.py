@@ -18,10 +18,11 @@ from preprocess.executors.executor import Comm
 from preprocess.segmenters import open_segmenter
 from preprocess.stages import tokenizer as stage
 from preprocess.stages.pack import encode_documents
-from preprocess.stages.segment import list_words, read_words
-from preprocess.stages.tokenizer import SPECIAL_TOKENS, train_tokenizer
+from preprocess.stages.tokenizer import train_tokenizer
 from preprocess.text import normalise
+from preprocess.tokenization.sentencepiece_training import SPECIAL_TOKENS
 from preprocess.tokenization.word_counts import Ranked
+from preprocess.workdir import list_words, read_words
 from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.conftest import Made, Sample
 

@@ -16,13 +16,12 @@ from jadeberta.release.export import export
 from jadeberta.release.origin import is_of_characters, read_origin
 from jadeberta.shards import SEQUENCE_LENGTH, ConfigError, InputError, ShardError, open_shards, verify
 from preprocess.executors.executor import Comm
-from preprocess.stages.extract import list_parts, read_documents
 from preprocess.stages.pack import pack
-from preprocess.stages.segment import list_words, read_words
 from preprocess.stages.tokenizer import train_tokenizer
 from preprocess.text import normalise, split_sentences
 from preprocess.tokenization.characters import encode_characters, with_spaces
 from preprocess.tokenization.sentencepiece_training import train_sentencepiece, write_counts
+from preprocess.workdir import list_parts, list_words, read_documents, read_words
 from tests.helpers import make_recipe, read_metrics, run_ranks
 from tests.preprocess.tiny_corpus import configure, run_stages, write_corpora
 
