@@ -24,6 +24,8 @@ def shards(tmp_path_factory):
     bin_ = Path(sys.executable).parent
     # The interpreter that runs the tests is the installed one: nothing is set up again.
     settings = [f"CORPORA={CORPORA}", f"OUT={out}", "RECIPE=recipes/demo.yaml", "RANKS=2", f"BIN={bin_}"]
+    # Real text has more characters than the demo's vocabulary has pieces.
+    settings.append("EXTRA=--preprocess.vocab_size 8000")
     result = subprocess.run(["make", "-o", "setup", "shards", *settings], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return out
@@ -49,7 +51,16 @@ def test_make_shards_finds_exactly_the_documents_of_the_sample(shards) -> None:
 
 def test_pretraining_on_the_sample_lowers_the_loss(shards, tmp_path) -> None:
     recipe = ["--config", "recipes/demo.yaml", "--data.shards", str(shards), "--run.dir", str(tmp_path / "run")]
-    small = ["--model.hidden_size", "64", "--model.num_attention_heads", "1", "--model.intermediate_size", "256"]
+    small = [
+        "--model.vocab_size",
+        "8000",
+        "--model.hidden_size",
+        "64",
+        "--model.num_attention_heads",
+        "1",
+        "--model.intermediate_size",
+        "256",
+    ]
     steps = [
         "--training.max_steps",
         "40",

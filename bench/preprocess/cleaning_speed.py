@@ -15,7 +15,7 @@ import mwparserfromhell
 from bench.preprocess.measure import Row, median_of
 from preprocess import readers
 from preprocess.config import CorpusConfig
-from preprocess.demo.__main__ import write_corpus
+from preprocess.demo.corpus import write_corpus
 from preprocess.readers import wikipedia
 from preprocess.readers.discover import discover
 from preprocess.readers.markup import clean, is_disambiguation

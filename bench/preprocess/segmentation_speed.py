@@ -24,14 +24,16 @@ import jumandic
 import pyknp
 
 from bench.preprocess.measure import Row, median_of
-from preprocess.config import CorpusConfig, PreprocessConfig, SegmenterConfig, load_config
-from preprocess.demo.__main__ import write_corpus
+from preprocess.config import CorpusConfig, PreprocessConfig, SegmenterConfig
+from preprocess.demo.corpus import write_corpus
 from preprocess.document_files import write_json, write_jsonl_zst
 from preprocess.executors.executor import Comm
+from preprocess.load_config import load_config
 from preprocess.segmenters import open_segmenter
-from preprocess.stages.extract import extract, list_parts, read_documents
-from preprocess.stages.segment import list_words, read_words, segment
+from preprocess.stages.extract import extract
+from preprocess.stages.segment import segment
 from preprocess.text import split_sentences
+from preprocess.workdir import list_parts, list_words, read_documents, read_words
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT.parent / "shared" / "data" / "corpora"

@@ -1,1 +1,1 @@
-"""The demo corpus: our own sentences over JumanDIC's words, for `python -m preprocess.demo`. No other stage uses it."""
+"""The demo corpus: generated Japanese text in the formats of the sources. No other part of this package uses it."""

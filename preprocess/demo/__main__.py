@@ -1,37 +1,10 @@
-"""`python -m preprocess.demo DIR`: a Japanese corpus of our own in the three formats that `extract` reads.
-
-Promises that the same seed gives the same bytes, and `expected.json` with what a right extraction finds.
-Every sentence comes from our own grammar over JumanDIC's words: there is enough to learn to see a small model learn.
-"""
+"""`python -m preprocess.demo DIR` writes the demo corpus."""
 
 import argparse
 import time
 from pathlib import Path
 
-from preprocess.demo.documents import Lexicon
-from preprocess.demo.vocabulary import load_words
-from preprocess.demo.web_corpora import write_cc100, write_oscar
-from preprocess.demo.wikipedia_dump import write_wikipedia
-from preprocess.document_files import write_json
-
-DOCUMENTS = 7600
-SHARES = {"wikipedia": 0.3, "cc100": 0.4, "oscar": 0.3}
-
-
-def write_corpus(directory: Path, documents: int = DOCUMENTS, seed: int = 0, oscar_2301: bool = False) -> dict[str, int]:
-    """Writes all files; `documents` counts what a right extraction keeps. Returns what `expected.json` says."""
-    lexicon = Lexicon(load_words())
-    articles, paragraphs = (round(documents * SHARES[name]) for name in ("wikipedia", "cc100"))
-    kept = documents - articles - paragraphs
-    expected = {
-        **write_wikipedia(directory, lexicon, seed, articles),
-        **write_cc100(directory, lexicon, seed, paragraphs),
-        **write_oscar(directory, lexicon, seed, kept),
-    }
-    if oscar_2301:
-        expected |= write_oscar(directory, lexicon, seed, kept // 2, "2301")
-    write_json(directory / "expected.json", expected)
-    return expected
+from preprocess.demo.corpus import DOCUMENTS, write_corpus
 
 
 def main() -> None:

@@ -1,146 +1,126 @@
-"""Words for the demo corpus: nouns, surnames and towns of JumanDIC, read at run time from the dictionary that pip installed.
+"""Words of the demo corpus, by topic. Plain data: every noun is one word to JumanDIC, which a test checks.
 
-Promises that every word is one word to the segmenter, and that the same dictionary gives the same list in the same order.
-Knows no grammar: it says what a word is (topic and kind), not what can be said about it.
+A verb is written as particle and body, ending before ました, and plain past ending: `を作:り:った` gives を作りました, を作った, を作って.
+An adjective is written as it stands before a noun: 甘い, 便利な.
 """
 
-import mmap
-import re
-import struct
 from dataclasses import dataclass
-from pathlib import Path
-
-import fugashi
-import jumandic
-import numpy as np
-
-# MeCab's system dictionary: ten uint32 and the charset, a double array, tokens of 16 bytes, NUL-terminated features.
-HEADER = struct.Struct("<10I32x")
-TOKEN = np.dtype([("left", "<u2"), ("right", "<u2"), ("pos", "<u2"), ("cost", "<i2"), ("feature", "<u4"), ("compound", "<u4")])
-# Entries collected automatically from the web have 自動獲得 where these have 代表表記 or 人名; they are too noisy for sentences.
-ENTRY = re.compile("\0名詞,(普通名詞|サ変名詞|人名|地名),\\*,\\*,([^,\0]+),([^,\0]+),((?:代表表記|人名):[^\0]*)".encode())
-# One spelling a word: all kanji, all katakana, or kanji with kana endings.
-SPELLING = re.compile(r"[一-龥々]{2,}|[ァ-ヴー]{2,}|(?=.*[一-龥])[一-龥々ぁ-ん]{2,}")
-# A demo is shown to people: nothing about death, crime, war, illness, gambling or the body's needs.
-AVOID = re.compile(
-    "[死殺尿便糞性姦淫奴屍葬墓癌毒爆妊娼裸痔乳陰盗賊犯罪囚獄刑戦兵軍艦弾銃砲武核敵血病痛障傷狂鬼魔禁脳炎菌虐恥悪霊襲賭凶暴喪弔棺遺垢愚汚震災妾害]"
-    "|サリン|ポルノ|パチンコ|遊女|遊郭|花魁|愛人|人妻|黒人|白人|外人|ゲイ|盲人|ライフル|春本|原発|放射能|プルトニウム|心中|カジノ|競艇|競馬"
-    "|馬券|ディスコ|ブラジャー|パンティー|トイレ|ヤンキー|孤児|側室|生き埋め|焼け跡|アスベスト|シンナー"
-    "|ドーピング|タブー|スキャンダル|不祥事|津波|中朝|国々|裏金|談合|背任|着服"
-    # Pronouns among the nouns would say something of nobody.
-    "|彼女|自分|自身|彼我|我々|皆さん|諸君|当人|何者|余人|面々|他人事|両氏|諸氏|各氏"
-)
-# JumanDIC gives this cost to entries that its training text never used; below it are the words that people write.
-UNSEEN_COST = {"普通名詞": 5308, "サ変名詞": 3417}
-# What may stand around a word in the sentences; the segmenter must keep it whole in all of them.
-CARRIERS = {
-    "surname": ("、{}さんは", "と{}さんが"),
-    "given": ("、佐藤{}は", "高橋{}が"),
-    "town": ("、{}市の", "は{}市に"),
-    "action": ("、{}を続けた", "は{}について", "の{}が必要だ"),
-    "": ("、{}を見た", "の{}が", "は{}について", "「{}は"),
-}
-# ドメイン of JumanDIC -> topic; words of the domains left out (政治, 健康・医学) are not used.
-TOPIC_OF_DOMAIN = {
-    "料理・食事": "料理",
-    "交通": "交通",
-    "スポーツ": "スポーツ",
-    "文化・芸術": "芸術",
-    "ビジネス": "経済",
-    "教育・学習": "教育",
-    "科学・技術": "科学",
-    "家庭・暮らし": "暮らし",
-    "メディア": "報道",
-    "レクリエーション": "余暇",
-}
-# カテゴリ of JumanDIC -> kind; the first that fits
-KIND_OF_CATEGORY = (
-    ("人工物-食べ物", "food"),
-    ("動物-部位", ""),
-    ("動物", "animal"),
-    ("植物-部位", "nature"),
-    ("植物", "plant"),
-    ("人工物-衣類", "clothing"),
-    ("人工物-乗り物", "vehicle"),
-    ("人工物-金銭", "money"),
-    ("人工物-その他", "tool"),
-    ("組織・団体", "group"),
-    ("場所-自然", "land"),
-    ("場所-施設", "place"),
-    ("自然物", "nature"),
-    ("人", "person"),
-    ("抽象物", "matter"),
-)
-# Words without ドメイン that make a topic by their カテゴリ.
-TOPIC_OF_KIND = {"animal": "動物", "plant": "植物", "nature": "自然", "land": "自然", "food": "料理", "vehicle": "交通"}
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
-    """One dictionary word: `topic` is empty where the dictionary names none; `area` is a town's prefecture."""
+@dataclass(frozen=True)
+class Verb:
+    """A verb with its particle in the forms that the sentences use."""
 
-    surface: str
-    reading: str
-    kind: str
-    topic: str = ""
-    area: str = ""
+    polite: str
+    plain: str
+    te: str
 
 
-def _entries(dictionary: Path) -> list[tuple[int, str, str, str, str]]:
-    """(cost, part of speech, lemma, reading, meaning) of the nouns that a person entered into the dictionary."""
-    with open(dictionary, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        _, _, _, _, _, _, double_array, tokens, features, _ = HEADER.unpack_from(data)
-        table = np.frombuffer(data[HEADER.size + double_array :][:tokens], TOKEN)
-        start = HEADER.size + double_array + tokens
-        matches = [(m.start() + 1 - start, m.groups()) for m in ENTRY.finditer(data, start - 1, start + features)]
-    order = np.argsort(table["feature"], kind="stable")
-    offsets = np.array([offset for offset, _ in matches], dtype=np.uint32)
-    costs = table["cost"][order[np.searchsorted(table["feature"], offsets, sorter=order)]]
-    decoded = ([field.decode() for field in fields] for _, fields in matches)
-    return [
-        (int(cost), pos, lemma, reading, meaning) for cost, (pos, lemma, reading, meaning) in zip(costs, decoded, strict=True)
-    ]
+@dataclass(frozen=True)
+class Topic:
+    """What documents of one topic are about."""
+
+    name: str
+    genus: str
+    nouns: tuple[str, ...]
+    verbs: tuple[Verb, ...]
+    """What people do to the nouns."""
+    adjectives: tuple[str, ...]
+    places: tuple[str, ...]
+    roles: tuple[str, ...]
 
 
-def _word(cost: int, pos: str, lemma: str, reading: str, meaning: str) -> Word | None:
-    """The word that an entry stands for, or None where the demo has no use for it."""
-    if not SPELLING.fullmatch(lemma) or AVOID.search(lemma):
-        return None
-    tags = dict(tag.split(":", 1) for tag in meaning.split() if ":" in tag)
-    if pos == "人名":
-        country, part, rank = (*tags["人名"].split(":"), "", "")[:3]
-        kind = {"姓": "surname", "名": "given"}.get(part)
-        return Word(lemma, reading, kind) if kind and country == "日本" and int(rank) <= 900 else None
-    if pos == "地名":
-        country, area, part = (*tags.get("地名", "").split(":"), "", "")[:3]
-        return Word(lemma, reading, "town", area=area) if country == "日本" and part == "市" and area[-1] in "県府" else None
-    if tags.get("代表表記", "").split("/")[0] != lemma:
-        return None
-    kind = next((kind for part, kind in KIND_OF_CATEGORY if part in tags.get("カテゴリ", "")), "")
-    if pos == "サ変名詞":
-        kind = "action" if kind == "matter" else ""
-    domain = tags.get("ドメイン", "").split(";")[0]
-    if domain and domain not in TOPIC_OF_DOMAIN:
-        return None
-    topic = TOPIC_OF_DOMAIN.get(domain) or TOPIC_OF_KIND.get(kind, "")
-    # A rare concrete noun is still a thing one can see and carry; a rare abstract one makes odd sentences.
-    if not kind or ((kind in ("matter", "action", "person", "group") or not topic) and cost >= UNSEEN_COST[pos]):
-        return None
-    return Word(lemma, reading, kind, topic)
+def _verb(text: str) -> Verb:
+    body, polite, plain = text.split(":")
+    return Verb(f"{body}{polite}ました", body + plain, body + plain[:-1] + ("で" if plain.endswith("だ") else "て"))
 
 
-def _is_whole(tagger: fugashi.GenericTagger, word: Word) -> bool:
-    carriers = CARRIERS.get(word.kind, CARRIERS[""])
-    return all(word.surface in [node.surface for node in tagger(carrier.format(word.surface))] for carrier in carriers)
+def _topic(name: str, genus: str, *lists: str) -> Topic:
+    nouns, verbs, adjectives, places, roles = (tuple(text.split()) for text in lists)
+    return Topic(name, genus, nouns, tuple(map(_verb, verbs)), adjectives, places, roles)
 
 
-def load_words() -> list[Word]:
-    """All words of the demo, the more common ones of the dictionary first; a spelling appears once."""
-    entries = sorted(_entries(Path(jumandic.DICDIR) / "sys.dic"))
-    words: dict[str, Word] = {}
-    for entry in entries:
-        word = _word(*entry)
-        if word is not None:
-            words.setdefault(word.surface, word)
-    tagger = fugashi.GenericTagger(jumandic.MECAB_ARGS)
-    return [word for word in words.values() if _is_whole(tagger, word)]
+TOPICS = (
+    _topic(
+        "料理", "食べ物",
+        "味噌 豆腐 寿司 漬物 蕎麦 饅頭 団子 雑煮 天ぷら 刺身 弁当 煎餅 羊羹 梅干し カレー スープ サラダ パン チーズ ケーキ プリン ジャム",
+        "を食べ::た を作:り:った を買:い:った を運:び:んだ を温め::た を注文し::た を分け::た を味わ:い:った",
+        "甘い 辛い 温かい 冷たい 柔らかい 珍しい 新鮮な 素朴な", "台所 食堂 市場 屋台 喫茶店", "料理人 店長 主婦",
+    ),
+    _topic(
+        "交通", "乗り物",
+        "電車 列車 地下鉄 新幹線 自動車 自転車 飛行機 客船 汽車 馬車 帆船 バス タクシー トラック ボート ヨット フェリー オートバイ",
+        "に乗:り:った を待:ち:った を眺め::た を見送:り:った を止め::た を借り::た を運転し::た",
+        "速い 遅い 新しい 古い 大きい 静かな 便利な 安全な", "駅 空港 道路 橋 車庫", "運転手 駅員 旅人",
+    ),
+    _topic(
+        "スポーツ", "競技",
+        "野球 卓球 柔道 剣道 相撲 水泳 体操 弓道 テニス サッカー バレー ゴルフ スキー スケート マラソン ラグビー ボクシング",
+        "を始め::た を続け::た を練習し::た を観戦し::た を教え::た を習:い:った に熱中し::た",
+        "楽しい 激しい 難しい 面白い 厳しい 華やかな 有名な", "球場 体育館 競技場 道場 プール", "選手 監督 審判",
+    ),
+    _topic(
+        "音楽", "楽器",
+        "太鼓 三味線 尺八 木琴 鉄琴 笛 琵琶 ピアノ ギター バイオリン フルート トランペット ハーモニカ オルガン ハープ クラリネット チェロ",
+        "を弾:き:いた を鳴ら:し:した を修理し::た を習:い:った を演奏し::た を磨:き:いた を贈:り:った",
+        "美しい 明るい 懐かしい 重い 高い 立派な 繊細な", "舞台 教室 劇場 工房 講堂", "歌手 作曲家 弟子",
+    ),
+    _topic(
+        "経済", "仕組み",
+        "予算 契約 利益 在庫 値段 税金 投資 貯金 給料 株式 保険 輸出 輸入 広告 コスト ローン ボーナス",
+        "を減ら:し:した を増や:し:した を計算し::た を見直:し:した を説明し::た を調べ::た を管理し::た",
+        "高い 安い 多い 少ない 大きい 必要な 正確な", "会社 銀行 工場 倉庫 事務所", "社長 部長 商人",
+    ),
+    _topic(
+        "教育", "教材",
+        "絵本 辞書 宿題 作文 黒板 地図 図鑑 鉛筆 算数 国語 理科 社会 ノート テスト クイズ ドリル チョーク",
+        "を使:い:った を読:み:んだ を配:り:った を用意し::た を忘れ::た を集め::た を復習し::た",
+        "難しい 易しい 面白い 新しい 古い 大切な 丁寧な", "教室 図書館 校庭 廊下 寮", "教師 生徒 校長",
+    ),
+    _topic(
+        "科学", "装置",
+        "時計 模型 磁石 電池 秤 気球 衛星 化石 鉱石 ロケット レーダー レンズ モーター センサー ロボット アンテナ",
+        "を観察し::た を分析し::た を組み立て::た を測:り:った を改良し::た を操作し::た を展示し::た",
+        "小さい 硬い 軽い 古い 珍しい 精密な 貴重な", "研究所 大学 天文台 博物館 実験室", "学者 技師 助手",
+    ),
+    _topic(
+        "暮らし", "道具",
+        "茶碗 布団 箪笥 座布団 包丁 風呂敷 棚 鍋 箒 石鹸 箸 鏡 傘 テーブル カーテン ソファ ベッド ランプ",
+        "を洗:い:った を片付け::た を並べ::た を買:い:った を直:し:した を飾:り:った を拭:き:いた",
+        "新しい 古い 軽い 白い 丈夫な 綺麗な 便利な", "居間 寝室 玄関 庭 物置", "大工 会社員 主婦",
+    ),
+    _topic(
+        "報道", "記事",
+        "新聞 雑誌 番組 写真 記事 原稿 社説 号外 漫画 連載 特集 映像 コラム ニュース インタビュー アンケート レポート ポスター",
+        "を書:き:いた を読:み:んだ を編集し::た を撮影し::た を発表し::た を確かめ::た を送:り:った",
+        "詳しい 短い 長い 新しい 面白い 有名な 重要な", "編集部 放送局 現場 会場 印刷所", "記者 編集者 司会者",
+    ),
+    _topic(
+        "動物", "生き物",
+        "鯨 狼 狐 狸 猿 熊 鹿 猫 犬 馬 牛 羊 兎 鶴 白鳥 金魚 蛙 ペンギン イルカ パンダ キリン ライオン カンガルー",
+        "を飼:い:った を観察し::た を追:い:った を育て::た を助け::た を探:し:した を撮影し::た",
+        "大きい 小さい 賢い 可愛い 白い 黒い 元気な", "牧場 動物園 草原 森 水族館", "獣医 飼育員 猟師",
+    ),
+    _topic(
+        "植物", "草木",
+        "桜 梅 松 竹 柳 菊 牡丹 朝顔 紅葉 スミレ 水仙 紫陽花 若葉 落ち葉 苗木 チューリップ コスモス サボテン バラ ラベンダー",
+        "を植え::た を育て::た を眺め::た を摘:み:んだ を切:り:った を飾:り:った を写生し::た",
+        "美しい 赤い 青い 白い 高い 珍しい 見事な", "花壇 温室 公園 畑 並木道", "農家 庭師 画家",
+    ),
+    _topic(
+        "自然", "地形",
+        "火山 氷河 砂漠 渓谷 盆地 平野 海岸 半島 湿原 洞窟 滝 湖 川 山脈 丘陵 砂丘 温泉 ジャングル サンゴ オアシス",
+        "を訪れ::た を調べ::た を眺め::た を目指:し:した を守:り:った を描:き:いた を越え::た",
+        "広い 深い 遠い 険しい 美しい 静かな 雄大な", "頂上 岸 展望台 山小屋 谷", "漁師 写真家 登山家",
+    ),
+)  # fmt: skip
+SURNAMES = (
+    "佐藤", "鈴木", "高橋", "田中", "渡辺", "山本", "中村", "小林", "加藤", "吉田",
+    "山田", "井上", "木村", "清水", "斎藤", "山口", "森", "阿部", "池田", "近藤",
+)  # fmt: skip
+TOWNS = {
+    "札幌": "さっぽろ", "仙台": "せんだい", "新潟": "にいがた", "金沢": "かなざわ", "長野": "ながの", "静岡": "しずおか",
+    "名古屋": "なごや", "京都": "きょうと", "大阪": "おおさか", "神戸": "こうべ", "奈良": "なら", "岡山": "おかやま",
+    "広島": "ひろしま", "松山": "まつやま", "高知": "こうち", "福岡": "ふくおか", "長崎": "ながさき", "熊本": "くまもと",
+    "鹿児島": "かごしま", "横浜": "よこはま",
+}  # fmt: skip
