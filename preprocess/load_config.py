@@ -10,7 +10,8 @@ from typing import Any
 import jsonargparse
 import yaml
 
-from jadeberta.shards import WORD_START, ConfigError, explain_recipe_error
+from jadeberta.shards import WORD_START, ConfigError
+from jadeberta.utils.recipe_errors import explain_recipe_error
 from preprocess.config import CorpusConfig, DuplicatesConfig, PreprocessConfig, SegmenterConfig
 from preprocess.readers.discover import discover
 
