@@ -23,7 +23,7 @@ from jadeberta.errors import ConfigError, HangError, JadebertaError, NumericsErr
 from jadeberta.evaluation.validation import Validation
 from jadeberta.shards import DirectoryLock, ShardError, ShardReader, file_sha256
 from jadeberta.shards import open as open_shards
-from jadeberta.shards.scrub import Sweep
+from jadeberta.shards.scrub import Scrubber
 from jadeberta.training.console import Progress
 from jadeberta.training.control import Asks, Control
 from jadeberta.training.engine import TrainingEngine, deepspeed_settings, quiet_libraries
@@ -155,9 +155,9 @@ class Run:
         self.checkpointer = Checkpointer(recipe, self.engine, shards, repeats, root_ledger, progress)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self.log = RunLog(recipe, root_ledger, progress, ledger.life, name, process.world_size)
-        self.sweep = Sweep(shards, process.rank, process.world_size)
+        self.scrubber = Scrubber(shards, process.rank, process.world_size)
         evaluate = self._evaluator() if recipe.evaluation.every_steps else None
-        self.world = World(recipe, self.engine, heart, control, ledger, progress, shards, self.sweep, evaluate)
+        self.world = World(recipe, self.engine, heart, control, ledger, progress, shards, self.scrubber, evaluate)
         self.engine.beat = self.world.in_step
 
     def train(self, resume: str) -> RunState:
@@ -177,7 +177,7 @@ class Run:
             (run_dir / "DONE").unlink(missing_ok=True)  # of a shorter run that goes on
             self.log.metrics = MetricsWriter(run_dir, recipe.logging.tensorboard, state.step)
         self.world.control.listen()
-        for record in self.shards.set_aside_shards:
+        for record in self.shards.excluded_shards:
             self.log.note("set_aside", **vars(record))
         try:
             while True:
@@ -191,7 +191,7 @@ class Run:
             self.checkpointer.close()
             return state
         finally:
-            self.sweep.close()
+            self.scrubber.close()
             self.engine.close()
             if self.log.metrics is not None:
                 self.log.metrics.close()

@@ -38,8 +38,10 @@ class DataConfig:
     """Loader processes a rank; 0 loads in the training process. Changes speed only, never the data."""
     prefetch: int = 4
     """Steps that a loader process works ahead."""
-    damaged: Literal["stop", "set_aside"] = "stop"
-    """stop: a shard that is not what index.json says ends the run; set_aside: its rows are left out (padding), logged and counted."""
+    damaged: Literal["stop", "exclude", "set_aside"] = "stop"
+    """stop: a shard that is not what index.json says ends the run; exclude: its rows become padding, logged and counted.
+
+    set_aside is the old spelling of exclude."""
 
 
 @dataclass

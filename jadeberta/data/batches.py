@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from jadeberta.data.masking import IGNORED, PAD, Masker
 from jadeberta.data.sample_order import SampleOrder, rank_share
 from jadeberta.errors import JadebertaError
-from jadeberta.shards import SetAside, ShardReader
+from jadeberta.shards import ExcludedRows, ShardReader
 from jadeberta.utils.processes import end_with_parent
 
 
@@ -45,8 +45,8 @@ class StepBatch:
     masked_tokens: int
     tokens: int
     """Tokens without padding."""
-    set_aside: list[SetAside] = field(default_factory=list)
-    """Rows of this share that are damaged and were left out: all padding, nothing of them is predicted."""
+    excluded: list[ExcludedRows] = field(default_factory=list)
+    """Damaged rows of this share: each is all padding, so nothing of it is predicted."""
 
 
 class StepDataset(Dataset):
@@ -80,7 +80,7 @@ class StepDataset(Dataset):
         epochs, samples = self.order.step(step)
         digest = xxhash.xxh64(np.stack([epochs, samples], axis=1).astype("<i8").tobytes()).hexdigest()
         micro_batches, masked, tokens = [], 0, 0
-        self.shards.take_set_aside()  # what others read before is not this batch's
+        self.shards.take_excluded()  # what others read before is not this batch's
         for places in rank_share(len(samples), *self.place):
             rows, documents, starts = self.shards.rows_with_words(self.order.rows(samples[places]))
             ids, labels = self.masker(rows, epochs[places], samples[places], starts if self.whole_words else None)
@@ -88,7 +88,7 @@ class StepDataset(Dataset):
             masked += len(micro_batch.labels)
             micro_batches.append(fill_up(micro_batch, self.capacity))
             tokens += int(np.count_nonzero(rows))
-        return StepBatch(step, int(epochs[0]), digest, micro_batches, masked, tokens, self.shards.take_set_aside())
+        return StepBatch(step, int(epochs[0]), digest, micro_batches, masked, tokens, self.shards.take_excluded())
 
 
 def make_micro_batch(ids: np.ndarray, labels: np.ndarray, rows: np.ndarray, documents: np.ndarray | None) -> MicroBatch:

@@ -73,7 +73,7 @@ class Validation:
         """Correct answers, summed loss and questions of this rank's rows; a rank without rows asks about padding."""
         if len(rows):
             tokens, documents = self.shards.rows(rows)
-            self.shards.take_set_aside()  # a damaged row asks nothing: it shows in masked_tokens
+            self.shards.take_excluded()  # a damaged row asks nothing: it shows in masked_tokens
         else:
             tokens = documents = np.zeros((1, self.shards.sequence_length), np.uint16)
         places = rows if len(rows) else np.zeros(1, np.int64)

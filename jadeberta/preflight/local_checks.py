@@ -61,7 +61,7 @@ def _look_at_shards(recipe: Recipe, process: Process, found: Findings) -> None:
         told = f"{where}: {missing[0]}" + (
             f", and {len(missing) - 1} files more are not as index.json says" if missing[1:] else ""
         )
-        if recipe.data.damaged == "set_aside":
+        if recipe.data.damaged != "stop":
             found.warnings.append(f"{told}; training leaves them out")
         else:
             found.faults.append(Fault("shards", told))

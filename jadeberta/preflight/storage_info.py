@@ -7,8 +7,8 @@ from pathlib import Path
 
 from jadeberta.config import Recipe
 from jadeberta.preflight.results import Disk
-from jadeberta.shards import ShardIndex, find_index, sums_path
-from jadeberta.shards.checksums import SUM_BYTES
+from jadeberta.shards import ShardIndex, checksums_path, find_index
+from jadeberta.shards.checksums import CHECKSUM_BYTES
 from jadeberta.utils.files import make_directory
 
 WRITE_BYTES = 256 << 20
@@ -35,7 +35,7 @@ def missing_shards(directory: str) -> list[str]:
             tar = path.parent / entry.file
             for file, size in (
                 (tar, entry.bytes),
-                *([(sums_path(tar), entry.sequences * SUM_BYTES)] if entry.sums_sha256 else []),
+                *([(checksums_path(tar), entry.sequences * CHECKSUM_BYTES)] if entry.sums_sha256 else []),
             ):
                 try:
                     if (has := file.stat().st_size) != size:

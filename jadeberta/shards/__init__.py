@@ -1,12 +1,12 @@
-"""The shard format: writer, reader, index, verify. `preprocess` uses this package and nothing else of jadeberta.
+"""The shard format: index, writer, reader, checksums, verify, scrub. Of jadeberta, `preprocess` uses this package, utils and errors.
 
 A directory holds tar files of token rows and one `index.json` that says what is in them and how it was made.
 """
 
 from jadeberta.errors import ConfigError, InputError, JadebertaError, OutputError, SegmenterError, ShardError
-from jadeberta.shards.checksums import ensure_sums, sums_path
+from jadeberta.shards.checksums import checksums_path, ensure_checksums
 from jadeberta.shards.index import INDEX_NAME, WORD_START, CorpusEntry, Packing, ShardEntry, ShardIndex, find_index
-from jadeberta.shards.reader import SetAside, ShardReader, open_shards
+from jadeberta.shards.reader import ExcludedRows, ShardReader, open_shards
 from jadeberta.shards.verify import verify
 from jadeberta.shards.writer import BLOCK_SEQUENCES, SEQUENCE_LENGTH, write_shard
 from jadeberta.utils.files import file_sha256
@@ -23,18 +23,19 @@ __all__ = [
     "ConfigError",
     "CorpusEntry",
     "DirectoryLock",
+    "ExcludedRows",
     "GroupLock",
     "InputError",
     "JadebertaError",
     "OutputError",
     "Packing",
     "SegmenterError",
-    "SetAside",
     "ShardEntry",
     "ShardError",
     "ShardIndex",
     "ShardReader",
-    "ensure_sums",
+    "checksums_path",
+    "ensure_checksums",
     "explain_recipe_error",
     "file_sha256",
     "find_index",
@@ -42,7 +43,6 @@ __all__ = [
     "is_held",
     "open",
     "open_shards",
-    "sums_path",
     "verify",
     "write_shard",
 ]

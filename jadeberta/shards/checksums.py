@@ -1,7 +1,7 @@
-"""The sums of a shard's rows, kept beside its tar: with them a reader sees one wrong bit in one row without reading the rest.
+"""Checksums of a shard's rows, kept in a file beside the tar: a reader finds one wrong bit in one row without reading the others.
 
 `<shard>.sums` holds for each row, in order, the xxh3_64 of its tokens followed by its document numbers, both as they are stored
-(uint16 little-endian), as a uint64 little-endian. `index.json` holds the sha256 of that file, and so vouches for every row.
+(uint16 little-endian), as a uint64 little-endian. `index.json` holds the sha256 of that file and so covers every row.
 """
 
 import hashlib
@@ -14,59 +14,64 @@ from jadeberta.errors import ShardError
 from jadeberta.shards.index import ShardEntry
 from jadeberta.utils.files import write_atomically
 
-SUM_BYTES = 8
+CHECKSUM_BYTES = 8
 
 
-def sums_path(shard: Path) -> Path:
-    """Where the sums of a tar file are."""
+def checksums_path(shard: Path) -> Path:
+    """Path of the file that holds the row checksums of a tar file."""
     return shard.with_suffix(".sums")
 
 
-def row_sums(tokens: np.ndarray, documents: np.ndarray) -> np.ndarray:
-    """Sums of some rows, uint64 [rows]; both arguments uint16 [rows, length]."""
+def row_checksums(tokens: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    """Checksums of some rows, uint64 [rows]; both arguments uint16 [rows, length]."""
     rows = np.stack([tokens, documents], axis=1).astype("<u2", copy=False).view(np.uint8)  # [rows, 2, 2 * length]
     return np.fromiter((xxhash.xxh3_64_intdigest(row.data) for row in rows), "<u8", len(rows))
 
 
-def sums_of_tar(shard: Path, entry: ShardEntry, length: int) -> np.ndarray:
-    """Sums of the rows as they lie in a tar file now, uint64 [rows]."""
+def tar_checksums(shard: Path, entry: ShardEntry, length: int) -> np.ndarray:
+    """Checksums of the rows as they lie in a tar file now, uint64 [rows]; `length` is tokens per row."""
     blocks = [np.empty(0, "<u8")]
     for rows, tokens_offset, documents_offset in entry.blocks:
         tokens = np.fromfile(shard, "<u2", rows * length, offset=tokens_offset).reshape(rows, length)
         documents = np.fromfile(shard, "<u2", rows * length, offset=documents_offset).reshape(rows, length)
-        blocks.append(row_sums(tokens, documents))
+        blocks.append(row_checksums(tokens, documents))
     return np.concatenate(blocks)
 
 
-def write_sums(shard: Path, sums: np.ndarray) -> str:
-    """Writes the sums of a tar file beside it, on the disk under their name when this returns; gives the file's sha256."""
-    path, content = sums_path(shard), sums.astype("<u8").tobytes()
+def write_checksums(shard: Path, checksums: np.ndarray) -> str:
+    """Writes the row checksums of a tar file (uint64 [rows]) durably beside it, and returns the sha256 of the written file."""
+    path, content = checksums_path(shard), checksums.astype("<u8").tobytes()
     write_atomically(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
-def read_sums(shard: Path, entry: ShardEntry) -> np.ndarray:
-    """The sums of a shard's rows, uint64 [rows]. Raises ShardError, without a remedy, where they are not those of the index."""
-    path = sums_path(shard)
+def read_checksums(shard: Path, entry: ShardEntry) -> np.ndarray:
+    """Checksums of a shard's rows, uint64 [rows].
+
+    Raises:
+        ShardError: the file cannot be read or is not the one of the index. The sentence names no remedy; callers add theirs.
+    """
+    path = checksums_path(shard)
     try:
         content = path.read_bytes()
     except OSError as e:
-        raise ShardError(f"{path}: {e.strerror}; it holds the sums of the rows of {entry.file}.") from e
+        raise ShardError(f"{path}: {e.strerror}; it holds the checksums of the rows of {entry.file}.") from e
     if (found := hashlib.sha256(content).hexdigest()) != entry.sums_sha256:
-        if len(content) != entry.sequences * SUM_BYTES:
-            raise ShardError(f"{path}: {len(content)} bytes, {entry.sequences} sums of {SUM_BYTES} bytes expected.")
+        if len(content) != entry.sequences * CHECKSUM_BYTES:
+            expected = f"{entry.sequences} checksums of {CHECKSUM_BYTES} bytes expected"
+            raise ShardError(f"{path}: {len(content)} bytes, {expected}.")
         raise ShardError(f"{path}: sha256 differs from index.json (expected {entry.sums_sha256[:12]}…, found {found[:12]}…).")
     return np.frombuffer(content, "<u8")
 
 
-def ensure_sums(shard: Path, entry: ShardEntry, length: int) -> bool:
-    """Makes the sums of a tar file anew where they are missing or wrong, and enters them in `entry`; false where they were right.
+def ensure_checksums(shard: Path, entry: ShardEntry, length: int) -> bool:
+    """Rewrites the checksums of a tar file where they are missing or wrong, and updates `entry`; False where they were right.
 
-    For a tar that is known to be the one of the entry: its rows are believed.
+    Call it only for a tar whose own sha256 was compared with the entry: its rows are taken as right.
     """
     try:
-        read_sums(shard, entry)
+        read_checksums(shard, entry)
     except ShardError:
-        entry.sums_sha256 = write_sums(shard, sums_of_tar(shard, entry, length))
+        entry.sums_sha256 = write_checksums(shard, tar_checksums(shard, entry, length))
         return True
     return False

@@ -18,29 +18,29 @@ VERSION = 1
 Packing = Literal["concat", "best_fit"]
 WordStarts = Literal["pieces", "documents"]
 WORD_START = 0x8000
-"""Bit of a document number in a file: a word starts here. Where `ShardIndex.word_starts` is documents; readers take it off."""
+"""Bit of a stored document number: a word starts here. Set only where `ShardIndex.word_starts` is documents; readers clear it."""
 
 
 @dataclass
 class ShardEntry:
-    """One tar file."""
+    """One tar file; the field names are keys of `index.json`."""
 
     file: str
-    """Name in the directory."""
+    """Name of the tar in the directory."""
     sequences: int
-    """Rows of `sequence_length` tokens."""
+    """Number of rows of `sequence_length` tokens."""
     documents: int
-    """Documents that the rows were cut from."""
+    """Number of documents that the rows were cut from."""
     tokens: int
-    """Tokens without padding."""
+    """Number of tokens without padding."""
     bytes: int
-    """Size of the tar file."""
+    """Size of the tar file in bytes."""
     sha256: str
-    """Of the whole tar file."""
+    """sha256 of the tar file."""
     blocks: list[list[int]]
     """Per block: sequences, byte offset of the tokens, byte offset of the document numbers, both from the file's start."""
     sums_sha256: str = ""
-    """Of the file of row sums beside the tar; empty where the shard was made without."""
+    """sha256 of the file of row checksums beside the tar; empty where the shard was made without one."""
 
 
 @dataclass
@@ -48,31 +48,34 @@ class CorpusEntry:
     """The shards of one corpus."""
 
     repeats: int
-    """How often the corpus is seen in an epoch; applied by the sample order."""
+    """How often an epoch sees the corpus; the sample order applies it."""
     train: list[ShardEntry] = field(default_factory=list)
     valid: list[ShardEntry] = field(default_factory=list)
 
 
 @dataclass
 class ShardIndex:
-    """The whole of `index.json`."""
+    """Content of `index.json`; the field names are its keys."""
 
     sequence_length: int
     vocab_size: int
     tokenizer_sha256: str
-    """Of the sentencepiece model `tokenizer/spm.model`."""
+    """sha256 of the sentencepiece model `tokenizer/spm.model`."""
     segmenter: dict[str, Any]
     """Engine, version, dictionary and options of the word segmenter."""
     normaliser: str
     sentence_splitter: str
     corpora: dict[str, CorpusEntry]
     packing: Packing = "concat"
-    """How documents became rows: one after the other and cut where a row ends, or whole (in pieces where too long) and padded."""
+    """How documents became rows. concat: one after the other, cut where a row ends; best_fit: uncut where they fit, then padding."""
     word_starts: WordStarts = "pieces"
-    """What tells where words start: pieces that begin with ▁, or (rows of characters) the bit `WORD_START` of the document numbers."""
+    """How word starts are recorded. pieces: a piece that begins with ▁ starts a word; documents: `WORD_START` in the document numbers."""
 
     def document(self) -> dict[str, Any]:
-        """The fields as plain values; `packing` and `word_starts` where they are not the first of their kind, which shards had before."""
+        """Returns the fields as plain values.
+
+        `packing` and `word_starts` are left out at their defaults: shards that are older than these keys keep the same bytes.
+        """
         fields = asdict(self)
         if self.packing == "concat":
             del fields["packing"]
@@ -81,6 +84,7 @@ class ShardIndex:
         return fields
 
     def to_json(self) -> bytes:
+        """Returns the bytes of `index.json`."""
         document = {"format": FORMAT, "version": VERSION, **self.document()}
         return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
@@ -88,13 +92,17 @@ class ShardIndex:
     def fingerprint(self) -> str:
         """sha256 over the tokenizer, the packing and every training shard's content, in order. Repeats are not part of it."""
         content = [[name, [[s.file, s.sha256, s.blocks] for s in c.train]] for name, c in self.corpora.items()]
-        # None of the two, as it was before there were several.
+        # The defaults add nothing, so that shards older than these keys keep their fingerprint.
         packing = ([] if self.packing == "concat" else [self.packing]) + ([] if self.word_starts == "pieces" else ["word starts"])
         return hashlib.sha256(orjson.dumps([VERSION, self.sequence_length, self.tokenizer_sha256, content, *packing])).hexdigest()
 
     @classmethod
     def load(cls, path: Path) -> "ShardIndex":
-        """Raises ShardError where the file is missing, not JSON, of another version or incomplete."""
+        """Reads `index.json`.
+
+        Raises:
+            ShardError: the file is missing, not JSON, of another version, incomplete, or has a value that this program does not know.
+        """
         try:
             document = orjson.loads(path.read_bytes())
         except OSError as e:
@@ -127,7 +135,7 @@ class ShardIndex:
 
 
 def find_index(directory: str | Path) -> Path:
-    """The index of a shard directory: `DIR/index.json`, or `DIR/shards/index.json` where only that exists."""
+    """Returns the index of a shard directory: `DIR/index.json`, or `DIR/shards/index.json` where only that exists."""
     top = Path(directory)
     nested = top / "shards" / INDEX_NAME
     return nested if nested.exists() and not (top / INDEX_NAME).exists() else top / INDEX_NAME

@@ -1,7 +1,8 @@
-"""Hashes the shards of a directory without sums, beside the training: `python -m jadeberta.shards.scrub DIRECTORY --rank 0 --world 1`.
+"""Scrubs the shards of a directory beside the training: `python -m jadeberta.shards.scrub DIRECTORY --rank 0 --world 1`.
 
-Where every row has a sum, rows are checked as they are read and nothing is swept. The process has the lowest priority, leaves signals
-to the training process, and ends with it. It prints a JSON object for each faulty shard, and one when it is done.
+Scrubbing hashes whole tar files. It is needed only where shards have no row checksums; otherwise every row is checked when it is read.
+The process has the lowest priority, ignores signals meant for the training process, and ends with it. It prints one JSON object a
+faulty shard, and one when it is done.
 """
 
 import argparse
@@ -15,18 +16,21 @@ from typing import IO, Literal
 import orjson
 
 from jadeberta.shards.index import ShardEntry, ShardIndex, find_index
-from jadeberta.shards.reader import SetAside, ShardReader
+from jadeberta.shards.reader import ExcludedRows, ShardReader
 from jadeberta.utils.files import file_sha256
 from jadeberta.utils.processes import JOB_SIGNALS, end_with_parent, helper_signals_blocked
 
 
-class Sweep:
-    """A sweep in a process of its own: every rank takes its share of the training shards, and asks now and then what was found."""
+class Scrubber:
+    """Scrubs a rank's share of the training shards in a process of its own; the rank collects the faults now and then."""
 
     def __init__(self, reader: ShardReader, rank: int, world_size: int) -> None:
-        """Starts the process, where some training shard has no sums; the calling thread must live as long as the sweep."""
+        """Starts the process where some training shard has no checksums.
+
+        The calling thread must live as long as the scrub: the kernel kills the process when the thread that started it ends.
+        """
         self.state: Literal["not needed", "running", "done", "broken"] = "not needed"
-        """broken: the process ended before it had read everything."""
+        """State of the scrub; broken: the process ended before it had read everything."""
         self._process: subprocess.Popen[bytes] | None = None
         self._pending = b""
         if all(entry.sums_sha256 for entry in _training_shards(reader.index)):
@@ -38,8 +42,8 @@ class Sweep:
         self.state = "running"
         os.set_blocking(self._pipe.fileno(), False)
 
-    def faults(self) -> list[SetAside]:
-        """Shards found faulty since the last call, each a record of a whole shard; never waits."""
+    def faults(self) -> list[ExcludedRows]:
+        """Returns the shards found faulty since the last call, each as the record of a whole shard; never waits."""
         if self._process is None:
             return []
         found, ended = [], False
@@ -54,7 +58,7 @@ class Sweep:
                 if "done" in message:
                     self.state = "done"
                 else:
-                    found.append(SetAside(message["file"], 0, 0, message["reason"], message["sequences"], whole_shard=True))
+                    found.append(ExcludedRows(message["file"], 0, 0, message["reason"], message["sequences"], whole_shard=True))
         if ended and self.state == "running":
             self.state = "broken"
         if self.state != "running":
@@ -62,7 +66,7 @@ class Sweep:
         return found
 
     def close(self) -> None:
-        """Ends the process, wherever it is."""
+        """Kills the process, whatever it is doing."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -76,7 +80,7 @@ class Sweep:
 
 
 def shard_reason(path: Path, entry: ShardEntry) -> str | None:
-    """What is wrong with a tar file, read from end to end; None where nothing is."""
+    """Reads a tar file from end to end and says what is wrong with it; None where nothing is."""
     try:
         found = file_sha256(path)
     except OSError as e:
@@ -87,39 +91,39 @@ def shard_reason(path: Path, entry: ShardEntry) -> str | None:
 
 
 def main() -> None:
-    """Ends with status 0 when all shards of this share were read, faulty or not."""
+    """Command line of the process; exits with status 0 when all shards of this share were read, faulty or not."""
     parser = argparse.ArgumentParser(prog="python -m jadeberta.shards.scrub", description=__doc__, allow_abbrev=False)
     parser.add_argument("directory", type=Path, help="holds index.json")
     parser.add_argument(
-        "--rank", type=int, default=0, help="which share of the training shards: those whose number leaves this rest"
+        "--rank", type=int, default=0, help="share of the training shards: those whose number modulo --world is this"
     )
     parser.add_argument("--world", type=int, default=1, help="number of shares")
-    parser.add_argument("--parent", type=int, default=os.getppid(), help="process that this one must not outlive")
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="id of the training process; this one ends with it")
     options = parser.parse_args()
     for number in JOB_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     end_with_parent(options.parent)
     os.nice(19)
     try:
-        _sweep(options.directory, options.rank, options.world)
+        _scrub(options.directory, options.rank, options.world)
     except BrokenPipeError:
-        os._exit(1)  # nobody listens any more; an ordinary exit would complain when it flushes
+        os._exit(1)  # the training process closed its end; an ordinary exit would raise again when it flushes
 
 
-def _sweep(directory: Path, rank: int, world: int) -> None:
+def _scrub(directory: Path, rank: int, world: int) -> None:
     index_path = find_index(directory)
     entries = _training_shards(ShardIndex.load(index_path))[rank::world]
     for entry in entries:
         if reason := shard_reason(index_path.parent / entry.file, entry):
-            _say({"file": entry.file, "reason": reason, "sequences": entry.sequences})
-    _say({"done": True, "shards": len(entries), "bytes": sum(entry.bytes for entry in entries)})
+            _report({"file": entry.file, "reason": reason, "sequences": entry.sequences})
+    _report({"done": True, "shards": len(entries), "bytes": sum(entry.bytes for entry in entries)})
 
 
 def _training_shards(index: ShardIndex) -> list[ShardEntry]:
     return [entry for corpus in index.corpora.values() for entry in corpus.train]
 
 
-def _say(message: dict[str, object]) -> None:
+def _report(message: dict[str, object]) -> None:
     sys.stdout.buffer.write(orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE))
     sys.stdout.buffer.flush()
 

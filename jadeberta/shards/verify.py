@@ -1,4 +1,4 @@
-"""Checks a shard directory against its index: sizes, hashes, sums, layout, and that every row decodes to possible tokens."""
+"""Checks a shard directory against its index: sizes, hashes, row checksums, layout, and that every row holds possible tokens."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,22 +6,22 @@ from pathlib import Path
 import numpy as np
 
 from jadeberta.errors import ShardError
-from jadeberta.shards.checksums import read_sums, row_sums, sums_of_tar, sums_path
+from jadeberta.shards.checksums import checksums_path, read_checksums, row_checksums, tar_checksums
 from jadeberta.shards.index import WORD_START, ShardEntry, ShardIndex, find_index
+from jadeberta.shards.tokenizer_format import CLS, MODEL_FILE, SEP
 from jadeberta.shards.writer import list_blocks
 from jadeberta.utils.files import file_sha256
 
 ROWS_NAMED = 5
-CLS, SEP = 1, 2
-"""As in every tokenizer that `preprocess` trains."""
+"""Changed rows that a fault names; of the others it gives the number."""
 
 
 def verify(directory: str | Path, progress: Callable[[str], None] = lambda line: None) -> list[str]:
-    """Every fault found in a shard directory, one sentence each, naming the file; empty where all is well.
+    """Returns every fault of a shard directory, one sentence each, naming the file; empty where all is well.
 
     Args:
         directory: holds `index.json`.
-        progress: called with a line for each shard that was looked at.
+        progress: called with one line for each shard that was checked.
 
     Raises:
         ShardError: the index itself cannot be used.
@@ -29,7 +29,7 @@ def verify(directory: str | Path, progress: Callable[[str], None] = lambda line:
     index_path = find_index(directory)
     index = ShardIndex.load(index_path)
     faults: list[str] = []
-    model = index_path.parent / "tokenizer" / "spm.model"
+    model = index_path.parent / "tokenizer" / MODEL_FILE
     if not model.is_file():
         faults.append(f"{model}: missing. Run 'python -m preprocess tokenizer' again.")
     elif (found := file_sha256(model)) != index.tokenizer_sha256:
@@ -43,36 +43,36 @@ def verify(directory: str | Path, progress: Callable[[str], None] = lambda line:
 
 
 def _shard_faults(path: Path, entry: ShardEntry, index: ShardIndex) -> list[str]:
-    """Faults of a tar file and of its sums."""
+    """Faults of a tar file and of its checksums."""
     faults = []
-    sums = None
+    checksums = None
     if entry.sums_sha256:
         try:
-            sums = read_sums(path, entry)
+            checksums = read_checksums(path, entry)
         except ShardError as e:
             faults.append(f"{e} Run 'python -m preprocess pack' again to make it anew.")
-    return [f"{path}: {fault}" for fault in _tar_faults(path, entry, index, sums)] + faults
+    return [f"{path}: {fault}" for fault in _tar_faults(path, entry, index, checksums)] + faults
 
 
-def _tar_faults(path: Path, entry: ShardEntry, index: ShardIndex, sums: np.ndarray | None) -> list[str]:
+def _tar_faults(path: Path, entry: ShardEntry, index: ShardIndex, checksums: np.ndarray | None) -> list[str]:
     remedy = f"Delete it and run 'python -m preprocess pack' again to make {entry.file} anew."
     if not path.is_file():
         return [f"missing. {remedy}"]
     if (size := path.stat().st_size) != entry.bytes:
         return [f"{size} bytes, index.json says {entry.bytes}. {remedy}"]
     if (found := file_sha256(path)) != entry.sha256:
-        where = "" if sums is None else _where(path, entry, index.sequence_length, sums)
+        where = "" if checksums is None else _changed_rows(path, entry, index.sequence_length, checksums)
         return [f"sha256 differs from index.json (expected {entry.sha256[:12]}…, found {found[:12]}…){where}. {remedy}"]
     if list_blocks(path) != entry.blocks:
         return [f"blocks lie elsewhere than index.json says. {remedy}"]
-    return _row_faults(path, entry, index, sums)
+    return _row_faults(path, entry, index, checksums)
 
 
-def _where(path: Path, entry: ShardEntry, length: int, sums: np.ndarray) -> str:
-    """Which rows of a changed file are not what was written."""
-    if sum(rows for rows, *_ in entry.blocks) != len(sums):
-        return "; its blocks in index.json are not those of its sums"
-    wrong = np.flatnonzero(sums_of_tar(path, entry, length) != sums).tolist()
+def _changed_rows(path: Path, entry: ShardEntry, length: int, checksums: np.ndarray) -> str:
+    """Names the rows of a changed file that are not as written."""
+    if sum(rows for rows, *_ in entry.blocks) != len(checksums):
+        return "; its blocks in index.json are not those of its checksums"
+    wrong = np.flatnonzero(tar_checksums(path, entry, length) != checksums).tolist()
     if not wrong:
         return "; every row is as written, the change lies between them"
     firsts = np.cumsum([0, *(rows for rows, *_ in entry.blocks)])
@@ -87,15 +87,16 @@ def _where(path: Path, entry: ShardEntry, length: int, sums: np.ndarray) -> str:
     return f"; not what was written: {', '.join(named)}{more}"
 
 
-def _row_faults(path: Path, entry: ShardEntry, index: ShardIndex, sums: np.ndarray | None) -> list[str]:
-    """Faults that a wrong writer would leave: impossible ids, padding that disagrees, counts or sums that are of other rows."""
+def _row_faults(path: Path, entry: ShardEntry, index: ShardIndex, checksums: np.ndarray | None) -> list[str]:
+    """Faults that a wrong writer would leave: impossible ids, padding that disagrees, counts or checksums of other rows."""
     faults, sequences, tokens = [], 0, 0
     for block, (rows, tokens_offset, documents_offset) in enumerate(entry.blocks):
         count = rows * index.sequence_length
         ids = np.fromfile(path, "<u2", count, offset=tokens_offset).reshape(rows, -1)
         documents = np.fromfile(path, "<u2", count, offset=documents_offset).reshape(rows, -1)
-        if sums is not None and not np.array_equal(row_sums(ids, documents), sums[sequences : sequences + rows]):
-            faults.append(f"block {block}: rows are as index.json says but {sums_path(path).name} holds the sums of others.")
+        if checksums is not None and not np.array_equal(row_checksums(ids, documents), checksums[sequences : sequences + rows]):
+            name = checksums_path(path).name
+            faults.append(f"block {block}: rows are as index.json says but {name} holds the checksums of others.")
         if index.word_starts == "documents":
             documents = documents & (WORD_START - 1)
         sequences, tokens = sequences + rows, tokens + int(np.count_nonzero(ids))

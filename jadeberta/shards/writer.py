@@ -1,6 +1,6 @@
-"""Writes one shard: a WebDataset tar of blocks of token rows, and the sums of the rows beside it.
+"""Writes one shard: a WebDataset tar of blocks of token rows, and the checksums of the rows beside it.
 
-Promises the same bytes for the same rows, and a tar that is complete and on the disk, as its sums are, once its final name exists.
+Promises the same bytes for the same rows. Once the tar has its final name, it and its checksums are complete and on the disk.
 Each block is a member `<first sequence, 10 digits>.bin` (uint16 little-endian, C order) with `.doc` (document numbers) beside it.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from jadeberta.shards.checksums import row_sums, write_sums
+from jadeberta.shards.checksums import row_checksums, write_checksums
 from jadeberta.shards.index import ShardEntry
 from jadeberta.utils.files import file_sha256, sync_directory
 
@@ -22,17 +22,17 @@ DTYPE = np.dtype("<u2")
 
 
 def write_shard(path: Path, tokens: np.ndarray, documents: np.ndarray, document_count: int, meta: dict[str, Any]) -> ShardEntry:
-    """Writes rows as one tar file with its sums and returns its index entry.
+    """Writes rows as one tar file with its checksums and returns its index entry.
 
     Args:
-        path: final name; the file appears there by rename, after the sums.
+        path: final name; the tar appears there by rename, after its checksums.
         tokens: token ids, [sequences, 512] uint16, 0 = padding.
         documents: number of the document within its row, same shape, 0 = padding, from 1.
-        document_count: documents the rows were cut from.
-        meta: written as `meta.json`, first in the tar.
+        document_count: number of documents that the rows were cut from.
+        meta: content of `meta.json`, the first member of the tar.
 
     Raises:
-        ValueError: shapes or dtypes are others than these.
+        ValueError: shapes or dtypes differ from these.
     """
     if tokens.ndim != 2 or tokens.shape[1] != SEQUENCE_LENGTH or tokens.shape != documents.shape:
         raise ValueError(f"rows of {SEQUENCE_LENGTH} expected, got tokens {tokens.shape} and documents {documents.shape}")
@@ -42,7 +42,7 @@ def write_shard(path: Path, tokens: np.ndarray, documents: np.ndarray, document_
 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    sums = [np.empty(0, "<u8")]
+    checksums = [np.empty(0, "<u8")]
     try:
         with open(temporary, "wb") as f:
             # A fixed time and owner: the same rows must give the same bytes.
@@ -57,7 +57,7 @@ def write_shard(path: Path, tokens: np.ndarray, documents: np.ndarray, document_
                             "doc": documents[rows].astype(DTYPE).tobytes(),
                         }
                     )
-                    sums.append(row_sums(tokens[rows], documents[rows]))
+                    checksums.append(row_checksums(tokens[rows], documents[rows]))
             f.flush()
             os.fsync(f.fileno())
         entry = ShardEntry(
@@ -69,7 +69,8 @@ def write_shard(path: Path, tokens: np.ndarray, documents: np.ndarray, document_
             sha256=file_sha256(temporary),
             blocks=list_blocks(temporary),
         )
-        entry.sums_sha256 = write_sums(path, np.concatenate(sums))
+        # Before the tar: a tar under its final name always has its checksums, wherever a kill falls.
+        entry.sums_sha256 = write_checksums(path, np.concatenate(checksums))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -78,7 +79,7 @@ def write_shard(path: Path, tokens: np.ndarray, documents: np.ndarray, document_
 
 
 def list_blocks(path: Path) -> list[list[int]]:
-    """Per block of a tar file: sequences, offset of the tokens, offset of the document numbers (bytes from the file's start)."""
+    """Lists the blocks of a tar file: sequences, offset of the tokens, offset of the document numbers (bytes from the file's start)."""
     blocks: dict[str, list[int]] = {}
     with tarfile.open(path, "r:") as tar:
         for member in tar:

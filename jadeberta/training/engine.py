@@ -136,7 +136,7 @@ class TrainingEngine:
         into ranks and micro-batches; DeepSpeed averages gradients over ranks, hence the factor of the world size.
         """
         self._tell("forward 0")
-        counts = [batch.masked_tokens, batch.tokens, len(batch.set_aside)]
+        counts = [batch.masked_tokens, batch.tokens, len(batch.excluded)]
         totals = torch.tensor(counts, dtype=torch.int64, device=self.device)
         dist.all_reduce(totals)
         masked_tokens, tokens, set_aside = (int(n) for n in totals.tolist())

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from jadeberta.cluster.process_group import set_timeouts
 from jadeberta.config import Recipe
 from jadeberta.errors import ShardError
-from jadeberta.shards import SetAside, ShardReader
+from jadeberta.shards import ExcludedRows, ShardReader
 from jadeberta.training.console import Progress
 from jadeberta.training.control import Asks, Control
 from jadeberta.training.engine import TrainingEngine
@@ -25,7 +25,7 @@ class DamageFinder(Protocol):
 
     state: Literal["not needed", "running", "done", "broken"]
 
-    def faults(self) -> list[SetAside]:
+    def faults(self) -> list[ExcludedRows]:
         """What was found since the last call; never waits."""
 
 
@@ -67,7 +67,7 @@ class World:
     def reason(self) -> str:
         return self.control.reason
 
-    def damage(self) -> list[SetAside]:
+    def damage(self) -> list[ExcludedRows]:
         found = self._finder.faults()
         if self._finder.state == "broken" and not self._said_broken:
             self._said_broken = True
@@ -75,18 +75,18 @@ class World:
             print("the search for damaged shards ended early: shards it had not read go unchecked", file=sys.stderr, flush=True)
         return found
 
-    def share_damage(self, found: list[SetAside]) -> None:
-        everywhere: list[list[SetAside]] = [[] for _ in range(self.engine.process.world_size)]
+    def share_damage(self, found: list[ExcludedRows]) -> None:
+        everywhere: list[list[ExcludedRows]] = [[] for _ in range(self.engine.process.world_size)]
         dist.all_gather_object(everywhere, found)
         for record in (r for of_rank in everywhere for r in of_rank):
             path = self.shards.directory / record.file
             if self.recipe.data.damaged == "stop":
-                raise ShardError(f"{record.reason} data.damaged: set_aside trains without it.")
-            if self.shards.set_shard_aside(record.file, record.reason) and self.engine.process.is_root:
+                raise ShardError(f"{record.reason} data.damaged: exclude trains without it.")
+            if self.shards.exclude_shard(record.file, record.reason) and self.engine.process.is_root:
                 self.own_ledger.write("set_aside", rank=0, step=self._step, **vars(record))
-                self.progress.say(f"{path}: set aside, {record.sequences} sequences")
+                self.progress.say(f"{path}: excluded, {record.sequences} sequences")
 
-    def set_aside(self, record: SetAside) -> None:
+    def exclude(self, record: ExcludedRows) -> None:
         if not record.whole_shard:  # of a whole shard there is one line, not one a row
             self.own_ledger.write("set_aside", rank=self.engine.process.rank, step=self._step, **vars(record))
 

@@ -11,7 +11,7 @@ from jadeberta.config import Recipe
 from jadeberta.data.batches import StepBatch
 from jadeberta.data.sample_order import SampleOrder, data_step
 from jadeberta.errors import CheckpointError, NumericsError, RequeueRequested, StopRequested
-from jadeberta.shards import SetAside
+from jadeberta.shards import ExcludedRows
 from jadeberta.training.control import Asks
 from jadeberta.training.engine import TrainingEngine
 from jadeberta.training.lr_schedule import rate_of
@@ -52,13 +52,13 @@ class Surroundings(Protocol):
     def reason(self) -> str:
         """What asked for a requeue."""
 
-    def damage(self) -> list[SetAside]:
+    def damage(self) -> list[ExcludedRows]:
         """Damaged shards that were found beside the training since the last call."""
 
-    def share_damage(self, found: list[SetAside]) -> None:
+    def share_damage(self, found: list[ExcludedRows]) -> None:
         """Called on all ranks where one found damage: leaves those shards out on all, or raises ShardError on all."""
 
-    def set_aside(self, record: SetAside) -> None:
+    def exclude(self, record: ExcludedRows) -> None:
         """A damaged row of this rank's batch was replaced by padding."""
 
     def first_step_done(self) -> None:
@@ -120,8 +120,8 @@ def train(
         world.beat("first_step" if first_of_life else "step", state.step, "metrics")
         log.step(batch, result, state, lr, time.monotonic() - mark, waited, saving)
         saving = 0.0
-        for record in batch.set_aside:
-            world.set_aside(record)
+        for record in batch.excluded:
+            world.exclude(record)
         if result.asks.damaged:
             world.share_damage(damage)
         if result.asks.written == engine.process.world_size:

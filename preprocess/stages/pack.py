@@ -27,9 +27,9 @@ from jadeberta.shards import (
     InputError,
     ShardEntry,
     ShardIndex,
-    ensure_sums,
+    checksums_path,
+    ensure_checksums,
     file_sha256,
-    sums_path,
     write_shard,
 )
 from jadeberta.utils.files import atomic_file
@@ -171,7 +171,7 @@ def _plan(config: PreprocessConfig, out: Path) -> _Plan:
 
 def _write_index(out: Path, index: ShardIndex) -> None:
     wanted = {entry.file for corpus in index.corpora.values() for entry in [*corpus.train, *corpus.valid]}
-    wanted |= {sums_path(out / file).name for file in wanted}
+    wanted |= {checksums_path(out / file).name for file in wanted}
     for stale in (path for path in [*out.glob("*.tar"), *out.glob("*.sums")] if path.name not in wanted):
         log.warning("%s: belongs to no corpus of this recipe any more, removed", stale)
         stale.unlink()
@@ -292,7 +292,7 @@ def _finished(marker: Path, settings: dict[str, Any], out: Path) -> ShardEntry |
     whole = found["settings"] == settings and path.is_file() and path.stat().st_size == entry.bytes
     if not whole or file_sha256(path) != entry.sha256:
         return None
-    if ensure_sums(path, entry, SEQUENCE_LENGTH):
+    if ensure_checksums(path, entry, SEQUENCE_LENGTH):
         log.info("%s: its sums were missing or damaged, made anew from the tar", path.name)
         write_json(marker, {"settings": settings, "shard": asdict(entry)})
     return entry

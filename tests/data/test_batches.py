@@ -1,4 +1,4 @@
-"""Batches are the same for any number of loaders, go on past rows that are set aside, and no loader outlives its trainer."""
+"""Batches are the same for any number of loaders, go on past excluded rows, and no loader outlives its trainer."""
 
 import os
 import subprocess
@@ -55,15 +55,15 @@ def content(batch: StepBatch) -> list:
         batch.batch_hash,
         batch.masked_tokens,
         batch.tokens,
-        batch.set_aside,
+        batch.excluded,
         *(t if t is None else t.tolist() for t in tensors),
     ]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_loaders_change_no_batch_and_lose_no_record(damaged: Path, workers: int) -> None:
-    expected = [content(batch) for batch in batches(open_shards(damaged, damaged="set_aside"), 0)]
-    assert [content(batch) for batch in batches(open_shards(damaged, damaged="set_aside"), workers)] == expected
+    expected = [content(batch) for batch in batches(open_shards(damaged, damaged="exclude"), 0)]
+    assert [content(batch) for batch in batches(open_shards(damaged, damaged="exclude"), workers)] == expected
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -73,13 +73,13 @@ def test_damaged_row_ends_the_iteration_by_name_where_it_shall(damaged: Path, wo
 
 
 def test_rows_set_aside_are_recorded_with_the_batch_that_asked_for_them_and_change_no_other(damaged: Path) -> None:
-    reader = open_shards(damaged, damaged="set_aside")
+    reader = open_shards(damaged, damaged="exclude")
     order, seen = dataset(reader).order, set()
     for batch in batches(reader, 0):
         wanted = order.rows(order.step(batch.step)[1])
         lost = [int(row) - 10 for row in wanted if row - 10 in DAMAGED]
-        assert [record.row for record in batch.set_aside] == lost
-        assert {record.file for record in batch.set_aside} <= {"cc100-00000.tar"}
+        assert [record.row for record in batch.excluded] == lost
+        assert {record.file for record in batch.excluded} <= {"cc100-00000.tar"}
         seen |= set(lost)
         ids = torch.cat([micro_batch.input_ids for micro_batch in batch.micro_batches])
         labels = torch.full(ids.shape, IGNORED).flatten()
@@ -96,7 +96,7 @@ def test_rows_set_aside_are_recorded_with_the_batch_that_asked_for_them_and_chan
 
 
 def test_sound_shards_set_nothing_aside(sound: Path) -> None:
-    assert [batch.set_aside for batch in batches(open_shards(sound, damaged="set_aside"), 0)] == [[]] * 10
+    assert [batch.excluded for batch in batches(open_shards(sound, damaged="exclude"), 0)] == [[]] * 10
 
 
 @pytest.mark.parametrize("whole_words", [False, True])

@@ -50,8 +50,8 @@ def change_index(directory: Path, change: Callable[[dict[str, Any]], object]) ->
     (directory / INDEX_NAME).write_bytes(orjson.dumps(document))
 
 
-def without_sums(directory: Path) -> Path:
-    """Makes a directory what it was before there were sums."""
+def without_checksums(directory: Path) -> Path:
+    """Makes a directory what it was before there were checksums."""
 
     def forget(index: dict[str, Any]) -> None:
         for corpus in index["corpora"].values():

@@ -75,8 +75,8 @@ def test_same_rows_give_the_same_bytes_at_any_time(tmp_path: Path, monkeypatch: 
 
 def test_sums_are_of_the_tokens_and_then_the_document_numbers_of_each_row_in_order(written: Path) -> None:
     for name, (tokens, documents) in (ROWS | VALID).items():
-        sums = [xxhash.xxh3_64_intdigest(t.tobytes() + d.tobytes()) for t, d in zip(tokens, documents, strict=True)]
-        assert np.fromfile(written / name.replace(".tar", ".sums"), "<u8").tolist() == sums
+        checksums = [xxhash.xxh3_64_intdigest(t.tobytes() + d.tobytes()) for t, d in zip(tokens, documents, strict=True)]
+        assert np.fromfile(written / name.replace(".tar", ".sums"), "<u8").tolist() == checksums
     index = ShardIndex.load(written / INDEX_NAME)
     for corpus in index.corpora.values():
         for entry in [*corpus.train, *corpus.valid]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jadeberta.shards import INDEX_NAME, ShardIndex, file_sha256, verify
-from tests.shards.damage import VOCAB, append, change_index, cut, flip_bit, random_rows, without_sums, write
+from tests.shards.damage import VOCAB, append, change_index, cut, flip_bit, random_rows, without_checksums, write
 
 
 def test_sound_directory_has_no_fault_and_every_file_is_looked_at(written: Path) -> None:
@@ -41,9 +41,9 @@ def test_damaged_file_is_the_one_fault_and_named_with_a_remedy(copied: Path, dam
     ("damage", "what"),
     [
         (lambda path: flip_bit(path, 9), r"sha256 differs from index\.json"),
-        (cut, "15 bytes, 2 sums of 8 bytes expected"),
-        (append, "17 bytes, 2 sums of 8 bytes expected"),
-        (Path.unlink, r"No such file or directory; it holds the sums of the rows of web-00001\.tar"),
+        (cut, "15 bytes, 2 checksums of 8 bytes expected"),
+        (append, "17 bytes, 2 checksums of 8 bytes expected"),
+        (Path.unlink, r"No such file or directory; it holds the checksums of the rows of web-00001\.tar"),
     ],
 )
 def test_damaged_sums_are_the_one_fault_and_named_with_a_remedy(copied: Path, damage: Callable, what: str) -> None:
@@ -75,16 +75,16 @@ def test_change_between_the_rows_is_told_from_one_in_them(copied: Path) -> None:
 
 
 def test_sums_of_other_rows_are_a_fault_although_their_hash_is_right(copied: Path) -> None:
-    sums = copied / "wiki-00000.sums"
-    flip_bit(sums, 80)
-    change_index(copied, lambda index: index["corpora"]["wiki"]["train"][0].update(sums_sha256=file_sha256(sums)))
+    checksums = copied / "wiki-00000.sums"
+    flip_bit(checksums, 80)
+    change_index(copied, lambda index: index["corpora"]["wiki"]["train"][0].update(sums_sha256=file_sha256(checksums)))
     assert verify(copied) == [
-        f"{copied / 'wiki-00000.tar'}: block 0: rows are as index.json says but wiki-00000.sums holds the sums of others."
+        f"{copied / 'wiki-00000.tar'}: block 0: rows are as index.json says but wiki-00000.sums holds the checksums of others."
     ]
 
 
-def test_directory_without_sums_is_checked_without_them(copied: Path) -> None:
-    assert verify(without_sums(copied)) == []
+def test_directory_without_checksums_is_checked_without_them(copied: Path) -> None:
+    assert verify(without_checksums(copied)) == []
     flip_bit(copied / "web-00001.tar")
     (fault,) = verify(copied)
     assert re.search(r"sha256 differs from index\.json \(expected \S+, found \S+\)\. Delete it", fault)

@@ -51,7 +51,7 @@ def test_a_damaged_row_ends_the_run_before_it_is_trained_on_and_is_named(tmp_pat
 @pytest.mark.slow
 def test_set_aside_its_row_is_left_out_logged_and_counted_and_the_run_ends_well(tmp_path) -> None:
     shards = damaged_shards(tmp_path / "shards")
-    statuses, printed = train(tmp_path, shards, 10, "set_aside")  # two epochs: the row comes twice
+    statuses, printed = train(tmp_path, shards, 10, "exclude")  # two epochs: the row comes twice
     assert statuses == [0, 0], printed
     aside = [row for row in read_jsonl(tmp_path / "run/ledger.jsonl") if row["event"] == "set_aside"]
     assert [(row["file"], row["row"], row["whole_shard"]) for row in aside] == [("cc100-00000.tar", 3, False)] * 2
@@ -69,7 +69,7 @@ def test_set_aside_its_row_is_left_out_logged_and_counted_and_the_run_ends_well(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["stop", "set_aside"])
+@pytest.mark.parametrize("policy", ["stop", "exclude"])
 def test_without_sums_the_damage_is_found_beside_the_training_and_all_ranks_act_on_it(tmp_path, policy) -> None:
     shards = damaged_shards(tmp_path / "shards", sums=False)
     statuses, printed = train(tmp_path, shards, 200, policy)

@@ -73,13 +73,13 @@ def test_packing_broken_off_between_sums_and_tar_is_done_again(copied: Made, mon
     before = contents(copied.out)
     (copied.out / "web-00001.tar").unlink()
     (copied.out / "web-00001.sums").unlink()
-    write = writer.write_sums
+    write = writer.write_checksums
 
     def is_killed_after(shard: Path, sums: np.ndarray) -> Any:
         write(shard, sums)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writer, "write_sums", is_killed_after)
+    monkeypatch.setattr(writer, "write_checksums", is_killed_after)
     with pytest.raises(KeyboardInterrupt):
         pack(copied.config, copied.out, Comm())
     assert (copied.out / "web-00001.sums").read_bytes() == before["web-00001.sums"]
