@@ -24,10 +24,9 @@ from saves import beside, load, overhead, stall
 from saves.rivals import Ours
 from saves.setting import (
     ALONE,
-    REPEATS,
-    SILENT,
     SIZES,
     bytes_of,
+    context_of,
     engine_of,
     machine,
     make_shards,
@@ -39,7 +38,7 @@ from saves.setting import (
 
 from jadeberta.checkpoint.checkpointer import Checkpointer
 from jadeberta.cluster.process_group import choose_device, join_process_group
-from jadeberta.training.engine import quiet_libraries
+from jadeberta.training.console import redirect_library_logs
 from jadeberta.training.ledger import Ledger
 
 PARTS = {"stall": stall, "beside": beside, "load": load, "overhead": overhead}
@@ -90,7 +89,7 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """The parts that are asked for; the one that needs another engine comes first, while memory is free."""
     size, wanted, how = options.size, options.parts, (options.rounds, options.patience)
     run_dir = directory / "run"
-    quiet_libraries(run_dir, 0)
+    redirect_library_logs(run_dir, 0)
     recipe = recipe_of(size, run_dir)
     device = choose_device(recipe, ALONE)
     join_process_group(ALONE, device, 600)
@@ -108,7 +107,7 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     engine = engine_of(recipe, device)
     shards = make_shards(directory / "shards", recipe.model.vocab_size)
     ledger = Ledger(run_dir / "ledger.jsonl", 0)
-    checkpointer = Checkpointer(recipe, engine, shards, REPEATS, ledger, SILENT)
+    checkpointer = Checkpointer(context_of(recipe, engine, shards, ledger), engine)
     checkpointer.resume("auto")
     state_bytes = bytes_of(state_of(engine).values())
     if "stall" in wanted:

@@ -1,13 +1,13 @@
 """`jadeberta pretrain`: puts the parts of a run together and hands them to the loop."""
 
+import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
-import torch
 import torch.distributed as dist
 
 from jadeberta import config as config_module
@@ -24,27 +24,32 @@ from jadeberta.evaluation.validation import Validation
 from jadeberta.shards import DirectoryLock, ShardError, ShardReader, file_sha256
 from jadeberta.shards import open as open_shards
 from jadeberta.shards.scrub import Scrubber
-from jadeberta.training.console import Progress
-from jadeberta.training.control import Asks, Control
-from jadeberta.training.engine import TrainingEngine, deepspeed_settings, quiet_libraries
-from jadeberta.training.hooks import GRACE_S, Evaluate, World
-from jadeberta.training.ledger import Ledger, next_life
+from jadeberta.training.console import Console, redirect_library_logs
+from jadeberta.training.control import RunControl
+from jadeberta.training.engine import TrainingEngine, deepspeed_settings
+from jadeberta.training.hooks import GRACE_S, TrainerHooks
+from jadeberta.training.ledger import Ledger, next_attempt
 from jadeberta.training.loop import RollBack, train
 from jadeberta.training.metrics import MetricsWriter, peak_memory_bytes
+from jadeberta.training.run_context import RunContext
 from jadeberta.training.run_log import RunLog
 from jadeberta.training.run_state import RunState
-from jadeberta.training.watchdog.client import Heart
+from jadeberta.training.sinks import require_known_sinks
+from jadeberta.training.watchdog.client import WatchdogClient
 from jadeberta.utils.files import write_atomically
+from jadeberta.utils.logs import configure_console
 
-WITHOUT_LIMIT_S = 7 * 24 * 3600.0
-"""Collectives need a limit; this is none."""
+logger = logging.getLogger(__name__)
+
+NO_LIMIT_S = 7 * 24 * 3600.0
+"""Time limit of collectives where the recipe sets none, seconds: torch takes no "for ever"."""
 
 
 def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> None:
     """Trains to the recipe's max_steps, from the newest valid checkpoint where there is one.
 
     Args:
-        recipe: checked.
+        recipe: a checked one.
         resume: auto, required or never.
         dry_run: only check that the run could start, and print what it would be.
 
@@ -52,196 +57,219 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
         JadebertaError: the run cannot start or go on; see the subclasses for the exit statuses.
     """
     process = detect(os.environ)
+    require_known_sinks(recipe.logging.metrics_sinks)
     shards = open_shards(recipe.data.shards or _missing("data.shards"), damaged=recipe.data.damaged)
     repeats = effective_repeats(recipe, shards)
     check_against_shards(recipe, shards)
-    accumulation = recipe.training.accumulation(process.world_size)
+    recipe.training.accumulation(process.world_size)
     sizes = recipe.training.batch_sizes
     order = SampleOrder.of(recipe.training.seed, sizes.last, shards.corpora, repeats, sizes.warmup)
     if order.epoch_size == 0:
         raise ConfigError(f"{shards.directory}: no sequence to train on with data.repeats {repeats}.")
-    run_dir = Path(recipe.run.dir)
     if dry_run:
-        deepspeed_settings(recipe, process.world_size)
-        if process.is_root:
-            print(describe(recipe, process, shards, order, accumulation))
-            found = preview(run_dir / "checkpoints", resume, expected_of(recipe, shards, repeats))
-            print(f"would resume from {found}" if found else "would start at step 0")
+        _print_dry_run(recipe, process, shards, order, repeats, resume)
         return
-    if process.is_root:
-        # Before the other ranks are met: they wait, and the launcher ends them. A requeued job may meet its own earlier life, on a host
-        # that Slurm has lost sight of.
-        patience = recipe.watchdog.start_s / 2 if slurm_job(os.environ).get("restarts") else 0.0
-        lock = DirectoryLock(run_dir, "run.dir", patience)
+    context, lock = _start(recipe, process, shards, order, repeats)
     try:
-        quiet_libraries(run_dir, process.rank)
-    except OSError as e:
-        raise ConfigError(
-            f"run.dir {run_dir}: cannot be written ({e.strerror}). Choose a directory that every rank can write."
-        ) from e
-    control = Control(run_dir, process.is_root, recipe.run.max_hours)
-    device = choose_device(recipe, process)
-    path = run_dir / "ledger.jsonl"
-    life = next_life(path) if process.is_root else 0
-    if process.is_root:
-        Ledger(path, life).write(
-            "start", world_size=process.world_size, launcher=process.launcher, device=str(device), slurm=slurm_job(os.environ)
-        )
-    limits = recipe.watchdog
-    join_process_group(process, device, limits.start_s or WITHOUT_LIMIT_S)
-    # Not before: the other ranks of a job that is refused here would beat for the one that holds the directory.
-    heart = Heart(run_dir, process.rank, process.world_size, limits)
-    # The watchdog is to be first, it knows who hangs.
-    set_timeouts(max(limits.start_s, limits.first_step_s, limits.save_s) + GRACE_S if limits.start_s else WITHOUT_LIMIT_S)
-    ledger = Ledger(path, _told_by_root(life), mend=False)
-    # mpirun gives its ranks a terminal of their own even where its output goes into a file.
-    may_be_live = not process.launcher.startswith("mpirun")
-    progress = Progress(process.is_root, recipe.training.max_steps, recipe.logging.every_steps, may_be_live, sizes)
-    progress.say(describe(recipe, process, shards, order, accumulation))
-    try:
-        run = Run(recipe, process, device, shards, repeats, order, ledger, progress, heart, control)
-        state = run.train(resume)
+        state = Run(context).train(resume)
     except JadebertaError as e:
+        # A damaged shard may be one rank's own finding; every other error meets all ranks, and rank 0 writes it once.
         if process.is_root or isinstance(e, ShardError):
-            ledger.write("requeue" if isinstance(e, RequeueRequested) else "stop", status=e.exit_status, reason=str(e))
+            context.ledger.write("requeue" if isinstance(e, RequeueRequested) else "stop", status=e.exit_status, reason=str(e))
         raise
     except RuntimeError as e:
-        if "DataLoader worker" in str(e):  # told wherever the training happens to be
+        if "DataLoader worker" in str(e):  # raised by a signal handler, wherever the training happens to be
             raise HangError(f"{str(e).splitlines()[0]} Where it was killed, look for the memory of the host.") from None
         if not is_lost_peer(e):
             raise
         reason = re.sub(r"^\[\S+\] *", "", next(iter(str(e).splitlines()), type(e).__name__)).split(". ")[0]
-        if process.is_root:
-            ledger.write("lost_rank", status=HangError.exit_status, reason=reason)
-        raise HangError(f"another rank hung or is gone ({reason}). Its own log and {run_dir}/heartbeat tell more.") from e
-    if process.is_root:
-        ledger.write("done", step=state.step, tokens=state.tokens, peak_memory_bytes=peak_memory_bytes(device))
+        context.record("lost_rank", status=HangError.exit_status, reason=reason)
+        raise HangError(f"another rank hung or is gone ({reason}). Its own log and {context.run_dir}/heartbeat tell more.") from e
+    context.record("done", step=state.step, tokens=state.tokens, peak_memory_bytes=peak_memory_bytes(context.device))
+    if lock is not None:
         done = {"step": state.step, "tokens": state.tokens, "time": time.time()}
-        write_atomically(run_dir / "DONE", orjson.dumps(done))
-        progress.say(f"done: {state.step} steps, {state.tokens:,} tokens, run in {run_dir}")
+        write_atomically(context.run_dir / "DONE", orjson.dumps(done))
+        logger.info("done: %s steps, %s tokens, run in %s", state.step, f"{state.tokens:,}", context.run_dir)
         lock.release()
     dist.destroy_process_group()
-    heart.stop()
+    context.watchdog.stop()
 
 
-def _told_by_root(number: int) -> int:
+def _print_dry_run(
+    recipe: Recipe, process: Process, shards: ShardReader, order: SampleOrder, repeats: dict[str, int], resume: str
+) -> None:
+    """Prints what the run would be, on rank 0; raises what a start would raise.
+
+    Args:
+        recipe: of the run.
+        process: of the job.
+        shards: the training split.
+        order: the sample order.
+        repeats: of each corpus in an epoch.
+        resume: auto, required or never.
+    """
+    deepspeed_settings(recipe, process.world_size)
+    if process.is_root:
+        print(describe(recipe, process, shards, order))
+        found = preview(Path(recipe.run.dir) / "checkpoints", resume, expected_of(recipe, shards, repeats))
+        print(f"would resume from {found}" if found else "would start at step 0")
+
+
+def _start(
+    recipe: Recipe, process: Process, shards: ShardReader, order: SampleOrder, repeats: dict[str, int]
+) -> tuple[RunContext, DirectoryLock | None]:
+    """Takes the run directory, joins the process group and starts the watchdog; every rank calls it.
+
+    Args:
+        recipe: of the run.
+        process: of the job.
+        shards: the training split.
+        order: the sample order.
+        repeats: of each corpus in an epoch.
+
+    Returns:
+        The run context; on rank 0 the lock of the run directory, which is held as long as it is kept.
+
+    Raises:
+        ConfigError: the directory is in use or cannot be written, or the device is not there.
+        HangError: not all ranks came.
+    """
+    run_dir, lock = Path(recipe.run.dir), None
+    if process.is_root:
+        # Before the other ranks join: they wait, and the launcher ends them. A requeued job may find its own earlier attempt still at
+        # work, on a host that Slurm has lost sight of.
+        patience = recipe.watchdog.start_s / 2 if slurm_job(os.environ).get("restarts") else 0.0
+        lock = DirectoryLock(run_dir, "run.dir", patience)
+    # mpirun gives its ranks a terminal even where its own output goes into a file.
+    handler = configure_console(process.is_root, live=not process.launcher.startswith("mpirun"))
+    try:
+        redirect_library_logs(run_dir, process.rank)
+    except OSError as e:
+        raise ConfigError(
+            f"run.dir {run_dir}: cannot be written ({e.strerror}). Choose a directory that every rank can write."
+        ) from e
+    # The clock of run.max_hours starts here: the job's time limit counts the waiting too.
+    control = RunControl(run_dir, process.is_root, recipe.run.max_hours)
+    device = choose_device(recipe, process)
+    path = run_dir / "ledger.jsonl"
+    attempt = next_attempt(path) if process.is_root else 0
+    if process.is_root:
+        Ledger(path, attempt).write(
+            "start", world_size=process.world_size, launcher=process.launcher, device=str(device), slurm=slurm_job(os.environ)
+        )
+    limits = recipe.watchdog
+    join_process_group(process, device, limits.start_s or NO_LIMIT_S)
+    # Not before: the other ranks of a job that is refused here would write heartbeats for the job that holds the directory.
+    watchdog = WatchdogClient(run_dir, process.rank, process.world_size, limits)
+    # The watchdog must be first: it knows who hangs.
+    set_timeouts(max(limits.start_s, limits.first_step_s, limits.save_s) + GRACE_S if limits.start_s else NO_LIMIT_S)
+    ledger = Ledger(path, _broadcast(attempt), mend=False)
+    console = Console(recipe.training.max_steps, recipe.logging.every_steps, recipe.training.batch_sizes, handler)
+    logger.info(describe(recipe, process, shards, order))
+    context = RunContext(recipe, process, device, shards, repeats, order, ledger, console, watchdog, control)
+    return context, lock
+
+
+def _broadcast(number: int) -> int:
     """Rank 0's number, on every rank."""
-    told = [number]
-    dist.broadcast_object_list(told, src=0)
-    return told[0]
+    numbers = [number]
+    # Rank 0 alone reads the ledger: read by each rank, it might already hold this attempt's start on some.
+    dist.broadcast_object_list(numbers, src=0)
+    return numbers[0]
 
 
 class Run:
-    """One life of a run: its parts, put together, and the ways back to a checkpoint."""
+    """One attempt of a run: its parts, and the ways back to a checkpoint."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        process: Process,
-        device: torch.device,
-        shards: ShardReader,
-        repeats: dict[str, int],
-        order: SampleOrder,
-        ledger: Ledger,
-        progress: Progress,
-        heart: Heart,
-        control: Control,
-    ) -> None:
-        self.recipe, self.process, self.shards, self.order = recipe, process, shards, order
-        root_ledger = ledger if process.is_root else None
-        self.engine = TrainingEngine(recipe, process, device)
+    def __init__(self, context: RunContext) -> None:
+        """Builds the parts; every rank does, as engine and checkpointer make process groups."""
+        self.context, recipe, process = context, context.recipe, context.process
+        self.engine = TrainingEngine(recipe, process, context.device, context.watchdog.enter_section)
         if self.engine.compiled:
-            progress.say("torch.compile is on: the first step takes minutes, and less where this machine has compiled it before")
-        self.checkpointer = Checkpointer(recipe, self.engine, shards, repeats, root_ledger, progress)
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-        self.log = RunLog(recipe, root_ledger, progress, ledger.life, name, process.world_size)
-        self.scrubber = Scrubber(shards, process.rank, process.world_size)
-        evaluate = self._evaluator() if recipe.evaluation.every_steps else None
-        self.world = World(recipe, self.engine, heart, control, ledger, progress, shards, self.scrubber, evaluate)
-        self.engine.beat = self.world.in_step
+            logger.info("torch.compile is on: the first step takes minutes, and less where this machine has compiled it before")
+        self.checkpointer = Checkpointer(context, self.engine)
+        self.scrubber = Scrubber(context.shards, process.rank, process.world_size)
+        evaluate = Validation(context, self.engine) if recipe.evaluation.every_steps else None
+        self.hooks = TrainerHooks(context, self.scrubber, evaluate)
 
     def train(self, resume: str) -> RunState:
-        """Trains to the end, from the newest valid checkpoint where there is one; goes back where the guard says so."""
-        recipe, run_dir = self.recipe, Path(self.recipe.run.dir)
-        self.world.beat("start", 0, "resume")
+        """Trains to the end, from the newest valid checkpoint where there is one; goes back to one where the guard says so."""
+        context, recipe, run_dir = self.context, self.context.recipe, self.context.run_dir
+        self.hooks.beat("start", 0, "resume")
         state = self.checkpointer.resume(resume)
         if state.step > recipe.training.max_steps:
             raise ConfigError(
                 f"{run_dir}: is at step {state.step} already, beyond training.max_steps {recipe.training.max_steps}. Raise it."
             )
-        if self.process.is_root:
+        is_root = context.process.is_root
+        if is_root:
             write_atomically(run_dir / "recipe.yaml", config_module.dump(recipe).encode())
         if state.step == recipe.training.max_steps:
             return state
-        if self.process.is_root:
-            (run_dir / "DONE").unlink(missing_ok=True)  # of a shorter run that goes on
-            self.log.metrics = MetricsWriter(run_dir, recipe.logging.tensorboard, state.step)
-        self.world.control.listen()
-        for record in self.shards.excluded_shards:
-            self.log.note("set_aside", **vars(record))
+        if is_root:
+            (run_dir / "DONE").unlink(missing_ok=True)  # left by a shorter run that goes on now
+        log = RunLog(context, MetricsWriter(run_dir, recipe.logging.metrics_sinks, state.step) if is_root else None)
+        # Not before: until the first step there is nothing to save, and USR1 and TERM end the process as they do by default.
+        context.control.listen()
+        for shard in context.shards.excluded_shards:
+            context.record("set_aside", **vars(shard))
         try:
             while True:
-                order = self.order.stepping_over(state.stepped_over)
+                order = context.order.skipping(state.skipped_ranges)
                 batches = self._batches(order, state.step)
+                saver, hooks = self.checkpointer, self.hooks
                 try:
-                    state = train(recipe, self.engine, batches, order, self.checkpointer, self.world, self.log, state)
+                    state = train(recipe, state, batches, order, engine=self.engine, saver=saver, hooks=hooks, log=log)
                     break
                 except RollBack as e:
-                    state = self._go_back(state, e)
+                    state = self._roll_back(state, e)
             self.checkpointer.close()
             return state
         finally:
             self.scrubber.close()
             self.engine.close()
-            if self.log.metrics is not None:
-                self.log.metrics.close()
+            log.close()
 
     def _batches(self, order: SampleOrder, first_step: int) -> Iterator[StepBatch]:
-        training, shards = self.recipe.training, self.shards
-        told_by_pieces = training.whole_word_mask and shards.index.word_starts == "pieces"
-        words = read_word_starts(str(shards.directory / "tokenizer" / "spm.model")) if told_by_pieces else None
-        masker = Masker(training.seed, self.recipe.model.vocab_size, training.mask_probability, words)
-        by_document = self.recipe.data.packing == "documents"
-        place = (self.process.rank, self.process.world_size)
-        dataset = StepDataset(shards, order, masker, training.micro_batch_size, *place, by_document, training.whole_word_mask)
-        return iterate_steps(dataset, first_step, training.max_steps, self.recipe.data.workers, self.recipe.data.prefetch)
+        """This rank's batches from `first_step` on."""
+        recipe, training, shards = self.context.recipe, self.context.recipe.training, self.context.shards
+        by_pieces = training.whole_word_mask and shards.index.word_starts == "pieces"
+        words = read_word_starts(str(shards.directory / "tokenizer" / "spm.model")) if by_pieces else None
+        masker = Masker(training.seed, recipe.model.vocab_size, training.mask_probability, words)
+        by_document = recipe.data.packing == "documents"
+        ranks = (self.context.process.rank, self.context.process.world_size)
+        dataset = StepDataset(shards, order, masker, training.micro_batch_size, *ranks, by_document, training.whole_word_mask)
+        return iterate_steps(dataset, first_step, training.max_steps, recipe.data.workers, recipe.data.prefetch)
 
-    def _go_back(self, before: RunState, cause: RollBack) -> RunState:
-        """Restores the newest checkpoint before the bad steps and steps over all data since; raises NumericsError past the limit.
+    def _roll_back(self, before: RunState, cause: RollBack) -> RunState:
+        """Restores the newest checkpoint before the bad steps and skips all data since; raises NumericsError past the limit.
 
         All data since, not only that of the bad steps: what spoils the numbers is often older than what shows it (PaLM's remedy for
         spikes, Chowdhery et al. 2022, section 5.1).
         """
-        limit = self.recipe.guard.max_rollbacks
-        run_dir = self.recipe.run.dir
+        limit = self.context.recipe.guard.max_rollbacks
         if before.rollbacks >= limit:
             raise NumericsError(
-                f"{run_dir}: {cause}, after {before.rollbacks} roll-backs (guard.max_rollbacks {limit}). "
+                f"{self.context.run_dir}: {cause}, after {before.rollbacks} roll-backs (guard.max_rollbacks {limit}). "
                 "The ledger names the samples and the reasons; look at them and at the learning rate."
             )
         restored = self.checkpointer.roll_back(cause.first_bad)
         state = restored.after_rollback(before, cause.end)
-        first, end = state.stepped_over[-1]
-        self.log.note("rollback", step=state.step, from_step=cause.end, stepped_over=[first, end], number=state.rollbacks)
-        self.log.progress.say(
-            f"ROLLED BACK to step {state.step}: {cause}. The data of steps {first + 1} to {end} is stepped over; "
-            f"roll-back {state.rollbacks} of at most {limit}."
-        )
+        first, end = state.skipped_ranges[-1]
+        self.context.record("rollback", step=state.step, from_step=cause.end, stepped_over=[first, end], number=state.rollbacks)
+        logger.info(
+            "ROLLED BACK to step %s: %s. The data of steps %s to %s is skipped; roll-back %s of at most %s.",
+            state.step, cause, first + 1, end, state.rollbacks, limit,
+        )  # fmt: skip
         return state
-
-    def _evaluator(self) -> Evaluate:
-        validation = Validation(self.recipe, self.engine, open_shards(self.shards.directory, "valid", self.recipe.data.damaged))
-
-        def evaluate(poll: Callable[[], Asks]) -> tuple[dict[str, dict[str, float]], Asks, float]:
-            began = time.monotonic()
-            figures, asks = validation(poll)
-            return figures, asks, time.monotonic() - began
-
-        return evaluate
 
 
 def effective_repeats(recipe: Recipe, shards: ShardReader) -> dict[str, int]:
-    """Per corpus the repeats of the recipe, else of the index. Raises ConfigError for a corpus that is not there."""
+    """How often an epoch sees each corpus: as the recipe says, else as the index says.
+
+    Raises:
+        ConfigError: the recipe names a corpus that the shards do not hold.
+    """
     repeats = {name: corpus.repeats for name, corpus in shards.index.corpora.items()}
     if unknown := sorted(recipe.data.repeats.keys() - repeats.keys()):
         raise ConfigError(
@@ -251,7 +279,12 @@ def effective_repeats(recipe: Recipe, shards: ShardReader) -> dict[str, int]:
 
 
 def check_against_shards(recipe: Recipe, shards: ShardReader) -> None:
-    """Raises ConfigError where the model cannot read these shards, ShardError where their tokenizer is not the one they name."""
+    """Checks that the model of a recipe can be trained on these shards.
+
+    Raises:
+        ConfigError: vocabulary, row length or packing do not fit.
+        ShardError: the tokenizer beside the shards is missing, or not the one they were made with.
+    """
     index = shards.index
     if index.vocab_size != recipe.model.vocab_size:
         raise ConfigError(
@@ -279,9 +312,17 @@ def check_against_shards(recipe: Recipe, shards: ShardReader) -> None:
         )
 
 
-def describe(recipe: Recipe, process: Process, shards: ShardReader, order: SampleOrder, accumulation: int) -> str:
-    """The run in a few lines."""
+def describe(recipe: Recipe, process: Process, shards: ShardReader, order: SampleOrder) -> str:
+    """The run in a few lines.
+
+    Args:
+        recipe: of the run.
+        process: of the job.
+        shards: the training split.
+        order: the sample order.
+    """
     training = recipe.training
+    accumulation = training.accumulation(process.world_size)
     corpora = ", ".join(
         f"{name} {len(rows):,} x{repeats}"
         for (name, rows), (_, _, repeats) in zip(shards.corpora.items(), order.corpora, strict=True)

@@ -91,8 +91,7 @@ class Ours:
             time.sleep(0.02)
 
     def _is_reading(self) -> bool:
-        assert self.checkpointer.ledger is not None
-        lines = self.checkpointer.ledger.path.read_bytes().splitlines()
+        lines = self.checkpointer.context.ledger.path.read_bytes().splitlines()
         return not any(b'"verified"' in line and b'"step":%d,' % self.step in line for line in lines)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from saves.setting import REPEATS, SILENT, await_quiet, settle, state_of, summary, target, tell, warm
+from saves.setting import await_quiet, context_of, settle, state_of, summary, target, tell, warm
 
 from jadeberta.checkpoint.checkpointer import Checkpointer
 from jadeberta.checkpoint.manifest import list_checkpoints, step_of, verify
@@ -15,6 +15,7 @@ from jadeberta.checkpoint.state_dict import restore
 from jadeberta.config import Recipe
 from jadeberta.shards import ShardReader
 from jadeberta.training.engine import TrainingEngine
+from jadeberta.training.ledger import Ledger
 
 LIMIT = 1.0
 OURS, THEIRS = "jadeberta, hashed and restored", "torch.load and copy"
@@ -25,7 +26,7 @@ def measure(
 ) -> dict[str, Any]:
     """The run's newest checkpoint against one file of torch.save with the same tensors."""
     # A checkpointer without memory for saves: of two states at a time the page cache must keep the files.
-    checkpointer = Checkpointer(recipe, engine, shards, REPEATS, None, SILENT)
+    checkpointer = Checkpointer(context_of(recipe, engine, shards, Ledger(directory / "load.jsonl", 0)), engine)
     checkpoint = list_checkpoints(checkpointer.root)[-1]
     state, file = state_of(engine), directory / "state.pt"
     torch.save(state, file)

@@ -1,4 +1,4 @@
-"""Part D: what guard, heartbeat, books and comparison of weights cost a training step, each alone."""
+"""Part D: what guard, heartbeat, records and comparison of weights cost a training step, each alone."""
 
 import time
 from collections.abc import Callable
@@ -10,22 +10,22 @@ from saves.setting import await_quiet, batch_of, settle, target
 
 from jadeberta.checkpoint.checkpointer import Checkpointer
 from jadeberta.config import Recipe
-from jadeberta.training.control import Asks, Control
+from jadeberta.training.control import RankFlags, RunControl
 from jadeberta.training.engine import StepResult, TrainingEngine
 from jadeberta.training.guard import Judge
 from jadeberta.training.ledger import Ledger
 from jadeberta.training.metrics import MetricsWriter
 from jadeberta.training.replica_check import differing_ranks
-from jadeberta.training.run_log import RunLog
+from jadeberta.training.run_log import RunLog, StepTimes
 from jadeberta.training.run_state import RunState
-from jadeberta.training.watchdog.client import Heart
+from jadeberta.training.watchdog.client import WatchdogClient
 
 LIMIT = 0.005
 STEPS = {"the published run's, 8 A100": 10.37, "a step of 2 seconds": 2.0}
 """Seconds of the training steps to which the cost is related."""
 ACCUMULATION = 16
 BEATS = 2 * ACCUMULATION + 4
-"""Places of a step: data, each forward and backward, all-reduce, update, metrics."""
+"""Heartbeats of a step: data, each forward and backward, all-reduce, update, metrics."""
 
 
 def measure(recipe: Recipe, engine: TrainingEngine, checkpointer: Checkpointer, run_dir: Path, patience: float) -> dict[str, Any]:
@@ -40,9 +40,9 @@ def measure(recipe: Recipe, engine: TrainingEngine, checkpointer: Checkpointer, 
         judge.accept(5.0, 1.2)
 
     ledger = Ledger(run_dir / "overhead.jsonl", 0)
-    control = Control(run_dir, True, 0)
-    log = RunLog(recipe, None, checkpointer.progress, 0, "cpu", 1)
-    log.metrics = MetricsWriter(run_dir, recipe.logging.tensorboard, 0)
+    control = RunControl(run_dir, True, 0)
+    log = RunLog(checkpointer.context, MetricsWriter(run_dir, recipe.logging.metrics_sinks, 0))
+    times = StepTimes(2.0, 0.1, 0.0)
     batch = batch_of(recipe, 1, 8)
     result = StepResult(
         loss=5.0,
@@ -50,18 +50,18 @@ def measure(recipe: Recipe, engine: TrainingEngine, checkpointer: Checkpointer, 
         masked_tokens=100,
         tokens=700,
         positions=768,
-        set_aside=0,
+        excluded_rows=0,
         grad_norm=1.2,
         fault=None,
-        asks=Asks(),
+        flags=RankFlags(),
     )
-    heart = Heart(run_dir, 0, 1, recipe.watchdog)
+    watchdog = WatchdogClient(run_dir, 0, 1, recipe.watchdog)
     compare_every = max(1, recipe.guard.compare_weights_every)
     parts: list[tuple[str, Callable[[], Any], int, float]] = [  # name, work, calls to measure, calls in a step
         ("guard, window full", guard, 500, 1),
-        ("heartbeat", lambda: heart.beat("step", 1, "forward 1"), 5000, BEATS),
-        ("metrics and TensorBoard", lambda: log.step(batch, result, RunState(step=1), 1e-4, 2.0, 0.1, 0.0), 500, 1),
-        ("asks from outside", control.poll, 5000, 1),
+        ("heartbeat", lambda: watchdog.beat("step", 1, "forward 1"), 5000, BEATS),
+        ("metrics and TensorBoard", lambda: log.step(batch, result, RunState(step=1), 1e-4, times), 500, 1),
+        ("requests from outside", control.flags, 5000, 1),
         ("ledger, flushed", lambda: ledger.write("save", step=1), 30, 1 / compare_every),
         ("comparison of weights", lambda: differing_ranks(weights), 3, 1 / compare_every),
     ]
@@ -76,8 +76,8 @@ def measure(recipe: Recipe, engine: TrainingEngine, checkpointer: Checkpointer, 
         rows.append(timed(engine, "poll of a pending save", checkpointer.has_written, 1000, 1))
         saves.finish()
     finally:
-        log.metrics.close()
-        heart.stop()
+        log.close()
+        watchdog.stop()
     total = sum(row["step_s"] for row in rows)
     hashed = sum(weight.numel() * weight.element_size() for weight in weights)
     rate = hashed / comparison / 1e9

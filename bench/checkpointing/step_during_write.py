@@ -22,7 +22,7 @@ from jadeberta.checkpoint.snapshot import Snapshot, Tensors, lay_out
 from jadeberta.checkpoint.writer_client import WriterProcess
 from jadeberta.config import Recipe
 from jadeberta.model import build
-from jadeberta.training.control import Asks
+from jadeberta.training.control import RankFlags
 from jadeberta.training.engine import TrainingEngine
 
 LIMIT = 1.05
@@ -99,7 +99,7 @@ class Stepper:
 
     def __call__(self) -> float:
         began = time.perf_counter()
-        result = self.engine.step(self.batch, 1e-6, Asks())
+        result = self.engine.step(self.batch, 1e-6, RankFlags())
         settle(self.engine.device)
         self.skipped += result.fault is not None
         return time.perf_counter() - began

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,10 +20,15 @@ from jadeberta.checkpoint.state_dict import tensor_files
 from jadeberta.cluster.environment import Process
 from jadeberta.config import PROJECT, Recipe, load_recipe
 from jadeberta.data.batches import MicroBatch, StepBatch
+from jadeberta.data.sample_order import SampleOrder
 from jadeberta.shards import INDEX_NAME, SEQUENCE_LENGTH, CorpusEntry, ShardIndex, ShardReader, file_sha256, write_shard
 from jadeberta.shards import open as open_shards
-from jadeberta.training.console import Progress
+from jadeberta.training.console import Console
+from jadeberta.training.control import RunControl
 from jadeberta.training.engine import TrainingEngine
+from jadeberta.training.ledger import Ledger
+from jadeberta.training.run_context import RunContext
+from jadeberta.training.watchdog.client import WatchdogClient
 from jadeberta.training.zero_state import fragments
 
 SIZES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -33,7 +38,6 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Recipe and what is changed in its model."""
 ALONE = Process("none", 0, 0, 1, "127.0.0.1", 0)
-SILENT = Progress(False, 1, 1)
 REPEATS = {"bench": 1}
 CHUNK = 16 << 20
 QUIET_SHARE = 0.1
@@ -62,6 +66,21 @@ def engine_of(recipe: Recipe, device: torch.device) -> TrainingEngine:
         fragment.exp_avg.uniform_(-1e-3, 1e-3)
         fragment.exp_avg_sq.uniform_(0, 1e-6)
     return engine
+
+
+def context_of(recipe: Recipe, engine: TrainingEngine, shards: ShardReader, ledger: Ledger) -> RunContext:
+    """The run context of one rank without console and watchdog, which a checkpointer does not use.
+
+    Args:
+        recipe: of the run.
+        engine: whose device and process it names.
+        shards: as `make_shards` makes them.
+        ledger: of the run.
+    """
+    sizes = recipe.training.batch_sizes
+    order = SampleOrder.of(recipe.training.seed, sizes.last, shards.corpora, REPEATS, sizes.warmup)
+    control, none = RunControl(Path(recipe.run.dir), True, 0), cast(WatchdogClient, None)
+    return RunContext(recipe, engine.process, engine.device, shards, REPEATS, order, ledger, Console(1, 1), none, control)
 
 
 def state_of(engine: TrainingEngine) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ Training waits for the copy of its state into memory and for nothing else; a pro
 the next save waits for the last. A save that fails leaves the run going and says so in the ledger.
 """
 
+import logging
 import time
 from dataclasses import asdict
 from importlib.metadata import version
@@ -20,14 +21,13 @@ from jadeberta.checkpoint.restore import Restorer, on_root
 from jadeberta.checkpoint.snapshot import Snapshot
 from jadeberta.checkpoint.state_dict import current_adam_step, tensor_files, text_files, tokenizer_files
 from jadeberta.checkpoint.writer_client import WriterProcess
-from jadeberta.config import Recipe
 from jadeberta.errors import NumericsError
-from jadeberta.shards import ShardReader
-from jadeberta.training.console import Progress
 from jadeberta.training.engine import TrainingEngine
-from jadeberta.training.ledger import Ledger
+from jadeberta.training.run_context import RunContext
 from jadeberta.training.run_state import RunState
 from jadeberta.utils.json_lines import read_jsonl
+
+logger = logging.getLogger(__name__)
 
 RESERVE = 1 << 20
 """Bytes counted for the small files of a checkpoint when asking for disk space."""
@@ -36,23 +36,16 @@ RESERVE = 1 << 20
 class Checkpointer:
     """Writes the checkpoints of one run and finds the one to go on from. Every rank has one and calls it alike."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        engine: TrainingEngine,
-        shards: ShardReader,
-        repeats: dict[str, int],
-        ledger: Ledger | None,
-        progress: Progress,
-    ) -> None:
-        self.recipe, self.engine, self.shards, self.ledger, self.progress = recipe, engine, shards, ledger, progress
-        self.root = (Path(recipe.run.dir) / "checkpoints").absolute()
-        self.expected = expected_of(recipe, shards, repeats)
+    def __init__(self, context: RunContext, engine: TrainingEngine) -> None:
+        """Makes a process group of its own; every rank makes one checkpointer at the same time."""
+        self.context, self.recipe, self.engine, self.shards = context, context.recipe, engine, context.shards
+        self.root = (context.run_dir / "checkpoints").absolute()
+        self.expected = expected_of(self.recipe, self.shards, context.repeats)
         self.committed = 0
         """Step of the newest checkpoint that this life wrote or resumed from; known to rank 0."""
         self._is_root = engine.process.is_root
         # Half, so that a hanging disk costs a checkpoint before the watchdog takes the training for hanging.
-        self._patience = recipe.watchdog.save_s / 2 or float("inf")
+        self._patience = self.recipe.watchdog.save_s / 2 or float("inf")
         self._snapshot: Snapshot | None = None
         self._writer: WriterProcess | None = None
         self._need = 0
@@ -71,20 +64,20 @@ class Checkpointer:
             NothingToResume, CheckpointError: see `manifest.refuse_fresh_start` and `identity.refuse_foreign`; on every rank.
         """
         for left in on_root(self.group, lambda: remove_leftovers(self.root)):
-            self._note("leftover_removed", directory=left.name)
+            self.context.record("leftover_removed", directory=left.name)
         found: list[Path] = on_root(self.group, lambda: candidates(self.root, mode))
         state = self._restore(found)
         if state is None:
             on_root(self.group, lambda: refuse_fresh_start(self.root, mode, len(found)))
         else:
-            on_root(self.group, lambda: refuse_other_counters(self.root, state, self._rows_of_ledger()))
+            on_root(self.group, lambda: refuse_other_counters(self.root, state, read_jsonl(self.context.ledger.path)))
         self._take_memory()
         if state is None:
             return RunState()
         self._trust(state.step)
         seconds = self._restorer.seconds
-        self._note("resume", step=state.step, checkpoint=directory_name(state.step), seconds=seconds)
-        self.progress.say(f"resumed from {directory_name(state.step)} in {seconds:.1f} s")
+        self.context.record("resume", step=state.step, checkpoint=directory_name(state.step), seconds=seconds)
+        logger.info(f"resumed from {directory_name(state.step)} in {seconds:.1f} s")
         return state
 
     def roll_back(self, at_most: int) -> RunState:
@@ -99,7 +92,7 @@ class Checkpointer:
         def choose() -> list[Path]:
             found = candidates(self.root, "auto")
             for directory in remove(d for d in found if step_of(d) > at_most):
-                self._note("undone", checkpoint=directory.name)
+                self.context.record("undone", checkpoint=directory.name)
             return [d for d in found if step_of(d) <= at_most]
 
         state = self._restore(on_root(self.group, choose))
@@ -114,8 +107,8 @@ class Checkpointer:
         return state
 
     def _pass_over(self, directory: Path, line: str) -> None:
-        self._note("checkpoint_passed_over", checkpoint=directory.name, reason=line)
-        self.progress.say(line)
+        self.context.record("checkpoint_passed_over", checkpoint=directory.name, reason=line)
+        logger.info(line)
 
     def save(self, state: RunState, lr: float) -> None:
         """Takes a checkpoint of the state after `state.step` updates; it is written beside the training.
@@ -157,7 +150,7 @@ class Checkpointer:
         recipe, position = self.recipe, state.position(self.recipe.training.batch_sizes)
         return {
             **state.counters(),
-            "epoch": position / max(1, self._epoch_size),
+            "epoch": position / max(1, self.context.order.epoch_size),
             "position": position,
             "lr": lr,
             "adam_step": current_adam_step(self.engine),
@@ -248,16 +241,18 @@ class Checkpointer:
                 case "verify":
                     faults = answer.get("faults", [])
                     if faults:
-                        self.progress.say(f"{directory_name(answer['step'])} was written and cannot be trusted: {faults[0]}")
-                    self._note("verified", step=answer["step"], faults=faults, error=answer["error"], seconds=answer["seconds"])
+                        logger.info(f"{directory_name(answer['step'])} was written and cannot be trusted: {faults[0]}")
+                    self.context.record(
+                        "verified", step=answer["step"], faults=faults, error=answer["error"], seconds=answer["seconds"]
+                    )
                 case "discard":
                     if answer["error"]:
                         self._litter.add(answer["step"])
                 case "prune":
                     for name in answer.get("removed", []):
-                        self._note("prune", checkpoint=name)
+                        self.context.record("prune", checkpoint=name)
                     if answer["error"]:
-                        self._note("prune_failed", error=answer["error"])
+                        self.context.record("prune_failed", error=answer["error"])
 
     def _published(self, error: str | None) -> None:
         publishing, self._publishing = self._publishing, None
@@ -268,7 +263,7 @@ class Checkpointer:
             return
         step, keep = publishing["step"], self.recipe.checkpoint
         self.committed = step
-        self._note(
+        self.context.record(
             "save",
             checkpoint=directory_name(step),
             write_s=time.monotonic() - publishing["began"],
@@ -280,8 +275,8 @@ class Checkpointer:
         self._writer.send("prune", root=str(self.root), keep_last=keep.keep_last, keep_every=keep.keep_every)
 
     def _fail(self, save: dict[str, Any], error: str) -> None:
-        self._note("save_failed", step=save["step"], error=error, stall_s=save.get("stall_s", 0.0))
-        self.progress.say(
+        self.context.record("save_failed", step=save["step"], error=error, stall_s=save.get("stall_s", 0.0))
+        logger.info(
             f"step {save['step']}: the checkpoint was not written ({error}). Training goes on; the next save tries again."
         )
         self._litter.add(save["step"])
@@ -304,17 +299,3 @@ class Checkpointer:
         """A directory on this node for this run alone; empty where the recipe names none."""
         staging = self.recipe.checkpoint.staging
         return str(Path(staging).absolute() / self.root.parent.name / f"rank-{self.engine.process.rank:05d}") if staging else ""
-
-    def _rows_of_ledger(self) -> list[dict[str, Any]]:
-        return read_jsonl(self.ledger.path) if self.ledger is not None else []
-
-    @property
-    def _epoch_size(self) -> int:
-        repeats = {
-            k.removeprefix("data.repeats."): v for k, v in self.expected["settings"].items() if k.startswith("data.repeats.")
-        }
-        return sum(len(rows) * repeats[name] for name, rows in self.shards.corpora.items())
-
-    def _note(self, event: str, **fields: Any) -> None:
-        if self.ledger is not None:
-            self.ledger.write(event, **fields)

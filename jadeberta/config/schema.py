@@ -221,9 +221,19 @@ class LoggingConfig:
 
     every_steps: int = 10
     """Steps between lines on the terminal; metrics.jsonl has every step."""
-    tensorboard: bool = True
+    sinks: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Where the metrics of each step go beside metrics.jsonl: names of modules in jadeberta/training/sinks."""
+    tensorboard: bool | None = None
+    """Old spelling: true adds tensorboard to the sinks, false takes it out."""
     communication: bool = False
     """Also measure how long each step of rank 0 waits in collectives, for `jadeberta scaling`."""
+
+    @property
+    def metrics_sinks(self) -> list[str]:
+        """The sinks, with the old spelling taken into account."""
+        others = [name for name in self.sinks if name != "tensorboard"]
+        has_tensorboard = "tensorboard" in self.sinks if self.tensorboard is None else self.tensorboard
+        return ["tensorboard", *others] if has_tensorboard else others
 
 
 @dataclass

@@ -63,14 +63,14 @@ def permute(positions: np.ndarray, size: int, key: np.uint64) -> np.ndarray:
 Ranges = tuple[tuple[int, int], ...]
 
 
-def data_step(step: int, stepped_over: Ranges) -> int:
+def data_step(step: int, skipped_ranges: Ranges) -> int:
     """The data step that training step `step` (from 0) reads: the step-th one that lies in none of the ranges.
 
     Args:
         step: of the training.
-        stepped_over: [first, end) of data steps, ascending and disjoint.
+        skipped_ranges: [first, end) of data steps, ascending and disjoint.
     """
-    for first, end in stepped_over:
+    for first, end in skipped_ranges:
         if step < first:
             break
         step += end - first
@@ -89,7 +89,7 @@ class SampleOrder:
     global_batch_size: int
     corpora: tuple[tuple[int, int, int], ...]
     """Per corpus (first row, rows, repeats)."""
-    stepped_over: Ranges = ()
+    skipped_ranges: Ranges = ()
     """Data steps [first, end) that no training step reads, ascending and disjoint."""
     batch_size_warmup: tuple[tuple[int, int], ...] = ()
     """(sequences, steps) of the first data steps, before those of global_batch_size."""
@@ -106,9 +106,9 @@ class SampleOrder:
         corpora = tuple((r.start, len(r), repeats[name]) for name, r in ranges.items())
         return cls(seed, global_batch_size, corpora, batch_size_warmup=batch_size_warmup)
 
-    def stepping_over(self, stepped_over: Ranges) -> "SampleOrder":
+    def skipping(self, skipped_ranges: Ranges) -> "SampleOrder":
         """This order without the data of some steps."""
-        return replace(self, stepped_over=stepped_over)
+        return replace(self, skipped_ranges=skipped_ranges)
 
     @property
     def batch_sizes(self) -> BatchSizes:
@@ -126,7 +126,7 @@ class SampleOrder:
 
     def step(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Epochs and sample indices of the global batch of one training step (from 0), each int64 [sequences of that step]."""
-        step = data_step(step, self.stepped_over)
+        step = data_step(step, self.skipped_ranges)
         positions = np.arange(self.batch_sizes.before(step), self.batch_sizes.before(step + 1), dtype=np.int64)
         epochs, within = np.divmod(positions, self.epoch_size)
         samples = np.empty_like(positions)

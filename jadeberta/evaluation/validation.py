@@ -1,90 +1,99 @@
-"""Masked accuracy on held-out rows in the middle of training: all ranks share the rows, and an ask from outside ends it early."""
+"""Masked accuracy on held-out rows in the middle of training: the ranks share the rows, and a request to end stops it early."""
 
 from collections.abc import Callable
 from dataclasses import astuple
-from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from jadeberta.config import Recipe
 from jadeberta.data.batches import make_micro_batch
 from jadeberta.data.masking import Masker
 from jadeberta.evaluation.mlm import EVALUATION_SEED
-from jadeberta.shards import ShardReader
-from jadeberta.training.control import Asks
+from jadeberta.shards import open as open_shards
+from jadeberta.training.control import RankFlags
 from jadeberta.training.ema import show
 from jadeberta.training.engine import TrainingEngine
+from jadeberta.training.run_context import RunContext
+
+LocalFlags = Callable[[], RankFlags]
+"""Gives this rank's flags now."""
 
 
 class Validation:
-    """Asks the model of a run the same questions each time."""
+    """Evaluates the model of a run on the same rows with the same masks each time."""
 
-    def __init__(self, recipe: Recipe, engine: TrainingEngine, shards: ShardReader) -> None:
-        """`shards` is the held-out split."""
-        self.recipe, self.engine, self.shards = recipe, engine, shards
+    def __init__(self, context: RunContext, engine: TrainingEngine) -> None:
+        """Opens the held-out split of the run's shards.
+
+        Raises:
+            ShardError: it is missing or damaged.
+        """
+        recipe = context.recipe
+        self.recipe, self.engine = recipe, engine
+        self.shards = open_shards(context.shards.directory, "valid", recipe.data.damaged)
         self._masker = Masker(EVALUATION_SEED, recipe.model.vocab_size, recipe.training.mask_probability)
 
-    def __call__(self, poll: Callable[[], Asks]) -> tuple[dict[str, dict[str, float]], Asks]:
-        """Accuracy and loss by corpus, and what the ranks were asked meanwhile; without figures where that ended it early.
+    def __call__(self, local_flags: LocalFlags) -> tuple[dict[str, dict[str, float]], RankFlags]:
+        """Evaluates every corpus; every rank calls it.
 
-        Every rank calls it. The weights and every random number of the training are as before.
+        The weights and every random number of the training stay as they are.
+
+        Returns:
+            Accuracy, loss (nats a masked token) and masked_tokens of each corpus; empty where a request ended it early. The flags that
+            ended it, summed over the ranks; all 0 where none did.
         """
         if self.recipe.evaluation.weights == "trained":
-            return self._every_corpus(poll)
+            return self._every_corpus(local_flags)
         show(self.engine.engine, "ema")
-        answer = self._every_corpus(poll)  # what it raises ends the run: nothing is to be put back then
+        answer = self._every_corpus(local_flags)  # an error here ends the run: there is nothing to put back then
         show(self.engine.engine, "master")
         return answer
 
-    def _every_corpus(self, poll: Callable[[], Asks]) -> tuple[dict[str, dict[str, float]], Asks]:
+    def _every_corpus(self, local_flags: LocalFlags) -> tuple[dict[str, dict[str, float]], RankFlags]:
         self.engine.engine.eval()
         try:
             figures = {}
             for name, rows in self.shards.corpora.items():
                 limit = self.recipe.evaluation.sequences
-                sums, asks = self._corpus(rows[:limit] if limit else rows, poll)
-                if asks.requeue or asks.stop:
-                    return {}, asks
+                sums, flags = self._corpus(rows[:limit] if limit else rows, local_flags)
+                if flags.requeue or flags.stop:
+                    return {}, flags
                 if sums[2]:
                     accuracy, loss = sums[0] / sums[2], sums[1] / sums[2]
                     figures[name] = {"accuracy": accuracy, "loss": loss, "masked_tokens": sums[2]}
-            return figures, Asks()
+            return figures, RankFlags()
         finally:
             self.engine.engine.train()
 
-    def _corpus(self, rows: range, poll: Callable[[], Asks]) -> tuple[list[float], Asks]:
-        """Sums over some rows of [correct, loss, masked tokens]; every rank makes as many forward passes, as ZeRO 3 wants it."""
+    def _corpus(self, rows: range, local_flags: LocalFlags) -> tuple[list[float], RankFlags]:
+        """Evaluates the rows of a corpus: sums of correct predictions, loss and masked tokens over all ranks."""
         process, size = self.engine.process, self.recipe.training.micro_batch_size
         sums = torch.zeros(3, dtype=torch.float64)
+        # Every rank makes as many forward passes as the others, also with no rows left: ZeRO 3 gathers weights in each.
         for start in range(0, len(rows), size * process.world_size):
             first = start + process.rank * size
             mine = np.asarray(rows[first : first + size], dtype=np.int64)
-            part = torch.tensor([*self._ask(mine), *astuple(poll())], dtype=torch.float64, device=self.engine.device)
+            flags = astuple(local_flags())
+            part = torch.tensor([*self._forward(mine), *flags], dtype=torch.float64, device=self.engine.device)
+            # Figures and flags together, after each batch: all ranks end early at the same one.
             dist.all_reduce(part)
             sums += part[:3].cpu()
-            asks = Asks(*(int(n) for n in part[3:].tolist()))
-            if asks.requeue or asks.stop:
-                return [0.0, 0.0, 0.0], asks
-        return sums.tolist(), Asks()
+            summed = RankFlags(*(int(n) for n in part[3:].tolist()))
+            if summed.requeue or summed.stop:
+                return [0.0, 0.0, 0.0], summed
+        return sums.tolist(), RankFlags()
 
-    def _ask(self, rows: np.ndarray) -> tuple[float, float, float]:
-        """Correct answers, summed loss and questions of this rank's rows; a rank without rows asks about padding."""
+    def _forward(self, rows: np.ndarray) -> tuple[float, float, float]:
+        """Correct predictions, summed loss and masked tokens of this rank's rows; of padding where it has no rows."""
         if len(rows):
             tokens, documents = self.shards.rows(rows)
-            self.shards.take_excluded()  # a damaged row asks nothing: it shows in masked_tokens
+            self.shards.take_excluded()  # an excluded row has no masked tokens: the count shows it
         else:
             tokens = documents = np.zeros((1, self.shards.sequence_length), np.uint16)
-        places = rows if len(rows) else np.zeros(1, np.int64)
-        ids, labels = self._masker(tokens, np.zeros_like(places), places)
+        keys = rows if len(rows) else np.zeros(1, np.int64)
+        ids, labels = self._masker(tokens, np.zeros_like(keys), keys)
         by_document = self.recipe.data.packing == "documents"
         with torch.no_grad():
             loss, correct = self.engine.forward(make_micro_batch(ids, labels, tokens, documents if by_document else None))
         return float(correct), float(loss), float(np.count_nonzero(labels >= 0))
-
-
-def summary(figures: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """The figures over all corpora."""
-    masked = sum(f["masked_tokens"] for f in figures.values())
-    return {key: sum(f[key] * f["masked_tokens"] for f in figures.values()) / max(1, masked) for key in ("accuracy", "loss")}

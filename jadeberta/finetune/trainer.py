@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, get_scheduler
 
 from jadeberta.finetune.features import Example
 from jadeberta.finetune.grid import Conduct, Point
-from jadeberta.training.console import duration
+from jadeberta.utils.durations import format_duration as duration
 
 Collate = Callable[[Sequence[Example]], dict[str, torch.Tensor]]
 LINE_S = 30.0

@@ -16,8 +16,8 @@ from jadeberta.status.attempts import Row, finite, read_rows
 from jadeberta.status.eta import Goal, jobs_to_come, next_save, read_goal, training_left_s
 from jadeberta.status.goodput import RECENT_STEPS, Account, account
 from jadeberta.status.slurm_jobs import Slurm, look
-from jadeberta.training.console import duration
 from jadeberta.utils.command_line import OneSentenceParser, positive
+from jadeberta.utils.durations import format_duration as duration
 from jadeberta.utils.json_lines import read_jsonl
 
 SILENT_S = 600.0

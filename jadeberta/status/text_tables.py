@@ -6,7 +6,7 @@ from jadeberta.checkpoint.manifest import list_checkpoints
 from jadeberta.status.attempts import Row, finite
 from jadeberta.status.goodput import PARTS, Account
 from jadeberta.status.slurm_jobs import Slurm
-from jadeberta.training.console import duration
+from jadeberta.utils.durations import format_duration as duration
 
 ROWS_SHOWN = 8
 """Lives and heartbeats in the table; --json has every life."""

@@ -1,7 +1,7 @@
-"""What a run is asked from outside: signals, the files STOP and SAVE, and its own time limit.
+"""Requests to a run from outside: signals, the files STOP and SAVE, and the run's own time limit.
 
-A rank only notes what it was asked; all ranks act on the sum of their notes, which travels with the step's own all-reduce, so that
-they agree without a message of their own.
+A rank only notes requests as flags. All ranks act on the sum of their flags, which travels in the all-reduce that every step makes
+anyway, so that they act at the same step without a message of their own.
 """
 
 import signal
@@ -9,58 +9,68 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-FILES_EVERY_SECONDS = 1.0
-"""A network file system is not asked more often than that."""
+FILE_CHECK_S = 1.0
+"""Shortest time between two looks for STOP and SAVE, seconds; a network file system is not asked more often."""
 
 
 @dataclass
-class Asks:
-    """Numbers of ranks that were asked; summed over ranks, above 0 means that it is to be done."""
+class RankFlags:
+    """Flags of one rank, each 0 or 1, or their sum over all ranks; a sum above 0 means that every rank acts."""
 
     requeue: int = 0
-    """Save and end with the status that asks for another life: USR1 (time limit near), TERM (preempted), or run.max_hours."""
+    """Save, and end with the status that asks for another attempt: USR1 (time limit near), TERM (preempted), or run.max_hours."""
     stop: int = 0
-    """Save and end for good: the file STOP."""
+    """Save, and end for good: the file STOP."""
     save: int = 0
-    """Save and go on: the file SAVE."""
+    """Save, and go on: the file SAVE."""
     written: int = 0
-    """Ranks that have done their part of the pending checkpoint."""
+    """The rank has written its part of the pending checkpoint."""
     damaged: int = 0
-    """Ranks that found a damaged shard and may not go on."""
+    """The rank found a damaged shard; the ranks decide together whether they go on."""
 
 
-class Control:
-    """Collects what this rank is asked."""
+class RunControl:
+    """Collects the requests that reach this rank."""
 
     def __init__(self, run_dir: Path, is_root: bool, max_hours: float) -> None:
+        """Starts the clock of the time limit.
+
+        Args:
+            run_dir: where the files STOP and SAVE are looked for.
+            is_root: whether this is rank 0; the other ranks answer signals only.
+            max_hours: time limit from now on, hours; 0: none.
+        """
         self.run_dir, self.is_root = run_dir, is_root
         self.deadline = time.monotonic() + max_hours * 3600 if max_hours > 0 else None
         self.reason = ""
-        """What asked for a requeue, for the ledger."""
+        """What asked this rank for a requeue, for the ledger: a signal's name or run.max_hours."""
         self._signal: str | None = None
-        self._looked = 0.0
+        self._checked = 0.0
         self._stop = self._save = False
 
     def listen(self) -> None:
-        """Takes USR1 and TERM from now on; the handler only makes a note, as nothing else is safe in one."""
+        """Answers USR1 and TERM from now on."""
         for number in (signal.SIGUSR1, signal.SIGTERM):
-            signal.signal(number, self._note)
+            signal.signal(number, self._note_signal)
 
-    def _note(self, number: int, frame: object) -> None:
+    def _note_signal(self, number: int, frame: object) -> None:
+        # Nothing else is safe here: a handler may run between any two instructions, in the middle of a collective too.
         self._signal = signal.Signals(number).name
 
-    def poll(self) -> Asks:
-        """What this rank has been asked up to now."""
-        if self.is_root and time.monotonic() - self._looked > FILES_EVERY_SECONDS:
-            self._looked = time.monotonic()
+    def flags(self) -> RankFlags:
+        """The flags of this rank now; `written` and `damaged` are the caller's to fill in."""
+        if self.is_root and time.monotonic() - self._checked > FILE_CHECK_S:
+            self._checked = time.monotonic()
             self._stop = (self.run_dir / "STOP").exists()
             self._save = (self.run_dir / "SAVE").exists()
+        # Rank 0 alone looks at the clock: clocks of hosts differ, and one flag is enough.
         overdue = self.is_root and self.deadline is not None and time.monotonic() > self.deadline
         self.reason = self._signal or ("run.max_hours" if overdue else "")
-        return Asks(requeue=int(bool(self.reason)), stop=int(self._stop), save=int(self._save))
+        return RankFlags(requeue=int(bool(self.reason)), stop=int(self._stop), save=int(self._save))
 
-    def done(self, name: str) -> None:
-        """Takes back the file that asked."""
+    def clear(self, name: str) -> None:
+        """Removes the file STOP or SAVE once the run has done what it asks."""
         if self.is_root:
             (self.run_dir / name).unlink(missing_ok=True)
+            # The next look at the file is up to a second away, the next step may be sooner.
             self._stop, self._save = self._stop and name != "STOP", self._save and name != "SAVE"

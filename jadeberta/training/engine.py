@@ -6,7 +6,6 @@ The only file that calls DeepSpeed, with `zero_state.py` beside it, which knows 
 import json
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +19,10 @@ from jadeberta.errors import ConfigError
 from jadeberta.model import DebertaForMaskedLM, build
 from jadeberta.model.recompute import recomputing_cheaply
 from jadeberta.training.comm_meter import Communication, CommunicationMeter
-from jadeberta.training.control import Asks
+from jadeberta.training.control import RankFlags
 from jadeberta.training.ema import WeightAverage
 from jadeberta.training.guard import UpdateGuard
+from jadeberta.training.replica_check import differing_ranks
 from jadeberta.training.zero_state import create_optimizer_state
 
 
@@ -62,32 +62,47 @@ class StepResult:
     """What all ranks together saw in one step."""
 
     loss: float
+    """Mean cross-entropy of a masked token, nats."""
     masked_accuracy: float
+    """Share of the masked tokens that were predicted."""
     masked_tokens: int
     tokens: int
+    """Tokens without padding."""
     positions: int
     """Tokens and padding."""
-    set_aside: int
-    """Rows that are damaged and were left out."""
+    excluded_rows: int
+    """Damaged rows of the global batch that were replaced by padding."""
     grad_norm: float
-    """Before clipping; not finite where a gradient was not."""
+    """Global L2 norm before clipping; not finite where a gradient was not."""
     fault: str | None
-    """Why the update was left out; None where it was made."""
-    asks: Asks
+    """Why the update was skipped; None where it was made."""
+    flags: RankFlags
+    """Sum over the ranks."""
     communication: Communication | None = None
-    """Of this rank; None where it is not measured."""
+    """What this rank alone spent in collectives; None where it is not measured."""
 
 
 class TrainingEngine:
     """A model under DeepSpeed, one optimizer step at a time."""
 
-    beat: Callable[[str], None] | None = None
-    """Told where in a step this rank is, for the watchdog."""
+    def __init__(
+        self, recipe: Recipe, process: Process, device: torch.device, enter_section: Callable[[str], None] = lambda section: None
+    ) -> None:
+        """Builds the model, DeepSpeed's engine and the optimizer's state; every rank makes one.
 
-    def __init__(self, recipe: Recipe, process: Process, device: torch.device) -> None:
+        Args:
+            recipe: of the run.
+            process: rank and world size.
+            device: of this rank.
+            enter_section: called with the section of the step that begins (forward 0, backward 0, ... all-reduce, update), for the
+                watchdog.
+
+        Raises:
+            ConfigError: DeepSpeed's settings contradict the recipe, or the recipe asks for a compilation that cannot be.
+        """
         import deepspeed
 
-        self.recipe, self.process, self.device = recipe, process, device
+        self.recipe, self.process, self.device, self._enter_section = recipe, process, device, enter_section
         settings = deepspeed_settings(recipe, process.world_size)
         self.stage: int = settings["zero_optimization"]["stage"]
         _keep_deepspeed_from_compiling()
@@ -115,12 +130,21 @@ class TrainingEngine:
             compiled = torch.compile(self.model.forward, fullgraph=True, dynamic=False)
             self.model.forward = recomputing_cheaply(compiled) if training.recompute == "cheap" else compiled  # type: ignore[method-assign]
 
-    def step(self, batch: StepBatch, lr: float, asks: Asks) -> StepResult:
-        """One optimizer step, with what its collectives took where the recipe asks for that."""
+    def step(self, batch: StepBatch, lr: float, flags: RankFlags) -> StepResult:
+        """Makes one optimizer step; every rank calls it.
+
+        Args:
+            batch: this rank's share of the global batch.
+            lr: learning rate of the update.
+            flags: this rank's; the result holds the sum over the ranks.
+
+        Returns:
+            What all ranks saw, with what this rank's collectives took where the recipe asks for that.
+        """
         if self.meter is None:
-            return self._step(batch, lr, asks)
+            return self._step(batch, lr, flags)
         with self.meter.step():
-            result = self._step(batch, lr, asks)
+            result = self._step(batch, lr, flags)
         result.communication = self.meter.take()
         return result
 
@@ -129,58 +153,64 @@ class TrainingEngine:
         if self.meter is not None:
             self.meter.close()
 
-    def _step(self, batch: StepBatch, lr: float, asks: Asks) -> StepResult:
+    def _step(self, batch: StepBatch, lr: float, flags: RankFlags) -> StepResult:
         """Every micro-batch forward and backward, then one update.
 
         The loss is the mean over the masked tokens of the whole global batch, so that it does not depend on how the batch is cut
         into ranks and micro-batches; DeepSpeed averages gradients over ranks, hence the factor of the world size.
         """
-        self._tell("forward 0")
+        self._enter_section("forward 0")
         counts = [batch.masked_tokens, batch.tokens, len(batch.excluded)]
         totals = torch.tensor(counts, dtype=torch.int64, device=self.device)
+        # Before the forward pass: the loss is divided by the masked tokens of the whole batch.
         dist.all_reduce(totals)
-        masked_tokens, tokens, set_aside = (int(n) for n in totals.tolist())
+        masked_tokens, tokens, excluded_rows = (int(n) for n in totals.tolist())
         scale = self.process.world_size / max(1, masked_tokens)
-        told = list(astuple(asks))
-        sums = torch.tensor([0, 0, *told], dtype=torch.float64, device=self.device)  # loss, correct, asks
+        # Loss, correct predictions and flags in one tensor: one all-reduce a step for all of them.
+        sums = torch.tensor([0, 0, *astuple(flags)], dtype=torch.float64, device=self.device)
         for number, micro_batch in enumerate(batch.micro_batches):
             # No generator state to save or lose: dropout follows from where in the run we are.
             torch.manual_seed(int(derive_key(self.recipe.training.seed, 3, batch.step, number, self.process.rank) >> 1))
-            self._tell(f"forward {number}")
+            self._enter_section(f"forward {number}")
             # DeepSpeed counts micro-batches since its start, which goes wrong where the batch grows.
             self.engine.set_gradient_accumulation_boundary(number == len(batch.micro_batches) - 1)
             loss_sum, correct = self.forward(micro_batch)
-            self._tell(f"backward {number}")
+            self._enter_section(f"backward {number}")
             self.engine.backward(loss_sum * scale, scale_wrt_gas=False)
             sums[:2] += torch.stack([loss_sum.detach().double(), correct.double()])
             if number == len(batch.micro_batches) - 1:
-                self._tell("all-reduce")
+                self._enter_section("all-reduce")
+                # Before the update, which the guard judges by the loss of the global batch.
                 dist.all_reduce(sums)
-                # Of the mean, so that the window does not hang on how many tokens a batch happens to mask.
+                # The mean, so that the window does not hang on how many tokens a batch happens to mask.
                 self.guard.expect(sums[0].item() / masked_tokens if masked_tokens else float("nan"))
-                self._tell("update")
+                self._enter_section("update")
             for group in self.engine.optimizer.param_groups:
                 group["lr"] = lr
             self.engine.step()
-        loss_sum_all, correct_all, *agreed = sums.tolist()
+        loss_sum_all, correct_all, *flag_sums = sums.tolist()
         loss, correct_share = loss_sum_all / max(1, masked_tokens), correct_all / max(1, masked_tokens)
         grad_norm = self.engine.get_global_grad_norm()
         norm = float(grad_norm) if grad_norm is not None else float("nan")
-        asked = Asks(*map(int, agreed))
         fault = self.guard.conclude(norm)
         if fault is None and self.average is not None:
             self.average.update()
         positions = self.process.world_size * sum(m.input_ids.numel() for m in batch.micro_batches)
-        return StepResult(loss, correct_share, masked_tokens, tokens, positions, set_aside, norm, fault, asked)
+        return StepResult(
+            loss, correct_share, masked_tokens, tokens, positions, excluded_rows, norm, fault, RankFlags(*map(int, flag_sums))
+        )
+
+    def differing_ranks(self) -> list[int]:
+        """Ranks whose weights are not those of the others, the same list on every rank; every rank calls it.
+
+        Under ZeRO 3 no rank holds the whole weights, and the list is empty.
+        """
+        return differing_ranks([p.data for p in self.model.parameters()]) if self.stage < 3 else []
 
     @property
     def working_dtype(self) -> torch.dtype:
         """Of the weights that the forward pass uses."""
         return next(self.model.parameters()).dtype
-
-    def _tell(self, place: str) -> None:
-        if self.beat is not None:
-            self.beat(place)
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor there; a GPU fetches it while this process goes on, which it can from pinned memory alone."""
@@ -231,18 +261,3 @@ def _keep_deepspeed_from_compiling() -> None:
     builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
     if builder is not None:
         deepspeed.ops.__compatible_ops__[builder.NAME] = False
-
-
-def quiet_libraries(run_dir: Path, rank: int) -> None:
-    """Sends the libraries' chatter of each rank to logs/rank-N.log and leaves the terminal to the run."""
-    import logging
-    import warnings
-
-    (run_dir / "logs").mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(run_dir / "logs" / f"rank-{rank:05d}.log", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    for name in ("DeepSpeed", "transformers", "torch"):
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
-        logger.propagate = False
-    warnings.filterwarnings("ignore")

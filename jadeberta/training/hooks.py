@@ -1,110 +1,98 @@
-"""The world around the training loop as the loop sees it: watchdog, asks from outside, damaged shards, evaluation."""
+"""Hooks of the training loop: what a run does around its steps, with watchdog, requests, damaged shards and evaluation."""
 
-import sys
+import logging
+import time
 from collections.abc import Callable
-from typing import Literal, Protocol
 
 import torch.distributed as dist
 
 from jadeberta.cluster.process_group import set_timeouts
-from jadeberta.config import Recipe
 from jadeberta.errors import ShardError
-from jadeberta.shards import ExcludedRows, ShardReader
-from jadeberta.training.console import Progress
-from jadeberta.training.control import Asks, Control
-from jadeberta.training.engine import TrainingEngine
-from jadeberta.training.ledger import Ledger
-from jadeberta.training.watchdog.client import Heart
+from jadeberta.shards import ExcludedRows
+from jadeberta.shards.scrub import Scrubber
+from jadeberta.training.control import RankFlags
+from jadeberta.training.run_context import RunContext
+
+logger = logging.getLogger(__name__)
 
 GRACE_S = 60.0
-"""By so much the watchdog, which knows who hangs, is ahead of the collectives' own time limit."""
+"""The collectives' own time limit lies this far behind the watchdog's: the watchdog knows who hangs, a collective does not."""
+
+Evaluate = Callable[[Callable[[], RankFlags]], tuple[dict[str, dict[str, float]], RankFlags]]
+"""Called with a function that gives this rank's flags; returns figures by corpus, and the flags that ended it early."""
 
 
-class DamageFinder(Protocol):
-    """Looks for damaged shards beside the training."""
+class TrainerHooks:
+    """The hooks of one rank; see `loop.Hooks` for when each is called."""
 
-    state: Literal["not needed", "running", "done", "broken"]
+    def __init__(self, context: RunContext, scrubber: Scrubber, evaluate: Evaluate | None) -> None:
+        """Starts nothing.
 
-    def faults(self) -> list[ExcludedRows]:
-        """What was found since the last call; never waits."""
+        Args:
+            context: of the run.
+            scrubber: looks for damaged shards beside the training.
+            evaluate: evaluates the model; None where the recipe has no evaluation.
+        """
+        self.context, self._scrubber, self._evaluate = context, scrubber, evaluate
+        self._reported_broken = False
 
+    def beat(self, phase: str, step: int, section: str = "") -> None:
+        self.context.watchdog.beat(phase, step, section)
 
-Evaluate = Callable[[Callable[[], Asks]], tuple[dict[str, dict[str, float]], Asks, float]]
-"""Given a way to be asked: figures by corpus, what was asked, seconds."""
+    def flags(self) -> RankFlags:
+        return self.context.control.flags()
 
-
-class World:
-    """Passes on what the loop says and asks."""
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        engine: TrainingEngine,
-        heart: Heart,
-        control: Control,
-        own_ledger: Ledger,
-        progress: Progress,
-        shards: ShardReader,
-        finder: DamageFinder,
-        evaluate: Evaluate | None,
-    ) -> None:
-        """`own_ledger` takes what happens to this rank alone, on every rank."""
-        self.recipe, self.engine, self.heart, self.control = recipe, engine, heart, control
-        self.own_ledger, self.progress = own_ledger, progress
-        self.shards, self._finder, self._evaluate = shards, finder, evaluate
-        self._said_broken = False
-        self.poll, self.done = control.poll, control.done
-
-    def beat(self, phase: str, step: int, place: str = "") -> None:
-        self._phase, self._step = phase, step
-        self.heart.beat(phase, step, place)
-
-    def in_step(self, place: str) -> None:
-        """The engine is at some place of the step."""
-        self.heart.beat(self._phase, self._step, place)
+    def clear(self, name: str) -> None:
+        self.context.control.clear(name)
 
     @property
     def reason(self) -> str:
-        return self.control.reason
+        return self.context.control.reason
 
-    def damage(self) -> list[ExcludedRows]:
-        found = self._finder.faults()
-        if self._finder.state == "broken" and not self._said_broken:
-            self._said_broken = True
-            self.own_ledger.write("sweep_broken", rank=self.engine.process.rank)
-            print("the search for damaged shards ended early: shards it had not read go unchecked", file=sys.stderr, flush=True)
+    def damaged_shards(self) -> list[ExcludedRows]:
+        found = self._scrubber.faults()
+        if self._scrubber.state == "broken" and not self._reported_broken:
+            self._reported_broken = True
+            self.context.ledger.write("sweep_broken", rank=self.context.process.rank)
+            logger.warning("the search for damaged shards ended early: shards it had not read go unchecked")
         return found
 
-    def share_damage(self, found: list[ExcludedRows]) -> None:
-        everywhere: list[list[ExcludedRows]] = [[] for _ in range(self.engine.process.world_size)]
+    def exclude_shards(self, found: list[ExcludedRows], step: int) -> None:
+        everywhere: list[list[ExcludedRows]] = [[] for _ in range(self.context.process.world_size)]
+        # Every rank searches a share of the shards and reads all of them: all ranks must exclude the same ones at the same step.
         dist.all_gather_object(everywhere, found)
-        for record in (r for of_rank in everywhere for r in of_rank):
-            path = self.shards.directory / record.file
-            if self.recipe.data.damaged == "stop":
-                raise ShardError(f"{record.reason} data.damaged: exclude trains without it.")
-            if self.shards.exclude_shard(record.file, record.reason) and self.engine.process.is_root:
-                self.own_ledger.write("set_aside", rank=0, step=self._step, **vars(record))
-                self.progress.say(f"{path}: excluded, {record.sequences} sequences")
+        for shard in (s for of_rank in everywhere for s in of_rank):
+            if self.context.recipe.data.damaged == "stop":
+                raise ShardError(f"{shard.reason} data.damaged: exclude trains without it.")
+            is_new = self.context.shards.exclude_shard(shard.file, shard.reason)
+            if is_new and self.context.process.is_root:
+                self.context.ledger.write("set_aside", rank=0, step=step, **vars(shard))
+                logger.info("%s: excluded, %s sequences", self.context.shards.directory / shard.file, shard.sequences)
 
-    def exclude(self, record: ExcludedRows) -> None:
-        if not record.whole_shard:  # of a whole shard there is one line, not one a row
-            self.own_ledger.write("set_aside", rank=self.engine.process.rank, step=self._step, **vars(record))
+    def record_excluded_row(self, row: ExcludedRows, step: int) -> None:
+        # A shard that is excluded as a whole has one event; one for each of its rows would fill the ledger.
+        if not row.whole_shard:
+            self.context.ledger.write("set_aside", rank=self.context.process.rank, step=step, **vars(row))
 
     def first_step_done(self) -> None:
-        """The first step compiles and meets everybody; after it a silent rank is a lost one."""
-        limits = self.recipe.watchdog
+        # The first step compiles and waits for all ranks to come up; from now on a rank that is silent is lost.
+        limits = self.context.recipe.watchdog
         if limits.step_s:
             set_timeouts(max(limits.step_s, limits.save_s, limits.eval_s) + GRACE_S)
 
-    def evaluate(self) -> Asks:
+    def evaluate(self, step: int) -> RankFlags:
         if self._evaluate is None:
-            return Asks()
-        figures, asks, seconds = self._evaluate(self.control.poll)
-        if self.engine.process.is_root:
-            weights = self.recipe.evaluation.weights
-            self.own_ledger.write(
-                "evaluation", step=self._step, seconds=seconds, corpora=figures, weights=weights, whole=bool(figures)
-            )
-            each = "  ".join(f"{name} {f['accuracy']:.3f}" for name, f in figures.items())
-            self.progress.say(f"step {self._step}: held-out masked accuracy  {each or 'not finished: asked to end'}")
-        return asks
+            return RankFlags()
+        began = time.monotonic()
+        figures, flags = self._evaluate(self.flags)
+        self.context.record(
+            "evaluation",
+            step=step,
+            seconds=time.monotonic() - began,
+            corpora=figures,
+            weights=self.context.recipe.evaluation.weights,
+            whole=bool(figures),
+        )
+        each = "  ".join(f"{name} {f['accuracy']:.3f}" for name, f in figures.items())
+        logger.info("step %s: held-out masked accuracy  %s", step, each or "not finished: asked to end")
+        return flags

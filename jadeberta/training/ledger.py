@@ -1,7 +1,7 @@
-"""`ledger.jsonl`: what happened to a run, one JSON object a line, only ever appended to."""
+"""`ledger.jsonl`: the events of a run, one JSON object a line, only ever appended to."""
 
+import logging
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,32 +11,40 @@ import orjson
 from jadeberta.cluster.environment import host_name
 from jadeberta.utils.json_lines import read_jsonl
 
+logger = logging.getLogger(__name__)
+
 
 class Ledger:
     """Appends events; each is on the disk when `write` returns."""
 
-    def __init__(self, path: Path, life: int, mend: bool = True) -> None:
-        """`mend` ends a line that a kill has cut; one process of a job does it."""
-        self.path, self.life = path, life
+    def __init__(self, path: Path, attempt: int, mend: bool = True) -> None:
+        """Opens nothing yet; makes the directory.
+
+        Args:
+            path: the file.
+            attempt: number of this start of the job, written into every row.
+            mend: end a last line that a kill has cut short. One process of a job does it, before the others write.
+        """
+        self.path, self.attempt = path, attempt
         self._cut = False
         path.parent.mkdir(parents=True, exist_ok=True)
         if not mend:
             return
-        # A kill in mid-line leaves no newline: end that line, or the next event would be lost with it.
+        # A kill within a line leaves no newline: the next event would be glued to it and lost.
         if path.exists() and path.stat().st_size and path.read_bytes()[-1:] != b"\n":
             with open(path, "ab") as f:
                 f.write(b"\n")
 
     def write(self, event: str, **fields: Any) -> None:
-        """Appends one event; on a disk that takes nothing it goes to standard error instead, and the run goes on."""
+        """Appends one event with time, attempt, host and process id.
+
+        On a disk that takes nothing the event goes to the log instead, and the run goes on.
+        """
         row = {
-            "time": time.time(),
-            "event": event,
-            "life": self.life,
-            "host": host_name(os.environ),
-            "pid": os.getpid(),
-            **fields,
-        }
+            "time": time.time(), "event": event, "attempt": self.attempt,
+            "life": self.attempt,  # old spelling of attempt, kept for readers
+            "host": host_name(os.environ), "pid": os.getpid(), **fields,
+        }  # fmt: skip
         try:
             with open(self.path, "ab") as f:
                 line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
@@ -45,10 +53,10 @@ class Ledger:
                 os.fsync(f.fileno())
             self._cut = False
         except OSError as e:
-            self._cut = True  # whatever part of the line was written ends before the next
-            print(f"ledger cannot be written ({e.strerror}): {event} {fields}", file=sys.stderr, flush=True)
+            self._cut = True  # part of the line may be in the file: it must end before the next
+            logger.warning("ledger cannot be written (%s): %s %s", e.strerror, event, fields)
 
 
-def next_life(path: Path) -> int:
-    """Number of the process life that begins now: 0 for a new run, one more after every start."""
+def next_attempt(path: Path) -> int:
+    """Number of the attempt that begins now: 0 for a new run, one more after every start in the ledger at `path`."""
     return sum(row.get("event") == "start" for row in read_jsonl(path))

@@ -12,162 +12,172 @@ from jadeberta.data.batches import StepBatch
 from jadeberta.data.sample_order import SampleOrder, data_step
 from jadeberta.errors import CheckpointError, NumericsError, RequeueRequested, StopRequested
 from jadeberta.shards import ExcludedRows
-from jadeberta.training.control import Asks
+from jadeberta.training.control import RankFlags
 from jadeberta.training.engine import TrainingEngine
 from jadeberta.training.lr_schedule import rate_of
-from jadeberta.training.replica_check import differing_ranks
-from jadeberta.training.run_log import RunLog
+from jadeberta.training.run_log import RunLog, StepTimes
 from jadeberta.training.run_state import RunState
 
 
 class Saver(Protocol):
-    """What the loop sees of checkpoints; every rank calls it alike."""
+    """The checkpointer as the loop sees it; every rank makes the same calls in the same order."""
 
     def save(self, state: RunState, lr: float) -> None:
-        """Takes a checkpoint after `state.step` updates and writes it beside the training."""
+        """Takes a checkpoint of the state after `state.step` updates; it is written beside the training."""
 
     def has_written(self) -> bool:
-        """Whether this rank has done its part of the pending save."""
+        """Whether this rank has written its part of the pending save; never waits."""
 
     def settle(self) -> None:
-        """Called when all ranks have."""
+        """Decides about the pending save, once all ranks have written their parts."""
 
     def drain(self) -> int:
-        """Waits for pending saves; step of the newest checkpoint."""
+        """Waits until no save is pending; returns the step of the newest checkpoint."""
 
 
-class Surroundings(Protocol):
-    """What the loop asks about the world around it."""
+class Hooks(Protocol):
+    """What the loop calls around the steps."""
 
-    def beat(self, phase: str, step: int, place: str = "") -> None:
-        """Tells the watchdog where this rank is; `step` counts from 1, of a save or an evaluation the step just made."""
+    def beat(self, phase: str, step: int, section: str = "") -> None:
+        """Tells the watchdog what this rank does from now on; `step` is from 1, of a save or an evaluation the step just made."""
 
-    def poll(self) -> Asks:
-        """What this rank was asked from outside."""
+    def flags(self) -> RankFlags:
+        """Requests that have reached this rank."""
 
-    def done(self, name: str) -> None:
-        """Takes back the file STOP or SAVE."""
+    def clear(self, name: str) -> None:
+        """Removes the file STOP or SAVE."""
 
     @property
     def reason(self) -> str:
-        """What asked for a requeue."""
+        """What asked this rank for a requeue; empty where another rank was asked."""
 
-    def damage(self) -> list[ExcludedRows]:
-        """Damaged shards that were found beside the training since the last call."""
+    def damaged_shards(self) -> list[ExcludedRows]:
+        """Damaged shards that this rank has found beside the training since the last call; never waits."""
 
-    def share_damage(self, found: list[ExcludedRows]) -> None:
-        """Called on all ranks where one found damage: leaves those shards out on all, or raises ShardError on all."""
+    def exclude_shards(self, found: list[ExcludedRows], step: int) -> None:
+        """Called on all ranks where one found damage: excludes those shards on all ranks, or raises ShardError on all."""
 
-    def exclude(self, record: ExcludedRows) -> None:
+    def record_excluded_row(self, row: ExcludedRows, step: int) -> None:
         """A damaged row of this rank's batch was replaced by padding."""
 
     def first_step_done(self) -> None:
-        """From now on a rank that is silent is silent for a reason."""
+        """The first step of this attempt is done."""
 
-    def evaluate(self) -> Asks:
-        """Evaluates the model on held-out rows, and what was asked meanwhile."""
+    def evaluate(self, step: int) -> RankFlags:
+        """Evaluates the model on held-out rows; returns requests that came meanwhile."""
 
 
 class RollBack(Exception):
-    """Too many steps in a row were left out: the run goes back and steps over their data. Raised on every rank."""
+    """Too many steps in a row were skipped: the run goes back to a checkpoint. Raised on every rank."""
 
     def __init__(self, first_bad: int, end: int, reason: str) -> None:
-        """Training steps [first_bad, end), from 0, were left out."""
+        """Training steps [first_bad, end), from 0, were skipped; `reason` says so in words."""
         super().__init__(reason)
         self.first_bad, self.end = first_bad, end
 
 
 def train(
     recipe: Recipe,
-    engine: TrainingEngine,
+    state: RunState,
     batches: Iterator[StepBatch],
     order: SampleOrder,
+    *,
+    engine: TrainingEngine,
     saver: Saver,
-    world: Surroundings,
+    hooks: Hooks,
     log: RunLog,
-    state: RunState,
 ) -> RunState:
     """Trains from `state` to the recipe's max_steps; returns the state at the end.
 
     Args:
-        batches: the rank's batches from step `state.step` on, in order.
-        order: where they come from.
-        saver: told when a checkpoint is due.
-        world: watchdog, asks from outside, evaluation.
-        log: metrics, ledger and terminal.
+        recipe: of the run.
+        state: where the run stands.
+        batches: this rank's batches from step `state.step` on, in order.
+        order: where they come from, for the ledger.
+        engine: takes the steps.
+        saver: takes the checkpoints.
+        hooks: watchdog, requests, damaged shards, evaluation.
+        log: metrics, skipped steps and step lines.
 
     Raises:
         StopRequested, RequeueRequested: on every rank, after the save that belongs to it.
-        RollBack: on every rank, where more steps in a row than the guard allows were left out.
+        RollBack: on every rank, where more steps in a row were skipped than the guard allows.
         NumericsError: on every rank, where the ranks' weights differ.
         ShardError: on every rank, where one found a damaged shard and the recipe says stop.
+        CheckpointError: the last checkpoint could not be written.
     """
-    training, first_of_life, in_row, saving = recipe.training, True, 0, 0.0
+    is_first, consecutive_skips, save_stall_s = True, 0, 0.0
     mark = time.monotonic()
-    world.beat("first_step", state.step + 1, "data")
+    hooks.beat("first_step", state.step + 1, "data")
     for batch in batches:
-        waited = time.monotonic() - mark
+        waited_s = time.monotonic() - mark
         if batch.step != state.step:
             raise RuntimeError(f"the loader gave step {batch.step} where step {state.step} was due")
-        lr = rate_of(training, batch.step)
-        damage = world.damage()
-        asked = replace(world.poll(), written=int(saver.has_written()), damaged=int(bool(damage)))
-        result = engine.step(batch, lr, asked)
-        skipped = result.fault is not None
+        lr = rate_of(recipe.training, batch.step)
+        damaged = hooks.damaged_shards()
+        # The flags travel in the step's own all-reduce: agreeing costs no message, and all ranks get the same sum.
+        own = replace(hooks.flags(), written=int(saver.has_written()), damaged=int(bool(damaged)))
+        result = engine.step(batch, lr, own)
+        is_skipped = result.fault is not None
         state = replace(
-            state, step=batch.step + 1, tokens=state.tokens + result.tokens, skipped_steps=state.skipped_steps + int(skipped)
+            state, step=batch.step + 1, tokens=state.tokens + result.tokens, skipped_steps=state.skipped_steps + int(is_skipped)
         )
-        world.beat("first_step" if first_of_life else "step", state.step, "metrics")
-        log.step(batch, result, state, lr, time.monotonic() - mark, waited, saving)
-        saving = 0.0
-        for record in batch.excluded:
-            world.exclude(record)
-        if result.asks.damaged:
-            world.share_damage(damage)
-        if result.asks.written == engine.process.world_size:
+        hooks.beat("first_step" if is_first else "step", state.step, "metrics")
+        log.step(batch, result, state, lr, StepTimes(time.monotonic() - mark, waited_s, save_stall_s))
+        save_stall_s = 0.0
+        for row in batch.excluded:
+            hooks.record_excluded_row(row, state.step)
+        if result.flags.damaged:
+            hooks.exclude_shards(damaged, state.step)
+        if result.flags.written == engine.process.world_size:
+            # Not before: settling gathers the outcome of every rank, and would wait for the slowest disk.
             saver.settle()
-        in_row = in_row + 1 if skipped else 0
-        if skipped:
+        consecutive_skips = consecutive_skips + 1 if is_skipped else 0
+        if is_skipped:
             log.skipped(state, batch, result, samples_of(order, batch.step))
-            if in_row > recipe.guard.max_skipped_in_row:
-                raise RollBack(state.step - in_row, state.step, f"{in_row} steps in a row up to step {state.step} were left out")
+            if consecutive_skips > recipe.guard.max_skipped_in_row:
+                first_bad = state.step - consecutive_skips
+                raise RollBack(first_bad, state.step, f"{consecutive_skips} steps in a row up to step {state.step} were skipped")
         compare_every = recipe.guard.compare_weights_every
-        if compare_every and engine.stage < 3 and (first_of_life or state.step % compare_every == 0):
+        if compare_every and (is_first or state.step % compare_every == 0):
+            # Before the save below: weights that differ must not get into a checkpoint.
             _compare_weights(engine, state.step)
-        if first_of_life:
-            world.first_step_done()
-            first_of_life = False
-        asks = _evaluate_if_due(recipe, world, state.step, result.asks)
-        every = recipe.checkpoint.every_steps
-        if state.step % every == 0 or state.step == training.max_steps or asks.save or asks.stop or asks.requeue:
-            world.beat("save", state.step, "snapshot")
+        if is_first:
+            hooks.first_step_done()
+            is_first = False
+        flags = _evaluate_if_due(recipe, hooks, state.step, result.flags)
+        is_due = state.step % recipe.checkpoint.every_steps == 0 or state.step == recipe.training.max_steps
+        if is_due or flags.save or flags.stop or flags.requeue:
+            hooks.beat("save", state.step, "snapshot")
             began = time.monotonic()
             saver.save(state, lr)
-            saving = time.monotonic() - began
-        if asks.save:
-            world.done("SAVE")
-        if (asks.stop or asks.requeue) and state.step < training.max_steps:
-            _end_early(recipe, saver, world, state.step, asks)
-        world.beat("step", state.step + 1, "data")
-        mark = time.monotonic()  # what a save or an evaluation takes is no step's
-    world.beat("save", state.step, "last save")
-    if (saved := saver.drain()) != training.max_steps:
+            save_stall_s = time.monotonic() - began
+        if flags.save:
+            hooks.clear("SAVE")
+        # A run that has reached its last step is done, whatever was asked of it.
+        if (flags.stop or flags.requeue) and state.step < recipe.training.max_steps:
+            _end_early(recipe, saver, hooks, state.step, flags)
+        hooks.beat("step", state.step + 1, "data")
+        mark = time.monotonic()  # a save or an evaluation is no part of the next step
+    hooks.beat("save", state.step, "last save")
+    if (saved := saver.drain()) != recipe.training.max_steps:
         raise CheckpointError(
-            f"{recipe.run.dir}: the last checkpoint, of step {training.max_steps}, could not be written; the newest is of step {saved}. "
-            "Make room and start again."
+            f"{recipe.run.dir}: the last checkpoint, of step {recipe.training.max_steps}, could not be written; the newest is of "
+            f"step {saved}. Make room and start again."
         )
     return state
 
 
 def samples_of(order: SampleOrder, step: int) -> dict[str, Any]:
-    """Data step, epochs and sample indices of a training step's global batch."""
+    """Data step, epochs and sample indices of the global batch of a training step (from 0)."""
     epochs, samples = order.step(step)
-    where = data_step(step, order.stepped_over)
+    where = data_step(step, order.skipped_ranges)
     return {"data_step": where, "epochs": np.unique(epochs).tolist(), "samples": samples.tolist()}
 
 
 def _compare_weights(engine: TrainingEngine, step: int) -> None:
-    odd = differing_ranks([p.data for p in engine.model.parameters()])
+    """Raises NumericsError, on every rank, where the ranks' weights are not the same."""
+    odd = engine.differing_ranks()
     if odd:
         who = f"those of rank {odd[0]} are not" if len(odd) == 1 else f"ranks {', '.join(map(str, odd))} do not agree"
         raise NumericsError(
@@ -176,21 +186,21 @@ def _compare_weights(engine: TrainingEngine, step: int) -> None:
         )
 
 
-def _evaluate_if_due(recipe: Recipe, world: Surroundings, step: int, asks: Asks) -> Asks:
-    """Evaluates where it is time and nothing presses; returns what is asked after it."""
+def _evaluate_if_due(recipe: Recipe, hooks: Hooks, step: int, flags: RankFlags) -> RankFlags:
+    """Evaluates where it is due and no rank was asked to end; returns the flags with those that came meanwhile."""
     every = recipe.evaluation.every_steps
-    if not every or (step % every and step != recipe.training.max_steps) or asks.stop or asks.requeue:
-        return asks
-    world.beat("eval", step, "evaluation")
-    asked = world.evaluate()
-    return replace(asks, stop=asks.stop + asked.stop, requeue=asks.requeue + asked.requeue, save=asks.save + asked.save)
+    if not every or (step % every and step != recipe.training.max_steps) or flags.stop or flags.requeue:
+        return flags
+    hooks.beat("eval", step, "evaluation")
+    new = hooks.evaluate(step)
+    return replace(flags, stop=flags.stop + new.stop, requeue=flags.requeue + new.requeue, save=flags.save + new.save)
 
 
-def _end_early(recipe: Recipe, saver: Saver, world: Surroundings, step: int, asks: Asks) -> None:
-    """Raises StopRequested or RequeueRequested, once the checkpoint is on the disk."""
-    world.beat("save", step, "save before the end")
+def _end_early(recipe: Recipe, saver: Saver, hooks: Hooks, step: int, flags: RankFlags) -> None:
+    """Raises StopRequested or RequeueRequested once the checkpoint is on the disk."""
+    hooks.beat("save", step, "save before the end")
     where = f"at step {step} of {recipe.training.max_steps}; the newest checkpoint is of step {saver.drain()}"
-    if asks.stop:
-        world.done("STOP")
+    if flags.stop:  # before requeue: who wrote STOP wants no further attempt
+        hooks.clear("STOP")
         raise StopRequested(f"{recipe.run.dir}/STOP was found {where}. Start again to go on.")
-    raise RequeueRequested(f"{world.reason or 'another rank'} asked to end {where}. Start again to go on.")
+    raise RequeueRequested(f"{hooks.reason or 'another rank'} asked to end {where}. Start again to go on.")

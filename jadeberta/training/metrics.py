@@ -1,82 +1,85 @@
-"""What a step measured: `metrics.jsonl`, TensorBoard, and the floating-point work behind MFU."""
+"""What a step measured: `metrics.jsonl` and the metrics sinks, and the floating-point work behind MFU."""
 
-import contextlib
 import errno
+import logging
 import os
 import resource
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from jadeberta.config import ModelConfig
+from jadeberta.training.sinks import MetricsSink, open_sink
 
 if TYPE_CHECKING:  # what reads metrics must start at once
     import torch
 
-TENSORBOARD_TAGS = {
-    "loss": "train/loss",
-    "masked_accuracy": "train/masked_accuracy",
-    "lr": "train/lr",
-    "grad_norm": "train/grad_norm",
-    "tokens_per_second": "speed/tokens_per_second",
-    "positions_per_second": "speed/positions_per_second",
-    "mfu": "speed/mfu",
-    "mfu_with_padding": "speed/mfu_with_padding",
-    "data_wait_s": "speed/data_wait_s",
-    "save_wait_s": "speed/save_wait_s",
-    "step_s": "speed/step_s",
-    "communication_s": "speed/communication_s",
-}
+logger = logging.getLogger(__name__)
 
 
 class MetricsWriter:
-    """Writes one object a step; a resumed run appends."""
+    """Writes the metrics of each step: to metrics.jsonl, which is the record, and to the sinks of the recipe."""
 
-    def __init__(self, run_dir: Path, tensorboard: bool, first_step: int) -> None:
-        self._file = open(run_dir / "metrics.jsonl", "ab", buffering=0)  # noqa: SIM115 - lives as long as the run
+    def __init__(self, run_dir: Path, sinks: Sequence[str], first_step: int) -> None:
+        """Opens the file, to which a resumed run appends, and the sinks.
+
+        Args:
+            run_dir: directory of the run.
+            sinks: their names, `LoggingConfig.metrics_sinks`.
+            first_step: step that the run goes on from.
+        """
+        self._file = open(run_dir / "metrics.jsonl", "ab", buffering=0)  # noqa: SIM115 - open until close()
         if self._file.tell():
+            # A kill within a line leaves no newline: the next row would be glued to it and lost.
             with open(run_dir / "metrics.jsonl", "rb") as f:
                 f.seek(-1, 2)
                 if f.read(1) != b"\n":
                     self._file.write(b"\n")
-        self._board, self._unended, self._said = None, b"", False
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            # Steps that will be trained again are taken back from the curves.
-            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step + 1, flush_secs=10)
+        self._unended, self._has_failed = b"", False
+        self._sinks: dict[str, MetricsSink] = {}
+        for name in sinks:
+            try:
+                self._sinks[name] = open_sink(name, run_dir, first_step)
+            except Exception as e:
+                self._warn_of_sink(name, e)
 
     def write(self, row: dict[str, Any]) -> None:
-        """A full disk must not end a run that computes: what cannot be written is lost, and said once."""
+        """Writes the metrics of step `row["step"]`.
+
+        A full disk must not end a run that computes: what cannot be written is lost, which is reported once. A sink that raises an
+        error gets no more steps.
+        """
         try:
             line = self._unended + orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
             if self._file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._unended = b""
         except OSError as e:
-            self._unended = b"\n"  # whatever part of the line was written ends here
-            self._say_once(e)
-        if self._board is not None:
+            self._unended = b"\n"  # part of the line may be in the file: it must end before the next
+            if not self._has_failed:
+                logger.warning("metrics cannot be written (%s); training goes on without them", e.strerror)
+            self._has_failed = True
+        for name, sink in list(self._sinks.items()):
             try:
-                for key, tag in TENSORBOARD_TAGS.items():
-                    if row.get(key) is not None:
-                        self._board.add_scalar(tag, row[key], row["step"])
-            except OSError as e:
-                self._board = None  # its writer thread has died of the error
-                self._say_once(e)
-
-    def _say_once(self, error: OSError) -> None:
-        if not self._said:
-            self._said = True
-            print(f"metrics cannot be written ({error.strerror}); training goes on without them", file=sys.stderr, flush=True)
+                sink.write(row["step"], row)
+            except Exception as e:  # libraries of others, and services behind them, fail in many ways
+                del self._sinks[name]
+                self._warn_of_sink(name, e)
 
     def close(self) -> None:
+        """Closes the file and the sinks."""
         self._file.close()
-        if self._board is not None:
-            with contextlib.suppress(OSError):
-                self._board.close()
+        for name, sink in self._sinks.items():
+            try:
+                sink.close()
+            except Exception as e:
+                self._warn_of_sink(name, e)
+        self._sinks.clear()
+
+    def _warn_of_sink(self, name: str, error: Exception) -> None:
+        logger.warning("metrics sink %s failed (%s: %s); training goes on without it", name, type(error).__name__, error)
 
 
 def training_flops_per_token(model: ModelConfig, sequence_length: int, micro_batch_size: int, head_share: float) -> float:

@@ -1,47 +1,61 @@
-"""What a run writes down and says: metrics, ledger and terminal, of rank 0; on other ranks nothing."""
+"""What a run writes about its steps: metrics, skipped steps and step lines. Rank 0 writes; the other ranks call it to no effect."""
 
+import logging
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
-from jadeberta.config import Recipe
+import torch
+
 from jadeberta.data.batches import StepBatch
-from jadeberta.training.console import Progress
 from jadeberta.training.engine import StepResult
-from jadeberta.training.ledger import Ledger
 from jadeberta.training.metrics import MetricsWriter, training_flops_per_token
+from jadeberta.training.run_context import RunContext
 from jadeberta.training.run_state import RunState
 from jadeberta.utils.hardware import peak_flops
 
+logger = logging.getLogger(__name__)
+
+
+class StepTimes(NamedTuple):
+    """Where the time of a step went, seconds."""
+
+    step_s: float
+    """All of the step, the wait for its data included."""
+    data_wait_s: float
+    """The wait for its data."""
+    save_wait_s: float
+    """What the save before the step took; not part of step_s."""
+
 
 class RunLog:
-    """The books of one life of a run."""
+    """Writes about the steps of one attempt."""
 
-    def __init__(
-        self, recipe: Recipe, ledger: Ledger | None, progress: Progress, life: int, device_name: str, world_size: int
-    ) -> None:
-        """`ledger` is None on all ranks but 0; `device_name` tells the peak behind MFU."""
-        self.recipe, self.ledger, self.progress, self.life = recipe, ledger, progress, life
-        self.metrics: MetricsWriter | None = None
-        training = recipe.training
+    def __init__(self, context: RunContext, metrics: MetricsWriter | None) -> None:
+        """`metrics` is None on all ranks but 0."""
+        self.context, self.metrics = context, metrics
+        model, training = context.recipe.model, context.recipe.training
         self._flops_per_token = training_flops_per_token(
-            recipe.model, recipe.model.max_position_embeddings, training.micro_batch_size, training.mask_probability
+            model, model.max_position_embeddings, training.micro_batch_size, training.mask_probability
         )
-        peak = peak_flops(device_name)
-        self._peak = peak * world_size if peak else None
+        is_gpu = context.device.type == "cuda"
+        peak = peak_flops(torch.cuda.get_device_name(context.device)) if is_gpu else None
+        self._peak = peak * context.process.world_size if peak else None
 
-    def note(self, event: str, **fields: Any) -> None:
-        """One event of the ledger."""
-        if self.ledger is not None:
-            self.ledger.write(event, **fields)
+    def step(self, batch: StepBatch, result: StepResult, state: RunState, lr: float, times: StepTimes) -> None:
+        """Writes the metrics of a step and shows it on the console.
 
-    def step(
-        self, batch: StepBatch, result: StepResult, state: RunState, lr: float, seconds: float, waited: float, saving: float
-    ) -> None:
-        """A step is done; `seconds` is all of it, `waited` what it waited for data, `saving` what a save took just before it."""
-        rate = result.tokens / seconds
-        self.progress.step(state.step, result.loss, result.masked_accuracy, lr, rate)
+        Args:
+            batch: what this rank read.
+            result: what all ranks saw.
+            state: the run's counters after the step.
+            lr: learning rate of its update.
+            times: of this rank.
+        """
+        rate = result.tokens / times.step_s
+        self.context.console.step(state.step, result.loss, result.masked_accuracy, lr, rate)
         if self.metrics is None:
             return
+        positions_rate = result.positions / times.step_s
         spent = result.communication
         self.metrics.write(
             {
@@ -53,24 +67,41 @@ class RunLog:
                 "grad_norm": result.grad_norm,
                 "skipped": result.fault is not None,
                 "tokens": state.tokens,
-                "set_aside": result.set_aside,
+                "set_aside": result.excluded_rows,  # old spelling of excluded, kept for readers
                 "tokens_per_second": rate,
-                "positions_per_second": result.positions / seconds,
-                "mfu": rate * self._flops_per_token / self._peak if self._peak else None,
-                "mfu_with_padding": result.positions / seconds * self._flops_per_token / self._peak if self._peak else None,
-                "data_wait_s": waited,
-                "save_wait_s": saving,
-                "step_s": seconds,
+                "positions_per_second": positions_rate,
+                "mfu": self._mfu(rate),
+                "mfu_with_padding": self._mfu(positions_rate),
+                "data_wait_s": times.data_wait_s,
+                "save_wait_s": times.save_wait_s,
+                "step_s": times.step_s,
                 **(vars(spent) if spent is not None else {}),
                 "epoch": batch.epoch,
                 "batch_hash": batch.batch_hash,
-                "life": self.life,
+                "attempt": self.context.attempt,
+                "life": self.context.attempt,  # old spelling of attempt, kept for readers
                 "time": time.time(),
             }
         )
 
     def skipped(self, state: RunState, batch: StepBatch, result: StepResult, samples: dict[str, Any]) -> None:
-        """A step was left out."""
+        """Records a step that changed nothing.
+
+        Args:
+            state: the run's counters after the step.
+            batch: what this rank read.
+            result: what all ranks saw, with the reason.
+            samples: where the whole batch lies in the data, see `loop.samples_of`.
+        """
         numbers = {"loss": result.loss, "grad_norm": result.grad_norm, "batch_hash": batch.batch_hash}
-        self.note("skip", step=state.step, reason=result.fault, **numbers, **samples)
-        self.progress.say(f"step {state.step}: SKIPPED, {result.fault}")
+        self.context.record("skip", step=state.step, reason=result.fault, **numbers, **samples)
+        logger.info("step %s: SKIPPED, %s", state.step, result.fault)
+
+    def close(self) -> None:
+        """Closes the metrics and their sinks."""
+        if self.metrics is not None:
+            self.metrics.close()
+
+    def _mfu(self, rate: float) -> float | None:
+        """Model FLOPs utilisation at a rate of tokens per second; None where the device's peak is not known."""
+        return rate * self._flops_per_token / self._peak if self._peak else None

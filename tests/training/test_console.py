@@ -3,7 +3,8 @@
 import pytest
 
 from jadeberta.config.batch_sizes import BatchSizes
-from jadeberta.training.console import Progress
+from jadeberta.training.console import Console
+from jadeberta.utils.logs import configure_console
 
 
 @pytest.mark.parametrize(
@@ -16,8 +17,8 @@ from jadeberta.training.console import Progress
 def test_the_time_left_goes_by_the_sequences_that_are_left(sizes, left, monkeypatch, capsys) -> None:
     now = 0.0
     monkeypatch.setattr("jadeberta.training.console.time.monotonic", lambda: now)
-    progress = Progress(True, 18, 4, False, sizes)
+    console = Console(18, 4, sizes, configure_console())
     for step in range(1, 5):
-        progress.step(step, 1.0, 0.5, 1e-4, 100.0)
+        console.step(step, 1.0, 0.5, 1e-4, 100.0)
         now += 10.0
     assert capsys.readouterr().out.strip().endswith(f"{left} left")

@@ -9,7 +9,7 @@ import pytest
 from jadeberta.checkpoint.manifest import list_checkpoints
 from jadeberta.errors import ConfigError
 from jadeberta.shards import DirectoryLock
-from jadeberta.training.control import Control
+from jadeberta.training.control import RunControl
 from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import make_recipe, make_shards, read_metrics, run_ranks, start_ranks
 
@@ -47,7 +47,7 @@ def test_signals_and_files_save_and_end_with_their_status_and_the_run_goes_on_to
     start = ["pretrain", "--config", str(run / "recipe.yaml")]
     processes = start_ranks(2, *start, log=run / "log")
     wait_for_step(run, 5, processes)
-    processes[1].send_signal(signal.SIGUSR1)  # one rank is told, both must act at the same step
+    processes[1].send_signal(signal.SIGUSR1)  # one rank gets the signal, both must act at the same step
     assert ended(processes) == [11, 11]
     first = [int(p.name[-8:]) for p in list_checkpoints(run / "run/checkpoints")]
     assert len(first) == 1 and 5 <= first[0] < STEPS
@@ -80,13 +80,13 @@ def test_signals_and_files_save_and_end_with_their_status_and_the_run_goes_on_to
 
 def test_the_time_limit_asks_for_a_requeue_and_only_rank_0_looks_at_the_clock_and_the_files(tmp_path) -> None:
     (tmp_path / "STOP").touch()
-    root, other = Control(tmp_path, True, max_hours=1e-9), Control(tmp_path, False, max_hours=1e-9)
+    root, other = RunControl(tmp_path, True, max_hours=1e-9), RunControl(tmp_path, False, max_hours=1e-9)
     time.sleep(0.01)
-    asked, not_asked = root.poll(), other.poll()
+    asked, not_asked = root.flags(), other.flags()
     assert (asked.requeue, asked.stop, asked.save) == (1, 1, 0) and root.reason == "run.max_hours"
     assert (not_asked.requeue, not_asked.stop, not_asked.save) == (0, 0, 0)
-    root.done("STOP")
-    assert not (tmp_path / "STOP").exists() and root.poll().stop == 0
+    root.clear("STOP")
+    assert not (tmp_path / "STOP").exists() and root.flags().stop == 0
 
 
 def test_a_lock_names_its_holder_and_ends_with_it(tmp_path) -> None:

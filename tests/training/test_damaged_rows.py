@@ -49,14 +49,14 @@ def test_a_damaged_row_ends_the_run_before_it_is_trained_on_and_is_named(tmp_pat
 
 
 @pytest.mark.slow
-def test_set_aside_its_row_is_left_out_logged_and_counted_and_the_run_ends_well(tmp_path) -> None:
+def test_excluded_its_row_is_padding_logged_and_counted_and_the_run_ends_well(tmp_path) -> None:
     shards = damaged_shards(tmp_path / "shards")
     statuses, printed = train(tmp_path, shards, 10, "exclude")  # two epochs: the row comes twice
     assert statuses == [0, 0], printed
-    aside = [row for row in read_jsonl(tmp_path / "run/ledger.jsonl") if row["event"] == "set_aside"]
-    assert [(row["file"], row["row"], row["whole_shard"]) for row in aside] == [("cc100-00000.tar", 3, False)] * 2
+    excluded = [row for row in read_jsonl(tmp_path / "run/ledger.jsonl") if row["event"] == "set_aside"]
+    assert [(row["file"], row["row"], row["whole_shard"]) for row in excluded] == [("cc100-00000.tar", 3, False)] * 2
     counted = {row["step"]: row["set_aside"] for row in read_metrics(tmp_path / "run")}
-    assert sum(counted.values()) == 2 and all(counted[row["step"]] for row in aside)
+    assert sum(counted.values()) == 2 and all(counted[row["step"]] for row in excluded)
     sound = make_shards(tmp_path / "sound", {"wikipedia": (20, 1), "cc100": (10, 1)})
     recipe = make_recipe(
         tmp_path / "sound.yaml", sound, tmp_path / "sound-run", training={"max_steps": 10, "global_batch_size": 6}

@@ -23,7 +23,7 @@ CASES = {
     "missing says nothing": ([at(0, "step", 3, "data")], 0, [0], "no other rank's heartbeat can be read"),
     "alone": ([at(0, "step", 3, "data")], 1, [0], "only rank"),
     "step behind": ([at(0, "step", 9, "data"), at(1, "step", 8, "metrics")], 2, [1], "behind"),
-    "data": ([at(0, "step", 9, "data"), *REDUCE[1:]], 4, [0], "such as rank 1 at phase step, step 9, place all-reduce"),
+    "data": ([at(0, "step", 9, "data"), *REDUCE[1:]], 4, [0], "such as rank 1 at phase step, step 9, section all-reduce"),
     "forward before backward": ([at(0, "step", 9, "backward 2"), at(1, "step", 9, "forward 2")], 2, [1], "behind"),
     "backward before next forward": ([at(0, "step", 9, "backward 2"), at(1, "step", 9, "forward 3")], 2, [0], "behind"),
     "by number, not by letter": ([at(0, "step", 9, "forward 9"), at(1, "step", 9, "forward 10")], 2, [0], "behind"),
@@ -34,7 +34,7 @@ CASES = {
     "start before any step": ([at(0, "first_step", 1, "data"), at(1, "start", 500, "checkpoint")], 2, [1], "behind"),
     "save after its step": ([at(0, "save", 9, "write"), at(1, "step", 9, "metrics")], 2, [1], "behind"),
     "save before the next step": ([at(0, "save", 9, "write"), at(1, "step", 10, "data")], 2, [0], "behind"),
-    "unknown places by beats": ([at(0, "save", 9, "b", beats=3), at(1, "save", 9, "a", beats=2)], 2, [1], "behind"),
+    "unknown sections by beats": ([at(0, "save", 9, "b", beats=3), at(1, "save", 9, "a", beats=2)], 2, [1], "behind"),
     "disk": ([at(0, "save", 9, "write", "D"), at(1, "save", 9, "write")], 2, [0], "state D"),
     "disk of a rank that is ahead": ([at(0, "step", 10, "data", "D"), at(1, "step", 9, "update")], 2, [1], "behind"),
 }
@@ -52,5 +52,5 @@ def test_the_sentence_names_a_few_and_counts_the_rest() -> None:
     hang = at(3, "step", 9, "all-reduce", seconds=601.2, limit_s=600.0, found_by=0, reason="the host is lost")
     text = sentence(hang | {"suspects": [{"rank": r, "host": f"node{r}"} for r in range(3, 19)]}, Path("/runs/large"))
     assert "rank 3 on node3, rank 4 on node4, rank 5 on node5, rank 6 on node6 and 12 more: the host is lost" in text
-    assert "phase step, step 9, place all-reduce; rank 0 has waited 601.2 s, the limit is 600 s" in text
+    assert "phase step, step 9, section all-reduce; rank 0 has waited 601.2 s, the limit is 600 s" in text
     assert text.endswith("/runs/large/logs/stacks-rank-*.txt") and "\n" not in text

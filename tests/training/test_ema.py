@@ -38,14 +38,15 @@ from jadeberta.cluster.environment import detect
 from jadeberta.config import load_recipe
 from jadeberta.data.batches import StepBatch
 from jadeberta.training.ema import show
-from jadeberta.training.control import Asks
-from jadeberta.training.engine import TrainingEngine, quiet_libraries
+from jadeberta.training.control import RankFlags
+from jadeberta.training.console import redirect_library_logs
+from jadeberta.training.engine import TrainingEngine
 from jadeberta.cluster.process_group import join_process_group
 from jadeberta.training.zero_state import gather_working_weights
 from tests.training.test_ema import micro_batches_of
 folder, steps, spoilt = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 process, device = detect(os.environ), torch.device("cpu")
-quiet_libraries(folder, process.rank)
+redirect_library_logs(folder, process.rank)
 join_process_group(process, device, 60)
 
 def batch_of(step):
@@ -62,7 +63,7 @@ if process.world_size == 1:
         engine = TrainingEngine(load_recipe(folder / f"{stage}-fp32.yaml"), process, device)
         restore(folder / "2-bf16" / str(steps), engine)
         keep(engine, folder / f"alone-{stage}" / "0")
-        engine.step(batch_of(0), 1e-2, Asks())
+        engine.step(batch_of(0), 1e-2, RankFlags())
         keep(engine, folder / f"alone-{stage}" / "1")
     sys.exit()
 for recipe_file in sorted(folder.glob("*.yaml")):
@@ -72,7 +73,7 @@ for recipe_file in sorted(folder.glob("*.yaml")):
     norms, faults, forward = [], [], engine.forward
     for step in range(steps):
         engine.forward = (lambda m: tuple(float("nan") * x for x in forward(m))) if step == spoilt else forward
-        result = engine.step(batch_of(step), 1e-2, Asks())
+        result = engine.step(batch_of(step), 1e-2, RankFlags())
         norms.append(result.grad_norm)
         faults.append(result.fault)
         keep(engine, place / str(step + 1))
@@ -81,7 +82,7 @@ for recipe_file in sorted(folder.glob("*.yaml")):
     show(engine.engine, "master")
     keep(engine, place / "back")
     if process.is_root:
-        (place / "told.json").write_text(json.dumps([norms, faults]))
+        (place / "reported.json").write_text(json.dumps([norms, faults]))
 """
 
 
@@ -207,7 +208,7 @@ def gradients_of(folder: Path, setting: str, step: int) -> dict[str, torch.Tenso
 @pytest.mark.slow
 @settings
 def test_gradients_are_clipped_to_their_norm_over_all_ranks_and_parameters_also_where_the_batch_grows(folder, setting) -> None:
-    norms, faults = json.loads((folder / setting / "told.json").read_text())
+    norms, faults = json.loads((folder / setting / "reported.json").read_text())
     assert [fault is not None for fault in faults] == [step == SPOILT for step in range(STEPS)]
     close = 1e-4 if setting.endswith("fp32") else 3e-2
     moments = {name: torch.zeros_like(moment) for name, moment in held(folder / setting / "0", "exp_avg").items()}

@@ -80,7 +80,7 @@ def trained(run: Path, step: int) -> dict:
     "stage,precision,kind",
     [(1, "bf16", "nan"), (2, "bf16", "gradient"), (2, "fp32", "inf"), (3, "bf16", "gradient"), (1, "fp32", "gradient")],
 )
-def test_a_step_that_is_not_finite_on_one_rank_is_left_out_on_all(tmp_path, stage, precision, kind) -> None:
+def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(tmp_path, stage, precision, kind) -> None:
     # Step 0 too: Adam has no history then, and the moments must stay zero.
     run, statuses = train(tmp_path, stage, precision, kind, "0,3")
     assert statuses == [0, 0], (tmp_path / "run.log").read_text()[-3000:]
@@ -93,7 +93,7 @@ def test_a_step_that_is_not_finite_on_one_rank_is_left_out_on_all(tmp_path, stag
     assert all(t.isfinite().all() for t in trained(run, 6).values())
     assert all((t == 0).all() for name, t in trained(run, 1).items() if name.startswith("exp_avg"))
     before, after, later = trained(run, 3), trained(run, 4), trained(run, 5)
-    assert all(before[name].equal(after[name]) for name in before), "the step that was left out changed something"
+    assert all(before[name].equal(after[name]) for name in before), "the skipped step changed something"
     assert any(not after[name].equal(later[name]) for name in after), "the step after it did nothing"
     state = json.loads((run / "checkpoints/step-00000006/state.json").read_text())
     assert (state["skipped_steps"], state["adam_step"], state["position"]) == (2, 4, 6 * 12)
@@ -105,7 +105,7 @@ def order(run: Path) -> SampleOrder:
 
 
 @pytest.mark.slow
-def test_a_spike_on_one_rank_is_left_out_on_all(tmp_path) -> None:
+def test_a_spike_on_one_rank_is_skipped_on_all(tmp_path) -> None:
     run, statuses = train(tmp_path, 1, "bf16", "1000", "8", guard={"window": 8}, training={"max_steps": 11})
     assert statuses == [0, 0], (tmp_path / "run.log").read_text()[-3000:]
     rows = {row["step"]: row for row in read_metrics(run)}
@@ -113,7 +113,7 @@ def test_a_spike_on_one_rank_is_left_out_on_all(tmp_path) -> None:
     (skip,) = [row for row in read_jsonl(run / "ledger.jsonl") if row["event"] == "skip"]
     assert "deviations above" in skip["reason"] and skip["loss"] > 100 * rows[8]["loss"]
     before, after, later = (trained(run, step) for step in (8, 9, 10))
-    assert all(before[name].equal(after[name]) for name in before), "the step that was left out changed something"
+    assert all(before[name].equal(after[name]) for name in before), "the skipped step changed something"
     assert any(not after[name].equal(later[name]) for name in after), "the step after it did nothing"
 
 
@@ -125,7 +125,7 @@ def hash_of(run: Path, step: int) -> str:
 
 
 @pytest.mark.slow
-def test_past_the_limit_it_goes_back_steps_over_the_data_and_goes_on_also_after_a_restart(tmp_path) -> None:
+def test_past_the_limit_it_goes_back_skips_the_data_and_goes_on_also_after_a_restart(tmp_path) -> None:
     make_shards(tmp_path / "shards", {"wikipedia": (20, 3)})
     run = tmp_path / "run"
     bad = ",".join(hash_of(run, step) for step in (5, 6, 7, 8))
@@ -159,7 +159,7 @@ def test_past_the_last_roll_back_the_run_ends_with_status_13_and_says_why(tmp_pa
     run, statuses = train(tmp_path, 2, "bf16", "nan", every_later_step, **changes)
     assert statuses == [13, 13]
     printed = (tmp_path / "run.log").read_text()
-    assert "2 steps in a row up to step 5 were left out, after 1 roll-backs" in printed and "Traceback" not in printed
+    assert "2 steps in a row up to step 5 were skipped, after 1 roll-backs" in printed and "Traceback" not in printed
     assert "ROLLED BACK to step 3" in printed and not (run / "DONE").exists()
     assert [row["status"] for row in read_jsonl(run / "ledger.jsonl") if row["event"] == "stop"] == [13]
 
@@ -181,23 +181,23 @@ def test_a_rank_whose_weights_differ_stops_the_run_and_is_named(tmp_path) -> Non
     assert not (run / "checkpoints/step-00000004").exists()
 
 
-def test_data_steps_leave_out_what_is_stepped_over() -> None:
+def test_data_steps_leave_out_the_skipped_ranges() -> None:
     over = ((4, 8), (10, 11))
     assert [data_step(step, over) for step in range(9)] == [0, 1, 2, 3, 8, 9, 11, 12, 13]
     assert [data_step(step, ()) for step in range(3)] == [0, 1, 2]
 
 
-def test_a_second_roll_back_steps_over_what_the_first_went_back_over_too() -> None:
+def test_a_second_roll_back_skips_what_the_first_skipped_too() -> None:
     from jadeberta.training.run_state import RunState
 
     first = RunState(step=4).after_rollback(RunState(), end_step=8)
-    assert (first.step, first.rollbacks, first.stepped_over) == (4, 1, ((4, 8),))
+    assert (first.step, first.rollbacks, first.skipped_ranges) == (4, 1, ((4, 8),))
     # Back to the same checkpoint: its own state knows nothing of the first roll-back.
     second = RunState(step=4).after_rollback(first, end_step=6)
-    assert (second.rollbacks, second.stepped_over) == (2, ((4, 8), (8, 10)))
+    assert (second.rollbacks, second.skipped_ranges) == (2, ((4, 8), (8, 10)))
     # Back to an older one: the first range lies within the new one.
     third = RunState(step=2).after_rollback(second, end_step=5)
-    assert (third.rollbacks, third.stepped_over) == (3, ((2, 11),))
+    assert (third.rollbacks, third.skipped_ranges) == (3, ((2, 11),))
     assert third.position(BatchSizes(12)) == 11 * 12
     assert third.position(BatchSizes(12, ((4, 3), (8, 6)))) == 3 * 4 + 6 * 8 + 2 * 12
 

@@ -7,8 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jadeberta.config import ModelConfig, load_recipe
 from jadeberta.model import build
-from jadeberta.training.console import duration
-from jadeberta.training.ledger import Ledger, next_life
+from jadeberta.training.ledger import Ledger, next_attempt
 from jadeberta.training.metrics import MetricsWriter, training_flops_per_token
 from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import ROOT
@@ -41,19 +40,14 @@ def test_a_line_cut_by_a_kill_is_left_out_and_spoils_no_later_line(tmp_path) -> 
     with open(path, "ab") as f:
         f.write(b'{"event": "sa')
     Ledger(path, 1).write("start")
-    assert [(row["event"], row["life"]) for row in read_jsonl(path)] == [("start", 0), ("start", 1)]
-    assert next_life(path) == 2
+    assert [(row["event"], row["attempt"], row["life"]) for row in read_jsonl(path)] == [("start", 0, 0), ("start", 1, 1)]
+    assert next_attempt(path) == 2
 
 
 def test_metrics_are_appended_after_a_cut_line(tmp_path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"st')
-    writer = MetricsWriter(tmp_path, tensorboard=False, first_step=1)
+    writer = MetricsWriter(tmp_path, sinks=[], first_step=1)
     writer.write({"step": 2})
     writer.close()
     assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 2}]
     assert orjson.loads((tmp_path / "metrics.jsonl").read_bytes().splitlines()[-1]) == {"step": 2}
-
-
-@pytest.mark.parametrize("seconds,text", [(3, "3s"), (200, "3m 20s"), (7500, "2h 05m"), (36 * 86400 + 4 * 3600, "36d 04h")])
-def test_durations_read_well(seconds, text) -> None:
-    assert duration(seconds) == text

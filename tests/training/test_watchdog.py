@@ -16,7 +16,7 @@ import orjson
 import pytest
 
 from jadeberta.training.ledger import Ledger
-from jadeberta.training.watchdog.heartbeat import Beat, read_beat, write_beat
+from jadeberta.training.watchdog.heartbeat import Heartbeat, read_heartbeat, write_heartbeat
 from jadeberta.utils.json_lines import read_jsonl
 from jadeberta.utils.procfs import process_stat, process_table
 from tests.helpers import ROOT
@@ -25,14 +25,14 @@ TRAINER = """
 import ctypes, os, signal, subprocess, sys, time
 from pathlib import Path
 from jadeberta.config import WatchdogConfig
-from jadeberta.training.watchdog.client import Heart
+from jadeberta.training.watchdog.client import WatchdogClient
 run, rank, world = Path({run!r}), {rank}, {world}
-heart = Heart(run, rank, world, WatchdogConfig(start_s=20, first_step_s=2, step_s=1.0, save_s=20, eval_s=20))
+watchdog = WatchdogClient(run, rank, world, WatchdogConfig(start_s=20, first_step_s=2, step_s=1.0, save_s=20, eval_s=20))
 def take_steps(first, last, seconds=0.02):
     for step in range(first, last + 1):
-        for place in ("data", "forward 1", "backward 1", "forward 2", "backward 2", "all-reduce", "update", "metrics"):
-            heart.beat("first_step" if step == first else "step", step, place)
-            if place == "all-reduce":
+        for section in ("data", "forward 1", "backward 1", "forward 2", "backward 2", "all-reduce", "update", "metrics"):
+            watchdog.beat("first_step" if step == first else "step", step, section)
+            if section == "all-reduce":
                 (run / f"reached-{{rank}}").write_text(str(step))
                 while min(int((run / f"reached-{{r}}").read_text() or 0) for r in range(world)) < step:
                     time.sleep(0.01)
@@ -119,9 +119,11 @@ def job(tmp_path) -> Iterator[Job]:
 
 
 def test_a_hang_ends_with_status_12_and_the_function_it_hangs_in_is_written(job) -> None:
-    job.start("def the_place_it_hangs_in():\n    time.sleep(100)\nheart.beat('step', 7, 'forward 3')\nthe_place_it_hangs_in()")
+    job.start(
+        "def the_function_that_hangs():\n    time.sleep(100)\nwatchdog.beat('step', 7, 'forward 3')\nthe_function_that_hangs()"
+    )
     assert job.ended() == [12]
-    assert "in the_place_it_hangs_in" in job.stacks() and "phase step, step 7, place forward 3" in job.stacks()
+    assert "in the_function_that_hangs" in job.stacks() and "phase step, step 7, section forward 3" in job.stacks()
     (hang,) = job.hangs()
     assert (hang["rank"], hang["host"]) == (0, socket.gethostname())
     assert (hang["phase"], hang["step"], hang["place"], hang["limit_s"]) == ("step", 7, "forward 3", 1.0)
@@ -133,7 +135,7 @@ def test_code_that_holds_the_interpreters_lock_is_killed_with_its_stacks_written
     # A read is taken up again after a signal, unlike a sleep.
     job.start(
         "ours, theirs = os.pipe()\ndef holds_the_lock():\n    ctypes.PyDLL(None).read(ours, ctypes.create_string_buffer(1), 1)\n"
-        "heart.beat('step', 1, 'update')\nholds_the_lock()"
+        "watchdog.beat('step', 1, 'update')\nholds_the_lock()"
     )
     assert job.ended() == [-signal.SIGKILL]
     assert "in holds_the_lock" in job.stacks() and job.hangs()[0]["place"] == "update"
@@ -144,7 +146,7 @@ def test_a_main_thread_that_takes_no_signal_is_found_and_another_thread_writes_i
     void wait_in_kernel(void) { if (vfork() == 0) { prctl(PR_SET_PDEATHSIG, SIGKILL); sleep(100); _exit(0); } }"""
     (tmp_path / "wait.c").write_text(source)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "wait.so", tmp_path / "wait.c"], check=True, capture_output=True)
-    job.start("heart.beat('step', 1, 'data')\ndef waits():\n    ctypes.CDLL(run / 'wait.so').wait_in_kernel()\nwaits()")
+    job.start("watchdog.beat('step', 1, 'data')\ndef waits():\n    ctypes.CDLL(run / 'wait.so').wait_in_kernel()\nwaits()")
     assert job.ended() == [12]
     assert "in waits" in job.stacks() and "(state D)" in job.hangs()[0]["reason"]
 
@@ -166,7 +168,7 @@ def test_a_stopped_rank_is_named_and_both_ranks_end_with_their_stacks_written(jo
 
 
 def test_a_rank_that_hangs_by_itself_is_told_from_the_one_that_waits_for_it(job) -> None:
-    job.start("take_steps(1, 9)\nheart.beat('step', 10, 'data')\nif rank == 1: time.sleep(100)\ntake_steps(10, 20)", ranks=2)
+    job.start("take_steps(1, 9)\nwatchdog.beat('step', 10, 'data')\nif rank == 1: time.sleep(100)\ntake_steps(10, 20)", ranks=2)
     assert job.ended() == [12, 12]
     (hang,) = job.hangs()
     assert (hang["rank"], hang["step"], hang["place"]) == (1, 10, "data") and len(hang["suspects"]) == 1
@@ -177,26 +179,26 @@ def test_a_stopped_loader_is_seen_among_the_children_and_does_not_stay(job) -> N
     job.start(
         f"loader = subprocess.Popen([sys.executable, '-c', {loader!r}, str(os.getpid())])\n"
         "time.sleep(0.3)\nloader.send_signal(signal.SIGSTOP)\n"
-        "heart.beat('step', 1, 'data')\nloader.wait()"
+        "watchdog.beat('step', 1, 'data')\nloader.wait()"
     )
     assert job.ended() == [12]
     assert "state T in" in job.stacks() and "in wait" in job.stacks()
 
 
-def test_a_hang_of_an_earlier_life_ends_no_later_one_and_is_replaced_by_a_new_one(job) -> None:
+def test_a_hang_of_an_earlier_attempt_ends_no_later_one_and_is_replaced_by_a_new_one(job) -> None:
     for _ in range(2):
         Ledger(job.run / "ledger.jsonl", 0).write("start")
     (job.run / "heartbeat").mkdir()
-    (job.run / "heartbeat/hang.json").write_text('{"reason": "of an earlier life"}')
-    job.start("take_steps(1, 30)\nheart.beat('step', 31, 'data')\ntime.sleep(100)")
+    (job.run / "heartbeat/hang.json").write_text('{"reason": "of an earlier attempt"}')
+    job.start("take_steps(1, 30)\nwatchdog.beat('step', 31, 'data')\ntime.sleep(100)")
     assert job.ended() == [12]
     (hang,) = job.hangs()
-    assert (hang["step"], hang["life"]) == (31, 1)
+    assert (hang["step"], hang["attempt"], hang["life"]) == (31, 1, 1)
     assert orjson.loads((job.run / "heartbeat/hang.json").read_bytes())["step"] == 31
 
 
 def test_a_killed_watchdog_is_replaced_and_its_successor_finds_the_hang(job) -> None:
-    job.start("take_steps(1, 100)\nheart.beat('step', 101, 'data')\ntime.sleep(100)")
+    job.start("take_steps(1, 100)\nwatchdog.beat('step', 101, 'data')\ntime.sleep(100)")
     for _ in range(2):
         killed = until(job.watchdog)
         os.kill(killed, signal.SIGKILL)
@@ -207,7 +209,7 @@ def test_a_killed_watchdog_is_replaced_and_its_successor_finds_the_hang(job) -> 
 
 def test_a_run_that_gets_on_is_left_alone_and_its_watchdog_goes_with_it(job) -> None:
     # Longer than the limit of a step in all, in one save, and after the end.
-    job.start("take_steps(1, 60)\nheart.beat('save', 60, 'write')\ntime.sleep(2)\nheart.stop()\ntime.sleep(1.5)", ranks=2)
+    job.start("take_steps(1, 60)\nwatchdog.beat('save', 60, 'write')\ntime.sleep(2)\nwatchdog.stop()\ntime.sleep(1.5)", ranks=2)
     until(lambda: job.record()["phase"] == "end")
     assert until(lambda: len(job.members()) == 2)
     assert job.ended() == [0, 0]
@@ -215,7 +217,7 @@ def test_a_run_that_gets_on_is_left_alone_and_its_watchdog_goes_with_it(job) -> 
 
 
 def test_a_job_that_is_suspended_as_a_whole_goes_on(job) -> None:
-    trainer = job.start("take_steps(1, 70)\nheart.stop()")
+    trainer = job.start("take_steps(1, 70)\nwatchdog.stop()")
     until(lambda: job.record()["step"] > 5)
     os.killpg(trainer.pid, signal.SIGSTOP)
     time.sleep(3)
@@ -225,7 +227,7 @@ def test_a_job_that_is_suspended_as_a_whole_goes_on(job) -> None:
 
 def test_a_heartbeat_that_cannot_be_written_does_not_end_the_watch(job) -> None:
     (job.run / "heartbeat").write_text("a file where the directory should be")
-    job.start("take_steps(1, 5)\nheart.beat('step', 6, 'update')\ntime.sleep(100)")
+    job.start("take_steps(1, 5)\nwatchdog.beat('step', 6, 'update')\ntime.sleep(100)")
     assert job.ended() == [12]
     assert job.hangs()[0]["step"] == 6 and "in <module>" in job.stacks()
     assert "the heartbeat cannot be written" in job.stderr()
@@ -234,14 +236,14 @@ def test_a_heartbeat_that_cannot_be_written_does_not_end_the_watch(job) -> None:
 def test_a_file_system_that_hangs_does_not_hold_up_the_judge(job) -> None:
     (job.run / "heartbeat").mkdir()
     # The watchdog writes its record under this name first; opening a fifo waits for a reader for ever.
-    hanging = "os.mkfifo(f'{heart.run_dir}/heartbeat/.rank-00000.json.tmp-{heart._process.pid}')"
-    job.start(f"import os\n{hanging}\nheart.beat('step', 1, 'data')\ntime.sleep(100)")
+    hanging = "os.mkfifo(f'{watchdog.run_dir}/heartbeat/.rank-00000.json.tmp-{watchdog._process.pid}')"
+    job.start(f"import os\n{hanging}\nwatchdog.beat('step', 1, 'data')\ntime.sleep(100)")
     assert job.ended() == [12]
     assert "does not answer" in job.stderr() and "in <module>" in job.stacks()
 
 
 def test_signals_to_the_whole_group_are_the_trainers_matter(job) -> None:
-    trainer = job.start("for n in (10, 15, 2): signal.signal(n, lambda *_: None)\ntake_steps(1, 80)\nheart.stop()")
+    trainer = job.start("for n in (10, 15, 2): signal.signal(n, lambda *_: None)\ntake_steps(1, 80)\nwatchdog.stop()")
     until(lambda: job.record()["step"] > 5)
     watchdog = job.watchdog()
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
@@ -260,19 +262,19 @@ def test_no_watchdog_outlives_a_killed_trainer_although_its_children_do(job) -> 
     assert len(job.members()) == 1  # the child that holds copies of the trainer's ends
 
 
-def test_a_reader_never_takes_half_a_beat() -> None:
+def test_a_reader_never_takes_half_a_heartbeat() -> None:
     memory = mmap.mmap(-1, mmap.PAGESIZE)
-    assert read_beat(memory) is None
+    assert read_heartbeat(memory) is None
     if (writer := os.fork()) == 0:
         for n in range(1, 10_000_000):
-            write_beat(memory, Beat(n, float(n), float(n), n, n, "step", f"place {n}"))
+            write_heartbeat(memory, Heartbeat(n, float(n), float(n), n, n, "step", f"section {n}"))
     try:
         last, seen = 0, set()
         end = time.monotonic() + 0.8
         while time.monotonic() < end:
-            if (beat := read_beat(memory)) is None:
+            if (beat := read_heartbeat(memory)) is None:
                 continue  # both slots were being written
-            assert beat.since == beat.step == beat.beats == beat.number and beat.place == f"place {beat.number}"
+            assert beat.since == beat.step == beat.beats == beat.number and beat.section == f"section {beat.number}"
             assert beat.number >= last - 1  # the newest may be half written, the one before is whole
             last = beat.number
             seen.add(last)
@@ -281,10 +283,10 @@ def test_a_reader_never_takes_half_a_beat() -> None:
         os.waitpid(writer, 0)
     assert len(seen) > 10
     half = bytearray(memory[:])
-    newest = read_beat(memory)
+    newest = read_heartbeat(memory)
     assert newest is not None
     at = 128 * (newest.number & 1)
     half[at + 60] ^= 1  # a trainer stopped in the middle of a write
     memory[:] = bytes(half)
-    older = read_beat(memory)
+    older = read_heartbeat(memory)
     assert older is not None and older.number == newest.number - 1

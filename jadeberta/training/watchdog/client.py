@@ -26,12 +26,12 @@ from jadeberta.training.watchdog.heartbeat import (
     HANG,
     LOOK_S,
     PHASES,
-    Beat,
+    Heartbeat,
     digest,
     hang_path,
     say,
     stacks_path,
-    write_beat,
+    write_heartbeat,
 )
 from jadeberta.utils.processes import JOB_SIGNALS, helper_signals_blocked
 
@@ -42,7 +42,7 @@ REPLACEMENTS = 10
 """Watchdogs that are replaced in one process's life; a machine that kills more than that will not keep the next."""
 
 
-class Heart:
+class WatchdogClient:
     """A rank's heartbeat and its watchdog. SIGUSR2 writes the stacks of all threads and changes nothing else."""
 
     def __init__(self, run_dir: Path, rank: int, world_size: int, limits: "WatchdogConfig") -> None:
@@ -83,22 +83,26 @@ class Heart:
         self._keeper = threading.Thread(target=self._keep, name="heart", daemon=True)
         self._keeper.start()
 
-    def beat(self, phase: str, step: int, place: str) -> None:
+    def beat(self, phase: str, step: int, section: str) -> None:
         """Says what this rank does from now on; called from one thread only.
 
-        The limit counts the time in one phase and step; a new place in it does not start it anew.
+        The limit counts the time in one phase and step; a new section in it does not start it anew.
 
         Args:
             phase: one of PHASES.
             step: counted from 1 as in metrics.jsonl; of a save or an evaluation, the step just made.
-            place: up to 32 bytes. In a step: data, forward 1, backward 1, forward 2 ... all-reduce, update, metrics.
+            section: up to 32 bytes. In a step: data, forward 1, backward 1, forward 2 ... all-reduce, update, metrics.
         """
         now = time.monotonic()
         if self._in != (phase, step):
             self._in, self._since, self._beats = (phase, step), now, 0
         self._count += 1
         self._beats += 1
-        write_beat(self._memory, Beat(self._count, self._since, now, step, self._beats, phase, place))
+        write_heartbeat(self._memory, Heartbeat(self._count, self._since, now, step, self._beats, phase, section))
+
+    def enter_section(self, section: str) -> None:
+        """Heartbeat of another section of the same phase and step."""
+        self.beat(*self._in, section)
 
     def stop(self) -> None:
         """The work is done: the heartbeat says `end` and the watchdog goes."""

@@ -9,15 +9,15 @@ Record = dict[str, Any]
 SILENT_S = 10.0
 """A heartbeat this much older than the newest, and not renewed while one looked, is that of a lost host."""
 STOPPED = {"T": "stopped by a signal", "t": "stopped by a debugger", "Z": "dead", "X": "dead"}
-PLACES = {"data": (0, 0, 0), "all-reduce": (2, 0, 0), "update": (3, 0, 0), "metrics": (4, 0, 0)}
+SECTIONS = {"data": (0, 0, 0), "all-reduce": (2, 0, 0), "update": (3, 0, 0), "metrics": (4, 0, 0)}
 AFTER_STEP = {"save": 1, "eval": 2}
 
 
-def place_order(place: str) -> tuple[int, int, int] | None:
+def section_order(place: str) -> tuple[int, int, int] | None:
     """Sorts the places of a step; None for a place without a known order."""
     if micro := re.fullmatch(r"(forward|backward) (\d+)", place):
         return 1, int(micro[2]), int(micro[1] == "backward")
-    return PLACES.get(place)
+    return SECTIONS.get(place)
 
 
 def progress(record: Record) -> tuple[int, int, int]:
@@ -46,7 +46,7 @@ def suspects(records: list[Record], world_size: int) -> tuple[list[tuple[int, st
         return blame(missing, "it has not begun, there is no heartbeat of it")
     least = min(progress(r) for r in records)
     behind = [r for r in records if progress(r) == least]
-    orders = [place_order(r["place"]) for r in behind]
+    orders = [section_order(r["place"]) for r in behind]
     if any(order is None for order in orders):
         orders = [(r["beats"], 0, 0) for r in behind]
     behind = [r for r, order in zip(behind, orders, strict=True) if order == min(o for o in orders if o)]
@@ -63,7 +63,7 @@ def suspects(records: list[Record], world_size: int) -> tuple[list[tuple[int, st
 
 
 def standing(record: Record) -> str:
-    return f"phase {record['phase']}, step {record['step']}, place {record['place']}"
+    return f"phase {record['phase']}, step {record['step']}, section {record['place']}"
 
 
 def sentence(hang: Record, run_dir: Path) -> str:

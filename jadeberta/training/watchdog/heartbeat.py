@@ -28,38 +28,38 @@ _KEEPER = struct.Struct("<i")
 _KEEPER_AT = 256
 
 
-class Beat(NamedTuple):
+class Heartbeat(NamedTuple):
     """What a trainer last said."""
 
     number: int
     """Beats since the process began."""
     since: float
     """CLOCK_MONOTONIC when it entered this phase and step."""
-    place_since: float
+    section_since: float
     step: int
     beats: int
     """Beats in this phase and step: how far a rank is where its places have no known order."""
     phase: str
-    place: str
+    section: str
 
 
-def write_beat(memory: mmap.mmap, beat: Beat) -> None:
+def write_heartbeat(memory: mmap.mmap, beat: Heartbeat) -> None:
     """Writes into the older of two slots, each with a checksum: a trainer stopped in mid-write leaves the other whole."""
-    body = _BEAT.pack(*beat[:5], _PHASE_NUMBER[beat.phase], beat.place.encode()[:32])
+    body = _BEAT.pack(*beat[:5], _PHASE_NUMBER[beat.phase], beat.section.encode()[:32])
     at = _SLOTS[beat.number & 1]
     memory[at : at + _CHECKED] = body + zlib.crc32(body).to_bytes(4, "little")
 
 
-def read_beat(memory: mmap.mmap) -> Beat | None:
+def read_heartbeat(memory: mmap.mmap) -> Heartbeat | None:
     """The newest whole beat; None where both slots were being written."""
     newest = None
     for at in _SLOTS:
         slot = memory[at : at + _CHECKED]
         if zlib.crc32(slot[:-4]).to_bytes(4, "little") != slot[-4:]:
             continue
-        number, since, place_since, step, beats, phase, place = _BEAT.unpack(slot[:-4])
-        text = place.rstrip(b"\0").decode(errors="replace")
-        beat = Beat(number, since, place_since, step, beats, PHASES[phase], text)
+        number, since, section_since, step, beats, phase, section = _BEAT.unpack(slot[:-4])
+        text = section.rstrip(b"\0").decode(errors="replace")
+        beat = Heartbeat(number, since, section_since, step, beats, PHASES[phase], text)
         if newest is None or beat.number > newest.number:
             newest = beat
     return newest

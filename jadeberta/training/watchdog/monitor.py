@@ -1,7 +1,7 @@
 """The watchdog of one rank, a process beside the trainer: finds a hang, has the stacks written, names the host, ends the trainer.
 
 One thread judges and touches no file of the run, so that a file system that hangs cannot hold it up; another keeps the files.
-Run by `heartbeat.Heart`; imports nothing heavy and knows no launcher, engine or checkpoint.
+Run by `client.WatchdogClient`; imports nothing heavy and knows no launcher, engine or checkpoint.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ from pathlib import Path
 import orjson
 
 from jadeberta.cluster.environment import host_name
-from jadeberta.training.ledger import Ledger, next_life
+from jadeberta.training.ledger import Ledger, next_attempt
 from jadeberta.training.watchdog.diagnose import STOPPED, Record, sentence, standing, suspects
 from jadeberta.training.watchdog.heartbeat import (
     HANG,
     PHASES,
-    Beat,
+    Heartbeat,
     digest,
     hang_path,
     keeper_thread,
-    read_beat,
+    read_heartbeat,
     record_path,
     say,
     stacks_path,
@@ -90,7 +90,7 @@ class Watchdog:
         self.socket = socket.socket(fileno=post.socket)
         self.interval = max(0.05, min([1.0, *(limit / 4 for limit in post.limits.values() if limit > 0)]))
         self.hang_path = hang_path(self.run_dir)
-        self.beat = Beat(0, time.monotonic(), time.monotonic(), 0, 0, PHASES[0], "")
+        self.beat = Heartbeat(0, time.monotonic(), time.monotonic(), 0, 0, PHASES[0], "")
         self.looked, self.forgiven = time.monotonic(), 0.0
         self.latest = self.look()
         self.wake, self.called, self.reported = threading.Event(), threading.Event(), threading.Event()
@@ -98,7 +98,7 @@ class Watchdog:
 
     def look(self) -> Record:
         """What the trainer says and the kernel says about it, now."""
-        now, beat = time.monotonic(), read_beat(self.memory) or self.beat
+        now, beat = time.monotonic(), read_heartbeat(self.memory) or self.beat
         if (beat.phase, beat.step) != (self.beat.phase, self.beat.step):
             self.forgiven = 0.0
         elif (asleep := now - self.looked - self.interval) > 2 * self.interval + 1:
@@ -106,8 +106,8 @@ class Watchdog:
         self.beat, self.looked = beat, now
         return {
             "rank": self.post.rank, "host": self.host, "pid": self.post.trainer, "phase": beat.phase, "step": beat.step,
-            "place": beat.place, "beats": beat.beats, "seconds": round(now - beat.since - self.forgiven, 3),
-            "place_seconds": round(now - beat.place_since - self.forgiven, 3),
+            "place": beat.section, "beats": beat.beats, "seconds": round(now - beat.since - self.forgiven, 3),
+            "place_seconds": round(now - beat.section_since - self.forgiven, 3),
             "state": (process_stat(self.post.trainer) or (0, "X", ""))[1],
             "limit_s": self.post.limits[beat.phase], "time": time.time(),
         }  # fmt: skip
@@ -226,7 +226,7 @@ class Watchdog:
             send_signal(trainer, signal.SIGCONT)  # a stopped process takes the other signal when it goes on
 
     def read_records(self) -> dict[int, Record]:
-        """By rank; a record that was last renewed before this rank began is of an earlier life."""
+        """By rank; a record that was last renewed before this rank began is of an earlier attempt."""
         found = {}
         for rank in range(self.post.world_size):
             try:
@@ -258,7 +258,7 @@ class Watchdog:
         say(sentence(hang, self.run_dir))
         try:
             path = self.run_dir / "ledger.jsonl"
-            Ledger(path, max(0, next_life(path) - 1)).write("hang", **hang)
+            Ledger(path, max(0, next_attempt(path) - 1)).write("hang", **hang)
             _replace(self.hang_path, hang | {"time": time.time()})
         except OSError as e:
             say(f"the hang cannot be written down in full: {e}")

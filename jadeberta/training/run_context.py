@@ -1,0 +1,52 @@
+"""The run context: what every part of one attempt needs, put together once in `jadeberta/pretrain.py`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jadeberta.cluster.environment import Process
+from jadeberta.config import Recipe
+from jadeberta.data.sample_order import SampleOrder
+from jadeberta.shards import ShardReader
+from jadeberta.training.console import Console
+from jadeberta.training.control import RunControl
+from jadeberta.training.ledger import Ledger
+from jadeberta.training.watchdog.client import WatchdogClient
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """One attempt of a run as one rank sees it; the fields are never replaced."""
+
+    recipe: Recipe
+    process: Process
+    """Rank, world size and launcher."""
+    device: torch.device
+    shards: ShardReader
+    """The training split."""
+    repeats: dict[str, int]
+    """How often an epoch sees each corpus: the index's numbers, with those of the recipe over them."""
+    order: SampleOrder
+    """The sample order before any roll-back."""
+    ledger: Ledger
+    """Every rank has one. Events of the whole run go through `record`; a rank writes here itself what happens to it alone."""
+    console: Console
+    watchdog: WatchdogClient
+    control: RunControl
+
+    @property
+    def run_dir(self) -> Path:
+        """Directory of the run."""
+        return Path(self.recipe.run.dir)
+
+    @property
+    def attempt(self) -> int:
+        """Number of this start of the job in its run, from 0."""
+        return self.ledger.attempt
+
+    def record(self, event: str, **fields: Any) -> None:
+        """Appends an event of the whole run to the ledger; on ranks other than 0 it does nothing."""
+        if self.process.is_root:
+            self.ledger.write(event, **fields)
