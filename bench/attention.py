@@ -61,11 +61,11 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     from jadeberta.model.attention.triton.tune import LENGTH, SPAN, problem
 
     dtype, device = getattr(torch, options.dtype), torch.device("cuda")
-    call = problem(options.batch, options.head_size, dtype, device, options.dropout)
-    ways = ours(call, SPAN, LENGTH)
+    args = problem(options.batch, options.head_size, dtype, device, options.dropout)
+    ways = ours(args, SPAN, LENGTH)
     for name in ENTRIES:
         try:
-            ways.append(theirs(name, call))
+            ways.append(theirs(name, args))
         except Exception as e:  # whatever a package raises, the other rows are to be timed
             print(f"no row of {name}: {type(e).__name__}: {str(e).strip().partition(chr(10))[0]}", flush=True)
     seconds: dict[str, dict[str, list[float]]] = {}
@@ -88,7 +88,7 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for way in ways:
         units = units_of(way.form, dtype, options.head_size, capability, LENGTH)
-        rows.append(row_of(way.name, medians, units, call.shape, peak) | memory_of(memory[way.name], options.batch))
+        rows.append(row_of(way.name, medians, units, args.shape, peak) | memory_of(memory[way.name], options.batch))
     return rows
 
 
@@ -97,7 +97,7 @@ def units_of(form: str | None, dtype: torch.dtype, head_size: int, capability: t
     if form is None:
         return dict(NEEDED)
     names = {kernel for (f, _), kernels in tiles.KERNELS.items() if f == form for kernel in kernels}
-    taken = {name: tiles.row(form, name, dtype, head_size, capability) for name in names}
+    taken = {name: tiles.tile_for(form, name, dtype, head_size, capability) for name in names}
     return {pass_: made_units(form, pass_, taken, length) for pass_ in NEEDED}
 
 

@@ -2,9 +2,9 @@
 
 `python bench/kernels/check_kernels.py [--small]`; status 1 if something is wrong, 2 without a GPU.
 
-Context and every gradient, in both forms and every dtype, against the plain formula in fp64 with the dropout of KeepMask, ragged rows and
-documents among them. Memory is full of NaNs before a kernel writes it, and a repetition must give the same bits. `--small` is one small
-case of each form, for compute-sanitizer, under which everything takes a hundred times longer.
+Compares the context and every gradient, in both forms and every dtype, with the plain formula in fp64 under the same DropoutMask; ragged
+rows and documents are among the cases. Memory is full of NaNs before a kernel writes it, and a repetition must give the same bits.
+`--small` is one small case of each form, for compute-sanitizer, under which everything takes a hundred times longer.
 """
 
 import argparse
@@ -17,10 +17,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.kernels.formula import formula
-from jadeberta.model.attention import triton as fused
-from jadeberta.model.attention.relative_positions import distance_slots
+from jadeberta.model.attention import triton as triton_attention
+from jadeberta.model.attention.relative_positions import distance_buckets
 from jadeberta.model.attention.triton import tiles
-from jadeberta.model.attention.triton.arguments import Call
+from jadeberta.model.attention.triton.arguments import KernelArguments
 
 LIMITS = {torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 """Largest error, as a share of the largest number of a result; rounding of the dtype through a row of sums."""
@@ -63,7 +63,7 @@ CASES = [
 SMALL = [Case(batch=2, length=100, heads=2, documents=True)]
 
 
-def call_of(case: Case, device: torch.device) -> Call:
+def call_of(case: Case, device: torch.device) -> KernelArguments:
     """Random tensors."""
     generator = torch.Generator(device).manual_seed(case.length)
 
@@ -72,23 +72,23 @@ def call_of(case: Case, device: torch.device) -> Call:
 
     qkv = random(case.batch, case.length, 3, case.heads, case.size)
     keys, queries = (random(2 * case.span, case.heads, case.size) if term in case.terms else None for term in ("c2p", "p2c"))
-    slots = distance_slots(case.length, case.span, case.span, max(512, case.length), str(device))
+    bucket_ids = distance_buckets(case.length, case.span, case.span, max(512, case.length), str(device))
     documents = None
     if case.documents:
         documents = torch.randint(0, 3, (case.batch, case.length), device=device, generator=generator).sort(dim=1).values
     scale = (case.size * (1 + len(case.terms))) ** -0.5
-    return Call(qkv, keys, queries, slots, documents, torch.tensor(7, device=device), case.dropout, scale)
+    return KernelArguments(qkv, keys, queries, bucket_ids, documents, torch.tensor(7, device=device), case.dropout, scale)
 
 
-def kernels(call: Call, upstream: torch.Tensor) -> dict[str, torch.Tensor]:
+def kernels(args: KernelArguments, upstream: torch.Tensor) -> dict[str, torch.Tensor]:
     """What the kernels give, as `formula` gives it."""
     inputs = {
         name: tensor.detach().clone().requires_grad_()
         for name in ("qkv", "position_keys", "position_queries")
-        if (tensor := getattr(call, name)) is not None
+        if (tensor := getattr(args, name)) is not None
     }
     tables = (inputs.get("position_keys"), inputs.get("position_queries"))
-    out = fused.attend(inputs["qkv"], *tables, call.slots, call.documents, call.seed, call.dropout, call.scale)
+    out = triton_attention.attend(inputs["qkv"], *tables, args.bucket_ids, args.document_ids, args.seed, args.dropout, args.scale)
     gradients = torch.autograd.grad(out, list(inputs.values()), upstream)
     return {"out": out.detach(), **dict(zip(inputs, gradients, strict=True))}
 
@@ -102,10 +102,10 @@ def errors(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> di
     return wrong
 
 
-def check(case: Case, form: str, exact: dict[str, torch.Tensor], call: Call, upstream: torch.Tensor) -> bool:
+def check(case: Case, form: str, exact: dict[str, torch.Tensor], args: KernelArguments, upstream: torch.Tensor) -> bool:
     """Prints one line."""
-    with tiles.using({}, forms=(form, form)):
-        found, again = kernels(call, upstream), kernels(call, upstream)
+    with tiles.override({}, forms=(form, form)):
+        found, again = kernels(args, upstream), kernels(args, upstream)
     worst = errors(found, exact)
     same = all(torch.equal(found[name], again[name]) for name in found)
     good = same and max(worst.values()) <= LIMITS[case.dtype]
@@ -130,10 +130,10 @@ def main() -> int:
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     device, failed = torch.device("cuda"), 0
     for case in SMALL if options.small else CASES:
-        call = call_of(case, device)
+        args = call_of(case, device)
         upstream = torch.randn(case.batch, case.length, case.heads, case.size, device=device).to(case.dtype)
-        exact = formula(call, upstream)
-        failed += sum(not check(case, form, exact, call, upstream) for form in FORMS)
+        exact = formula(args, upstream)
+        failed += sum(not check(case, form, exact, args, upstream) for form in FORMS)
     print("all right" if not failed else f"{failed} wrong")
     return int(failed > 0)
 

@@ -27,7 +27,7 @@ from bench.kernels.offline import Compiled, disassemble
 from bench.kernels.problems import compiled
 from bench.kernels.sass import by_kind, loops, read
 from jadeberta.model.attention.triton import tiles
-from jadeberta.model.attention.triton.tiles import KERNELS, Choice, Row, Tile
+from jadeberta.model.attention.triton.tiles import KERNELS, FormChoice, Tile, TileEntry
 
 SCORES = 64 * 64
 DTYPES = {16: torch.bfloat16, 32: torch.float32}
@@ -104,7 +104,7 @@ def rank(
     return sorted(counted, key=lambda one: one.rank), fallen
 
 
-def row_of(form: str, kernel: str, chip_name: str, bits: int, head_size: int, ranked: list[Count]) -> Row:
+def row_of(form: str, kernel: str, chip_name: str, bits: int, head_size: int, ranked: list[Count]) -> TileEntry:
     """The line of the table for a ranked list."""
     best = ranked[0]
     spills = f", {best.spills} spills" if best.spills else ""
@@ -113,7 +113,7 @@ def row_of(form: str, kernel: str, chip_name: str, bits: int, head_size: int, ra
         f"{best.shared_bytes / 1024:.0f} KiB, {best.cycles:.0f} cycles"
     )
     rivals = [one.tile for one in ranked[1 : 1 + RIVALS] if not one.spills]
-    return Row(chip_name, form, kernel, bits, head_size, best.tile, told, rivals)
+    return TileEntry(chip_name, form, kernel, bits, head_size, best.tile, told, rivals)
 
 
 def main() -> None:
@@ -136,8 +136,8 @@ def main() -> None:
             enter(row_of(form, kernel, chip_name, bits, head_size, ranked))
         if options.output is not None:
             kernels = write(options.output, {key: {"fallen": dict(fallen), "ranked": [asdict(one) for one in ranked[:KEPT]]}})
-            if options.table and (choice := choice_of(chip_name, bits, head_size, kernels)) is not None:
-                choose(choice)
+            if options.table and (form_choice := choice_of(chip_name, bits, head_size, kernels)) is not None:
+                choose(form_choice)
 
 
 def key_of(chip_name: str, name: str, bits: int, head_size: int) -> str:
@@ -145,7 +145,7 @@ def key_of(chip_name: str, name: str, bits: int, head_size: int) -> str:
     return f"{chip_name} {name} {bits} bits, head size {head_size}"
 
 
-def choice_of(chip_name: str, bits: int, head_size: int, kernels: dict[str, Any]) -> Choice | None:
+def choice_of(chip_name: str, bits: int, head_size: int, kernels: dict[str, Any]) -> FormChoice | None:
     """The forms with the fewest cycles; None until all kernels are counted."""
     cycles: dict[tuple[str, str], float] = {}
     for (form, pass_), names in KERNELS.items():
@@ -157,7 +157,7 @@ def choice_of(chip_name: str, bits: int, head_size: int, kernels: dict[str, Any]
     forward, backward = (min(("tables", "fused"), key=lambda form: cycles[form, p]) for p in ("forward", "backward"))
     figures = ", ".join(f"{form} {pass_} {n:,.0f}" for (form, pass_), n in cycles.items())
     told = f"counted {datetime.now(UTC).date().isoformat()}, triton {triton.__version__}: cycles for 64 x 64 scores: {figures}"
-    return Choice(chip_name, bits, head_size, forward, backward, tiles.SCRATCH_MIB[chip_name], told)
+    return FormChoice(chip_name, bits, head_size, forward, backward, tiles.SCRATCH_MIB[chip_name], told)
 
 
 def show(key: str, ranked: list[Count], fallen: Counter[str]) -> None:
@@ -173,25 +173,27 @@ def show(key: str, ranked: list[Count], fallen: Counter[str]) -> None:
         )
 
 
-def enter(row: Row) -> None:
+def enter(row: TileEntry) -> None:
     """Puts a row into the table, unless a measured one stands there."""
-    choices, rows = tiles.load()
+    form_choices, entries = tiles.load()
     same = [
         r
-        for r in rows
+        for r in entries
         if (r.chip, r.form, r.kernel, r.bits, r.head_size) == (row.chip, row.form, row.kernel, row.bits, row.head_size)
     ]
     if any(r.rests_on.startswith("measured") for r in same):
         return
-    tiles.dump(choices, [r for r in rows if r not in same] + [row])
+    tiles.dump(form_choices, [r for r in entries if r not in same] + [row])
 
 
-def choose(choice: Choice) -> None:
+def choose(form_choice: FormChoice) -> None:
     """Puts a choice into the table, unless a measured one stands there."""
-    choices, rows = tiles.load()
-    same = [c for c in choices if (c.chip, c.bits, c.head_size) == (choice.chip, choice.bits, choice.head_size)]
+    form_choices, entries = tiles.load()
+    same = [
+        c for c in form_choices if (c.chip, c.bits, c.head_size) == (form_choice.chip, form_choice.bits, form_choice.head_size)
+    ]
     if not any(c.rests_on.startswith("measured") for c in same):
-        tiles.dump([c for c in choices if c not in same] + [choice], rows)
+        tiles.dump([c for c in form_choices if c not in same] + [form_choice], entries)
 
 
 def write(path: Path, results: dict[str, Any]) -> dict[str, Any]:

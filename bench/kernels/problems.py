@@ -6,8 +6,8 @@ import torch
 
 from bench.kernels.offline import Compiled, compile_launches
 from jadeberta.model.attention.triton import arguments as calls
-from jadeberta.model.attention.triton.tiles import KERNELS, Tile, using
-from jadeberta.model.attention.triton.tune import passes_of, problem
+from jadeberta.model.attention.triton.tiles import KERNELS, Tile, override
+from jadeberta.model.attention.triton.tune import passes_for, problem
 
 BATCH = 16
 
@@ -19,8 +19,8 @@ def compiled(
     pass_ = next(p for (f, p), names in KERNELS.items() if f == form and kernel in names)
     with (
         mock.patch.object(calls, "capability_of", lambda device: capability),
-        using({} if tile is None else {f"{form}.{kernel}": tile}),
+        override({} if tile is None else {f"{form}.{kernel}": tile}),
     ):
-        run = passes_of(problem(BATCH, head_size, dtype, torch.device("meta")))[form, pass_]
+        run = passes_for(problem(BATCH, head_size, dtype, torch.device("meta")))[form, pass_]
         found = compile_launches(capability, run, f"{form}_{kernel}")
     return list({one.cubin: one for one in reversed(found)}.values())  # the last part of a batch may be a small one

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from jadeberta.config import ModelConfig
 from jadeberta.model import build
 from jadeberta.model.attention import relative_positions, sdpa
-from jadeberta.model.attention import triton as fused
+from jadeberta.model.attention import triton as triton_attention
 from jadeberta.model.recompute import recomputing_cheaply
 
 VIEWS = {
@@ -86,7 +86,10 @@ def _count(attention: str, config: ModelConfig, layers: int, batch: int, masked_
     config = ModelConfig(**{**vars(config), "num_hidden_layers": layers})
     span, limit = config.position_buckets, config.max_position_embeddings
     # Made before, with content: what a mode without content makes must not stay in their cache.
-    relative_positions.distance_slots(length, span, span, limit, "cpu"), relative_positions.longest_run(length, span, span, limit)
+    (
+        relative_positions.distance_buckets(length, span, span, limit, "cpu"),
+        relative_positions.largest_bucket(length, span, span, limit),
+    )
     # Under a mode without content eager operators would be counted with the parts that they are described by.
     with torch.device("meta") if attention == "eager" else FakeTensorMode(allow_non_fake_inputs=True):
         torch.set_default_dtype(torch.bfloat16)
@@ -166,17 +169,17 @@ def _count_compiled(model: torch.nn.Module, ids: torch.Tensor, inputs: dict[str,
         qkv: Any,
         keys: Any,
         queries: Any,
-        slots: Any,
-        longest: int,
+        bucket_ids: Any,
+        largest: int,
         documents: Any,
         seed: Any,
         dropout: float,
         scale: float,
-        kernels: bool,
+        use_triton: bool,
     ) -> Any:
-        if kernels:
-            return fused._attention(qkv, keys, queries, slots, documents, seed, dropout, scale)[0]
-        return sdpa.Attention.apply(qkv, keys, queries, slots, longest, documents, dropout, scale)
+        if use_triton:
+            return triton_attention._attention(qkv, keys, queries, bucket_ids, documents, seed, dropout, scale)[0]
+        return sdpa.SdpaFunction.apply(qkv, keys, queries, bucket_ids, largest, documents, dropout, scale)
 
     torch._dynamo.reset()
     with mock.patch("jadeberta.model.attention.module.attend", attend_on_gpu):

@@ -13,7 +13,7 @@ from jadeberta.model.deberta import DebertaForMaskedLM
 
 
 def build(config: DebertaV2Config | dict[str, Any], attention: str = "sdpa", seed: int | None = None) -> DebertaForMaskedLM:
-    """A freshly initialised model, fp32; with a seed its weights are a function of config and seed alone."""
+    """Builds a freshly initialised fp32 model; with a seed its weights are a function of config and seed alone."""
     config = DebertaV2Config(**config) if isinstance(config, dict) else config
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
@@ -22,7 +22,7 @@ def build(config: DebertaV2Config | dict[str, Any], attention: str = "sdpa", see
 
 
 def load(path_or_config: str | Path | DebertaV2Config | dict[str, Any], attention: str = "sdpa") -> DebertaForMaskedLM:
-    """A model from a directory with config.json and model.safetensors, or a fresh one from a config.
+    """Loads a model from a directory with config.json and model.safetensors, or builds a fresh one from a config.
 
     Args:
         path_or_config: a checkpoint or an exported directory, or a config (an object or its keyword arguments).
@@ -53,6 +53,6 @@ def load(path_or_config: str | Path | DebertaV2Config | dict[str, Any], attentio
 
 
 def count_parameters(model: ModelConfig) -> int:
-    """Parameters that are trained and stored, tied ones once; the model is built without memory for its weights."""
+    """Counts the parameters that are trained and stored, tied ones once. The model is built on the meta device, without memory."""
     with torch.device("meta"):
         return sum(p.numel() for p in build(model.hugging_face()).parameters())

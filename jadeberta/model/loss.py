@@ -1,4 +1,4 @@
-"""What the training minimises: the cross-entropy over the masked tokens, and beside it the z-loss where the recipe asks for one."""
+"""The training loss: cross-entropy over the masked tokens, and the z-loss if the recipe sets one."""
 
 from dataclasses import dataclass
 
@@ -11,16 +11,16 @@ from jadeberta.data.masking import IGNORED
 
 @dataclass
 class MaskedSums(ModelOutput):
-    """What one micro-batch adds to a step."""
+    """The contribution of one micro-batch to a step."""
 
     loss: torch.Tensor | None = None
-    """fp32 [], of `masked_loss`."""
+    """fp32 [], the sum that `masked_loss` returns."""
     correct: torch.Tensor | None = None
-    """int64 [], masked tokens that were predicted."""
+    """int64 [], the number of masked tokens that were predicted correctly."""
 
 
 def masked_sums(logits: torch.Tensor, labels: torch.Tensor, z_loss: float) -> MaskedSums:
-    """Loss and correct predictions over the masked tokens; arguments as for `masked_loss`, logits of any dtype."""
+    """Loss and number of correct predictions over the masked tokens; arguments as for `masked_loss`, logits of any dtype."""
     wide = logits.float()
     return MaskedSums(masked_loss(wide, labels, z_loss), (wide.detach().argmax(-1) == labels).sum())
 
@@ -28,12 +28,12 @@ def masked_sums(logits: torch.Tensor, labels: torch.Tensor, z_loss: float) -> Ma
 def masked_loss(logits: torch.Tensor, labels: torch.Tensor, z_loss: float = 0.0) -> torch.Tensor:
     """Sum of the cross-entropy over the masked tokens, whose gradient is that of cross-entropy + z_loss * log(Z)^2.
 
-    The z-loss keeps the log-partition log(Z) of a token's logits near 0, so that they cannot drift off (Chowdhery et al.: PaLM, 2022,
-    section 5). It moves the weights and not the value, so that losses with and without it can be compared.
+    The z-loss keeps the log-partition log(Z) of a token's logits near 0, so that they do not drift (Chowdhery et al. 2022, PaLM,
+    arXiv:2204.02311, section 5). It changes the gradient and not the value, so that losses with and without it can be compared.
 
     Args:
         logits: fp32 [masked, vocab].
-        labels: int64 [masked]; IGNORED where the list of masked tokens was filled up.
+        labels: int64 [masked]; IGNORED where the list of masked tokens is padded.
         z_loss: its weight; 0 leaves it out.
     """
     loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED)

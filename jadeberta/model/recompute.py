@@ -1,4 +1,4 @@
-"""Activations that a compiled backward makes again, because that costs less than keeping them."""
+"""Recomputation of cheap activations in a compiled backward pass, which costs less than keeping them."""
 
 import functools
 from collections.abc import Callable
@@ -7,11 +7,12 @@ from typing import Any
 import torch._functorch.config as functorch
 
 BUDGET = 0.95
-"""Of what the compiler would keep, by its own measure. The large model keeps 295 MiB a sequence for 441, and moves 6% more (counted)."""
+"""Share of the activation memory that the compiler may keep, by its own measure. The large model then keeps 295 MiB a sequence instead of
+441, and moves 6% more bytes (counted)."""
 
 
 def recomputing_cheaply(compiled: Callable[..., Any]) -> Callable[..., Any]:
-    """A compiled function whose compilation, at its first call, plans for backward to make again what costs little."""
+    """Wraps a compiled function so that its compilation, at the first call, plans to recompute cheap activations in backward."""
 
     @functools.wraps(compiled)
     def run(*args: Any, **kwargs: Any) -> Any:

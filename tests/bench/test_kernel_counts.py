@@ -123,8 +123,8 @@ def test_a_row_has_ratios_to_the_first_way_and_backward_is_both_less_forward() -
     unknown = row_of("sdpa", medians, units, (32, 512, 16, 64), None)
     assert unknown["both_ratio"] == 1 and unknown["forward_share"] is None
     options = {"batch": 32, "head_size": 64, "dtype": "bfloat16", "dropout": 0.1, "rounds": 3}
-    rows = [r | {"kept_mib": 1.0, "peak_mib": 2.0} for r in (unknown, row)]
-    printed = table({"machine": "a GPU", "torch": "2", "options": options, "rows": rows})
+    entries = [r | {"kept_mib": 1.0, "peak_mib": 2.0} for r in (unknown, row)]
+    printed = table({"machine": "a GPU", "torch": "2", "options": options, "rows": entries})
     assert len(printed) == 3 and "x2.00" in printed[2] and "16 heads of 64" in printed[0]
 
 
@@ -135,7 +135,7 @@ def test_the_formula_that_gpus_are_checked_against_is_the_cpus_own_way_and_drops
         leaves = [
             None if t is None else t.double().requires_grad_() for t in (call.qkv, call.position_keys, call.position_queries)
         ]
-        out = attend(*leaves, call.slots, 16, call.documents, call.seed, call.dropout, call.scale)
+        out = attend(*leaves, call.bucket_ids, 16, call.document_ids, call.seed, call.dropout, call.scale)
         gradients = torch.autograd.grad(out, [leaf for leaf in leaves if leaf is not None], upstream)
         exact = formula(call, upstream)
         found = dict(zip(exact, (out.detach(), *gradients), strict=True))

@@ -1,4 +1,4 @@
-"""Attention by its two ways, head by head and through the memory-efficient kernel, against the plain formula in fp64."""
+"""Attention by its two implementations, head by head and through the memory-efficient kernel, against the plain formula in fp64."""
 
 import math
 from collections.abc import Iterator
@@ -9,8 +9,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from jadeberta.model.attention import relative_positions, sdpa
 from jadeberta.model.attention.dispatch import attend
-from jadeberta.model.attention.dropout import KeepMask, head_keys
-from jadeberta.model.attention.relative_positions import by_slot, distance_slots, longest_run, sum_by_slot
+from jadeberta.model.attention.dropout import DropoutMask, rng_keys
+from jadeberta.model.attention.relative_positions import (
+    distance_buckets,
+    largest_bucket,
+    scores_by_distance,
+    sum_scores_by_bucket,
+)
 
 B, H, D, SPAN, MAX_POSITIONS = 2, 3, 8, 8, 64
 TERMS = [("c2p", "p2c"), ("c2p",), ("p2c",), ()]
@@ -28,9 +33,9 @@ def make_inputs(length: int, terms: tuple[str, ...], documents: bool = False) ->
         "qkv": draw(B, length, 3, H, D),
         "position_keys": draw(2 * SPAN, H, D) if "c2p" in terms else None,
         "position_queries": draw(2 * SPAN, H, D) if "p2c" in terms else None,
-        "slots": distance_slots(*sizes, "cpu"),
-        "longest": longest_run(*sizes),
-        "documents": ids,
+        "bucket_ids": distance_buckets(*sizes, "cpu"),
+        "largest": largest_bucket(*sizes),
+        "document_ids": ids,
         "scale": 1 / math.sqrt(D * (1 + len(terms))),
     }
 
@@ -40,14 +45,14 @@ def plain(inputs: dict, keep: torch.Tensor | None = None, dropout: float = 0.0) 
     q, k, v = inputs["qkv"].permute(2, 0, 3, 1, 4)
     length = q.shape[2]
     places = torch.arange(length)
-    row = inputs["slots"][places[:, None] - places[None, :] + length - 1]  # [S, S]
+    row = inputs["bucket_ids"][places[:, None] - places[None, :] + length - 1]  # [S, S]
     scores = q @ k.transpose(-1, -2)
     if inputs["position_keys"] is not None:
         scores = scores + torch.einsum("bhid,ijhd->bhij", q, inputs["position_keys"][row])
     if inputs["position_queries"] is not None:
         scores = scores + torch.einsum("bhjd,ijhd->bhij", k, inputs["position_queries"][row])
     scores = scores * inputs["scale"]
-    if (ids := inputs["documents"]) is not None:
+    if (ids := inputs["document_ids"]) is not None:
         scores = scores.masked_fill((ids[:, :, None] != ids[:, None, :])[:, None], -math.inf)
     weights = scores.softmax(-1)
     if keep is not None:
@@ -62,7 +67,7 @@ def gradients(out: torch.Tensor, inputs: dict) -> list[torch.Tensor]:
 
 
 def masks(seed: int, length: int, dropout: float) -> torch.Tensor:
-    keep = KeepMask(length, dropout, torch.float64, torch.device("cpu"))
+    keep = DropoutMask(length, dropout, torch.float64, torch.device("cpu"))
     return torch.stack([keep.make(seed, head).clone() for head in range(B * H)]).view(B, H, length, length) != 0
 
 
@@ -106,8 +111,8 @@ def kernels(monkeypatch) -> Iterator[list]:
 
 
 def efficiently(inputs: dict) -> torch.Tensor:
-    names = ("qkv", "position_keys", "position_queries", "slots", "longest", "documents")
-    return sdpa.Attention.apply(*(inputs[name] for name in names), 0.0, inputs["scale"])
+    names = ("qkv", "position_keys", "position_queries", "bucket_ids", "largest", "document_ids")
+    return sdpa.SdpaFunction.apply(*(inputs[name] for name in names), 0.0, inputs["scale"])
 
 
 @pytest.mark.parametrize("documents", [False, True])
@@ -152,7 +157,7 @@ def test_compiled_the_gpus_way_gives_the_same_numbers(kernels) -> None:
 
 def test_between_documents_the_efficient_bias_leaves_nothing(kernels) -> None:
     inputs = make_inputs(33, ("c2p", "p2c"), documents=True)
-    ids = inputs["documents"]
+    ids = inputs["document_ids"]
     efficiently(inputs)
     weights = kernels[0].softmax(-1)
     assert (weights[(ids[:, :, None] != ids[:, None, :])[:, None].expand_as(weights)] == 0).all()
@@ -165,8 +170,8 @@ def test_the_gpu_kernels_take_what_they_are_given(dtype, length) -> None:
     with FakeTensorMode():
         shapes = ((2, length, 3, 16, 64), (512, 16, 64))
         qkv, table = (torch.empty(shape, dtype=dtype).requires_grad_() for shape in shapes)
-        slots, ids = (torch.empty(shape, dtype=torch.int64) for shape in ((2 * length - 1,), (2, length)))
-        out = sdpa.Attention.apply(qkv, table, table, slots, 6, ids, 0.1, 0.07)
+        bucket_ids, ids = (torch.empty(shape, dtype=torch.int64) for shape in ((2 * length - 1,), (2, length)))
+        out = sdpa.SdpaFunction.apply(qkv, table, table, bucket_ids, 6, ids, 0.1, 0.07)
         assert out.shape == (2, length, 16, 64) and out.dtype is dtype
         grads = torch.autograd.grad(out.sum(), [qkv, table])
         assert [g.shape for g in grads] == [qkv.shape, table.shape] and all(g.dtype is dtype for g in grads)
@@ -174,28 +179,28 @@ def test_the_gpu_kernels_take_what_they_are_given(dtype, length) -> None:
 
 def test_a_gpu_goes_through_the_efficient_kernel_wherever_it_can(monkeypatch) -> None:
     taken = []
-    monkeypatch.setattr(sdpa.Attention, "apply", lambda *arguments: taken.append(arguments) or arguments[0])
+    monkeypatch.setattr(sdpa.SdpaFunction, "apply", lambda *arguments: taken.append(arguments) or arguments[0])
     with FakeTensorMode():
-        for dtype, longest in ((torch.bfloat16, 6), (torch.float32, sdpa.LONGEST_RUN)):
+        for dtype, largest in ((torch.bfloat16, 6), (torch.float32, sdpa.LARGEST_BUCKET)):
             qkv, table = (torch.empty(shape, dtype=dtype, device="cuda") for shape in ((2, 32, 3, 4, 8), (16, 4, 8)))
-            slots, seed = (torch.empty(shape, dtype=torch.int64, device="cuda") for shape in ((63,), ()))
-            assert attend(qkv, table, table, slots, longest, None, seed, 0.1, 0.07).device.type == "cuda"
+            bucket_ids, seed = (torch.empty(shape, dtype=torch.int64, device="cuda") for shape in ((63,), ()))
+            assert attend(qkv, table, table, bucket_ids, largest, None, seed, 0.1, 0.07).device.type == "cuda"
     assert len(taken) == 2
 
 
-@pytest.mark.parametrize("rising", [False, True])
+@pytest.mark.parametrize("ascending", [False, True])
 @pytest.mark.parametrize("buckets", [SPAN, -1])
-def test_sums_by_slot_are_the_gradient_of_reading_by_slot(rising, buckets) -> None:
+def test_sums_by_bucket_are_the_gradient_of_reading_by_distance(ascending, buckets) -> None:
     sizes = (21, SPAN, buckets, MAX_POSITIONS)
-    slots = distance_slots(*sizes, "cpu")
+    bucket_ids = distance_buckets(*sizes, "cpu")
     x = torch.randn(2, 21, 2 * SPAN, dtype=torch.float64, requires_grad=True)
     upstream = torch.randn(2, 21, 21, dtype=torch.float64)
-    (expected,) = torch.autograd.grad(by_slot(x, slots, rising), x, upstream)
-    torch.testing.assert_close(sum_by_slot(upstream, slots, rising, 2 * SPAN, longest_run(*sizes)), expected)
+    (expected,) = torch.autograd.grad(scores_by_distance(x, bucket_ids, ascending), x, upstream)
+    torch.testing.assert_close(sum_scores_by_bucket(upstream, bucket_ids, ascending, 2 * SPAN, largest_bucket(*sizes)), expected)
 
 
 def test_dropout_keeps_its_share_independently_of_place_head_and_seed() -> None:
-    keep = KeepMask(512, 0.1, torch.float32, torch.device("cpu"))
+    keep = DropoutMask(512, 0.1, torch.float32, torch.device("cpu"))
     drawn = torch.stack([keep.make(seed, head).clone() != 0 for seed in (1, 2) for head in range(8)]).double()
     n = drawn[0].numel()
     deviation = math.sqrt(0.09 / n)
@@ -214,11 +219,11 @@ def test_dropout_keeps_its_share_independently_of_place_head_and_seed() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_the_same_counters_drop_the_same_weights_in_every_dtype(dtype) -> None:
-    keep = KeepMask(16, 0.25, dtype, torch.device("cpu"))
+    keep = DropoutMask(16, 0.25, dtype, torch.device("cpu"))
     weights = keep.apply_(torch.full((16, 16), 3.0, dtype=dtype), keep.make(9, 4))
-    reference = KeepMask(16, 0.25, torch.float32, torch.device("cpu"))
+    reference = DropoutMask(16, 0.25, torch.float32, torch.device("cpu"))
     assert torch.equal(weights == 3, reference.make(9, 4) != 0) and set(weights.flatten().tolist()) == {0.0, 3.0}
-    assert len({head_keys(seed, head) for seed in range(100) for head in range(100)}) == 10_000
+    assert len({rng_keys(seed, head) for seed in range(100) for head in range(100)}) == 10_000
 
 
 def test_in_training_each_micro_batch_draws_other_masks_and_the_generator_repeats_them() -> None:
@@ -234,6 +239,6 @@ def test_in_training_each_micro_batch_draws_other_masks_and_the_generator_repeat
     assert loss(1) == loss(1) != loss(2)
 
 
-def test_slots_are_kept_as_tensors_with_values() -> None:
-    relative_positions._distance_slots.cache_clear()
-    assert distance_slots(3, SPAN, SPAN, MAX_POSITIONS, "cpu").tolist() == [6, 7, 8, 9, 10]
+def test_bucket_ids_are_kept_as_tensors_with_values() -> None:
+    relative_positions._distance_buckets.cache_clear()
+    assert distance_buckets(3, SPAN, SPAN, MAX_POSITIONS, "cpu").tolist() == [6, 7, 8, 9, 10]

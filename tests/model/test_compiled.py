@@ -93,9 +93,9 @@ def test_what_a_compiled_backward_makes_again_cheaply_is_the_same_with_dropout_a
 
 def test_a_micro_step_never_asks_the_device_for_a_number() -> None:
     """Tensors without content cannot answer: whatever needs a value of theirs raises."""
-    relative_positions._distance_slots.cache_clear()
+    relative_positions._distance_buckets.cache_clear()
     sizes = (32, SMALL["position_buckets"], SMALL["position_buckets"], SMALL["max_position_embeddings"])
-    relative_positions.distance_slots(*sizes, "cpu"), relative_positions.longest_run(*sizes)
+    relative_positions.distance_buckets(*sizes, "cpu"), relative_positions.largest_bucket(*sizes)
     _, ours = make_pair(num_hidden_layers=2, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
     inputs = make_inputs(32, True)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:

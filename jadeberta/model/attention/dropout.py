@@ -1,17 +1,17 @@
-"""Attention dropout from counters: the mask of an element is a function of (seed, head, query, key) and of nothing else.
+"""Counter-based attention dropout: whether an element is dropped is a function of (seed, head, query, key) alone.
 
-Backward makes the same mask again, so none is kept, and no order of computation or size of a tile can change it.
+Backward computes the same mask again, so no mask is stored, and neither the order of computation nor the tile size changes it.
 """
 
 import torch
 
 GOLDEN = 0x9E3779B97F4A7C15
 MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
-"""Of a 32-bit mixer with little bias (Wellons, Prospecting for hash functions, 2018); the shifts here keep the sign."""
+"""Multipliers of a 32-bit mixer with little bias (Wellons, Prospecting for hash functions, 2018). The shifts here are arithmetic."""
 
 
-def head_keys(seed: int, head: int) -> tuple[int, int]:
-    """Two signed 32-bit keys of one head of one row (`head` counts row * heads + head): splitmix64 of seed and head."""
+def rng_keys(seed: int, head: int) -> tuple[int, int]:
+    """Two signed 32-bit keys of one head of one row: splitmix64 (Steele et al. 2014) of seed and head number, row * H + h."""
     x = (seed + (head + 1) * GOLDEN) & 0xFFFFFFFFFFFFFFFF
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
@@ -25,31 +25,38 @@ def signed32(x: int) -> int:
 
 
 def keep_threshold(dropout: float) -> int:
-    """How many of the 2**15 values that a number may take are kept."""
+    """The 15-bit threshold below which a random number keeps its weight."""
     return min(round((1 - dropout) * 2**15), 2**15 - 1)
 
 
-class KeepMask:
-    """Makes the masks of one head after the other in buffers of its own.
+class DropoutMask:
+    """Computes the dropout masks of one head after another in its own buffers.
 
-    One 32-bit number serves two keys: the low half of number `query * pairs + key // 2` an even key, the high half an odd one.
+    One 32-bit number serves two keys: the low half of number `query * pairs + key // 2` the even key, the high half the odd key.
     """
 
     def __init__(self, length: int, dropout: float, dtype: torch.dtype, device: torch.device) -> None:
-        """Masks are [length, length], for weights of `dtype`."""
+        """Allocates the buffers.
+
+        Args:
+            length: S; masks are [S, S].
+            dropout: share of the weights that is zeroed.
+            dtype: of the weights that are masked.
+            device: of the weights.
+        """
         self.threshold = keep_threshold(dropout)
         self.scale = 1 / (1 - dropout)
         pairs = (length + 1) // 2
         self._counters = torch.arange(length * pairs, dtype=torch.int32, device=device).view(length, pairs)
         self._x, self._shifted = torch.empty_like(self._counters), torch.empty_like(self._counters)
-        self._halves = self._x.view(torch.int16)[:, :length]  # the low half comes first in memory
+        self._halves = self._x.view(torch.int16)[:, :length]  # little-endian: the low half comes first in memory
         self._bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
         wide = self._bits is not torch.int16
         self._mask = torch.empty(length, length, dtype=self._bits, device=device) if wide else self._halves
 
     def make(self, seed: int, head: int) -> torch.Tensor:
-        """All bits set where an element is kept, none where it is dropped; integers of the weights' size, valid until the next call."""
-        first, second = head_keys(seed, head)
+        """The mask of one head, integers [S, S] of the weights' width: all bits set if kept, none if dropped. Valid until the next call."""
+        first, second = rng_keys(seed, head)
         x, shifted = self._x, self._shifted
         torch.add(self._counters, first, out=x)
         for shift, key, factor in zip((16, 15), (0, second), MULTIPLIERS, strict=True):
@@ -60,11 +67,11 @@ class KeepMask:
             x.mul_(signed32(factor))
         torch.bitwise_right_shift(x, 16, out=shifted)
         x.bitwise_xor_(shifted)
-        # Kept where the 15-bit number lies below the threshold: the difference is negative, and its sign fills the word.
+        # Kept if the 15-bit number is below the threshold: the difference is negative, and its sign fills the word.
         halves = self._halves.bitwise_and_(0x7FFF).sub_(self.threshold).bitwise_right_shift_(15)
         return halves if self._bits is torch.int16 else self._mask.copy_(halves)
 
     def apply_(self, weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Zeroes what the mask drops, in place; the caller multiplies by `scale` where it costs least."""
+        """Zeroes the dropped weights in place. The caller multiplies by `scale` where that costs least."""
         weights.view(self._bits).bitwise_and_(mask)
         return weights

@@ -1,6 +1,7 @@
-"""Relative positions as rows of a table: which row each distance takes, and the skewed view that reads a product by distance.
+"""Relative positions as rows of a table: the row (bucket) of each distance, and the skewed view that reads a product by distance.
 
-With the rows of a position table laid out by distance, `x[i, u]` over distances u holds every (i, j) score on a slanted band: a strided
+Distances are i - j of query i and key j (He et al. 2021, arXiv:2006.03654, equation 3). Several share a bucket, as in the released DeBERTa
+V2. With the rows of a position table laid out by distance, `x[i, u]` over distances u holds every (i, j) score on a skewed band: a strided
 view reads it and a strided copy writes it back, where indexing would need a gather and a scatter with atomics.
 """
 
@@ -10,15 +11,23 @@ import torch
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
 
-@torch.compiler.assume_constant_result  # a compiled step holds the table, and does not make it again
-def distance_slots(length: int, span: int, buckets: int, max_positions: int, device: str) -> torch.Tensor:
-    """Row of the position table for each distance i - j = -(length - 1) .. length - 1, int64 [2 * length - 1]."""
-    return _distance_slots(length, span, buckets, max_positions, device)
+@torch.compiler.assume_constant_result  # a compiled step contains the table and does not compute it again
+def distance_buckets(length: int, span: int, buckets: int, max_positions: int, device: str) -> torch.Tensor:
+    """The row of the position table for each distance i - j = -(length - 1) .. length - 1, int64 [2 * length - 1].
+
+    Args:
+        length: S.
+        span: half of the table's rows.
+        buckets: logarithmic buckets on either side; 0 or less means one row for each distance.
+        max_positions: distances from here on share the last bucket.
+        device: of the result.
+    """
+    return _distance_buckets(length, span, buckets, max_positions, device)
 
 
 @lru_cache(maxsize=32)
-@torch.inference_mode(False)  # kept for training too, whoever asks first
-def _distance_slots(length: int, span: int, buckets: int, max_positions: int, device: str) -> torch.Tensor:
+@torch.inference_mode(False)  # the cached tensor is used in training too, even if inference asked for it first
+def _distance_buckets(length: int, span: int, buckets: int, max_positions: int, device: str) -> torch.Tensor:
     distances = torch.arange(-(length - 1), length)
     if buckets > 0 and max_positions > 0:
         distances = make_log_bucket_position(distances, buckets, max_positions).long()
@@ -26,87 +35,102 @@ def _distance_slots(length: int, span: int, buckets: int, max_positions: int, de
 
 
 @torch.compiler.assume_constant_result
-def longest_run(length: int, span: int, buckets: int, max_positions: int) -> int:
-    """The most distances that share one row of the table at this length."""
-    return _longest_run(length, span, buckets, max_positions)
+def largest_bucket(length: int, span: int, buckets: int, max_positions: int) -> int:
+    """The largest number of distances that share one row of the table; arguments as for `distance_buckets`."""
+    return _largest_bucket(length, span, buckets, max_positions)
 
 
 @lru_cache(maxsize=32)
-def _longest_run(length: int, span: int, buckets: int, max_positions: int) -> int:
-    return int(_distance_slots(length, span, buckets, max_positions, "cpu").bincount().max())
+def _largest_bucket(length: int, span: int, buckets: int, max_positions: int) -> int:
+    return int(_distance_buckets(length, span, buckets, max_positions, "cpu").bincount().max())
 
 
-def rows_by_distance(table: torch.Tensor, slots: torch.Tensor, falling: bool) -> torch.Tensor:
-    """The row of each distance, [H, 2 * length, D]; one row more than there are distances keeps products aligned.
+def table_by_distance(table: torch.Tensor, bucket_ids: torch.Tensor, descending: bool) -> torch.Tensor:
+    """The table's row for each distance, [H, 2 * S, D]; the last one is a repetition that keeps products aligned.
 
     Args:
         table: [rows, H, D].
-        slots: of `distance_slots`.
-        falling: from distance length - 1 down, as position keys are read; else up from -(length - 1), as position queries are.
+        bucket_ids: int64 [2 * S - 1], from `distance_buckets`.
+        descending: from distance S - 1 down, as position keys are read; else up from -(S - 1), as position queries are.
     """
-    slots = slots.flip(0) if falling else slots
-    return table[torch.cat([slots, slots[-1:]])].transpose(0, 1)
+    bucket_ids = bucket_ids.flip(0) if descending else bucket_ids
+    return table[torch.cat([bucket_ids, bucket_ids[-1:]])].transpose(0, 1)
 
 
-def sum_by_row(gradient: torch.Tensor, slots: torch.Tensor, falling: bool, rows: int) -> torch.Tensor:
-    """The gradient of `rows_by_distance`: for each row the sum over its distances, [rows, H, D].
+def sum_distances_by_bucket(gradient: torch.Tensor, bucket_ids: torch.Tensor, descending: bool, rows: int) -> torch.Tensor:
+    """The backward pass of `table_by_distance`: for each row of the table the sum over its distances, [rows, H, D].
 
-    A product with zeros and ones: the order of summation is fixed, and no atomics are needed. The last row of `gradient` [H, 2 * length, D]
-    is not read, for no score was.
+    A product with zeros and ones: the order of summation is fixed, and no atomics are needed.
+
+    Args:
+        gradient: [H, 2 * S, D]; the last distance is the repetition, which no score used, and is not read.
+        bucket_ids: int64 [2 * S - 1], from `distance_buckets`.
+        descending: as for `table_by_distance`.
+        rows: of the table.
     """
-    slots = slots.flip(0) if falling else slots
-    chosen = (slots[None, :] == torch.arange(rows, device=slots.device)[:, None]).to(gradient.dtype)  # [rows, 2 * length - 1]
+    bucket_ids = bucket_ids.flip(0) if descending else bucket_ids
+    chosen = (bucket_ids[None, :] == torch.arange(rows, device=bucket_ids.device)[:, None]).to(
+        gradient.dtype
+    )  # [rows, 2 * length - 1]
     heads, _, size = gradient.shape
-    flat = gradient[:, :-1].transpose(0, 1).reshape(len(slots), heads * size)
+    flat = gradient[:, :-1].transpose(0, 1).reshape(len(bucket_ids), heads * size)
     return (chosen @ flat).view(rows, heads, size)
 
 
 def skewed(x: torch.Tensor) -> torch.Tensor:
-    """A view: out[..., i, j] = x[..., i, j - i + S - 1], [..., S, S] of a contiguous x [..., S, 2 * S].
+    """The view out[..., i, j] = x[..., i, j - i + S - 1], [..., S, S], of a contiguous x [..., S, 2 * S].
 
-    In rows one element shorter, the flat numbers stand one place further to the left with each row.
+    Read with rows that are one element shorter, each row of the flat memory starts one element further to the right in x.
     """
     length, width = x.shape[-2:]
     flat = x.flatten(-2)[..., length - 1 : length - 1 + length * (width - 1)]
     return flat.unflatten(-1, (length, width - 1))[..., :length]
 
 
-def by_slot(x: torch.Tensor, slots: torch.Tensor, rising: bool) -> torch.Tensor:
-    """Scores out of products with the table's rows: out[..., a, c] = x[..., a, slot of a - c], or of c - a where `rising`.
+def scores_by_distance(x: torch.Tensor, bucket_ids: torch.Tensor, ascending: bool) -> torch.Tensor:
+    """Scores from products with the table's rows: out[..., a, c] = x[..., a, bucket of a - c], or bucket of c - a if `ascending`.
 
     Args:
-        x: [..., S, rows].
-        slots: of `distance_slots`.
+        x: products, [..., S, rows].
+        bucket_ids: int64 [2 * S - 1], from `distance_buckets`.
+        ascending: distances ascend along a row.
 
     Returns:
         [..., S, S].
     """
     length = x.shape[-2]
-    index = slots[_distances(length, x.device, rising) + length - 1]
+    index = bucket_ids[_distances(length, x.device, ascending) + length - 1]
     return torch.gather(x, -1, index.expand(*x.shape[:-1], length))
 
 
-def sum_by_slot(x: torch.Tensor, slots: torch.Tensor, rising: bool, rows: int, longest: int) -> torch.Tensor:
-    """The gradient of `by_slot`, [..., S, S] -> [..., S, rows], without atomics.
+def sum_scores_by_bucket(x: torch.Tensor, bucket_ids: torch.Tensor, ascending: bool, rows: int, largest: int) -> torch.Tensor:
+    """The backward pass of `scores_by_distance`, [..., S, S] to [..., S, rows], without atomics.
 
-    Rows take distances in ascending order, so that each sums a run of at most `longest` neighbours.
+    Buckets take distances in ascending order, so each one sums at most `largest` neighbours.
+
+    Args:
+        x: gradient of the scores, [..., S, S].
+        bucket_ids: int64 [2 * S - 1], from `distance_buckets`.
+        ascending: as for `scores_by_distance`.
+        rows: of the table.
+        largest: the most distances that share a row, from `largest_bucket`.
     """
     length = x.shape[-1]
-    places = torch.arange(length, device=x.device)[:, None]
+    positions = torch.arange(length, device=x.device)[:, None]
     numbers = torch.arange(rows, device=x.device)
-    first = torch.searchsorted(slots, numbers)
-    ends = torch.searchsorted(slots, numbers, right=True)
+    first = torch.searchsorted(bucket_ids, numbers)
+    ends = torch.searchsorted(bucket_ids, numbers, right=True)
 
-    def part(step: "int | torch.Tensor", first: torch.Tensor, ends: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    def part(step: "int | torch.Tensor", first: torch.Tensor, ends: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         distance = first + step - (length - 1)
-        index = places + distance if rising else places - distance
-        there = (first + step < ends) & (index >= 0) & (index < length)
-        return gather_last(x, index.clamp(0, length - 1)) * there
+        index = positions + distance if ascending else positions - distance
+        in_bounds = (first + step < ends) & (index >= 0) & (index < length)
+        return gather_last(x, index.clamp(0, length - 1)) * in_bounds
 
     if torch.compiler.is_compiling():
-        # One reduction, whose parts never reach memory; step by step, a compiler would write sums of a few.
-        return part(torch.arange(longest, device=x.device), first[:, None], ends[:, None], places[..., None]).sum(-1)
-    return sum((part(step, first, ends, places) for step in range(1, longest)), start=part(0, first, ends, places))
+        # One reduction, whose terms never reach memory; in a loop, the compiler would write partial sums of a few terms.
+        return part(torch.arange(largest, device=x.device), first[:, None], ends[:, None], positions[..., None]).sum(-1)
+    return sum((part(step, first, ends, positions) for step in range(1, largest)), start=part(0, first, ends, positions))
 
 
 def gather_last(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -115,7 +139,7 @@ def gather_last(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return torch.gather(x, -1, flat.expand(*x.shape[:-1], flat.shape[1])).unflatten(-1, index.shape[1:])
 
 
-def _distances(length: int, device: torch.device, rising: bool) -> torch.Tensor:
-    """a - c, or c - a where `rising`, int64 [length, length]."""
-    places = torch.arange(length, device=device)
-    return places[None, :] - places[:, None] if rising else places[:, None] - places[None, :]
+def _distances(length: int, device: torch.device, ascending: bool) -> torch.Tensor:
+    """a - c, or c - a if `ascending`, int64 [length, length]."""
+    positions = torch.arange(length, device=device)
+    return positions[None, :] - positions[:, None] if ascending else positions[:, None] - positions[None, :]

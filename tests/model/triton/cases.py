@@ -11,8 +11,8 @@ from unittest import mock
 import torch
 
 from jadeberta.model.attention.dispatch import attend
-from jadeberta.model.attention.dropout import KeepMask
-from jadeberta.model.attention.relative_positions import distance_slots, longest_run
+from jadeberta.model.attention.dropout import DropoutMask
+from jadeberta.model.attention.relative_positions import distance_buckets, largest_bucket
 from jadeberta.model.attention.triton import tiles
 from tests.model.test_attention import plain
 
@@ -60,16 +60,16 @@ def inputs_of(case: Case) -> dict[str, Any]:
         "qkv": draw(case.batch, case.length, 3, case.heads, case.size),
         "position_keys": draw(2 * case.span, case.heads, case.size) if "c2p" in case.terms else None,
         "position_queries": draw(2 * case.span, case.heads, case.size) if "p2c" in case.terms else None,
-        "slots": distance_slots(*sizes, "cpu"),
-        "longest": longest_run(*sizes),
-        "documents": ids,
+        "bucket_ids": distance_buckets(*sizes, "cpu"),
+        "largest": largest_bucket(*sizes),
+        "document_ids": ids,
         "scale": 1 / math.sqrt(case.size * (1 + len(case.terms))),
     }
 
 
 def masks(case: Case) -> torch.Tensor:
     """What `jadeberta.model.attention.dropout` keeps, [B, H, S, S]."""
-    keep = KeepMask(case.length, case.dropout, torch.float64, torch.device("cpu"))
+    keep = DropoutMask(case.length, case.dropout, torch.float64, torch.device("cpu"))
     every = [keep.make(case.seed, head).clone() for head in range(case.batch * case.heads)]
     return torch.stack(every).view(case.batch, case.heads, case.length, case.length) != 0
 
@@ -85,7 +85,7 @@ def settled(case: Case) -> Iterator[None]:
     names = {f"{form}.{kernel}" for (form, _), kernels in tiles.KERNELS.items() for kernel in kernels}
     of_case = {} if case.blocks is None else {name: tiles.Tile(*case.blocks, 4, 1) for name in names}
     with ExitStack() as stack:
-        stack.enter_context(tiles.using(of_case, forms=case.form))
+        stack.enter_context(tiles.override(of_case, forms=case.form))
         if case.part is not None:
             stack.enter_context(mock.patch("jadeberta.model.attention.triton.tables.rows_at_once", return_value=case.part))
         yield
@@ -105,7 +105,7 @@ def kernels(case: Case, inputs: dict[str, Any] | None = None, upstream: torch.Te
     """What the kernels give."""
     with settled(case):
         return results(
-            lambda **given: attend(**given, seed=torch.tensor(case.seed), dropout=case.dropout, kernels=True),
+            lambda **given: attend(**given, seed=torch.tensor(case.seed), dropout=case.dropout, use_triton=True),
             inputs_of(case) if inputs is None else inputs,
             upstream_of(case) if upstream is None else upstream,
         )
@@ -129,7 +129,7 @@ def errors(case: Case) -> dict[str, float]:
 
 
 def dropped_alike(case: Case) -> tuple[bool, bool]:
-    """Whether forward and backward keep exactly what KeepMask keeps.
+    """Whether forward and backward keep exactly what DropoutMask keeps.
 
     All scores are zero and the values (backward: the gradients) are rows of the identity, so that the context (the values' gradient) is
     the matrix of kept weights itself.
@@ -168,5 +168,5 @@ def head_by_head_difference(case: Case) -> float:
 def one_document_alike(case: Case) -> bool:
     """Whether documents that are all the same give the bits of none."""
     inputs = inputs_of(case)
-    found, other = kernels(case, inputs), kernels(case, {**inputs, "documents": torch.ones(case.batch, case.length)})
+    found, other = kernels(case, inputs), kernels(case, {**inputs, "document_ids": torch.ones(case.batch, case.length)})
     return all(torch.equal(found[name], other[name]) for name in found)

@@ -10,7 +10,7 @@ from bench.kernels.offline import disassemble
 from bench.kernels.problems import compiled
 from bench.kernels.sass import by_kind, loops, read
 from jadeberta.model.attention.triton import tiles
-from jadeberta.model.attention.triton.tiles import KERNELS, Row
+from jadeberta.model.attention.triton.tiles import KERNELS, TileEntry
 
 ROWS = [r for r in tiles.load()[1] if r.bits == 16]
 PARTS = sorted({(r.chip, r.head_size) for r in ROWS})
@@ -33,7 +33,7 @@ def test_rows_compile_for_their_chip_without_spills_and_within_its_shared_memory
     assert wrong == []
 
 
-def faults(row: Row) -> list[str]:
+def faults(row: TileEntry) -> list[str]:
     found = []
     for kernel in compiled(row.form, row.kernel, CHIPS[row.chip].capability, torch.bfloat16, row.head_size):
         # The tile is the table's, no matter what else the process tried before.

@@ -11,19 +11,18 @@ FORMS = pytest.mark.parametrize("form", [("fused", "fused"), ("tables", "tables"
 
 def in_guarded_memory(case: Case) -> dict[str, bool]:
     """What holds when all memory is guarded and holds NaNs at first."""
-    from jadeberta.model.attention.triton import fused as whole
-    from jadeberta.model.attention.triton import tables
-    from jadeberta.model.attention.triton.arguments import Call
+    from jadeberta.model.attention.triton import fused, tables
+    from jadeberta.model.attention.triton.arguments import KernelArguments
 
     expected = list(kernels(case).values())
     given = inputs_of(case)
-    names = ("qkv", "position_keys", "position_queries", "slots", "documents")
+    names = ("qkv", "position_keys", "position_queries", "bucket_ids", "document_ids")
     with settled(case), guarded() as guards, torch.no_grad():
         tensors = [None if given[name] is None else guards.copy(given[name]) for name in names]
         before = [None if t is None else t.clone() for t in tensors]
-        call = Call(*tensors, guards.copy(torch.tensor(case.seed)), case.dropout, given["scale"])
+        call = KernelArguments(*tensors, guards.copy(torch.tensor(case.seed)), case.dropout, given["scale"])
         upstream = guards.copy(upstream_of(case))
-        form = {"fused": whole, "tables": tables}[case.form[0]]
+        form = {"fused": fused, "tables": tables}[case.form[0]]
         taken = len(guards)
         out, lse = form.forward(call)
         found = [out, *(g for g in form.backward(call, upstream, out, lse) if g is not None)]

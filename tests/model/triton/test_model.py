@@ -94,7 +94,7 @@ def registered(case: Case) -> dict[str, str]:
     from jadeberta.model.attention.triton import _attention
 
     given = inputs_of(case)
-    names = ("qkv", "position_keys", "position_queries", "slots", "documents")
+    names = ("qkv", "position_keys", "position_queries", "bucket_ids", "document_ids")
     arguments = (*(given[name] for name in names), torch.tensor(case.seed), case.dropout, given["scale"])
     return torch.library.opcheck(_attention, arguments)
 
@@ -107,7 +107,7 @@ def test_the_operator_keeps_torchs_rules(case, interpreted) -> None:
 def refusal(dtype: torch.dtype, length: int) -> str:
     inputs = inputs_of(Case(length=length, batch=1, heads=1, dtype=dtype))
     try:
-        attend(**inputs, seed=torch.tensor(0), dropout=0.0, kernels=True)
+        attend(**inputs, seed=torch.tensor(0), dropout=0.0, use_triton=True)
     except ConfigError as e:
         return str(e)
     return ""
@@ -135,7 +135,7 @@ def test_without_triton_it_is_refused(monkeypatch) -> None:
 def test_a_model_that_was_not_moved_to_the_gpu_is_refused_when_called(monkeypatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ConfigError, match="the model is on 'cpu': move it there"):
-        attend(**inputs_of(Case(length=4)), seed=torch.tensor(0), dropout=0.0, kernels=True)
+        attend(**inputs_of(Case(length=4)), seed=torch.tensor(0), dropout=0.0, use_triton=True)
 
 
 def test_heads_that_no_kernel_takes_are_refused_by_model_and_recipe() -> None:

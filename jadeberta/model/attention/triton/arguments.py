@@ -1,4 +1,4 @@
-"""What every fused kernel is called with, and what is asked of the device it runs on."""
+"""The arguments of the attention kernels, and the properties of the device that they run on."""
 
 import os
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from jadeberta.model.attention.dropout import keep_threshold
 
 LOG2_E = 1.4426950408889634
 META_PROCESSORS = 132
-"""Of an H100: where kernels are only compiled."""
+"""Multiprocessors of an H100. Stands for the device where kernels are only compiled (tensors on the device meta)."""
 
 
 @dataclass(frozen=True)
-class Call:
-    """The arguments of `disentangled.attend`, laid out as the kernels read them; never waits for a device."""
+class KernelArguments:
+    """The arguments of `dispatch.attend` in the memory layout that the kernels read. Construction never waits for a device."""
 
     qkv: torch.Tensor  # [B, S, 3, H, D]
     position_keys: torch.Tensor | None  # [rows, H, D]
     position_queries: torch.Tensor | None  # [rows, H, D]
-    slots: torch.Tensor  # int64 [2 * S - 1]
-    documents: torch.Tensor | None  # [B, S]
+    bucket_ids: torch.Tensor  # int64 [2 * S - 1]
+    document_ids: torch.Tensor | None  # [B, S]
     seed: torch.Tensor  # int64 []
     dropout: float
     scale: float
@@ -29,8 +29,8 @@ class Call:
     def __post_init__(self) -> None:
         object.__setattr__(self, "qkv", self.qkv.contiguous())
         object.__setattr__(self, "seed", self.seed.to(self.qkv.device))
-        if self.documents is not None:
-            object.__setattr__(self, "documents", self.documents.to(torch.int32).contiguous())
+        if self.document_ids is not None:
+            object.__setattr__(self, "documents", self.document_ids.to(torch.int32).contiguous())
         for name in ("position_keys", "position_queries"):
             table = getattr(self, name)
             if table is not None and table.stride()[1:] != (table.shape[2], 1):
@@ -38,45 +38,48 @@ class Call:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Rows, length, heads, head size."""
+        """Batch size B, sequence length S, heads H, head size D."""
         batch, length, _, heads, size = self.qkv.shape
         return batch, length, heads, size
 
     @property
     def exponent_scale(self) -> float:
-        """Takes a score to the exponent of two that its weight is."""
+        """Factor from a raw score to the exponent of its weight in base 2: the softmax uses exp2, which the hardware has."""
         return self.scale * LOG2_E
 
     @property
     def keep_scale(self) -> float:
+        """Factor of the weights that dropout keeps, 1 / (1 - p)."""
         return 1 / (1 - self.dropout)
 
     @property
     def threshold(self) -> int | None:
-        """Of the keep mask; None compiles dropout out."""
+        """15-bit threshold of the dropout mask; None removes dropout from the compiled kernel."""
         return keep_threshold(self.dropout) if self.dropout > 0 else None
 
     @cached_property
     def capability(self) -> tuple[int, int] | None:
+        """CUDA compute capability of the tensors' GPU; None on other devices."""
         return capability_of(self.qkv.device)
 
     @cached_property
     def processors(self) -> int:
+        """Multiprocessors of the tensors' device."""
         return processors_of(self.qkv.device)
 
 
 def interpreting() -> bool:
-    """Whether Triton's kernels run in its interpreter, on the CPU."""
+    """Whether the kernels run in Triton's interpreter on the CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def capability_of(device: torch.device) -> tuple[int, int] | None:
-    """Compute capability of a GPU; None for what is none."""
+    """CUDA compute capability of a GPU; None for other devices."""
     return _properties(device.index)[0] if device.type == "cuda" else None
 
 
 def processors_of(device: torch.device) -> int:
-    """How many multiprocessors a GPU has."""
+    """The number of multiprocessors of a GPU; 1 for the CPU."""
     if device.type == "cuda":
         return _properties(device.index)[1]
     return META_PROCESSORS if device.type == "meta" else 1
