@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.kernels.implementations import ENTRIES, Way, in_form, ours, theirs
+from bench.kernels.implementations import ENTRIES, Implementation, in_form, ours, theirs
 from bench.kernels.matrix_work import NEEDED, made_units, share
 from bench.steps.other_packages import versions
 from jadeberta.model.attention.triton import tiles
@@ -57,43 +57,48 @@ def main() -> int:
 
 
 def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows of the table; a way that fails gets a printed line and no row."""
+    """The rows of the table; an implementation that fails gets a printed line and no row."""
     from jadeberta.model.attention.triton.tune import LENGTH, SPAN, problem
 
     dtype, device = getattr(torch, options.dtype), torch.device("cuda")
     args = problem(options.batch, options.head_size, dtype, device, options.dropout)
-    ways = ours(args, SPAN, LENGTH)
+    implementations = ours(args, SPAN, LENGTH)
     for name in ENTRIES:
         try:
-            ways.append(theirs(name, args))
+            implementations.append(theirs(name, args))
         except Exception as e:  # whatever a package raises, the other rows are to be timed
             print(f"no row of {name}: {type(e).__name__}: {str(e).strip().partition(chr(10))[0]}", flush=True)
     seconds: dict[str, dict[str, list[float]]] = {}
     memory: dict[str, tuple[int, int]] = {}
     for round_ in range(options.rounds + 2):
-        for way in list(ways):
+        for implementation in list(implementations):
             try:
-                once = timed(way)
+                once = timed(implementation)
                 if round_ == 1:
-                    memory[way.name] = held(way)
+                    memory[implementation.name] = held(implementation)
             except Exception as e:
-                print(f"no row of {way.name}: {type(e).__name__}: {str(e).strip().partition(chr(10))[0]}", flush=True)
-                ways.remove(way)
+                print(f"no row of {implementation.name}: {type(e).__name__}: {str(e).strip().partition(chr(10))[0]}", flush=True)
+                implementations.remove(implementation)
                 continue
             if round_ >= 2:  # the first compiles, the second warms up
                 for pass_, value in zip(PASSES, once, strict=True):
-                    seconds.setdefault(way.name, {}).setdefault(pass_, []).append(value)
-    medians = {way.name: {p: statistics.median(seconds[way.name][p]) for p in PASSES} for way in ways}
+                    seconds.setdefault(implementation.name, {}).setdefault(pass_, []).append(value)
+    medians = {
+        implementation.name: {p: statistics.median(seconds[implementation.name][p]) for p in PASSES}
+        for implementation in implementations
+    }
     capability, peak = torch.cuda.get_device_capability(), peak_flops(torch.cuda.get_device_name())
     rows = []
-    for way in ways:
-        units = units_of(way.form, dtype, options.head_size, capability, LENGTH)
-        rows.append(row_of(way.name, medians, units, args.shape, peak) | memory_of(memory[way.name], options.batch))
+    for implementation in implementations:
+        units = units_of(implementation.form, dtype, options.head_size, capability, LENGTH)
+        rows.append(
+            row_of(implementation.name, medians, units, args.shape, peak) | memory_of(memory[implementation.name], options.batch)
+        )
     return rows
 
 
 def units_of(form: str | None, dtype: torch.dtype, head_size: int, capability: tuple[int, int], length: int) -> dict[str, float]:
-    """Units of matrix work that a way makes in each pass; of what is not ours, what the function needs."""
+    """Units of matrix work that an implementation does in each pass; for other packages, what the function needs."""
     if form is None:
         return dict(NEEDED)
     names = {kernel for (f, _), kernels in tiles.KERNELS.items() if f == form for kernel in kernels}
@@ -104,10 +109,10 @@ def units_of(form: str | None, dtype: torch.dtype, head_size: int, capability: t
 def row_of(
     name: str, medians: dict[str, dict[str, float]], units: dict[str, float], shape: tuple[int, int, int, int], peak: float | None
 ) -> dict[str, Any]:
-    """The figures of one way; ratios are to the first.
+    """The figures of one implementation; ratios are to the first.
 
     Args:
-        name: of the way.
+        name: of the implementation.
         medians: seconds of both passes, of all ways.
         units: that it makes forward and backward.
         shape: batch, length, heads, head size.
@@ -154,37 +159,37 @@ def table(document: dict[str, Any]) -> list[str]:
     return lines
 
 
-def timed(way: Way) -> tuple[float, float]:
+def timed(implementation: Implementation) -> tuple[float, float]:
     """Seconds of the forward pass, and of forward and backward, with everything queued before the device begins, as in training."""
     events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
-    with in_form(way):
+    with in_form(implementation):
         torch.cuda.synchronize()
         torch.cuda._sleep(AHEAD)
         events[0].record()
-        way.run()
+        implementation.run()
         events[1].record()
         events[2].record()
-        out = way.run()
+        out = implementation.run()
         out.backward(torch.ones_like(out))
         events[3].record()
         torch.cuda.synchronize()
-    for leaf in way.leaves:
+    for leaf in implementation.leaves:
         leaf.grad = None
     return events[0].elapsed_time(events[1]) / 1e3, events[2].elapsed_time(events[3]) / 1e3
 
 
-def held(way: Way) -> tuple[int, int]:
+def held(implementation: Implementation) -> tuple[int, int]:
     """Bytes that torch holds between forward and backward beside the leaves, and at the most."""
     with ExitStack() as stack:
-        stack.enter_context(in_form(way))
+        stack.enter_context(in_form(implementation))
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        out = way.run()
+        out = implementation.run()
         kept = torch.cuda.memory_allocated() - before
         out.backward(torch.ones_like(out))
         torch.cuda.synchronize()
-    for leaf in way.leaves:
+    for leaf in implementation.leaves:
         leaf.grad = None
     return kept, torch.cuda.max_memory_allocated() - before
 
