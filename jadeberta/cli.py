@@ -19,7 +19,7 @@ from jadeberta.errors import (
     RequeueRequested,
     StopRequested,
 )
-from jadeberta.jobs.exit_reason import LAST_WORDS, leave_last_words
+from jadeberta.jobs.exit_reason import EXIT_REASONS_VARIABLE, write_exit_reason
 from jadeberta.utils.recipe_errors import explain_recipe_error
 
 RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")
@@ -78,8 +78,8 @@ def _complain(error: JadebertaError) -> None:
     if rank == 0 or not isinstance(error, SAID_ONCE):
         where = f"rank {rank} on {host_name(os.environ)}: " if rank else ""
         print(f"{where}{type(error).__name__}: {error}", file=sys.stderr)
-    if folder := os.environ.get(LAST_WORDS):
-        leave_last_words(Path(folder), rank, error.exit_status, str(error))
+    if folder := os.environ.get(EXIT_REASONS_VARIABLE):
+        write_exit_reason(Path(folder), rank, error.exit_status, str(error))
     if rank and isinstance(error, SAID_ONCE):
         time.sleep(BEHIND_RANK_0_S)
 

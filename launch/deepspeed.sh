@@ -54,8 +54,8 @@ else
 fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( $(nproc) / processes > 0 ? $(nproc) / processes : 1 ))}"
 # DeepSpeed's runner dies of a signal and passes none on: what it has started would train on without it.
-# shellcheck source=launch/wait.sh
-. launch/wait.sh
+# shellcheck source=launch/forward_signals.sh
+. launch/forward_signals.sh
 # shellcheck disable=SC2086 # EXTRA is several words on purpose
-attend "$signal" children "$PYTHON" -m deepspeed.launcher.runner "${options[@]}" --master_port "$MASTER_PORT" --no_local_rank \
+wait_and_forward "$signal" children "$PYTHON" -m deepspeed.launcher.runner "${options[@]}" --master_port "$MASTER_PORT" --no_local_rank \
     "${command[@]}" pretrain --config "$RECIPE" ${RUN_DIR:+--run.dir "$RUN_DIR"} ${SHARDS:+--data.shards "$SHARDS"} $EXTRA "$@"

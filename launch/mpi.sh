@@ -34,8 +34,8 @@ if "$MPIRUN" --version 2>/dev/null | grep -q 'Open MPI\|PRRTE\|OpenRTE'; then
     [ "$(id -u)" != 0 ] || options+=(--allow-run-as-root)
 fi
 # Open MPI's mpirun passes USR1 on, but at TERM it kills the ranks before they have saved.
-# shellcheck source=launch/wait.sh
-. launch/wait.sh
+# shellcheck source=launch/forward_signals.sh
+. launch/forward_signals.sh
 # shellcheck disable=SC2086 # EXTRA and MPIRUN_EXTRA are several words on purpose
-attend USR1 it "$MPIRUN" "${options[@]}" $MPIRUN_EXTRA "$PYTHON" -m jadeberta pretrain --config "$RECIPE" \
+wait_and_forward USR1 command "$MPIRUN" "${options[@]}" $MPIRUN_EXTRA "$PYTHON" -m jadeberta pretrain --config "$RECIPE" \
     ${RUN_DIR:+--run.dir "$RUN_DIR"} ${SHARDS:+--data.shards "$SHARDS"} $EXTRA "$@"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# One life of a training job: preflight, training, and what becomes of the job. Called by slurm/pretrain_*.sh with their settings in the
-# environment. It passes signals on and does what `python -m jadeberta.jobs.lifecycle` says; nothing is decided here.
+# One attempt of a training job: preflight, training, and what happens to the job then. Called by slurm/pretrain_*.sh with their settings
+# in the environment. It forwards signals and does what `python -m jadeberta.jobs.lifecycle` answers; nothing is decided here.
 set -uo pipefail
 
-{ # read as a whole before anything of it runs: the file may be changed while the job lives
+{ # bash reads a block as a whole before it runs it, so the file may change while the job runs
 # %a in a setting is the task of a job array.
 for name in RECIPE RUN_DIR SHARDS EXTRA; do
     value="${!name:-}"
@@ -13,14 +13,14 @@ done
 read -ra extra <<<"$EXTRA"
 options=(--config "$RECIPE" --run.dir "$RUN_DIR" --data.shards "$SHARDS" "${extra[@]}")
 OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
-JADEBERTA_LAST_WORDS="$RUN_DIR/logs/last-words"
-export OMP_NUM_THREADS JADEBERTA_LAST_WORDS
-# Slurm's own variables tell the ranks who they are and where to meet; what is left over from another job must not.
+JADEBERTA_EXIT_REASONS="$RUN_DIR/logs/exit-reasons"
+export OMP_NUM_THREADS JADEBERTA_EXIT_REASONS
+# Slurm's own variables give the ranks their numbers and address; variables left over from another launcher would contradict them.
 unset RANK LOCAL_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT
 
 . slurm/container.sh
 
-books() { # WORD OPTION..: one line of words from jadeberta.jobs.lifecycle
+lifecycle() { # VERB OPTION..: prints the one line that jadeberta.jobs.lifecycle answers
     local call=("${python[@]}" -m jadeberta.jobs.lifecycle "$@" "${options[@]}")
     case "$CONTAINER" in
         pyxis:*) "${step[@]}" --overlap --nodes=1 --ntasks=1 "${call[@]}" ;;
@@ -33,37 +33,37 @@ usable() { nodes idle,alloc,mix,comp; }
 
 child=""
 # shellcheck disable=SC2317 # called by the traps
-forward() { # SIGNAL: srun hands it to every rank
+forward() { # SIGNAL: sends it to srun, which sends it to every rank
     echo "$(date '+%F %T') jadeberta: SIG$1 for the job; the ranks save and end" >&2
     signalled="$1"
     [ -z "$child" ] || kill "-$1" "$child" 2>/dev/null
-    # Where saving takes too long the job would run into its limit, and Slurm requeues none that did.
+    # A save that takes too long would run into the time limit, and Slurm does not requeue a job that did.
     [ "$1" = TERM ] || [ -n "$guard" ] || { end_before_limit & guard=$!; }
 }
 # shellcheck disable=SC2317
-end_before_limit() {
+end_before_limit() { # kills srun RESERVE seconds before the time limit
     local at left
     at="$(date -d "$(squeue --noheader --job "$SLURM_JOB_ID" --format=%e)" +%s)" || return
     left=$((at - $(date +%s) - RESERVE))
     sleep "$((left > 5 ? left : 5))" & wait "$!"
     kill -KILL "$child" 2>/dev/null
 }
-RESERVE=20 # seconds before the time limit that this script needs for itself
+RESERVE=20 # seconds that this script needs for itself before the time limit
 signalled="" guard=""
 trap 'forward USR1' USR1
 trap 'forward TERM' TERM
 
-attend() { # WATCH COMMAND..: waits for it through all signals; its status. WATCH is called with its process, beside it
+run_and_wait() { # WATCH COMMAND..: runs a command, waits for it through all signals, returns its status. WATCH PID runs beside it
     local watch="$1" watcher status again
     shift
     "$@" &
     child=$!
     "$watch" "$child" &
     watcher=$!
-    [ -z "$signalled" ] || kill "-$signalled" "$child" 2>/dev/null # that came just now
+    [ -z "$signalled" ] || kill "-$signalled" "$child" 2>/dev/null # it came before the child was known
     wait "$child"
     status=$?
-    # A signal ends `wait` early; the status is then the signal's, not the child's.
+    # A signal to this script ends `wait` early; the status is then the signal's, not the child's.
     while [ "$status" -gt 128 ] && kill -0 "$child" 2>/dev/null; do
         wait "$child"
         status=$?
@@ -76,14 +76,14 @@ attend() { # WATCH COMMAND..: waits for it through all signals; its status. WATC
     return "$status"
 }
 
-act() { # ACTION STATUS HOSTS: does what was decided, and ends
+act() { # ACTION STATUS HOSTS: carries out a decision, and exits
     [ -z "$guard" ] || kill "$guard" 2>/dev/null
     local hosts="${3#-}"
     case "$1" in
         requeue)
-            trap '' TERM # requeuing sends it to this script
+            trap '' TERM # Slurm sends it to this script when the job is requeued
             if scontrol requeue "$SLURM_JOB_ID"; then
-                # Otherwise Slurm waits two minutes. Not now: a job that starts on the same host in the same second fails.
+                # Without StartTime Slurm waits two minutes. Not "now": a job that starts on the same host in the same second fails.
                 scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=$hosts" "StartTime=now+$REST" ||
                     scontrol update "JobId=$SLURM_JOB_ID" "StartTime=now+$REST"
             else
@@ -95,30 +95,30 @@ act() { # ACTION STATUS HOSTS: does what was decided, and ends
                 while read -r job; do scontrol update "JobId=$job" "ExcNodeList=$hosts"; done
             ;;
         stop)
-            # The jobs of a chain would only end alike.
+            # The later jobs of a chain would end alike.
             [ "$NEXT" != singleton ] || scancel --me --name="$SLURM_JOB_NAME" --state=PENDING
             ;;
     esac
     exit "$2"
 }
-REST="${REST:-15}" # seconds until a requeued job may start; sooner its old step may still be in the way
+REST="${REST:-15}" # seconds until a requeued job may start; before that its old step may still hold the hosts
 
-decide() { # fit or end, OPTION..: asks the books with what Slurm knows now
+decide() { # fit or end, OPTION..: prints the decision on the job, made with what Slurm says about it now
     local state
-    for _ in {1..18}; do # a controller that is away for three minutes is no reason to end a run
+    for _ in {1..18}; do # a controller that is down for three minutes is no reason to end a run
         state="$(field JobState)"
         [ -z "$state" ] || break
         sleep 10
     done
-    books "$@" --next "$NEXT" --state "${state:-UNKNOWN}" --usable "$(usable)"
+    lifecycle "$@" --next "$NEXT" --state "${state:-UNKNOWN}" --usable "$(usable)"
 }
 
-books begin --excluded "$(field ExcNodeList)" --down "$(nodes down,fail,drain)" || act stop "$?" -
+lifecycle begin --excluded "$(field ExcNodeList)" --down "$(nodes down,fail,drain)" || act stop "$?" -
 
 ranks="${SLURM_NTASKS:-$((SLURM_NTASKS_PER_NODE * SLURM_JOB_NUM_NODES))}"
 size=(--ntasks="$ranks")
 if [ "$PREFLIGHT" = yes ]; then
-    attend true "${step[@]}" --kill-on-bad-exit=0 --wait=60 "${python[@]}" -m jadeberta preflight "${options[@]}"
+    run_and_wait true "${step[@]}" --kill-on-bad-exit=0 --wait=60 "${python[@]}" -m jadeberta preflight "${options[@]}"
     read -r word first second third <<<"$(decide fit --tasks "$((ranks / SLURM_JOB_NUM_NODES))")"
     case "$word" in
         go) ;;
@@ -131,26 +131,26 @@ if [ "$PREFLIGHT" = yes ]; then
         *) act stop 1 - ;;
     esac
 fi
-# A host that nobody can reach keeps srun waiting for minutes after all other ranks have ended.
-# shellcheck disable=SC2317 # attend calls it
+# A host that nobody can reach keeps srun waiting for minutes after all other ranks have ended; the watch ends srun earlier.
+# shellcheck disable=SC2317 # run_and_wait calls it
 give_up_when_late() {
     local word
-    word="$(replace=yes books watch)" # its parent is then this subshell, with which it ends
+    word="$(replace=yes lifecycle watch)" # replaces the inner shell, so that its parent is this one and it ends with it
     [ "$word" != late ] || kill -KILL "$1" 2>/dev/null
 }
 
-# One task a GPU. A rank that ends badly takes the others with it instead of leaving them in a collective.
+# One task per GPU. When a rank fails, srun ends the others, which would otherwise hang in a collective.
 if [ -n "$signalled" ]; then
-    status=11
+    status=11 # a signal came before the ranks were started: nothing to save, the job wants another attempt
 else
-    attend give_up_when_late "${step[@]}" "${size[@]}" --kill-on-bad-exit=1 "${python[@]}" -m jadeberta pretrain "${options[@]}"
+    run_and_wait give_up_when_late "${step[@]}" "${size[@]}" --kill-on-bad-exit=1 "${python[@]}" -m jadeberta pretrain "${options[@]}"
     status=$?
 fi
 
-# Who still answers? A host that is gone has not said so, and Slurm itself takes minutes to find out.
+# Which hosts still answer? A host that is gone reports nothing, and Slurm itself takes minutes to notice.
 answered=""
 if [ "$status" != 0 ] && [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
-    # shellcheck disable=SC2016 # the step's shell is to fill in its own name
+    # shellcheck disable=SC2016 # the shell of the step fills in its own host
     answered="$(timeout 30 srun --export=ALL --overlap --kill-on-bad-exit=0 --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
         bash -c 'echo "$SLURMD_NODENAME"' 2>/dev/null | tr '\n' ' ')"
 fi

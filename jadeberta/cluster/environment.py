@@ -13,14 +13,14 @@ from jadeberta.errors import ConfigError
 
 DEFAULT_PORT = 29500
 FIRST_PORT, PORTS = 15000, 17000
-"""Where jobs of Slurm meet: below the range (from 32768 on) out of which Linux gives ports to anybody who connects."""
+"""Range of the ports where ranks of Slurm jobs meet: below the ephemeral ports of Linux (from 32768 on), which any connection may take."""
 INNER = ("LOCAL_WORLD_SIZE", "CROSS_SIZE", "TORCHELASTIC_RUN_ID")
-"""Set by torchrun, the DeepSpeed launcher and ours: RANK was set by one of them, not left over from somewhere."""
+"""Variables of torchrun, the DeepSpeed launcher and ours. Where one is set, RANK is theirs and not left over from elsewhere."""
 
 
 @dataclass(frozen=True)
 class Process:
-    """This process's place in the job."""
+    """This process as a rank of its job."""
 
     launcher: str
     rank: int
@@ -35,8 +35,8 @@ class Process:
 
 
 @dataclass(frozen=True)
-class Outer:
-    """A launcher that starts tasks, each a rank unless it starts ranks of its own."""
+class LauncherVariables:
+    """Names of the variables with which a launcher numbers its tasks; a task is a rank unless it starts ranks itself."""
 
     name: str
     rank: str
@@ -44,19 +44,19 @@ class Outer:
     size: str
 
 
-OPEN_MPI = Outer("mpirun (Open MPI)", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE")
-MPICH = Outer("mpirun (MPICH)", "PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE")
-SRUN = Outer("srun", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
+OPEN_MPI = LauncherVariables("mpirun (Open MPI)", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE")
+MPICH = LauncherVariables("mpirun (MPICH)", "PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE")
+SRUN = LauncherVariables("srun", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
 
 
 def detect(env: Mapping[str, str]) -> Process:
-    """The process's place, from the variables of torchrun (and the DeepSpeed launcher and ours), MPI or Slurm.
+    """Reads rank, world size and address from the variables of torchrun (or the DeepSpeed launcher, or ours), MPI or Slurm.
 
     Args:
         env: the environment, e.g. os.environ.
 
     Raises:
-        ConfigError: variables are missing or contradict each other; names what was seen.
+        ConfigError: variables are missing or contradict each other; names their values.
     """
     outer = _outer(env)
     if "RANK" in env or "WORLD_SIZE" in env:
@@ -67,7 +67,7 @@ def detect(env: Mapping[str, str]) -> Process:
                 f"RANK={env.get('RANK')} and WORLD_SIZE={env.get('WORLD_SIZE')} are set but MASTER_ADDR is not set; "
                 "unset them, or start through the scripts in launch/ and slurm/."
             )
-        return _process(Outer("torchrun", "RANK", "LOCAL_RANK", "WORLD_SIZE"), env, _given(env))
+        return _process(LauncherVariables("torchrun", "RANK", "LOCAL_RANK", "WORLD_SIZE"), env, _given(env))
     if outer is None:
         return Process("none", 0, 0, 1, "127.0.0.1", 0)
     if "MASTER_ADDR" in env:
@@ -75,7 +75,7 @@ def detect(env: Mapping[str, str]) -> Process:
     return _process(outer, env, _slurm_address(env) if outer is SRUN else _mpi_address(env, outer))
 
 
-def _outer(env: Mapping[str, str]) -> Outer | None:
+def _outer(env: Mapping[str, str]) -> LauncherVariables | None:
     """Who started this process's task; mpirun goes before srun, which starts mpirun's helpers on every node."""
     if OPEN_MPI.rank in env:
         return OPEN_MPI
@@ -89,7 +89,7 @@ def _outer(env: Mapping[str, str]) -> Outer | None:
     return None
 
 
-def _refuse_contradiction(env: Mapping[str, str], outer: Outer) -> None:
+def _refuse_contradiction(env: Mapping[str, str], outer: LauncherVariables) -> None:
     """RANK left over in a shell that calls mpirun or srun would make every task the same rank of another job."""
     pairs = (("RANK", outer.rank), ("WORLD_SIZE", outer.size))
     if any(env.get(ours) != env.get(theirs) for ours, theirs in pairs):
@@ -97,7 +97,7 @@ def _refuse_contradiction(env: Mapping[str, str], outer: Outer) -> None:
         raise ConfigError(f"{outer.name} started this process, yet RANK and WORLD_SIZE say something else: {seen}. Unset them.")
 
 
-def _process(names: Outer, env: Mapping[str, str], address: tuple[str, int]) -> Process:
+def _process(names: LauncherVariables, env: Mapping[str, str], address: tuple[str, int]) -> Process:
     for name in (names.rank, names.local_rank, names.size):
         if name not in env:
             raise ConfigError(
@@ -129,7 +129,7 @@ def _given(env: Mapping[str, str]) -> tuple[str, int]:
 
 
 def _slurm_address(env: Mapping[str, str]) -> tuple[str, int]:
-    """The first host of the step, where task 0 runs, and a port that no other job on it has."""
+    """Returns the first host of the step, where task 0 runs, and a port that no other job on it has."""
     nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST")
     if not nodes:
         raise ConfigError("srun started this process but MASTER_ADDR and SLURM_STEP_NODELIST are not set; set MASTER_ADDR.")
@@ -137,12 +137,12 @@ def _slurm_address(env: Mapping[str, str]) -> tuple[str, int]:
 
 
 def job_port(job: int) -> int:
-    """Where the ranks of a Slurm job meet: jobs on one host have different numbers."""
+    """Returns the port where the ranks of a Slurm job meet; jobs with consecutive numbers on one host get different ports."""
     return FIRST_PORT + job % PORTS
 
 
-def _mpi_address(env: Mapping[str, str], outer: Outer) -> tuple[str, int]:
-    """MPI tells no address. On one machine it is the loopback; across machines the launch script has to set it."""
+def _mpi_address(env: Mapping[str, str], outer: LauncherVariables) -> tuple[str, int]:
+    """Returns the loopback address: MPI names none, and across machines the launch script has to set one."""
     local_sizes = {OPEN_MPI: "OMPI_COMM_WORLD_LOCAL_SIZE", MPICH: "MPI_LOCALNRANKS"}
     if env.get(local_sizes[outer], env.get(outer.size)) != env.get(outer.size):
         raise ConfigError("mpirun started ranks on several machines but MASTER_ADDR is not set; launch/mpi.sh sets it.")
@@ -155,7 +155,10 @@ def host_name(env: Mapping[str, str]) -> str:
 
 
 def slurm_job(env: Mapping[str, str]) -> dict[str, Any]:
-    """What Slurm says of the job this process belongs to, for the books: id, restarts, name, partition, hosts; empty outside a job."""
+    """Returns what Slurm says about the job of this process: job, array, restarts, name, partition, hosts; empty outside a job.
+
+    The keys are those of jobs.jsonl and of the ledger's event `start`.
+    """
     if "SLURM_JOB_ID" not in env:
         return {}
     array = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_TASK_ID" in env else None

@@ -1,6 +1,6 @@
-"""Slurm's short form of a list of hosts, such as node[1-3,07],gpu-a[01-02]-ib, written out: a pure function.
+"""Slurm's short form of a list of hosts, such as node[1-3,07],gpu-a[01-02]-ib, expanded: pure functions.
 
-`scontrol show hostnames` does the same, but is not there inside a container.
+`scontrol show hostnames` does the same, but is missing inside a container.
 """
 
 import re
@@ -11,24 +11,28 @@ from jadeberta.errors import ConfigError
 
 
 def expand(hostlist: str) -> list[str]:
-    """The hosts of a list in its order. Raises ConfigError where brackets or numbers do not fit together."""
+    """Expands a list of hosts, in its order.
+
+    Raises:
+        ConfigError: brackets do not match, or a range of numbers is none.
+    """
     hosts = []
     for entry in _split(hostlist):
-        pieces = re.split(r"\[([^\[\]]*)\]", entry)  # text, numbers, text, numbers, ..., text
-        if any(c in text for text in pieces[::2] for c in "[]"):
+        texts = re.split(r"\[([^\[\]]*)\]", entry)  # text, numbers, text, numbers, ..., text
+        if any(c in text for text in texts[::2] for c in "[]"):
             raise ConfigError(f"'{hostlist}' is no list of hosts: the brackets of '{entry}' do not match.")
-        choices = [_numbers(piece, hostlist) if place % 2 else [piece] for place, piece in enumerate(pieces)]
+        choices = [_numbers(text, hostlist) if place % 2 else [text] for place, text in enumerate(texts)]
         hosts += ["".join(parts) for parts in product(*choices)]
     return hosts
 
 
 def _split(hostlist: str) -> list[str]:
-    """At the commas outside brackets."""
+    """Splits a list at the commas outside brackets."""
     return [entry for entry in re.findall(r"(?:[^,\[]|\[[^\]]*\]?)+", hostlist) if entry.strip()]
 
 
 def _numbers(ranges: str, hostlist: str) -> list[str]:
-    """The numbers of 1-3,07 with their leading zeros."""
+    """Expands ranges such as 1-3,07; numbers keep their leading zeros."""
     numbers = []
     for part in ranges.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
@@ -40,11 +44,11 @@ def _numbers(ranges: str, hostlist: str) -> list[str]:
 
 
 def placement(env: Mapping[str, str], world_size: int) -> dict[int, str]:
-    """Host by rank, for ranks that srun has laid out block by block; empty where that is not known.
+    """Returns the host of each rank, where srun has distributed the ranks block by block; empty where it has not.
 
     Args:
-        env: of a task.
-        world_size: ranks.
+        env: environment of a task.
+        world_size: number of ranks.
     """
     hosts = expand(env.get("SLURM_STEP_NODELIST", ""))
     counts: list[int] = []

@@ -1,6 +1,6 @@
-"""What Slurm says of a job: pure functions over what `scontrol` and `squeue` print, and one that asks them.
+"""What Slurm says about a job: parsers of the output of `scontrol` and `squeue`, and functions that call them.
 
-Knows nothing of runs. An answer that does not come is a sentence, never an error: a status is asked for anywhere.
+Knows nothing about runs. A missing answer is a sentence, never an error, because `jadeberta status` also runs outside a cluster.
 """
 
 import re
@@ -9,14 +9,14 @@ import time
 from dataclasses import dataclass
 
 ANSWER_S = 5.0
-"""A controller that is busy or gone must not keep whoever asks for a status."""
+"""Time limit of a call, seconds: a controller that is busy or gone must not block `jadeberta status`."""
 RUNNING, CANCELLED = "RUNNING", "CANCELLED"
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING", "RESV_DEL_HOLD")
 """States of a job that has no hosts yet, or none any more and will get some again (squeue's manual page, JOB STATE CODES)."""
 WORKING = (RUNNING, "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
 """States of a job that holds hosts. Every state in neither list is that of a job that has ended."""
 NOTHING = ("", "(null)", "None", "N/A", "Unknown")
-"""How Slurm writes that a field has no value."""
+"""Values by which Slurm says that a field has none."""
 
 
 def has_ended(state: str) -> bool:
@@ -25,8 +25,8 @@ def has_ended(state: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A job as Slurm knows it at one moment."""
+class SlurmJob:
+    """A job as Slurm reports it at one moment."""
 
     job: int
     array: str | None
@@ -34,17 +34,17 @@ class Job:
     name: str
     state: str
     reason: str
-    """Why it waits; empty where it does not."""
+    """Reason for which it waits; empty where it does not wait."""
     partition: str
     hosts: str
-    """In Slurm's short form, node[1-2]; empty while it waits."""
+    """Hosts in Slurm's short form, such as node[1-2]; empty while it waits."""
     excluded: str
-    """Hosts that it is not to get, in the same form."""
+    """Hosts that it must not get, in the same form."""
     restarts: int
     starts: float | None
-    """Unix time at which it began, or is expected to begin; None where Slurm does not say."""
+    """Unix time at which it started, or is expected to start; None where Slurm does not say."""
     ends: float | None
-    """Unix time of its time limit, or of its end; None where there is none."""
+    """Unix time of its time limit, or of its end; None where it has none."""
 
     @property
     def waits(self) -> bool:
@@ -55,35 +55,35 @@ class Job:
         return self.state in WORKING
 
 
-def parse_job(text: str, job: int) -> Job | None:
-    """One job out of what `scontrol show job -o` prints; None where it is not in it.
+def parse_job(text: str, job: int) -> SlurmJob | None:
+    """Finds one job in the output of `scontrol show job -o`; None where it is not there.
 
     Args:
-        text: a line a job; values may hold spaces. For an array's own number Slurm tells of all its tasks.
-        job: its number, which a task of an array has of its own.
+        text: one line per job; values may hold spaces. For the number of an array Slurm prints all its tasks.
+        job: job number; each task of an array has its own.
     """
-    told = next((fields for line in text.splitlines() if (fields := _fields(line)).get("JobId") == str(job)), None)
-    if told is None:
+    fields = next((found for line in text.splitlines() if (found := _fields(line)).get("JobId") == str(job)), None)
+    if fields is None:
         return None
-    array, task = (told.get(key, "") for key in ("ArrayJobId", "ArrayTaskId"))
-    state = told.get("JobState", "UNKNOWN").split()[0]
-    return Job(
+    array, task = (fields.get(key, "") for key in ("ArrayJobId", "ArrayTaskId"))
+    state = fields.get("JobState", "UNKNOWN").split()[0]
+    return SlurmJob(
         job=job,
         array=f"{array}_{task}" if array and task else None,
-        name=told.get("JobName", ""),
+        name=fields.get("JobName", ""),
         state=state,
-        reason=told.get("Reason", "") if state in WAITING else "",
-        partition=told.get("Partition", ""),
-        hosts=told.get("NodeList", ""),
-        excluded=told.get("ExcNodeList", ""),
-        restarts=int(told["Restarts"]) if told.get("Restarts", "").isdigit() else 0,
-        starts=_unix_time(told.get("StartTime", "")),
-        ends=_unix_time(told.get("EndTime", "")),
+        reason=fields.get("Reason", "") if state in WAITING else "",
+        partition=fields.get("Partition", ""),
+        hosts=fields.get("NodeList", ""),
+        excluded=fields.get("ExcNodeList", ""),
+        restarts=int(fields["Restarts"]) if fields.get("Restarts", "").isdigit() else 0,
+        starts=_unix_time(fields.get("StartTime", "")),
+        ends=_unix_time(fields.get("EndTime", "")),
     )
 
 
 def _fields(line: str) -> dict[str, str]:
-    """KEY=value of a line, without those that say that there is no value; the first of each key."""
+    """Splits a line of KEY=value, without the keys that have no value; of a key that comes twice the first counts."""
     keys = list(re.finditer(r"(?:^|\s)([A-Z][\w/:]*)=", line))
     fields: dict[str, str] = {}
     ends = [key.start() for key in keys[1:]] + [len(line)]
@@ -95,7 +95,7 @@ def _fields(line: str) -> dict[str, str]:
 
 
 def _unix_time(text: str) -> float | None:
-    """Slurm writes the local time of whoever asks."""
+    """Parses a time of Slurm, which prints the local time of the caller."""
     try:
         return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
     except (ValueError, OverflowError):
@@ -103,37 +103,43 @@ def _unix_time(text: str) -> float | None:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came of asking for a job."""
+class SlurmAnswer:
+    """Result of a query."""
 
-    job: Job | None = None
+    job: SlurmJob | None = None
     why: str = ""
-    """A sentence where there is no job."""
+    """A sentence that says why there is no job."""
     forgotten: bool = False
-    """Slurm did answer, and knows no such job any more."""
+    """Whether Slurm answered that it has no such job any more."""
 
 
-def ask(job: int, timeout: float = ANSWER_S) -> Answer:
-    """A job as Slurm knows it now."""
+def query_job(job: int, timeout: float = ANSWER_S) -> SlurmAnswer:
+    """Asks Slurm for a job by its number."""
     printed, why = _call(("scontrol", "show", "job", "-o", str(job)), timeout)
     found = parse_job(printed, job)
     if found is not None:
-        return Answer(found)
+        return SlurmAnswer(found)
     if not why or "Invalid job id" in why:
-        return Answer(None, f"Slurm has forgotten job {job}; it ended some time ago.", forgotten=True)
-    return Answer(None, why)
+        return SlurmAnswer(None, f"Slurm has forgotten job {job}; it ended some time ago.", forgotten=True)
+    return SlurmAnswer(None, why)
 
 
-def ask_following(name: str, after: int, timeout: float = ANSWER_S) -> Job | None:
-    """The next job of this user and name after some job: in a chain it goes on. None where there is none."""
+def find_next_job(name: str, after: int, timeout: float = ANSWER_S) -> SlurmJob | None:
+    """Asks Slurm for the next job of a chain; None where there is none.
+
+    Args:
+        name: job name, the same for all jobs of the chain; only jobs of this user count.
+        after: job number; the result has the lowest higher one.
+        timeout: seconds for each call.
+    """
     listing = ("squeue", "--noheader", "--me", f"--name={name}", "--states=PENDING,RUNNING", "--format=%A")
     numbers = [int(word) for word in _call(listing, timeout)[0].split() if word.isdigit()]
     later = min((number for number in numbers if number > after), default=None)
-    return None if later is None else ask(later, timeout).job
+    return None if later is None else query_job(later, timeout).job
 
 
 def _call(command: tuple[str, ...], timeout: float) -> tuple[str, str]:
-    """What a command prints, and where it fails a sentence about it."""
+    """Returns what a command prints, and a sentence where it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
     except OSError:

@@ -1,4 +1,4 @@
-"""How many sequences each optimizer step takes: a pure function of the step, also where the batch grows in a warm-up of its own."""
+"""How many sequences each optimizer step takes: a pure function of the step, with or without a batch-size warm-up."""
 
 import math
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 class BatchSizes:
     """The global batch size of every step.
 
-    Steps here are data steps: after a roll-back the sizes go on with the data, so that no sample is lost or read twice.
+    Steps are data steps: after a roll-back the sizes go on with the data, so that no sample is lost or read twice.
     """
 
     last: int
-    """Sequences in a step after the warm-up."""
+    """Sequences of a step after the warm-up."""
     warmup: tuple[tuple[int, int], ...] = ()
-    """(sequences, steps) of the first steps, in order."""
+    """First steps as (sequences, steps), in order."""
 
     def of_step(self, step: int) -> int:
-        """Sequences in a step, from 0."""
+        """Sequences of a step, counted from 0."""
         for size, steps in self.warmup:
             if step < steps:
                 return size
@@ -25,7 +25,7 @@ class BatchSizes:
         return self.last
 
     def before(self, step: int) -> int:
-        """Sequences in all steps before one: where in the order its batch begins."""
+        """Sequences of all steps before this one: the position in the sample order at which its batch begins."""
         position = 0
         for size, steps in self.warmup:
             position += size * min(step, steps)
@@ -34,14 +34,14 @@ class BatchSizes:
 
     @property
     def common(self) -> int:
-        """Greatest common divisor of all sizes: what divides it divides every batch."""
+        """Greatest common divisor of all sizes; a number that divides it divides every batch."""
         return math.gcd(self.last, *(size for size, _ in self.warmup))
 
     @property
     def warmup_in_words(self) -> str:
-        """Like "256 for 2,000 steps, 512 for 1,000 steps"."""
+        """The warm-up as text, such as "256 for 2,000 steps, 512 for 1,000 steps"."""
         return ", ".join(f"{size} for {steps:,} steps" for size, steps in self.warmup)
 
 
 ALIKE = BatchSizes(1)
-"""Steps that are all of one size, whichever."""
+"""Batches of one size, for callers that only compare sizes."""

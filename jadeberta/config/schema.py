@@ -1,11 +1,11 @@
-"""The recipe as dataclasses: read from one YAML file and the command line, checked before anything is allocated.
+"""The recipe as dataclasses: one for each section of the YAML file, one field for each key, with its meaning, unit and default.
 
-A recipe is valid or refused here with one sentence; nothing downstream has to ask again whether two settings agree.
+`load_recipe` reads a recipe, and `validate` refuses one whose settings contradict each other. Nothing downstream checks settings again.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import InitVar, asdict, dataclass, field
 from typing import Any, Literal
 
 from jadeberta.config.batch_sizes import BatchSizes
@@ -14,69 +14,86 @@ from jadeberta.errors import ConfigError
 
 @dataclass
 class RunConfig:
-    """Where the run lives."""
+    """Where a run keeps its files, on which device it runs, and for how long."""
 
     dir: str = "runs/default"
-    """Run directory: recipe, ledger, metrics, TensorBoard, checkpoints."""
+    """Run directory: recipe, ledger, metrics, TensorBoard files, checkpoints."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes the GPU where there is one."""
+    """Device to train on. auto: the GPU where there is one, else the CPU."""
     max_hours: float = 0.0
-    """Wall time of one life after which it saves and ends with status 11, hours; 0: no limit."""
+    """Wall time of one attempt in hours, after which it saves and ends with status 11 (requeue); 0: no limit."""
 
 
 @dataclass
 class DataConfig:
-    """What the training reads, and in which form."""
+    """Which shards the training reads, and how."""
 
     shards: str = ""
-    """Directory with index.json, as written by `python -m preprocess pack`."""
+    """Directory with index.json, written by `python -m preprocess pack`."""
     repeats: dict[str, int] = field(default_factory=dict)
-    """Per corpus how often an epoch sees it; overrides the repeats in index.json."""
+    """How often an epoch sees each corpus, by its name; overrides the repeats in index.json."""
     packing: Literal["concat", "documents"] = "concat"
-    """concat: a row is one text, attention crosses documents (the published run); documents: attention stays inside each document."""
+    """concat: a row is one text and attention crosses documents (the published run); documents: attention stays inside each document."""
     workers: int = 1
-    """Loader processes a rank; 0 loads in the training process. Changes speed only, never the data."""
+    """Loader processes per rank; 0: load in the training process. Changes the speed, never the data."""
     prefetch: int = 4
     """Steps that a loader process works ahead."""
     damaged: Literal["stop", "exclude", "set_aside"] = "stop"
-    """stop: a shard that is not what index.json says ends the run; exclude: its rows become padding, logged and counted.
+    """What to do about a shard that differs from index.json. stop: end the run; exclude: replace its rows by padding, log and count
+    them. set_aside is the old spelling of exclude, still accepted."""
 
-    set_aside is the old spelling of exclude."""
+    def __post_init__(self) -> None:
+        if self.damaged == "set_aside":
+            self.damaged = "exclude"
 
 
 @dataclass
 class ModelConfig:
-    """Hugging Face's DebertaV2Config, name by name, plus the attention's implementation."""
+    """Hugging Face's DebertaV2Config, name by name, plus the implementation of the attention."""
 
     attention: Literal["eager", "sdpa", "fused"] = "sdpa"
-    """eager: Hugging Face's own module; sdpa: the same function in plain PyTorch without gathers; fused: Triton kernels."""
+    """Implementation of one function. eager: Hugging Face's module; sdpa: plain PyTorch without gathers; fused: Triton kernels."""
     vocab_size: int = 32000
-    """Must be the tokenizer's number of pieces."""
+    """Number of pieces of the tokenizer."""
     hidden_size: int = 1024
+    """Width of the hidden states."""
     num_hidden_layers: int = 24
     num_attention_heads: int = 16
     attention_head_size: int = 64
+    """Width of one head; num_attention_heads times this must be hidden_size."""
     intermediate_size: int = 4096
+    """Width of the feed-forward layers."""
     hidden_act: str = "gelu"
+    """Activation of the feed-forward layers."""
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
     max_position_embeddings: int = 512
     """Longest sequence, tokens."""
     type_vocab_size: int = 0
+    """Token types; 0: no token-type embeddings."""
     initializer_range: float = 0.02
+    """Standard deviation of the initial weights."""
     layer_norm_eps: float = 1e-7
     relative_attention: bool = True
+    """Disentangled attention over relative positions."""
     max_relative_positions: int = -1
-    """-1 stands for max_position_embeddings."""
+    """Largest relative distance, tokens; -1: max_position_embeddings."""
     position_buckets: int = 256
+    """Buckets of relative distances; those beyond half of this number share logarithmic buckets."""
     pos_att_type: list[str] = field(default_factory=lambda: ["p2c", "c2p"])
+    """Terms of the attention scores beside content to content: c2p, p2c or both."""
     share_att_key: bool = True
+    """Project position tables by the content's own projections."""
     norm_rel_ebd: str = "layer_norm"
+    """Normalisation of the position table."""
     position_biased_input: bool = False
+    """Add absolute positions to the input."""
     conv_kernel_size: int = 3
-    """Width of the convolution beside the first layer; 0 leaves it out."""
+    """Width of the convolution beside the first layer, tokens; 0: no convolution."""
     conv_act: str = "gelu"
+    """Activation of the convolution."""
     pooler_dropout: float = 0.0
+    """Dropout of the pooler, which pre-training does not use; kept for fine-tuning's configuration."""
     pooler_hidden_act: str = "gelu"
     pooler_hidden_size: int = 1024
 
@@ -89,48 +106,49 @@ class ModelConfig:
 
 @dataclass
 class TrainingConfig:
-    """The optimisation."""
+    """Batch, optimizer, schedule, precision and masking."""
 
     max_steps: int = 300_000
     """Optimizer steps of the whole run."""
     global_batch_size: int = 2304
-    """Sequences in one optimizer step, over all ranks and accumulation."""
+    """Sequences of one optimizer step, over all ranks and micro-batches."""
     batch_size_warmup: list[list[int]] = field(default_factory=list)
-    """[[sequences, steps], ...]: the growing batches of the first steps, before global_batch_size; empty: none."""
+    """Smaller batches of the first steps: [[sequences, steps], ...], growing up to global_batch_size; empty: none."""
     micro_batch_size: int = 18
-    """Sequences that one rank takes through the model at once; accumulation follows from it."""
+    """Sequences that a rank processes at once; the number of accumulated micro-batches follows from it."""
     lr: float = 1e-4
     """Peak learning rate."""
     warmup_steps: int = 10_000
     """Steps over which the learning rate rises from 0 to its peak."""
     schedule: Literal["linear", "constant", "cosine", "wsd"] = "linear"
-    """After the warm-up. linear, cosine: falls to 0 at max_steps; constant: stays; wsd: stays, and falls in the last decay_steps."""
+    """Learning rate after the warm-up. linear, cosine: falls to 0 at max_steps; constant: stays at the peak; wsd: stays at the peak and
+    falls to 0 in the last decay_steps."""
     decay_steps: int = 0
-    """Last steps before max_steps in which wsd falls to 0; 0: it does not fall."""
+    """Last steps before max_steps in which the schedule wsd falls to 0; 0: it does not fall."""
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_eps: float = 1e-6
     weight_decay: float = 0.0
-    """Decoupled (AdamW); biases and LayerNorm weights are left out."""
+    """Decoupled weight decay (AdamW); biases and LayerNorm weights have none."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this global L2 norm; 0 switches clipping off."""
+    """Largest global L2 norm of the gradients, which are scaled down to it; 0: no clipping."""
     z_loss: float = 0.0
-    """Weight of the mean squared log-partition of the masked tokens beside the cross-entropy; 0: none."""
+    """Weight of the mean squared log-partition of the masked tokens, added to the cross-entropy; 0: none."""
     ema_decay: float = 0.0
-    """Share of itself that a running average of the weights keeps at each update; 0: no average."""
+    """Decay of the running average of the weights (EMA); 0: no average."""
     seed: int = 42
     """Root of every random number: weights, sample order, masks, dropout."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """bf16 keeps fp32 master weights and accumulates gradients in fp32."""
+    """Working precision; master weights and accumulated gradients are fp32 either way."""
     compile: Literal["auto", "always", "never"] = "auto"
-    """torch.compile around forward and backward; auto: on GPUs, but not under ZeRO-3 and not the reference, model.attention eager."""
+    """torch.compile of forward and backward pass. auto: on GPUs, except under ZeRO-3 and with model.attention eager."""
     recompute: Literal["none", "cheap", "layers"] = "none"
-    """Activations that backward makes again instead of keeping them. cheap: what the compiler finds to cost little (dropout, GELU,
-    LayerNorm); layers: all but the input of each layer, a third more work."""
+    """Activations that the backward pass computes again instead of keeping them. cheap: those that the compiler finds cheap (dropout,
+    GELU, LayerNorm); layers: all but the input of each layer, a third more work."""
     mask_probability: float = 0.15
-    """Share of the tokens to predict; of these 80% become [MASK], 10% a random token, 10% stay."""
+    """Share of the tokens to predict; 80% of these become [MASK], 10% a random token, 10% stay."""
     whole_word_mask: bool = False
-    """Choose whole words (a piece that starts a word and those that follow it) instead of single tokens."""
+    """Mask whole words instead of single tokens; a word is a piece that starts one and the pieces that follow it."""
 
     @property
     def batch_sizes(self) -> BatchSizes:
@@ -138,95 +156,105 @@ class TrainingConfig:
         return BatchSizes(self.global_batch_size, tuple((size, steps) for size, steps in self.batch_size_warmup))
 
     def accumulation(self, world_size: int) -> int:
-        """Micro-steps of a rank in a step of global_batch_size. Raises ConfigError where a batch of the run does not divide."""
+        """Micro-batches of a rank in a step of global_batch_size.
+
+        Raises:
+            ConfigError: a batch of the run does not divide over the ranks.
+        """
         warmup = [size for size, _ in self.batch_size_warmup]
         return accumulation_steps(self.global_batch_size, self.micro_batch_size, world_size, warmup)
 
 
 @dataclass
 class CheckpointConfig:
-    """When checkpoints are written, and which stay."""
+    """When checkpoints are written, and which are kept."""
 
     every_steps: int = 1000
-    """Steps between checkpoints; one is always written at the end."""
+    """Steps between two checkpoints; one is always written at the end."""
     keep_last: int = 3
-    """Newest checkpoints kept; 0 keeps all."""
+    """Number of newest checkpoints to keep; 0: all."""
     keep_every: int = 0
-    """Checkpoints at multiples of this step are kept for good; 0 keeps none for good."""
+    """Checkpoints at multiples of this step are kept for good; 0: none."""
     staging: str = ""
-    """Directory on a disk of the node; checkpoints are written there first and copied to run.dir beside the training. Empty: none."""
+    """Directory on a local disk of the node: checkpoints are written there first and copied to run.dir in the background; empty: none."""
 
 
 @dataclass
 class GuardConfig:
-    """What a run does about numbers that cannot be right."""
+    """When a step is skipped or the run rolls back, because its numbers cannot be right."""
 
     window: int = 128
-    """Good steps before, against which a step is judged."""
+    """Number of good steps with which a step is compared."""
     deviations: float = 10.0
-    """A loss or gradient norm further above the window's median than this many robust standard deviations is a spike; 0: none is."""
+    """Robust standard deviations above the window's median at which a loss or gradient norm is a spike; 0: no step is a spike."""
     max_skipped_in_row: int = 5
-    """Steps in a row left out for a spike or a number not finite; one more takes the run back to its last good checkpoint."""
+    """Most consecutive steps to skip for a spike or a number that is not finite; one more rolls back to the last good checkpoint."""
     max_rollbacks: int = 3
-    """Ways back to a checkpoint in the whole run; one more ends it with status 13."""
+    """Most roll-backs in the whole run; one more ends it with status 13."""
     compare_weights_every: int = 1000
-    """Steps between comparisons of the weights of all ranks, which must be equal; 0: never."""
+    """Steps between two comparisons of all ranks' weights, which must be equal; 0: never."""
 
 
 @dataclass
 class WatchdogConfig:
-    """Seconds after which a rank that does not get on ends the job with status 12; 0: no limit."""
+    """Time limits in seconds, after which a rank that makes no progress ends the job with status 12; 0: no limit."""
 
     start_s: float = 1800.0
-    """Waiting for the other ranks; and from then to the first step: building the model, reading a checkpoint."""
+    """Limit for joining the other ranks, and again for the time until the first step: building the model, reading a checkpoint."""
     first_step_s: float = 1800.0
-    """The first step, which compiles and allocates."""
+    """Limit for the first step, which compiles and allocates."""
     step_s: float = 600.0
-    """Any other step, with its data."""
+    """Limit for every other step, its data included."""
     save_s: float = 900.0
-    """A save, where the training waits for it; one written beside the training is given up after half of this time."""
+    """Limit for a save that the training waits for; a save in the background is given up after half of this time."""
     eval_s: float = 900.0
-    """One evaluation."""
+    """Limit for one evaluation."""
 
 
 @dataclass
 class EvaluationConfig:
-    """Masked accuracy on held-out rows while training."""
+    """Masked-token accuracy on held-out rows during the training."""
 
     every_steps: int = 0
-    """Steps between evaluations; 0: none."""
+    """Steps between two evaluations; 0: none."""
     sequences: int = 1024
-    """Rows of each corpus; 0 takes all."""
+    """Rows of each corpus; 0: all."""
     weights: Literal["trained", "ema"] = "trained"
-    """trained: the weights as they are; ema: their running average (training.ema_decay)."""
+    """Weights to evaluate. trained: the current ones; ema: their running average (training.ema_decay)."""
 
 
 @dataclass
 class ClusterConfig:
-    """What a job of Slurm may decide by itself; read by the scripts in slurm/."""
+    """What a Slurm job may decide by itself; read by the scripts in slurm/."""
 
-    fruitless_lives: int = 3
-    """Lives in a row that ended without a newer checkpoint, after which the job is not requeued."""
+    max_attempts_without_progress: int = 3
+    """Consecutive attempts without a newer checkpoint after which the job is not requeued again."""
     drop_hosts: int = 0
-    """Hosts which the preflight finds unfit and which the job may leave out and go on; the micro-batch shrinks to one that fits."""
+    """Most hosts that the job may leave out because the preflight found them unfit; the micro-batch shrinks to one that fits."""
     excluded_hosts: int = 2
-    """Hosts that the next life may leave out because they hung, were lost or were unfit; never more than the partition can spare."""
+    """Most hosts that the next attempt may exclude because they hung, were lost or unfit; never more than the partition can spare."""
     excluded_hours: float = 24.0
-    """For so long they are left out."""
+    """Hours for which a host stays excluded."""
+    fruitless_lives: InitVar[int | None] = None
+    """Old spelling of max_attempts_without_progress, still accepted."""
+
+    def __post_init__(self, fruitless_lives: int | None) -> None:
+        if fruitless_lives is not None:
+            self.max_attempts_without_progress = fruitless_lives
 
 
 @dataclass
 class LoggingConfig:
-    """What the run says about itself."""
+    """What a run logs, and where."""
 
     every_steps: int = 10
-    """Steps between lines on the terminal; metrics.jsonl has every step."""
+    """Steps between two lines on the terminal; metrics.jsonl has every step."""
     sinks: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Where the metrics of each step go beside metrics.jsonl: names of modules in jadeberta/training/sinks."""
     tensorboard: bool | None = None
     """Old spelling: true adds tensorboard to the sinks, false takes it out."""
     communication: bool = False
-    """Also measure how long each step of rank 0 waits in collectives, for `jadeberta scaling`."""
+    """Also measure how long rank 0 waits in collectives in each step; `jadeberta scaling` needs it."""
 
     @property
     def metrics_sinks(self) -> list[str]:
@@ -238,14 +266,14 @@ class LoggingConfig:
 
 @dataclass
 class Recipe:
-    """One run, whole."""
+    """All settings of one run."""
 
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     deepspeed: str = "ds_configs/zero1.json"
-    """DeepSpeed's own settings, a JSON file; relative to the current directory, else to the project."""
+    """DeepSpeed's settings, a JSON file; looked up from the current directory, then from the project."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
@@ -253,17 +281,17 @@ class Recipe:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     preprocess: dict[str, Any] = field(default_factory=dict)
-    """Read and checked by `python -m preprocess`."""
+    """Settings of `python -m preprocess`, which checks them."""
 
 
 def accumulation_steps(global_batch_size: int, micro_batch_size: int, world_size: int, warmup: Sequence[int] = ()) -> int:
-    """Micro-steps of a rank in one optimizer step.
+    """Micro-batches that a rank accumulates in one optimizer step.
 
     Args:
-        global_batch_size: sequences in it.
-        micro_batch_size: of a rank.
-        world_size: ranks.
-        warmup: smaller batches that the same run takes before.
+        global_batch_size: sequences of one optimizer step.
+        micro_batch_size: sequences that a rank processes at once.
+        world_size: number of ranks.
+        warmup: smaller global batches at the start of the same run, sequences.
 
     Raises:
         ConfigError: one of the batches leaves a remainder; names the world sizes and micro-batches that fit all.

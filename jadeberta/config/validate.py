@@ -1,4 +1,4 @@
-"""What the settings of a recipe may be: each rule is refused with one sentence, and nothing downstream has to ask again."""
+"""Which settings of a recipe are allowed, alone and together; each violation is refused with one sentence."""
 
 from jadeberta.config.schema import Recipe, TrainingConfig
 from jadeberta.errors import ConfigError
@@ -13,8 +13,9 @@ AT_LEAST = {
     "checkpoint.keep_every": 0, "evaluation.every_steps": 0, "evaluation.sequences": 0, "guard.window": 8, "guard.deviations": 0,
     "guard.max_skipped_in_row": 0, "guard.max_rollbacks": 0, "guard.compare_weights_every": 0, "watchdog.start_s": 0,
     "watchdog.first_step_s": 0, "watchdog.step_s": 0, "watchdog.save_s": 0, "watchdog.eval_s": 0, "logging.every_steps": 1,
-    "cluster.fruitless_lives": 1, "cluster.drop_hosts": 0, "cluster.excluded_hosts": 0, "cluster.excluded_hours": 0,
+    "cluster.max_attempts_without_progress": 1, "cluster.drop_hosts": 0, "cluster.excluded_hosts": 0, "cluster.excluded_hours": 0,
 }  # fmt: skip
+"""Smallest value of each key."""
 BELOW_ONE = (
     "training.adam_beta1",
     "training.adam_beta2",
@@ -23,15 +24,21 @@ BELOW_ONE = (
     "model.attention_probs_dropout_prob",
     "model.pooler_dropout",
 )
+"""Keys whose value is at least 0 and below 1."""
 FUSED_HEAD_SIZES = (32, 64, 128)
+"""Head sizes for which the Triton kernels are written."""
 FUSED_LENGTH = 2048
-"""Tokens of the longest row that model.attention 'fused' takes."""
-
+"""Longest row, in tokens, for which they are written."""
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "tanh")
+"""Activations that the model implements."""
 
 
 def validate(recipe: Recipe) -> None:
-    """Raises ConfigError where two settings contradict each other or a number is out of its range."""
+    """Checks a recipe.
+
+    Raises:
+        ConfigError: two settings contradict each other, or a number is out of its range; names the keys and what fits.
+    """
     for key, low in AT_LEAST.items():
         section, name = key.split(".")
         if (value := getattr(getattr(recipe, section), name)) < low:

@@ -1,4 +1,7 @@
-"""Why the ranks of a job ended, told in files: a launcher's status tells of signals that it sent itself, and of one rank alone."""
+"""Files in which the ranks of a job say why they ended.
+
+A launcher's exit status is not enough: it covers one rank alone, and may be that of a signal which the launcher itself sent.
+"""
 
 import time
 from pathlib import Path
@@ -7,27 +10,35 @@ import orjson
 
 from jadeberta.utils.files import write_atomically
 
-LAST_WORDS = "JADEBERTA_LAST_WORDS"
-"""Variable that names the folder; slurm/attempt.sh sets it, to LAST_WORDS_FOLDER of the run directory."""
-LAST_WORDS_FOLDER = "logs/last-words"
+EXIT_REASONS_VARIABLE = "JADEBERTA_EXIT_REASONS"
+"""Environment variable with the folder of the files; slurm/attempt.sh sets it to EXIT_REASONS_FOLDER of the run directory."""
+EXIT_REASONS_FOLDER = "logs/exit-reasons"
 
 
-def leave_last_words(folder: Path, rank: int, status: int, reason: str) -> None:
-    """Writes `rank-N.json`; on a disk that takes nothing, nothing."""
+def write_exit_reason(folder: Path, rank: int, status: int, reason: str) -> None:
+    """Writes `rank-N.json`; does nothing where the disk takes no file.
+
+    Args:
+        folder: made where it is missing.
+        rank: of this process.
+        status: exit status with which the rank is about to end.
+        reason: one sentence.
+    """
+    row = {"time": time.time(), "rank": rank, "status": status, "reason": reason}
     try:
-        content = orjson.dumps({"time": time.time(), "rank": rank, "status": status, "reason": reason})
-        write_atomically(folder / f"rank-{rank:05d}.json", content)
+        # Not durable: the file is read seconds later, by a process that sees the same file system.
+        write_atomically(folder / f"rank-{rank:05d}.json", orjson.dumps(row), durable=False)
     except OSError:
         return
 
 
-def read_last_words(folder: Path, since: float) -> tuple[int | None, str]:
-    """Status and reason of the lowest rank that has said something since then, unix time; None where none has."""
+def read_exit_reason(folder: Path, since: float) -> tuple[int | None, str]:
+    """Returns exit status and reason of the lowest rank that wrote a file since then (unix time); (None, "") where none did."""
     for path in sorted(folder.glob("rank-*.json")):
         try:
-            words = orjson.loads(path.read_bytes())
-            if words["time"] >= since:
-                return int(words["status"]), str(words["reason"])
+            row = orjson.loads(path.read_bytes())
+            if row["time"] >= since:
+                return int(row["status"]), str(row["reason"])
         except (OSError, orjson.JSONDecodeError, KeyError, TypeError, ValueError):
             continue
     return None, ""

@@ -1,7 +1,7 @@
 """Starts the ranks of a job on this machine, with nothing but Python: `python -m jadeberta.jobs.local_launcher --ranks 2 -- pretrain ...`.
 
-Promises that when one rank ends badly the others are ended too, that its status becomes the job's, and that with --restarts a job
-which another life can mend gets one. A launcher that is told to end (TERM, INT) starts nothing again.
+Promises that when one rank fails the others are ended too, that its exit status becomes the job's, and that with --restarts the job is
+started again where another attempt can succeed. A launcher that receives TERM or INT starts nothing again.
 """
 
 import argparse
@@ -20,13 +20,22 @@ from jadeberta.errors import is_retryable
 from jadeberta.utils.processes import end_with_parent
 
 GRACE_SECONDS = 20.0
-FRUITLESS = 3
-"""Restarts in a row without a newer checkpoint; what ends every life at the same place will end the next one too."""
+"""Time between TERM and KILL for ranks that are left over: they may be writing a checkpoint."""
+MAX_RESTARTS_WITHOUT_PROGRESS = 3
+"""Consecutive restarts without a newer checkpoint; a fault that ends every attempt at the same place will end the next one too."""
 COMMAND = [sys.executable, "-m", "jadeberta"]
+"""Command of a rank, without its arguments."""
 
 
 def rank_environment(rank: int, ranks: int, port: int, cores: int) -> dict[str, str]:
-    """Variables that make a process one rank of a local job; cores are shared out over the ranks."""
+    """Environment variables that make a process one rank of a local job.
+
+    Args:
+        rank: number of the process, from 0.
+        ranks: world size.
+        port: where the ranks meet, on this machine.
+        cores: cores of the machine, which the ranks share.
+    """
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -39,9 +48,15 @@ def rank_environment(rank: int, ranks: int, port: int, cores: int) -> dict[str, 
 
 
 def start_rank(command: list[str], rank: int, ranks: int, port: int) -> subprocess.Popen:
-    """Starts one rank of a local job; the kernel sends it TERM when this process dies, so that no rank trains on alone."""
-    parent = os.getpid()
+    """Starts one rank of a local job; the kernel sends it TERM when this process dies, so that no rank trains on alone.
 
+    Args:
+        command: program and arguments.
+        rank: number of the process, from 0.
+        ranks: world size.
+        port: where the ranks meet, on this machine.
+    """
+    parent = os.getpid()
     cores = len(os.sched_getaffinity(0))
     return subprocess.Popen(
         command,
@@ -51,7 +66,7 @@ def start_rank(command: list[str], rank: int, ranks: int, port: int) -> subproce
 
 
 def run_directory(arguments: list[str]) -> Path:
-    """The run directory that a command line names: as an option, in its recipe, or the default."""
+    """Finds the run directory of a command line: its option --run.dir, its recipe's, or the default."""
     import yaml
 
     from jadeberta.config import RunConfig
@@ -66,18 +81,18 @@ def run_directory(arguments: list[str]) -> Path:
         return Path(RunConfig.dir)
 
 
-class Job:
-    """The ranks of one life after the other; signals to this process are theirs."""
+class LocalJob:
+    """Runs the ranks of one attempt after the other, and forwards signals to them."""
 
     def __init__(self, ranks: int, arguments: list[str]) -> None:
         self.ranks, self.arguments = ranks, arguments
         self.processes: list[subprocess.Popen] = []
-        self.told_to_end = False
+        self.ended_by_signal = False
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._forward)
 
     def _forward(self, number: int, frame: object) -> None:
-        self.told_to_end |= number != signal.SIGUSR1
+        self.ended_by_signal |= number != signal.SIGUSR1
         self._send(number)
 
     def _send(self, number: int) -> None:
@@ -85,12 +100,12 @@ class Job:
             if process.poll() is None:
                 process.send_signal(number)
 
-    def live(self) -> int:
-        """Starts all ranks and waits for them; the status of the first that ended badly, as a shell has it, else 0."""
+    def run_attempt(self) -> int:
+        """Starts all ranks and waits for them; returns the status of the first that failed, as a shell reports it, else 0."""
         port, self.processes = free_port(), []
         for rank in range(self.ranks):
             self.processes.append(start_rank([*COMMAND, *self.arguments], rank, self.ranks, port))
-        if self.told_to_end:  # while they were being started
+        if self.ended_by_signal:  # the signal came before all ranks were started
             self._send(signal.SIGTERM)
         status, deadline = 0, None
         while None in (statuses := [process.poll() for process in self.processes]):
@@ -100,44 +115,49 @@ class Job:
                 self._send(signal.SIGTERM)
             elif deadline is not None and time.monotonic() > deadline:
                 self._send(signal.SIGKILL)
-            time.sleep(0.05)
+            time.sleep(0.05)  # there is no wait for several children that a signal handler could interrupt safely
         status = status or first_cause(statuses)
         return 128 - status if status < 0 else status
 
 
 def first_cause(statuses: Iterable[int | None]) -> int:
-    """Of ranks found ended at one look, the status that explains the others: a signal before an error; 0 where none ended badly."""
+    """Returns the status that explains those of the other ranks: a signal before an error; 0 where none failed.
+
+    Args:
+        statuses: of all ranks at one moment, as Popen reports them; None: still running.
+    """
     bad = [status for status in statuses if status]
     return next((status for status in bad if status < 0), bad[0] if bad else 0)
 
 
 def launch(ranks: int, arguments: list[str], restarts: int = 0) -> int:
-    """Runs `jadeberta ARGUMENTS` as some ranks until they end well, or for a reason that another life would not mend.
+    """Runs `jadeberta ARGUMENTS` until it succeeds, or fails in a way that another attempt would not mend.
 
     Args:
-        ranks: processes.
-        arguments: the same in every life.
-        restarts: lives after the first, at most.
+        ranks: number of processes.
+        arguments: command line, the same in every attempt.
+        restarts: most attempts after the first.
 
     Returns:
-        The status of the last life.
+        The exit status of the last attempt.
     """
-    job = Job(ranks, arguments)
+    job = LocalJob(ranks, arguments)
     run_dir = run_directory(arguments)
-    newest, made, fruitless = newest_step(run_dir), 0, 0
+    newest, restarted, without_progress = newest_step(run_dir), 0, 0
     while True:
-        status = job.live()
-        if status == 0 or made == restarts or job.told_to_end or not is_retryable(status):
+        status = job.run_attempt()
+        if status == 0 or restarted == restarts or job.ended_by_signal or not is_retryable(status):
             return status
         step = newest_step(run_dir)
-        newest, fruitless = max(newest, step), 0 if step > newest else fruitless + 1
-        if fruitless > FRUITLESS:
+        newest, without_progress = max(newest, step), 0 if step > newest else without_progress + 1
+        if without_progress > MAX_RESTARTS_WITHOUT_PROGRESS:
             say(
-                f"the job ended with status {status}, {fruitless} lives in a row without a newer checkpoint; it is not started again"
+                f"the job ended with status {status}, {without_progress} attempts in a row without a newer checkpoint; "
+                "it is not started again"
             )
             return status
-        made += 1
-        say(f"the job ended with status {status}; it is started again (restart {made} of at most {restarts})")
+        restarted += 1
+        say(f"the job ended with status {status}; it is started again (restart {restarted} of at most {restarts})")
 
 
 def say(line: str) -> None:
@@ -151,8 +171,8 @@ def main() -> None:
         "--restarts",
         type=int,
         default=0,
-        help="times that a job is started again which was killed, hung, asked for a requeue or failed in an unforeseen way; "
-        f"{FRUITLESS} in a row without a newer checkpoint end it",
+        help="most times that a job is started again after it was killed, hung, requested a requeue or failed in an unforeseen way; "
+        f"{MAX_RESTARTS_WITHOUT_PROGRESS} in a row without a newer checkpoint end it",
     )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="-- and the jadeberta command with its options")
     options = parser.parse_args()

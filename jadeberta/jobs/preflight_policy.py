@@ -1,4 +1,4 @@
-"""What the verdict of a preflight means for the job that asked for it: a pure function."""
+"""What the verdict of a preflight means for the job that ran it: a pure function."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,42 +9,45 @@ from jadeberta.errors import ConfigError
 
 @dataclass(frozen=True)
 class Fitness:
-    """How the job goes on."""
+    """How the job goes on after its preflight."""
 
     action: Literal["go", "without", "requeue"]
-    """go: as it is; without: in the same allocation without some hosts; requeue: not on these hosts."""
+    """go: as it is; without: in the same allocation, without some hosts; requeue: on other hosts."""
     reason: str
     """A sentence for the log."""
     hosts: tuple[str, ...] = ()
-    """Unfit."""
+    """Unfit hosts."""
     ranks: int = 0
-    """That remain."""
+    """Ranks that remain without the unfit hosts."""
     micro_batch_size: int = 0
-    """That fits them."""
+    """The largest micro-batch with which the remaining ranks make the same global batch."""
     status: int | None = None
-    """That the job ends with where another life would not help."""
+    """Exit status of the job where no other host would help; None otherwise."""
 
 
 def judge_fitness(verdict: dict[str, Any] | None, hosts: list[str], tasks: int, recipe: Recipe) -> Fitness:
-    """Go on, go on without some hosts, or not at all.
+    """Decides whether a job trains as it is, without some of its hosts, or not on these hosts.
 
     Args:
-        verdict: preflight.json; None where the preflight came to none.
-        hosts: of the job, by Slurm's names.
-        tasks: ranks on each.
-        recipe: its batch, and how many hosts it may do without (`cluster.drop_hosts`).
+        verdict: content of preflight.json; None where the preflight reached no verdict.
+        hosts: hosts of the job, by Slurm's names.
+        tasks: ranks on each host.
+        recipe: its batch sizes and `cluster.drop_hosts` are read.
     """
     if verdict is None:
-        return Fitness("go", "the preflight came to no verdict; training starts unchecked.")
+        # The preflight itself may have failed; that is no proof against the hosts, and the watchdog still guards the run.
+        return Fitness("go", "the preflight reached no verdict; training starts unchecked.")
     if verdict.get("fit") is True:
         return Fitness("go", "the preflight found nothing wrong.")
     if common := [str(fault) for fault in verdict.get("common") or []]:
+        # A fault of no single host, such as a wrong recipe: other hosts would fail as well.
         return Fitness("requeue", f"not fit to train: {'; '.join(common)}", status=ConfigError.exit_status)
     found = {str(host): reasons for host, reasons in (verdict.get("unfit") or {}).items()}
+    # Slurm may name a host without its domain.
     unfit = tuple(host for host in hosts if host in found or host.split(".")[0] in {name.split(".")[0] for name in found})
     why = "; ".join(f"{host}: {', '.join(map(str, reasons))}" for host, reasons in found.items()) or "no host is named"
     if not unfit:
-        return Fitness("go", f"the preflight is not content ({why}), but names no host of this job.")
+        return Fitness("go", f"the preflight failed ({why}), but names no host of this job.")
     ranks = (len(hosts) - len(unfit)) * tasks
     micro_batch_size = fitting_micro_batch(recipe.training.batch_sizes.common, recipe.training.micro_batch_size, ranks)
     if len(unfit) <= recipe.cluster.drop_hosts and micro_batch_size:
@@ -53,7 +56,13 @@ def judge_fitness(verdict: dict[str, Any] | None, hosts: list[str], tasks: int, 
 
 
 def fitting_micro_batch(batch: int, micro_batch_size: int, ranks: int) -> int:
-    """The largest micro-batch up to the recipe's that divides a batch, or what divides all batches, over some ranks; 0 where none does."""
+    """Returns the largest micro-batch up to `micro_batch_size` that divides a batch over the ranks; 0 where none does.
+
+    Args:
+        batch: sequences of a global batch, or the greatest common divisor of several.
+        micro_batch_size: upper limit, sequences.
+        ranks: world size.
+    """
     if ranks < 1 or batch % ranks:
         return 0
     return max(size for size in range(1, micro_batch_size + 1) if batch // ranks % size == 0)

@@ -10,10 +10,11 @@ from typing import Any
 from jadeberta.config import Recipe, TrainingConfig
 from jadeberta.errors import ConfigError
 from jadeberta.plan.checkpoint_interval import best_interval, daly, expected_efficiency, young
-from jadeberta.status.attempts import Row, finite, read_history, stall_seconds
+from jadeberta.status.attempts import read_history, stall_seconds
 from jadeberta.training.guard import NORMAL
 from jadeberta.training.metrics import training_flops_per_token
 from jadeberta.utils.hardware import PEAKS, peak_flops
+from jadeberta.utils.json_lines import JsonRow, finite
 
 SIGNAL_LEAD_S = 300.0
 """The scripts in slurm/ have Slurm send USR1 so long before the time limit."""
@@ -116,7 +117,7 @@ def bytes_per_parameter(training: TrainingConfig) -> int:
     return OPTIMIZER_BYTES + AVERAGE_BYTES * bool(training.ema_decay) + (2 if training.precision == "bf16" else 4)
 
 
-def measured_inputs(ledger: list[Row], metrics: list[Row], name: str) -> dict[str, Input]:
+def measured_inputs(ledger: list[JsonRow], metrics: list[JsonRow], name: str) -> dict[str, Input]:
     """What a run's own rows say of stall, write, restart and tokens/s; what they do not say is left out.
 
     Args:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from jadeberta.scaling.points_dir import LOG
-from jadeberta.status.attempts import Row, finite, read_history, stall_seconds
+from jadeberta.status.attempts import read_history, stall_seconds
 from jadeberta.training.guard import NORMAL
+from jadeberta.utils.json_lines import JsonRow, finite
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Measured:
         return max(0.0, self.step_s - self.data_s - self.communication_s)
 
 
-def measure(ledger: list[Row], metrics: list[Row], warm_up: int) -> Measured | None:
+def measure(ledger: list[JsonRow], metrics: list[JsonRow], warm_up: int) -> Measured | None:
     """The medians of the last life's steps; None where there are none after the warm-up.
 
     Args:

@@ -1,43 +1,38 @@
-"""The lives of a run, put together from ledger and metrics rows: what each did, and which of its steps stayed.
+"""The attempts of a run, put together from its ledger and metrics rows: what each did, and which of its steps stayed.
 
-Pure functions of plain rows, but for `read_rows`. Rows come from files that kills have cut, so that any key may be missing; what is
-there is used.
+An attempt is one start of the run. Pure functions of plain rows, except `read_rows`. Any key of a row may be missing, because kills may
+have truncated the files; whatever is there is used.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from jadeberta.errors import InputError
-from jadeberta.utils.json_lines import read_jsonl
+from jadeberta.training.ledger import ENDING_EVENTS
+from jadeberta.utils.json_lines import JsonRow, finite, read_jsonl
 
-Row = dict[str, Any]
-
-ENDINGS = ("requeue", "stop", "hang", "lost_rank", "done")
-"""Events after which a life is over."""
-STALLS = ("save", "save_failed", "evaluation")
-"""Events that tell how long the training stood still."""
+STALL_EVENTS = ("save", "save_failed", "evaluation")
+"""Events that say how long the training stood still."""
 
 
 @dataclass
-class Step:
+class StepRow:
     """One row of metrics.jsonl."""
 
-    life: int
-    """The process life that took it."""
+    attempt: int
+    """Number of the attempt that trained the step, from 0."""
     number: int
-    """Updates of the weights after it, counted from 1."""
+    """Number of the step, from 1."""
     time: float | None
-    """Unix time of its end; None where the row does not say."""
+    """Unix time of its end; None where the row has none."""
     seconds: float
-    """How long it took, its wait for data included."""
+    """Duration, its wait for data included."""
     skipped: bool
-    """It changed no weight."""
-    row: Row
+    """Whether it changed no weight."""
+    row: JsonRow
     lost: bool = False
-    """The run went back to before it."""
+    """Whether the run went back to before it."""
 
     @property
     def begin(self) -> float | None:
@@ -45,88 +40,89 @@ class Step:
 
 
 @dataclass
-class History:
-    """What one life of a run left behind, in the order of time."""
+class AttemptHistory:
+    """What one attempt of a run wrote, in the order of time."""
 
-    life: int
-    events: list[Row] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
+    attempt: int
+    events: list[JsonRow] = field(default_factory=list)
+    steps: list[StepRow] = field(default_factory=list)
 
     @property
-    def signs(self) -> list[float]:
-        """Unix times at which it is known to have lived."""
+    def times(self) -> list[float]:
+        """Unix times at which the attempt is known to have been running."""
         steps = [t for s in (*self.steps[:1], *self.steps[-1:]) for t in (s.begin, s.time) if t is not None]
         return [t for e in self.events if (t := finite(e, "time")) is not None] + steps
 
     @property
     def started(self) -> float | None:
-        """Its first sign of life."""
-        return min(self.signs, default=None)
+        """Unix time of its first row; None where no row has a time."""
+        return min(self.times, default=None)
 
     @property
     def last(self) -> float | None:
-        """Its last sign of life."""
-        return max(self.signs, default=None)
+        """Unix time of its last row; None where no row has a time."""
+        return max(self.times, default=None)
 
     @property
-    def ending(self) -> Row | None:
-        """The event that says how it ended; None where it was killed, or lives."""
-        said = next((e for e in reversed(self.events) if e.get("event") in ENDINGS), None)
-        if said is None or said["event"] != "hang":
-            return said
-        at, last_step = finite(said, "time"), max((s.time for s in self.steps[-1:] if s.time is not None), default=None)
-        return None if at is not None and last_step is not None and last_step > at else said  # it got over that one
+    def ending(self) -> JsonRow | None:
+        """The event that says how it ended; None where it was killed, or is running."""
+        found = next((e for e in reversed(self.events) if e.get("event") in ENDING_EVENTS), None)
+        if found is None or found["event"] != "hang":
+            return found
+        at, last_step = finite(found, "time"), max((s.time for s in self.steps[-1:] if s.time is not None), default=None)
+        # Steps after a hang mean that the ranks went on, so it ended nothing.
+        return None if at is not None and last_step is not None and last_step > at else found
 
 
-def finite(row: Row, key: str) -> float | None:
-    """A finite number of a row; None where there is none."""
-    value = row.get(key)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
-
-
-def stall_seconds(event: Row) -> float:
-    """How long the training stood still for a save or an evaluation; older ledgers name a save's `seconds`."""
-    if event.get("event") not in STALLS:
+def stall_seconds(event: JsonRow) -> float:
+    """Returns how long the training stood still for a save or an evaluation; 0 for other events."""
+    if event.get("event") not in STALL_EVENTS:
         return 0.0
+    # Ledgers of old versions have `seconds` for a save too.
     seconds = finite(event, "seconds" if event["event"] == "evaluation" or "stall_s" not in event else "stall_s")
     return max(0.0, seconds or 0.0)
 
 
-def read_rows(run: Path) -> tuple[list[Row], list[Row]]:
-    """Ledger and metrics of a run directory. Raises InputError where there is no ledger, or nothing in it."""
+def read_rows(run: Path) -> tuple[list[JsonRow], list[JsonRow]]:
+    """Reads ledger and metrics of a run directory.
+
+    Raises:
+        InputError: there is no ledger, or it is empty.
+    """
     ledger = read_jsonl(run / "ledger.jsonl")
     if not ledger:
         raise InputError(f"{run}: no ledger.jsonl with a run in it. Name a run directory that 'jadeberta pretrain' has written.")
     return ledger, read_jsonl(run / "metrics.jsonl")
 
 
-def read_history(ledger: list[Row], metrics: list[Row]) -> list[History]:
-    """The lives of a run, first to last, with the steps that did not stay marked as lost."""
-    lives: dict[int, History] = {}
-    for life, event in _with_life(ledger):
-        lives.setdefault(life, History(life)).events.append(event)
-    for life, row in _with_life(metrics):
+def read_history(ledger: list[JsonRow], metrics: list[JsonRow]) -> list[AttemptHistory]:
+    """Puts together the attempts of a run, first to last, and marks the steps that did not stay as lost."""
+    attempts: dict[int, AttemptHistory] = {}
+    for attempt, event in _with_attempt(ledger):
+        attempts.setdefault(attempt, AttemptHistory(attempt)).events.append(event)
+    for attempt, row in _with_attempt(metrics):
         if (step := finite(row, "step")) is not None:
             seconds = max(0.0, finite(row, "step_s") or 0.0)
-            taken = Step(life, int(step), finite(row, "time"), seconds, bool(row.get("skipped")), row)
-            lives.setdefault(life, History(life)).steps.append(taken)
-    histories = [lives[life] for life in sorted(lives)]
+            trained = StepRow(attempt, int(step), finite(row, "time"), seconds, bool(row.get("skipped")), row)
+            attempts.setdefault(attempt, AttemptHistory(attempt)).steps.append(trained)
+    histories = [attempts[attempt] for attempt in sorted(attempts)]
     _mark_lost(histories)
     return histories
 
 
-def _with_life(rows: list[Row]) -> Iterator[tuple[int, Row]]:
-    """Rows with the life they belong to; one that does not name it was written by the life that wrote before it."""
-    life = 0
+def _with_attempt(rows: list[JsonRow]) -> Iterator[tuple[int, JsonRow]]:
+    """Yields rows with the number of their attempt; a row without one belongs to the attempt of the row before."""
+    attempt = 0
     for row in rows:
-        if (named := finite(row, "life")) is not None:
-            life = int(named)
-        yield life, row
+        # Rows of old versions have `life` only.
+        if (named := finite(row, "attempt" if "attempt" in row else "life")) is not None:
+            attempt = int(named)
+        yield attempt, row
 
 
-def _mark_lost(histories: list[History]) -> None:
-    """Marks every step that the run went back to before, whether by a new life, a roll-back or training the number again."""
-    standing: list[Step] = []
+def _mark_lost(histories: list[AttemptHistory]) -> None:
+    """Marks every step that the run went back to before: by a new attempt, a roll-back, or a step number that comes again."""
+    standing: list[StepRow] = []
     for history in histories:
         returns = [e for e in history.events if e.get("event") in ("resume", "rollback") and finite(e, "step") is not None]
         for step in history.steps:
@@ -138,12 +134,12 @@ def _mark_lost(histories: list[History]) -> None:
             _go_back(standing, int(event["step"]))
 
 
-def _done_by(step: Step, event: Row) -> bool:
-    """Whether a step was done when an event of its life was written."""
+def _done_by(step: StepRow, event: JsonRow) -> bool:
+    """Whether a step was done when an event of its attempt was written."""
     at = finite(event, "time")
     return step.time is not None and at is not None and step.time <= at
 
 
-def _go_back(standing: list[Step], step: int) -> None:
+def _go_back(standing: list[StepRow], step: int) -> None:
     while standing and standing[-1].number > step:
         standing.pop().lost = True

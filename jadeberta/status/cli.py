@@ -1,6 +1,6 @@
 """`jadeberta status RUN`: how far a run is, and where its time went, as a plain table or as JSON.
 
-Only reads: it may be asked about a run at any time, from any host that sees the run directory. Where Slurm can be asked it says more.
+Only reads, so it can be called at any time, on any host that sees the run directory. Where Slurm answers it says more.
 """
 
 import sys
@@ -11,77 +11,89 @@ from pathlib import Path
 import orjson
 
 from jadeberta.cluster.slurm import CANCELLED
-from jadeberta.status import text_tables as sections
-from jadeberta.status.attempts import Row, finite, read_rows
+from jadeberta.status.attempts import read_rows
 from jadeberta.status.eta import Goal, jobs_to_come, next_save, read_goal, training_left_s
-from jadeberta.status.goodput import RECENT_STEPS, Account, account
-from jadeberta.status.slurm_jobs import Slurm, look
+from jadeberta.status.goodput import RECENT_STEPS, Goodput, compute_goodput
+from jadeberta.status.slurm_jobs import JobStatus, look_up_jobs
+from jadeberta.status.text_tables import (
+    format_attempts,
+    format_checkpoints,
+    format_decisions,
+    format_heartbeats,
+    format_pairs,
+    format_times,
+    job_pairs,
+)
 from jadeberta.utils.command_line import OneSentenceParser, positive
-from jadeberta.utils.durations import format_duration as duration
-from jadeberta.utils.json_lines import read_jsonl
+from jadeberta.utils.durations import format_duration
+from jadeberta.utils.json_lines import JsonRow, finite, read_jsonl
 
 SILENT_S = 600.0
-"""A run that has not said how it ended counts as living while its last sign of life is younger."""
-SILENT_HEART_S = 120.0
-"""The same for one with heartbeats, which are renewed every second or so; file systems hand them on late."""
+"""A run without an ending counts as running while its last row is younger than this."""
+SILENT_HEARTBEAT_S = 120.0
+"""The same limit for a run with heartbeats. They are written about every second, but a shared file system shows them late."""
 DECIDED = {"finish": "done", "stop": "stopped", "leave": "ended by Slurm", "requeue": "requeued", "next": "handed on"}
-"""The state of a run whose job has ended by itself, by what was decided."""
+"""State of a run whose job has ended by itself, by the action that was decided."""
 NOT_CONTINUED = "not continued"
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the state of a run. Raises InputError where the directory holds no run."""
+    """Prints the state of a run.
+
+    Raises:
+        InputError: the directory holds no run.
+    """
     parser = OneSentenceParser(
         prog="jadeberta status",
-        description="How far a run is, and where its time went: steps that stayed, lost steps, saves, starts, gaps between lives; "
+        description="How far a run is, and where its time went: steps that stayed, lost steps, saves, starts, time between attempts; "
         "and its job in Slurm.",
         epilog="Goodput is the share of the wall time spent in steps that stayed. Everything is computed from ledger.jsonl and "
         "metrics.jsonl; checkpoints are listed by name, 'jadeberta checkpoint verify' reads them. A run that is a job of Slurm is looked "
-        "up there, on any host that has scontrol; jobs.jsonl tells how its earlier lives ended.",
+        "up there, on any host that has scontrol; jobs.jsonl says how its earlier attempts ended.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory, run.dir of the recipe")
-    parser.add_argument("--json", action="store_true", help="the account as one JSON object a time, with all its figures")
+    parser.add_argument("--json", action="store_true", help="one JSON object with all figures instead of the table")
     parser.add_argument("--watch", type=positive, metavar="SECONDS", help="again every so many seconds, until the run is done")
     options = parser.parse_args(arguments)
     while True:
         now = time.time()
-        beats = heartbeats(options.run)
-        slurm = look(options.run, read_jsonl(options.run / "ledger.jsonl"), now)
-        result = read_account(options.run, now, max((b["time"] for b in beats), default=0.0), slurm)
+        beats = read_heartbeats(options.run)
+        jobs = look_up_jobs(options.run, read_jsonl(options.run / "ledger.jsonl"), now)
+        result = read_goodput(options.run, now, max((b["time"] for b in beats), default=0.0), jobs)
         goal = read_goal(options.run)
-        text = _json(result, slurm, goal) if options.json else table(options.run, result, beats, now, slurm, goal)
+        text = _json(result, jobs, goal) if options.json else table(options.run, result, beats, now, jobs, goal)
         clear = "\033[H\033[2J" if options.watch and not options.json and sys.stdout.isatty() else ""
         print(clear + text, flush=True)
-        if options.watch is None or state(result, slurm) == "done":
+        if options.watch is None or state(result, jobs) == "done":
             return 0
-        time.sleep(options.watch)
+        time.sleep(options.watch)  # the user's own interval
 
 
-def read_account(run: Path, now: float | None = None, heard: float = 0.0, slurm: Slurm | None = None) -> Account:
-    """The account of a run directory; of one whose first job is starting up an empty one.
+def read_goodput(run: Path, now: float | None = None, last_heartbeat: float = 0.0, jobs: JobStatus | None = None) -> Goodput:
+    """Computes the goodput of a run directory; an empty one for a run whose first job is still starting up.
 
     Args:
         run: run directory.
-        now: unix time; a run that was alive shortly before is accounted up to it.
-        heard: unix time of its newest heartbeat.
-        slurm: its job, which knows better where Slurm says how that is.
+        now: unix time; the wall time of a run that is alive goes up to it.
+        last_heartbeat: unix time of its newest heartbeat; 0: it has none.
+        jobs: state of its Slurm job, which decides whether the run is alive where Slurm answers.
 
     Raises:
-        InputError: there is no ledger, or nothing in it.
+        InputError: there is no ledger, or it is empty.
     """
-    slurm = slurm or Slurm()
-    if slurm.lives and not (run / "ledger.jsonl").exists():
-        return Account()
+    jobs = jobs or JobStatus()
+    if jobs.attempts and not (run / "ledger.jsonl").exists():
+        return Goodput()
     ledger, metrics = read_rows(run)
-    signs = [at for row in (ledger[-1], *metrics[-1:]) if (at := finite(row, "time")) is not None]
-    lives = now is not None and now - max(heard, *signs, 0.0) < (SILENT_HEART_S if heard else SILENT_S)
-    if slurm.state or slurm.starting or slurm.ended:
-        lives = slurm.works and not slurm.starting and not slurm.ended and (lives or slurm.kept_books)
-    return account(ledger, metrics, now if lives else None)
+    times = [at for row in (ledger[-1], *metrics[-1:]) if (at := finite(row, "time")) is not None]
+    alive = now is not None and now - max(last_heartbeat, *times, 0.0) < (SILENT_HEARTBEAT_S if last_heartbeat else SILENT_S)
+    if jobs.state or jobs.starting or jobs.ended:
+        alive = jobs.works and not jobs.starting and not jobs.ended and (alive or jobs.has_records)
+    return compute_goodput(ledger, metrics, now if alive else None)
 
 
-def heartbeats(run: Path) -> list[Row]:
-    """The last heartbeat of every rank, by rank; one that is being written is left out."""
+def read_heartbeats(run: Path) -> list[JsonRow]:
+    """Reads the last heartbeat of every rank, by rank; one that cannot be read is skipped."""
     found = []
     for path in sorted((run / "heartbeat").glob("rank-*.json")):
         try:
@@ -93,60 +105,72 @@ def heartbeats(run: Path) -> list[Row]:
     return sorted(found, key=lambda beat: finite(beat, "rank") or 0)
 
 
-def state(result: Account, slurm: Slurm) -> str:
-    """The run in a word or two: done, running, starting up, queued, stopped, ... or how its last life ended."""
-    last = result.lives[-1].ended if result.lives else "killed"
-    if slurm.starting:
+def state(result: Goodput, jobs: JobStatus) -> str:
+    """Returns the state of the run in a word or two: done, running, starting up, queued, stopped, or how its last attempt ended."""
+    last = result.attempts[-1].ended if result.attempts else "killed"
+    if jobs.starting:
         return "starting up"
     if last == "done":
         return last
-    if slurm.waits:
+    if jobs.waits:
         return "queued"
-    if slurm.state == CANCELLED:
+    if jobs.state == CANCELLED:
         return "cancelled"
-    if slurm.ended:
-        action = str(slurm.ends[-1].get("action"))
-        left_alone = action in ("requeue", "next") and slurm.state and not slurm.works
-        return NOT_CONTINUED if left_alone else DECIDED.get(action, last)
+    if jobs.ended:
+        action = str(jobs.ends[-1].get("action"))
+        abandoned = action in ("requeue", "next") and jobs.state and not jobs.works
+        return NOT_CONTINUED if abandoned else DECIDED.get(action, last)
     return last
 
 
-def table(run: Path, result: Account, beats: list[Row], now: float, slurm: Slurm, goal: Goal) -> str:
-    """The state of a run for people."""
-    lines = [f"{run}", *sections.aligned(_progress(result, now, slurm, goal))]
-    if result.lives:
-        lines += ["", *sections.times(result), "", *sections.lives(result)]
-    if decided := sections.decisions(slurm.ends, now):
-        lines += ["", *decided]
-    lines += ["", f"checkpoints  {sections.checkpoints(run)}"]
-    # Ranks that an earlier life had and this one has not are no news.
-    began = (result.lives[-1].started or 0.0) if result.lives else now
+def table(run: Path, result: Goodput, beats: list[JsonRow], now: float, jobs: JobStatus, goal: Goal) -> str:
+    """Returns the state of a run as text.
+
+    Args:
+        run: run directory, for its name and its checkpoints.
+        result: goodput of the run.
+        beats: newest heartbeat of each rank.
+        now: unix time.
+        jobs: state of its Slurm job.
+        goal: what its recipe says about its course.
+    """
+    lines = [f"{run}", *format_pairs(_progress(result, now, jobs, goal))]
+    if result.attempts:
+        lines += ["", *format_times(result), "", *format_attempts(result)]
+    if decisions := format_decisions(jobs.ends, now):
+        lines += ["", *decisions]
+    lines += ["", f"checkpoints  {format_checkpoints(run)}"]
+    # An earlier attempt may have had more ranks; their files are stale.
+    began = (result.attempts[-1].started or 0.0) if result.attempts else now
     present = [beat for beat in beats if beat["time"] >= began]
-    if present and state(result, slurm) not in ("done", "queued", "starting up"):
-        lines += ["", *sections.beats_of_ranks(present, now)]
+    if present and state(result, jobs) not in ("done", "queued", "starting up"):
+        lines += ["", *format_heartbeats(present, now)]
     return "\n".join(lines)
 
 
-def _json(result: Account, slurm: Slurm, goal: Goal) -> str:
+def _json(result: Goodput, jobs: JobStatus, goal: Goal) -> str:
     """All figures of the table and more, one JSON object."""
     save = next_save(result, goal) or (None, None)
     left = training_left_s(result, goal)
     ahead = {"max_steps": goal.max_steps, "left_s": left, "next_save_step": save[0], "next_save_s": save[1]}
-    ahead["jobs_to_come"] = None if left is None else jobs_to_come(slurm, left)
-    return orjson.dumps({**asdict(result), "state": state(result, slurm), "ahead": ahead, "slurm": asdict(slurm)}).decode()
+    ahead["jobs_to_come"] = None if left is None else jobs_to_come(jobs, left)
+    figures, slurm = asdict(result), asdict(jobs)
+    # `lives` and `kept_books` are the old spellings of `attempts` and `has_records`, kept for readers.
+    figures["lives"], slurm["lives"], slurm["kept_books"] = figures["attempts"], slurm["attempts"], slurm["has_records"]
+    return orjson.dumps({**figures, "state": state(result, jobs), "ahead": ahead, "slurm": slurm}).decode()
 
 
-def _progress(result: Account, now: float, slurm: Slurm, goal: Goal) -> list[tuple[str, str]]:
-    life = result.lives[-1] if result.lives else None
-    said = "" if life is None or life.last is None else f", last sign of life {duration(max(0.0, now - life.last))} ago"
-    now_is = state(result, slurm)
-    rows = [("state", now_is + said)]
+def _progress(result: Goodput, now: float, jobs: JobStatus, goal: Goal) -> list[tuple[str, str]]:
+    attempt = result.attempts[-1] if result.attempts else None
+    last = "" if attempt is None or attempt.last is None else f", last row {format_duration(max(0.0, now - attempt.last))} ago"
+    now_is = state(result, jobs)
+    rows = [("state", now_is + last)]
     if now_is == DECIDED["stop"]:
-        rows.append(("because", str(slurm.ends[-1].get("reason", ""))))
+        rows.append(("because", str(jobs.ends[-1].get("reason", ""))))
     if now_is == NOT_CONTINUED:
         rows.append(("because", "Slurm has no job that goes on with it, though one was to. Submit it again."))
-    rows += sections.job_rows(slurm)
-    if life is None:
+    rows += job_pairs(jobs)
+    if attempt is None:
         return rows
     done = "" if not goal.max_steps else f" of {goal.max_steps:,}  ({100 * result.step / goal.max_steps:.1f}%)"
     rows += [("step", f"{result.step:,}{done}"), ("tokens", f"{result.tokens:,}")]
@@ -157,11 +181,12 @@ def _progress(result: Account, now: float, slurm: Slurm, goal: Goal) -> list[tup
         rows.append(("speed", f"{result.tokens_per_second:,.0f} tokens/s{mfu}"))
     left = training_left_s(result, goal)
     if left is not None and result.goodput and now_is != "done":
-        more = jobs_to_come(slurm, left)
+        more = jobs_to_come(jobs, left)
         further = f"; {more} more job{'s' * (more != 1)} of this time limit" if more else ""
-        rows.append(("time left", f"{duration(left)}, at the goodput so far {duration(left / result.goodput)}{further}"))
+        at_goodput = format_duration(left / result.goodput)
+        rows.append(("time left", f"{format_duration(left)}, at the goodput so far {at_goodput}{further}"))
     if now_is == "running" and (save := next_save(result, goal)):
-        rows.append(("next save", f"step {save[0]:,}, in about {duration(save[1])}"))
+        rows.append(("next save", f"step {save[0]:,}, in about {format_duration(save[1])}"))
     waited = 100 * result.data_wait_s / (result.productive_s + result.skipped_s) if result.productive_s else 0.0
     rows.append(("goodput", f"{100 * result.goodput:.2f}%  (waiting for data: {waited:.2f}% of the steps' time)"))
     rows.append(("steps", f"{result.steps:,} stayed, {result.skipped_steps:,} of them skipped, {result.lost_steps:,} lost"))

@@ -1,4 +1,4 @@
-"""What lies ahead of a run: its next save, its end, the jobs that it still needs. Pure functions, but for the one that reads the recipe."""
+"""What lies ahead of a run: its next save, its end, the jobs that it still needs. Pure functions, except `read_goal`."""
 
 import math
 from dataclasses import dataclass
@@ -8,23 +8,24 @@ from typing import Any
 import yaml
 
 from jadeberta.config.batch_sizes import ALIKE, BatchSizes
-from jadeberta.status.goodput import Account
-from jadeberta.status.slurm_jobs import Slurm
+from jadeberta.status.goodput import Goodput
+from jadeberta.status.slurm_jobs import JobStatus
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What the resolved recipe of a run says about its way; None where it does not say. The recipe may be of another version."""
+    """What the resolved recipe of a run says about its course; None where it says nothing, as it may be of another version."""
 
     max_steps: int | None = None
+    """Steps of the whole run."""
     every_steps: int | None = None
-    """Between two saves."""
+    """Steps between two saves."""
     sizes: BatchSizes = ALIKE
-    """Of the batches; all the same where it does not say."""
+    """Global batch sizes; all the same where the recipe does not say."""
 
 
 def read_goal(run: Path) -> Goal:
-    """From recipe.yaml of a run directory."""
+    """Reads recipe.yaml of a run directory, as far as that is possible."""
     try:
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
@@ -45,8 +46,8 @@ def _sizes_of(recipe: Any) -> BatchSizes:
         return ALIKE
 
 
-def next_save(result: Account, goal: Goal) -> tuple[int, float] | None:
-    """Step of the next save, and the seconds until then; None where that cannot be told."""
+def next_save(result: Goodput, goal: Goal) -> tuple[int, float] | None:
+    """Returns the step of the next save, and the seconds until then; None where they are not known."""
     if goal.every_steps is None and goal.max_steps is None:
         return None
     due = (result.step // goal.every_steps + 1) * goal.every_steps if goal.every_steps else math.inf
@@ -54,16 +55,22 @@ def next_save(result: Account, goal: Goal) -> tuple[int, float] | None:
     return (step, (step - result.step) * result.step_s) if step > result.step and result.step_s else None
 
 
-def training_left_s(result: Account, goal: Goal) -> float | None:
-    """Seconds of steps until the end of the training; None where it cannot be told, or is over."""
+def training_left_s(result: Goodput, goal: Goal) -> float | None:
+    """Returns the seconds of steps until the end of the training; None where they are not known, or it has ended."""
     if not goal.max_steps or not result.step_s or result.step >= goal.max_steps:
         return None
+    # A step takes as long as its batch is large, so the seconds of a sequence are what stays the same.
     sequence_s = result.step_s / goal.sizes.of_step(max(0, result.step - 1))
     return sequence_s * (goal.sizes.before(goal.max_steps) - goal.sizes.before(result.step))
 
 
-def jobs_to_come(slurm: Slurm, left_s: float) -> int | None:
-    """Further lives of the length of this job's time limit that the training needs; None where there is no limit."""
-    if slurm.limit_in_s is None or not slurm.limit_s:
+def jobs_to_come(jobs: JobStatus, left_s: float) -> int | None:
+    """Returns how many more jobs with this job's time limit the training needs; None where there is no limit.
+
+    Args:
+        jobs: state of the present job.
+        left_s: seconds of training left.
+    """
+    if jobs.limit_in_s is None or not jobs.limit_s:
         return None
-    return math.ceil(max(0.0, left_s - slurm.limit_in_s) / slurm.limit_s)
+    return math.ceil(max(0.0, left_s - jobs.limit_in_s) / jobs.limit_s)

@@ -1,18 +1,19 @@
-"""An honest account of every hour of a run, from its ledger and metrics alone.
+"""Goodput: where every hour of a run went, from its ledger and metrics alone.
 
-Pure functions of plain rows. The parts of the time are disjoint and sum to the wall time; what no row explains is named as such.
-Times between two events are read from the wall clock of the host that wrote them; a gap that two hosts' clocks make negative is 0.
+Pure functions of plain rows. The parts of the time are disjoint and sum to the wall time; time that no row explains is named as such.
+Times between two events come from the wall clock of the host that wrote them; a gap that two hosts' clocks make negative counts as 0.
 """
 
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from jadeberta.errors import RequeueRequested, StopRequested
-from jadeberta.status.attempts import History, Row, Step, finite, read_history, stall_seconds
+from jadeberta.status.attempts import AttemptHistory, StepRow, read_history, stall_seconds
 from jadeberta.status.downtime import time_between_steps
+from jadeberta.utils.json_lines import JsonRow, finite, time_of
 
 RECENT_STEPS = 100
-"""Steps behind the figures of the present moment."""
+"""Number of last steps over which present loss and speed are averaged."""
 
 PARTS = {
     "productive_s": "steps that stayed",
@@ -21,116 +22,116 @@ PARTS = {
     "save_stall_s": "waiting for saves",
     "evaluation_s": "evaluations",
     "startup_s": "starting up",
-    "rollback_s": "going back",
+    "rollback_s": "rolling back",
     "hang_s": "hanging",
-    "down_s": "between two lives",
+    "down_s": "between two attempts",
     "unaccounted_s": "not accounted for",
 }
-"""The parts that sum to the wall time, by the field of Account that holds them."""
+"""Labels of the parts that sum to the wall time, by the field of Goodput that holds them."""
 
 
 @dataclass
-class Life:
-    """One process life of a run."""
+class Attempt:
+    """One attempt of a run."""
 
     number: int
-    """Counted from 0."""
+    """Number, from 0."""
     ended: str
-    """requeue, stop, hang or done, as it said itself; killed where it said nothing; running where it lives."""
+    """How it ended: the event requeue, stop, hang, lost_rank or done; killed where there is none; running where it still runs."""
     host: str
-    """Where rank 0 ran; empty where no row says."""
+    """Host of rank 0; empty where no row names it."""
     started: float | None
-    """Unix time of its first sign of life."""
+    """Unix time of its first row."""
     last: float | None
-    """Unix time of its last sign of life."""
+    """Unix time of its last row."""
     first_step: int | None
-    """Number of the first step that it trained; None where it came to none."""
+    """Number of the first step that it trained; None where it trained none."""
     last_step: int | None
     """Number of the last step that it trained."""
     failed: bool
-    """It ended in a way that nobody asked for: killed, a hang, or numbers that could not be trusted."""
+    """Whether it ended by a failure: killed, hung, or with numbers that could not be trusted."""
     recovery_s: float | None = None
-    """From its last sign of life until the run was again at the furthest step it had reached; None where it is not yet."""
+    """Seconds from its last row until the run was back at the furthest step reached; None where it is not yet."""
 
 
 @dataclass
-class Account:
-    """Where the time of a run went, seconds, and how far it came."""
+class Goodput:
+    """Where the time of a run went, in seconds, and how far the run is."""
 
     wall_s: float = 0.0
-    """From the first start to the last sign of life, or to now where the run lives."""
+    """Time from the first start to the last row, or to now where the run is alive."""
     productive_s: float = 0.0
-    """In steps that stayed and changed weights."""
+    """Time in steps that stayed and changed weights."""
     goodput: float = 0.0
     """productive_s / wall_s."""
     lost_s: float = 0.0
-    """In steps that the run went back to before."""
+    """Time in steps that the run went back to before."""
     skipped_s: float = 0.0
-    """In steps that stayed but changed no weight, as their numbers were not finite or a spike."""
+    """Time in steps that stayed but changed no weight, because their numbers were not finite or a spike."""
     save_stall_s: float = 0.0
-    """Training stood still for saves, failed ones included, and for the last checkpoint of a life to be safe; what is written beside
-    the training is not in it."""
+    """Time for which the training stood still for saves, failed ones included, and until the last checkpoint of an attempt was safe;
+    writing in the background is not part of it."""
     evaluation_s: float = 0.0
-    """In evaluations while training."""
+    """Time in evaluations during the training."""
     startup_s: float = 0.0
-    """From the start of each life to the beginning of its first step."""
+    """Time from the start of each attempt to the beginning of its first step."""
     rollback_s: float = 0.0
-    """From the last step before a roll-back to the first after it."""
+    """Time from the last step before a roll-back to the first step after it."""
     hang_s: float = 0.0
-    """Nothing moved until the watchdog ended the job."""
+    """Time without progress until the watchdog ended the job."""
     down_s: float = 0.0
-    """From the last sign of life of each life to the start of the next: the step it died in, the queue, the launcher."""
+    """Time from the last row of each attempt to the start of the next: the step that it died in, the queue, the launcher."""
     unaccounted_s: float = 0.0
-    """The rest: between the steps, and steps in flight when a life ended in order."""
+    """The rest: time between the steps, and steps in flight when an attempt ended in order."""
     data_wait_s: float = 0.0
-    """Of the time in steps that stayed: waiting for data."""
+    """Time in steps that stayed during which they waited for data."""
     steps: int = 0
     """Rows of steps that stayed, skipped ones included."""
     lost_steps: int = 0
     """Rows of steps that did not stay."""
     skipped_steps: int = 0
-    """Of the steps that stayed, those that changed no weight."""
+    """Steps that stayed and changed no weight."""
     step: int = 0
-    """Where the run stands: updates since its beginning."""
+    """Number of the newest step that stayed."""
     tokens: int = 0
-    """Tokens up to there."""
+    """Tokens trained on up to there."""
     loss: float | None = None
     """Mean over the last 100 steps that stayed and changed weights."""
     step_s: float | None = None
-    """Mean seconds of a step over the last 100 that stayed."""
+    """Mean seconds of the last 100 steps that stayed."""
     tokens_per_second: float | None = None
     """Mean over the time in steps that stayed."""
     mfu: float | None = None
     """Share of the devices' peak, mean over the time in steps that stayed; None where the peak is not known."""
-    lives: list[Life] = field(default_factory=list)
-    """First to last."""
+    attempts: list[Attempt] = field(default_factory=list)
+    """Attempts, first to last."""
     failures: int = 0
-    """Lives that ended in a way that nobody asked for."""
+    """Attempts that ended by a failure."""
     recovery_s: list[float | None] = field(default_factory=list)
-    """For each life that another followed: seconds until the run was where it had been; None where it is not yet."""
+    """`Attempt.recovery_s` of each attempt that another one followed."""
     saves: int = 0
     failed_saves: int = 0
     rollbacks: int = 0
     hangs: list[dict[str, Any]] = field(default_factory=list)
-    """rank, host, phase, step and seconds of each, as far as the ledger names them."""
+    """Fields rank, host, phase, step and seconds of each hang; None where the ledger does not have one."""
 
     def parts(self) -> dict[str, float]:
         """Seconds by what they were spent on; disjoint, they sum to wall_s."""
         return {label: getattr(self, name) for name, label in PARTS.items()}
 
 
-def account(ledger: list[Row], metrics: list[Row], now: float | None = None) -> Account:
-    """The account of a run.
+def compute_goodput(ledger: list[JsonRow], metrics: list[JsonRow], now: float | None = None) -> Goodput:
+    """Adds up where the time of a run went.
 
     Args:
         ledger: rows of ledger.jsonl, in its order.
         metrics: rows of metrics.jsonl, in its order.
-        now: unix time, for a run that lives; its wall time goes up to it.
+        now: unix time, for a run that is alive: its wall time goes up to it; None for one that is not.
     """
     histories = read_history(ledger, metrics)
-    result = Account()
+    result = Goodput()
     for place, history in enumerate(histories):
-        _add_life(result, history, histories[place + 1] if place + 1 < len(histories) else None, now)
+        _add_attempt(result, history, histories[place + 1] if place + 1 < len(histories) else None, now)
     standing = [step for history in histories for step in history.steps if not step.lost]
     _add_state(result, histories, standing)
     _add_recoveries(result, histories)
@@ -139,18 +140,18 @@ def account(ledger: list[Row], metrics: list[Row], now: float | None = None) -> 
     return result
 
 
-def _add_life(result: Account, history: History, following: History | None, now: float | None) -> None:
-    """Adds one life, and the gap after it."""
+def _add_attempt(result: Goodput, history: AttemptHistory, following: AttemptHistory | None, now: float | None) -> None:
+    """Adds one attempt, and the time after it."""
     ending = history.ending
     ended = "killed" if ending is None else str(ending["event"])
     if following is None and now is not None and ending is None:
         ended = "running"
-    asked = (None, StopRequested.exit_status, RequeueRequested.exit_status)
-    failed = ended in ("killed", "hang") or (ending is not None and ending.get("status") not in asked)
+    no_failure = (None, StopRequested.exit_status, RequeueRequested.exit_status)
+    failed = ended in ("killed", "hang") or (ending is not None and ending.get("status") not in no_failure)
     begin, end = history.started, history.last
     host = next((str(e["host"]) for e in history.events if e.get("event") != "hang" and e.get("host")), "")
     first, last = (history.steps[0].number, history.steps[-1].number) if history.steps else (None, None)
-    result.lives.append(Life(history.life, ended, host, begin, end, first, last, failed))
+    result.attempts.append(Attempt(history.attempt, ended, host, begin, end, first, last, failed))
     result.failures += failed
 
     gaps = time_between_steps(history)
@@ -171,7 +172,7 @@ def _add_life(result: Account, history: History, following: History | None, now:
     result.save_stall_s += gaps.last_save
     if begin is None or end is None:
         return
-    # Steps are timed by a clock that nobody sets; where the wall clock was set back meanwhile, they are the truth.
+    # Steps are timed by a monotonic clock; where the wall clock was set back meanwhile, the steps are right.
     result.unaccounted_s += max(0.0, end - begin - sum(spent) - sum(astuple(gaps)))
     if following is not None and following.started is not None:
         result.down_s += max(0.0, following.started - end)
@@ -181,7 +182,7 @@ def _add_life(result: Account, history: History, following: History | None, now:
         result.down_s += max(0.0, now - end)
 
 
-def _spent_on_steps(result: Account, step: Step) -> float:
+def _spent_on_steps(result: Goodput, step: StepRow) -> float:
     if step.lost:
         result.lost_s += step.seconds
         result.lost_steps += 1
@@ -196,15 +197,15 @@ def _spent_on_steps(result: Account, step: Step) -> float:
     return step.seconds
 
 
-def _add_state(result: Account, histories: list[History], standing: list[Step]) -> None:
-    """Adds where the run stands, and its means."""
+def _add_state(result: Goodput, histories: list[AttemptHistory], standing: list[StepRow]) -> None:
+    """Adds how far the run is, and the means of its last steps."""
     end = standing[-1] if standing else None
     if end is not None:
         result.step, result.tokens = end.number, int(finite(end.row, "tokens") or 0)
     for history in histories:
         for event in (e for e in history.events if e.get("event") in ("resume", "rollback", "done")):
-            # Where a disk took no metrics, the ledger knows more.
-            if (at := finite(event, "step")) is not None and (end is None or _is_after(history.life, event, end)):
+            # Where the disk was full the ledger may have a later step than the metrics.
+            if (at := finite(event, "step")) is not None and (end is None or _is_after(history.attempt, event, end)):
                 result.step = int(at)
                 result.tokens = int(finite(event, "tokens") or result.tokens)
     losses = [v for s in standing if not s.skipped and (v := finite(s.row, "loss")) is not None][-RECENT_STEPS:]
@@ -215,22 +216,22 @@ def _add_state(result: Account, histories: list[History], standing: list[Step]) 
     result.mfu = _time_weighted("mfu", standing)
 
 
-def _is_after(life: int, event: Row, step: Step) -> bool:
-    if life != step.life:
-        return life > step.life
-    return step.time is not None and (finite(event, "time") or 0.0) > step.time
+def _is_after(attempt: int, event: JsonRow, step: StepRow) -> bool:
+    if attempt != step.attempt:
+        return attempt > step.attempt
+    return step.time is not None and time_of(event) > step.time
 
 
-def _time_weighted(key: str, steps: list[Step]) -> float | None:
-    told = [(value, s.seconds) for s in steps if (value := finite(s.row, key)) is not None and s.seconds > 0]
-    return sum(value * seconds for value, seconds in told) / sum(seconds for _, seconds in told) if told else None
+def _time_weighted(key: str, steps: list[StepRow]) -> float | None:
+    weighted = [(value, s.seconds) for s in steps if (value := finite(s.row, key)) is not None and s.seconds > 0]
+    return sum(value * seconds for value, seconds in weighted) / sum(seconds for _, seconds in weighted) if weighted else None
 
 
-def _add_recoveries(result: Account, histories: list[History]) -> None:
-    """Adds, for each life that another followed, when the run was where it had been before."""
+def _add_recoveries(result: Goodput, histories: list[AttemptHistory]) -> None:
+    """Adds to each attempt that another one followed when the run was back where it had been."""
     furthest = 0
-    waiting: list[tuple[Life, int]] = []
-    for history, life in zip(histories, result.lives, strict=True):
+    waiting: list[tuple[Attempt, int]] = []
+    for history, attempt in zip(histories, result.attempts, strict=True):
         for step in history.steps:
             still = []
             for dead, goal in waiting:
@@ -241,5 +242,5 @@ def _add_recoveries(result: Account, histories: list[History]) -> None:
                 dead.recovery_s = None if moment is None or dead.last is None else max(0.0, moment - dead.last)
             waiting = still
             furthest = max(furthest, step.number)
-        waiting.append((life, furthest))
-    result.recovery_s = [life.recovery_s for life in result.lives[:-1]]
+        waiting.append((attempt, furthest))
+    result.recovery_s = [attempt.recovery_s for attempt in result.attempts[:-1]]

@@ -1,6 +1,6 @@
-"""A run's jobs: what jobs.jsonl, ledger and preflight.json tell of them, laid beside what Slurm says now.
+"""The Slurm jobs of a run: what jobs.jsonl, ledger and preflight.json say about them, combined with what Slurm says now.
 
-`look` asks Slurm; all else are functions of plain rows. Rows come from files that kills have cut, so that any key may be missing.
+`look_up_jobs` asks Slurm; everything else is a function of plain rows. Kills may have truncated their files, so any key may be missing.
 """
 
 from dataclasses import dataclass, field, replace
@@ -8,132 +8,131 @@ from pathlib import Path
 
 import orjson
 
-from jadeberta.cluster.slurm import Job, ask, ask_following
-from jadeberta.status.attempts import Row, finite
-from jadeberta.utils.json_lines import read_jsonl
+from jadeberta.cluster.slurm import SlurmJob, find_next_job, query_job
+from jadeberta.jobs.job_records import JobRecords
+from jadeberta.utils.json_lines import JsonRow, finite, time_of
 
-BOOKS = "jobs.jsonl"
-STILL_STARTING_S = 600.0
-"""Where Slurm cannot be asked, a life that began longer ago than this and trains not is taken for dead."""
+MAX_STARTUP_S = 600.0
+"""Where Slurm cannot be asked, an attempt that began longer ago than this and trains no step counts as dead."""
 
 
 @dataclass
-class Slurm:
-    """A run as jobs of Slurm. Of a run that never was one every field is as it stands here."""
+class JobStatus:
+    """State of a run's newest Slurm job. For a run that never was one, every field has its default."""
 
     job: int | None = None
     array: str | None = None
+    """Array job and task, such as 11_3."""
     name: str = ""
     state: str = ""
-    """In Slurm; empty where that cannot be told, and `note` says why."""
+    """State in Slurm; empty where Slurm does not say, and `note` says why."""
     reason: str = ""
-    """Why it waits."""
+    """Reason for which the job waits."""
     partition: str = ""
     hosts: str = ""
-    """Slurm's short form of the hosts it has, or had."""
+    """Hosts that the job has, or had, in Slurm's short form."""
     restarts: int = 0
-    """Of this job."""
-    lives: int = 0
-    """Of the run: how often a job began to work at it."""
+    """Number of times that this job was requeued."""
+    attempts: int = 0
+    """Number of attempts of the whole run, over all its jobs."""
     starts_in_s: float | None = None
-    """Of a job that waits, where Slurm says."""
+    """Seconds until a waiting job is expected to start; None where Slurm does not say."""
     limit_in_s: float | None = None
-    """Until the time limit of a job that works."""
+    """Seconds until the time limit of a job that works; None: no limit."""
     limit_s: float | None = None
-    """From its beginning to its time limit."""
+    """Seconds from the start of the job to its time limit."""
     excluded: str = ""
-    """Hosts that the job does without, or that its next life is to do without."""
+    """Hosts that the job, or its next attempt, must not use, in Slurm's short form."""
     starting: bool = False
-    """A life has begun and no rank has said anything yet: preflight, imports."""
+    """Whether an attempt has begun and no rank has written anything yet: preflight, imports."""
     preflight: str = ""
-    """A sentence on its verdict."""
-    ends: list[Row] = field(default_factory=list)
-    """What was decided about lives that ended by themselves, first to last."""
-    kept_books: bool = False
-    """slurm/attempt.sh runs the job, which ends soon after its ranks. Without, say in an interactive one, it may outlive them."""
+    """A sentence on the preflight's verdict."""
+    ends: list[JsonRow] = field(default_factory=list)
+    """Rows `end` of jobs.jsonl: what was decided about attempts that ended by themselves, first to last."""
+    has_records: bool = False
+    """Whether slurm/attempt.sh runs the job, which then ends soon after its ranks. Without it (an interactive job) it may outlive them."""
     ended: bool = False
-    """The newest life has such a row."""
+    """Whether the newest attempt has a row `end`."""
     note: str = ""
-    """Why Slurm says nothing."""
+    """Reason for which Slurm says nothing."""
     waits: bool = False
     works: bool = False
 
 
-def look(run: Path, ledger: list[Row], now: float) -> Slurm:
-    """The jobs of a run directory; asks Slurm once, and where jobs follow one another also for the next.
+def look_up_jobs(run: Path, ledger: list[JsonRow], now: float) -> JobStatus:
+    """Returns the state of a run's newest job; asks Slurm once, and in a chain of jobs once more for the next job.
 
     Args:
         run: run directory.
-        ledger: its rows.
+        ledger: rows of ledger.jsonl.
         now: unix time.
     """
-    books = read_jsonl(run / BOOKS)
-    own = newest_job(books, ledger)
+    records = JobRecords.read(run)
+    own = newest_job(records, ledger)
     if own is None:
-        return Slurm()
-    answer = ask(own["job"])
+        return JobStatus()
+    answer = query_job(own["job"])
     job = answer.job
-    if books and books[-1].get("action") == "next" and not (job and job.works):
-        job = ask_following(str(own.get("name") or ""), own["job"]) or job
-    told = replace(by_the_books(books, ledger), preflight=_read_verdict(run, books))
+    if records.newest.get("action") == "next" and not (job and job.works):
+        job = find_next_job(str(own.get("name") or ""), own["job"]) or job
+    known = replace(from_records(records, ledger), preflight=_read_verdict(run, records.began))
     if job is not None:
-        return with_slurm(told, job, now)
-    may_start = now - _began(books) < STILL_STARTING_S and not answer.forgotten
-    return replace(told, note=answer.why, starting=told.starting and may_start)
+        return with_slurm(known, job, now)
+    may_start = now - records.began < MAX_STARTUP_S and not answer.forgotten
+    return replace(known, note=answer.why, starting=known.starting and may_start)
 
 
-def newest_job(books: list[Row], ledger: list[Row]) -> Row | None:
-    """What Slurm said of its job to the run's newest life: job, array, restarts, name, partition, hosts; None where that was no job.
+def newest_job(records: JobRecords, ledger: list[JsonRow]) -> JsonRow | None:
+    """Returns the Slurm fields (job, array, restarts, name, partition, hosts) of the newest attempt; None where it was no Slurm job.
 
-    Jobs that do not run by slurm/attempt.sh keep no books; then the ledger's `start` has it.
+    A job that does not run by slurm/attempt.sh has no records; then the ledger's event `start` has the fields.
     """
-    told = [(_at(row), row) for row in books if row.get("event") == "begin"][-1:]
-    told += [(_at(row), row.get("slurm") or {}) for row in ledger if row.get("event") == "start"][-1:]
-    newest = max(told, key=lambda one: one[0], default=(0.0, {}))[1]
+    candidates = [(time_of(row), row) for row in records.begins[-1:]]
+    candidates += [(time_of(row), row.get("slurm") or {}) for row in ledger if row.get("event") == "start"][-1:]
+    newest = max(candidates, key=lambda one: one[0], default=(0.0, {}))[1]
     return newest if isinstance(newest, dict) and isinstance(newest.get("job"), int) else None
 
 
-def by_the_books(books: list[Row], ledger: list[Row]) -> Slurm:
-    """What a run's own files tell of its jobs.
+def from_records(records: JobRecords, ledger: list[JsonRow]) -> JobStatus:
+    """Returns what a run's own files say about its jobs.
 
     Args:
-        books: rows of jobs.jsonl.
+        records: of jobs.jsonl.
         ledger: rows of ledger.jsonl.
     """
-    own = newest_job(books, ledger) or {}
-    begins, ends = ([row for row in books if row.get("event") == event] for event in ("begin", "end"))
+    own = newest_job(records, ledger) or {}
     starts = [row for row in ledger if row.get("event") == "start"]
-    ended = bool(books) and books[-1].get("event") == "end"
-    has_started = bool(starts) and _life_of_job(starts[-1].get("slurm")) == _life_of_job(own)
-    return Slurm(
+    has_started = bool(starts) and _start_of(starts[-1].get("slurm")) == _start_of(own)
+    excluded = {*(records.newest_begin.get("users_exclusions") or []), *(records.newest_end.get("excluded") or [])}
+    return JobStatus(
         job=own.get("job"),
         array=own.get("array"),
         name=str(own.get("name") or ""),
         partition=str(own.get("partition") or ""),
         hosts=",".join(map(str, own.get("hosts") or [])),
         restarts=int(finite(own, "restarts") or 0),
-        lives=len(begins or starts),
-        excluded=",".join(_left_out(begins, ends)),
-        starting=not ended and not has_started,
-        ends=ends,
-        kept_books=bool(begins) and begins[-1].get("job") == own.get("job"),
-        ended=ended,
+        attempts=len(records.begins or starts),
+        excluded=",".join(sorted(map(str, excluded))),
+        starting=not records.has_ended and not has_started,
+        ends=records.ends,
+        has_records=bool(records.begins) and records.newest_begin.get("job") == own.get("job"),
+        ended=records.has_ended,
     )
 
 
-def with_slurm(told: Slurm, job: Job, now: float) -> Slurm:
-    """The same with what Slurm says.
+def with_slurm(known: JobStatus, job: SlurmJob, now: float) -> JobStatus:
+    """Returns the same state with what Slurm says.
 
     Args:
-        told: by the books.
-        job: the run's newest, or the next where that one goes on with it.
+        known: what the run's own files say.
+        job: the run's newest job, or the next job of its chain.
         now: unix time.
     """
-    # A life that Slurm has begun and that has not come as far as the books.
-    begins = job.works and (job.job != told.job or (job.restarts > told.restarts))
+    # Slurm has started an attempt that has not written its first row yet.
+    begins = job.works and (job.job != known.job or (job.restarts > known.restarts))
     limit = (job.ends, job.starts) if job.works and job.ends is not None else (None, None)
     return replace(
-        told,
+        known,
         job=job.job,
         array=job.array,
         name=job.name,
@@ -141,56 +140,46 @@ def with_slurm(told: Slurm, job: Job, now: float) -> Slurm:
         state=job.state,
         reason=job.reason,
         restarts=job.restarts,
-        hosts=job.hosts or ("" if job.waits else told.hosts),
-        # What it was given for this life; of a job that works the books know already what becomes of the next.
+        hosts=job.hosts or ("" if job.waits else known.hosts),
+        # Slurm's list is that of this attempt; what was decided for the next one is in the records.
         excluded=job.excluded,
         waits=job.waits,
         works=job.works,
-        starting=begins or (job.works and not told.ended and told.starting),
-        ended=told.ended and not begins,
+        starting=begins or (job.works and not known.ended and known.starting),
+        ended=known.ended and not begins,
         starts_in_s=max(0.0, job.starts - now) if job.waits and job.starts is not None else None,
         limit_in_s=None if limit[0] is None else max(0.0, limit[0] - now),
         limit_s=None if limit[0] is None or limit[1] is None else limit[0] - limit[1],
     )
 
 
-def _at(row: Row) -> float:
-    return finite(row, "time") or 0.0
-
-
-def _began(books: list[Row]) -> float:
-    """When the newest life began, unix time."""
-    return max((_at(row) for row in books if row.get("event") == "begin"), default=0.0)
-
-
-def _life_of_job(slurm: object) -> tuple[object, object]:
+def _start_of(slurm: object) -> tuple[object, object]:
+    """Job and restart count, which together identify an attempt."""
     return (slurm.get("job"), slurm.get("restarts")) if isinstance(slurm, dict) else (None, None)
 
 
-def _left_out(begins: list[Row], ends: list[Row]) -> list[str]:
-    """Hosts that the decision about the last end leaves out, and those of the user."""
-    users = (begins[-1].get("users_exclusions") or []) if begins else []
-    decided = (ends[-1].get("excluded") or []) if ends else []
-    return sorted({*map(str, users), *map(str, decided)})
-
-
-def _read_verdict(run: Path, books: list[Row]) -> str:
-    """What the last preflight found; empty where there was none."""
+def _read_verdict(run: Path, began: float) -> str:
+    """Reads what the last preflight found; empty where there was none."""
     try:
-        told = orjson.loads((run / "preflight.json").read_bytes())
+        verdict = orjson.loads((run / "preflight.json").read_bytes())
     except (OSError, orjson.JSONDecodeError):
         return ""
-    return verdict_sentence(told, _began(books)) if isinstance(told, dict) else ""
+    return verdict_sentence(verdict, began) if isinstance(verdict, dict) else ""
 
 
-def verdict_sentence(told: Row, began: float) -> str:
-    """preflight.json in a sentence; `began` is when the newest life began, unix time."""
-    hosts = told.get("hosts") or []
-    faults = [str(fault) for fault in told.get("common") or []]
-    faults += [f"{host}: {', '.join(map(str, reasons))}" for host, reasons in (told.get("unfit") or {}).items()]
+def verdict_sentence(verdict: JsonRow, began: float) -> str:
+    """Returns preflight.json as a sentence.
+
+    Args:
+        verdict: content of preflight.json.
+        began: unix time at which the newest attempt began.
+    """
+    hosts = verdict.get("hosts") or []
+    faults = [str(fault) for fault in verdict.get("common") or []]
+    faults += [f"{host}: {', '.join(map(str, reasons))}" for host, reasons in (verdict.get("unfit") or {}).items()]
     text = (
         f"fit, {len(hosts)} host{'s' * (len(hosts) != 1)}"
-        if told.get("fit") is True
+        if verdict.get("fit") is True
         else "not fit: " + ("; ".join(faults) or "no reason is given")
     )
-    return text + (" (of an earlier life)" if _at(told) < began else "")
+    return text + (" (of an earlier attempt)" if time_of(verdict) < began else "")

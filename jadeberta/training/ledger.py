@@ -12,6 +12,8 @@ from jadeberta.cluster.environment import host_name
 from jadeberta.utils.json_lines import read_jsonl
 
 logger = logging.getLogger(__name__)
+ENDING_EVENTS = ("requeue", "stop", "hang", "lost_rank", "done")
+"""Events after which the ranks of an attempt end."""
 
 
 class Ledger:

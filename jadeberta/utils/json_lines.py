@@ -1,13 +1,17 @@
-"""JSON Lines files that a kill may have cut short."""
+"""JSON Lines files that a kill may have truncated, and values of their rows that may be missing."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+JsonRow = dict[str, Any]
+"""One object of a JSON Lines file. Any key may be missing: the row may be of another version, or the file truncated."""
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The whole objects of a JSON Lines file; a line cut short by a kill is left out."""
+
+def read_jsonl(path: Path) -> list[JsonRow]:
+    """Returns the whole objects of a JSON Lines file, none where there is no file; a line truncated by a kill is skipped."""
     rows = []
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
@@ -15,3 +19,14 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         except orjson.JSONDecodeError:
             continue
     return rows
+
+
+def finite(row: JsonRow, key: str) -> float | None:
+    """Returns a finite number of a row; None where the key is missing or holds anything else."""
+    value = row.get(key)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+
+
+def time_of(row: JsonRow) -> float:
+    """Returns the unix time of a row; 0 where it has none."""
+    return finite(row, "time") or 0.0

@@ -165,7 +165,7 @@ def test_a_job_that_crashes_at_its_start_three_times_stops_and_says_so(cluster: 
     job = run.submit(1, PYTHON=str(python))
     run.until_ended(job, "FAILED")
     assert [e["action"] for e in run.endings] == ["requeue", "requeue", "stop"]
-    assert "3 lives in a row ended without a newer checkpoint" in run.printed
+    assert "3 attempts in a row ended without a newer checkpoint" in run.printed
     assert cluster.job(job)["ExitCode"] == "1:0"
 
 
@@ -234,5 +234,7 @@ def test_the_training_runs_inside_a_container(cluster: Cluster, tmp_path: Path) 
     run.until_ended(job, "COMPLETED")
     calls = (tmp_path / "calls").read_text()
     assert (
-        run.done and calls.count("-m jadeberta pretrain") == 2 and [calls.count(f"life {w} ") for w in ("begin", "end")] == [1, 1]
+        run.done
+        and calls.count("-m jadeberta pretrain") == 2
+        and [calls.count(f"lifecycle {w} ") for w in ("begin", "end")] == [1, 1]
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jadeberta.cluster.slurm import ask, ask_following, parse_job
+from jadeberta.cluster.slurm import find_next_job, parse_job, query_job
 from tests.helpers import ROOT
 
 PRINTED = (ROOT / "tests" / "cluster" / "scontrol.txt").read_text()
@@ -63,35 +63,35 @@ def commands(tmp_path, monkeypatch):
 
 def test_slurm_is_asked_once_for_one_job(commands) -> None:
     calls = commands(scontrol=f"cat '{ROOT}/tests/cluster/scontrol.txt'")
-    answer = ask(7)
+    answer = query_job(7)
     assert answer.job == parse_job(PRINTED, 7) and answer.why == ""
     assert calls.read_text() == "scontrol show job -o 7\n"
 
 
 def test_a_job_that_slurm_has_forgotten_is_told_apart_from_a_slurm_that_is_gone(commands) -> None:
     commands(scontrol="echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
-    forgotten = ask(12)
+    forgotten = query_job(12)
     assert forgotten.forgotten and forgotten.why == "Slurm has forgotten job 12; it ended some time ago."
     commands(scontrol="echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1")
-    gone = ask(12)
+    gone = query_job(12)
     assert not gone.forgotten and gone.why.startswith("Slurm does not answer: ") and "connect failure" in gone.why
 
 
 def test_a_controller_that_says_nothing_is_not_waited_for(commands) -> None:
     commands(scontrol="exec sleep 60")
     began = time.monotonic()
-    assert ask(12, timeout=0.5).why == "Slurm did not answer in 0.5 s."
+    assert query_job(12, timeout=0.5).why == "Slurm did not answer in 0.5 s."
     assert time.monotonic() - began < 30
 
 
 def test_without_slurm_there_is_a_sentence(commands, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    answer = ask(12)
+    answer = query_job(12)
     assert answer.job is None and "scontrol is not on this host" in answer.why
 
 
 def test_in_a_chain_the_next_job_of_the_name_is_the_one_that_goes_on(commands) -> None:
     calls = commands(squeue="echo 3; echo 10; echo 5", scontrol=f"cat '{ROOT}/tests/cluster/scontrol.txt'")
-    assert ask_following("chain", after=3) == parse_job(PRINTED, 5)
+    assert find_next_job("chain", after=3) == parse_job(PRINTED, 5)
     assert "--me --name=chain --states=PENDING,RUNNING" in calls.read_text()
-    assert ask_following("chain", after=10) is None
+    assert find_next_job("chain", after=10) is None

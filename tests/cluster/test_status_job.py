@@ -26,13 +26,15 @@ def test_status_follows_a_job_from_its_start_over_a_requeue_to_its_end(cluster: 
     job = run.submit(2, 1, "--job-name=two nodes", "--exclude=node4", REST="600")
     run.until("the job has begun", lambda: run.lives)
     first = told(run)
-    assert (first["state"], first["lives"], first["slurm"]["state"]) == ("starting up", [], "RUNNING")
+    assert (first["state"], first["attempts"], first["slurm"]["state"]) == ("starting up", [], "RUNNING")
 
     run.until_step(7)
     running = told(run)
-    seen = {key: running["slurm"][key] for key in ("job", "name", "state", "partition", "hosts", "restarts", "lives", "excluded")}
+    seen = {
+        key: running["slurm"][key] for key in ("job", "name", "state", "partition", "hosts", "restarts", "attempts", "excluded")
+    }
     assert running["state"] == "running" and seen == {
-        "job": job, "name": "two nodes", "state": "RUNNING", "partition": "gpu", "hosts": "node[1-2]", "restarts": 0, "lives": 1,
+        "job": job, "name": "two nodes", "state": "RUNNING", "partition": "gpu", "hosts": "node[1-2]", "restarts": 0, "attempts": 1,
         "excluded": "node4",
     }  # fmt: skip
     assert 0 < running["slurm"]["limit_in_s"] <= running["slurm"]["limit_s"] == 3600
@@ -60,7 +62,7 @@ def test_status_follows_a_job_from_its_start_over_a_requeue_to_its_end(cluster: 
     assert told(run)["state"] == "starting up"
     run.until_step(1, life=1)
     again = told(run)
-    assert (again["state"], again["slurm"]["restarts"], again["slurm"]["lives"]) == ("running", 1, 2)
+    assert (again["state"], again["slurm"]["restarts"], again["slurm"]["attempts"]) == ("running", 1, 2)
 
     (run.directory / "STOP").touch()
     run.until_ended(job, "FAILED")

@@ -1,4 +1,4 @@
-"""The books of a job: what a life leaves in them, and what the next one and the shell are told."""
+"""The records of a job: what an attempt writes into them, and what the next attempt and the shell read."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from jadeberta.jobs.exit_reason import leave_last_words
-from jadeberta.jobs.lifecycle import is_finished, told_by
+from jadeberta.jobs.exit_reason import write_exit_reason
+from jadeberta.jobs.lifecycle import is_finished, reported_cause
 from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import ROOT, make_recipe, make_shards
 
@@ -27,15 +27,15 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def ask(run: Path, *words: str, status: int = 0, **env: str) -> str:
-    """What the shell is told."""
-    command = [sys.executable, "-m", "jadeberta.jobs.lifecycle", words[0], "--config", str(run / "recipe.yaml"), *words[1:]]
+def ask(run: Path, *options: str, status: int = 0, **env: str) -> str:
+    """The line that the shell reads."""
+    command = [sys.executable, "-m", "jadeberta.jobs.lifecycle", options[0], "--config", str(run / "recipe.yaml"), *options[1:]]
     done = subprocess.run(command, env=JOB | env, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == status, done.stderr
     return done.stdout.strip()
 
 
-def books(run: Path) -> list[dict]:
+def records(run: Path) -> list[dict]:
     return read_jsonl(run / "run" / "jobs.jsonl")
 
 
@@ -44,24 +44,24 @@ def write_ledger(run: Path, *rows: dict) -> None:
         f.writelines(orjson.dumps({"time": time.time(), "life": 0} | row) + b"\n" for row in rows)
 
 
-def test_a_life_is_written_down_from_its_begin_to_its_end(run) -> None:
+def test_an_attempt_is_recorded_from_its_begin_to_its_end(run) -> None:
     assert ask(run, "begin", "--excluded", "(null)") == ""
     (run / "run" / "checkpoints" / "step-00000004").mkdir(parents=True)
     write_ledger(run, {"event": "requeue", "status": 11, "reason": "USR1 asked to end"})
     assert ask(run, "end", "--status", "11", "--next", "requeue") == "requeue 11 -"
-    begin, end = books(run)
+    begin, end = records(run)
     assert (begin["job"], begin["hosts"], begin["step"], begin["life"]) == (7, ["node1", "node2"], -1, 0)
     assert (end["status"], end["action"], end["step"], end["life"]) == (11, "requeue", 4, 0)
     assert end["reason"].startswith("status 11: USR1 asked to end. ")
 
 
-def test_what_earlier_lives_said_is_not_this_ones(run) -> None:
+def test_events_of_earlier_attempts_are_not_read_as_this_ones(run) -> None:
     write_ledger(run, {"event": "stop", "status": 13, "reason": "numerics", "time": time.time() - 100})
     ask(run, "begin")
     assert ask(run, "end", "--status", "12", "--next", "requeue") == "requeue 12 -"
 
 
-def test_a_host_that_does_not_answer_or_hung_is_left_out_while_others_can_be_had(run) -> None:
+def test_a_host_that_does_not_answer_or_hung_is_excluded_while_others_are_free(run) -> None:
     ask(run, "begin")
     hang = {"event": "hang", "reason": "it is behind", "suspects": [{"rank": 1, "host": "node2.cluster.jp"}]}
     write_ledger(run, hang)
@@ -69,39 +69,39 @@ def test_a_host_that_does_not_answer_or_hung_is_left_out_while_others_can_be_had
     assert ask(run, "end", "--status", "12", "--next", "requeue", "--answered", "node1 node2", *usable) == "requeue 12 node2"
     ask(run, "begin")
     assert ask(run, "end", "--status", "12", "--next", "requeue", "--answered", "node2", *usable) == "requeue 12 node1"
-    assert [row["blamed"] for row in books(run) if row["event"] == "end"] == [["node2"], ["node1"]]
+    assert [row["blamed"] for row in records(run) if row["event"] == "end"] == [["node2"], ["node1"]]
 
 
-def test_no_host_is_left_out_of_a_partition_that_has_no_more(run) -> None:
+def test_no_host_is_excluded_where_the_partition_has_no_other(run) -> None:
     ask(run, "begin")
-    told = ask(run, "end", "--status", "12", "--next", "requeue", "--answered", "node1", "--usable", "node1 node2")
-    assert told == "requeue 12 -"
+    answer = ask(run, "end", "--status", "12", "--next", "requeue", "--answered", "node1", "--usable", "node1 node2")
+    assert answer == "requeue 12 -"
 
 
-def test_hosts_that_the_user_left_out_stay_left_out(run) -> None:
+def test_hosts_that_the_user_excluded_stay_excluded(run) -> None:
     ask(run, "begin", "--excluded", "node[8-9]")
     usable = ("--usable", "node1 node2 node3 node4")
     assert (
         ask(run, "end", "--status", "12", "--next", "requeue", "--answered", "node1", *usable) == "requeue 12 node2,node8,node9"
     )
-    # The next life finds all three in its ExcNodeList; node2 is forgiven in time, the others never.
+    # The next attempt finds all three in its ExcNodeList; node2 expires in time, the others never.
     ask(run, "begin", "--excluded", "node[2,8-9]")
-    assert books(run)[-1]["users_exclusions"] == ["node8", "node9"]
+    assert records(run)[-1]["users_exclusions"] == ["node8", "node9"]
 
 
-def test_a_host_that_went_down_with_a_life_is_blamed_by_the_next(run) -> None:
+def test_a_host_that_went_down_with_an_attempt_is_blamed_by_the_next(run) -> None:
     ask(run, "begin")
     ask(run, "begin", "--down", "node2 node4", SLURM_RESTART_COUNT="1")
-    assert books(run)[-1]["blamed"] == ["node2"]
+    assert records(run)[-1]["blamed"] == ["node2"]
     assert ask(run, "end", "--status", "1", "--next", "requeue", "--usable", "node1 node2 node3") == "requeue 1 node2"
-    # The script may still have had the time to say that Slurm ends it.
+    # The script may still have had the time to record that Slurm ends it.
     ask(run, "begin", SLURM_RESTART_COUNT="2")
     assert ask(run, "end", "--status", "12", "--state", "COMPLETING") == "leave 12 -"
     ask(run, "begin", "--down", "node1", SLURM_RESTART_COUNT="3")
-    assert books(run)[-1]["blamed"] == ["node1"]
+    assert records(run)[-1]["blamed"] == ["node1"]
 
 
-def test_a_preflight_of_another_life_says_nothing(run) -> None:
+def test_the_verdict_of_an_earlier_attempts_preflight_does_not_count(run) -> None:
     verdict = {"time": time.time(), "fit": False, "unfit": {"node2": ["slow"]}}
     (run / "run" / "preflight.json").write_bytes(orjson.dumps(verdict))
     ask(run, "begin")
@@ -118,27 +118,27 @@ def test_a_fault_of_no_host_stops_the_job(run) -> None:
     assert ask(run, "fit", "--next", "requeue") == "stop 2 -"
 
 
-def test_the_watch_tells_when_the_ranks_have_ended_and_srun_has_not(run) -> None:
+def test_the_watch_answers_late_when_the_ranks_have_ended_and_srun_has_not(run) -> None:
     ask(run, "begin")
     write_ledger(run, {"event": "hang", "time": time.time() - 3600}, {"event": "save"}, {"event": "lost_rank"})
     began = time.monotonic()
     assert ask(run, "watch") == "late" and time.monotonic() - began > 20
 
 
-def test_what_ranks_said_before_they_had_a_ledger_counts(run) -> None:
-    folder = run / "run" / "logs" / "last-words"
-    leave_last_words(folder, 3, 2, "of an earlier life.")
+def test_exit_reasons_of_ranks_that_had_no_ledger_yet_count(run) -> None:
+    folder = run / "run" / "logs" / "exit-reasons"
+    write_exit_reason(folder, 3, 2, "of an earlier attempt.")
     ask(run, "begin")
     # srun's status is that of its own signal to the others.
     assert ask(run, "end", "--status", "143", "--next", "requeue") == "requeue 143 -"
-    leave_last_words(folder, 1, 2, "the batch does not divide.")
+    write_exit_reason(folder, 1, 2, "the batch does not divide.")
     (folder / "rank-00000.json").write_bytes(b"cut sho")
     assert ask(run, "end", "--status", "143", "--next", "requeue") == "stop 2 -"
-    assert books(run)[-1]["reason"].startswith("status 143: the batch does not divide. ")
+    assert records(run)[-1]["reason"].startswith("status 143: the batch does not divide. ")
 
 
-def test_last_words_that_cannot_be_written_are_none(run) -> None:
-    leave_last_words(run / "recipe.yaml", 0, 2, "no folder")
+def test_an_exit_reason_that_cannot_be_written_is_skipped(run) -> None:
+    write_exit_reason(run / "recipe.yaml", 0, 2, "no folder")
     assert not list(run.glob("*.tmp"))
 
 
@@ -147,7 +147,7 @@ def test_a_recipe_that_cannot_be_read_ends_with_its_status(run) -> None:
 
 
 @pytest.mark.parametrize(
-    "rows,told",
+    "rows,reported",
     [
         ([], (None, "")),
         ([{"event": "save"}], (None, "")),
@@ -157,8 +157,8 @@ def test_a_recipe_that_cannot_be_read_ends_with_its_status(run) -> None:
         ([{"event": "lost_rank", "status": 12, "reason": "closed"}], (12, "closed.")),
     ],
 )
-def test_the_cause_is_told_rather_than_its_consequences(rows, told) -> None:
-    assert told_by(rows) == told
+def test_the_cause_is_reported_rather_than_its_consequences(rows, reported) -> None:
+    assert reported_cause(rows) == reported
 
 
 @pytest.mark.parametrize(

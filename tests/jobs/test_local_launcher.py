@@ -1,4 +1,4 @@
-"""A local job ends as its ranks do, and is started again where that can help and nobody told it to end."""
+"""A local job ends as its ranks do, and is started again where another attempt can succeed and no signal ended it."""
 
 import signal
 import subprocess
@@ -15,34 +15,34 @@ from tests.helpers import ROOT
 
 RECORD = """
 import os, pathlib, signal, sys, time
-rank, book = os.environ["RANK"], pathlib.Path({book!r})
-with open(book / f"lives-{{rank}}", "a") as f:
+rank, folder = os.environ["RANK"], pathlib.Path({folder!r})
+with open(folder / f"attempts-{{rank}}", "a") as f:
     f.write("x")
-life = len((book / f"lives-{{rank}}").read_text())
-while any(not (other := book / f"lives-{{r}}").exists() or len(other.read_text()) < life for r in (0, 1)):
+attempt = len((folder / f"attempts-{{rank}}").read_text())
+while any(not (other := folder / f"attempts-{{r}}").exists() or len(other.read_text()) < attempt for r in (0, 1)):
     time.sleep(0.01)  # a rank that ends takes the others with it, also those that have not begun
 """
 
 
-def start(book: Path, body: str, restarts: int, arguments: list[str] | None = None) -> subprocess.Popen:
-    """A launcher of two ranks that run a few lines of Python, which know `rank`, `life` (from 1) and `book`, a directory."""
-    code = RECORD.format(book=str(book)) + body
+def start(folder: Path, body: str, restarts: int, arguments: list[str] | None = None) -> subprocess.Popen:
+    """A launcher of two ranks that run a few lines of Python, which know `rank`, `attempt` (from 1) and `folder`, a directory."""
+    code = RECORD.format(folder=str(folder)) + body
     setup = (
         f"import sys; from jadeberta.jobs import local_launcher as launcher; launcher.COMMAND = [sys.executable, '-c', {code!r}]"
     )
     driver = f"{setup}; sys.exit(launcher.launch(2, {arguments or []!r}, {restarts}))"
     return subprocess.Popen(
-        [sys.executable, "-c", driver], cwd=book, stderr=subprocess.PIPE, text=True, env={"PYTHONPATH": str(ROOT)}
+        [sys.executable, "-c", driver], cwd=folder, stderr=subprocess.PIPE, text=True, env={"PYTHONPATH": str(ROOT)}
     )
 
 
 def ended(launcher: subprocess.Popen) -> tuple[int, str]:
-    _, said = launcher.communicate(timeout=60)
-    return launcher.returncode, said
+    _, printed = launcher.communicate(timeout=60)
+    return launcher.returncode, printed
 
 
-def lives(book: Path, rank: int = 0) -> int:
-    file = book / f"lives-{rank}"
+def attempts(folder: Path, rank: int = 0) -> int:
+    file = folder / f"attempts-{rank}"
     return len(file.read_text()) if file.exists() else 0
 
 
@@ -54,61 +54,59 @@ def test_a_signal_explains_the_errors_of_the_other_ranks(statuses, cause) -> Non
 
 
 def test_a_job_that_is_killed_is_started_again_with_the_same_arguments_until_it_ends_well(tmp_path) -> None:
-    body = "assert sys.argv[1:] == ['verb', '--key', '3']\nif life < 3 and rank == '1': os.kill(os.getpid(), signal.SIGKILL)"
-    status, said = ended(start(tmp_path, body, restarts=5, arguments=["verb", "--key", "3"]))
-    assert status == 0 and lives(tmp_path) == 3
-    assert "status 137; it is started again (restart 1 of at most 5)" in said
+    body = "assert sys.argv[1:] == ['verb', '--key', '3']\nif attempt < 3 and rank == '1': os.kill(os.getpid(), signal.SIGKILL)"
+    status, printed = ended(start(tmp_path, body, restarts=5, arguments=["verb", "--key", "3"]))
+    assert status == 0 and attempts(tmp_path) == 3
+    assert "status 137; it is started again (restart 1 of at most 5)" in printed
 
 
-def test_without_restarts_a_job_has_one_life(tmp_path) -> None:
+def test_without_restarts_a_job_has_one_attempt(tmp_path) -> None:
     assert ended(start(tmp_path, "sys.exit(12)", restarts=0))[0] == 12
-    assert lives(tmp_path) == 1
+    assert attempts(tmp_path) == 1
 
 
 def test_there_are_no_more_restarts_than_allowed(tmp_path) -> None:
     assert ended(start(tmp_path, "sys.exit(11)", restarts=2))[0] == 11
-    assert lives(tmp_path) == 3
+    assert attempts(tmp_path) == 3
 
 
-def test_an_end_that_another_life_would_not_mend_is_final(tmp_path) -> None:
+def test_a_failure_that_another_attempt_would_not_mend_is_final(tmp_path) -> None:
     assert ended(start(tmp_path, "sys.exit(13)", restarts=5))[0] == 13
-    assert lives(tmp_path) == 1
+    assert attempts(tmp_path) == 1
 
 
 def test_after_three_restarts_in_a_row_without_a_newer_checkpoint_it_gives_up(tmp_path) -> None:
     gets_on = "pathlib.Path('run/checkpoints/step-00000007').mkdir(parents=True)"
-    body = f"if rank == '1': time.sleep(100)\nif life == 3: {gets_on}\nsys.exit(1)"
-    status, said = ended(start(tmp_path, body, restarts=50, arguments=["pretrain", "--run.dir", "run"]))
-    assert status == 1 and lives(tmp_path) == 3 + 4
-    assert "4 lives in a row without a newer checkpoint" in said
+    body = f"if rank == '1': time.sleep(100)\nif attempt == 3: {gets_on}\nsys.exit(1)"
+    status, printed = ended(start(tmp_path, body, restarts=50, arguments=["pretrain", "--run.dir", "run"]))
+    assert status == 1 and attempts(tmp_path) == 3 + 4
+    assert "4 attempts in a row without a newer checkpoint" in printed
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_launcher_that_is_told_to_end_starts_nothing_again(tmp_path, number) -> None:
+def test_a_launcher_that_receives_term_or_int_starts_nothing_again(tmp_path, number) -> None:
     body = (
-        "for n in (signal.SIGTERM, signal.SIGINT): signal.signal(n, lambda *_: sys.exit(11))\nopen(book / f'ready-{rank}', 'w')"
+        "for n in (signal.SIGTERM, signal.SIGINT): signal.signal(n, lambda *_: sys.exit(11))\nopen(folder / f'ready-{rank}', 'w')"
     )
     launcher = start(tmp_path, f"{body}\ntime.sleep(100)", restarts=5)
     wait_for(tmp_path, "ready-0", "ready-1")
     launcher.send_signal(number)
     assert ended(launcher)[0] == 11
-    assert lives(tmp_path, 0) == lives(tmp_path, 1) == 1
+    assert attempts(tmp_path, 0) == attempts(tmp_path, 1) == 1
 
 
-def test_usr1_reaches_every_rank_and_a_requeue_that_it_brings_is_followed_by_a_life(tmp_path) -> None:
-    body = (
-        "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(11))\nopen(book / f'ready-{rank}', 'w')\nif life == 1: time.sleep(100)"
-    )
+def test_usr1_reaches_every_rank_and_a_requeue_that_it_brings_is_followed_by_an_attempt(tmp_path) -> None:
+    body = "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(11))\nopen(folder / f'ready-{rank}', 'w')\nif attempt == 1: time.sleep(100)"
     launcher = start(tmp_path, body, restarts=5)
     wait_for(tmp_path, "ready-0", "ready-1")
     launcher.send_signal(signal.SIGUSR1)
     assert ended(launcher)[0] == 0
-    assert lives(tmp_path, 0) == lives(tmp_path, 1) == 2
+    assert attempts(tmp_path, 0) == attempts(tmp_path, 1) == 2
 
 
-def wait_for(book: Path, *names: str) -> None:
+def wait_for(folder: Path, *names: str) -> None:
     deadline = time.monotonic() + 60
-    while not all((book / name).exists() for name in names):
+    while not all((folder / name).exists() for name in names):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 

@@ -21,7 +21,7 @@ def test_a_fit_allocation_trains() -> None:
     assert judge_fitness({"fit": True}, HOSTS, 8, recipe()).action == "go"
 
 
-def test_no_verdict_is_no_reason_to_stop_and_is_said() -> None:
+def test_without_a_verdict_training_starts_and_the_log_says_so() -> None:
     found = judge_fitness(None, HOSTS, 8, recipe())
     assert found.action == "go" and "unchecked" in found.reason
 
@@ -46,17 +46,17 @@ def test_names_with_and_without_domain_are_the_same_host() -> None:
         (unfit("node3"), {"batch": 2048, "micro_batch": 16}),  # the batch does not divide over three hosts
     ],
 )
-def test_otherwise_the_job_asks_for_other_hosts(verdict, settings) -> None:
+def test_otherwise_the_job_is_requeued_on_other_hosts(verdict, settings) -> None:
     found = judge_fitness(verdict, HOSTS, 8, recipe(**settings))
     assert found.action == "requeue" and found.hosts == tuple(verdict["unfit"]) and found.status is None
 
 
-def test_a_fault_that_is_no_hosts_own_is_not_mended_by_other_hosts() -> None:
+def test_a_fault_of_no_single_host_stops_the_job() -> None:
     found = judge_fitness({"fit": False, "unfit": {}, "common": ["the index differs"]}, HOSTS, 8, recipe())
     assert found.status == 2 and "the index differs" in found.reason
 
 
-def test_hosts_that_are_not_of_this_job_are_no_reason_to_leave_any_out() -> None:
+def test_unfit_hosts_outside_the_job_are_ignored() -> None:
     assert judge_fitness(unfit("login"), HOSTS, 8, recipe()).action == "go"
 
 

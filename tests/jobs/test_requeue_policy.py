@@ -1,10 +1,10 @@
-"""What becomes of a job whose ranks have ended follows from how they ended and from the lives before."""
+"""What happens to a job whose ranks have ended follows from how they ended and from the attempts before."""
 
 import pytest
 
-from jadeberta.jobs.requeue_policy import Ending, Limits, bad_hosts, decide
+from jadeberta.jobs.requeue_policy import Ending, Limits, decide, hosts_to_exclude
 
-LIMITS = Limits(fruitless_lives=3, excluded_hosts=2, excluded_hours=24.0)
+LIMITS = Limits(attempts_without_progress=3, excluded_hosts=2, excluded_hours=24.0)
 HOUR = 3600.0
 
 
@@ -41,21 +41,21 @@ def test_an_ending_has_its_consequence(ending, following, action, status) -> Non
     assert (decision.action, decision.status) == (action, status)
 
 
-def test_lives_that_get_no_further_come_to_an_end() -> None:
+def test_attempts_without_progress_come_to_an_end() -> None:
     crash = Ending(1, False, step=-1)
     assert decide(crash, [], LIMITS, "requeue").action == "requeue"
     assert decide(crash, [end(-1)], LIMITS, "requeue").action == "requeue"
     third = decide(crash, [end(-1), end(-1)], LIMITS, "requeue")
-    assert third.action == "stop" and third.status == 1 and "3 lives in a row" in third.reason
+    assert third.action == "stop" and third.status == 1 and "3 attempts in a row" in third.reason
     assert decide(crash, [end(-1), end(-1)], LIMITS, "singleton").action == "stop"
 
 
-def test_a_hundred_lives_that_each_get_further_go_on() -> None:
+def test_a_hundred_attempts_with_progress_go_on() -> None:
     past = [end(step) for step in range(100)]
     assert decide(Ending(12, False, step=100), past, LIMITS, "requeue").action == "requeue"
 
 
-def test_two_lives_without_progress_are_forgiven_by_one_with() -> None:
+def test_one_attempt_with_progress_resets_the_count() -> None:
     past = [end(5), end(5), end(5), end(7), end(7), end(7)]
     assert decide(Ending(1, False, step=8), past, LIMITS, "requeue").action == "requeue"
     assert decide(Ending(1, False, step=7), past, LIMITS, "requeue").action == "stop"
@@ -71,24 +71,24 @@ def test_a_job_that_a_person_submits_again_begins_a_new_count() -> None:
     assert decide(Ending(1, False, step=5), [*past, end(5), end(5)], LIMITS, "requeue").action == "stop"
 
 
-def test_a_life_that_slurm_ended_does_not_count() -> None:
+def test_an_attempt_that_slurm_ended_does_not_count() -> None:
     past = [end(5), {"event": "begin"}, {"event": "begin"}, end(5, "leave"), end(5, "leave"), {"event": "begin"}]
     assert decide(Ending(1, False, step=5), past, LIMITS, "requeue").action == "requeue"
 
 
-def test_a_blamed_host_is_left_out_and_forgotten_after_a_day() -> None:
+def test_a_blamed_host_is_excluded_for_a_day() -> None:
     past = [end(5, at=0.0, blamed=("node7",)), end(6, at=20 * HOUR, blamed=("node2",))]
     ending = Ending(12, False, step=9, time=23 * HOUR, blamed=("node3",))
     assert decide(ending, past, LIMITS, "requeue").excluded == ("node3", "node2")  # the limit is two: the oldest goes
     later = Ending(11, False, step=9, time=25 * HOUR)
-    assert bad_hosts(later, past, LIMITS) == ["node2"]
-    assert bad_hosts(Ending(11, False, time=45 * HOUR), past, LIMITS) == []
+    assert hosts_to_exclude(later, past, LIMITS) == ["node2"]
+    assert hosts_to_exclude(Ending(11, False, time=45 * HOUR), past, LIMITS) == []
 
 
-def test_no_host_is_left_out_where_none_can_be_spared() -> None:
-    assert bad_hosts(Ending(12, False, time=1.0, blamed=("node3",)), [], Limits(3, 0, 24.0)) == []
+def test_no_host_is_excluded_where_none_can_be_spared() -> None:
+    assert hosts_to_exclude(Ending(12, False, time=1.0, blamed=("node3",)), [], Limits(3, 0, 24.0)) == []
 
 
-def test_rows_that_lack_something_are_no_reason_to_fail() -> None:
+def test_rows_with_missing_fields_are_read() -> None:
     rows = [{"event": "end"}, {"event": "end", "step": None, "blamed": None}, {}, {"event": "begin", "blamed": ["node1"]}]
     assert decide(Ending(1, False), rows, LIMITS, "requeue").action == "requeue"

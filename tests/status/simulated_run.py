@@ -1,7 +1,7 @@
-"""A run that happens only on paper: it writes the ledger and metrics that a real one would, and keeps its own books.
+"""A simulated run: it writes the ledger and metrics that a real one would, and keeps its own record of what it did.
 
-Its books are a list of what was done from when to when. Only at the end of a life is it settled what of that anybody can know: a life
-that is killed is known up to its last line, a step that was cut off has no row, and a save that was cut off has no line.
+The record is a list of what was done from when to when. What of that a reader can know is settled at the end of an attempt:
+an attempt that is killed is known up to its last line, a step that was cut off has no row, and a save that was cut off has no line.
 """
 
 import random
@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Done:
-    """What was done from one moment to another; `proof` says whether a line tells of it."""
+    """What was done from one moment to another; `proof` says whether a line records it."""
 
     begin: float
     end: float
     what: str
     fallback: str
-    """What it looks like where no line tells of it."""
+    """What it looks like where no line records it."""
     proof: list[bool] = field(default_factory=lambda: [False])
 
 
@@ -31,10 +31,11 @@ class Trained:
 
 
 class SimulatedRun:
-    """Draws a run from a seed; `truth` holds its books in the names of Account."""
+    """Draws a run from a seed; `truth` holds what it did in the names of Goodput."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
+        self.key = "attempt" if seed % 2 else "life"  # old versions wrote `life`
         self.ledger: list[dict] = []
         self.metrics: list[dict] = []
         self.truth: dict = dict.fromkeys(
@@ -42,7 +43,7 @@ class SimulatedRun:
         )
         self.truth |= dict.fromkeys(("rollback_s", "hang_s", "down_s", "unaccounted_s"), 0.0)
         self.truth |= dict.fromkeys(("saves", "failed_saves", "rollbacks", "failures"), 0)
-        self.clock, self.life, self.furthest = 1e9, -1, 0
+        self.clock, self.attempt, self.furthest = 1e9, -1, 0
         self.path: list[Trained] = []
         """The steps that led to the present weights."""
         self.every: list[Trained] = []
@@ -62,9 +63,9 @@ class SimulatedRun:
         self._settle()
 
     def _live(self, previous_end: float | None) -> None:
-        self.life += 1
+        self.attempt += 1
         self.skew = self.random.uniform(-3, 3)  # of the host's clock
-        self.books: list[Done] = []
+        self.record: list[Done] = []
         self.pending: list[tuple[float, dict, Done]] = []
         self.resumed: list[Trained] | None = None
         self.context = "startup_s"
@@ -78,7 +79,7 @@ class SimulatedRun:
             ending, failed = "killed", True
         self.endings.append(ending)
         self.truth["failures"] += failed
-        self._close_books()
+        self._close_record()
         self.goals.append((len(self.recovered), self.furthest, self.last_line))
         self.recovered.append(None)
 
@@ -98,7 +99,7 @@ class SimulatedRun:
             if self.random.random() < 0.05:
                 proof = self._pass(self.random.uniform(1, 20), "evaluation_s", self.context)
                 proof[0] = True
-                self._say("evaluation", step=step, seconds=self.books[-1].end - self.books[-1].begin)
+                self._say("evaluation", step=step, seconds=self.record[-1].end - self.record[-1].begin)
             if step % self.save_every == 0 or step == self.max_steps or asked < 0.02:
                 self._save(step, wait=step == self.max_steps or asked < 0.02)
             if asked < 0.02 or step == self.max_steps:
@@ -123,10 +124,10 @@ class SimulatedRun:
         if self.random.random() < 0.01:
             silent = self.random.uniform(10, 600)
             self._pass(silent, self.context, self.context, cut)
-            told = self.random.uniform(0, silent)
-            self.books[-1].end -= told
-            self.books.append(Done(self.clock - told, self.clock, "hang_s", self.context, [True]))
-            self._say("hang", rank=3, host="n9", phase="step", step=len(self.path), seconds=told)
+            reported = self.random.uniform(0, silent)
+            self.record[-1].end -= reported
+            self.record.append(Done(self.clock - reported, self.clock, "hang_s", self.context, [True]))
+            self._say("hang", rank=3, host="n9", phase="step", step=len(self.path), seconds=reported)
             return "hang", True
         if self.random.random() < 0.05:
             self._pass(seconds / 2, "step", self.context, cut)
@@ -142,9 +143,9 @@ class SimulatedRun:
         self.path.append(done)
         self.every.append(done)
         self.last_line = self.clock + self.skew
-        told = {"loss": None if done.skipped else 3.0, "tokens": 100 * (before + 1), "skipped": done.skipped, "mfu": None}
-        told |= {"tokens_per_second": done.speed, "data_wait_s": done.wait, "life": self.life, "time": self.last_line}
-        self.metrics.append({"step": before + 1, "step_s": seconds, **told})
+        values = {"loss": None if done.skipped else 3.0, "tokens": 100 * (before + 1), "skipped": done.skipped, "mfu": None}
+        values |= {"tokens_per_second": done.speed, "data_wait_s": done.wait, self.key: self.attempt, "time": self.last_line}
+        self.metrics.append({"step": before + 1, "step_s": seconds, **values})
         waiting, self.goals = self.goals, []
         for place, goal, dead in waiting:
             if before + 1 < goal:
@@ -155,14 +156,14 @@ class SimulatedRun:
         return None
 
     def _save(self, step: int, wait: bool) -> None:
-        """A stall, and a write beside the training that is told of when it is over."""
+        """A stall, and a write in the background that is recorded when it is over."""
         while self.pending:  # the next save waits for the last
             self._pass(max(0.0, self.pending[0][0] - self.clock), self.context)
         proof = self._pass(self.random.uniform(0, 3), "save_stall_s", self.context)
-        stall, write = self.books[-1].end - self.books[-1].begin, self.random.choice([0.0, 1.0, 25.0])
+        stall, write = self.record[-1].end - self.record[-1].begin, self.random.choice([0.0, 1.0, 25.0])
         name = "save_failed" if self.random.random() < 0.1 else "save"
         line = {"event": name, "step": step, "stall_s": stall, "write_s": write, "path": list(self.path), "proof": proof}
-        self.pending.append((self.clock + write, line, self.books[-1]))
+        self.pending.append((self.clock + write, line, self.record[-1]))
         if wait:
             self._pass(write, self.context)
         self._commit()
@@ -190,7 +191,7 @@ class SimulatedRun:
 
     def _relabel(self, what: str) -> None:
         """All since the last step was, it turns out, for this."""
-        for done in self.books[::-1]:
+        for done in self.record[::-1]:
             if done.what == "step":
                 break
             if done.what == "unaccounted_s":
@@ -198,11 +199,11 @@ class SimulatedRun:
             done.fallback = what
 
     def _pass(self, seconds: float, what: str, fallback: str = "", proof: list[bool] | None = None) -> list[bool]:
-        """Time passes, unless the run is killed; writes that end meanwhile are told of."""
+        """Time passes, unless the run is killed; writes that end meanwhile are recorded."""
         until = self.clock + seconds
         killed_at = self.clock + self.random.expovariate(self.kill_rate) if self.kill_rate else until + 1
         done = Done(self.clock, min(until, killed_at), what, fallback or what, [not fallback] if proof is None else proof)
-        self.books.append(done)
+        self.record.append(done)
         while self.pending and self.pending[0][0] <= done.end:
             self.clock = self.pending[0][0]
             self._commit()
@@ -213,11 +214,11 @@ class SimulatedRun:
 
     def _say(self, event: str, **fields) -> None:
         self.last_line = self.clock + self.skew
-        self.ledger.append({"time": self.last_line, "event": event, "life": self.life, "host": "n1", "pid": 1, **fields})
+        self.ledger.append({"time": self.last_line, "event": event, self.key: self.attempt, "host": "n1", "pid": 1, **fields})
 
-    def _close_books(self) -> None:
+    def _close_record(self) -> None:
         known = self.last_line - self.skew
-        for done in self.books:
+        for done in self.record:
             seconds = max(0.0, min(done.end, known) - done.begin)
             what = done.what if done.proof[0] else done.fallback
             if what != "step":
@@ -242,5 +243,5 @@ class SimulatedRun:
             "step": len(self.path),
             "tokens": 100 * len(self.path),
             "recovery_s": self.recovered[:-1],
-            "lives": self.endings,
+            "attempts": self.endings,
         }

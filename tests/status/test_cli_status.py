@@ -11,15 +11,15 @@ import pytest
 
 from jadeberta.errors import ConfigError, InputError
 from jadeberta.status import cli as status
-from jadeberta.status.goodput import account
-from jadeberta.status.slurm_jobs import Slurm
+from jadeberta.status.goodput import compute_goodput
+from jadeberta.status.slurm_jobs import JobStatus
 from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import ROOT
 
 
 @pytest.fixture
 def run(tmp_path):
-    """A run of two lives; the second is at step 150 of 400 and was heard of 5 s ago."""
+    """A run of two attempts; the second is at step 150 of 400 and was heard of 5 s ago."""
     now = time.time()
     born = now - 2000
     ledger = [
@@ -56,13 +56,13 @@ def run(tmp_path):
             "host": f"n{rank + 1}",
             "phase": "step",
             "step": 150,
-            "place": "backward",
+            "section": "backward",
             "seconds": 3.0,
             "limit_s": 600,
         }
         beat["time"] = now - 5 - 90 * rank
         (tmp_path / "heartbeat" / f"rank-{rank}.json").write_bytes(orjson.dumps(beat))
-    (tmp_path / "heartbeat" / "rank-3.json").write_bytes(b'{"rank": 3, "time": 1.0}')  # of a life with more ranks
+    (tmp_path / "heartbeat" / "rank-3.json").write_bytes(b'{"rank": 3, "time": 1.0}')  # of an attempt with more ranks
     (tmp_path / "heartbeat" / "rank-2.json").write_bytes(b'{"rank": 2, "ti')
     return tmp_path
 
@@ -73,46 +73,48 @@ def test_the_table_says_how_far_the_run_is_and_where_its_time_went(run, capsys) 
     for line in (
         "state running", "step 150 of 400 (37.5%)", "tokens 150,000", "loss 2.5000", "100 tokens/s, MFU 25.0%", "time left 41m 40s",
         "150 stayed, 0 of them skipped, 0 lost", "saves 1, 0 failed; 0 roll-backs",
-        "wall time 2000", "steps that stayed 1500", "hanging 48.00", "between two lives 150.00", "waiting for saves 2.00",
+        "wall time 2000", "steps that stayed 1500", "hanging 48.00", "between two attempts 150.00", "waiting for saves 2.00",
         "0 hang 19m 10s steps 1 to 100 n1", "1 running", "steps 101 to 150 n1", "hang: rank 1, host n2, phase step, step 100, 48s silent",
         "checkpoints step-00000050, step-00000100", "heartbeats of 2 ranks",
-        "rank 0 on n1, 5s ago: phase step, step 150, place backward, for 3s of 10m 00s",
+        "rank 0 on n1, 5s ago: phase step, step 150, section backward, for 3s of 10m 00s",
         "rank 1 on n2, 1m 35s ago: phase",
     ):  # fmt: skip
         assert line in printed, f"{line!r} is not in {printed!r}"
     assert ".tmp" not in printed and "rank 3" not in printed
 
 
-def test_json_is_the_account(run, capsys) -> None:
+def test_json_holds_all_figures_and_the_old_spellings(run, capsys) -> None:
     assert status.main([str(run), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    expected = account(read_jsonl(run / "ledger.jsonl"), read_jsonl(run / "metrics.jsonl"))
+    expected = compute_goodput(read_jsonl(run / "ledger.jsonl"), read_jsonl(run / "metrics.jsonl"))
     assert found["productive_s"] == expected.productive_s == 1500.0
-    assert [life["ended"] for life in found["lives"]] == ["hang", "running"]
+    assert [life["ended"] for life in found["attempts"]] == ["hang", "running"]
     assert found["wall_s"] == pytest.approx(2000, abs=5)
+    assert found["lives"] == found["attempts"]
+    assert (found["slurm"]["lives"], found["slurm"]["kept_books"]) == (found["slurm"]["attempts"], found["slurm"]["has_records"])
 
 
-def test_a_run_that_is_long_silent_ended_with_its_last_sign(run) -> None:
+def test_a_run_that_is_long_silent_ended_with_its_last_row(run) -> None:
     late = time.time() + 1e6
-    result = status.read_account(run, late)
-    assert (result.lives[-1].ended, result.wall_s) == ("killed", pytest.approx(1995, abs=1))
-    assert status.read_account(run, late, heard=late - 200).lives[-1].ended == "killed"
-    assert status.read_account(run, late, heard=late - 60).lives[-1].ended == "running"
+    result = status.read_goodput(run, late)
+    assert (result.attempts[-1].ended, result.wall_s) == ("killed", pytest.approx(1995, abs=1))
+    assert status.read_goodput(run, late, last_heartbeat=late - 200).attempts[-1].ended == "killed"
+    assert status.read_goodput(run, late, last_heartbeat=late - 60).attempts[-1].ended == "running"
 
 
-def test_a_job_that_works_is_a_sign_of_life_where_it_ends_with_its_ranks(run) -> None:
+def test_a_working_job_keeps_its_run_alive_where_it_ends_with_its_ranks(run) -> None:
     late = time.time() + 1e6
-    for slurm, ended in (
-        (Slurm(state="RUNNING", works=True, kept_books=True), "running"),
-        (Slurm(state="RUNNING", works=True), "killed"),  # an interactive job outlives its ranks
-        (Slurm(state="FAILED", kept_books=True), "killed"),
-        (Slurm(state="RUNNING", works=True, kept_books=True, starting=True), "killed"),
+    for jobs, ended in (
+        (JobStatus(state="RUNNING", works=True, has_records=True), "running"),
+        (JobStatus(state="RUNNING", works=True), "killed"),  # an interactive job outlives its ranks
+        (JobStatus(state="FAILED", has_records=True), "killed"),
+        (JobStatus(state="RUNNING", works=True, has_records=True, starting=True), "killed"),
     ):
-        assert status.read_account(run, late, slurm=slurm).lives[-1].ended == ended
-    assert status.read_account(run, time.time(), slurm=Slurm(state="FAILED")).lives[-1].ended == "killed"
+        assert status.read_goodput(run, late, jobs=jobs).attempts[-1].ended == ended
+    assert status.read_goodput(run, time.time(), jobs=JobStatus(state="FAILED")).attempts[-1].ended == "killed"
 
 
-def test_a_run_without_recipe_metrics_or_heartbeats_is_told_as_far_as_it_goes(tmp_path, capsys) -> None:
+def test_a_run_without_recipe_metrics_or_heartbeats_is_shown_as_far_as_it_goes(tmp_path, capsys) -> None:
     (tmp_path / "ledger.jsonl").write_bytes(b'{"event":"start","time":1000,"life":0}\n{"ti')
     assert status.main([str(tmp_path)]) == 0
     printed = capsys.readouterr().out
@@ -131,12 +133,12 @@ def test_watching_ends_with_the_run(run, capsys, monkeypatch) -> None:
     monkeypatch.setattr(status.time, "sleep", nap)
     assert status.main([str(run), "--watch", "7", "--json"]) == 0
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
-    assert (naps, first["step"], second["step"], second["lives"][-1]["ended"]) == ([7.0], 150, 400, "done")
+    assert (naps, first["step"], second["step"], second["attempts"][-1]["ended"]) == ([7.0], 150, 400, "done")
 
 
 @pytest.fixture
 def begin(monkeypatch, tmp_path):
-    """What a job of Slurm notes where its life begins; this host has no scontrol."""
+    """What a job of Slurm records where its attempt begins; this host has no scontrol."""
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     return {
         "event": "begin",
@@ -149,7 +151,7 @@ def begin(monkeypatch, tmp_path):
     }
 
 
-def test_a_job_whose_ranks_have_said_nothing_yet_is_starting_up(tmp_path, begin, capsys) -> None:
+def test_a_job_whose_ranks_have_written_nothing_yet_is_starting_up(tmp_path, begin, capsys) -> None:
     (tmp_path / "jobs.jsonl").write_bytes(orjson.dumps(begin) + b"\n")
     assert status.main([str(tmp_path)]) == 0
     printed = " ".join(capsys.readouterr().out.split())
@@ -164,10 +166,10 @@ def test_a_job_whose_ranks_have_said_nothing_yet_is_starting_up(tmp_path, begin,
     assert "where the time went" not in printed
     assert status.main([str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["state"], found["lives"], found["slurm"]["job"], found["slurm"]["starting"]) == ("starting up", [], 12, True)
+    assert (found["state"], found["attempts"], found["slurm"]["job"], found["slurm"]["starting"]) == ("starting up", [], 12, True)
 
 
-def test_a_job_that_began_long_ago_and_said_nothing_was_killed(tmp_path, begin, capsys) -> None:
+def test_a_job_that_began_long_ago_and_wrote_nothing_was_killed(tmp_path, begin, capsys) -> None:
     (tmp_path / "jobs.jsonl").write_bytes(orjson.dumps(begin | {"time": time.time() - 3600}) + b"\n")
     assert status.main([str(tmp_path)]) == 0
     assert " ".join(capsys.readouterr().out.split()).startswith(f"{tmp_path} state killed")
@@ -194,7 +196,7 @@ def test_a_job_that_is_not_to_go_on_says_why_and_what_was_decided_before(run, be
     for line in (
         "state stopped",
         f"because {why}",
-        "lives 2 of the run",
+        "attempts 2 of the run",
         "0 requeue 1m 05s ago status 12: n3 hangs. Without n3.",
         "1 stop 2s ago",
     ):

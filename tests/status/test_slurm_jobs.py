@@ -1,119 +1,134 @@
-"""A run's jobs: books, ledger and Slurm laid side by side, and the word that follows for the run."""
+"""The state of a run follows from its records, its ledger and what Slurm says."""
 
 from dataclasses import replace
 
 import pytest
 
-from jadeberta.cluster.slurm import Job
+from jadeberta.cluster.slurm import SlurmJob
 from jadeberta.config.batch_sizes import BatchSizes
+from jadeberta.jobs.job_records import JobRecords
 from jadeberta.status.cli import NOT_CONTINUED, state
 from jadeberta.status.eta import Goal, jobs_to_come, next_save, read_goal, training_left_s
-from jadeberta.status.goodput import Account, Life
-from jadeberta.status.slurm_jobs import by_the_books, newest_job, verdict_sentence, with_slurm
+from jadeberta.status.goodput import Attempt, Goodput
+from jadeberta.status.slurm_jobs import from_records, newest_job, verdict_sentence, with_slurm
 
 BEGIN = {"event": "begin", "time": 100.0, "job": 12, "array": None, "restarts": 0, "name": "large", "partition": "gpu", "step": -1,
          "hosts": ["node1", "node2"], "blamed": [], "users_exclusions": ["node9"]}  # fmt: skip
 START = {"event": "start", "time": 110.0, "slurm": {"job": 12, "restarts": 0, "hosts": ["node1", "node2"], "name": "large"}}
 END = {"event": "end", "time": 200.0, "job": 12, "status": 12, "action": "requeue", "reason": "status 12: node2 hangs. It is requeued.",
        "excluded": ["node2"], "blamed": ["node2"], "step": 40}  # fmt: skip
-RUNNING = Job(12, None, "large", "RUNNING", "", "gpu", "node[1-2]", "node9", 0, 90.0, 3690.0)
+RUNNING = SlurmJob(12, None, "large", "RUNNING", "", "gpu", "node[1-2]", "node9", 0, 90.0, 3690.0)
 WAITING = replace(
     RUNNING, state="PENDING", reason="BeginTime", hosts="", excluded="node[2,9]", restarts=1, starts=320.0, ends=3920.0
 )
 
 
-def life(ended: str) -> Account:
-    return Account(lives=[Life(0, ended, "node1", 110.0, 190.0, 1, 40, False)])
+def run_that_ended(ended: str) -> Goodput:
+    return Goodput(attempts=[Attempt(0, ended, "node1", 110.0, 190.0, 1, 40, False)])
 
 
-def test_the_newest_job_is_that_of_the_last_life_to_begin_or_to_start() -> None:
-    assert newest_job([BEGIN], [])["job"] == 12
-    assert newest_job([], [START]) == START["slurm"], "a job that keeps no books"
-    assert newest_job([BEGIN, END, BEGIN | {"time": 300.0, "job": 13}], [START])["job"] == 13
-    assert newest_job([BEGIN, END], [START, {"event": "start", "time": 400.0, "slurm": {}}]) is None, "goes on without Slurm"
-    assert newest_job([], [{"event": "start", "time": 1.0}]) is None and newest_job([], []) is None
+def test_the_newest_job_is_that_of_the_newest_attempt() -> None:
+    assert newest_job(JobRecords([BEGIN]), [])["job"] == 12
+    assert newest_job(JobRecords([]), [START]) == START["slurm"], "a job without records"
+    assert newest_job(JobRecords([BEGIN, END, BEGIN | {"time": 300.0, "job": 13}]), [START])["job"] == 13
+    assert newest_job(JobRecords([BEGIN, END]), [START, {"event": "start", "time": 400.0, "slurm": {}}]) is None, (
+        "goes on without Slurm"
+    )
+    assert newest_job(JobRecords([]), [{"event": "start", "time": 1.0}]) is None and newest_job(JobRecords([]), []) is None
 
 
 @pytest.mark.parametrize(
-    ("books", "ledger", "job", "result", "expected"),
+    ("records", "ledger", "job", "result", "expected"),
     [
-        ([BEGIN], [], RUNNING, Account(), "starting up"),
-        ([BEGIN], [START], RUNNING, life("running"), "running"),
-        ([BEGIN], [START], replace(RUNNING, state="TIMEOUT"), life("killed"), "killed"),
-        ([BEGIN], [START], WAITING, life("killed"), "queued"),
-        ([BEGIN, END], [START], WAITING, life("hang"), "queued"),
-        ([BEGIN, END], [START], replace(RUNNING, restarts=1), life("hang"), "starting up"),
+        ([BEGIN], [], RUNNING, Goodput(), "starting up"),
+        ([BEGIN], [START], RUNNING, run_that_ended("running"), "running"),
+        ([BEGIN], [START], replace(RUNNING, state="TIMEOUT"), run_that_ended("killed"), "killed"),
+        ([BEGIN], [START], WAITING, run_that_ended("killed"), "queued"),
+        ([BEGIN, END], [START], WAITING, run_that_ended("hang"), "queued"),
+        ([BEGIN, END], [START], replace(RUNNING, restarts=1), run_that_ended("hang"), "starting up"),
         (
             [BEGIN, END, BEGIN | {"time": 330.0, "restarts": 1}],
             [START],
             replace(RUNNING, restarts=1),
-            life("hang"),
+            run_that_ended("hang"),
             "starting up",
         ),
-        ([BEGIN, END], [START], None, life("hang"), "requeued"),
-        ([BEGIN, END | {"action": "stop"}], [START], replace(RUNNING, state="FAILED"), life("stop"), "stopped"),
-        ([BEGIN, END | {"action": "leave"}], [START], replace(RUNNING, state="COMPLETING"), life("requeue"), "ended by Slurm"),
-        ([BEGIN, END | {"action": "leave"}], [START], replace(RUNNING, state="CANCELLED"), life("requeue"), "cancelled"),
-        ([BEGIN], [START], replace(RUNNING, state="CANCELLED"), life("killed"), "cancelled"),
-        ([BEGIN, END], [START], replace(RUNNING, state="FAILED"), life("hang"), NOT_CONTINUED),
-        ([BEGIN, END | {"action": "finish"}], [START], replace(RUNNING, state="COMPLETED"), life("done"), "done"),
-        ([BEGIN, END | {"action": "next"}], [START], replace(WAITING, job=13, restarts=0), life("requeue"), "queued"),
-        ([BEGIN, END | {"action": "next"}], [START], replace(RUNNING, job=13), life("requeue"), "starting up"),
-        ([], [START], RUNNING, life("running"), "running"),
+        ([BEGIN, END], [START], None, run_that_ended("hang"), "requeued"),
+        ([BEGIN, END | {"action": "stop"}], [START], replace(RUNNING, state="FAILED"), run_that_ended("stop"), "stopped"),
+        (
+            [BEGIN, END | {"action": "leave"}],
+            [START],
+            replace(RUNNING, state="COMPLETING"),
+            run_that_ended("requeue"),
+            "ended by Slurm",
+        ),
+        (
+            [BEGIN, END | {"action": "leave"}],
+            [START],
+            replace(RUNNING, state="CANCELLED"),
+            run_that_ended("requeue"),
+            "cancelled",
+        ),
+        ([BEGIN], [START], replace(RUNNING, state="CANCELLED"), run_that_ended("killed"), "cancelled"),
+        ([BEGIN, END], [START], replace(RUNNING, state="FAILED"), run_that_ended("hang"), NOT_CONTINUED),
+        ([BEGIN, END | {"action": "finish"}], [START], replace(RUNNING, state="COMPLETED"), run_that_ended("done"), "done"),
+        ([BEGIN, END | {"action": "next"}], [START], replace(WAITING, job=13, restarts=0), run_that_ended("requeue"), "queued"),
+        ([BEGIN, END | {"action": "next"}], [START], replace(RUNNING, job=13), run_that_ended("requeue"), "starting up"),
+        ([], [START], RUNNING, run_that_ended("running"), "running"),
     ],
 )
-def test_the_state_of_a_run_follows_from_its_books_and_slurm(books, ledger, job, result, expected) -> None:
-    told = by_the_books(books, ledger)
-    assert state(result, with_slurm(told, job, 250.0) if job else told) == expected
+def test_the_state_of_a_run_follows_from_its_records_and_slurm(records, ledger, job, result, expected) -> None:
+    known = from_records(JobRecords(records), ledger)
+    assert state(result, with_slurm(known, job, 250.0) if job else known) == expected
 
 
-def test_books_alone_name_the_job_its_hosts_and_who_is_left_out_next() -> None:
-    told = by_the_books([BEGIN, END], [START])
-    assert (told.job, told.name, told.hosts, told.lives, told.excluded) == (12, "large", "node1,node2", 1, "node2,node9")
-    assert told.ends == [END] and told.ended and told.state == ""
+def test_records_alone_name_the_job_its_hosts_and_the_excluded_ones() -> None:
+    known = from_records(JobRecords([BEGIN, END]), [START])
+    assert (known.job, known.name, known.hosts, known.attempts, known.excluded) == (12, "large", "node1,node2", 1, "node2,node9")
+    assert known.ends == [END] and known.ended and known.state == ""
 
 
 def test_slurm_says_when_a_job_begins_and_when_its_time_is_over() -> None:
-    told = by_the_books([BEGIN], [START])
-    waits, works = with_slurm(told, WAITING, 250.0), with_slurm(told, RUNNING, 250.0)
+    known = from_records(JobRecords([BEGIN]), [START])
+    waits, works = with_slurm(known, WAITING, 250.0), with_slurm(known, RUNNING, 250.0)
     assert (waits.starts_in_s, waits.limit_in_s, waits.hosts, waits.excluded) == (70.0, None, "", "node[2,9]")
     assert (works.starts_in_s, works.limit_in_s, works.limit_s, works.hosts) == (None, 3440.0, 3600.0, "node[1-2]")
-    assert with_slurm(told, replace(RUNNING, ends=None), 250.0).limit_in_s is None
+    assert with_slurm(known, replace(RUNNING, ends=None), 250.0).limit_in_s is None
 
 
 @pytest.mark.parametrize(
-    ("told", "sentence"),
+    ("known", "sentence"),
     [
         ({"time": 150.0, "fit": True, "hosts": [{}, {}]}, "fit, 2 hosts"),
-        ({"time": 50.0, "fit": True, "hosts": [{}]}, "fit, 1 host (of an earlier life)"),
+        ({"time": 50.0, "fit": True, "hosts": [{}]}, "fit, 1 host (of an earlier attempt)"),
         (
             {"time": 150.0, "fit": False, "unfit": {"node3": ["link slow", "clock"]}, "common": ["no shards"]},
             "not fit: no shards; node3: link slow, clock",
         ),
-        ({}, "not fit: no reason is given (of an earlier life)"),
+        ({}, "not fit: no reason is given (of an earlier attempt)"),
     ],
 )
-def test_the_verdict_of_a_preflight_is_a_sentence(told, sentence) -> None:
-    assert verdict_sentence(told, 100.0) == sentence
+def test_the_verdict_of_a_preflight_is_a_sentence(known, sentence) -> None:
+    assert verdict_sentence(known, 100.0) == sentence
 
 
 def test_the_next_save_is_at_the_next_multiple_or_at_the_end() -> None:
-    at = Account(step=47, step_s=2.0)
+    at = Goodput(step=47, step_s=2.0)
     assert next_save(at, Goal(400, 50)) == (50, 6.0)
-    assert next_save(Account(step=50, step_s=2.0), Goal(400, 50)) == (100, 100.0)
+    assert next_save(Goodput(step=50, step_s=2.0), Goal(400, 50)) == (100, 100.0)
     assert next_save(at, Goal(48, 50)) == (48, 2.0) and next_save(at, Goal(48, None)) == (48, 2.0)
-    assert next_save(Account(step=48, step_s=2.0), Goal(48, 50)) is None
-    assert next_save(Account(step=47), Goal(400, 50)) is None and next_save(at, Goal()) is None
+    assert next_save(Goodput(step=48, step_s=2.0), Goal(48, 50)) is None
+    assert next_save(Goodput(step=47), Goal(400, 50)) is None and next_save(at, Goal()) is None
 
 
 def test_what_is_left_of_the_training_counts_in_jobs_of_this_time_limit() -> None:
-    told = with_slurm(by_the_books([BEGIN], [START]), RUNNING, 90.0)
-    assert training_left_s(Account(step=100, step_s=10.0), Goal(1000)) == 9000.0
-    assert [jobs_to_come(told, left) for left in (3600.0, 3601.0, 9000.0)] == [0, 1, 2]
-    assert jobs_to_come(by_the_books([BEGIN], [START]), 9000.0) is None
-    assert training_left_s(Account(step=1000, step_s=10.0), Goal(1000)) is None
+    known = with_slurm(from_records(JobRecords([BEGIN]), [START]), RUNNING, 90.0)
+    assert training_left_s(Goodput(step=100, step_s=10.0), Goal(1000)) == 9000.0
+    assert [jobs_to_come(known, left) for left in (3600.0, 3601.0, 9000.0)] == [0, 1, 2]
+    assert jobs_to_come(from_records(JobRecords([BEGIN]), [START]), 9000.0) is None
+    assert training_left_s(Goodput(step=1000, step_s=10.0), Goal(1000)) is None
     # Ten more steps of 2 sequences and five of 8, at half a second a sequence.
-    assert training_left_s(Account(step=10, step_s=1.0), Goal(25, sizes=BatchSizes(8, ((2, 20),)))) == 30.0
+    assert training_left_s(Goodput(step=10, step_s=1.0), Goal(25, sizes=BatchSizes(8, ((2, 20),)))) == 30.0
 
 
 def test_the_goal_is_read_from_the_recipe_as_far_as_it_can_be(tmp_path) -> None:
