@@ -54,7 +54,7 @@ def test_a_recipe_is_valid_for_training_and_for_preprocessing(recipe) -> None:
 
 def test_the_large_recipe_names_and_explains_every_key() -> None:
     from jadeberta.config import known_keys
-    from preprocess.config import _known_keys
+    from preprocess.load_config import _known_keys
 
     text = (ROOT / "recipes/large.yaml").read_text(encoding="utf-8")
     flat: set[str] = set()

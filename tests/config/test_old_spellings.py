@@ -19,7 +19,7 @@ def recipe(tmp_path):
 
 
 def test_fruitless_lives_is_max_attempts_without_progress(recipe) -> None:
-    for found in (recipe("cluster: {fruitless_lives: 7}"), recipe("", "--cluster.fruitless_lives", "7")):
+    for found in (recipe("cluster: {fruitless_lives: 7}"), recipe("run: {dir: one}", "--cluster.fruitless_lives", "7")):
         assert found.cluster.max_attempts_without_progress == 7
         assert yaml.safe_load(dump(found))["cluster"] == {
             "max_attempts_without_progress": 7, "drop_hosts": 0, "excluded_hosts": 2, "excluded_hours": 24.0,
@@ -29,7 +29,7 @@ def test_fruitless_lives_is_max_attempts_without_progress(recipe) -> None:
 
 
 def test_set_aside_is_exclude(recipe) -> None:
-    for found in (recipe("data: {damaged: set_aside}"), recipe("", "--data.damaged", "set_aside")):
+    for found in (recipe("data: {damaged: set_aside}"), recipe("run: {dir: one}", "--data.damaged", "set_aside")):
         assert found.data.damaged == "exclude"
         assert yaml.safe_load(dump(found))["data"]["damaged"] == "exclude"
 
