@@ -1,12 +1,20 @@
-"""Figures about a run: FLOPs against torch's own counter, and files that survive a cut line."""
+"""Metrics of a run: FLOPs against torch's own counter, files that survive a cut line, and sinks beside them."""
+
+import logging
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import orjson
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from jadeberta.config import ModelConfig, load_recipe
+from jadeberta.config import LoggingConfig, ModelConfig, load_recipe
+from jadeberta.errors import ConfigError
 from jadeberta.model import build
+from jadeberta.training import sinks
 from jadeberta.training.ledger import Ledger, next_attempt
 from jadeberta.training.metrics import MetricsWriter, training_flops_per_token
 from jadeberta.utils.json_lines import read_jsonl
@@ -51,3 +59,94 @@ def test_metrics_are_appended_after_a_cut_line(tmp_path) -> None:
     writer.close()
     assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 2}]
     assert orjson.loads((tmp_path / "metrics.jsonl").read_bytes().splitlines()[-1]) == {"step": 2}
+
+
+class Memory(sinks.MetricsSink):
+    """A sink as docs/extend.md has it, which fails where it is told to."""
+
+    opened: ClassVar[list["Memory"]] = []
+    fails_at = 0
+
+    def __init__(self, run_dir: Path, first_step: int) -> None:
+        self.rows: list[tuple[int, dict]] = [(first_step, {})]
+        self.is_closed = False
+        self.opened.append(self)
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        if step == self.fails_at:
+            raise ConnectionError("no route to host")
+        self.rows.append((step, values))
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def memory_sink(monkeypatch) -> type[Memory]:
+    """The sink as a module of the package, `memory`."""
+    monkeypatch.setattr(Memory, "opened", [])
+    monkeypatch.setitem(sys.modules, "jadeberta.training.sinks.memory", SimpleNamespace(Sink=Memory))
+    return Memory
+
+
+def test_a_sink_is_found_by_its_name_and_gets_every_step(tmp_path, memory_sink) -> None:
+    writer = MetricsWriter(tmp_path, ["memory"], first_step=4)
+    for step in (5, 6):
+        writer.write({"step": step, "loss": 1.0, "mfu": None})
+    writer.close()
+    (sink,) = memory_sink.opened
+    assert sink.rows == [(4, {}), (5, {"step": 5, "loss": 1.0, "mfu": None}), (6, {"step": 6, "loss": 1.0, "mfu": None})]
+    assert sink.is_closed and [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [5, 6]
+
+
+def test_a_sink_that_fails_is_reported_once_and_the_record_goes_on(tmp_path, memory_sink, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(memory_sink, "fails_at", 2)
+    monkeypatch.setattr(logging.getLogger("jadeberta"), "propagate", True)
+    writer = MetricsWriter(tmp_path, ["memory", "tensorboard"], first_step=0)
+    for step in (1, 2, 3):
+        writer.write({"step": step, "loss": 1.0})
+    writer.close()
+    (sink,) = memory_sink.opened
+    assert [step for step, _ in sink.rows] == [0, 1]
+    assert [record.message for record in caplog.records] == [
+        "metrics sink memory failed (ConnectionError: no route to host); training goes on without it"
+    ]
+    assert len(read_jsonl(tmp_path / "metrics.jsonl")) == 3 and list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_a_sink_that_cannot_be_opened_ends_no_run(tmp_path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(logging.getLogger("jadeberta"), "propagate", True)
+    monkeypatch.setitem(sys.modules, "jadeberta.training.sinks.broken", SimpleNamespace())
+    writer = MetricsWriter(tmp_path, ["broken"], first_step=0)
+    writer.write({"step": 1})
+    writer.close()
+    assert "metrics sink broken failed (AttributeError" in caplog.text and len(read_jsonl(tmp_path / "metrics.jsonl")) == 1
+
+
+def test_tensorboard_has_a_curve_for_each_metric_that_was_measured(tmp_path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    writer = MetricsWriter(tmp_path, ["tensorboard"], first_step=0)
+    for step in (1, 2):
+        writer.write({"step": step, "loss": 3.0 - step, "mfu": None, "batch_hash": "ab"})
+    writer.close()
+    curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert curves.Tags()["scalars"] == ["train/loss"]
+    assert [(point.step, point.value) for point in curves.Scalars("train/loss")] == [(1, 2.0), (2, 1.0)]
+
+
+def test_an_unknown_sink_is_refused_with_those_there_are() -> None:
+    sinks.require_known_sinks(["tensorboard"])
+    with pytest.raises(ConfigError, match=r"logging\.sinks holds 'wandb', which is no metrics sink; there are: .*tensorboard"):
+        sinks.require_known_sinks(["tensorboard", "wandb"])
+
+
+@pytest.mark.parametrize(
+    ("old", "names", "found"),
+    [
+        (None, ["tensorboard"], ["tensorboard"]), (None, [], []), (False, ["tensorboard", "other"], ["other"]),
+        (True, [], ["tensorboard"]), (True, ["tensorboard"], ["tensorboard"]),
+    ],
+)  # fmt: skip
+def test_the_old_spelling_of_the_tensorboard_sink_still_decides(old, names, found) -> None:
+    assert LoggingConfig(sinks=names, tensorboard=old).metrics_sinks == found
