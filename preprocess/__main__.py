@@ -15,19 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from jadeberta.shards import ConfigError, DirectoryLock, JadebertaError, ShardIndex, find_index, verify
+from jadeberta.utils.logs import configure_console
+from jadeberta.utils.progress_line import ConsoleHandler
 from preprocess.config import PreprocessConfig
 from preprocess.corpus_report import print_report, write_report
 from preprocess.estimate import describe_plan
-from preprocess.executors.executor import Comm, fit_to_travel
-from preprocess.executors.file_executor import SILENCE_SECONDS, Pool, require_finished
-from preprocess.executors.progress import Reporter, Screen, clear
+from preprocess.executors.executor import Executor, portable_error
+from preprocess.executors.file_executor import SILENCE_SECONDS, FileExecutor, require_finished
+from preprocess.executors.progress import ProgressReporter, clear
 from preprocess.job_status import describe_directory
 from preprocess.load_config import load_config
 from preprocess.segmenters import open_segmenter
 from preprocess.workdir import progress_dir, read_training, remove_leftovers
 
 STAGES = ("extract", "segment", "tokenizer", "pack")
-REQUEUED_PATIENCE = 120.0
+REQUEUED_PATIENCE_SECONDS = 120.0
+"""How long a requeued job waits for the processes of its former attempt to end."""
 
 
 def main() -> None:
@@ -42,7 +45,7 @@ def main() -> None:
     parser.add_argument(
         "stage",
         choices=[*STAGES, "all", "status", "verify", "coverage"],
-        help="all runs the four stages; status tells from another terminal how far they are; verify checks a finished directory; "
+        help="all runs the four stages; status shows from another terminal how far they are; verify checks a finished directory; "
         "coverage compares its tokenizer with sentencepiece's own",
     )
     parser.add_argument(
@@ -64,111 +67,117 @@ def main() -> None:
         type=float,
         default=SILENCE_SECONDS,
         metavar="SECONDS",
-        help="after so long without a sign of life others do what a process of the pool held (%(default)s)",
+        help="after so long without a renewed liveness file others take over the tasks of a process of the pool (%(default)s)",
     )
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="try a little of each corpus on this machine and say how many pieces and bytes there are, how many hours they will take "
-        "and how much disk; write nothing",
+        help="try a little of each corpus on this host and estimate the hours and the disk space that the stages will take; write nothing",
     )
     options, overrides = parser.parse_known_args()
     if options.stage not in (*STAGES, "all") and overrides:
         parser.error(f"{options.stage} takes no option {overrides[0]}")
-    comm = _join(options)
-    screen = Screen(sys.stdout)
-    logging.basicConfig(level=logging.INFO if comm.is_root else logging.WARNING, handlers=[screen])
+    executor = _join(options)
+    console = configure_console(executor.is_root, times=True)
+    if console is None:
+        # Warnings are about the parts that this rank alone has done.
+        warnings = logging.StreamHandler(sys.stdout)
+        warnings.setLevel(logging.WARNING)
+        logging.getLogger("preprocess").addHandler(warnings)
     directory = options.directory or options.out
     try:
-        if options.stage in LOOKS and directory is None:
+        if options.stage in READ_ONLY_VERBS and directory is None:
             print(f"python -m preprocess {options.stage}: name the directory", file=sys.stderr)
             status = 2
-        elif options.stage in LOOKS:
-            status = LOOKS[options.stage](directory, options.pool, comm)
+        elif options.stage in READ_ONLY_VERBS:
+            status = READ_ONLY_VERBS[options.stage](directory, options.pool, executor)
         else:
-            status = _run(options, overrides, comm, screen)
+            status = _run(options, overrides, executor, console)
     except JadebertaError as e:
-        if comm.tells(e):
+        if executor.reports(e):
             print(f"{type(e).__name__}: {e}", file=sys.stderr, flush=True)
         status = e.exit_status
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)
-        comm.abort(130)
+        executor.abort(130)
     except Exception:
         traceback.print_exc()
-        comm.abort(1)
-    comm.leave()
+        executor.abort(1)
+    executor.leave()
     sys.exit(status)
 
 
-def _join(options: argparse.Namespace) -> Comm:
-    """Those that share the work: a pool where one is named, else MPI or this process alone."""
+def _join(options: argparse.Namespace) -> Executor:
+    """Returns the executor: a pool if --pool names one, else MPI ranks or this process alone."""
     verifies = options.stage == "verify"
     out = (options.directory or options.out) if verifies else options.out
     try:
         if options.pool is None or out is None or options.dry_run or (verifies and not out.is_dir()):
-            return Comm()
-        return Pool(out, options.pool, options.stage, options.pool_silence, holds=not verifies)
+            return Executor()
+        return FileExecutor(out, options.pool, options.stage, options.pool_silence, holds=not verifies)
     except (JadebertaError, OSError) as e:
-        error = fit_to_travel(e, "this process")
+        error = portable_error(e, "this process")
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         sys.exit(getattr(error, "exit_status", 1))
 
 
-def _run(options: argparse.Namespace, overrides: list[str], comm: Comm, screen: Screen) -> int:
-    config = comm.run_on_root(lambda: load_config(options.config, tuple(overrides), options.corpora))
+def _run(options: argparse.Namespace, overrides: list[str], executor: Executor, console: ConsoleHandler | None) -> int:
+    config = executor.run_on_root(lambda: load_config(options.config, tuple(overrides), options.corpora))
     if options.out is None:
         print("python -m preprocess: --out DIR is missing", file=sys.stderr)
         return 2
     wanted = STAGES if options.stage == "all" else (options.stage,)
     if "segment" in wanted:
         # Found out now, a missing segmenter costs nothing; after extract it would cost hours.
-        comm.everywhere(lambda: open_segmenter(config.segmenter).close())
+        executor.run_on_all(lambda: open_segmenter(config.segmenter).close())
     if options.dry_run:
-        lines = comm.run_on_root(lambda: describe_plan(config, options.out, wanted, comm.size))
-        if comm.is_root:
+        lines = executor.run_on_root(lambda: describe_plan(config, options.out, wanted, executor.size))
+        if executor.is_root:
             print("\n".join(lines))
         return 0
-    # Held until the process ends; a job that was killed holds nothing. A pool holds it together.
+    # Held until the process ends, however it ends. The processes of a pool hold a lock of their own together.
     held: list[DirectoryLock] = []
 
     def prepare() -> None:
         if options.pool is None:
-            # A requeued job may come before the last of its former life is gone.
-            patience = REQUEUED_PATIENCE if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else 0.0
+            # A requeued job may start before the last process of its former attempt has ended.
+            patience = REQUEUED_PATIENCE_SECONDS if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else 0.0
             held.append(DirectoryLock(options.out / "work", "--out", patience))
             remove_leftovers(options.out)
         clear(progress_dir(options.out))
 
-    comm.run_on_root(prepare)
-    reporter = Reporter(progress_dir(options.out), comm.rank, comm.account, screen.show if comm.is_root else None)
+    executor.run_on_root(prepare)
+    reporter = ProgressReporter(progress_dir(options.out), executor.rank, executor.counters, console.show if console else None)
     try:
         reports: dict[str, Any] = {}
         for stage in wanted:
             began = time.monotonic()
-            comm.account.open_stage(stage)
-            result = _work(stage)(config, options.out, comm)
-            reports[stage] = {"result": result, "seconds": time.monotonic() - began, "ranks": comm.size}
-            if comm.is_root:
-                logging.getLogger(__name__).info("%s: done in %.1f s on %d ranks", stage, reports[stage]["seconds"], comm.size)
+            executor.counters.open_stage(stage)
+            result = _work(stage)(config, options.out, executor)
+            reports[stage] = {"result": result, "seconds": time.monotonic() - began, "ranks": executor.size}
+            if executor.is_root:
+                logging.getLogger(__name__).info(
+                    "%s: done in %.1f s on %d ranks", stage, reports[stage]["seconds"], executor.size
+                )
     finally:
         reporter.stop()
-        screen.close_line()
+        if console:
+            console.close_line()
 
     def conclude() -> None:
         print_report(write_report(options.out, reports))
         clear(progress_dir(options.out))
-        remove_leftovers(options.out)  # of a process of a pool that was killed while the others went on
-        comm.finish()
+        remove_leftovers(options.out)  # a process of a pool may have been killed while the others went on
+        executor.finish()
 
-    comm.run_on_root(conclude)
+    executor.run_on_root(conclude)
     for lock in held:
         lock.release()
     return 0
 
 
-def _work(stage: str) -> Callable[[PreprocessConfig, Path, Comm], Any]:
-    """A stage's function; imported when it is needed, as each brings libraries of its own."""
+def _work(stage: str) -> Callable[[PreprocessConfig, Path, Executor], Any]:
+    """Returns a stage's function; imported late, as each stage loads libraries of its own."""
     if stage == "extract":
         from preprocess.stages.extract import extract
 
@@ -186,20 +195,20 @@ def _work(stage: str) -> Callable[[PreprocessConfig, Path, Comm], Any]:
     return pack
 
 
-def _status(directory: Path, pool: str | None, comm: Comm) -> int:
-    if comm.is_root:
+def _status(directory: Path, pool: str | None, executor: Executor) -> int:
+    if executor.is_root:
         print("\n".join(describe_directory(directory)))
     return 0
 
 
-def _verify(directory: Path, pool: str | None, comm: Comm) -> int:
+def _verify(directory: Path, pool: str | None, executor: Executor) -> int:
     def check() -> list[str]:
         if pool is not None:
             require_finished(directory, pool, "all")
         return verify(directory, progress=lambda line: print(line, flush=True))
 
-    faults = comm.run_on_root(check)
-    if comm.is_root:
+    faults = executor.run_on_root(check)
+    if executor.is_root:
         for fault in faults:
             print(fault, file=sys.stderr)
         if not faults:
@@ -210,7 +219,7 @@ def _verify(directory: Path, pool: str | None, comm: Comm) -> int:
     return 1 if faults else 0
 
 
-def _coverage(directory: Path, pool: str | None, comm: Comm) -> int:
+def _coverage(directory: Path, pool: str | None, executor: Executor) -> int:
     from preprocess.segmenters.mecab import JumanDic
     from preprocess.tokenization.coverage import compare, describe
 
@@ -225,14 +234,18 @@ def _coverage(directory: Path, pool: str | None, comm: Comm) -> int:
         write_report(directory, {"coverage": {"result": found, "seconds": time.monotonic() - began, "ranks": 1}})
         return found
 
-    found = comm.run_on_root(report)
-    if comm.is_root:
+    found = executor.run_on_root(report)
+    if executor.is_root:
         print(describe(found))
     return 0
 
 
-LOOKS: dict[str, Callable[[Path, str | None, Comm], int]] = {"status": _status, "verify": _verify, "coverage": _coverage}
-"""What looks at a directory and does none of the work."""
+READ_ONLY_VERBS: dict[str, Callable[[Path, str | None, Executor], int]] = {
+    "status": _status,
+    "verify": _verify,
+    "coverage": _coverage,
+}
+"""Verbs that read a finished or running directory and do no work of a stage."""
 
 
 if __name__ == "__main__":

@@ -1,25 +1,30 @@
-"""What the stages did, per corpus: `report.json` and a table on the terminal."""
+"""Report of the finished stages by corpus: `report.json` and a table on the terminal."""
 
 import time
 from pathlib import Path
 from typing import Any
 
 from jadeberta.shards import CorpusEntry, ShardIndex
+from jadeberta.utils.durations import format_duration
+from jadeberta.utils.text_table import format_table
 from preprocess.document_files import read_json, write_json
 
 ORDER = (
     *("documents", "text", "  dropped", "sentences in", "sentences out", "  quarantined", "  order-dependent", "words"),
     *("segmenter", "train", "valid", "repeats"),
 )
-"""The rows of the table by how their names begin."""
+"""Order of the table's rows, by how their names begin."""
 
 
 def write_report(out: Path, reports: dict[str, Any]) -> dict[str, Any]:
-    """Merges what some stages report into `out/report.json`, which keeps the other stages' last report; returns the whole.
+    """Writes the results of some stages into `out/report.json`, which keeps the last results of the other stages.
 
     Args:
-        out: the stages' directory.
+        out: output directory of the stages.
         reports: {stage: {"result": what the stage returned, "seconds", "ranks"}}.
+
+    Returns:
+        The content of the file: as `reports`, with the "time" (seconds since 1970) of each entry.
     """
     path = out / "report.json"
     report: dict[str, Any] = read_json(path) if path.exists() else {}
@@ -46,9 +51,7 @@ def _shard_counts(corpus: CorpusEntry, sequence_length: int) -> dict[str, Any]:
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """A table with a column for each corpus: what was read, dropped by reason, cut into words, quarantined by reason, and packed."""
-    from rich.console import Console
-    from rich.table import Table
+    """Prints the report: a table with a column for each corpus, the tokenizer's coverage, and the time of each stage."""
 
     extract, segment, pack = (report.get(stage, {}).get("result", {}) for stage in ("extract", "segment", "pack"))
     corpora = list(extract | segment | pack)
@@ -57,19 +60,17 @@ def print_report(report: dict[str, Any]) -> None:
         for name, value in _figures(extract.get(corpus, {}), segment.get(corpus, {}), pack.get(corpus, {})).items():
             if value is not None:
                 rows.setdefault(name, {})[corpus] = f"{value:.2%}" if name.endswith("padding") else f"{value:,}"
-    table = Table("", *corpora)
-    for name in sorted(rows, key=lambda n: next(i for i, prefix in enumerate(ORDER) if n.startswith(prefix))):
-        table.add_row(name, *(rows[name].get(c, "0") for c in corpora))
-    Console(color_system=None).print(table)
+    names = sorted(rows, key=lambda n: next(i for i, prefix in enumerate(ORDER) if n.startswith(prefix)))
+    print(format_table(["", *corpora], ([name, *(rows[name].get(c, "0") for c in corpora)] for name in names)))
     if coverage := report.get("tokenizer", {}).get("result", {}).get("coverage"):
         share, tokens, unknown = (coverage[key] for key in ("one_piece", "tokens_per_word", "unknown"))
         print(f"{share:.2%} of the running words are one piece; {tokens:.4f} tokens a word, {unknown:.4%} of them [UNK]")
     for stage, entry in report.items():
-        print(f"{stage}: {entry['seconds']:.1f} s on {entry['ranks']} ranks")
+        print(f"{stage}: {format_duration(entry['seconds'])} on {entry['ranks']} ranks")
 
 
 def _figures(extracted: dict[str, Any], segmented: dict[str, Any], packed: dict[str, Any]) -> dict[str, float | None]:
-    """One corpus's column by the names of its rows; None where a stage has not said."""
+    """Returns the column of one corpus by the names of its rows; None: not known, as the stage has not run."""
     figures: dict[str, float | None] = {"documents": extracted.get("documents"), "text, bytes": extracted.get("bytes")}
     figures |= {f"  dropped: {reason}": n for reason, n in extracted.get("dropped", {}).items()}
     figures["sentences in"] = segmented.get("sentences_in")

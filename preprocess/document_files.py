@@ -1,7 +1,4 @@
-"""Files that appear whole or not at all, and the JSON Lines in which the stages hand documents on.
-
-Every output of a stage is written under a temporary name beside its final one, flushed to the disk and renamed.
-"""
+"""JSON files, and the compressed JSON Lines that carry documents from stage to stage. Every file appears whole or not at all."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,11 +14,11 @@ from jadeberta.utils.files import atomic_file
 from preprocess.compressed import lines
 
 
-class Names:
-    """The names in a folder, listed anew when the list is older than so many seconds.
+class FolderListing:
+    """The names in a folder, listed again when the list is older than `seconds`.
 
-    To ask for each of thousands of files takes as many system calls, and each lets go of Python's lock and waits for it, which the work
-    of another thread holds for 5 ms at a time.
+    A check of each of thousands of files takes as many system calls; each releases Python's lock and waits to get it back from a working
+    thread, which holds it for 5 ms at a time.
     """
 
     def __init__(self, folder: Path, seconds: float = 0.1) -> None:
@@ -36,12 +33,17 @@ class Names:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Writes a value as indented JSON, atomically."""
     with atomic_file(path) as f:
         f.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def read_json(path: Path) -> Any:
-    """Raises InputError where the file is not JSON."""
+    """Reads a JSON file.
+
+    Raises:
+        InputError: the file is missing or is not JSON.
+    """
     try:
         return orjson.loads(path.read_bytes())
     except (OSError, orjson.JSONDecodeError) as e:
@@ -50,9 +52,9 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def jsonl_zst_writer(path: Path, scratch: bool = False) -> Iterator[Callable[[Any], object]]:
-    """A function that adds a JSON object as a line, zstd level 3 with a checksum; the same rows give the same bytes.
+    """Gives a function that writes a JSON object as a line, compressed with zstd level 3 and a checksum; the same rows give the same bytes.
 
-    `scratch` is for a file that this process alone reads: it is there at once, and not flushed to the disk.
+    With `scratch` the file exists at once and is not flushed to the disk; it is for a file that only this process reads.
     """
     with (
         open(path, "wb") if scratch else atomic_file(path) as f,
@@ -62,14 +64,18 @@ def jsonl_zst_writer(path: Path, scratch: bool = False) -> Iterator[Callable[[An
 
 
 def write_jsonl_zst(path: Path, rows: Iterable[Any], scratch: bool = False) -> None:
-    """One JSON object a line, as `jsonl_zst_writer` does."""
+    """Writes rows as JSON Lines; see `jsonl_zst_writer`."""
     with jsonl_zst_writer(path, scratch) as write:
         for row in rows:
             write(row)
 
 
 def read_jsonl_zst(path: Path) -> Iterator[dict[str, Any]]:
-    """Raises InputError with the line's number where the file is cut short or a line is not JSON."""
+    """Streams the rows of a file of JSON Lines.
+
+    Raises:
+        InputError: the file is cut short or a line is not JSON; names the line.
+    """
     remedy = "delete the file with the marker (.json) beside it that names it, and run the stage that wrote it again"
     # Not zstandard's stream_reader: it ends without an error where the file is cut short.
     for number, line in lines(path, remedy):

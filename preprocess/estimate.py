@@ -1,7 +1,7 @@
-"""What `--dry-run` says: pieces and bytes as they are, hours and disk as a try on the first MiB of each corpus lets expect.
+"""Estimate for `--dry-run`: counts input splits and bytes, and extrapolates hours and disk from the first MiB of each corpus.
 
-Measured on the spot are the rates of extract and segment, and how much text and disk a byte of a corpus becomes; those of the tokenizer
-and of pack are figures of another machine, named below.
+The rates of extract and segment, and the text and disk that a byte of a corpus becomes, are measured on the spot. The rates of the
+tokenizer stage and of pack were measured on another host and are constants below.
 """
 
 import shutil
@@ -14,69 +14,72 @@ from tempfile import TemporaryDirectory
 import orjson
 import zstandard
 
+from jadeberta.utils.durations import format_duration
+from jadeberta.utils.text_table import format_table
 from preprocess import readers
 from preprocess.config import PreprocessConfig
 from preprocess.document_files import write_json
-from preprocess.executors.progress import clock
-from preprocess.readers.input_split import Document, Piece
+from preprocess.readers.input_split import Document, InputSplit
 from preprocess.readers.split_file import LEVEL, head_lines
 from preprocess.segmenters import Rejected, Segmenter, open_segmenter
-from preprocess.stages.extract import plan_pieces
+from preprocess.stages.extract import plan_splits
 from preprocess.text import split_sentences
 from preprocess.workdir import documents_dir
 
 HEAD_BYTES = 2**20
-"""Of a corpus's first file, as it lies on the disk."""
+"""Bytes read of a corpus's first file, before decompression."""
 TRIED_SENTENCES = 3000
+"""Sentences segmented to measure the segmenter's speed."""
 COUNT_MB_S, PACK_MB_S = 22.0, 15.0
-"""MB of text a second and core: counting words, and encode + pack + write (`bench/preprocess_speed.py`, docs/preprocess-at-scale.md)."""
+"""MB of text that a core counts words of, and packs, in a second (`bench/preprocess_speed.py`, docs/preprocess-at-scale.md)."""
 TRAIN_SECONDS, TRAIN_SECONDS_A_MB = 300.0, 0.2
-"""Seeds and sentencepiece by one rank: on two million words, which is the most, and a MB of a text that has fewer."""
+"""Time that one rank takes for seeds and sentencepiece: on two million words, which is the maximum; and for a MB of a smaller text."""
 BYTES_A_TOKEN = 4.9
-"""Of text, with the 32,000 pieces of the large recipe."""
+"""UTF-8 bytes of text in a token, with the 32,000 pieces of the large recipe."""
 SHARD_BYTES_A_TOKEN = 4
-"""A token id and a document number."""
+"""Bytes of a token in a shard: a token id and a document number."""
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """What is expected of a corpus."""
+class CorpusEstimate:
+    """Estimate for one corpus."""
 
     name: str
-    pieces: int
+    splits: int
+    """Number of input splits."""
     done: int
-    """Pieces that are extracted already."""
+    """Number of input splits that are extracted already."""
     file_bytes: int
     text_bytes: float
     sentences: float
     seconds: dict[str, float]
-    """Of one core, by stage."""
+    """Time that one core takes, by stage."""
     disk: dict[str, float]
-    """Bytes under --out: cuts (while extract runs), documents, words, shards."""
+    """Bytes under --out: cuts (only while extract runs), documents, words, shards."""
 
 
 def describe_plan(config: PreprocessConfig, out: Path, stages: tuple[str, ...], ranks: int) -> list[str]:
-    """What would be done, a line each; nothing is written under `out`."""
+    """Returns the lines to print; writes nothing under `out`.
+
+    Args:
+        config: section of the recipe.
+        out: output directory.
+        stages: names of the stages that would run.
+        ranks: number of ranks that would share the work.
+    """
     settings = f"words by {config.segmenter.engine}, {config.vocab_size} pieces"
     lines = [f"would run {', '.join(stages)} on {ranks} ranks, {settings}, into {out}"]
     lines += [f"  {name}: {c.format} {c.path}, seen {c.repeats}x an epoch" for name, c in config.corpora.items()]
     with open_segmenter(config.segmenter) as segmenter:
-        corpora = [expect(name, pieces, out, segmenter) for name, pieces in plan_pieces(config, out).items()]
-    lines.append(
-        f"{'corpus':16} {'pieces':>8} {'done':>8} {'MB of files':>14} {'MB of text':>14} {'sentences':>14} {'time of a core':>15}"
-    )
-    for corpus in corpora:
-        core = clock(sum(corpus.seconds[stage] for stage in stages))
-        lines.append(
-            f"{corpus.name:16} {corpus.pieces:>8,} {corpus.done:>8,} {corpus.file_bytes / 1e6:>14,.1f} {corpus.text_bytes / 1e6:>14,.1f} "
-            f"{corpus.sentences:>14,.0f} {core:>15}"
-        )
+        corpora = [estimate_corpus(name, splits, out, segmenter) for name, splits in plan_splits(config, out).items()]
+    headers = ["corpus", "input splits", "done", "MB of files", "MB of text", "sentences", "time of a core"]
+    lines += format_table(headers, (_cells(corpus, stages) for corpus in corpora)).splitlines()
     spent = {stage: sum(corpus.seconds[stage] for corpus in corpora) / ranks for stage in stages}
     if "tokenizer" in spent:
         spent["tokenizer"] += min(TRAIN_SECONDS, TRAIN_SECONDS_A_MB * sum(corpus.text_bytes for corpus in corpora) / 1e6)
-    parts = ", ".join(f"{stage} {clock(seconds)}" for stage, seconds in spent.items())
+    parts = ", ".join(f"{stage} {format_duration(seconds)}" for stage, seconds in spent.items())
     lines.append(
-        f"about {sum(spent.values()) / 3600:,.2f} hours ({clock(sum(spent.values()))}) on {ranks} ranks like this one, "
+        f"about {sum(spent.values()) / 3600:,.2f} hours ({format_duration(sum(spent.values()))}) on {ranks} ranks like this one, "
         f"if all is still to do: {parts}"
     )
     kinds = ("cuts", "documents", "words", "shards")
@@ -87,14 +90,28 @@ def describe_plan(config: PreprocessConfig, out: Path, stages: tuple[str, ...], 
     return lines
 
 
-def expect(name: str, pieces: list[Piece], out: Path, segmenter: Segmenter) -> Corpus:
-    """Tries the head of a corpus, and multiplies."""
-    size = sum(piece.end - piece.start for piece in pieces)
+def _cells(corpus: CorpusEstimate, stages: tuple[str, ...]) -> list[str]:
+    """Returns the row of a corpus in the table."""
+    megabytes = [f"{size / 1e6:,.1f}" for size in (corpus.file_bytes, corpus.text_bytes)]
+    core = format_duration(sum(corpus.seconds[stage] for stage in stages))
+    return [corpus.name, f"{corpus.splits:,}", f"{corpus.done:,}", *megabytes, f"{corpus.sentences:,.0f}", core]
+
+
+def estimate_corpus(name: str, splits: list[InputSplit], out: Path, segmenter: Segmenter) -> CorpusEstimate:
+    """Extracts and segments the head of a corpus and extrapolates.
+
+    Args:
+        name: of the corpus.
+        splits: all input splits of the corpus.
+        out: output directory.
+        segmenter: an open one.
+    """
+    size = sum(split.end - split.start for split in splits)
     folder = documents_dir(out, name)
-    done = sum((folder / f"{piece.name}.json").is_file() for piece in pieces)
+    done = sum((folder / f"{split.name}.json").is_file() for split in splits)
     with TemporaryDirectory() as scratch:
         began = time.perf_counter()
-        read, packed, documents = _try_extract(pieces[0], Path(scratch))
+        read, packed, documents = _try_extract(splits[0], Path(scratch))
         extract = (time.perf_counter() - began) / read
     text = sum(len(document["text"].encode()) for document in documents)
     times = size / read
@@ -102,9 +119,9 @@ def expect(name: str, pieces: list[Piece], out: Path, segmenter: Segmenter) -> C
     tried, asked, rows = _try_segment(documents, segmenter)
     segment = (time.perf_counter() - began) / max(1, tried)
     all_text = text * times
-    return Corpus(
+    return CorpusEstimate(
         name,
-        len(pieces),
+        len(splits),
         done,
         size,
         all_text,
@@ -112,7 +129,7 @@ def expect(name: str, pieces: list[Piece], out: Path, segmenter: Segmenter) -> C
         {"extract": extract * size, "segment": segment * all_text, "tokenizer": all_text / 1e6 / COUNT_MB_S}
         | {"pack": all_text / 1e6 / PACK_MB_S},
         {
-            "cuts": packed * times if any(piece.cut for piece in pieces) else 0.0,
+            "cuts": packed * times if any(split.note for split in splits) else 0.0,
             "documents": _compressed(b"".join(map(orjson.dumps, documents)), 3) * times,
             "words": _compressed(b"\n".join(rows), 3) * all_text / max(1, tried),
             "shards": all_text / BYTES_A_TOKEN * SHARD_BYTES_A_TOKEN,
@@ -120,22 +137,22 @@ def expect(name: str, pieces: list[Piece], out: Path, segmenter: Segmenter) -> C
     )
 
 
-def _try_extract(piece: Piece, scratch: Path) -> tuple[int, int, list[Document]]:
-    """Bytes read of a corpus's first file, what they are when they are cut, and their documents."""
-    begins = readers.READERS[piece.format].begins
-    read, lines = head_lines(piece.path, begins, HEAD_BYTES)
+def _try_extract(split: InputSplit, scratch: Path) -> tuple[int, int, list[Document]]:
+    """Returns the bytes read of a corpus's first file, their size when they are stored for extraction, and their documents."""
+    begins = readers.READERS[split.format].begins
+    read, lines = head_lines(split.path, begins, HEAD_BYTES)
     content = b"\n".join([*lines, b""])
-    head, note = scratch / f"head{'.xml' if piece.format == 'wikipedia' else ''}", scratch / "note"
+    head, note = scratch / f"head{'.xml' if split.format == 'wikipedia' else ''}", scratch / "note"
     head.write_bytes(content)
     place = {"first_line": 1, "first_unit": 0, "ends_file": False, "text": None, "start": 0, "end": len(content)}
     write_json(note, place)
     dropped: Counter[str] = Counter()
-    tried = replace(piece, path=head, start=0, end=max(1, len(content)), cut=note)
+    tried = replace(split, path=head, start=0, end=max(1, len(content)), note=note)
     return read, _compressed(content, LEVEL), list(readers.documents(tried, dropped))
 
 
 def _try_segment(documents: list[Document], segmenter: Segmenter) -> tuple[int, int, list[bytes]]:
-    """Bytes of text segmented, their sentences, and lines of words."""
+    """Returns the bytes of text segmented, the number of their sentences, and lines of words."""
     tried, sentences = 0, list[str]()
     for document in documents:
         if len(sentences) >= TRIED_SENTENCES:

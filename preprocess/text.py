@@ -50,8 +50,8 @@ def split_sentences(text: str) -> list[str]:
     the line's end or a closing bracket, so that 'Yahoo!ニュース' and '3.14' stay whole.
     """
     # Cutting comes before NFKC, which would make ！ and ! one character.
-    pieces = _cut(_SURROGATE.sub("", text))
-    return [sentence for piece in _normalise_lines("\n".join(pieces)).split("\n") if (sentence := piece.strip(" "))]
+    fragments = _cut(_SURROGATE.sub("", text))
+    return [sentence for fragment in _normalise_lines("\n".join(fragments)).split("\n") if (sentence := fragment.strip(" "))]
 
 
 def _normalise_lines(text: str) -> str:
@@ -80,7 +80,7 @@ def _plain_units() -> np.ndarray:
 
 def _cut(text: str) -> list[str]:
     """The text cut at newlines and after the marks that end a sentence; one pass, whatever is left open."""
-    pieces: list[str] = []
+    fragments: list[str] = []
     start = 0
     # Runs of marks of the line so far, outside brackets: [first mark, end of the marks, end of the closing brackets behind them, which stay
     # with the sentence]. Lists, as an object for each run took a fifth of the time.
@@ -112,26 +112,26 @@ def _cut(text: str) -> list[str]:
             elif line and line[-1][2] == place:
                 line[-1][2] = place + 1
         else:
-            start = _cut_line(text, start, place, line, pieces) if line else start
-            pieces.append(text[start:place])
+            start = _cut_line(text, start, place, line, fragments) if line else start
+            fragments.append(text[start:place])
             start = place + 1
             line = []
             if opened:
                 opened = []
                 kinds = dict.fromkeys(_OPENING, 0)
-    start = _cut_line(text, start, len(text), line, pieces)
-    pieces.append(text[start:])
-    return pieces
+    start = _cut_line(text, start, len(text), line, fragments)
+    fragments.append(text[start:])
+    return fragments
 
 
-def _cut_line(text: str, start: int, line_end: int, line: list[list[int]], pieces: list[str]) -> int:
+def _cut_line(text: str, start: int, line_end: int, line: list[list[int]], fragments: list[str]) -> int:
     """Adds the sentences of a line that marks end, and returns where the rest of the line begins."""
     unread = start  # no letter stands between the start of the sentence and this place
     for place, stop, end in line:
         if not (place > start and text[place - 1].isalpha()) and _LETTER.search(text, unread, place) is None:
             unread = place
         elif text[place] in _ALWAYS or _ends_sentence(text, place, stop, end, line_end):
-            pieces.append(text[start:end])
+            fragments.append(text[start:end])
             start = unread = end
     return start
 

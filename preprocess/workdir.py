@@ -42,8 +42,15 @@ def cuts_dir(out: Path, corpus: str) -> Path:
 
 
 def planned_path(out: Path, corpus: str) -> Path:
-    """File that lists the input splits of a corpus with their bytes: {"pieces": [[name, bytes]]}."""
+    """File that lists the input splits of a corpus with their bytes: {"pieces": [[name, bytes]]}, the old word for splits."""
     return out / "work" / "documents" / f"{corpus}.pieces.json"
+
+
+def list_planned(out: Path) -> list[tuple[str, dict[str, int]]]:
+    """Returns every corpus whose input splits are planned, with the bytes of each split by its name."""
+    suffix = planned_path(out, "").name
+    found = sorted(documents_dir(out, "").glob(f"*{suffix}"))
+    return [(path.name.removesuffix(suffix), dict(read_json(path)["pieces"])) for path in found]
 
 
 def complete_path(out: Path, corpus: str) -> Path:

@@ -40,7 +40,7 @@ def measure(work: Path, rounds: int, quick: bool) -> list[Row]:
         for name, config in discover(folder).items():
             if config.format != "wikipedia":
                 texts = _some(
-                    (d["text"] for p in readers.pieces(name, config) for d in readers.documents(p, Counter())), megabytes
+                    (d["text"] for p in readers.splits(name, config) for d in readers.documents(p, Counter())), megabytes
                 )
                 found = _speeds(
                     {"ours": _each(texts, split_sentences), "normalise alone": _each(texts, normalise)}, texts, rounds
@@ -72,7 +72,7 @@ def _wikitexts(config: CorpusConfig) -> list[str]:
     """The wikitext of a dump's pages outside other namespaces."""
     pages = (
         wikipedia._fields(piece, number, page)
-        for piece in readers.pieces("wikipedia", config)
+        for piece in readers.splits("wikipedia", config)
         for number, page in wikipedia._pages(piece)
     )
     return [wikitext for _, namespace, _, redirect, wikitext in pages if namespace == "0" and not redirect]

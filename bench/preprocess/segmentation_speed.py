@@ -27,7 +27,7 @@ from bench.preprocess.measure import Row, median_of
 from preprocess.config import CorpusConfig, PreprocessConfig, SegmenterConfig
 from preprocess.demo.corpus import write_corpus
 from preprocess.document_files import write_json, write_jsonl_zst
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.load_config import load_config
 from preprocess.segmenters import open_segmenter
 from preprocess.stages.extract import extract
@@ -220,7 +220,7 @@ class Text:
     def stage(self, engine: SegmenterConfig) -> None:
         """Runs the segment stage from its documents to its words."""
         shutil.rmtree(self.out / "work" / "words", ignore_errors=True)
-        segment(PreprocessConfig({CORPUS: CorpusConfig("jsonl", "unused")}, engine), self.out, Comm())
+        segment(PreprocessConfig({CORPUS: CorpusConfig("jsonl", "unused")}, engine), self.out, Executor())
 
     def require_words_of(self, printed: Path) -> None:
         """Raises AssertionError unless the stage's words are those of the bare program, to the last one."""
@@ -268,7 +268,7 @@ def sample(folder: Path) -> Iterator[str]:
         write_corpus(folder)
         corpora = folder
     config = load_config(None, (), corpora)
-    extract(config, folder / "out", Comm())
+    extract(config, folder / "out", Executor())
     parts = (part for corpus in config.corpora for part in list_parts(folder / "out", corpus))
     return (document["text"] for part in parts for document in read_documents(part))
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.config import PreprocessConfig
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.load_config import load_config
-from preprocess.readers import input_split as piece
+from preprocess.readers import input_split as split
 from preprocess.segmenters import mecab
 from preprocess.stages.extract import extract
 from preprocess.stages.pack import pack
@@ -29,7 +29,7 @@ from preprocess.tokenization.word_counts import rank_words
 from preprocess.workdir import list_words
 
 ROOT = str(Path(__file__).resolve().parents[2])
-CUT_BYTES = 2 * 2**20
+SPLIT_BYTES = 2 * 2**20
 """Of a file of 38 MB, as those of a file of 15 GB are 32 MiB."""
 CALLS = 200_000
 """Of nothing, to see what tracing costs."""
@@ -40,41 +40,41 @@ def main() -> None:
 
     corpora, out, report, names, *options = sys.argv[1:]
     profiled = "--profile" in options
-    comm, found = Comm(), dict[str, dict[str, Any]]()
+    executor, found = Executor(), dict[str, dict[str, Any]]()
     config = load_config(None, tuple(option for option in options if option != "--profile"), Path(corpora))
     if profiled:
         _show_mecab()
     for name in names.split(","):
-        comm.everywhere(lambda: None)
+        executor.run_on_all(lambda: None)
         began, cpu = time.perf_counter(), time.process_time()
         profile = cProfile.Profile() if profiled else None
         if profile is not None:
             profile.enable()
-        STAGES[name](config, Path(out), comm)
+        STAGES[name](config, Path(out), executor)
         if profile is not None:
             profile.disable()
         mine = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
-        ranks = [figures for _, figures in comm.everywhere(lambda m=mine: m)]  # type: ignore[misc]
+        ranks = [figures for _, figures in executor.run_on_all(lambda m=mine: m)]  # type: ignore[misc]
         cpu_of_ranks = [r["cpu_seconds"] for r in ranks]
         found[name] = {"seconds": max(r["seconds"] for r in ranks), "cpu_seconds": sum(cpu_of_ranks)}
         found[name]["cpu_of_the_busiest"] = max(cpu_of_ranks)
         if profile is not None:
             found[name] |= _shares(profile)
-    if comm.is_root:
+    if executor.is_root:
         Path(report).write_text(json.dumps(found), encoding="utf-8")
 
 
-def _cut(config: PreprocessConfig, out: Path, comm: Comm) -> object:
-    piece.CUT_BYTES = CUT_BYTES
-    return extract(config, out, comm)
+def _cut(config: PreprocessConfig, out: Path, executor: Executor) -> object:
+    split.SPLIT_BYTES = SPLIT_BYTES
+    return extract(config, out, executor)
 
 
-def _count(config: PreprocessConfig, out: Path, comm: Comm) -> object:
+def _count(config: PreprocessConfig, out: Path, executor: Executor) -> object:
     parts = [(part, corpus.repeats) for name, corpus in config.corpora.items() for part in list_words(out, name)]
-    return rank_words(parts, MAX_WORDS, out / "work" / "counts", comm)
+    return rank_words(parts, MAX_WORDS, out / "work" / "counts", executor)
 
 
-STAGES: dict[str, Callable[[PreprocessConfig, Path, Comm], object]] = {
+STAGES: dict[str, Callable[[PreprocessConfig, Path, Executor], object]] = {
     "extract": extract,
     "cut": _cut,
     "segment": segment,

@@ -1,4 +1,4 @@
-"""What one rank has done so far: plain numbers that the stages add to, and that other threads may read at any time."""
+"""Counters of one rank's work: plain numbers that the stages add to, and that other threads may read at any time."""
 
 import time
 from collections import Counter, deque
@@ -6,87 +6,107 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TypeVar
 
-Piece_contra = TypeVar("Piece_contra", contravariant=True)
-FOR_ALL = "what one rank does for all"
+Task_contra = TypeVar("Task_contra", contravariant=True)
+SINGLE_RANK_WORK = "work of one rank for all"
+"""Name of what a rank does in `Executor.run_on_root`, in place of a task's name."""
 WINDOW_SECONDS = 60.0
-"""Rates are those of about the last minute."""
+"""Rates are averages over about the last minute."""
+OLD_KEYS = {"pieces": "tasks", "pieces_done": "tasks_done", "piece": "task"} | {
+    f"piece_{name}": f"task_{name}" for name in ("weight_done", "seconds")
+}
+"""Keys of progress files of earlier versions, old spelling to new; read only."""
 
 
-class Weigh(Protocol[Piece_contra]):
-    """How long a piece takes as against the others of its call."""
+class Weigh(Protocol[Task_contra]):
+    """A function that says how long a task takes, relative to the others of its call of `map`."""
 
-    def __call__(self, piece: Piece_contra, /) -> float: ...
+    def __call__(self, task: Task_contra, /) -> float: ...
 
 
 @dataclass
-class State:
-    """One rank at one moment, as it is written for others to read."""
+class RankState:
+    """State of one rank at one moment, as it is written for others to read. A "call" is one call of `Executor.map`."""
 
     stage: str = ""
     call: int = 0
-    """The how manieth piece of shared work of the stage this is, from 1."""
-    pieces: int = 0
+    """Number of the call within the stage, from 1."""
+    tasks: int = 0
+    """Number of tasks of the call, all ranks together."""
     weight: float = 0.0
-    """Of all pieces of the call."""
-    pieces_done: int = 0
+    """Sum of the weights of all tasks of the call."""
+    tasks_done: int = 0
+    """Number of tasks that this rank has finished."""
     weight_done: float = 0.0
-    """By this rank."""
-    piece: str = ""
-    """What it works on; empty: nothing."""
-    piece_weight_done: float = 0.0
-    """Of the piece that it works on."""
-    piece_seconds: float = 0.0
+    """Sum of the weights of those."""
+    task: str = ""
+    """Name of the task that the rank works on; empty: it works on none."""
+    task_weight_done: float = 0.0
+    """Finished part of that task's weight."""
+    task_seconds: float = 0.0
+    """Time since that task began."""
     counts: dict[str, float] = field(default_factory=dict)
-    """documents, sentences and bytes of text in this stage."""
+    """Number of documents, sentences and bytes of text that this rank has done in the stage."""
     rates: dict[str, float] = field(default_factory=dict)
-    """The same a second."""
+    """The same numbers a second."""
     call_seconds: float = 0.0
+    """Time since the call began."""
 
 
-class Account:
-    """The work of one rank, kept while it works."""
+class Counters:
+    """Counts the work of one rank while it works."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._state, self._weights = State(), list[float]()
-        self._current = self._weight_in_piece = 0.0
-        self._call_began = self._piece_began = clock()
+        self._state, self._weights = RankState(), list[float]()
+        self._current = self._weight_in_task = 0.0
+        self._call_began = self._task_began = clock()
         self._counts: Counter[str] = Counter()
         self._marks: deque[tuple[float, dict[str, float]]] = deque()
 
     def open_stage(self, stage: str) -> None:
-        """Another stage begins; counts start from 0."""
-        self._state, self._counts = State(stage), Counter()
+        """Begins another stage; all counts start from 0."""
+        self._state, self._counts = RankState(stage), Counter()
         self._marks.clear()
 
     def open_call(self, weights: list[float]) -> None:
-        """Shared work begins, on pieces of such weights."""
+        """Begins a call of `map` on tasks of these weights."""
         self._weights, self._call_began = weights, self._clock()
-        self._state = State(self._state.stage, self._state.call + 1, len(weights), sum(weights))
+        self._state = RankState(self._state.stage, self._state.call + 1, len(weights), sum(weights))
 
-    def alone(self, begins: bool = True) -> None:
-        """Work that one rank does for all begins, or ends."""
-        self._state.piece, self._current, self._weight_in_piece = FOR_ALL if begins else "", 0.0, 0.0
-        self._piece_began = self._clock()
+    def begin_single_rank_work(self) -> None:
+        """Begins work that this rank does for all."""
+        self._state.task, self._current, self._weight_in_task = SINGLE_RANK_WORK, 0.0, 0.0
+        self._task_began = self._clock()
+
+    def end_single_rank_work(self) -> None:
+        """Ends work that this rank did for all."""
+        self._state.task = ""
 
     def begin(self, number: int, name: str) -> None:
-        """Work on a piece begins."""
-        self._current, self._weight_in_piece, self._piece_began = self._weights[number], 0.0, self._clock()
-        self._state.piece = name
+        """Begins work on a task, given its number in the call and its name."""
+        self._current, self._weight_in_task, self._task_began = self._weights[number], 0.0, self._clock()
+        self._state.task = name
 
     def end(self) -> None:
-        """The piece is done."""
+        """Ends work on the task."""
         state = self._state
-        state.piece, self._weight_in_piece = "", 0.0
-        state.pieces_done, state.weight_done = state.pieces_done + 1, state.weight_done + self._current
+        state.task, self._weight_in_task = "", 0.0
+        state.tasks_done, state.weight_done = state.tasks_done + 1, state.weight_done + self._current
 
     def count(self, documents: int = 0, sentences: int = 0, bytes: int = 0, weight: float | None = None) -> None:
-        """Adds what was just done; `weight`, of the piece that is worked on, is that of its bytes where it is not given."""
-        self._counts.update(documents=documents, sentences=sentences, bytes=bytes)
-        self._weight_in_piece += bytes if weight is None else weight
+        """Adds what was just done.
 
-    def state(self) -> State:
-        """This rank now."""
+        Args:
+            documents: number of documents.
+            sentences: number of sentences.
+            bytes: UTF-8 bytes of text.
+            weight: how much of the current task's weight this is; None: as much as `bytes`.
+        """
+        self._counts.update(documents=documents, sentences=sentences, bytes=bytes)
+        self._weight_in_task += bytes if weight is None else weight
+
+    def state(self) -> RankState:
+        """Returns the state of this rank now; rates are those since the last minute's first call of this function."""
         now, counts = self._clock(), {name: float(n) for name, n in self._counts.items()}
         self._marks.append((now, counts))
         while len(self._marks) > 2 and now - self._marks[1][0] >= WINDOW_SECONDS:
@@ -98,13 +118,14 @@ class Account:
             "rates": {name: (n - before.get(name, 0)) / span for name, n in counts.items()} if span > 0 else {},
             "call_seconds": now - self._call_began,
         }
-        if taken["piece"]:
-            done = min(self._weight_in_piece, self._current)
-            taken |= {"piece_weight_done": done, "piece_seconds": now - self._piece_began}
-        return State(**taken)
+        if taken["task"]:
+            done = min(self._weight_in_task, self._current)
+            taken |= {"task_weight_done": done, "task_seconds": now - self._task_began}
+        return RankState(**taken)
 
 
-def state_of(row: dict[str, Any]) -> State:
-    """A state as it was read from a file; keys of other versions are passed over."""
-    known = State.__dataclass_fields__
-    return State(**{key: value for key, value in row.items() if key in known})
+def parse_state(row: dict[str, Any]) -> RankState:
+    """Makes a state from the content of a progress file; unknown keys are ignored."""
+    known = RankState.__dataclass_fields__
+    renamed = {OLD_KEYS.get(key, key): value for key, value in row.items()}
+    return RankState(**{key: value for key, value in renamed.items() if key in known})

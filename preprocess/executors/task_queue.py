@@ -1,7 +1,7 @@
-"""Which pieces of a call are open, and who gets the next one: decided here, without MPI and without files.
+"""Decides which task of a call is handed out next; knows neither MPI nor files.
 
-Promises that every piece is handed out once, in the order given, but for those that are not ready yet; and that nobody waits for a piece
-which nobody can make ready any more.
+Promises that every task is handed out once, in the order given except for tasks that are not ready yet, and that nobody waits for a task
+that nobody can make ready any more.
 """
 
 import time
@@ -9,52 +9,53 @@ from collections import deque
 from collections.abc import Callable
 
 END, WAIT = -1, -2
-"""What is said in place of a piece's number: nothing is left; nothing is ready now, ask again."""
-LOOK_SECONDS = 0.2
-"""Between two looks at the pieces that are not ready; each look asks once for each."""
+"""Answers in place of a task's number: no task is left; no task is ready now, ask again."""
+READY_CHECK_SECONDS = 0.2
+"""Shortest time between two checks of the tasks that are not ready; a check asks once for each of them."""
 STALL_SECONDS = 120.0
-"""So long a file server may hide a new file from another machine. What is not ready then, with nobody at work, never will be."""
+"""How long a file server may hide a new file from another host. A task that is not ready after that, with nobody at work, never will be."""
 
 
-class Deck:
-    """The pieces of one call."""
+class TaskQueue:
+    """The tasks of one call of `Executor.map`."""
 
     def __init__(self, count: int, is_ready: Callable[[int], bool], clock: Callable[[], float] = time.monotonic) -> None:
         """Args:
-        count: pieces are numbered from 0.
-        is_ready: whether a piece can be begun; asked again until it is so.
+        count: number of tasks; they are numbered from 0.
+        is_ready: says whether a task can be begun; asked again until it is true.
         clock: seconds.
         """
         self._is_ready, self._clock = is_ready, clock
         ready = [is_ready(number) for number in range(count)]
         self._open = deque(number for number in range(count) if ready[number])
-        self._gated = [number for number in range(count) if not ready[number]]
-        self._looked = self._alive = clock()
-        self._held, self._failed = 0, False
+        self._not_ready = [number for number in range(count) if not ready[number]]
+        self._checked = self._active = clock()
+        self._running, self._failed = 0, False
 
     def take(self) -> int:
-        """The number of the next piece, `WAIT` or `END`; who takes a piece gives it back with `finish`."""
-        self._look()
-        if self._failed or not (self._open or self._gated):
+        """Returns the number of the next task, `WAIT` or `END`; who takes a task calls `finish` for it."""
+        self._check_ready()
+        if self._failed or not (self._open or self._not_ready):
             return END
         if not self._open:
-            stalled = not self._held and self._clock() - self._alive > STALL_SECONDS
+            stalled = not self._running and self._clock() - self._active > STALL_SECONDS
             return END if stalled else WAIT
-        self._held += 1
+        self._running += 1
         return self._open.popleft()
 
     def finish(self, failed: bool) -> None:
-        """A piece that was taken is done; after a failed one no more are handed out."""
-        self._held -= 1
+        """Notes that a task is done; after a failed one no more are handed out."""
+        self._running -= 1
         self._failed |= failed
-        self._alive, self._looked = self._clock(), float("-inf")
+        # The task may have made others ready: check at once.
+        self._active, self._checked = self._clock(), float("-inf")
 
-    def _look(self) -> None:
+    def _check_ready(self) -> None:
         now = self._clock()
-        if self._gated and now - self._looked >= LOOK_SECONDS:
-            self._looked = now
-            ready = {number for number in self._gated if self._is_ready(number)}
+        if self._not_ready and now - self._checked >= READY_CHECK_SECONDS:
+            self._checked = now
+            ready = {number for number in self._not_ready if self._is_ready(number)}
             if ready:
-                self._alive = now
+                self._active = now
                 self._open.extend(sorted(ready))
-                self._gated = [number for number in self._gated if number not in ready]
+                self._not_ready = [number for number in self._not_ready if number not in ready]

@@ -23,7 +23,7 @@ from jadeberta.shards import ConfigError
 from jadeberta.utils.files import atomic_path
 from preprocess.config import DuplicatesConfig
 from preprocess.document_files import read_jsonl_zst, write_json
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.text import normalise
 from preprocess.workdir import SUFFIX, duplicates_dir, duplicates_list, read_duplicates
 
@@ -75,7 +75,7 @@ class _Work:
         return self.folder / f"found-{partition:05d}.npy"
 
 
-def find(config: DuplicatesConfig, parts: list[Path], comm: Comm) -> None:
+def find(config: DuplicatesConfig, parts: list[Path], executor: Executor) -> None:
     """Writes a list of the rows to leave out beside each part; done already for the same parts and settings, it is kept.
 
     Args:
@@ -86,13 +86,13 @@ def find(config: DuplicatesConfig, parts: list[Path], comm: Comm) -> None:
         return
     digest = _digest(config, parts)
     work = _Work(config, parts, duplicates_dir(parts[0]) / digest, digest)
-    if comm.run_on_root(lambda: all(_is_done(part, digest) for part in parts)):
+    if executor.run_on_root(lambda: all(_is_done(part, digest) for part in parts)):
         return
-    comm.map(parts, partial(_write_keys, work), lambda part: part.stat().st_size)
-    count = comm.run_on_root(lambda: 1 + sum(work.keys(part).stat().st_size for part in parts) // PARTITION_BYTES)
-    comm.map(range(count), partial(_find_in_partition, work, count))
-    comm.map(range(len(parts)), partial(_write_list, work, count), lambda number: parts[number].stat().st_size)
-    comm.run_on_root(lambda: shutil.rmtree(work.folder, ignore_errors=True))
+    executor.map(parts, partial(_write_keys, work), lambda part: part.stat().st_size)
+    count = executor.run_on_root(lambda: 1 + sum(work.keys(part).stat().st_size for part in parts) // PARTITION_BYTES)
+    executor.map(range(count), partial(_find_in_partition, work, count))
+    executor.map(range(len(parts)), partial(_write_list, work, count), lambda number: parts[number].stat().st_size)
+    executor.run_on_root(lambda: shutil.rmtree(work.folder, ignore_errors=True))
 
 
 def forget(parts: list[Path]) -> None:

@@ -1,7 +1,7 @@
 """One reader a format; each streams documents and counts what it drops by reason.
 
-A reader has three functions: `pieces(corpus, files)` cuts, `begins(line, before)` tells the first line of a document, for files that are
-cut in one pass, and `documents(piece, dropped)` reads. A new format is one file more.
+A reader has three functions: `splits(corpus, files)` cuts, `begins(line, before)` tells the first line of a document, for files that are
+cut in one pass, and `documents(split, dropped)` reads. A new format is one file more.
 """
 
 import glob
@@ -13,38 +13,38 @@ from types import ModuleType
 from jadeberta.shards import ConfigError, InputError
 from preprocess.config import CorpusConfig
 from preprocess.readers import cc100, jsonl, oscar, wikipedia
-from preprocess.readers.input_split import Document, Piece, natural_key
+from preprocess.readers.input_split import Document, InputSplit, natural_key
 
 READERS: dict[str, ModuleType] = {"wikipedia": wikipedia, "cc100": cc100, "oscar": oscar, "jsonl": jsonl}
 
-__all__ = ["READERS", "Document", "Piece", "documents", "pieces"]
+__all__ = ["READERS", "Document", "InputSplit", "documents", "splits"]
 
 
-def pieces(corpus: str, config: CorpusConfig) -> list[Piece]:
-    """The pieces of one corpus in the order of its documents."""
+def splits(corpus: str, config: CorpusConfig) -> list[InputSplit]:
+    """The splits of one corpus in the order of its documents."""
     if config.format not in READERS:
         raise ConfigError(f"preprocess.corpora.{corpus}.format: {config.format} is unknown; it may be {', '.join(READERS)}.")
-    found: list[Piece] = READERS[config.format].pieces(corpus, _files(corpus, config.path))
+    found: list[InputSplit] = READERS[config.format].splits(corpus, _files(corpus, config.path))
     names: dict[str, Path] = {}
-    for piece in found:
-        if piece.name in names:
+    for split in found:
+        if split.name in names:
             raise InputError(
-                f"{piece.path}: has the same name as {names[piece.name]} but for suffixes or folder; rename one of them."
+                f"{split.path}: has the same name as {names[split.name]} but for suffixes or folder; rename one of them."
             )
-        names[piece.name] = piece.path
+        names[split.name] = split.path
     return found
 
 
-def documents(piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
+def documents(split: InputSplit, dropped: Counter[str]) -> Iterator[Document]:
     """Streams {"id", "source", "title", "text"}; `dropped` counts by reason what is left out."""
-    if piece.end == 0:
-        raise InputError(f"{piece.path}: byte 0: the file is empty; copy or download it again.")
+    if split.end == 0:
+        raise InputError(f"{split.path}: byte 0: the file is empty; copy or download it again.")
     found = False
-    for document in READERS[piece.format].documents(piece, dropped):
+    for document in READERS[split.format].documents(split, dropped):
         found = True
         yield document
-    if not found and not dropped and piece.cut is None:
-        raise InputError(f"{piece.path}: line 1: no document in the whole file; copy or download it again.")
+    if not found and not dropped and split.note is None:
+        raise InputError(f"{split.path}: line 1: no document in the whole file; copy or download it again.")
 
 
 def _files(corpus: str, pattern: str) -> list[Path]:

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from preprocess.compressed import decode
-from preprocess.readers.input_split import Document, Piece, file_pieces, source_of
+from preprocess.readers.input_split import Document, InputSplit, file_splits, source_of
 
 
-def pieces(corpus: str, files: list[Path]) -> list[Piece]:
+def splits(corpus: str, files: list[Path]) -> list[InputSplit]:
     """Pieces of each file. With several files the ids carry the file's number."""
     prefixes = [corpus] if len(files) == 1 else [f"{corpus}-{number}" for number, _ in enumerate(files, 1)]
     return [
-        piece for path, prefix in zip(files, prefixes, strict=True) for piece in file_pieces(corpus, "cc100", path, prefix, files)
+        split for path, prefix in zip(files, prefixes, strict=True) for split in file_splits(corpus, "cc100", path, prefix, files)
     ]
 
 
@@ -24,12 +24,12 @@ def begins(line: bytes, before: bytes) -> bool:
     return line not in (b"", b"\r") and before in (b"", b"\r")
 
 
-def documents(piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
-    source = source_of(piece)
-    for ordinal, paragraphs in enumerate(_blocks(piece.path, source.lines()), source.first_unit + 1):
+def documents(split: InputSplit, dropped: Counter[str]) -> Iterator[Document]:
+    source = source_of(split)
+    for ordinal, paragraphs in enumerate(_blocks(split.path, source.lines()), source.first_unit + 1):
         text = "\n".join(paragraphs).strip()
         if text:
-            yield {"id": f"{piece.id_prefix}-{ordinal}", "source": piece.corpus, "title": "", "text": text}
+            yield {"id": f"{split.id_prefix}-{ordinal}", "source": split.corpus, "title": "", "text": text}
         else:
             dropped["empty"] += 1
 

@@ -1,6 +1,6 @@
-"""A piece of a corpus: what one rank reads by itself, from the first byte to the last.
+"""An input split: the span of a corpus's file that one task reads.
 
-Pieces follow from the files alone, never from the number of ranks, so that every run cuts a corpus in the same way.
+Input splits follow from the files alone, never from the number of ranks, so that every run splits a corpus in the same way.
 """
 
 import re
@@ -12,86 +12,87 @@ from preprocess.compressed import DOWNLOAD_AGAIN, chunks, lines
 from preprocess.document_files import read_json
 
 Document = dict[str, str]
-CUT_BYTES = 32 * 2**20
-"""Of a file as it lies on the disk: a piece of one that is cut in one pass. Some 150 MB of text from xz, some seconds of work."""
+"""A document of a corpus: {"id", "source", "title", "text"}."""
+SPLIT_BYTES = 32 * 2**20
+"""Span of a file, as stored, that makes one split where the file is split in one pass: some 150 MB of text from xz, seconds of work."""
 LARGE_SHARE = 64
-"""A file of less than this part of its corpus is not cut: there are enough others beside it to keep all ranks at work."""
+"""A file smaller than this fraction of its corpus is not split: there are enough other files to keep all ranks at work."""
 
 
 @dataclass(frozen=True)
-class Piece:
+class InputSplit:
     """Bytes [start, end) of one file of a corpus."""
 
     corpus: str
     format: str
     name: str
-    """Unique in the corpus; the parts written from the piece carry it."""
+    """Unique in the corpus; the parts written from the split carry it."""
     path: Path
     id_prefix: str
-    """What stands before the page id, ordinal or line in the documents' ids."""
+    """Prefix of the documents' ids, before the page id, ordinal or line number."""
     start: int
     end: int
-    cut: Path | None = None
-    """Where it is noted what the piece holds, of a file that is read once by one rank and cut (`cutting.py`)."""
+    note: Path | None = None
+    """File with the note about the split's content, if its file is split in one pass (`split_file.py`); else None."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the text of a piece lies, and what came before it in its file."""
+    """Where the text of a split is, and how many lines and documents of its file come before it."""
 
     path: Path
     start: int
     end: int
     first_line: int = 1
     first_unit: int = 0
-    """Documents before it."""
+    """Number of documents of the file before it."""
     ends_file: bool = True
     remedy: str = DOWNLOAD_AGAIN
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """(number in the corpus's file, line without its end)."""
+        """Yields (number of the line in the corpus's file, line without its end)."""
         return lines(self.path, self.remedy, self.start, self.end, self.first_line)
 
     def chunks(self) -> Iterator[bytes]:
-        """The decompressed content."""
+        """Yields the decompressed content."""
         return chunks(self.path, self.start, self.end)
 
 
-def source_of(piece: Piece) -> Source:
-    """What a reader of a piece reads."""
-    if piece.cut is None:
-        return Source(piece.path, piece.start, piece.end, ends_file=piece.end == piece.path.stat().st_size)
-    note = read_json(piece.cut)
+def source_of(split: InputSplit) -> Source:
+    """Returns what the reader of a split reads."""
+    if split.note is None:
+        return Source(split.path, split.start, split.end, ends_file=split.end == split.path.stat().st_size)
+    note = read_json(split.note)
     place = (note["first_line"], note["first_unit"], note["ends_file"])
     if note["text"] is None:
-        return Source(piece.path, note["start"], note["end"], *place)
-    path = piece.cut.with_name(note["text"])
-    return Source(path, 0, path.stat().st_size, *place, remedy=f"delete {piece.cut} and run the same command again")
+        return Source(split.path, note["start"], note["end"], *place)
+    path = split.note.with_name(note["text"])
+    return Source(path, 0, path.stat().st_size, *place, remedy=f"delete {split.note} and run the same command again")
 
 
 def natural_key(name: str) -> list[tuple[str, int]]:
-    """Sorts 'part_2' before 'part_10'."""
+    """Sort key that puts 'part_2' before 'part_10'."""
     return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
 
 
 def stem(path: Path) -> str:
-    """The file's name without the suffixes of formats and compressions."""
+    """Returns the file's name without the suffixes of formats and compressions."""
     return re.sub(r"(\.(jsonl|json|txt|xml|bz2|gz|xz|zst))+$", "", path.name)
 
 
-def file_pieces(corpus: str, format: str, path: Path, id_prefix: str, files: list[Path]) -> list[Piece]:
-    """A file that cannot be entered in the middle: one piece, or spans of it where it is a large part of its corpus.
+def file_splits(corpus: str, format: str, path: Path, id_prefix: str, files: list[Path]) -> list[InputSplit]:
+    """Returns the splits of a file that can only be read from the start: one, or spans of it where it is a large part of its corpus.
 
     Args:
-        corpus: its name.
-        format: its reader.
+        corpus: name of the corpus.
+        format: name of its reader.
         path: the file.
-        id_prefix: see `Piece`.
-        files: all of the corpus.
+        id_prefix: see `InputSplit`.
+        files: all files of the corpus.
     """
     size, name = path.stat().st_size, stem(path)
-    if size <= max(2 * CUT_BYTES, sum(file.stat().st_size for file in files) // LARGE_SHARE):
-        return [Piece(corpus, format, name, path, id_prefix, 0, size)]
-    spans = [(start, min(size, start + CUT_BYTES)) for start in range(0, size, CUT_BYTES)]
-    # Until the file is cut nobody knows which documents begin in a span; the name of the note follows with the output directory.
-    return [Piece(corpus, format, f"{name}-{n:05d}", path, id_prefix, *span, cut=Path()) for n, span in enumerate(spans)]
+    if size <= max(2 * SPLIT_BYTES, sum(file.stat().st_size for file in files) // LARGE_SHARE):
+        return [InputSplit(corpus, format, name, path, id_prefix, 0, size)]
+    spans = [(start, min(size, start + SPLIT_BYTES)) for start in range(0, size, SPLIT_BYTES)]
+    # Which documents begin in a span is known only when the file has been read; the note's path is set when the output directory is known.
+    return [InputSplit(corpus, format, f"{name}-{n:05d}", path, id_prefix, *span, note=Path()) for n, span in enumerate(spans)]

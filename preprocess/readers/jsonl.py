@@ -10,12 +10,12 @@ import orjson
 
 from jadeberta.shards import InputError
 from preprocess.compressed import decode
-from preprocess.readers.input_split import Document, Piece, file_pieces, source_of
+from preprocess.readers.input_split import Document, InputSplit, file_splits, source_of
 
 
-def pieces(corpus: str, files: list[Path]) -> list[Piece]:
+def splits(corpus: str, files: list[Path]) -> list[InputSplit]:
     named = [(path, f"{corpus}-{number}") for number, path in enumerate(files, 1)]
-    return [piece for path, prefix in named for piece in file_pieces(corpus, "jsonl", path, prefix, files)]
+    return [split for path, prefix in named for split in file_splits(corpus, "jsonl", path, prefix, files)]
 
 
 def begins(line: bytes, before: bytes) -> bool:
@@ -23,20 +23,20 @@ def begins(line: bytes, before: bytes) -> bool:
     return True
 
 
-def documents(piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
-    for number, row in rows(piece):
-        text = text_of(piece.path, number, row, ("text", "content"))
-        key = f"{piece.corpus}-{row['id']}" if row.get("id") is not None else f"{piece.id_prefix}-{number}"
+def documents(split: InputSplit, dropped: Counter[str]) -> Iterator[Document]:
+    for number, row in rows(split):
+        text = text_of(split.path, number, row, ("text", "content"))
+        key = f"{split.corpus}-{row['id']}" if row.get("id") is not None else f"{split.id_prefix}-{number}"
         if text:
-            yield {"id": without_surrogates(key), "source": piece.corpus, "title": _title(row), "text": text}
+            yield {"id": without_surrogates(key), "source": split.corpus, "title": _title(row), "text": text}
         else:
             dropped["empty"] += 1
 
 
-def rows(piece: Piece) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number in the file, object) of every line of a piece that is not blank."""
-    path = piece.path
-    for number, line in source_of(piece).lines():
+def rows(split: InputSplit) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number in the file, object) of every line of a split that is not blank."""
+    path = split.path
+    for number, line in source_of(split).lines():
         if not line.strip():
             continue
         try:

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from jadeberta.shards import InputError
-from preprocess.readers.input_split import Document, Piece, file_pieces
+from preprocess.readers.input_split import Document, InputSplit, file_splits
 from preprocess.readers.jsonl import begins, rows, text_of
 
-__all__ = ["begins", "documents", "pieces"]
+__all__ = ["begins", "documents", "splits"]
 
 DROPPED_TAGS = ("header", "footer", "noisy")
 # `annotations` is what the project's own prose calls the key of 22.01.
 TAG_KEYS = ("annotation", "annotations", "quality_warnings")
 
 
-def pieces(corpus: str, files: list[Path]) -> list[Piece]:
+def splits(corpus: str, files: list[Path]) -> list[InputSplit]:
     """Pieces of each file; the part in the ids is the number in the file's name (`ja_meta_part_12.jsonl.gz`)."""
     parts: dict[int, Path] = {}
     for number, path in enumerate(files, 1):
@@ -29,15 +29,15 @@ def pieces(corpus: str, files: list[Path]) -> list[Piece]:
         if part in parts:
             raise InputError(f"{path}: part {part} like {parts[part]}, so ids would clash; rename one or make them two corpora.")
         parts[part] = path
-    return [piece for part, path in parts.items() for piece in file_pieces(corpus, "oscar", path, f"{corpus}-{part}", files)]
+    return [split for part, path in parts.items() for split in file_splits(corpus, "oscar", path, f"{corpus}-{part}", files)]
 
 
-def documents(piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
-    for number, row in rows(piece):
-        text = text_of(piece.path, number, row, ("content",))
-        reason = _reason_to_drop(_tags(piece.path, number, row), text)
+def documents(split: InputSplit, dropped: Counter[str]) -> Iterator[Document]:
+    for number, row in rows(split):
+        text = text_of(split.path, number, row, ("content",))
+        reason = _reason_to_drop(_tags(split.path, number, row), text)
         if reason is None:
-            yield {"id": f"{piece.id_prefix}-{number}", "source": piece.corpus, "title": "", "text": text}
+            yield {"id": f"{split.id_prefix}-{number}", "source": split.corpus, "title": "", "text": text}
         else:
             dropped[reason] += 1
 

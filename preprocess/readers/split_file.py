@@ -1,8 +1,9 @@
-"""Large files that cannot be entered in the middle (.gz, .xz, .zst, one stream of .bz2), cut in one pass: one rank cuts, others work.
+"""Splits large files that can only be read from the start (.gz, .xz, .zst, one stream of .bz2): one rank splits, others extract meanwhile.
 
-Which pieces there are follows from the file's size alone, before anybody has read it: piece n holds the documents whose first byte comes
-out of the n-th span of the compressed file. The rank that cuts writes the text of each piece, packed lightly, and last a note of what it
-holds; a piece can be begun as soon as its note is there. Of a file that is not compressed there is only the note, with bytes of the file.
+The number of input splits follows from the file's size alone, before anybody has read it: split n holds the documents whose first byte
+comes out of the n-th span of the compressed file. The rank that splits the file writes the text of each split, compressed lightly, and last
+a note about its content; extraction of a split can begin as soon as its note exists. For an uncompressed file there is only the note, with
+the bounds in the file.
 """
 
 from bisect import bisect_left
@@ -19,100 +20,106 @@ from jadeberta.shards import ConfigError, InputError
 from jadeberta.utils.files import atomic_file
 from preprocess.compressed import DECOMPRESSORS, DOWNLOAD_AGAIN, MAX_LINE_BYTES, DamagedFile, chunks_ahead
 from preprocess.document_files import read_json, write_json
-from preprocess.readers.input_split import Piece
+from preprocess.readers.input_split import InputSplit
 
 LEVEL = 1
-"""Of zstd: the text lies there for some minutes."""
+"""Level of zstd for text that is kept for some minutes."""
 
 Begins = Callable[[bytes, bytes], bool]
-"""Whether a document begins with a line, given the line before it."""
+"""Function of a format: does a document begin with this line, given the line before it?"""
 
 
 @dataclass
 class Extent:
-    """What a piece of a file holds."""
+    """Lines and documents of a file that an input split holds."""
 
     first_line: int
-    """Number of its first line, from 1."""
+    """Number of the first line, from 1."""
     lines: int
     first_unit: int
-    """Documents before it in the file."""
+    """Number of documents of the file before the split."""
     units: int
 
 
 @dataclass(frozen=True)
-class Cutting:
-    """The work of cutting one file."""
+class SplitTask:
+    """The task of splitting one file."""
 
     path: Path
-    pieces: tuple[Piece, ...]
-    """All of the file."""
+    splits: tuple[InputSplit, ...]
+    """All input splits of the file."""
     wanted: frozenset[str]
-    """Names of those that have to be written."""
+    """Names of the splits that have to be written."""
 
     @property
     def corpus(self) -> str:
-        return self.pieces[0].corpus
+        return self.splits[0].corpus
 
     @property
     def name(self) -> str:
-        """For those who look on."""
-        return f"cutting {self.path.name}"
+        """Name of the task in progress lines."""
+        return f"splitting {self.path.name}"
 
 
-def is_cut(piece: Piece, settings: dict[str, Any]) -> bool:
-    """Whether the text of a piece lies there, cut under these settings."""
-    if piece.cut is None or not piece.cut.is_file():
+def is_written(split: InputSplit, settings: dict[str, Any]) -> bool:
+    """Returns whether the text of a split was written under these settings."""
+    if split.note is None or not split.note.is_file():
         return False
-    note = read_json(piece.cut)
-    return note["settings"] == settings and (note["text"] is None or piece.cut.with_name(note["text"]).is_file())
+    note = read_json(split.note)
+    return note["settings"] == settings and (note["text"] is None or split.note.with_name(note["text"]).is_file())
 
 
-def extent_of(piece: Piece) -> Extent | None:
-    """What the note of a cut piece says that it holds; None of a piece that was not cut."""
-    if piece.cut is None:
+def extent_of(split: InputSplit) -> Extent | None:
+    """Returns the extent in the note of a split; None where the split is a span of the file itself and has no note."""
+    if split.note is None:
         return None
-    note = read_json(piece.cut)
+    note = read_json(split.note)
     return Extent(**{key: note[key] for key in Extent.__dataclass_fields__})
 
 
-def remove(piece: Piece) -> None:
-    """Takes away what was cut for a piece that is done."""
-    if piece.cut is not None:
-        piece.cut.unlink(missing_ok=True)
-        _text_of(piece).unlink(missing_ok=True)
+def remove_text(split: InputSplit) -> None:
+    """Removes note and text of a split that is extracted."""
+    if split.note is not None:
+        split.note.unlink(missing_ok=True)
+        _text_of(split).unlink(missing_ok=True)
 
 
 def require_whole(path: Path, extents: list[Extent]) -> None:
-    """Raises ConfigError unless the pieces of a file hold each line and document of it once: cut in two passes they might not."""
+    """Checks that the splits of a file hold each of its lines and documents once: if it was split in two passes they might not.
+
+    Raises:
+        ConfigError: they do not.
+    """
     line, unit = 1, 0
     for extent in extents:
         if (extent.first_line, extent.first_unit) != (line, unit):
             raise ConfigError(
-                f"{path}: its pieces do not fit together (line {extent.first_line} comes after line {line - 1}), as if it had changed "
+                f"{path}: its splits do not fit together (line {extent.first_line} comes after line {line - 1}), as if it had changed "
                 "or been decompressed by another version of a library. Delete its folder under work/documents and run extract again."
             )
         line, unit = line + extent.lines, unit + extent.units
 
 
-def cut_file(cutting: Cutting, begins: Begins, settings: Callable[[Piece], dict[str, Any]], count: Callable[..., None]) -> None:
-    """Writes text and note of every wanted piece of a file.
+def split_file(
+    task: SplitTask, begins: Begins, settings: Callable[[InputSplit], dict[str, Any]], count: Callable[..., None]
+) -> None:
+    """Writes text and note of every wanted split of a file, in one pass.
 
     Args:
-        cutting: the file and its pieces.
-        begins: of the file's format.
-        settings: all that a piece depends on; goes into its note.
-        count: told what was read since it was called last, as `weight`: bytes of the file.
+        task: the file and its splits.
+        begins: the function of the file's format.
+        settings: returns all that a split depends on; goes into its note.
+        count: called with the bytes of the file read since its last call, as `weight`.
 
     Raises:
-        InputError: the file is damaged; what was written until then is right.
+        InputError: the file is damaged; splits written until then are right.
     """
-    groups = groupby(_dealt(cutting, begins, count), key=lambda batch: batch.place)
+    groups = groupby(_assign(task, begins, count), key=lambda batch: batch.place)
     place, batches = next(groups, (-1, iter(())))
     line, unit, byte = 1, 0, 0
-    for number, piece in enumerate(cutting.pieces):
+    for number, split in enumerate(task.splits):
         extent, start = Extent(line, 0, unit, 0), byte
-        with _writer(piece, piece.name in cutting.wanted) as write:
+        with _writer(split, split.name in task.wanted) as write:
             for batch in batches if place == number else ():
                 extent.lines, extent.units = extent.lines + len(batch.lines), extent.units + batch.units
                 byte += batch.bytes
@@ -122,14 +129,20 @@ def cut_file(cutting: Cutting, begins: Begins, settings: Callable[[Piece], dict[
             place, batches = next(groups, (-1, iter(())))
             ends_file = place < 0
         line, unit = line + extent.lines, unit + extent.units
-        if piece.name in cutting.wanted and piece.cut is not None:
-            text = _text_of(piece).name if _is_packed(piece) else None
-            note = {"settings": settings(piece), "text": text, "start": start, "end": byte, "ends_file": ends_file}
-            write_json(piece.cut, asdict(extent) | note)
+        if split.name in task.wanted and split.note is not None:
+            text = _text_of(split).name if _is_packed(split) else None
+            note = {"settings": settings(split), "text": text, "start": start, "end": byte, "ends_file": ends_file}
+            write_json(split.note, asdict(extent) | note)
 
 
 def head_lines(path: Path, begins: Begins, size: int) -> tuple[int, list[bytes]]:
-    """About how many bytes of a file are the whole documents at its head that take `size` of them at least, and their lines."""
+    """Returns the documents at the head of a file as (about how many bytes of the file they take, their lines).
+
+    Args:
+        path: the file.
+        begins: the function of its format.
+        size: bytes of the file to read at least.
+    """
     lines: list[bytes] = []
     read = 0
     for place, batch, _ in _placed_lines(path, lambda weight: None):
@@ -142,10 +155,10 @@ def head_lines(path: Path, begins: Begins, size: int) -> tuple[int, list[bytes]]
 
 
 class _Batch(NamedTuple):
-    """Lines that belong to the same piece."""
+    """Lines that belong to the same split."""
 
     place: int
-    """Number of the piece."""
+    """Number of the split."""
     lines: list[bytes]
     """Without their ends."""
     bytes: int
@@ -154,11 +167,11 @@ class _Batch(NamedTuple):
     """Documents that begin in them."""
 
 
-def _dealt(cutting: Cutting, begins: Begins, count: Callable[..., None]) -> Iterator[_Batch]:
-    """All lines of a file in order, each with its piece: a document goes where its first byte comes out, a line to its document."""
-    starts = [piece.start for piece in cutting.pieces]
+def _assign(task: SplitTask, begins: Begins, count: Callable[..., None]) -> Iterator[_Batch]:
+    """Yields all lines of a file in order with their split: a line belongs to its document, a document to the span of its first byte."""
+    starts = [split.start for split in task.splits]
     place, before = 0, b""
-    for read, lines, size in _placed_lines(cutting.path, count):
+    for read, lines, size in _placed_lines(task.path, count):
         flags = list(map(begins, lines, [before, *lines]))
         before = lines[-1]
         goes_to = bisect_left(starts, read, lo=place + 1) - 1
@@ -174,7 +187,7 @@ def _dealt(cutting: Cutting, begins: Begins, count: Callable[..., None]) -> Iter
 
 
 def _placed_lines(path: Path, count: Callable[..., None]) -> Iterator[tuple[int, list[bytes], int]]:
-    """(byte of the file behind what the lines' first bytes came out of, whole lines, their bytes) of a file."""
+    """Yields (end of the chunk of the file that the lines' first bytes came out of, whole lines, their bytes)."""
     pending: list[bytes] = []
     began = number = counted = 0
     try:
@@ -201,24 +214,24 @@ def _placed_lines(path: Path, count: Callable[..., None]) -> Iterator[tuple[int,
         yield began, [line], len(line)
 
 
-def _is_packed(piece: Piece) -> bool:
-    return piece.path.suffix in DECOMPRESSORS
+def _is_packed(split: InputSplit) -> bool:
+    return split.path.suffix in DECOMPRESSORS
 
 
-def _text_of(piece: Piece) -> Path:
-    """Where the text of a piece of a compressed file lies once it is cut."""
-    assert piece.cut is not None
-    return piece.cut.with_suffix(".zst")
+def _text_of(split: InputSplit) -> Path:
+    """Returns where the text of a split of a compressed file is."""
+    assert split.note is not None
+    return split.note.with_suffix(".zst")
 
 
 @contextmanager
-def _writer(piece: Piece, wanted: bool) -> Iterator[Callable[[list[bytes]], object]]:
-    """A function that writes lines of a piece; one that does nothing where there is nothing to write."""
-    if not (wanted and _is_packed(piece)):
+def _writer(split: InputSplit, wanted: bool) -> Iterator[Callable[[list[bytes]], object]]:
+    """Gives a function that writes lines of a split; it does nothing where there is nothing to write."""
+    if not (wanted and _is_packed(split)):
         yield lambda lines: None
         return
     with (
-        atomic_file(_text_of(piece)) as f,
+        atomic_file(_text_of(split)) as f,
         zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).stream_writer(f, closefd=False) as stream,
     ):
         yield lambda lines: stream.write(b"\n".join([*lines, b""]))

@@ -1,6 +1,6 @@
 """Wikipedia's pages-articles dumps: multistream or plain .xml.bz2, or .xml, in any version of the export schema.
 
-A multistream dump is cut into pieces of some streams each; no dump is ever held in memory, only one page at a time.
+A multistream dump is cut into splits of some streams each; no dump is ever held in memory, only one page at a time.
 """
 
 import re
@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from jadeberta.shards import InputError
 from preprocess.compressed import DOWNLOAD_AGAIN, DamagedFile, chunks, lines
-from preprocess.readers.input_split import Document, Piece, file_pieces, source_of, stem
+from preprocess.readers.input_split import Document, InputSplit, file_splits, source_of, stem
 from preprocess.readers.markup import clean, is_disambiguation
 
 # About 1,600 pages, 2.5 MB compressed: half a minute of work, so that a kill costs little and ranks end together.
@@ -24,7 +24,7 @@ _STREAM_START = re.compile(rb"BZh[1-9]1AY&SY")
 _INDEX_NAME = re.compile(r"-multistream-index\d*\.txt")
 
 
-def pieces(corpus: str, files: list[Path]) -> list[Piece]:
+def splits(corpus: str, files: list[Path]) -> list[InputSplit]:
     """The dumps among `files`, cut; index files are taken from beside the dumps, by name."""
     dumps = [path for path in files if not _INDEX_NAME.search(path.name)]
     if not dumps:
@@ -33,10 +33,10 @@ def pieces(corpus: str, files: list[Path]) -> list[Piece]:
     for path in dumps:
         starts = [*_cuts(path), path.stat().st_size]
         if len(starts) == 2:
-            found += file_pieces(corpus, "wikipedia", path, corpus, dumps)
+            found += file_splits(corpus, "wikipedia", path, corpus, dumps)
             continue
         for number, (start, end) in enumerate(pairwise(starts)):
-            found.append(Piece(corpus, "wikipedia", f"{stem(path)}-{number:05d}", path, corpus, start, end))
+            found.append(InputSplit(corpus, "wikipedia", f"{stem(path)}-{number:05d}", path, corpus, start, end))
     return found
 
 
@@ -45,9 +45,9 @@ def begins(line: bytes, before: bytes) -> bool:
     return line.endswith(b"<page>")
 
 
-def documents(piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
-    for number, page in _pages(piece):
-        title, namespace, page_id, redirect, wikitext = _fields(piece, number, page)
+def documents(split: InputSplit, dropped: Counter[str]) -> Iterator[Document]:
+    for number, page in _pages(split):
+        title, namespace, page_id, redirect, wikitext = _fields(split, number, page)
         reason = (
             "namespace"
             if namespace != "0"
@@ -68,7 +68,7 @@ def documents(piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
         if reason:
             dropped[reason] += 1
         else:
-            yield {"id": f"{piece.id_prefix}-{page_id}", "source": piece.corpus, "title": title, "text": text}
+            yield {"id": f"{split.id_prefix}-{page_id}", "source": split.corpus, "title": title, "text": text}
 
 
 def index_of(path: Path) -> Path | None:
@@ -79,7 +79,7 @@ def index_of(path: Path) -> Path | None:
 
 
 def _cuts(path: Path) -> list[int]:
-    """Where the pieces of a dump begin: 0 and the start of every 16th stream of pages.
+    """Where the splits of a dump begin: 0 and the start of every 16th stream of pages.
 
     Without an index the streams are found by their first ten bytes. A false hit among 3.6 GB has a chance of 1 in 10^14, and a
     stream that does not begin with a page (as pbzip2 writes them) is no place to cut, so each cut is tried before it is used.
@@ -131,15 +131,15 @@ def _begins_with_page(path: Path, start: int) -> bool:
         return False
 
 
-def _pages(piece: Piece) -> Iterator[tuple[int, bytes]]:
-    """(number in the piece from 1, the XML of one <page>). A literal <page> cannot be part of a text: exports escape it."""
-    source = source_of(piece)
-    number, buffer, entered = 0, b"", piece.start > 0
+def _pages(split: InputSplit) -> Iterator[tuple[int, bytes]]:
+    """(number in the split from 1, the XML of one <page>). A literal <page> cannot be part of a text: exports escape it."""
+    source = source_of(split)
+    number, buffer, entered = 0, b"", split.start > 0
     try:
         for chunk in source.chunks():
             if not entered and b"<mediawiki" not in chunk[:4096]:
                 remedy = "name a pages-articles .xml.bz2 or .xml file in the recipe"
-                raise InputError(f"{piece.path}: byte 0: not a MediaWiki export; {remedy}.")
+                raise InputError(f"{split.path}: byte 0: not a MediaWiki export; {remedy}.")
             entered = True
             buffer += chunk
             position = 0
@@ -149,32 +149,32 @@ def _pages(piece: Piece) -> Iterator[tuple[int, bytes]]:
                 position = end + len(b"</page>")
             buffer = buffer[position:]
             if len(buffer) > MAX_PAGE_BYTES:
-                raise _error(piece, number + 1, "a page of more than 256 MiB, so this is not a pages-articles dump")
+                raise _error(split, number + 1, "a page of more than 256 MiB, so this is not a pages-articles dump")
     except DamagedFile as e:
-        raise InputError(f"{piece.path}: byte {e.byte}, after page {number} of the piece: {e}; {DOWNLOAD_AGAIN}.") from e
+        raise InputError(f"{split.path}: byte {e.byte}, after page {number} of the split: {e}; {DOWNLOAD_AGAIN}.") from e
     if b"<page" in buffer:
-        raise _error(piece, number + 1, "the file is cut short in mid-page")
+        raise _error(split, number + 1, "the file is cut short in mid-page")
     if source.ends_file and not buffer.rstrip().endswith(b"</mediawiki>"):
-        raise _error(piece, number + 1, "the file is cut short: </mediawiki> is missing")
+        raise _error(split, number + 1, "the file is cut short: </mediawiki> is missing")
 
 
-def _fields(piece: Piece, number: int, page: bytes) -> tuple[str, str, str, bool, str]:
+def _fields(split: InputSplit, number: int, page: bytes) -> tuple[str, str, str, bool, str]:
     """Title, namespace, id, whether it redirects, wikitext."""
     start = page.find(b"<page>")
     if start < 0:
-        raise _error(piece, number, "</page> without <page>")
+        raise _error(split, number, "</page> without <page>")
     try:
         # Parsed by itself a page has no namespace, so that export-0.10 and 0.11 look the same.
         element = ElementTree.fromstring(page[start:].decode())
     except UnicodeDecodeError as e:
-        raise _error(piece, number, f"not valid UTF-8 ({e.reason})") from e
+        raise _error(split, number, f"not valid UTF-8 ({e.reason})") from e
     except ElementTree.ParseError as e:
-        raise _error(piece, number, f"not valid XML ({e})") from e
+        raise _error(split, number, f"not valid XML ({e})") from e
     title, namespace, page_id = (element.findtext(name) for name in ("title", "ns", "id"))
     if title is None or namespace is None or not page_id:
-        raise _error(piece, number, "a page without <title>, <ns> or <id>")
+        raise _error(split, number, "a page without <title>, <ns> or <id>")
     return title, namespace, page_id, element.find("redirect") is not None, element.findtext("revision/text") or ""
 
 
-def _error(piece: Piece, page_number: int, problem: str) -> InputError:
-    return InputError(f"{piece.path}: page {page_number} after byte {piece.start}: {problem}; {DOWNLOAD_AGAIN}.")
+def _error(split: InputSplit, page_number: int, problem: str) -> InputError:
+    return InputError(f"{split.path}: page {page_number} after byte {split.start}: {problem}; {DOWNLOAD_AGAIN}.")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 MAX_DEPTH = 100
 """Brackets open at once. MediaWiki expands no deeper either; what is left open adds up too, and a hundred such are no page to read."""
 Parts = list[list[str]]
-"""What stands between the bars of a template or link: of each the pieces of its text, brackets inside it resolved."""
+"""What stands between the bars of a template or link: of each the strings of its text, brackets inside it resolved."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class _Open:
 
     def literally(self) -> list[str]:
         """What these brackets are where they have no partner: text."""
-        pieces = [self.bracket * self.count]
+        texts = [self.bracket * self.count]
         for number, part in enumerate(self.parts):
-            pieces += ["|", *part] if number else part
-        return pieces
+            texts += ["|", *part] if number else part
+        return texts
 
 
 class Resolver:
@@ -91,7 +91,7 @@ class Resolver:
             else:
                 replacement, position = self._extension(match["tag"].lower(), text, end, never_closed)
                 into.append(text[start:end] if replacement is None else replacement)
-        top += [piece for unclosed in stack for piece in unclosed.literally()]
+        top += [literal for unclosed in stack for literal in unclosed.literally()]
         top.append(text[position:])
         return "".join(top)
 

@@ -17,7 +17,7 @@ from jadeberta.shards import SegmenterError
 from preprocess.config import SegmenterConfig
 from preprocess.segmenters.base import Answer, Rejected, Segmenter, Spaced
 from preprocess.segmenters.jumanpp import REMEDY, TEST_SENTENCE, describe
-from preprocess.segmenters.lines import FEEDING, disguise, joined, pieces
+from preprocess.segmenters.lines import FEEDING, disguise, fragments, joined
 from preprocess.segmenters.process import find_program, first_line_to_v, limited
 
 JUMAN_REMEDY = (
@@ -49,7 +49,7 @@ class _ByPyknp(Segmenter):
         self._config = config
 
     def _tokenize(self, lines: list[str]) -> list[Spaced]:
-        return [joined([self._solve(disguise(piece)) for piece in pieces(line)]) for line in lines]
+        return [joined([self._solve(disguise(fragment)) for fragment in fragments(line)]) for line in lines]
 
     def _solve(self, line: str) -> Spaced:
         answer = self._ask(line)

@@ -14,7 +14,7 @@ from typing import Any
 from jadeberta.shards import SegmenterError
 from preprocess.config import SegmenterConfig
 from preprocess.segmenters.base import Rejected, Segmenter, Spaced
-from preprocess.segmenters.lines import FEEDING, disguise, joined, pieces
+from preprocess.segmenters.lines import FEEDING, disguise, fragments, joined
 from preprocess.segmenters.process import Worker, find_program, first_line_to_v, last_line, limited
 
 SEPARATOR = b"\x1f"
@@ -48,7 +48,7 @@ class Jumanpp(Segmenter):
         self._worker.close()
 
     def _begin(self, lines: list[str]) -> Callable[[], list[Spaced]]:
-        cut = [pieces(line) for line in lines]
+        cut = [fragments(line) for line in lines]
         launched = [(batch, self._launch(batch)) for batch in self._batches([disguise(p) for parts in cut for p in parts])]
 
         def tokenized() -> list[Spaced]:

@@ -26,28 +26,28 @@ DIGITS = frozenset("0123456789０１２３４５６７８９○〇零一二三�
 POINTS = frozenset("．・·")
 
 
-def pieces(line: str) -> list[str]:
-    """`line` in pieces of at most MAX_BYTES without long repetitions; joined they are the line.
+def fragments(line: str) -> list[str]:
+    """`line` in fragments of at most MAX_BYTES without long repetitions; joined they are the line.
 
     Cuts after 。 、 or a space where there is one, else in the middle of the text: words may then be cut, no character is lost.
     """
     if len(line) <= MAX_REPEATS or (len(line) <= MAX_BYTES // 4 and REPEATED.search(line) is None):
         return [line]
-    return [piece for part in _cut_repeated(line) for piece in _cut_long(part)]
+    return [fragment for part in _cut_repeated(line) for fragment in _cut_long(part)]
 
 
-def disguise(piece: str) -> str:
-    """`piece` as it is fed to the program.
+def disguise(fragment: str) -> str:
+    """`fragment` as it is fed to the program.
 
     Ideographic spaces for ASCII ones: a line that begins with '# ' would be taken for a comment, and JUMAN and Juman++ print
     ASCII spaces in ways of their own. One more such space gives a digit and a point at the end a defined successor.
     """
-    line = piece.replace(" ", SPACE)
+    line = fragment.replace(" ", SPACE)
     return line + SPACE if line[-1] in POINTS and line[-2:-1] in DIGITS else line
 
 
 def joined(answers: list[Spaced]) -> Spaced:
-    """The tokens of a sentence from those of its pieces; one rejected piece rejects it."""
+    """The tokens of a sentence from those of its fragments; one rejected fragment rejects it."""
     if len(answers) == 1:
         return answers[0]
     spaced: list[str] = []

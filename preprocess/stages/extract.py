@@ -1,7 +1,7 @@
-"""Stage 1: corpora -> documents. Each piece of a corpus becomes parts (JSON Lines, zstd) and, last, a marker.
+"""Stage 1: corpora -> documents. Each input split becomes parts (JSON Lines, zstd) and, last, a marker.
 
-Promises the same parts whatever the number of ranks, and that a piece with its marker is never done again; needs no segmenter.
-`<corpus>.complete.json` stands beside a corpus's folder only while every piece of the corpus is done.
+Promises the same parts whatever the number of ranks, and that a split with a marker is never extracted again. Needs no segmenter.
+`<corpus>.complete.json` exists beside a corpus's folder only while every split of the corpus is done.
 """
 
 import heapq
@@ -23,12 +23,12 @@ from jadeberta.shards import ConfigError, InputError
 from jadeberta.utils.files import atomic_file
 from preprocess import readers
 from preprocess.config import PreprocessConfig
-from preprocess.document_files import Names, read_json, write_json, write_jsonl_zst
-from preprocess.executors.executor import Comm
+from preprocess.document_files import FolderListing, read_json, write_json, write_jsonl_zst
+from preprocess.executors.executor import Executor
 from preprocess.filters import deduplicate as duplicates
 from preprocess.filters import quality
-from preprocess.readers.input_split import Document, Piece
-from preprocess.readers.split_file import Cutting, Extent, cut_file, extent_of, is_cut, remove, require_whole
+from preprocess.readers.input_split import Document, InputSplit
+from preprocess.readers.split_file import Extent, SplitTask, extent_of, is_written, remove_text, require_whole, split_file
 from preprocess.workdir import (
     complete_path,
     cuts_dir,
@@ -42,45 +42,60 @@ from preprocess.workdir import (
 
 # Goes into every marker: change it with any rule of a reader, so that old and new texts never mix in one output.
 EXTRACTOR = "extract-2"
-CUT_SHARE = 0.5
-"""To cut a file takes about half as long as all else that is done with it."""
+SPLITTING_SHARE = 0.5
+"""Time to split a file, relative to the time to extract its documents."""
 _START_AGAIN = "give another --out or delete"
 
 log = logging.getLogger(__name__)
 
 
-def extract(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str, Any]:
-    """Writes every document of the corpora under `out`, and returns the counts by corpus.
+def extract(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str, Any]:
+    """Writes every document of the corpora under `out`.
 
-    {corpus: {"documents", "bytes" (UTF-8), "dropped": {reason: n}, "files": {name: {"documents", "in_file"}}}}
-    Raises InputError where a corpus cannot be read, ConfigError where `out` holds documents made with other settings.
+    Returns:
+        {corpus: {"documents", "bytes" (UTF-8), "dropped": {reason: n}, "files": {name: {"documents", "in_file"}}}}
+
+    Raises:
+        InputError: a corpus cannot be read.
+        ConfigError: `out` holds documents made with other settings, or a library of a filter is missing.
     """
-    # Before hours of work, not after them.
+    # A missing library is found now, not after hours of work.
     quality.describe(config.quality)
     duplicates.describe(config.duplicates)
-    pending = comm.run_on_root(lambda: _plan(config, out))
+    pending = executor.run_on_root(lambda: _plan(config, out))
 
-    def work(task: Piece | Cutting) -> None:
-        if isinstance(task, Cutting):
-            begins = readers.READERS[task.pieces[0].format].begins
-            cut_file(task, begins, lambda piece: _settings(piece, config), lambda weight: comm.count(weight=weight * CUT_SHARE))
+    def work(task: InputSplit | SplitTask) -> None:
+        if isinstance(task, SplitTask):
+            begins = readers.READERS[task.splits[0].format].begins
+            split_file(
+                task,
+                begins,
+                lambda split: _settings(split, config),
+                lambda weight: executor.count(weight=weight * SPLITTING_SHARE),
+            )
         else:
-            _extract_piece(task, config, out, comm.count)
+            _extract_split(task, config, out, executor.count)
 
-    places = {corpus: (Names(cuts_dir(out, corpus)), Names(documents_dir(out, corpus))) for corpus in config.corpora}
+    listings = {
+        corpus: (FolderListing(cuts_dir(out, corpus)), FolderListing(documents_dir(out, corpus))) for corpus in config.corpora
+    }
 
-    def ready(task: Piece | Cutting) -> bool:
-        """Whether a piece of a file that is cut lies there, or is done already."""
-        return isinstance(task, Cutting) or task.cut is None or any(f"{task.name}.json" in names for names in places[task.corpus])
+    def ready(task: InputSplit | SplitTask) -> bool:
+        """Returns whether the text of a split exists, or the split is done already."""
+        return (
+            isinstance(task, SplitTask)
+            or task.note is None
+            or any(f"{task.name}.json" in names for names in listings[task.corpus])
+        )
 
-    comm.map(pending, work, _weight, ready)
-    parts = comm.run_on_root(lambda: [part for corpus in config.corpora for part in list_parts(out, corpus)])
+    executor.map(pending, work, _weight, ready)
+    parts = executor.run_on_root(lambda: [part for corpus in config.corpora for part in list_parts(out, corpus)])
     if config.duplicates.remove == "none":
-        comm.run_on_root(lambda: duplicates.forget(parts))
+        executor.run_on_root(lambda: duplicates.forget(parts))
     else:
-        duplicates.find(config.duplicates, parts, comm)
-    comm.run_on_root(lambda: _mark_complete(config, out))
-    return comm.run_on_root(lambda: _summary(config, out))
+        duplicates.find(config.duplicates, parts, executor)
+    executor.run_on_root(lambda: _mark_complete(config, out))
+    return executor.run_on_root(lambda: _summary(config, out))
 
 
 def _mark_complete(config: PreprocessConfig, out: Path) -> None:
@@ -95,62 +110,66 @@ def _mark_complete(config: PreprocessConfig, out: Path) -> None:
         write_json(complete_path(out, corpus), {"pieces": [marker.stem for marker in list_markers(out, corpus)]})
 
 
-def plan_pieces(config: PreprocessConfig, out: Path) -> dict[str, list[Piece]]:
-    """All pieces of every corpus in the order of their documents, with the place where those of a cut file are noted."""
+def plan_splits(config: PreprocessConfig, out: Path) -> dict[str, list[InputSplit]]:
+    """Returns the input splits of every corpus in the order of their documents, with the paths of their notes."""
     return {
         corpus: [
-            piece if piece.cut is None else replace(piece, cut=cuts_dir(out, corpus) / f"{piece.name}.json")
-            for piece in readers.pieces(corpus, corpus_config)
+            split if split.note is None else replace(split, note=cuts_dir(out, corpus) / f"{split.name}.json")
+            for split in readers.splits(corpus, corpus_config)
         ]
         for corpus, corpus_config in config.corpora.items()
     }
 
 
-def _plan(config: PreprocessConfig, out: Path) -> list[Piece | Cutting]:
-    """What is left to do, the longest first so that ranks end at about the same time; refuses what another run left in `out`."""
-    pending: list[Piece] = []
-    for corpus, pieces in plan_pieces(config, out).items():
-        expected = {piece.name: piece for piece in pieces}
+def _plan(config: PreprocessConfig, out: Path) -> list[InputSplit | SplitTask]:
+    """Returns the tasks that are left, the longest first so that ranks end at about the same time.
+
+    Raises:
+        ConfigError: `out` holds documents made from other files or with other settings.
+    """
+    pending: list[InputSplit] = []
+    for corpus, splits in plan_splits(config, out).items():
+        expected = {split.name: split for split in splits}
         for marker in list_markers(out, corpus):
             if marker.stem not in expected:
                 source = read_json(marker)["settings"]["file"]
-                here = f"{source} is not in {config.corpora[corpus].path} or is now cut otherwise"
+                here = f"{source} is not in {config.corpora[corpus].path} or is now split otherwise"
                 raise ConfigError(f"{marker}: made from another set of files ({here}); {_START_AGAIN} {marker.parent}.")
-            piece = expected.pop(marker.stem)
-            _require_parts(marker.parent, marker, _check_settings(marker, _settings(piece, config)))
-            remove(piece)
-            log.info("%s: %s: done before, skipped", corpus, piece.name)
+            split = expected.pop(marker.stem)
+            _require_parts(marker.parent, marker, _check_settings(marker, _settings(split, config)))
+            remove_text(split)
+            log.info("%s: %s: done before, skipped", corpus, split.name)
         if expected:
             complete_path(out, corpus).unlink(missing_ok=True)
-        write_json(planned_path(out, corpus), {"pieces": [[piece.name, piece.end - piece.start] for piece in pieces]})
+        write_json(planned_path(out, corpus), {"pieces": [[split.name, split.end - split.start] for split in splits]})
         pending += expected.values()
-    cuttings = _plan_cuttings(pending, config, out)
-    return [*cuttings, *sorted(pending, key=lambda piece: piece.start - piece.end)]
+    split_tasks = _plan_split_tasks(pending, config, out)
+    return [*split_tasks, *sorted(pending, key=lambda split: split.start - split.end)]
 
 
-def _plan_cuttings(pending: list[Piece], config: PreprocessConfig, out: Path) -> list[Cutting]:
-    """The files that have to be cut, the largest first; of each what is cut already is kept, and what is cut otherwise removed."""
+def _plan_split_tasks(pending: list[InputSplit], config: PreprocessConfig, out: Path) -> list[SplitTask]:
+    """Returns the files that have to be split, the largest first; texts written under other settings are removed, others kept."""
     wanted: dict[Path, set[str]] = {}
-    for piece in pending:
-        if piece.cut is not None and not is_cut(piece, _settings(piece, config)):
-            remove(piece)
-            wanted.setdefault(piece.path, set()).add(piece.name)
+    for split in pending:
+        if split.note is not None and not is_written(split, _settings(split, config)):
+            remove_text(split)
+            wanted.setdefault(split.path, set()).add(split.name)
     if not wanted:
         return []
-    of_file: dict[Path, list[Piece]] = {}
-    for piece in (piece for pieces in plan_pieces(config, out).values() for piece in pieces):
-        of_file.setdefault(piece.path, []).append(piece)
-    cuttings = [Cutting(path, tuple(of_file[path]), frozenset(names)) for path, names in wanted.items()]
-    return sorted(cuttings, key=lambda cutting: -cutting.pieces[-1].end)
+    of_file: dict[Path, list[InputSplit]] = {}
+    for split in (split for splits in plan_splits(config, out).values() for split in splits):
+        of_file.setdefault(split.path, []).append(split)
+    split_tasks = [SplitTask(path, tuple(of_file[path]), frozenset(names)) for path, names in wanted.items()]
+    return sorted(split_tasks, key=lambda task: -task.splits[-1].end)
 
 
-def _weight(task: Piece | Cutting) -> float:
-    """Bytes of the file."""
-    return task.pieces[-1].end * CUT_SHARE if isinstance(task, Cutting) else task.end - task.start
+def _weight(task: InputSplit | SplitTask) -> float:
+    """Returns the weight of a task in bytes of its file."""
+    return task.splits[-1].end * SPLITTING_SHARE if isinstance(task, SplitTask) else task.end - task.start
 
 
 def _hash_of_ends(path: Path) -> str:
-    """xxh64 of the first and last MiB: tells another file of the same name and size without reading all of it."""
+    """Returns xxh64 of the first and last MiB, to recognise another file of the same name and size without reading all of it."""
     with open(path, "rb") as f:
         digest = xxhash.xxh64(f.read(2**20))
         f.seek(max(0, path.stat().st_size - 2**20))
@@ -158,16 +177,16 @@ def _hash_of_ends(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _settings(piece: Piece, config: PreprocessConfig) -> dict[str, Any]:
-    """All that the parts of a piece depend on."""
+def _settings(split: InputSplit, config: PreprocessConfig) -> dict[str, Any]:
+    """Returns all that the parts of a split depend on."""
     return {
         "extractor": EXTRACTOR,
-        "file": piece.path.name,
-        "file_bytes": piece.path.stat().st_size,
-        "file_ends": _hash_of_ends(piece.path),
-        "format": piece.format,
-        "span": [piece.start, piece.end],
-        "id_prefix": piece.id_prefix,
+        "file": split.path.name,
+        "file_bytes": split.path.stat().st_size,
+        "file_ends": _hash_of_ends(split.path),
+        "format": split.format,
+        "span": [split.start, split.end],
+        "id_prefix": split.id_prefix,
         "part_bytes": config.part_bytes,
         "heldout_documents": config.heldout_documents,
         "quality": quality.describe(config.quality),
@@ -175,7 +194,7 @@ def _settings(piece: Piece, config: PreprocessConfig) -> dict[str, Any]:
 
 
 def _check_settings(marker: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The marker's content; raises ConfigError where it was made with other settings."""
+    """Returns the marker's content; raises ConfigError if it was made with other settings."""
     content: dict[str, Any] = read_json(marker)
     made: dict[str, Any] = content.get("settings", {})
     differing = [key for key in settings if made.get(key) != settings[key]]
@@ -186,22 +205,22 @@ def _check_settings(marker: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def _extract_piece(piece: Piece, config: PreprocessConfig, out: Path, count: Callable[..., None]) -> None:
-    """Writes the parts of a piece and its marker, unless a process of a pool did so and was killed before it could say so."""
-    folder = documents_dir(out, piece.corpus)
-    if (marker := folder / f"{piece.name}.json").is_file():
-        _check_settings(marker, _settings(piece, config))
+def _extract_split(split: InputSplit, config: PreprocessConfig, out: Path, count: Callable[..., None]) -> None:
+    """Writes the parts of a split and its marker, unless another process of a pool did so and was killed before it noted that."""
+    folder = documents_dir(out, split.corpus)
+    if (marker := folder / f"{split.name}.json").is_file():
+        _check_settings(marker, _settings(split, config))
         return
-    extent = extent_of(piece)
-    content = _write_piece(piece, config, folder, count) | {"settings": _settings(piece, config)}
+    extent = extent_of(split)
+    content = _write_split(split, config, folder, count) | {"settings": _settings(split, config)}
     with atomic_file(marker) as f:
-        # Not indented: a marker holds up to 5,000 held-out candidates.
+        # One line, not indented: a marker holds up to 5,000 held-out candidates.
         content |= {} if extent is None else {"extent": asdict(extent)}
         f.write(orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SORT_KEYS))
-    remove(piece)
+    remove_text(split)
     counts = content["counts"]
     speed = counts["bytes"] / 1e6 / max(content["seconds"], 1e-9)
-    log.info("%s: %s: %d documents, %.2f MB/s", piece.corpus, piece.name, counts["documents"], speed)
+    log.info("%s: %s: %d documents, %.2f MB/s", split.corpus, split.name, counts["documents"], speed)
 
 
 def _require_parts(folder: Path, marker: Path, content: dict[str, Any]) -> None:
@@ -210,16 +229,16 @@ def _require_parts(folder: Path, marker: Path, content: dict[str, Any]) -> None:
             raise InputError(f"{folder / part['file']}: missing although {marker.name} lists it; delete {marker} and run again.")
 
 
-def _write_piece(piece: Piece, config: PreprocessConfig, folder: Path, count: Callable[..., None]) -> dict[str, Any]:
-    _remove_leftovers(piece, folder)
+def _write_split(split: InputSplit, config: PreprocessConfig, folder: Path, count: Callable[..., None]) -> dict[str, Any]:
+    _remove_leftovers(split, folder)
     began = time.monotonic()
     dropped: Counter[str] = Counter()
     smallest = _Smallest(config.heldout_documents)
     parts: list[dict[str, Any]] = []
-    documents = quality.keep(readers.documents(piece, dropped), config.quality, dropped)
+    documents = quality.keep(readers.documents(split, dropped), config.quality, dropped)
     for first in documents:
         counts = Counter(documents=0, bytes=0)
-        name = f"{piece.name}-{len(parts):05d}.jsonl.zst"
+        name = f"{split.name}-{len(parts):05d}.jsonl.zst"
         write_jsonl_zst(folder / name, _one_part(chain([first], documents), config.part_bytes, counts, smallest))
         parts.append({"file": name, **counts})
         count(**counts, weight=0)
@@ -236,7 +255,7 @@ def _write_piece(piece: Piece, config: PreprocessConfig, folder: Path, count: Ca
 
 
 def _one_part(documents: Iterator[Document], part_bytes: int, counts: Counter[str], smallest: "_Smallest") -> Iterator[Document]:
-    """Documents until `part_bytes` of text are reached: where a part ends follows from the texts alone."""
+    """Yields documents until `part_bytes` of text are reached: the end of a part depends on the texts alone."""
     for document in documents:
         counts["documents"] += 1
         counts["bytes"] += len(document["text"].encode())
@@ -246,16 +265,16 @@ def _one_part(documents: Iterator[Document], part_bytes: int, counts: Counter[st
             return
 
 
-def _remove_leftovers(piece: Piece, folder: Path) -> None:
-    """Parts and temporary files of an attempt that was killed; a longer attempt may have left parts that none overwrites."""
-    ours = re.compile(rf"\.?{re.escape(piece.name)}(-\d{{5}}\.jsonl\.zst|\.json)(\.tmp-\d+)?")
+def _remove_leftovers(split: InputSplit, folder: Path) -> None:
+    """Removes the parts and temporary files of a killed attempt; if it got further than we do now, nothing would overwrite them."""
+    ours = re.compile(rf"\.?{re.escape(split.name)}(-\d{{5}}\.jsonl\.zst|\.json)(\.tmp-\d+)?")
     for path in folder.glob("*") if folder.is_dir() else ():
         if ours.fullmatch(path.name):
             path.unlink()
 
 
 class _Smallest:
-    """The `limit` ids with the smallest hashes among those added."""
+    """Keeps the `limit` ids with the smallest hashes among those added."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

@@ -35,7 +35,7 @@ from jadeberta.shards import (
 from jadeberta.utils.files import atomic_file
 from preprocess.config import PreprocessConfig
 from preprocess.document_files import jsonl_zst_writer, read_json, read_jsonl_zst, write_json
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.text import NORMALISER, SPLITTER
 from preprocess.tokenization.characters import MARKED, encode_characters, take_marks, with_spaces
 from preprocess.tokenization.packing import CLS, SEP, Document, best_fit, concatenate
@@ -59,13 +59,13 @@ HELDOUT_SHARE = 10
 """At most one document in this many is held out."""
 
 
-def pack(config: PreprocessConfig, out: Path, comm: Comm) -> ShardIndex:
+def pack(config: PreprocessConfig, out: Path, executor: Executor) -> ShardIndex:
     """Writes the shards and `index.json` into `out`.
 
     Raises:
         ConfigError: there are no words or no tokenizer yet, the tokenizer is not of this size, or a corpus gives no row at all.
     """
-    plan = comm.run_on_root(lambda: _plan(config, out))
+    plan = executor.run_on_root(lambda: _plan(config, out))
     groups, heldout, work = plan.groups, plan.heldout, pack_dir(out)
 
     def rows_of(part: Path) -> Iterator[dict[str, Any]]:
@@ -91,7 +91,7 @@ def pack(config: PreprocessConfig, out: Path, comm: Comm) -> ShardIndex:
             entry = _pack_shard(out / f"{name}.tar", rest(put), plan.model, settings)
         # Last, when the held-out documents are on the disk too.
         write_json(work / f"{name}.json", {"settings": settings, "shard": asdict(entry)})
-        comm.count(documents=entry.documents, bytes=sum(map(text_bytes, parts)))
+        executor.count(documents=entry.documents, bytes=sum(map(text_bytes, parts)))
         return entry
 
     def pack_valid(corpus: str) -> ShardEntry:
@@ -106,9 +106,9 @@ def pack(config: PreprocessConfig, out: Path, comm: Comm) -> ShardIndex:
         return entry
 
     tasks = [(corpus, n) for corpus in config.corpora for n, _ in enumerate(groups[corpus])]
-    train = comm.map(tasks, pack_train, lambda task: sum(map(text_bytes, groups[task[0]][task[1]])))
+    train = executor.map(tasks, pack_train, lambda task: sum(map(text_bytes, groups[task[0]][task[1]])))
     held = [corpus for corpus in config.corpora if heldout[corpus]]
-    valid = dict(zip(held, comm.map(held, pack_valid), strict=True))
+    valid = dict(zip(held, executor.map(held, pack_valid), strict=True))
     index = ShardIndex(**plan.meta, corpora={})
     for corpus, settings in config.corpora.items():
         index.corpora[corpus] = CorpusEntry(
@@ -118,7 +118,7 @@ def pack(config: PreprocessConfig, out: Path, comm: Comm) -> ShardIndex:
         )
         if not index.corpora[corpus].train:
             raise ConfigError(f"{out}: corpus '{corpus}' gives no row of tokens. Take it out of preprocess.corpora or add text.")
-    comm.run_on_root(lambda: _write_index(out, index))
+    executor.run_on_root(lambda: _write_index(out, index))
     return index
 
 

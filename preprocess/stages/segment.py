@@ -14,7 +14,7 @@ from typing import Any
 from jadeberta.shards import ConfigError, SegmenterError
 from preprocess.config import PreprocessConfig, SegmenterConfig
 from preprocess.document_files import read_json, write_json
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.segmenters import Segmenter, open_segmenter
 from preprocess.stages.segment_part import segment_part
 from preprocess.text import NORMALISER, SPLITTER
@@ -34,7 +34,7 @@ COUNTS = ("documents", "sentences", "words", "bytes", "restarts", "order_checked
 log = logging.getLogger(__name__)
 
 
-def segment(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str, Any]:
+def segment(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str, Any]:
     """Segments every extracted part of the corpora under `out`, and returns the counts by corpus.
 
     {corpus: {"documents", "sentences_in", "sentences", "words", "bytes", "restarts", "order_checked", "order_dependent", "seconds",
@@ -45,14 +45,16 @@ def segment(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str, Any]:
     other settings or there is nothing to segment.
     """
     with ExitStack() as stack:
-        segmenter = _open_everywhere(config.segmenter, comm, stack)
-        pending = comm.run_on_root(lambda: _plan(config, out, segmenter.description))
-        sizes = comm.run_on_root(lambda: _text_bytes(config, out)) if pending else {}
-        comm.map(pending, lambda part: _segment_part(part, out, segmenter, config.segmenter, comm.count), sizes.__getitem__)
-    return comm.run_on_root(lambda: {corpus: _summary(corpus, out) for corpus in config.corpora})
+        segmenter = _open_everywhere(config.segmenter, executor, stack)
+        pending = executor.run_on_root(lambda: _plan(config, out, segmenter.description))
+        sizes = executor.run_on_root(lambda: _text_bytes(config, out)) if pending else {}
+        executor.map(
+            pending, lambda part: _segment_part(part, out, segmenter, config.segmenter, executor.count), sizes.__getitem__
+        )
+    return executor.run_on_root(lambda: {corpus: _summary(corpus, out) for corpus in config.corpora})
 
 
-def _open_everywhere(config: SegmenterConfig, comm: Comm, stack: ExitStack) -> Segmenter:
+def _open_everywhere(config: SegmenterConfig, executor: Executor, stack: ExitStack) -> Segmenter:
     """This rank's engine; raises on every rank where one has none or another version."""
     opened: list[Segmenter] = []
 
@@ -60,7 +62,7 @@ def _open_everywhere(config: SegmenterConfig, comm: Comm, stack: ExitStack) -> S
         opened.append(stack.enter_context(open_segmenter(config)))
         return opened[0].description
 
-    descriptions = comm.everywhere(describe)
+    descriptions = executor.run_on_all(describe)
     first, expected = descriptions[0]
     for who, description in descriptions:
         if description != expected:

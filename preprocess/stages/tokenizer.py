@@ -21,7 +21,7 @@ from jadeberta.shards import ConfigError, file_sha256
 from jadeberta.utils.files import atomic_file, atomic_path
 from preprocess.config import PreprocessConfig
 from preprocess.document_files import write_json
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.tokenization.coverage import measure
 from preprocess.tokenization.sentencepiece_training import (
     SPECIAL_TOKENS,
@@ -56,7 +56,7 @@ TOKENIZER_CONFIG = {
 }
 
 
-def train_tokenizer(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str, Any]:
+def train_tokenizer(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str, Any]:
     """Writes `out/tokenizer/` from the segmented parts; done already for the same words and settings, it is kept.
 
     Returns:
@@ -66,16 +66,16 @@ def train_tokenizer(config: PreprocessConfig, out: Path, comm: Comm) -> dict[str
         ConfigError: the text has too few distinct pieces for `preprocess.vocab_size`, or too many characters.
     """
     directory = out / "tokenizer"
-    parts, settings, found = comm.run_on_root(lambda: _plan(config, out, directory))
+    parts, settings, found = executor.run_on_root(lambda: _plan(config, out, directory))
     folder = counts_dir(out)
     if found is not None:
         log.info("tokenizer: done already, %d pieces", found["pieces"])
         # Of a run that was killed between the tokenizer's end and this.
-        comm.run_on_root(lambda: shutil.rmtree(folder, ignore_errors=True))
+        executor.run_on_root(lambda: shutil.rmtree(folder, ignore_errors=True))
         return found
-    ranked = rank_words(parts, MAX_WORDS, folder, comm)
-    result = comm.run_on_root(lambda: _finished(directory, settings) or _train(config, directory, ranked, settings))
-    comm.run_on_root(lambda: shutil.rmtree(folder, ignore_errors=True))
+    ranked = rank_words(parts, MAX_WORDS, folder, executor)
+    result = executor.run_on_root(lambda: _finished(directory, settings) or _train(config, directory, ranked, settings))
+    executor.run_on_root(lambda: shutil.rmtree(folder, ignore_errors=True))
     return result
 
 

@@ -19,7 +19,7 @@ import xxhash
 
 from jadeberta.shards import InputError
 from preprocess.document_files import jsonl_zst_writer, read_json, read_jsonl_zst, write_json, write_jsonl_zst
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.workdir import read_words
 
 MAX_DISTINCT = 1_000_000
@@ -118,7 +118,7 @@ class Ranked:
         return ((word, -negative) for negative, word in heapq.merge(*by_rank))
 
 
-def rank_words(parts: list[WeightedPart], most: int, folder: Path, comm: Comm) -> Ranked:
+def rank_words(parts: list[WeightedPart], most: int, folder: Path, executor: Executor) -> Ranked:
     """The `most` most frequent words of some parts, at least; every rank calls it.
 
     Args:
@@ -128,7 +128,7 @@ def rank_words(parts: list[WeightedPart], most: int, folder: Path, comm: Comm) -
     """
     groups = [_Group(folder / f"group-{n:03d}.json", parts[n::MAX_GROUPS]) for n in range(min(MAX_GROUPS, len(parts)))]
     partitions = min(MAX_PARTITIONS, 1 + sum(part.stat().st_size for part, _ in parts) // PARTITION_BYTES)
-    comm.map(groups, lambda group: _count_group(group, partitions, folder, comm.count), lambda group: group.bytes)
+    executor.map(groups, lambda group: _count_group(group, partitions, folder, executor.count), lambda group: group.bytes)
 
     def rank(file: Path) -> tuple[int, int]:
         words = distinct = 0
@@ -144,7 +144,7 @@ def rank_words(parts: list[WeightedPart], most: int, folder: Path, comm: Comm) -
         return words, distinct
 
     files = [folder / f"ranked-{partition:03d}.jsonl.zst" for partition in range(partitions)]
-    totals = comm.map(files, rank)
+    totals = executor.map(files, rank)
     return Ranked(sum(words for words, _ in totals), sum(distinct for _, distinct in totals), files)
 
 

@@ -32,7 +32,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 def read(corpus: str, format: str, path: Path | str) -> tuple[list[dict[str, str]], Counter[str]]:
     dropped: Counter[str] = Counter()
     config = CorpusConfig(format=format, path=str(path))  # type: ignore[arg-type]
-    return [d for piece in readers.pieces(corpus, config) for d in readers.documents(piece, dropped)], dropped
+    return [d for split in readers.splits(corpus, config) for d in readers.documents(split, dropped)], dropped
 
 
 def ids(corpus: str, format: str, path: Path | str) -> list[str]:

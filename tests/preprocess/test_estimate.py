@@ -1,15 +1,16 @@
 """What `--dry-run` expects, against what the stages then do."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from preprocess.estimate import describe_plan, expect
+from preprocess.estimate import describe_plan, estimate_corpus
 from preprocess.readers import cc100
-from preprocess.readers import input_split as piece
+from preprocess.readers import input_split as split
 from preprocess.readers.split_file import head_lines
 from preprocess.segmenters import open_segmenter
-from preprocess.stages.extract import plan_pieces
+from preprocess.stages.extract import plan_splits
 from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.conftest import Made
 from tests.preprocess.source_files import COMPRESS
@@ -18,12 +19,12 @@ from tests.preprocess.source_files import COMPRESS
 def test_a_corpus_that_is_tried_whole_is_expected_as_it_comes_out(tiny_shards: Made, tmp_path: Path) -> None:
     config = tiny_shards.config
     with open_segmenter(config.segmenter) as segmenter:
-        pieces = plan_pieces(config, tmp_path)
-        found = {name: expect(name, pieces[name], tmp_path, segmenter) for name in pieces}
-        done = expect("web", plan_pieces(config, tiny_shards.out)["web"], tiny_shards.out, segmenter)
+        splits = plan_splits(config, tmp_path)
+        found = {name: estimate_corpus(name, splits[name], tmp_path, segmenter) for name in splits}
+        done = estimate_corpus("web", plan_splits(config, tiny_shards.out)["web"], tiny_shards.out, segmenter)
     for name, expected in found.items():
         markers = tiny_shards.out / "work" / "documents" / name
-        assert (expected.pieces, expected.done) == (1, 0)
+        assert (expected.splits, expected.done) == (1, 0)
         assert expected.file_bytes == (tiny_shards.corpora / f"{name}.jsonl").stat().st_size
         text = sum(part["bytes"] for marker in _json(markers) for part in marker["parts"])
         assert expected.text_bytes == text
@@ -51,12 +52,14 @@ def test_the_head_of_a_file_is_whole_documents_of_about_its_first_bytes(tmp_path
 
 
 def test_the_plan_tells_of_files_that_will_be_cut_and_of_time_and_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(piece, "CUT_BYTES", 10_000)
+    monkeypatch.setattr(split, "SPLIT_BYTES", 10_000)
     config = tiny.configure(tiny.write_corpora(tmp_path / "corpora"))
     lines = describe_plan(config, tmp_path / "out", ("extract", "segment"), 4)
     row = next(line for line in lines if line.startswith("web ")).split()
     size = (tmp_path / "corpora/web.jsonl").stat().st_size
     assert int(row[1]) == -(-size // 10_000) and row[2] == "0"
-    assert "hours (0:00:0" in lines[-2] and "on 4 ranks like this one" in lines[-2] and "tokenizer" not in lines[-2]
+    assert (
+        re.search(r"hours \([0-9.]+ ?s\)", lines[-2]) and "on 4 ranks like this one" in lines[-2] and "tokenizer" not in lines[-2]
+    )
     assert "GB of disk for all stages: cuts 0.00, documents 0.00" in lines[-1] and lines[-1].endswith("GB are free")
     assert not (tmp_path / "out").exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.config import CorpusConfig, PreprocessConfig, SegmenterConfig
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.stages.extract import extract
 from preprocess.stages.pack import pack
 from preprocess.stages.segment import segment
@@ -50,5 +50,5 @@ def configure(corpora: Path, **settings: Any) -> PreprocessConfig:
 
 def run_stages(config: PreprocessConfig, out: Path) -> Path:
     for stage in (extract, segment, train_tokenizer, pack):
-        stage(config, out, Comm())
+        stage(config, out, Executor())
     return out

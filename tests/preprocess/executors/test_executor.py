@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from jadeberta.shards import InputError
-from preprocess.executors import task_queue as deck
-from preprocess.executors.executor import Comm
+from preprocess.executors import task_queue as queue
+from preprocess.executors.executor import Executor
 from tests.helpers import ROOT
 
 MPIRUN = Path(sys.executable).with_name("mpirun")
@@ -23,86 +23,88 @@ def run(ranks: int, code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_one_rank_works_without_mpi() -> None:
-    comm = Comm()
-    assert (comm.rank, comm.size, comm.is_root) == (0, 1, True)
-    assert comm.map("abc", str.upper) == ["A", "B", "C"] and comm.run_on_root(lambda: 7) == 7
+    executor = Executor()
+    assert (executor.rank, executor.size, executor.is_root) == (0, 1, True)
+    assert executor.map("abc", str.upper) == ["A", "B", "C"] and executor.run_on_root(lambda: 7) == 7
 
 
-def test_first_error_in_the_order_of_the_pieces_is_raised() -> None:
-    def work(piece: int) -> None:
-        if piece:
-            raise InputError(f"piece {piece}")
+def test_first_error_in_the_order_of_the_tasks_is_raised() -> None:
+    def work(task: int) -> None:
+        if task:
+            raise InputError(f"task {task}")
 
-    with pytest.raises(InputError, match="piece 1"):
-        Comm().map(range(3), work)
+    with pytest.raises(InputError, match="task 1"):
+        Executor().map(range(3), work)
 
 
 @needs_mpi
-def test_results_come_in_the_order_of_the_pieces_on_every_rank() -> None:
-    done = run(3, "from preprocess.executors.executor import Comm; c = Comm(); print(c.rank, c.map(range(7), lambda n: n * n))")
+def test_results_come_in_the_order_of_the_tasks_on_every_rank() -> None:
+    done = run(
+        3, "from preprocess.executors.executor import Executor; c = Executor(); print(c.rank, c.map(range(7), lambda n: n * n))"
+    )
     assert sorted(done.stdout.splitlines()) == [f"{rank} [0, 1, 4, 9, 16, 25, 36]" for rank in range(3)]
 
 
 @needs_mpi
-def test_a_rank_that_is_free_takes_the_next_piece_and_rank_0_works_too() -> None:
+def test_a_rank_that_is_free_takes_the_next_task_and_rank_0_works_too() -> None:
     code = """
 import time
-from preprocess.executors.executor import Comm
-comm, mine = Comm(), []
-def work(piece):
-    mine.append(piece)
-    time.sleep(3 if piece == 0 else 0.05)
-comm.map(range(12), work)
-print(comm.rank, mine)
+from preprocess.executors.executor import Executor
+executor, mine = Executor(), []
+def work(task):
+    mine.append(task)
+    time.sleep(3 if task == 0 else 0.05)
+executor.map(range(12), work)
+print(executor.rank, mine)
 """
     found = sorted(line.split(" ", 1)[1] for line in run(3, code).stdout.splitlines())
-    pieces = [eval(line) for line in found]
-    long, *others = sorted(pieces, key=lambda of_rank: 0 not in of_rank)
-    assert long == [0], "the rank with the long piece got another while two were free"
-    assert len(pieces) == 3 and all(others) and sorted(n for of_rank in pieces for n in of_rank) == list(range(12))
+    tasks = [eval(line) for line in found]
+    long, *others = sorted(tasks, key=lambda of_rank: 0 not in of_rank)
+    assert long == [0], "the rank with the long task got another while two were free"
+    assert len(tasks) == 3 and all(others) and sorted(n for of_rank in tasks for n in of_rank) == list(range(12))
 
 
 @needs_mpi
-def test_pieces_wait_for_the_one_that_makes_them_ready(tmp_path: Path) -> None:
+def test_tasks_wait_for_the_one_that_makes_them_ready(tmp_path: Path) -> None:
     code = f"""
 import time
 from pathlib import Path
-from preprocess.executors.executor import Comm
-folder, comm = Path({str(tmp_path)!r}), Comm()
-def work(piece):
-    if piece == "cut":
+from preprocess.executors.executor import Executor
+folder, executor = Path({str(tmp_path)!r}), Executor()
+def work(task):
+    if task == "cut":
         for name in "ab":
             time.sleep(0.3)
             (folder / name).touch()
         time.sleep(1)
         (folder / "cut is done").touch()
-    return piece, (folder / "cut is done").exists()
-print(comm.map(["cut", "a", "b"], work, ready=lambda piece: piece == "cut" or (folder / piece).exists()))
+    return task, (folder / "cut is done").exists()
+print(executor.map(["cut", "a", "b"], work, ready=lambda task: task == "cut" or (folder / task).exists()))
 """
     done = run(2, code)
     expected = "[('cut', True), ('a', False), ('b', False)]"
     assert done.stdout.splitlines() == [expected, expected], "the others did not work while one cut" + done.stderr
 
 
-def test_a_piece_that_never_becomes_ready_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deck, "STALL_SECONDS", 0.2)
-    with pytest.raises(InputError, match=r"^b: what it is made of did not appear under work/\. Run the same command again\.$"):
-        Comm().map("ab", str.upper, ready=lambda piece: piece == "a")
+def test_a_task_that_never_becomes_ready_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "STALL_SECONDS", 0.2)
+    with pytest.raises(InputError, match=r"^b: its input did not appear under work/\. Run the same command again\.$"):
+        Executor().map("ab", str.upper, ready=lambda task: task == "a")
 
 
 @needs_mpi
 def test_error_of_one_rank_is_raised_on_all() -> None:
     code = """
 from jadeberta.shards import InputError
-from preprocess.executors.executor import Comm
-comm = Comm()
-def work(piece):
-    if piece == 1:
+from preprocess.executors.executor import Executor
+executor = Executor()
+def work(task):
+    if task == 1:
         raise InputError("file.gz: damaged")
 try:
-    comm.map(range(4), work)
+    executor.map(range(4), work)
 except InputError as e:
-    print(comm.rank, e)
+    print(executor.rank, e)
 """
     assert sorted(run(2, code).stdout.splitlines()) == ["0 file.gz: damaged", "1 file.gz: damaged"]
 
@@ -113,7 +115,8 @@ def test_rank_that_fails_outside_the_shared_work_ends_the_others() -> None:
     began = time.monotonic()
     done = run(
         2,
-        "from preprocess.executors.executor import Comm; c = Comm(); c.abort(3) if c.rank else c.run_on_root(lambda: 0); print('went on')",
+        "from preprocess.executors.executor import Executor; c = Executor()\n"
+        "c.abort(3) if c.rank else c.run_on_root(lambda: 0); print('went on')",
     )
     assert done.returncode != 0 and "went on" not in done.stdout
     assert time.monotonic() - began < 50

@@ -14,33 +14,33 @@ from typing import Any
 import pytest
 
 from jadeberta.shards import ConfigError, DirectoryLock, GroupLock, InputError
-from preprocess.executors.file_claims import PieceState, Step, next_step, read_states
-from preprocess.executors.file_executor import DEATHS, Pool, require_finished
-from preprocess.executors.liveness import LOOK_SECONDS, Heartbeat, Watch
+from preprocess.executors.file_claims import Decision, TaskState, decide, read_states
+from preprocess.executors.file_executor import DEATHS, FileExecutor, require_finished
+from preprocess.executors.liveness import CHECK_SECONDS, LivenessMonitor, LivenessWriter
 from tests.helpers import ROOT
 from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.test_main import RECIPE, files, run
 
-# Each process writes a file with what it did; a piece can wait for a file, fail, or end its process.
+# Each process writes a file with what it did; a task can wait for a file, fail, or end its process.
 WORKER = """
 import os, sys, time
 from pathlib import Path
 from typing import Any
 from jadeberta.shards import InputError
-from preprocess.executors.file_executor import Pool
+from preprocess.executors.file_executor import FileExecutor
 out, silence = Path(sys.argv[1]), float(sys.argv[2])
-pool = Pool(out, "p", "test", silence)
-def work(piece):
+pool = FileExecutor(out, "p", "test", silence)
+def work(task):
     with open(out / "did", "a") as f:
-        f.write(f"{os.getpid()} {piece}\\n")
+        f.write(f"{os.getpid()} {task}\\n")
     end = time.monotonic() + 60
-    while (out / f"wait-{piece}").exists() and time.monotonic() < end:
+    while (out / f"wait-{task}").exists() and time.monotonic() < end:
         time.sleep(0.02)
-    if (out / f"fail-{piece}").exists():
-        raise InputError(f"piece {piece} is bad")
-    if (out / f"die-{piece}").exists():
+    if (out / f"fail-{task}").exists():
+        raise InputError(f"task {task} is bad")
+    if (out / f"die-{task}").exists():
         os.kill(os.getpid(), 9)
-    return piece * piece
+    return task * task
 try:
     print(pool.map(range(6), work), pool.run_on_root(os.getpid), flush=True)
 except InputError as e:
@@ -56,10 +56,10 @@ def start(out: Path, silence: float = 60) -> subprocess.Popen[str]:
 
 
 def did(out: Path) -> list[tuple[int, int]]:
-    """(process, piece) in the order in which pieces were begun."""
+    """(process, task) in the order in which tasks were begun."""
     path = out / "did"
     lines = path.read_text().splitlines() if path.exists() else []
-    return [(int(process), int(piece)) for process, piece in (line.split() for line in lines)]
+    return [(int(process), int(task)) for process, task in (line.split() for line in lines)]
 
 
 def wait_until(true, what: str) -> None:
@@ -72,64 +72,64 @@ def wait_until(true, what: str) -> None:
 @pytest.mark.parametrize(
     ("names", "dead", "expected"),
     [
-        ([], (), Step("claim", 0, 0)),
-        (["00000.claim-0"], (), Step("claim", 1, 0)),
-        (["00000.claim-0", "00001.claim-0"], (), Step("wait")),
-        (["00000.claim-0", "00001.claim-0"], (1,), Step("claim", 1, 1)),
-        (["00000.claim-0", "00000.done", "00001.claim-0", "00001.claim-1"], (1,), Step("claim", 1, 2)),
-        (["00000.claim-0", "00000.done", "00001.claim-0", "00001.done"], (), Step("done")),
-        (["00001.claim-0", "00001.failed-0"], (), Step("failed", 1, 0)),
-        (["00000.claim-0", "00001.claim-0", "00001.failed-0", "00001.claim-1"], (), Step("wait")),
-        (["00000.done", "00001.claim-0", ".00001.done.tmp-7"], (), Step("wait")),
+        ([], (), Decision("claim", 0, 0)),
+        (["00000.claim-0"], (), Decision("claim", 1, 0)),
+        (["00000.claim-0", "00001.claim-0"], (), Decision("wait")),
+        (["00000.claim-0", "00001.claim-0"], (1,), Decision("claim", 1, 1)),
+        (["00000.claim-0", "00000.done", "00001.claim-0", "00001.claim-1"], (1,), Decision("claim", 1, 2)),
+        (["00000.claim-0", "00000.done", "00001.claim-0", "00001.done"], (), Decision("done")),
+        (["00001.claim-0", "00001.failed-0"], (), Decision("failed", 1, 0)),
+        (["00000.claim-0", "00001.claim-0", "00001.failed-0", "00001.claim-1"], (), Decision("wait")),
+        (["00000.done", "00001.claim-0", ".00001.done.tmp-7"], (), Decision("wait")),
     ],
 )
 def test_the_next_step_follows_from_the_names_in_the_folder(names, dead, expected) -> None:
-    assert next_step(read_states(names, 2), set(), set(dead)) == expected
+    assert decide(read_states(names, 2), set(), set(dead)) == expected
 
 
 def test_a_failure_from_before_a_process_came_is_tried_again() -> None:
     states = read_states(["00000.claim-0", "00000.failed-0", "00001.claim-0"], 2)
-    assert next_step(states, {(0, 0)}) == Step("claim", 0, 1)
+    assert decide(states, {(0, 0)}) == Decision("claim", 0, 1)
 
 
-def test_a_piece_that_is_not_ready_is_left_to_later() -> None:
+def test_a_task_that_is_not_ready_is_left_to_later() -> None:
     states = read_states(["00000.done"], 3)
-    assert next_step(states, set(), unready={1}) == Step("claim", 2, 0)
-    assert next_step(states, set(), unready={1, 2}) == Step("wait")
+    assert decide(states, set(), unready={1}) == Decision("claim", 2, 0)
+    assert decide(states, set(), unready={1, 2}) == Decision("wait")
 
 
-def test_pieces_of_a_pool_wait_for_the_one_that_makes_them_ready(tmp_path: Path) -> None:
-    pool, order = Pool(tmp_path, "p", "test"), list[str]()
+def test_tasks_of_a_pool_wait_for_the_one_that_makes_them_ready(tmp_path: Path) -> None:
+    pool, order = FileExecutor(tmp_path, "p", "test"), list[str]()
 
-    def work(piece: str) -> str:
-        order.append(piece)
-        (tmp_path / piece).touch()
-        return piece
+    def work(task: str) -> str:
+        order.append(task)
+        (tmp_path / task).touch()
+        return task
 
     ready = {"a": "c", "b": "a"}  # what each waits for
-    found = pool.map("abc", work, ready=lambda piece: piece == "c" or (tmp_path / ready[piece]).exists())
+    found = pool.map("abc", work, ready=lambda task: task == "c" or (tmp_path / ready[task]).exists())
     pool.leave()
     assert (found, order) == (["a", "b", "c"], ["c", "a", "b"])
 
 
 def test_only_time_in_which_a_file_was_looked_at_unchanged_counts_as_silence(tmp_path: Path) -> None:
     now, path = [0.0], tmp_path / "one.beat"
-    watch = Watch(silence=12, clock=lambda: now[0])
+    watch = LivenessMonitor(silence=12, clock=lambda: now[0])
     path.write_text("1")
     dead = []
     for pause in (0, 3600, 4, 4):  # an hour in which nobody looked is one look
         now[0] += pause
         dead.append(watch.is_dead(path))
-    assert dead == [False, False, False, True] and LOOK_SECONDS + 4 <= 12 < LOOK_SECONDS + 8
+    assert dead == [False, False, False, True] and CHECK_SECONDS + 4 <= 12 < CHECK_SECONDS + 8
     path.write_text("2")
-    assert not watch.is_dead(path), "a sign of life ends the silence"
+    assert not watch.is_dead(path), "a renewal ends the silence"
     path.unlink()
     assert watch.is_dead(path), "a file that is gone says that its process is"
 
 
-def test_a_heartbeat_ends_with_its_process_however_that_ends(tmp_path: Path) -> None:
+def test_a_liveness_file_ends_with_its_process_however_that_ends(tmp_path: Path) -> None:
     code = "import sys, time; from preprocess.executors.liveness import *\n"
-    code += "Heartbeat(Path(sys.argv[1]), 60); print(1, flush=True); time.sleep(60)"
+    code += "LivenessWriter(Path(sys.argv[1]), 60); print(1, flush=True); time.sleep(60)"
     path = tmp_path / "one.beat"
     process = subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT, stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"1\n"
@@ -139,8 +139,10 @@ def test_a_heartbeat_ends_with_its_process_however_that_ends(tmp_path: Path) -> 
     wait_until(lambda: not path.exists(), "the file outlived its process")
 
 
-def test_a_process_whose_heartbeat_stood_still_too_long_is_ended_before_it_writes_beside_its_successor(tmp_path: Path) -> None:
-    code = "import sys, time; from preprocess.executors.liveness import *; b = Heartbeat(Path(sys.argv[1]), 1.0)\n"
+def test_a_process_whose_liveness_file_stood_still_too_long_is_ended_before_it_writes_beside_its_successor(
+    tmp_path: Path,
+) -> None:
+    code = "import sys, time; from preprocess.executors.liveness import *; b = LivenessWriter(Path(sys.argv[1]), 1.0)\n"
     code += "print(b._process.pid, flush=True); time.sleep(60)"
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "one.beat")],
@@ -150,24 +152,24 @@ def test_a_process_whose_heartbeat_stood_still_too_long_is_ended_before_it_write
         text=True,
     )
     assert process.stdout is not None
-    heart = int(process.stdout.readline())
-    os.kill(heart, signal.SIGSTOP)
+    helper = int(process.stdout.readline())
+    os.kill(helper, signal.SIGSTOP)
     time.sleep(1.5)
-    os.kill(heart, signal.SIGCONT)
+    os.kill(helper, signal.SIGCONT)
     _, complaint = process.communicate(timeout=30)
     assert process.returncode == -signal.SIGKILL and "stood still" in complaint
 
 
-def test_a_heartbeat_that_cannot_be_written_is_an_error_of_its_process(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="no sign of life can be written"):
-        Heartbeat(tmp_path / "missing" / "one.beat", 60)
+def test_a_liveness_file_that_cannot_be_written_is_an_error_of_its_process(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="the liveness file cannot be written"):
+        LivenessWriter(tmp_path / "missing" / "one.beat", 60)
 
 
-def test_all_get_all_results_and_each_piece_is_done_once(tmp_path: Path) -> None:
+def test_all_get_all_results_and_each_task_is_done_once(tmp_path: Path) -> None:
     processes = [start(tmp_path) for _ in range(3)]
     printed = {process.communicate(timeout=60)[0] for process in processes}
     assert len(printed) == 1 and re.fullmatch(r"\[0, 1, 4, 9, 16, 25\] \d+\n", printed.pop())
-    assert sorted(piece for _, piece in did(tmp_path)) == list(range(6))
+    assert sorted(task for _, task in did(tmp_path)) == list(range(6))
 
 
 def test_one_that_comes_when_all_is_done_gets_the_results_and_does_nothing(tmp_path: Path) -> None:
@@ -185,12 +187,12 @@ def test_what_a_killed_process_held_is_done_by_another_at_once(tmp_path: Path) -
     killed.kill()
     (tmp_path / "wait-0").unlink()
     assert other.communicate(timeout=30)[0].startswith("[0, 1, 4, 9, 16, 25]")
-    assert [piece for process, piece in did(tmp_path) if process == other.pid] == [1, 2, 3, 4, 5, 0]
+    assert [task for process, task in did(tmp_path) if process == other.pid] == [1, 2, 3, 4, 5, 0]
 
 
-def test_a_process_that_ended_its_piece_and_left_is_not_taken_for_dead(tmp_path: Path) -> None:
-    pool = Pool(tmp_path, "p", "test")
-    listed = PieceState(attempt=0)
+def test_a_process_that_ended_its_task_and_left_is_not_taken_for_dead(tmp_path: Path) -> None:
+    pool = FileExecutor(tmp_path, "p", "test")
+    listed = TaskState(attempt=0)
     (tmp_path / "00000.claim-0").write_text("one that left\n")
     assert pool._is_dead(tmp_path, 0, listed)
     for name in ("00000.done", "00000.failed-0"):
@@ -200,7 +202,7 @@ def test_a_process_that_ended_its_piece_and_left_is_not_taken_for_dead(tmp_path:
     pool.leave()
 
 
-def test_a_piece_at_which_every_process_dies_is_named_in_the_end(tmp_path: Path) -> None:
+def test_a_task_at_which_every_process_dies_is_named_in_the_end(tmp_path: Path) -> None:
     (tmp_path / "die-3").touch()
     for number in range(DEATHS):
         process = start(tmp_path)
@@ -216,10 +218,10 @@ def test_an_error_ends_all_and_one_that_comes_later_tries_again(tmp_path: Path) 
     first = start(tmp_path)
     wait_until(lambda: did(tmp_path), "nobody began")
     second = start(tmp_path)
-    assert second.communicate(timeout=60)[0] == "piece 2 is bad\n" and second.returncode == 1
+    assert second.communicate(timeout=60)[0] == "task 2 is bad\n" and second.returncode == 1
     (tmp_path / "wait-0").unlink()
-    assert first.communicate(timeout=60)[0] == "piece 2 is bad\n"
-    assert [piece for _, piece in did(tmp_path)] == [0, 1, 2], "pieces after the error were begun"
+    assert first.communicate(timeout=60)[0] == "task 2 is bad\n"
+    assert [task for _, task in did(tmp_path)] == [0, 1, 2], "tasks after the error were begun"
     (tmp_path / "fail-2").unlink()
     assert start(tmp_path).communicate(timeout=60)[0].startswith("[0, 1, 4, 9, 16, 25]")
 
@@ -269,7 +271,7 @@ def test_others_of_a_pool_come_in_when_the_first_has_tidied_up_however_long_that
 def test_a_new_pool_removes_what_an_old_one_left(tmp_path: Path) -> None:
     (tmp_path / "work/pool/old-all").mkdir(parents=True)
     (tmp_path / "work/pool/new-verify").mkdir()
-    Pool(tmp_path, "new", "all").leave()
+    FileExecutor(tmp_path, "new", "all").leave()
     assert {path.name for path in (tmp_path / "work/pool").iterdir()} == {"new-all", "new-verify"}
 
 
@@ -280,17 +282,17 @@ def test_a_name_that_is_no_files_and_mpi_beside_a_pool_are_refused(
     for key, value in variables.items():
         monkeypatch.setenv(key, value)
     with pytest.raises(ConfigError, match=f"--pool {name}: "):
-        Pool(tmp_path, name, "all")
+        FileExecutor(tmp_path, name, "all")
     assert not list(tmp_path.iterdir())
 
 
 def test_work_done_everywhere_fails_on_one_alone(tmp_path: Path) -> None:
-    pool = Pool(tmp_path, "p", "all")
-    assert [result for _, result in pool.everywhere(lambda: 7)] == [7, 7]
+    pool = FileExecutor(tmp_path, "p", "all")
+    assert [result for _, result in pool.run_on_all(lambda: 7)] == [7, 7]
     with pytest.raises(InputError) as error:
-        pool.everywhere(lambda: (_ for _ in ()).throw(InputError("not installed here")))
-    assert pool.tells(error.value)
-    assert pool.map([1], lambda piece: piece) == [1], "the others would not find the call again"
+        pool.run_on_all(lambda: (_ for _ in ()).throw(InputError("not installed here")))
+    assert pool.reports(error.value)
+    assert pool.map([1], lambda task: task) == [1], "the others would not find the call again"
     pool.leave()
 
 

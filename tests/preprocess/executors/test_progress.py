@@ -1,7 +1,5 @@
-"""What is shown of all ranks: from their accounts to the one line, the table of `status`, and who is alive."""
+"""Progress of all ranks: from their counters to the one line, the table of `status`, and which ranks are alive."""
 
-import io
-import logging
 import subprocess
 import sys
 import time
@@ -11,75 +9,89 @@ import pytest
 
 from jadeberta.shards import ConfigError, DirectoryLock, holder_of
 from preprocess.executors import progress
-from preprocess.executors.counters import FOR_ALL, WINDOW_SECONDS, Account, State
-from preprocess.executors.progress import Reporter, Screen, Seen, clear, describe, read_ranks, summarise
+from preprocess.executors.counters import SINGLE_RANK_WORK, WINDOW_SECONDS, Counters, RankState, parse_state
+from preprocess.executors.progress import ProgressReporter, RankStatus, clear, describe, read_ranks, summarise
 from preprocess.job_status import describe_directory, read_table
 from tests.helpers import ROOT
 from tests.preprocess.conftest import Made
 from tests.preprocess.executors.test_task_queue import Clock
 
 
-def seen(name: str, alive: bool = True, **values: object) -> Seen:
-    return Seen(name, alive, State(**({"stage": "segment", "call": 1, "pieces": 10, "weight": 1000.0} | values)))  # type: ignore[arg-type]
+def status(name: str, alive: bool = True, **values: object) -> RankStatus:
+    return RankStatus(name, alive, RankState(**({"stage": "segment", "call": 1, "tasks": 10, "weight": 1000.0} | values)))  # type: ignore[arg-type]
 
 
-def test_an_account_knows_pieces_counts_and_the_rates_of_the_last_minute() -> None:
+def test_counters_know_tasks_counts_and_the_rates_of_the_last_minute() -> None:
     clock = Clock()
-    account = Account(clock)
-    account.open_stage("segment")
-    account.open_call([100, 50])
-    account.state()
-    account.begin(0, "a part")
+    counters = Counters(clock)
+    counters.open_stage("segment")
+    counters.open_call([100, 50])
+    counters.state()
+    counters.begin(0, "a part")
     clock.now = 10
-    account.count(documents=2, sentences=30, bytes=400)
-    state = account.state()
-    assert (state.stage, state.call, state.pieces, state.weight) == ("segment", 1, 2, 150)
-    assert (state.piece, state.piece_seconds, state.piece_weight_done) == ("a part", 10, 100), "never more than the piece weighs"
+    counters.count(documents=2, sentences=30, bytes=400)
+    state = counters.state()
+    assert (state.stage, state.call, state.tasks, state.weight) == ("segment", 1, 2, 150)
+    assert (state.task, state.task_seconds, state.task_weight_done) == ("a part", 10, 100), "never more than the task weighs"
     assert state.counts == {"documents": 2, "sentences": 30, "bytes": 400} and state.rates["sentences"] == 3
-    account.end()
+    counters.end()
     clock.now += WINDOW_SECONDS
-    account.state()
+    counters.state()
     clock.now += 10
-    state = account.state()
-    assert (state.piece, state.pieces_done, state.weight_done, state.rates["sentences"]) == ("", 1, 100, 0)
+    state = counters.state()
+    assert (state.task, state.tasks_done, state.weight_done, state.rates["sentences"]) == ("", 1, 100, 0)
+
+
+def test_a_progress_file_of_an_earlier_version_is_read() -> None:
+    old = {
+        "stage": "pack",
+        "pieces": 4,
+        "pieces_done": 2,
+        "piece": "web 0",
+        "piece_weight_done": 3.0,
+        "piece_seconds": 5.0,
+        "x": 1,
+    }
+    expected = RankState("pack", tasks=4, tasks_done=2, task="web 0", task_weight_done=3.0, task_seconds=5.0)
+    assert parse_state(old) == expected
 
 
 def test_all_ranks_together_in_one_line() -> None:
     rates = {"sentences": 500.0, "documents": 9.0, "bytes": 2e6}
     found = summarise(
         [
-            seen("0", pieces_done=3, weight_done=300.0, piece="p", piece_weight_done=50.0, rates=rates, call_seconds=40.0),
-            seen("1", pieces_done=2, weight_done=100.0, rates=rates, call_seconds=39.0),
-            seen(
-                "2", alive=False, pieces_done=1, weight_done=50.0, piece="q", piece_weight_done=90.0, rates=rates, call_seconds=5
+            status("0", tasks_done=3, weight_done=300.0, task="p", task_weight_done=50.0, rates=rates, call_seconds=40.0),
+            status("1", tasks_done=2, weight_done=100.0, rates=rates, call_seconds=39.0),
+            status(
+                "2", alive=False, tasks_done=1, weight_done=50.0, task="q", task_weight_done=90.0, rates=rates, call_seconds=5
             ),
-            seen("3", call=0, weight=77.0, pieces_done=9, weight_done=70.0, call_seconds=90.0),
+            status("3", call=0, weight=77.0, tasks_done=9, weight_done=70.0, call_seconds=90.0),
         ]
     )
     assert found is not None
-    assert describe(found) == "segment: 50.0%, 6 of 10 pieces, 1,000 sentences/s, 4.0 MB/s, 3 of 4 ranks alive, 0:00:40 left"
+    assert describe(found) == "segment: 50.0%, 6 of 10 tasks, 1,000 sentences/s, 4.0 MB/s, 3 of 4 ranks alive, 40s left"
 
 
 def test_a_line_without_what_is_not_known_yet() -> None:
-    early = summarise([seen("0", stage="extract", rates={"documents": 20.0, "bytes": 1e6}, call_seconds=1.0)])
+    early = summarise([status("0", stage="extract", rates={"documents": 20.0, "bytes": 1e6}, call_seconds=1.0)])
     assert early is not None and describe(early).endswith("20 documents/s, 1.0 MB/s, 1 of 1 ranks alive, time left not known yet")
     alone = summarise(
-        [seen("0", pieces_done=10, weight_done=1000.0, piece=FOR_ALL, call_seconds=50.0), seen("1", call_seconds=50)]
+        [status("0", tasks_done=10, weight_done=1000.0, task=SINGLE_RANK_WORK, call_seconds=50.0), status("1", call_seconds=50)]
     )
-    assert alone is not None and describe(alone) == f"segment: {FOR_ALL}, 2 of 2 ranks alive"
-    assert summarise([]) is None and summarise([seen("0", stage="")]) is None
+    assert alone is not None and describe(alone) == f"segment: {SINGLE_RANK_WORK}, 2 of 2 ranks alive"
+    assert summarise([]) is None and summarise([status("0", stage="")]) is None
 
 
 RANK = """
 import sys, time
 from pathlib import Path
-from preprocess.executors.counters import Account
-from preprocess.executors.progress import Reporter
-account = Account()
-account.open_stage("segment")
-account.open_call([10])
-account.begin(0, "a part")
-Reporter(Path(sys.argv[1]), 7, account)
+from preprocess.executors.counters import Counters
+from preprocess.executors.progress import ProgressReporter
+counters = Counters()
+counters.open_stage("segment")
+counters.open_call([10])
+counters.begin(0, "a part")
+ProgressReporter(Path(sys.argv[1]), 7, counters)
 print("there", flush=True)
 time.sleep(60)
 """
@@ -90,7 +102,7 @@ def test_a_rank_is_alive_until_the_moment_it_is_killed(tmp_path: Path) -> None:
     try:
         assert process.stdout is not None and process.stdout.readline() == b"there\n"
         (rank,) = read_ranks(tmp_path)
-        assert rank.alive and rank.state.piece == "a part" and rank.name.startswith("rank-00007-")
+        assert rank.alive and rank.state.task == "a part" and rank.name.startswith("rank-00007-")
         clear(tmp_path)
         assert len(read_ranks(tmp_path)) == 1, "the file of a living rank was removed"
     finally:
@@ -105,50 +117,17 @@ def test_a_rank_is_alive_until_the_moment_it_is_killed(tmp_path: Path) -> None:
 def test_a_reporter_shows_all_ranks_and_takes_its_file_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "INTERVAL_SECONDS", 0.02)
     shown: list[str] = []
-    account = Account()
-    reporter = Reporter(tmp_path, 0, account, shown.append)
-    account.open_stage("pack")
-    account.open_call([1, 1])
-    account.begin(0, "web 0")
+    counters = Counters()
+    reporter = ProgressReporter(tmp_path, 0, counters, shown.append)
+    counters.open_stage("pack")
+    counters.open_call([1, 1])
+    counters.begin(0, "web 0")
     end = time.monotonic() + 20
     while not shown and time.monotonic() < end:
         time.sleep(0.01)
     reporter.stop()
-    assert shown and shown[-1].startswith("pack: 0.0%, 0 of 2 pieces") and "1 of 1 ranks alive" in shown[-1]
+    assert shown and shown[-1].startswith("pack: 0.0%, 0 of 2 tasks") and "1 of 1 ranks alive" in shown[-1]
     assert not list(tmp_path.iterdir())
-
-
-def test_in_a_log_the_line_comes_now_and_then_as_a_line_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
-    screen = Screen(io.StringIO())
-    with caplog.at_level(logging.INFO):
-        for number in range(60):
-            screen.show(f"line {number}")
-    assert caplog.messages == ["line 29", "line 59"]
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_on_a_terminal_the_line_stays_below_what_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "width_of", lambda stream: 20)
-    terminal = Terminal()
-    screen = Screen(terminal)
-    screen.show("half done and much more to tell")
-    screen.emit(logging.LogRecord("", logging.INFO, "", 0, "a piece is done", None, None))
-    screen.close_line()
-    screen.emit(logging.LogRecord("", logging.INFO, "", 0, "the end", None, None))
-    drawn = terminal.getvalue().split("\r\x1b[K")
-    assert drawn[1] == drawn[3] == "half done and much "
-    assert drawn[2].endswith(" a piece is done\n") and drawn[4].endswith(" the end\n") and len(drawn) == 5
-
-
-def test_a_terminal_without_a_width_as_mpirun_gives_it_is_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "width_of", lambda stream: 0)
-    terminal = Terminal()
-    Screen(terminal).show("half done")
-    assert terminal.getvalue() == ""
 
 
 def test_the_holder_of_a_directory_is_named_only_while_it_lives(tmp_path: Path) -> None:
@@ -165,8 +144,8 @@ def test_the_holder_of_a_directory_is_named_only_while_it_lives(tmp_path: Path) 
     DirectoryLock(tmp_path, "--out").release()  # what the dead process left keeps nobody out
 
 
-def test_status_tells_of_each_stage_what_is_done(tiny_shards: Made, tmp_path: Path) -> None:
-    rows = {(row.stage, row.corpus): (row.done, row.pieces) for row in read_table(tiny_shards.out)}
+def test_status_shows_what_is_done_of_each_stage(tiny_shards: Made, tmp_path: Path) -> None:
+    rows = {(row.stage, row.corpus): (row.done, row.tasks) for row in read_table(tiny_shards.out)}
     assert rows[("extract", "web")] == (1, 1) and rows[("tokenizer", "all")] == (1, 1) and rows[("pack", "all")] == (7, 7)
     parts = len(list((tiny_shards.out / "work/words/web").glob("*.json")))
     assert rows[("segment", "web")] == (parts, parts)

@@ -11,7 +11,7 @@ import pytest
 
 from jadeberta.shards import ConfigError
 from preprocess.config import CorpusConfig, DuplicatesConfig, PreprocessConfig, SegmenterConfig
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.filters import deduplicate as duplicates
 from preprocess.filters.deduplicate import bands_for
 from preprocess.stages.extract import extract
@@ -64,7 +64,7 @@ def left(out: Path) -> dict[str, list[int]]:
 
 
 def run(config: PreprocessConfig, out: Path, remove: Any, **settings: Any) -> dict[str, Any]:
-    return extract(dataclasses.replace(config, duplicates=DuplicatesConfig(remove, **settings)), out, Comm())
+    return extract(dataclasses.replace(config, duplicates=DuplicatesConfig(remove, **settings)), out, Executor())
 
 
 def test_the_first_of_equal_texts_stays_and_the_others_are_counted(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_the_first_of_equal_texts_stays_and_the_others_are_counted(tmp_path: Pat
 
 
 def left_after_none(config: PreprocessConfig, out: Path) -> dict[str, int]:
-    return {name: counts["documents"] for name, counts in extract(config, out, Comm()).items()}
+    return {name: counts["documents"] for name, counts in extract(config, out, Executor()).items()}
 
 
 def test_near_duplicates_go_and_what_is_merely_alike_stays(tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_what_goes_depends_neither_on_partitions_nor_on_a_kill_and_is_not_done_a
 def test_words_held_out_documents_and_counts_are_of_what_is_left(tmp_path: Path) -> None:
     config, out = write(tmp_path / "corpora"), tmp_path / "out"
     config.duplicates = DuplicatesConfig("exact")
-    extract(config, out, Comm())
-    segment(config, out, Comm())
+    extract(config, out, Executor())
+    segment(config, out, Executor())
     for name, numbers in left(out).items():
         ids = [row["id"] for part in list_words(out, name) for row in read_words(part)]
         assert ids == [f"{name}-{number}" for number in numbers]
@@ -148,14 +148,14 @@ def test_words_held_out_documents_and_counts_are_of_what_is_left(tmp_path: Path)
 
 def test_words_of_other_duplicates_are_refused_and_none_brings_all_documents_back(tmp_path: Path) -> None:
     config, out = write(tmp_path / "corpora"), tmp_path / "out"
-    extract(config, out, Comm())
-    segment(config, out, Comm())
+    extract(config, out, Executor())
+    segment(config, out, Executor())
     run(config, out, "exact")
     with pytest.raises(ConfigError, match=r"source\.without: None then, '[0-9a-f]{16}' now"):
-        segment(config, out, Comm())
-    extract(config, out, Comm())
+        segment(config, out, Executor())
+    extract(config, out, Executor())
     assert {name: len(numbers) for name, numbers in left(out).items()} == {name: len(texts) for name, texts in TEXTS.items()}
-    segment(config, out, Comm())
+    segment(config, out, Executor())
 
 
 def test_other_parts_are_looked_through_anew(tmp_path: Path) -> None:

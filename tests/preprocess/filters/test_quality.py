@@ -9,7 +9,7 @@ import pytest
 
 from jadeberta.shards import ConfigError
 from preprocess.config import CorpusConfig, PreprocessConfig
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.filters import quality
 from preprocess.load_config import load_config
 from preprocess.stages.extract import extract
@@ -28,7 +28,7 @@ def config(tmp_path: Path) -> PreprocessConfig:
 
 
 def run(config: PreprocessConfig, out: Path, filters: dict[str, Any]) -> dict[str, Any]:
-    return extract(dataclasses.replace(config, quality=filters), out, Comm())["web"]
+    return extract(dataclasses.replace(config, quality=filters), out, Executor())["web"]
 
 
 def needs_hojichar() -> None:

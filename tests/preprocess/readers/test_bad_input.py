@@ -33,7 +33,7 @@ def test_a_missing_file_and_a_glob_without_a_match_are_named_with_the_recipe_key
 
 def test_an_unknown_format_is_a_mistake_in_the_recipe() -> None:
     with pytest.raises(ConfigError, match=r"preprocess\.corpora\.web\.format: csv is unknown; it may be wikipedia, cc100"):
-        readers.pieces("web", CorpusConfig(format="csv", path="x"))  # type: ignore[arg-type]
+        readers.splits("web", CorpusConfig(format="csv", path="x"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ def read(format: str, suffix: str, data: bytes, index: bytes | None = None) -> l
             path.with_name("jawiki-multistream-index.txt.bz2").write_bytes(bz2.compress(index))
             path = path.with_name("jawiki-multistream*")
         try:
-            found = readers.pieces("c", CorpusConfig(format=format, path=str(path)))  # type: ignore[arg-type]
-            documents = [document for piece in found for document in readers.documents(piece, Counter())]
+            found = readers.splits("c", CorpusConfig(format=format, path=str(path)))  # type: ignore[arg-type]
+            documents = [document for split in found for document in readers.documents(split, Counter())]
         except InputError as e:
             assert folder in str(e) and "\n" not in str(e)
             return None

@@ -77,7 +77,7 @@ def test_a_page_nested_deeper_than_the_parser_goes_does_not_end_the_run(tmp_path
     assert ids("w", "wikipedia", path)[-1] == "w-2"
 
 
-def test_a_multistream_dump_is_cut_into_the_same_pieces_with_and_without_its_index(tmp_path: Path) -> None:
+def test_a_multistream_dump_is_cut_into_the_same_splits_with_and_without_its_index(tmp_path: Path) -> None:
     streams = 2 * wikipedia.STREAMS_PER_PIECE + 3
     (tmp_path / "with").mkdir()
     (tmp_path / "without").mkdir()
@@ -85,12 +85,12 @@ def test_a_multistream_dump_is_cut_into_the_same_pieces_with_and_without_its_ind
         write_multistream(tmp_path / "with", streams, index=True),
         write_multistream(tmp_path / "without", streams, index=False),
     ]
-    pieces = [readers.pieces("wikipedia", CorpusConfig(format="wikipedia", path=str(path))) for path in paths]
-    assert [(p.start, p.end) for p in pieces[0]] == [(p.start, p.end) for p in pieces[1]]
-    assert len(pieces[0]) == 3 and pieces[0][-1].end == paths[0].stat().st_size
+    splits = [readers.splits("wikipedia", CorpusConfig(format="wikipedia", path=str(path))) for path in paths]
+    assert [(p.start, p.end) for p in splits[0]] == [(p.start, p.end) for p in splits[1]]
+    assert len(splits[0]) == 3 and splits[0][-1].end == paths[0].stat().st_size
     for path in paths:
         assert ids("wikipedia", "wikipedia", path) == [f"wikipedia-{n}" for n in range(2 * streams)]
-    assert len({d["id"] for d in readers.documents(pieces[0][1], Counter())}) == 2 * wikipedia.STREAMS_PER_PIECE
+    assert len({d["id"] for d in readers.documents(splits[0][1], Counter())}) == 2 * wikipedia.STREAMS_PER_PIECE
 
 
 def test_a_glob_that_matches_the_index_too_reads_the_dump_once(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_streams_that_break_in_mid_page_are_never_cut_apart(tmp_path: Path) -> N
     data = dump([page(n, f"本文{n}。" * 20) for n in range(200)])
     path = tmp_path / "jawiki-pages-articles.xml.bz2"
     path.write_bytes(b"".join(bz2.compress(data[start : start + 700]) for start in range(0, len(data), 700)))
-    assert len(readers.pieces("w", CorpusConfig(format="wikipedia", path=str(path)))) == 1
+    assert len(readers.splits("w", CorpusConfig(format="wikipedia", path=str(path)))) == 1
     assert ids("w", "wikipedia", path) == [f"w-{n}" for n in range(200)]
 
 
@@ -129,7 +129,7 @@ def test_cc100_in_several_files_has_the_file_number_in_its_ids(tmp_path: Path) -
     for number in (10, 2):
         (tmp_path / f"ja-{number}.txt").write_text("一。\n\n二。\n")
     assert ids("cc100", "cc100", f"{tmp_path}/*.txt") == ["cc100-1-1", "cc100-1-2", "cc100-2-1", "cc100-2-2"]
-    assert [p.path.name for p in readers.pieces("c", CorpusConfig(format="cc100", path=f"{tmp_path}/*"))] == [
+    assert [p.path.name for p in readers.splits("c", CorpusConfig(format="cc100", path=f"{tmp_path}/*"))] == [
         "ja-2.txt",
         "ja-10.txt",
     ]

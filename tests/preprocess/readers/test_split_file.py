@@ -15,11 +15,11 @@ from jadeberta.shards import ConfigError, InputError
 from preprocess import compressed, readers
 from preprocess.config import CorpusConfig, PreprocessConfig
 from preprocess.document_files import read_json
-from preprocess.executors.executor import Comm
-from preprocess.readers import input_split as piece_module
-from preprocess.readers import split_file as cutting
-from preprocess.readers.input_split import Piece, file_pieces
-from preprocess.readers.split_file import Cutting, cut_file, extent_of
+from preprocess.executors.executor import Executor
+from preprocess.readers import input_split as split_module
+from preprocess.readers import split_file as split_task
+from preprocess.readers.input_split import InputSplit, file_splits
+from preprocess.readers.split_file import SplitTask, extent_of, split_file
 from preprocess.stages import extract
 from preprocess.workdir import list_parts, read_documents, require_complete
 from tests.preprocess.source_files import COMPRESS, dump, jsonl, oscar_row, page
@@ -46,7 +46,7 @@ def content_of(format: str, count: int = 90) -> bytes:
 
 @pytest.fixture(autouse=True)
 def small_spans(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(piece_module, "CUT_BYTES", SPAN)
+    monkeypatch.setattr(split_module, "SPLIT_BYTES", SPAN)
     monkeypatch.setattr(compressed, "CHUNK_BYTES", 1000)
 
 
@@ -57,9 +57,9 @@ def configure(format: str, path: Path) -> PreprocessConfig:
 def whole(format: str, path: Path) -> tuple[list[dict[str, str]], Counter[str]]:
     """The documents of a file that is read by one rank from end to end."""
     dropped: Counter[str] = Counter()
-    found = readers.READERS[format].pieces("web", [path])[0]
-    piece = Piece("web", format, "whole", path, found.id_prefix, 0, path.stat().st_size)
-    return list(readers.documents(piece, dropped)), dropped
+    found = readers.READERS[format].splits("web", [path])[0]
+    split = InputSplit("web", format, "whole", path, found.id_prefix, 0, path.stat().st_size)
+    return list(readers.documents(split, dropped)), dropped
 
 
 def extracted(out: Path) -> list[dict[str, str]]:
@@ -72,9 +72,9 @@ def test_a_cut_file_gives_the_same_documents_in_order_and_leaves_no_cut(tmp_path
     path = tmp_path / f"corpus_part_1.{'xml' if format == 'wikipedia' else 'jsonl'}{suffix}"
     path.write_bytes(COMPRESS[suffix](content_of(format)))
     config, out = configure(format, path), tmp_path / "out"
-    found = extract.extract(config, out, Comm())
+    found = extract.extract(config, out, Executor())
     documents, dropped = whole(format, path)
-    assert len(documents) > 60 and len(readers.pieces("web", config.corpora["web"])) > 3
+    assert len(documents) > 60 and len(readers.splits("web", config.corpora["web"])) > 3
     assert extracted(out) == documents
     assert found["web"]["dropped"] == dict(sorted(dropped.items()))
     assert found["web"]["files"] == {path.name: {"documents": len(documents), "in_file": len(documents) + sum(dropped.values())}}
@@ -88,7 +88,7 @@ def test_lines_may_end_as_on_windows_and_every_document_keeps_its_number(tmp_pat
     texts = [text_of(number).encode().replace(b"\n", paragraph) for number in range(90)]
     path.write_bytes(gzip.compress((paragraph + blank).join(texts)))
     config, out = configure("cc100", path), tmp_path / "out"
-    extract.extract(config, out, Comm())
+    extract.extract(config, out, Executor())
     documents = extracted(out)
     assert documents == whole("cc100", path)[0] and len({document["id"] for document in documents}) == 90
     assert sum(marker["counts"]["documents"] > 0 for marker in extract.read_markers(out, "web")) > 3, "it was not cut"
@@ -98,63 +98,63 @@ def test_only_large_files_of_a_corpus_are_cut(tmp_path: Path) -> None:
     files = [tmp_path / f"{n}.xz" for n in range(3)]
     for path, size in zip(files, (2 * SPAN, 2 * SPAN + 1, 3 * SPAN), strict=True):
         path.write_bytes(bytes(size))
-    pieces = [file_pieces("web", "cc100", path, "web", files) for path in files]
-    assert [[(p.name, p.start, p.end, p.cut) for p in found] for found in pieces] == [
+    splits = [file_splits("web", "cc100", path, "web", files) for path in files]
+    assert [[(p.name, p.start, p.end, p.note) for p in found] for found in splits] == [
         [("0", 0, 2 * SPAN, None)],
         [("1-00000", 0, SPAN, Path()), ("1-00001", SPAN, 2 * SPAN, Path()), ("1-00002", 2 * SPAN, 2 * SPAN + 1, Path())],
         [(f"2-0000{n}", n * SPAN, (n + 1) * SPAN, Path()) for n in range(3)],
     ]
-    many = files + [tmp_path / "1.xz"] * (piece_module.LARGE_SHARE - 2)
-    assert all(len(file_pieces("web", "cc100", path, "web", many)) == 1 for path in files[:2])
+    many = files + [tmp_path / "1.xz"] * (split_module.LARGE_SHARE - 2)
+    assert all(len(file_splits("web", "cc100", path, "web", many)) == 1 for path in files[:2])
 
 
-def cut(path: Path, folder: Path, wanted: set[int]) -> list[Piece]:
-    pieces = [replace(p, cut=folder / f"{p.name}.json") for p in file_pieces("web", "cc100", path, "web", [path])]
-    names = frozenset(p.name for n, p in enumerate(pieces) if n in wanted)
-    cut_file(Cutting(path, tuple(pieces), names), readers.cc100.begins, lambda piece: {"of": piece.name}, lambda weight: None)
-    return pieces
+def cut(path: Path, folder: Path, wanted: set[int]) -> list[InputSplit]:
+    splits = [replace(p, note=folder / f"{p.name}.json") for p in file_splits("web", "cc100", path, "web", [path])]
+    names = frozenset(p.name for n, p in enumerate(splits) if n in wanted)
+    split_file(SplitTask(path, tuple(splits), names), readers.cc100.begins, lambda split: {"of": split.name}, lambda weight: None)
+    return splits
 
 
 def test_what_a_stopped_rank_had_not_cut_fits_to_what_it_had(tmp_path: Path) -> None:
     path = tmp_path / "ja.txt.xz"
     path.write_bytes(lzma.compress(content_of("cc100")))
-    everything = range(len(file_pieces("web", "cc100", path, "web", [path])))
+    everything = range(len(file_splits("web", "cc100", path, "web", [path])))
     once = cut(path, tmp_path / "once", set(everything))
     cut(path, tmp_path / "twice", {0, 1, 4})
     twice = cut(path, tmp_path / "twice", set(everything) - {0, 1, 4})
     contents = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("once", "twice")]
     assert contents[0] == contents[1] and len(contents[0]) == 2 * len(once)
-    extents = [extent for piece in twice if (extent := extent_of(piece)) is not None]
-    cutting.require_whole(path, extents)
+    extents = [extent for split in twice if (extent := extent_of(split)) is not None]
+    split_task.require_whole(path, extents)
     extents[0].lines += 1
-    with pytest.raises(ConfigError, match=r"its pieces do not fit together .* Delete its folder under work/documents and run"):
-        cutting.require_whole(path, extents)
+    with pytest.raises(ConfigError, match=r"its splits do not fit together .* Delete its folder under work/documents and run"):
+        split_task.require_whole(path, extents)
 
 
 def test_a_document_longer_than_a_span_leaves_the_spans_behind_it_empty(tmp_path: Path) -> None:
     path = tmp_path / "ja.txt.gz"
     path.write_bytes(COMPRESS[".gz"](b"short\n\n" + os.urandom(4 * SPAN).hex().encode() + b"\n\nlast\n"))
-    extract.extract(configure("cc100", path), tmp_path / "out", Comm())
+    extract.extract(configure("cc100", path), tmp_path / "out", Executor())
     assert [(d["id"], len(d["text"])) for d in extracted(tmp_path / "out")] == [("web-1", 5), ("web-2", 8 * SPAN), ("web-3", 4)]
 
 
-def test_a_piece_that_is_done_is_not_cut_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_split_that_is_done_is_not_cut_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "ja.txt.xz"
     path.write_bytes(lzma.compress(content_of("cc100")))
     config, out = configure("cc100", path), tmp_path / "out"
-    extract.extract(config, out, Comm())
+    extract.extract(config, out, Executor())
     before = {file.name: file.read_bytes() for file in (out / "work/documents/web").glob("*.zst")}
     done = sorted((out / "work/documents/web").glob("*.json"))
     done[2].unlink()
     cut_names: list[str] = []
-    write_json = cutting.write_json
+    write_json = split_task.write_json
 
     def note(path: Path, value: Any) -> None:
         cut_names.append(path.name)
         write_json(path, value)
 
-    monkeypatch.setattr(cutting, "write_json", note)
-    extract.extract(config, out, Comm())
+    monkeypatch.setattr(split_task, "write_json", note)
+    extract.extract(config, out, Executor())
     assert cut_names == [done[2].name]
     assert {file.name: file.read_bytes() for file in (out / "work/documents/web").glob("*.zst")} == before
 
@@ -164,15 +164,15 @@ def test_what_was_cut_from_another_file_of_the_same_name_is_not_used(tmp_path: P
     content = content_of("cc100")
     path.write_bytes(lzma.compress(content))
     config = configure("cc100", path)
-    pieces = extract.plan_pieces(config, out)["web"]
-    cut_file(
-        Cutting(path, tuple(pieces), frozenset(p.name for p in pieces)),
+    splits = extract.plan_splits(config, out)["web"]
+    split_file(
+        SplitTask(path, tuple(splits), frozenset(p.name for p in splits)),
         readers.cc100.begins,
-        lambda piece: extract._settings(piece, config),
+        lambda split: extract._settings(split, config),
         lambda weight: None,
     )
     path.write_bytes(lzma.compress(content.replace("番".encode(), "号".encode())))
-    extract.extract(config, out, Comm())
+    extract.extract(config, out, Executor())
     assert all("番" not in document["text"] for document in extracted(out))
 
 
@@ -180,22 +180,22 @@ def test_a_cut_file_that_ends_early_is_named_with_its_line(tmp_path: Path) -> No
     path = tmp_path / "ja.txt.xz"
     path.write_bytes(lzma.compress(content_of("cc100"))[:-50])
     with pytest.raises(InputError, match=rf"{path}: line \d+, byte \d+: .*cut short.*; copy or download it again\."):
-        extract.extract(configure("cc100", path), tmp_path / "out", Comm())
+        extract.extract(configure("cc100", path), tmp_path / "out", Executor())
 
 
-def test_an_error_in_a_cut_piece_names_the_line_of_the_corpus_file(tmp_path: Path) -> None:
+def test_an_error_in_a_cut_split_names_the_line_of_the_corpus_file(tmp_path: Path) -> None:
     lines = [orjson.dumps({"text": text_of(number)}) for number in range(90)]
     lines[70] = b"not JSON"
     path = tmp_path / "news.jsonl.gz"
     path.write_bytes(COMPRESS[".gz"](b"\n".join(lines)))
     with pytest.raises(InputError, match=rf"{path}: line 71: not JSON"):
-        extract.extract(configure("jsonl", path), tmp_path / "out", Comm())
+        extract.extract(configure("jsonl", path), tmp_path / "out", Executor())
 
 
-def test_the_pieces_of_a_corpus_are_noted_for_those_who_look_on(tmp_path: Path) -> None:
+def test_the_splits_of_a_corpus_are_noted_for_those_who_look_on(tmp_path: Path) -> None:
     path = tmp_path / "news.jsonl"
     path.write_bytes(content_of("jsonl"))
-    extract.extract(configure("jsonl", path), tmp_path / "out", Comm())
+    extract.extract(configure("jsonl", path), tmp_path / "out", Executor())
     planned = read_json(tmp_path / "out/work/documents/web.pieces.json")["pieces"]
     assert sum(size for _, size in planned) == path.stat().st_size
     assert {name for name, _ in planned} == {marker.stem for marker in (tmp_path / "out/work/documents/web").glob("*.json")}

@@ -14,7 +14,7 @@ from jadeberta.errors import SegmenterError
 from preprocess.segmenters import Rejected, open_segmenter
 from preprocess.segmenters.juman import SingleSentence, align
 from preprocess.segmenters.jumanpp import Jumanpp, read_answers
-from preprocess.segmenters.lines import MAX_BYTES, disguise, pieces
+from preprocess.segmenters.lines import MAX_BYTES, disguise, fragments
 from preprocess.segmenters.process import limited, run_limited
 from tests.preprocess.jumanpp_standin import COMMAND, ORDINARY, SEGMENT, config
 
@@ -99,15 +99,15 @@ def test_memory_limit_of_the_recipe_reaches_the_program(engine):
         engine(config(memory_mib=5, timeout_seconds=4.0))
 
 
-def test_pieces_are_short_lose_nothing_and_break_at_punctuation():
+def test_fragments_are_short_lose_nothing_and_break_at_punctuation():
     for sentence in TROUBLE:
         line = " ".join(sentence.split())
-        cut = pieces(line)
+        cut = fragments(line)
         assert "".join(cut) == line
-        assert all(len(piece.encode()) <= MAX_BYTES for piece in cut)
-        assert not any(re.search(r"(.{1,4}?)\1{40,}", piece) for piece in cut)
-    assert {piece[-1] for piece in pieces("今日は天気です、" * 500)} == {"、"}
-    assert pieces("普通の文。") == ["普通の文。"]
+        assert all(len(fragment.encode()) <= MAX_BYTES for fragment in cut)
+        assert not any(re.search(r"(.{1,4}?)\1{40,}", fragment) for fragment in cut)
+    assert {fragment[-1] for fragment in fragments("今日は天気です、" * 500)} == {"、"}
+    assert fragments("普通の文。") == ["普通の文。"]
 
 
 def test_disguise_gives_a_defined_successor_to_what_rc3_looks_beyond():

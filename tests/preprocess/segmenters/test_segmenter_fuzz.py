@@ -10,7 +10,7 @@ from preprocess.segmenters import Rejected, Segmenter
 from preprocess.segmenters.base import spelled
 from preprocess.segmenters.juman import SingleSentence, align
 from preprocess.segmenters.jumanpp import SEPARATOR, Jumanpp, read_answers
-from preprocess.segmenters.lines import MAX_BYTES, disguise, pieces
+from preprocess.segmenters.lines import MAX_BYTES, disguise, fragments
 
 LETTERS = 'あ亜a1４．・ 　。、#@+*"<>\\ 𠮷か\u3099👨\u200d👩\ufeff'
 LINE = st.text(st.sampled_from(LETTERS) | st.characters(codec="utf-8"), min_size=1, max_size=40)
@@ -101,9 +101,9 @@ def test_halving_ends_with_one_answer_for_each_sentence_whatever_is_printed(sent
 
 @given(st.lists(st.tuples(st.text(LETTERS, min_size=1, max_size=5), st.integers(1, 500)), max_size=6))
 @settings(max_examples=200, deadline=None)
-def test_any_line_is_cut_into_pieces_that_the_program_can_bear_and_that_are_the_line(parts: list[tuple[str, int]]) -> None:
+def test_any_line_is_cut_into_fragments_that_the_program_can_bear_and_that_are_the_line(parts: list[tuple[str, int]]) -> None:
     line = "".join(unit * times for unit, times in parts)
-    cut = pieces(line)
+    cut = fragments(line)
     assert "".join(cut) == line
-    assert all(len(piece.encode()) <= MAX_BYTES for piece in cut)
-    assert not any(re.search(r"(.{1,4}?)\1{40}", piece) for piece in cut)
+    assert all(len(fragment.encode()) <= MAX_BYTES for fragment in cut)
+    assert not any(re.search(r"(.{1,4}?)\1{40}", fragment) for fragment in cut)

@@ -14,7 +14,7 @@ import xxhash
 from jadeberta.shards import ConfigError, InputError
 from preprocess.config import CorpusConfig, PreprocessConfig
 from preprocess.document_files import read_json
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.readers.discover import discover
 from preprocess.stages import extract as stage
 from preprocess.stages.extract import extract
@@ -57,7 +57,7 @@ def contents(out: Path) -> dict[str, Any]:
 
 
 def test_every_kept_document_is_in_the_parts_in_order_and_counted(source: Path, tmp_path: Path) -> None:
-    summary = extract(config_of(source), tmp_path / "out", Comm())
+    summary = extract(config_of(source), tmp_path / "out", Executor())
     documents = all_documents(tmp_path / "out")
     assert [d["id"] for d in documents] == [f"web-{f}-{row + 1}" for f in (1, 2, 3) for row in range(40) if row % 10]
     assert documents[0] == {"id": "web-1-2", "source": "web", "title": "", "text": "0番の1。\n次の行。"}
@@ -72,7 +72,7 @@ def test_every_kept_document_is_in_the_parts_in_order_and_counted(source: Path, 
 
 
 def test_parts_end_with_the_document_that_fills_them(source: Path, tmp_path: Path) -> None:
-    extract(config_of(source), tmp_path / "out", Comm())
+    extract(config_of(source), tmp_path / "out", Executor())
     for marker in read_markers(tmp_path / "out", "web"):
         assert len(marker["parts"]) > 2
         for part in marker["parts"]:
@@ -82,19 +82,19 @@ def test_parts_end_with_the_document_that_fills_them(source: Path, tmp_path: Pat
         assert all(part["bytes"] >= 400 for part in marker["parts"][:-1])
 
 
-def test_a_marker_names_the_documents_with_the_smallest_hashes_of_its_piece(source: Path, tmp_path: Path) -> None:
-    extract(config_of(source), tmp_path / "out", Comm())
+def test_a_marker_names_the_documents_with_the_smallest_hashes_of_its_split(source: Path, tmp_path: Path) -> None:
+    extract(config_of(source), tmp_path / "out", Executor())
     for number, marker in enumerate(stream_markers(tmp_path / "out", "web"), 1):
         kept = [f"web-{number}-{row + 1}" for row in range(40) if row % 10]
         every = sorted([xxhash.xxh64(id_.encode()).intdigest(), id_] for id_ in kept)
         assert marker["heldout"] == every[:5]
 
 
-def test_a_finished_piece_is_not_read_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = extract(config_of(source), tmp_path / "out", Comm())
+def test_a_finished_split_is_not_read_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = extract(config_of(source), tmp_path / "out", Executor())
     before = contents(tmp_path / "out")
-    monkeypatch.setattr(stage.readers, "documents", lambda *_: pytest.fail("a finished piece was read"))
-    assert extract(config_of(source), tmp_path / "out", Comm()) == first
+    monkeypatch.setattr(stage.readers, "documents", lambda *_: pytest.fail("a finished split was read"))
+    assert extract(config_of(source), tmp_path / "out", Executor()) == first
     assert contents(tmp_path / "out") == before
 
 
@@ -103,32 +103,32 @@ def test_after_a_failure_midway_the_next_run_does_the_rest_and_gives_the_same_fi
 ) -> None:
     real, read = stage.readers.documents, []
 
-    def failing(piece: Any, dropped: Any) -> Iterator[dict[str, str]]:
-        for number, document in enumerate(real(piece, dropped)):
-            if piece.name == "web-1" and number == 20:
+    def failing(split: Any, dropped: Any) -> Iterator[dict[str, str]]:
+        for number, document in enumerate(real(split, dropped)):
+            if split.name == "web-1" and number == 20:
                 raise OSError("the disk is gone")
             yield document
 
     monkeypatch.setattr(stage.readers, "documents", failing)
     with pytest.raises(RuntimeError, match="the disk is gone"):
-        extract(config_of(source), tmp_path / "out", Comm())
+        extract(config_of(source), tmp_path / "out", Executor())
     names = {path.name for path in (tmp_path / "out/work/documents/web").iterdir()}
     assert "web-1.json" not in names and not [name for name in names if "tmp" in name]
     assert {m["settings"]["file"] for m in read_markers(tmp_path / "out", "web")} == {"web-0.jsonl"}
     assert all(part.name.startswith("web-0-") for part in list_parts(tmp_path / "out", "web"))
 
-    def counting(piece: Any, dropped: Any) -> Iterator[dict[str, str]]:
-        read.append(piece.name)
-        return real(piece, dropped)
+    def counting(split: Any, dropped: Any) -> Iterator[dict[str, str]]:
+        read.append(split.name)
+        return real(split, dropped)
 
     monkeypatch.setattr(stage.readers, "documents", counting)
-    extract(config_of(source), tmp_path / "out", Comm())
+    extract(config_of(source), tmp_path / "out", Executor())
     assert read == ["web-1", "web-2"]
-    extract(config_of(source), tmp_path / "unbroken", Comm())
+    extract(config_of(source), tmp_path / "unbroken", Executor())
     assert contents(tmp_path / "out") == contents(tmp_path / "unbroken")
 
 
-def test_the_documents_are_complete_only_once_every_piece_is_done(
+def test_the_documents_are_complete_only_once_every_split_is_done(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, real = tmp_path / "out", stage.readers.documents
@@ -141,25 +141,25 @@ def test_the_documents_are_complete_only_once_every_piece_is_done(
             return True
         return False
 
-    def failing(piece: Any, dropped: Any) -> Iterator[dict[str, str]]:
-        if piece.name in ("web-2", "web-3"):
+    def failing(split: Any, dropped: Any) -> Iterator[dict[str, str]]:
+        if split.name in ("web-2", "web-3"):
             raise OSError("the disk is gone")
-        yield from real(piece, dropped)
+        yield from real(split, dropped)
 
     monkeypatch.setattr(stage.readers, "documents", failing)
     with pytest.raises(RuntimeError, match="the disk is gone"):
-        extract(config_of(source), out, Comm())
+        extract(config_of(source), out, Executor())
     assert len(read_markers(out, "web")) == 2 and refused()
     monkeypatch.setattr(stage.readers, "documents", real)
-    extract(config_of(source), out, Comm())
+    extract(config_of(source), out, Executor())
     assert not refused()
     write_corpus(source, files=4)
     monkeypatch.setattr(stage.readers, "documents", failing)
     with pytest.raises(RuntimeError, match="the disk is gone"):
-        extract(config_of(source), out, Comm())
+        extract(config_of(source), out, Executor())
     assert len(read_markers(out, "web")) == 3 and refused()
     monkeypatch.setattr(stage.readers, "documents", real)
-    extract(config_of(source), out, Comm())
+    extract(config_of(source), out, Executor())
     assert not refused()
     (out / "work/documents/web/web-2.json").unlink()
     assert refused()
@@ -170,50 +170,50 @@ def test_what_a_killed_process_left_is_removed(source: Path, tmp_path: Path) -> 
     folder.mkdir(parents=True)
     (folder / ".web-1-00000.jsonl.zst.tmp-4711").write_bytes(b"half")
     (folder / "web-1-00099.jsonl.zst").write_bytes(b"of a longer attempt")
-    extract(config_of(source), tmp_path / "out", Comm())
-    extract(config_of(source), tmp_path / "clean", Comm())
+    extract(config_of(source), tmp_path / "out", Executor())
+    extract(config_of(source), tmp_path / "clean", Executor())
     assert contents(tmp_path / "out") == contents(tmp_path / "clean")
 
 
 def test_documents_made_with_other_settings_are_refused_with_both_named(source: Path, tmp_path: Path) -> None:
-    extract(config_of(source), tmp_path / "out", Comm())
+    extract(config_of(source), tmp_path / "out", Executor())
     with pytest.raises(
         ConfigError, match=r"web-0\.json: made with part_bytes=400 but this run has part_bytes=500; give another --out or delete"
     ):
-        extract(config_of(source, part_bytes=500), tmp_path / "out", Comm())
+        extract(config_of(source, part_bytes=500), tmp_path / "out", Executor())
 
 
 def test_another_corpus_file_of_the_same_name_and_size_is_refused(source: Path, tmp_path: Path) -> None:
-    extract(config_of(source), tmp_path / "out", Comm())
+    extract(config_of(source), tmp_path / "out", Executor())
     path = source / "web-1.jsonl"
     path.write_bytes(path.read_bytes().replace("次".encode(), "別".encode()))
     with pytest.raises(ConfigError, match="file_ends"):
-        extract(config_of(source), tmp_path / "out", Comm())
+        extract(config_of(source), tmp_path / "out", Executor())
 
 
 def test_a_corpus_file_that_changed_is_refused(source: Path, tmp_path: Path) -> None:
-    extract(config_of(source), tmp_path / "out", Comm())
+    extract(config_of(source), tmp_path / "out", Executor())
     write_corpus(source, rows=41)
     with pytest.raises(ConfigError, match=r"made with file_bytes=\d+, .*span=.* but this run has file_bytes=\d+"):
-        extract(config_of(source), tmp_path / "out", Comm())
+        extract(config_of(source), tmp_path / "out", Executor())
 
 
 def test_documents_of_a_file_that_is_no_longer_in_the_corpus_are_refused(source: Path, tmp_path: Path) -> None:
-    extract(config_of(source), tmp_path / "out", Comm())
+    extract(config_of(source), tmp_path / "out", Executor())
     (source / "web-2.jsonl").unlink()
     with pytest.raises(ConfigError, match=r"web-2\.json: made from another set of files \(web-2\.jsonl is not in"):
-        extract(config_of(source), tmp_path / "out", Comm())
+        extract(config_of(source), tmp_path / "out", Executor())
 
 
 def test_a_part_deleted_by_hand_is_missed(source: Path, tmp_path: Path) -> None:
-    extract(config_of(source), tmp_path / "out", Comm())
+    extract(config_of(source), tmp_path / "out", Executor())
     list_parts(tmp_path / "out", "web")[0].unlink()
     with pytest.raises(InputError, match=r"web-0-00000\.jsonl\.zst: missing although web-0\.json lists it; delete"):
-        extract(config_of(source), tmp_path / "out", Comm())
+        extract(config_of(source), tmp_path / "out", Executor())
 
 
 def test_a_part_cut_short_is_found_when_it_is_read(source: Path, tmp_path: Path) -> None:
-    extract(config_of(source), tmp_path / "out", Comm())
+    extract(config_of(source), tmp_path / "out", Executor())
     part = list_parts(tmp_path / "out", "web")[0]
     part.write_bytes(part.read_bytes()[:-4])
     with pytest.raises(
@@ -225,14 +225,14 @@ def test_a_part_cut_short_is_found_when_it_is_read(source: Path, tmp_path: Path)
 SCRIPT = """
 import sys
 from pathlib import Path
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.config import CorpusConfig, PreprocessConfig
 from preprocess.stages.extract import extract
 
 corpora = {"web": CorpusConfig(format="jsonl", path=sys.argv[1] + "/web-*.jsonl")}
-comm = Comm()
-summary = extract(PreprocessConfig(corpora=corpora, part_bytes=400, heldout_documents=5), Path(sys.argv[2]), comm)
-print(f"rank {comm.rank} of {comm.size}: {summary['web']['documents']} documents")
+executor = Executor()
+summary = extract(PreprocessConfig(corpora=corpora, part_bytes=400, heldout_documents=5), Path(sys.argv[2]), executor)
+print(f"rank {executor.rank} of {executor.size}: {summary['web']['documents']} documents")
 """
 
 
@@ -245,7 +245,7 @@ def test_two_ranks_write_the_same_bytes_as_one(source: Path, tmp_path: Path) -> 
     run = subprocess.run([*mpirun, *command], env=environment, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     assert sorted(run.stdout.split("\n")) == ["", "rank 0 of 2: 108 documents", "rank 1 of 2: 108 documents"]
-    extract(config_of(source), tmp_path / "one", Comm())
+    extract(config_of(source), tmp_path / "one", Executor())
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
@@ -264,7 +264,7 @@ def test_a_damaged_file_ends_the_stage_on_both_ranks_with_its_sentence(source: P
 @pytest.mark.skipif(not CORPORA.is_dir(), reason="the sample corpora (../shared/data/corpora beside the repository) are not here")
 def test_the_sample_corpora_give_the_counts_that_their_makers_state(tmp_path: Path) -> None:
     expected = read_json(CORPORA / "expected_counts.json")
-    summary = extract(PreprocessConfig(corpora=discover(CORPORA)), tmp_path, Comm())
+    summary = extract(PreprocessConfig(corpora=discover(CORPORA)), tmp_path, Executor())
     counts = {
         name: (corpus["documents"], sum(f["in_file"] for f in corpus["files"].values())) for name, corpus in summary.items()
     }

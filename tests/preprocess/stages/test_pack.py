@@ -13,7 +13,7 @@ import xxhash
 
 from jadeberta.shards import INDEX_NAME, ConfigError, open_shards, verify
 from preprocess.document_files import read_json, write_json
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.stages import pack as stage
 from preprocess.stages.extract import extract
 from preprocess.stages.pack import group_parts, pack
@@ -134,7 +134,7 @@ def remade(made: Made, then: dict[str, tuple[int, int]]) -> set[str]:
 
 def test_finished_shards_are_not_written_again(copied: Made) -> None:
     then, before = states(copied.out), contents(copied.out)
-    pack(copied.config, copied.out, Comm())
+    pack(copied.config, copied.out, Executor())
     assert states(copied.out) == then and contents(copied.out) == before
 
 
@@ -149,7 +149,7 @@ def flip_byte(path: Path) -> None:
 def test_damaged_shard_alone_is_made_again_to_the_same_bytes(copied: Made, name: str, damage: Callable[[Path], None]) -> None:
     then, before = states(copied.out), contents(copied.out)
     damage(copied.out / name)
-    pack(copied.config, copied.out, Comm())
+    pack(copied.config, copied.out, Executor())
     assert contents(copied.out) == before and verify(copied.out) == []
     assert remade(copied, then) == {name}
 
@@ -157,17 +157,17 @@ def test_damaged_shard_alone_is_made_again_to_the_same_bytes(copied: Made, name:
 def test_lost_list_of_held_out_documents_is_made_again(copied: Made) -> None:
     before = contents(copied.out)
     (copied.out / "work/pack/web-00000.heldout.jsonl.zst").unlink()
-    pack(copied.config, copied.out, Comm())
+    pack(copied.config, copied.out, Executor())
     assert contents(copied.out) == before
 
 
 def test_other_number_of_held_out_documents_moves_them(copied: Made) -> None:
     config = tiny.configure(copied.corpora, heldout_documents=1)
-    pack(config, copied.out, Comm())
+    pack(config, copied.out, Executor())
     index = open_shards(copied.out).index
     assert [corpus.valid[0].documents for corpus in index.corpora.values()] == [1, 1]
     assert sum(entry.documents for entry in index.corpora["web"].train) == 60 - 1 - 1
-    pack(tiny.configure(copied.corpora, heldout_documents=0), copied.out, Comm())
+    pack(tiny.configure(copied.corpora, heldout_documents=0), copied.out, Executor())
     assert all(corpus.valid == [] for corpus in open_shards(copied.out).index.corpora.values())
     assert not list(copied.out.glob("valid-*"))
 
@@ -175,8 +175,8 @@ def test_other_number_of_held_out_documents_moves_them(copied: Made) -> None:
 def test_other_tokenizer_makes_every_shard_anew(copied: Made) -> None:
     then = states(copied.out)
     config = tiny.configure(copied.corpora, vocab_size=140)
-    train_tokenizer(config, copied.out, Comm())
-    pack(config, copied.out, Comm())
+    train_tokenizer(config, copied.out, Executor())
+    pack(config, copied.out, Executor())
     assert remade(copied, then) == set(then)
     assert verify(copied.out) == [] and open_shards(copied.out).index.vocab_size == 140
 
@@ -184,7 +184,7 @@ def test_other_tokenizer_makes_every_shard_anew(copied: Made) -> None:
 def test_shards_that_are_wanted_no_more_are_removed(copied: Made) -> None:
     config = tiny.configure(copied.corpora, shard_bytes=10**9)
     del config.corpora["web-ja"]
-    pack(config, copied.out, Comm())
+    pack(config, copied.out, Executor())
     assert {path.name for path in copied.out.glob("*.tar")} == {"web-00000.tar", "valid-web-00000.tar"}
     assert list(open_shards(copied.out).index.corpora) == ["web"]
 
@@ -193,7 +193,7 @@ def test_repeats_change_the_index_and_no_shard(copied: Made) -> None:
     then, fingerprint = states(copied.out), open_shards(copied.out).index.fingerprint
     copied.config.corpora["web"].repeats = 10
     try:
-        pack(copied.config, copied.out, Comm())
+        pack(copied.config, copied.out, Executor())
     finally:
         copied.config.corpora["web"].repeats = 1
     index = open_shards(copied.out).index
@@ -213,11 +213,11 @@ def test_broken_off_packing_leaves_no_index_and_is_continued(copied: Made, monke
 
     monkeypatch.setattr(stage, "write_shard", fails_late)
     with pytest.raises(RuntimeError, match="no space left"):
-        pack(copied.config, copied.out, Comm())
+        pack(copied.config, copied.out, Executor())
     assert not (copied.out / INDEX_NAME).exists()
     monkeypatch.setattr(stage, "write_shard", write)
     then = states(copied.out)
-    pack(copied.config, copied.out, Comm())
+    pack(copied.config, copied.out, Executor())
     assert contents(copied.out) == before
     assert remade(copied, then) == {"web-00002.tar"}
 
@@ -226,18 +226,18 @@ def test_missing_or_unfinished_tokenizer_is_refused(copied: Made) -> None:
     (copied.out / "tokenizer" / "training.json").unlink()
     for _ in range(2):
         with pytest.raises(ConfigError, match=r"spm\.model: missing, or not .* Run 'python -m preprocess tokenizer' with"):
-            pack(copied.config, copied.out, Comm())
+            pack(copied.config, copied.out, Executor())
         shutil.rmtree(copied.out / "tokenizer", ignore_errors=True)
 
 
 def test_other_vocabulary_than_the_tokenizers_is_refused_with_both_sizes(copied: Made) -> None:
     with pytest.raises(ConfigError, match=r"spm\.model: has 150 pieces but preprocess\.vocab_size is 140\. Run 'python -m"):
-        pack(tiny.configure(copied.corpora, vocab_size=140), copied.out, Comm())
+        pack(tiny.configure(copied.corpora, vocab_size=140), copied.out, Executor())
 
 
 def test_more_held_out_documents_than_were_marked_are_refused(copied: Made) -> None:
     with pytest.raises(ConfigError, match=r"'web' was extracted with heldout_documents=4 but this run has 5\. Run all stages"):
-        pack(tiny.configure(copied.corpora, heldout_documents=5), copied.out, Comm())
+        pack(tiny.configure(copied.corpora, heldout_documents=5), copied.out, Executor())
 
 
 def test_words_that_are_missing_are_refused(copied: Made) -> None:
@@ -246,7 +246,7 @@ def test_words_that_are_missing_are_refused(copied: Made) -> None:
         with pytest.raises(
             ConfigError, match=r"web-ja-00000\.jsonl\.zst: not segmented yet\. Run 'python -m preprocess segment'"
         ):
-            use(copied.config, copied.out, Comm())
+            use(copied.config, copied.out, Executor())
 
 
 def test_documents_of_an_extraction_that_goes_on_are_refused(copied: Made) -> None:
@@ -257,10 +257,10 @@ def test_documents_of_an_extraction_that_goes_on_are_refused(copied: Made) -> No
         with pytest.raises(
             ConfigError, match=r"the documents of 'web' are not all extracted\. Run 'python -m preprocess extract'"
         ):
-            use(copied.config, copied.out, Comm())
-    extract(copied.config, copied.out, Comm())
+            use(copied.config, copied.out, Executor())
+    extract(copied.config, copied.out, Executor())
     assert read_json(marker)["parts"] == content["parts"]
-    pack(copied.config, copied.out, Comm())
+    pack(copied.config, copied.out, Executor())
 
 
 def test_corpus_without_a_row_is_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import sentencepiece
 from jadeberta.shards import INDEX_NAME, ShardError, ShardIndex, file_sha256, open_shards, verify, write_shard
 from preprocess.corpus_report import print_report, write_report
 from preprocess.document_files import read_json, write_json
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.stages.pack import encode_documents, pack
 from preprocess.workdir import list_words, read_words
 from tests.helpers import ROOT
@@ -31,7 +31,7 @@ def packed(tiny_shards: Made, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """The tiny corpus packed again by best fit; not to be changed."""
     out = shutil.copytree(tiny_shards.out, tmp_path_factory.mktemp("best-fit") / "out")
     config = tiny.configure(tiny_shards.corpora, packing="best_fit")
-    pack(config, out, Comm())
+    pack(config, out, Executor())
     return Made(tiny_shards.corpora, config, out)
 
 
@@ -88,9 +88,9 @@ def test_concat_leaves_the_bytes_of_directories_made_before_there_was_a_choice(t
 
 def test_other_packing_makes_every_shard_anew_and_back_again(copied: Made, tiny_shards: Made) -> None:
     best = contents(copied.out)
-    pack(tiny.configure(copied.corpora), copied.out, Comm())
+    pack(tiny.configure(copied.corpora), copied.out, Executor())
     assert contents(copied.out) == contents(tiny_shards.out)
-    pack(copied.config, copied.out, Comm())
+    pack(copied.config, copied.out, Executor())
     assert contents(copied.out) == best
 
 
@@ -124,15 +124,15 @@ def test_two_ranks_of_which_one_was_killed_give_the_bytes_of_one(copied: Made) -
 import os, signal, sys
 from pathlib import Path
 from preprocess.stages import pack as stage
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from tests.preprocess import tiny_corpus as tiny
-comm, write = Comm(), stage.write_shard
+executor, write = Executor(), stage.write_shard
 def dies(path, *rows):
     if path.name == os.environ.get("DIES_AT"):
         os.kill(os.getpid(), signal.SIGKILL)
     return write(path, *rows)
 stage.write_shard = dies
-stage.pack(tiny.configure(Path({str(copied.corpora)!r}), packing="best_fit"), Path({str(copied.out)!r}), comm)
+stage.pack(tiny.configure(Path({str(copied.corpora)!r}), packing="best_fit"), Path({str(copied.out)!r}), executor)
 """
     command = [str(MPIRUN), "--allow-run-as-root", "--oversubscribe", "-n", "2", sys.executable, "-c", code]
     killed = subprocess.run(command, cwd=ROOT, env=os.environ | {"DIES_AT": "web-00002.tar"}, capture_output=True, timeout=60)
@@ -162,7 +162,7 @@ def test_the_sample_is_padded_by_less_than_one_percent(sample: Sample, tmp_path:
     for made in ("tokenizer", "work/documents", "work/words"):
         (out / made).symlink_to(sample.out / made)
     options: tuple[Any, ...] = ("--preprocess.segmenter.engine", "mecab", "--preprocess.packing", "best_fit")
-    index = pack(load_config(None, options, CORPORA), out, Comm())
+    index = pack(load_config(None, options, CORPORA), out, Executor())
     for name, corpus in index.corpora.items():
         rows, tokens = (sum(getattr(entry, key) for entry in corpus.train) for key in ("sequences", "tokens"))
         assert 1 - tokens / (512 * rows) < 0.01, name

@@ -9,7 +9,7 @@ import pytest
 
 from jadeberta.shards import INDEX_NAME, open_shards, verify, writer
 from preprocess.document_files import read_json, write_json
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.stages.pack import pack
 from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.conftest import Made
@@ -45,7 +45,7 @@ def test_damaged_sums_are_made_again_from_the_tar_alone(copied: Made, damage: st
     else:
         sums.write_bytes(content if damage == "flip" else content[:-1])
     assert len(verify(copied.out)) == 1
-    pack(copied.config, copied.out, Comm())
+    pack(copied.config, copied.out, Executor())
     assert contents(copied.out) == before and times(copied.out, "tar") == tars and verify(copied.out) == []
 
 
@@ -64,7 +64,7 @@ def test_directory_of_a_version_without_sums_gets_them_and_keeps_its_tars_and_fi
             del entry["sums_sha256"]
     write_json(copied.out / INDEX_NAME, index)
     assert verify(copied.out) == []
-    pack(copied.config, copied.out, Comm())
+    pack(copied.config, copied.out, Executor())
     assert contents(copied.out) == before and times(copied.out, "tar") == tars
     assert open_shards(copied.out).index.fingerprint == fingerprint
 
@@ -81,12 +81,12 @@ def test_packing_broken_off_between_sums_and_tar_is_done_again(copied: Made, mon
 
     monkeypatch.setattr(writer, "write_checksums", is_killed_after)
     with pytest.raises(KeyboardInterrupt):
-        pack(copied.config, copied.out, Comm())
+        pack(copied.config, copied.out, Executor())
     assert (copied.out / "web-00001.sums").read_bytes() == before["web-00001.sums"]
     assert not (copied.out / "web-00001.tar").exists() and not (copied.out / INDEX_NAME).exists()
     monkeypatch.undo()
     (copied.out / ".web-00001.tar.tmp-1").write_bytes(b"left by a process that was killed")
-    pack(copied.config, copied.out, Comm())
+    pack(copied.config, copied.out, Executor())
     assert contents(copied.out) == before and verify(copied.out) == []
     assert not list(copied.out.glob(".*.tmp-*"))
 
@@ -94,6 +94,6 @@ def test_packing_broken_off_between_sums_and_tar_is_done_again(copied: Made, mon
 def test_sums_of_shards_that_are_wanted_no_more_are_removed(copied: Made) -> None:
     config = tiny.configure(copied.corpora, shard_bytes=10**9)
     del config.corpora["web-ja"]
-    pack(config, copied.out, Comm())
+    pack(config, copied.out, Executor())
     assert {path.name for path in copied.out.glob("*.sums")} == {"web-00000.sums", "valid-web-00000.sums"}
     assert verify(copied.out) == []

@@ -11,7 +11,7 @@ import pytest
 
 from preprocess import compressed
 from preprocess.config import CorpusConfig, PreprocessConfig, SegmenterConfig
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.stages import tokenizer
 from preprocess.stages.extract import extract
 from preprocess.stages.pack import pack
@@ -20,7 +20,7 @@ from preprocess.stages.tokenizer import train_tokenizer
 from preprocess.tokenization import packing, word_counts
 from tests.preprocess import tiny_corpus as tiny
 
-Stage = Callable[[PreprocessConfig, Path, Comm], Any]
+Stage = Callable[[PreprocessConfig, Path, Executor], Any]
 STAGES: list[tuple[str, Stage, dict[str, Any]]] = [
     ("extract", extract, {}),
     ("segment", segment, {}),
@@ -46,7 +46,7 @@ def peaks(folder: Path, documents: int) -> dict[str, int]:
         gc.collect()
         tracemalloc.start()
         try:
-            stage(config, folder / "out", Comm())
+            stage(config, folder / "out", Executor())
             found[name] = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

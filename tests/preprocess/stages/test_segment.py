@@ -14,7 +14,7 @@ import pytest
 from jadeberta.errors import ConfigError, InputError
 from preprocess.config import CorpusConfig, PreprocessConfig, SegmenterConfig
 from preprocess.document_files import read_json, write_json, write_jsonl_zst
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.stages.extract import extract
 from preprocess.stages.segment import segment
 from preprocess.text import split_sentences
@@ -30,13 +30,13 @@ RUN = """
 import logging, sys
 from pathlib import Path
 from tests.preprocess.stages.test_segment import JUMANPP, configure
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.stages.segment import segment
-comm = Comm()
+executor = Executor()
 if "--other-options-on-rank-1" in sys.argv:
-    JUMANPP.command += " --beam=9" * comm.rank
+    JUMANPP.command += " --beam=9" * executor.rank
 logging.basicConfig(level=logging.INFO)
-segment(configure(JUMANPP), Path(sys.argv[1]), comm)
+segment(configure(JUMANPP), Path(sys.argv[1]), executor)
 """
 
 
@@ -84,7 +84,7 @@ def mpirun(ranks: int) -> tuple[str, ...]:
 
 
 def test_words_of_every_document_in_order_joined_by_one_space(out):
-    summary = segment(configure(MECAB), out, Comm())
+    summary = segment(configure(MECAB), out, Executor())
     rows = [row for part in list_words(out, "ja") for row in read_words(part)]
     assert [row["id"] for row in rows[:5]] == [f"ja-00000-{n}" for n in range(5)]
     assert rows[0]["sentences"] == ["今日 は 良い 天気 です 。", "明日 も 晴れ 。", "# 見出し", "雨 の 日 。"]
@@ -99,12 +99,12 @@ def test_words_of_every_document_in_order_joined_by_one_space(out):
 
 
 def test_sentence_that_kills_the_program_is_quarantined_with_its_place_and_counted(out, monkeypatch):
-    segment(configure(JUMANPP), out, Comm())
+    segment(configure(JUMANPP), out, Executor())
     healthy = {part: list(read_words(part)) for part in list_words(out, "ja")}
     put_documents(out / "again", "ja", [TEXTS, ["二つ目の部分。"], [f"文書{n}。悪い文。" for n in range(5)]])
     put_documents(out / "again", "web", [["これは悪い文。良い文。"]])
     monkeypatch.setenv("STANDIN_ABORT", "悪い")
-    summary = segment(configure(JUMANPP), out / "again", Comm())
+    summary = segment(configure(JUMANPP), out / "again", Executor())
     rejects = [json.loads(line) for line in (out / "again/work/words/ja/piece-00002.rejects.jsonl").read_text().splitlines()]
     assert [(row["id"], row["sentence number"], row["sentence"], row["reason"]) for row in rejects] == [
         (f"ja-00002-{n}", 2, "悪い文。", "crash") for n in range(5)
@@ -118,41 +118,41 @@ def test_sentence_that_kills_the_program_is_quarantined_with_its_place_and_count
 
 
 def test_finished_parts_are_skipped_and_an_unfinished_one_is_done(out):
-    first = segment(configure(MECAB), out, Comm())
+    first = segment(configure(MECAB), out, Executor())
     before = written(out)
     times = {path: path.stat().st_mtime_ns for path in out.glob("work/words/*/*")}
     missing = out / "work/words/ja/piece-00001.json"
     missing.unlink()
-    assert segment(configure(MECAB), out, Comm())["web"] == first["web"]
+    assert segment(configure(MECAB), out, Executor())["web"] == first["web"]
     assert written(out) == before
     touched = {path.name for path, then in times.items() if path.stat().st_mtime_ns != then and path.parent.name == "ja"}
     assert touched == {"piece-00001.json", "piece-00001.jsonl.zst"}
 
 
 def test_words_file_that_was_cut_short_is_made_again(out):
-    segment(configure(MECAB), out, Comm())
+    segment(configure(MECAB), out, Executor())
     before = written(out)
     victim = out / "work/words/ja/piece-00000.jsonl.zst"
     victim.write_bytes(victim.read_bytes()[:-9])
     with pytest.raises(InputError, match="piece-00000"):
         list(read_words(victim))
-    segment(configure(MECAB), out, Comm())
+    segment(configure(MECAB), out, Executor())
     assert written(out) == before
 
 
 def test_other_engine_is_refused_with_the_difference_and_the_remedy(out):
-    segment(configure(MECAB), out, Comm())
+    segment(configure(MECAB), out, Executor())
     with pytest.raises(
         ConfigError, match=r"segmenter\.engine: 'mecab' then, 'jumanpp' now; give another --out or delete .*words/ja"
     ):
-        segment(configure(JUMANPP), out, Comm())
+        segment(configure(JUMANPP), out, Executor())
 
 
 def test_documents_extracted_anew_are_refused_beside_old_words(out):
-    segment(configure(MECAB), out, Comm())
+    segment(configure(MECAB), out, Executor())
     put_documents(out, "web", [["まったく別の、ずっと長い文章がここに入ります。"]])
     with pytest.raises(ConfigError, match=r"piece-00000\.json: made with another source\.bytes: \d+ then, \d+ now"):
-        segment(configure(MECAB), out, Comm())
+        segment(configure(MECAB), out, Executor())
 
 
 def test_a_corpus_of_empty_documents_says_what_was_dropped(tmp_path):
@@ -160,14 +160,14 @@ def test_a_corpus_of_empty_documents_says_what_was_dropped(tmp_path):
     config = PreprocessConfig(
         corpora={"web": CorpusConfig("jsonl", str(tmp_path / "web.jsonl"))}, segmenter=SegmenterConfig("mecab")
     )
-    extract(config, tmp_path / "out", Comm())
+    extract(config, tmp_path / "out", Executor())
     with pytest.raises(ConfigError, match=r"no document of 'web' is left \(2 empty\)"):
-        segment(config, tmp_path / "out", Comm())
+        segment(config, tmp_path / "out", Executor())
 
 
 def test_missing_documents_and_missing_words_name_the_stage_to_run(out, tmp_path):
     with pytest.raises(ConfigError, match=r"no documents of 'ja'\. Run 'python -m preprocess extract'"):
-        segment(configure(MECAB), tmp_path / "empty", Comm())
+        segment(configure(MECAB), tmp_path / "empty", Executor())
     with pytest.raises(ConfigError, match=r"piece-00000\.jsonl\.zst: not segmented yet\. Run 'python -m preprocess segment'"):
         list_words(out, "ja")
     with pytest.raises(ConfigError, match="no words"):
@@ -177,12 +177,12 @@ def test_missing_documents_and_missing_words_name_the_stage_to_run(out, tmp_path
 def test_documents_of_an_extraction_that_did_not_end_are_refused(out):
     (out / "work/documents/web.complete.json").unlink()
     with pytest.raises(ConfigError, match=r"the documents of 'web' are not all extracted\. Run 'python -m preprocess extract'"):
-        segment(configure(MECAB), out, Comm())
+        segment(configure(MECAB), out, Executor())
     assert not list(out.glob("work/words/*/*"))
 
 
 def test_description_of_the_engine_is_read_back_unless_words_are_mixed(out):
-    segment(configure(MECAB), out, Comm())
+    segment(configure(MECAB), out, Executor())
     description = read_segmenter(out)
     assert description["engine"] == "mecab"
     marker = out / "work/words/web/piece-00000.json"
@@ -198,16 +198,16 @@ def test_sentence_lost_by_an_engine_stops_the_stage(out, monkeypatch):
 
     monkeypatch.setattr(Mecab, "_tokenize", lambda self, lines: lines[1:])
     with pytest.raises(RuntimeError, match="argument 2 is shorter"):
-        segment(configure(MECAB), out, Comm())
+        segment(configure(MECAB), out, Executor())
     assert not list(out.glob("work/words/*/*"))
 
 
 def test_batch_size_changes_no_byte(out, tmp_path):
-    segment(configure(JUMANPP), out, Comm())
+    segment(configure(JUMANPP), out, Executor())
     small = written(out)
     for path in out.glob("work/words/*/*"):
         path.unlink()
-    segment(configure(SegmenterConfig(command=JUMANPP.command, batch_sentences=5000)), out, Comm())
+    segment(configure(SegmenterConfig(command=JUMANPP.command, batch_sentences=5000)), out, Executor())
     assert written(out) == small
 
 
@@ -233,7 +233,7 @@ def test_killed_stage_continues_to_the_same_bytes(out):
     put_documents(out / "whole", "web", [TEXTS * 3])
     put_documents(out / "killed", "ja", [TEXTS, ["遅い文。"], ["終わり。"]])
     put_documents(out / "killed", "web", [TEXTS * 3])
-    segment(configure(JUMANPP), out / "whole", Comm())
+    segment(configure(JUMANPP), out / "whole", Executor())
     late = {"STANDIN_LATE": "遅い", "STANDIN_LATE_SECONDS": "5"}
     process = subprocess.Popen([sys.executable, "-c", RUN, str(out / "killed")], cwd=ROOT, env=os.environ | late)
     deadline = time.monotonic() + 60
@@ -243,13 +243,13 @@ def test_killed_stage_continues_to_the_same_bytes(out):
     process.wait()
     finished = {path: path.read_bytes() for path in out.glob("killed/work/words/*/*.json")}
     assert 2 <= len(finished) < 4
-    segment(configure(JUMANPP), out / "killed", Comm())
+    segment(configure(JUMANPP), out / "killed", Executor())
     assert written(out / "killed") == written(out / "whole")
     assert all(path.read_bytes() == content for path, content in finished.items())
 
 
 def test_markers_are_plain_json_with_settings_and_counts(out):
-    segment(configure(MECAB), out, Comm())
+    segment(configure(MECAB), out, Executor())
     content = orjson.loads((out / "work/words/web/piece-00000.json").read_bytes())
     assert set(content["settings"]) == {"segmenter", "normaliser", "splitter", "source"}
     assert content["settings"]["source"]["name"] == "piece-00000.jsonl.zst"

@@ -8,7 +8,7 @@ import xxhash
 
 from preprocess.config import SegmenterConfig
 from preprocess.corpus_report import print_report, write_report
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.segmenters import open_segmenter
 from preprocess.segmenters.recheck import ONE_IN, Differing, Recheck
 from preprocess.stages.segment import segment
@@ -37,7 +37,7 @@ def test_every_sentence_of_every_document_is_in_the_words_or_in_the_rejects(tmp_
     parts = [HOSTILE[:5], HOSTILE[5:]]
     put_documents(tmp_path, "ja", parts)
     put_documents(tmp_path, "web", [["文。"]])
-    summary = segment(configure(config()), tmp_path, Comm())
+    summary = segment(configure(config()), tmp_path, Executor())
     rejects: dict[tuple[str, int], dict] = {}
     for path in tmp_path.glob("work/words/ja/*.rejects.jsonl"):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -89,7 +89,7 @@ def test_stage_counts_what_it_asked_again_and_names_what_differed(tmp_path: Path
     put_documents(tmp_path, "web", [["文。"]])
     if faulty:
         monkeypatch.setenv("STANDIN_ORDER", "猫")
-    counts = segment(configure(config()), tmp_path, Comm())["ja"]
+    counts = segment(configure(config()), tmp_path, Executor())["ja"]
     assert (counts["order_checked"], counts["order_dependent"]) == (2, int(faulty))
     notes = [json.loads(line) for path in tmp_path.glob("work/words/ja/*.order.jsonl") for line in path.read_text().splitlines()]
     assert [note["sentence"] for note in notes] == ["猫の声。"] * faulty
@@ -99,7 +99,7 @@ def test_report_has_the_account_of_every_corpus_as_json_and_as_a_table(tmp_path:
     monkeypatch.setenv("STANDIN_ABORT", "悪い")
     put_documents(tmp_path, "ja", [["良い文。悪い文。悪い文だ。良い文。"]])
     put_documents(tmp_path, "web", [["良い文。"]])
-    segmented = segment(configure(config()), tmp_path, Comm())
+    segmented = segment(configure(config()), tmp_path, Executor())
     extracted = {"documents": 1, "bytes": 54, "dropped": {"redirect": 7}, "files": {}}
     stages = {"extract": {"ja": extracted, "web": {**extracted, "dropped": {}}}, "segment": segmented}
     write_report(tmp_path, {name: {"result": result, "seconds": 1.0, "ranks": 1} for name, result in stages.items()})
@@ -120,5 +120,5 @@ def test_report_has_the_account_of_every_corpus_as_json_and_as_a_table(tmp_path:
 def test_mecab_is_asked_again_like_any_other_engine(tmp_path: Path) -> None:
     put_documents(tmp_path, "ja", [[f"{number}匹の猫が京都大学で鳴いた。" for number in range(2000)]])
     put_documents(tmp_path, "web", [["文。"]])
-    counts = segment(configure(SegmenterConfig("mecab")), tmp_path, Comm())["ja"]
+    counts = segment(configure(SegmenterConfig("mecab")), tmp_path, Executor())["ja"]
     assert counts["order_checked"] > 0 and counts["order_dependent"] == 0

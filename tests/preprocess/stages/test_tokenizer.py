@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from jadeberta.shards import ConfigError, file_sha256
 from preprocess.document_files import read_json, write_jsonl_zst
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.segmenters import open_segmenter
 from preprocess.stages import tokenizer as stage
 from preprocess.stages.pack import encode_documents
@@ -163,7 +163,7 @@ def test_pieces_that_fit_in_two_orders_are_ordered_alike(tmp_path: Path) -> None
 def test_same_words_give_the_same_bytes_in_any_directory(tiny_shards: Made, tmp_path: Path) -> None:
     again = tmp_path / "別の, directory"
     shutil.copytree(tiny_shards.out / "work", again / "work")
-    train_tokenizer(tiny_shards.config, again, Comm())
+    train_tokenizer(tiny_shards.config, again, Executor())
     for path in (tiny_shards.out / "tokenizer").iterdir():
         assert (again / "tokenizer" / path.name).read_bytes() == path.read_bytes(), path.name
     assert b"seed.tsv" not in (again / "tokenizer" / "spm.model").read_bytes()
@@ -189,22 +189,22 @@ def copied(tiny_shards: Made, tmp_path: Path) -> Path:
 def test_finished_tokenizer_is_kept_and_a_damaged_or_missing_one_is_made_again(tiny_shards: Made, copied: Path) -> None:
     model = copied / "tokenizer" / "spm.model"
     sha256, inode = file_sha256(model), model.stat().st_ino
-    assert train_tokenizer(tiny_shards.config, copied, Comm())["sha256"] == sha256
+    assert train_tokenizer(tiny_shards.config, copied, Executor())["sha256"] == sha256
     assert model.stat().st_ino == inode
     for damage in (lambda: model.write_bytes(b"damaged"), model.unlink):
         damage()
-        train_tokenizer(tiny_shards.config, copied, Comm())
+        train_tokenizer(tiny_shards.config, copied, Executor())
         assert file_sha256(model) == sha256
 
 
 def test_other_settings_give_another_tokenizer(tiny_shards: Made, copied: Path) -> None:
-    train_tokenizer(tiny.configure(tiny_shards.corpora, vocab_size=140), copied, Comm())
+    train_tokenizer(tiny.configure(tiny_shards.corpora, vocab_size=140), copied, Executor())
     assert len(Both(copied / "tokenizer").raw) == 140
 
 
 def test_too_many_pieces_are_refused_with_the_number_that_fits(tiny_shards: Made, copied: Path) -> None:
     with pytest.raises(ConfigError) as refused:
-        train_tokenizer(tiny.configure(tiny_shards.corpora, vocab_size=32000), copied, Comm())
+        train_tokenizer(tiny.configure(tiny_shards.corpora, vocab_size=32000), copied, Executor())
     words = read_json(tiny_shards.out / "tokenizer" / "training.json")["distinct_words"]
     start = f"preprocess.vocab_size 32000 is too large for a text of {words} distinct words, which gives at most "
     assert str(refused.value).startswith(start)
@@ -212,11 +212,11 @@ def test_too_many_pieces_are_refused_with_the_number_that_fits(tiny_shards: Made
     assert str(refused.value).endswith(
         f"{most} pieces. Set preprocess.vocab_size and model.vocab_size to {most} or less, or add text."
     )
-    train_tokenizer(tiny.configure(tiny_shards.corpora, vocab_size=most), copied, Comm())
+    train_tokenizer(tiny.configure(tiny_shards.corpora, vocab_size=most), copied, Executor())
     assert len(Both(copied / "tokenizer").raw) == most
 
 
 def test_fewer_pieces_than_characters_are_refused_with_the_number_needed(tiny_shards: Made, copied: Path) -> None:
     with pytest.raises(ConfigError, match=r"^preprocess\.vocab_size 20 is too small: .* alone are (\d+) pieces\. Set .* to more"):
-        train_tokenizer(tiny.configure(tiny_shards.corpora, vocab_size=20), copied, Comm())
+        train_tokenizer(tiny.configure(tiny_shards.corpora, vocab_size=20), copied, Executor())
     assert not (copied / "tokenizer" / "training.json").exists()

@@ -15,7 +15,7 @@ from jadeberta.data.masking import IGNORED, Masker
 from jadeberta.release.export import export
 from jadeberta.release.origin import is_of_characters, read_origin
 from jadeberta.shards import SEQUENCE_LENGTH, ConfigError, InputError, ShardError, open_shards, verify
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.stages.pack import pack
 from preprocess.stages.tokenizer import train_tokenizer
 from preprocess.text import normalise, split_sentences
@@ -163,7 +163,7 @@ def test_best_fit_keeps_the_marks_and_cuts_between_words(made: Path, tmp_path: P
     config = configure(
         made.parent / "corpora", vocab_size=PIECES, pieces="characters", character_coverage=1.0, packing="best_fit"
     )
-    pack(config, out, Comm())
+    pack(config, out, Executor())
     assert verify(out) == []
     shards, before = open_shards(out), open_shards(made)
     marks = [int(r.rows_with_words(np.arange(len(r)))[2].sum()) for r in (shards, before)]
@@ -195,14 +195,14 @@ def test_more_pieces_than_characters_are_refused_with_their_number(made: Path, t
     out = tmp_path / "out"
     shutil.copytree(made, out)
     with pytest.raises(ConfigError, match=r"vocab_size 3000 is too large: the characters .* are (\d+)\. Set"):
-        train_tokenizer(config, out, Comm())
+        train_tokenizer(config, out, Executor())
 
 
 def test_a_tokenizer_of_subwords_is_not_taken_for_one_of_characters(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(made, out)
     with pytest.raises(ConfigError, match=r"its pieces are characters but preprocess\.pieces is subwords"):
-        pack(configure(made.parent / "corpora", vocab_size=PIECES), out, Comm())
+        pack(configure(made.parent / "corpora", vocab_size=PIECES), out, Executor())
 
 
 def test_a_model_of_characters_trains_on_whole_words(made: Path, tmp_path: Path) -> None:

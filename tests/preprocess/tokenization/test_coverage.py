@@ -10,7 +10,7 @@ import sentencepiece
 
 from preprocess.corpus_report import print_report
 from preprocess.document_files import read_json
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.segmenters.mecab import JumanDic
 from preprocess.stages.tokenizer import train_tokenizer
 from preprocess.tokenization.coverage import describe, measure
@@ -58,7 +58,7 @@ def coverage(out: Path) -> subprocess.CompletedProcess[str]:
 
 def test_our_seeds_make_more_words_whole_than_sentencepiece_does_by_itself(tmp_path: Path, tiny_shards: Made) -> None:
     out = shutil.copytree(tiny_shards.out, tmp_path / "out")
-    training = train_tokenizer(tiny.configure(tiny_shards.corpora, vocab_size=80), out, Comm())
+    training = train_tokenizer(tiny.configure(tiny_shards.corpora, vocab_size=80), out, Executor())
     done = coverage(out)
     assert done.returncode == 0, done.stderr
     report = read_json(out / "report.json")

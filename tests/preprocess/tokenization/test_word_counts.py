@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocess.document_files import read_json, write_json, write_jsonl_zst
-from preprocess.executors.executor import Comm
+from preprocess.executors.executor import Executor
 from preprocess.tokenization import word_counts as counting
 from preprocess.tokenization.sentencepiece_training import seed_pieces
 from preprocess.tokenization.word_counts import Tally, rank_words
@@ -55,7 +55,7 @@ def test_words_are_counted_and_ranked_alike_whatever_fits_into_memory(
 ) -> None:
     for name, value in limits.items():
         monkeypatch.setattr(counting, name, value)
-    ranked = rank_words(parts, 10**6, tmp_path / "counts", Comm())
+    ranked = rank_words(parts, 10**6, tmp_path / "counts", Executor())
     expected = by_hand(parts)
     assert list(ranked) == sorted(expected.items(), key=lambda item: (-item[1], item[0]))
     assert (ranked.words, ranked.distinct) == (expected.total(), len(expected))
@@ -63,7 +63,7 @@ def test_words_are_counted_and_ranked_alike_whatever_fits_into_memory(
 
 
 def test_the_most_frequent_words_are_found_and_all_are_counted(parts: list[tuple[Path, int]], tmp_path: Path) -> None:
-    ranked = rank_words(parts, 25, tmp_path / "counts", Comm())
+    ranked = rank_words(parts, 25, tmp_path / "counts", Executor())
     expected = sorted(by_hand(parts).items(), key=lambda item: (-item[1], item[0]))
     assert list(ranked)[:25] == expected[:25] and ranked.distinct == len(expected) > 100
 
@@ -125,13 +125,13 @@ def test_group_that_was_counted_is_not_counted_again_after_a_kill(
 
     monkeypatch.setattr(counting, "read_words", reads)
     with pytest.raises(KeyboardInterrupt):
-        rank_words(parts, 10**6, folder, Comm())
+        rank_words(parts, 10**6, folder, Executor())
     assert counted == [f"part-{n}.jsonl.zst" for n in range(4)] and not list(folder.glob("runs-*"))
     marker = folder / "group-001.json"
     write_json(marker, read_json(marker) | {"partitions": 9})  # of other settings: not the same group
-    found = list(rank_words(parts, 10**6, folder, Comm()))
+    found = list(rank_words(parts, 10**6, folder, Executor()))
     assert counted[4:] == [f"part-{n}.jsonl.zst" for n in (1, 3, 4, 5, 6)]
-    assert found == list(rank_words(parts, 10**6, tmp_path / "again", Comm()))
+    assert found == list(rank_words(parts, 10**6, tmp_path / "again", Executor()))
 
 
 def test_seeds_are_every_substring_of_a_word_that_is_frequent_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
