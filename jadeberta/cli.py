@@ -93,7 +93,7 @@ def _leave(status: int) -> None:
 def _pretrain(arguments: list[str]) -> int:
     import jsonargparse
 
-    from jadeberta.config import add_recipe_arguments, known_keys, recipe_from_arguments
+    from jadeberta.config import OLD_KEYS, add_recipe_arguments, known_keys, recipe_from_arguments
 
     parser = jsonargparse.ArgumentParser(
         prog="jadeberta pretrain",
@@ -111,7 +111,7 @@ def _pretrain(arguments: list[str]) -> int:
     try:
         options = parser.instantiate(parser.parse_args(arguments))
     except Exception as e:
-        raise ConfigError(explain_recipe_error(str(e), recipe_file, known_keys(), arguments)) from e
+        raise ConfigError(explain_recipe_error(str(e), recipe_file, [*known_keys(), *OLD_KEYS], arguments)) from e
     recipe = recipe_from_arguments(options)
     from jadeberta.pretrain import pretrain
 

@@ -1,6 +1,7 @@
 """The recipe: its dataclasses, how it is read, and what is refused."""
 
 from jadeberta.config.load_recipe import (
+    OLD_KEYS,
     PROJECT,
     add_recipe_arguments,
     dump,
@@ -25,6 +26,7 @@ from jadeberta.config.schema import (
 )
 
 __all__ = [
+    "OLD_KEYS",
     "PROJECT",
     "CheckpointConfig",
     "ClusterConfig",

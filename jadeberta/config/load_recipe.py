@@ -1,4 +1,4 @@
-"""Reads a recipe: one YAML file and the command line become checked dataclasses; mistakes become one sentence with file and line."""
+"""Reads a recipe: one YAML file and the command line become checked dataclasses; a mistake becomes one sentence with file and line."""
 
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -24,10 +24,13 @@ from jadeberta.errors import ConfigError
 from jadeberta.utils.recipe_errors import explain_recipe_error
 
 PROJECT = Path(__file__).resolve().parents[2]
+"""Root of the checkout."""
+OLD_KEYS = ("cluster.fruitless_lives",)
+"""Old spellings of keys, still accepted; the resolved recipe has the new one."""
 
 
 def add_recipe_arguments(parser: Any) -> None:
-    """Adds --config and one option for every key of a recipe to a jsonargparse parser."""
+    """Adds --config and an option for every key of a recipe to a jsonargparse parser."""
     parser.add_argument("--config", action="config", help="recipe, a YAML file; options after it override its keys")
     parser.add_argument("--run", type=RunConfig)
     parser.add_argument("--data", type=DataConfig)
@@ -44,7 +47,11 @@ def add_recipe_arguments(parser: Any) -> None:
 
 
 def recipe_from_arguments(arguments: Any) -> Recipe:
-    """The checked recipe of parsed arguments. Raises ConfigError."""
+    """Makes the recipe from a parser's result, and checks it.
+
+    Raises:
+        ConfigError: two settings contradict each other, or a number is out of its range.
+    """
     sections = {name: getattr(arguments, name) for name in Recipe.__dataclass_fields__}
     recipe = Recipe(**{name: value for name, value in sections.items() if value is not None})
     validate(recipe)
@@ -52,7 +59,15 @@ def recipe_from_arguments(arguments: Any) -> Recipe:
 
 
 def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Reads a recipe file with overrides like ("--training.lr", "1e-3"). Raises ConfigError."""
+    """Reads a recipe.
+
+    Args:
+        path: the YAML file.
+        overrides: options of the command line, such as ("--training.lr", "1e-3").
+
+    Raises:
+        ConfigError: the file is missing or no recipe, a key is unknown, or a value is wrong; names file, line and key.
+    """
     import jsonargparse
 
     parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
@@ -62,12 +77,12 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     try:
         arguments = parser.instantiate(parser.parse_args(["--config", str(path), *overrides]))
     except (jsonargparse.ArgumentError, yaml.YAMLError) as e:
-        raise ConfigError(explain_recipe_error(str(e), Path(path), known_keys(), overrides)) from e
+        raise ConfigError(explain_recipe_error(str(e), Path(path), [*known_keys(), *OLD_KEYS], overrides)) from e
     return recipe_from_arguments(arguments)
 
 
 def known_keys() -> list[str]:
-    """Every key of a recipe, dotted."""
+    """Returns every key of a recipe, dotted, without old spellings."""
     names: list[str] = []
     for section in fields(Recipe):
         inner: tuple = fields(section.default_factory) if is_dataclass(section.default_factory) else ()  # type: ignore[arg-type]
@@ -76,7 +91,11 @@ def known_keys() -> list[str]:
 
 
 def resolve_file(name: str) -> Path:
-    """A file named in a recipe: relative to the current directory, else to the project. Raises ConfigError."""
+    """Finds a file named in a recipe: relative to the current directory, else to the project.
+
+    Raises:
+        ConfigError: it is in neither place.
+    """
     for path in (Path(name), PROJECT / name):
         if path.is_file():
             return path
@@ -84,5 +103,5 @@ def resolve_file(name: str) -> Path:
 
 
 def dump(recipe: Recipe) -> str:
-    """The recipe, resolved, as YAML."""
+    """Returns the resolved recipe as YAML."""
     return yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)

@@ -239,8 +239,11 @@ class ClusterConfig:
     """Old spelling of max_attempts_without_progress, still accepted."""
 
     def __post_init__(self, fruitless_lives: int | None) -> None:
-        if fruitless_lives is not None:
-            self.max_attempts_without_progress = fruitless_lives
+        if fruitless_lives is None:
+            return
+        if not isinstance(fruitless_lives, int):  # jsonargparse checks no type of an InitVar
+            raise ConfigError(f"cluster.fruitless_lives is {fruitless_lives}; it must be a whole number.")
+        self.max_attempts_without_progress = fruitless_lives
 
 
 @dataclass
