@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,36 +9,41 @@ import yaml
 
 from jadeberta.cluster.process_group import free_port
 from jadeberta.jobs.local_launcher import rank_environment
-from jadeberta.shards import INDEX_NAME, SEQUENCE_LENGTH, CorpusEntry, ShardIndex, file_sha256, write_shard
+from jadeberta.shards import INDEX_NAME, CorpusEntry, ShardIndex, file_sha256, write_shard
+from tests.fork_server import ForkedProcess, fork_server
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 CORPORA = SHARED_DATA / "corpora"
 
+LENGTH = 128
+"""Tokens in a row of `make_shards`: attention over rows of 512 would take most of the time of a test that trains."""
 TINY_MODEL = {
     "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "attention_head_size": 8,
     "intermediate_size": 32, "position_buckets": 8, "pooler_hidden_size": 16,
 }  # fmt: skip
 
 
-def make_shards(directory: Path, corpora: dict[str, tuple[int, int]], vocab_size: int = 64, seed: int = 0) -> Path:
+def make_shards(
+    directory: Path, corpora: dict[str, tuple[int, int]], vocab_size: int = 64, seed: int = 0, length: int = LENGTH
+) -> Path:
     """Shards of random rows, {corpus: (sequences, repeats)}; the rows are unlike each other and end in padding now and then."""
     generator = np.random.default_rng(seed)
     model = directory / "tokenizer" / "spm.model"
     model.parent.mkdir(parents=True)
     model.write_bytes(b"stands for a tokenizer")
-    index = ShardIndex(SEQUENCE_LENGTH, vocab_size, file_sha256(model), {"engine": "none"}, "none", "none", {})
+    index = ShardIndex(length, vocab_size, file_sha256(model), {"engine": "none"}, "none", "none", {})
     for corpus, (sequences, repeats) in corpora.items():
         entries = {}
         for split, count in (("train", sequences), ("valid", 3)):
-            tokens = generator.integers(5, vocab_size, (count, SEQUENCE_LENGTH), dtype=np.uint16)
-            cuts = np.sort(generator.integers(100, SEQUENCE_LENGTH, (count, 2)), axis=1)
-            places = np.arange(SEQUENCE_LENGTH)
+            tokens = generator.integers(5, vocab_size, (count, length), dtype=np.uint16)
+            cuts = np.sort(generator.integers(length // 5, length, (count, 2)), axis=1)
+            places = np.arange(length)
             documents = (1 + (places >= cuts[:, :1]).astype(np.uint16) + (places >= cuts[:, 1:])).astype(np.uint16)
-            tokens[-1, 400:], documents[-1, 400:] = 0, 0
+            tokens[-1, -length // 5 :], documents[-1, -length // 5 :] = 0, 0
             prefix = "valid-" if split == "valid" else ""
             entries[split] = [
-                write_shard(directory / f"{prefix}{corpus}-00000.tar", tokens, documents, count, {"corpus": corpus})
+                write_shard(directory / f"{prefix}{corpus}-00000.tar", tokens, documents, count, {"corpus": corpus}, length)
             ]
         index.corpora[corpus] = CorpusEntry(repeats, **entries)
     (directory / INDEX_NAME).write_bytes(index.to_json())
@@ -66,16 +69,24 @@ def make_recipe(path: Path, shards: Path, run_dir: Path, **sections: dict | str)
     return path
 
 
-def start_ranks(ranks: int, *arguments: str, log: Path) -> list[subprocess.Popen]:
-    """Starts `jadeberta ARGUMENTS` as some ranks on this machine, each a process of the caller's."""
+def start_ranks(ranks: int, *arguments: str, log: Path, code: str = "", preload: str = "", **env: str) -> list[ForkedProcess]:
+    """Starts `jadeberta ARGUMENTS` as some ranks on this machine; rank N writes into LOG.N.log.
+
+    Args:
+        ranks: processes.
+        arguments: of every rank.
+        log: path without the rank's ending.
+        code: a program that stands for jadeberta's, see `python -c`.
+        preload: a library for LD_PRELOAD.
+        env: variables of every rank, beside those of the tests.
+    """
     port = free_port()
-    processes = []
+    server, processes = fork_server(preload), []
     for rank in range(ranks):
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "OMPI_", "PMI"))}
-        env |= rank_environment(rank, ranks, port, cores=ranks)
+        variables = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "OMPI_", "PMI"))}
+        variables |= rank_environment(rank, ranks, port, cores=ranks) | {"OMP_NUM_THREADS": "1"} | env
         with open(log.with_suffix(f".{rank}.log"), "ab") as out:
-            command = [sys.executable, "-m", "jadeberta", *arguments]
-            processes.append(subprocess.Popen(command, env=env, stdout=out, stderr=out, cwd=ROOT))
+            processes.append(server.start(list(arguments), variables, out.fileno(), out.fileno(), code))
     return processes
 
 
@@ -90,6 +101,11 @@ def run_ranks(ranks: int, *arguments: str, log: Path, timeout: float = 300) -> s
     printed = log.with_suffix(".0.log").read_text()
     assert statuses == [0] * ranks, f"statuses {statuses}: {printed[-3000:]}"
     return printed
+
+
+def printed_by(log: Path) -> str:
+    """What all ranks of `start_ranks` have printed."""
+    return "".join(path.read_text() for path in sorted(log.parent.glob(f"{log.stem}.*.log")))
 
 
 def read_metrics(run_dir: Path) -> list[dict]:

@@ -21,16 +21,10 @@ from jadeberta.model import load
 from jadeberta.release.export import export
 from jadeberta.release.export import main as export_main
 from jadeberta.release.origin import read_origin
+from tests.fork_server import run_forked as jadeberta
 from tests.helpers import ROOT, make_recipe, make_shards, read_metrics, run_ranks
 
 LAUNCHERS = ["local", "mpi", "torchrun", "deepspeed"]
-
-
-def jadeberta(*arguments: object, **env: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "jadeberta", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"} | env, timeout=300
-    )
 
 
 def make_tokenizer(directory: Path) -> str:

@@ -63,7 +63,7 @@ def _tar_faults(path: Path, entry: ShardEntry, index: ShardIndex, checksums: np.
     if (found := file_sha256(path)) != entry.sha256:
         where = "" if checksums is None else _changed_rows(path, entry, index.sequence_length, checksums)
         return [f"sha256 differs from index.json (expected {entry.sha256[:12]}…, found {found[:12]}…){where}. {remedy}"]
-    if list_blocks(path) != entry.blocks:
+    if list_blocks(path, index.sequence_length) != entry.blocks:
         return [f"blocks lie elsewhere than index.json says. {remedy}"]
     return _row_faults(path, entry, index, checksums)
 

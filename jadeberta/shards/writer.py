@@ -21,21 +21,29 @@ BLOCK_SEQUENCES = 1000
 DTYPE = np.dtype("<u2")
 
 
-def write_shard(path: Path, tokens: np.ndarray, documents: np.ndarray, document_count: int, meta: dict[str, Any]) -> ShardEntry:
+def write_shard(
+    path: Path,
+    tokens: np.ndarray,
+    documents: np.ndarray,
+    document_count: int,
+    meta: dict[str, Any],
+    sequence_length: int = SEQUENCE_LENGTH,
+) -> ShardEntry:
     """Writes rows as one tar file with its checksums and returns its index entry.
 
     Args:
         path: final name; the tar appears there by rename, after its checksums.
-        tokens: token ids, [sequences, 512] uint16, 0 = padding.
+        tokens: token ids, [sequences, sequence_length] uint16, 0 = padding.
         documents: number of the document within its row, same shape, 0 = padding, from 1.
         document_count: number of documents that the rows were cut from.
         meta: content of `meta.json`, the first member of the tar.
+        sequence_length: tokens in a row.
 
     Raises:
         ValueError: shapes or dtypes differ from these.
     """
-    if tokens.ndim != 2 or tokens.shape[1] != SEQUENCE_LENGTH or tokens.shape != documents.shape:
-        raise ValueError(f"rows of {SEQUENCE_LENGTH} expected, got tokens {tokens.shape} and documents {documents.shape}")
+    if tokens.ndim != 2 or tokens.shape[1] != sequence_length or tokens.shape != documents.shape:
+        raise ValueError(f"rows of {sequence_length} expected, got tokens {tokens.shape} and documents {documents.shape}")
     if tokens.dtype != np.uint16 or documents.dtype != np.uint16:
         raise ValueError(f"uint16 expected, got tokens {tokens.dtype} and documents {documents.dtype}")
     from webdataset.writer import TarWriter  # imports torch, which those who only read or hash shards need not wait for
@@ -67,7 +75,7 @@ def write_shard(path: Path, tokens: np.ndarray, documents: np.ndarray, document_
             tokens=int(np.count_nonzero(tokens)),
             bytes=temporary.stat().st_size,
             sha256=file_sha256(temporary),
-            blocks=list_blocks(temporary),
+            blocks=list_blocks(temporary, sequence_length),
         )
         # Before the tar: a tar under its final name always has its checksums, wherever a kill falls.
         entry.sums_sha256 = write_checksums(path, np.concatenate(checksums))
@@ -78,14 +86,14 @@ def write_shard(path: Path, tokens: np.ndarray, documents: np.ndarray, document_
     return entry
 
 
-def list_blocks(path: Path) -> list[list[int]]:
+def list_blocks(path: Path, sequence_length: int) -> list[list[int]]:
     """Lists the blocks of a tar file: sequences, offset of the tokens, offset of the document numbers (bytes from the file's start)."""
     blocks: dict[str, list[int]] = {}
     with tarfile.open(path, "r:") as tar:
         for member in tar:
             key, _, extension = member.name.rpartition(".")
             if extension == "bin":
-                blocks[key] = [member.size // (SEQUENCE_LENGTH * DTYPE.itemsize), member.offset_data, -1]
+                blocks[key] = [member.size // (sequence_length * DTYPE.itemsize), member.offset_data, -1]
             elif extension == "doc" and key in blocks:
                 blocks[key][2] = member.offset_data
     return [blocks[key] for key in sorted(blocks)]

@@ -17,6 +17,7 @@ import pytest
 
 from jadeberta.checkpoint.manifest import list_checkpoints, step_of, verify
 from jadeberta.utils.json_lines import read_jsonl
+from tests.fork_server import ForkedProcess
 from tests.helpers import make_recipe, make_shards, read_metrics, run_ranks, start_ranks
 from tests.training.test_resume import content
 
@@ -92,14 +93,12 @@ class Run:
         self.checkpoints.mkdir(parents=True)
         self._library = library
         self._recipe = make_recipe(folder / "recipe.yaml", shards, self.dir, **(CHANGES | changes))
-        self._processes: list[subprocess.Popen] = []
+        self._processes: list[ForkedProcess] = []
 
     def start(self, *rules: str) -> None:
         self.rules.write_text("".join(f"{rule}\n" for rule in rules))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("LD_PRELOAD", str(self._library))
-            patch.setenv("FAULTY_DISK", str(self.rules))
-            self._processes = start_ranks(self.ranks, "pretrain", "--config", str(self._recipe), log=self.log)
+        faults = {"preload": str(self._library), "LD_PRELOAD": str(self._library), "FAULTY_DISK": str(self.rules)}
+        self._processes = start_ranks(self.ranks, "pretrain", "--config", str(self._recipe), log=self.log, **faults)
 
     def gate(self, who: str) -> Path:
         return self._folder / f"gate-of-the-{who}"

@@ -4,18 +4,14 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from jadeberta.checkpoint.manifest import list_checkpoints, verify
-from jadeberta.cluster.process_group import free_port
-from jadeberta.jobs.local_launcher import rank_environment
 from jadeberta.utils.json_lines import read_jsonl
-from tests.helpers import ROOT, make_recipe, make_shards
+from tests.helpers import make_recipe, make_shards, printed_by, start_ranks
 
 STEP_LIMIT_S = 6
 # The real command, in which rank 1 falls asleep in the forward pass of one step.
@@ -38,7 +34,7 @@ main()
 class Job:
     """Two ranks that train for longer than the test takes."""
 
-    def __init__(self, folder: Path, *, driver: str | None = None, **changes: dict) -> None:
+    def __init__(self, folder: Path, *, driver: str = "", **changes: dict) -> None:
         shards = make_shards(folder / "shards", {"wikipedia": (20, 3)})
         defaults: dict[str, dict] = {
             "watchdog": {"step_s": STEP_LIMIT_S, "save_s": 8},
@@ -47,27 +43,19 @@ class Job:
             "data": {"workers": 1, "prefetch": 1},
         }
         recipe = make_recipe(folder / "recipe.yaml", shards, folder / "run", **(defaults | changes))
-        start = [sys.executable, "-c", driver] if driver else [sys.executable, "-m", "jadeberta"]
-        port, self.run = free_port(), folder / "run"
-        self.log = folder / "log"
-        with open(self.log, "wb") as log:
-            self.ranks = [
-                subprocess.Popen(
-                    [*start, "pretrain", "--config", str(recipe)],
-                    env=os.environ | rank_environment(rank, 2, port, 2),
-                    stdout=log,
-                    stderr=log,
-                    cwd=ROOT,
-                )
-                for rank in range(2)
-            ]
+        self.run, self._log = folder / "run", folder / "log"
+        self.ranks = start_ranks(2, "pretrain", "--config", str(recipe), log=self._log, code=driver)
+
+    @property
+    def printed(self) -> str:
+        return printed_by(self._log)
 
     def wait_for(self, what: str, seconds: float = 120) -> None:
         """Until a string is in the metrics or the ledger."""
         deadline = time.monotonic() + seconds
         files = [self.run / "metrics.jsonl", self.run / "ledger.jsonl"]
         while not any(what in f.read_text() for f in files if f.exists()):
-            assert time.monotonic() < deadline and all(p.poll() is None for p in self.ranks), self.log.read_text()[-3000:]
+            assert time.monotonic() < deadline and all(p.poll() is None for p in self.ranks), self.printed[-3000:]
             time.sleep(0.02)
 
     def child(self, rank: int, named: str) -> int:
@@ -115,7 +103,7 @@ def start(tmp_path):
 def must_name(job: Job, rank: int) -> None:
     event = job.hang()
     assert (event["rank"], event["host"]) == (rank, socket.gethostname())
-    printed = job.log.read_text()
+    printed = job.printed
     assert f"rank {rank} on {socket.gethostname()}" in printed
     for each in (0, 1):
         assert 'File "' in job.stacks(each), "no stacks"

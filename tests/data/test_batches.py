@@ -26,7 +26,7 @@ DAMAGED = (2, 7, 11)
 
 @pytest.fixture
 def sound(tmp_path: Path) -> Path:
-    return make_shards(tmp_path / "shards", {"wikipedia": (10, 2), "cc100": (20, 1)})
+    return make_shards(tmp_path / "shards", {"wikipedia": (10, 2), "cc100": (20, 1)}, length=512)
 
 
 @pytest.fixture

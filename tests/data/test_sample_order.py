@@ -82,7 +82,7 @@ def test_what_divides_all_batches_is_their_greatest_common_divisor() -> None:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    return open_shards(make_shards(tmp_path_factory.mktemp("shards"), {"wikipedia": (10, 10), "cc100": (23, 1)}))
+    return open_shards(make_shards(tmp_path_factory.mktemp("shards"), {"wikipedia": (10, 10), "cc100": (23, 1)}, length=512))
 
 
 def batches(shards, world_size: int, workers: int, first: int, end: int, warmup=()) -> list[list[tuple]]:

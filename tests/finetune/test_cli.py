@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from jadeberta.finetune.tasks import TASKS
 from jadeberta.finetune.trainer import Diverged
 from jadeberta.utils.files import file_sha256
 from tests.finetune import toy_model as toy
+from tests.fork_server import fork_server
 from tests.helpers import ROOT
 
 LEARNS = ["--setting", "5e-3,5", "--batch-size", "8", "--max-length", "32"]
@@ -125,28 +127,16 @@ def test_a_second_process_in_the_same_directory_is_refused(model, data, tmp_path
 
 def test_after_a_kill_finished_points_stay_and_the_rest_is_trained(model, data, tmp_path) -> None:
     options = ["--setting", "1e-3,1", "--setting", "1e-4,15", *HURRIES]
-    command = [
-        sys.executable,
-        "-m",
-        "jadeberta",
-        "finetune",
-        "--task",
-        "jnli",
-        "--model",
-        model,
-        "--data",
-        data,
-        "--out",
-        tmp_path,
-    ]
+    arguments = ["finetune", "--task", "jnli", "--model", str(model), "--data", str(data), "--out", str(tmp_path), *options]
     first = tmp_path / "points/lr-0.001-epochs-1-seed-42.json"
-    with subprocess.Popen([*map(str, command), *options], stdout=subprocess.DEVNULL, cwd=ROOT) as process:
-        end = time.monotonic() + 120
-        while not first.exists():
-            assert process.poll() is None and time.monotonic() < end
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL and not (tmp_path / "results.json").exists()
+    with open(tmp_path / "log", "wb") as log:
+        process = fork_server("").start(arguments, dict(os.environ), log.fileno(), log.fileno())
+    end = time.monotonic() + 120
+    while not first.exists():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and not (tmp_path / "results.json").exists()
     before = first.read_bytes()
     assert len(run(model, data, tmp_path, *options)["points"]) == 2 and first.read_bytes() == before
 

@@ -18,6 +18,7 @@ from jadeberta.preflight import host_info as machine
 from jadeberta.preflight.host_info import JOB_VARIABLES, job_key, source_hash
 from jadeberta.preflight.storage_info import write_speed
 from jadeberta.preflight.timeouts import Later, TimedOut, bounded
+from tests.fork_server import ForkedProcess, fork_server, run_forked
 from tests.helpers import ROOT, make_recipe, make_shards
 
 
@@ -30,15 +31,15 @@ class Start:
         self.recipe = work / "recipe.yaml"
         if not self.recipe.exists():
             make_recipe(self.recipe, make_shards(work / "shards", {"wikipedia": (8, 1)}), self.run_dir)
-        self.ranks: dict[int, subprocess.Popen] = {}
+        self.ranks: dict[int, ForkedProcess] = {}
 
     def start(self, *ranks: int) -> None:
         for rank in ranks:
             env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "OMPI_", "PMI"))}
             env |= rank_environment(rank, self.world_size, self.port, cores=2) | {"OMP_NUM_THREADS": "1"}
-            command = [sys.executable, "-m", "jadeberta", "preflight", "--config", str(self.recipe), *self.options]
+            arguments = ["preflight", "--config", str(self.recipe), *self.options]
             with open(self.work / f"rank-{rank}.log", "wb") as out:
-                self.ranks[rank] = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
+                self.ranks[rank] = fork_server("").start(arguments, env, out.fileno(), out.fileno())
 
     def ended(self, *ranks: int, timeout: float = 120) -> list[int]:
         """Statuses."""
@@ -184,8 +185,7 @@ def test_a_missing_shard_and_a_run_directory_that_cannot_be_made_are_told_togeth
 )
 def test_a_wrong_option_is_one_sentence_and_status_2(tmp_path, options, message) -> None:
     start = Start(tmp_path, 1)
-    command = [sys.executable, "-m", "jadeberta", "preflight", "--config", str(start.recipe), *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run_forked("preflight", "--config", start.recipe, *options)
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
 
 

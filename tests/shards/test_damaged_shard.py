@@ -225,7 +225,7 @@ def test_directory_without_checksums_reads_as_ever_and_has_the_same_fingerprint(
 
 @pytest.mark.parametrize("damaged", ["stop", "exclude"])
 def test_a_token_beyond_the_vocabulary_is_refused_without_checksums_too(tmp_path: Path, damaged: reader.Damaged) -> None:
-    directory = without_checksums(make_shards(tmp_path / "shards", {"web": (5, 1)}))
+    directory = without_checksums(make_shards(tmp_path / "shards", {"web": (5, 1)}, length=512))
     entry = open_shards(directory).index.corpora["web"].train[0]
     offset = entry.blocks[0][1] + 3 * 1024
     flip_bit(directory / entry.file, offset + 1, 7)  # high byte of row 3's first token

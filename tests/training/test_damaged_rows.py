@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jadeberta.utils.json_lines import read_jsonl
-from tests.helpers import make_recipe, make_shards, read_metrics, run_ranks, start_ranks
+from tests.helpers import LENGTH, make_recipe, make_shards, read_metrics, run_ranks, start_ranks
 
 
 def damaged_shards(folder: Path, *, sums: bool = True) -> Path:
@@ -15,7 +15,7 @@ def damaged_shards(folder: Path, *, sums: bool = True) -> Path:
     index = json.loads((shards / "index.json").read_text())
     (entry,) = index["corpora"]["cc100"]["train"]
     content = bytearray((shards / entry["file"]).read_bytes())
-    content[entry["blocks"][0][1] + 3 * 1024 + 100] ^= 1
+    content[entry["blocks"][0][1] + 3 * 2 * LENGTH + 100] ^= 1
     (shards / entry["file"]).write_bytes(content)
     if not sums:
         for corpus in index["corpora"].values():

@@ -1,9 +1,6 @@
 """The average of the weights under ZeRO 1, 2 and 3 is the one computed by hand; gradients are clipped to their norm over all ranks."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,14 +10,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from jadeberta.checkpoint.consolidate import whole_weights
-from jadeberta.cluster.process_group import free_port
 from jadeberta.config import load_recipe
 from jadeberta.data.batches import MicroBatch
 from jadeberta.errors import CheckpointError
-from jadeberta.jobs.local_launcher import rank_environment
 from jadeberta.model import build
 from jadeberta.training.ema import decay_of
-from tests.helpers import ROOT, make_recipe
+from tests.helpers import make_recipe, printed_by, start_ranks
 
 RANKS, STEPS, SPOILT, CLIP, DECAY = 2, 5, 2, 0.05, 0.25
 MICRO_BATCHES = [2, 1, 2, 4, 3]
@@ -118,13 +113,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 def drive(folder: Path, ranks: int) -> None:
-    command, port = [sys.executable, "-c", DRIVER, str(folder), str(STEPS), str(SPOILT)], free_port()
-    with open(folder / "log", "ab") as log:
-        processes = [
-            subprocess.Popen(command, env=os.environ | rank_environment(r, ranks, port, 2), stdout=log, stderr=log, cwd=ROOT)
-            for r in range(ranks)
-        ]
-        assert [p.wait(240) for p in processes] == [0] * ranks, (folder / "log").read_text()[-3000:]
+    processes = start_ranks(ranks, str(folder), str(STEPS), str(SPOILT), log=folder / "log", code=DRIVER)
+    assert [p.wait(240) for p in processes] == [0] * ranks, printed_by(folder / "log")[-3000:]
 
 
 def held(directory: Path, kind: str) -> dict[str, torch.Tensor]:

@@ -1,25 +1,20 @@
 """A step whose numbers cannot be right touches nothing, is counted, and is agreed by all ranks; past a limit the run goes back."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from jadeberta.cluster.process_group import free_port
 from jadeberta.config import GuardConfig
 from jadeberta.config.batch_sizes import BatchSizes
 from jadeberta.data.sample_order import SampleOrder, data_step
-from jadeberta.jobs.local_launcher import rank_environment
 from jadeberta.shards import open as open_shards
 from jadeberta.training.guard import Judge, deviations_above, is_sound
 from jadeberta.training.lr_schedule import learning_rate
 from jadeberta.utils.json_lines import read_jsonl
-from tests.helpers import ROOT, make_recipe, make_shards, read_metrics
+from tests.helpers import make_recipe, make_shards, printed_by, read_metrics, start_ranks
 
 # Spoils one rank's loss, or its gradient alone, at some steps or for some data; everything else is the real command.
 DRIVER = """
@@ -59,14 +54,9 @@ def train(
         make_shards(shards, {"wikipedia": (20, 3)})
     changes = {"checkpoint": {"every_steps": 1}, **changes, "training": {"precision": precision, **changes.get("training", {})}}
     recipe = make_recipe(tmp_path / "run.yaml", shards, tmp_path / "run", deepspeed=f"ds_configs/zero{stage}.json", **changes)
-    command = [sys.executable, "-c", DRIVER, "1", kind, spoilt, "pretrain", "--config", str(recipe)]
-    port = free_port()
-    with open(tmp_path / "run.log", "ab") as log:
-        processes = [
-            subprocess.Popen(command, env=os.environ | rank_environment(r, ranks, port, 2), stdout=log, stderr=log, cwd=ROOT)
-            for r in range(ranks)
-        ]
-        return tmp_path / "run", [p.wait(200) for p in processes]
+    arguments = ("1", kind, spoilt, "pretrain", "--config", str(recipe))
+    processes = start_ranks(ranks, *arguments, log=tmp_path / "run", code=DRIVER)
+    return tmp_path / "run", [p.wait(200) for p in processes]
 
 
 def trained(run: Path, step: int) -> dict:
@@ -83,7 +73,7 @@ def trained(run: Path, step: int) -> dict:
 def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(tmp_path, stage, precision, kind) -> None:
     # Step 0 too: Adam has no history then, and the moments must stay zero.
     run, statuses = train(tmp_path, stage, precision, kind, "0,3")
-    assert statuses == [0, 0], (tmp_path / "run.log").read_text()[-3000:]
+    assert statuses == [0, 0], printed_by(tmp_path / "run")[-3000:]
     rows = {row["step"]: row for row in read_metrics(run)}
     assert [step for step, row in rows.items() if row["skipped"]] == [1, 4]
     skips = [row for row in read_jsonl(run / "ledger.jsonl") if row["event"] == "skip"]
@@ -107,7 +97,7 @@ def order(run: Path) -> SampleOrder:
 @pytest.mark.slow
 def test_a_spike_on_one_rank_is_skipped_on_all(tmp_path) -> None:
     run, statuses = train(tmp_path, 1, "bf16", "1000", "8", guard={"window": 8}, training={"max_steps": 11})
-    assert statuses == [0, 0], (tmp_path / "run.log").read_text()[-3000:]
+    assert statuses == [0, 0], printed_by(tmp_path / "run")[-3000:]
     rows = {row["step"]: row for row in read_metrics(run)}
     assert [step for step, row in rows.items() if row["skipped"]] == [9]
     (skip,) = [row for row in read_jsonl(run / "ledger.jsonl") if row["event"] == "skip"]
@@ -131,7 +121,7 @@ def test_past_the_limit_it_goes_back_skips_the_data_and_goes_on_also_after_a_res
     bad = ",".join(hash_of(run, step) for step in (5, 6, 7, 8))
     changes = {"guard": {"max_skipped_in_row": 2, "max_rollbacks": 1}, "checkpoint": {"every_steps": 2}}
     _, statuses = train(tmp_path, 1, "bf16", "nan", bad, **changes, training={"max_steps": 12, "schedule": "constant"})
-    assert statuses == [0, 0], (tmp_path / "run.log").read_text()[-3000:]
+    assert statuses == [0, 0], printed_by(tmp_path / "run")[-3000:]
     events = read_jsonl(run / "ledger.jsonl")
     (back,) = [row for row in events if row["event"] == "rollback"]
     assert (back["step"], back["from_step"], back["stepped_over"], back["number"]) == (4, 8, [4, 8], 1)
@@ -148,7 +138,7 @@ def test_past_the_limit_it_goes_back_skips_the_data_and_goes_on_also_after_a_res
     assert (state["adam_step"], state["position"]) == (11, 16 * 12)
 
     _, statuses = train(tmp_path, 1, "bf16", "nan", bad, **changes, training={"max_steps": 14, "schedule": "constant"})
-    assert statuses == [0, 0], (tmp_path / "run.log").read_text()[-3000:]
+    assert statuses == [0, 0], printed_by(tmp_path / "run")[-3000:]
     assert [row["batch_hash"] for row in read_metrics(run)[-2:]] == [hash_of(run, step) for step in (16, 17)]
 
 
@@ -158,7 +148,7 @@ def test_past_the_last_roll_back_the_run_ends_with_status_13_and_says_why(tmp_pa
     changes = {"guard": {"max_skipped_in_row": 1, "max_rollbacks": 1}, "training": {"max_steps": 12}}
     run, statuses = train(tmp_path, 2, "bf16", "nan", every_later_step, **changes)
     assert statuses == [13, 13]
-    printed = (tmp_path / "run.log").read_text()
+    printed = printed_by(tmp_path / "run")
     assert "2 steps in a row up to step 5 were skipped, after 1 roll-backs" in printed and "Traceback" not in printed
     assert "ROLLED BACK to step 3" in printed and not (run / "DONE").exists()
     assert [row["status"] for row in read_jsonl(run / "ledger.jsonl") if row["event"] == "stop"] == [13]
@@ -169,15 +159,15 @@ def test_without_a_checkpoint_to_go_back_to_it_ends_with_status_13(tmp_path) -> 
     changes = {"guard": {"max_skipped_in_row": 1}, "checkpoint": {"every_steps": 100}}
     _, statuses = train(tmp_path, 1, "bf16", "inf", "0,1,2,3", **changes)
     assert statuses == [13, 13]
-    assert "no valid checkpoint of step 0 or before" in (tmp_path / "run.log").read_text()
+    assert "no valid checkpoint of step 0 or before" in printed_by(tmp_path / "run")
 
 
 @pytest.mark.slow
 def test_a_rank_whose_weights_differ_stops_the_run_and_is_named(tmp_path) -> None:
     changes = {"guard": {"compare_weights_every": 2}, "training": {"max_steps": 8}}
     run, statuses = train(tmp_path, 1, "bf16", "flip", "3", ranks=3, **changes)
-    assert statuses == [13, 13, 13], (tmp_path / "run.log").read_text()[-3000:]
-    assert "the same at step 4 and those of rank 1 are not" in (tmp_path / "run.log").read_text()
+    assert statuses == [13, 13, 13], printed_by(tmp_path / "run")[-3000:]
+    assert "the same at step 4 and those of rank 1 are not" in printed_by(tmp_path / "run")
     assert not (run / "checkpoints/step-00000004").exists()
 
 
