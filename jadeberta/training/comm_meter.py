@@ -1,8 +1,8 @@
-"""How long a step waits for the other ranks: a meter around the collectives of torch.distributed, the loop's and DeepSpeed's.
+"""A meter around the collectives of torch.distributed, the loop's and DeepSpeed's: how long a step waits for the other ranks.
 
-Exposed communication as one rank sees it: from the call of a collective until the rank goes on, waiting for slower ranks included. On
-a GPU that is the compute stream's time, by events on it; what runs beside the computation costs nothing. Without a meter nothing is
-replaced, and with one no bit of the training changes.
+It measures exposed communication as one rank sees it: from the call of a collective until the rank goes on, with the wait for slower
+ranks. On a GPU that is the compute stream's time, by events on it; what runs beside the computation counts nothing. Without a meter no
+function is replaced, and with one no bit of the training changes.
 """
 
 import functools
@@ -28,32 +28,36 @@ COLLECTIVES = {
     "broadcast": "broadcast",
     "barrier": "barrier",
 }
-"""Functions of torch.distributed that are measured, and the kind that they count as."""
+"""Functions of torch.distributed that are measured, and the kind that each counts as."""
 
 
 @dataclass(frozen=True)
 class Communication:
-    """What a rank spent in the collectives of one step; fields as in metrics.jsonl."""
+    """What a rank spent in the collectives of one step; the field names are keys of metrics.jsonl."""
 
     communication_s: float
+    """Exposed time, seconds."""
     communication_bytes: dict[str, int]
-    """Payload by kind, before it is cut over the ranks: a tensor that is reduced, the whole of what is gathered."""
+    """Payload by kind, before it is divided among the ranks: a tensor that is reduced, the whole of what is gathered."""
     communication_calls: dict[str, int]
+    """Calls by kind."""
 
 
 class Clock(Protocol):
-    """Adds up stretches of time; `end` gets what `begin` gave."""
+    """Adds up the times of collectives."""
 
-    def begin(self) -> Any: ...
+    def begin(self) -> Any:
+        """Marks the call of a collective."""
 
-    def end(self, began: Any) -> None: ...
+    def end(self, began: Any) -> None:
+        """Marks that the rank goes on; `began` is what `begin` gave."""
 
     def take(self) -> float:
         """Seconds since the last call."""
 
 
 class HostClock:
-    """On a CPU a collective gives back when it is done."""
+    """Wall time: on a CPU a collective returns when it is done."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
@@ -70,18 +74,19 @@ class HostClock:
 
 
 class DeviceClock:
-    """Events on the compute stream, which are read when they have passed: the host never waits for them.
+    """Events on the compute stream, read when the device has passed them: the host never waits for them.
 
     What a step enqueued after its last wait for the device (the gathering of the weights) has not passed by the step's end and counts
-    to the next step.
+    in the next step.
     """
 
     def __init__(self, device: torch.device) -> None:
+        """Takes the stream that is current now for the compute stream."""
         self.device, self.stream = device, torch.cuda.current_stream(device)
         self._pending: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
 
     def begin(self) -> torch.cuda.Event | None:
-        """None where another stream is current: the compute stream does not wait for that one yet."""
+        """Marks the compute stream; gives None where another stream is current, for which the compute stream does not wait yet."""
         return self._mark() if torch.cuda.current_stream(self.device) == self.stream else None
 
     def end(self, began: torch.cuda.Event | None) -> None:
@@ -101,13 +106,14 @@ class DeviceClock:
         return event
 
 
-class Waited:
-    """A collective that runs beside the rank: only waiting for it counts."""
+class MeasuredWork:
+    """Handle of a collective that runs beside the rank (torch.distributed.Work): only the wait for it counts."""
 
     def __init__(self, work: Any, clock: Clock) -> None:
         self._work, self._clock = work, clock
 
     def wait(self, *arguments: Any, **options: Any) -> Any:
+        """Waits as torch's Work does, and counts the time."""
         began = self._clock.begin()
         try:
             return self._work.wait(*arguments, **options)
@@ -119,9 +125,10 @@ class Waited:
 
 
 class CommunicationMeter:
-    """Measures the collectives of a step from its making until `close`; to be made before DeepSpeed, which keeps some functions."""
+    """Measures the collectives of steps until `close`."""
 
     def __init__(self, device: torch.device) -> None:
+        """Replaces the functions; make it before DeepSpeed's engine, which keeps references to some of them."""
         self._counting = False
         self._bytes: Counter[str] = Counter()
         self._calls: Counter[str] = Counter()
@@ -130,7 +137,7 @@ class CommunicationMeter:
         for name, kind in COLLECTIVES.items():
             self._replace(dist, name, functools.partial(self._measured, kind))
         if device.type == "cuda":
-            # Where DeepSpeed overlaps, the compute stream waits for a stream of its own, or the host for all of them.
+            # Where DeepSpeed overlaps, the compute stream waits for a stream of DeepSpeed's, or the host waits for all streams.
             self.clock = DeviceClock(device)
             self._replace(torch.cuda.Stream, "wait_stream", self._waiting)
             self._replace(torch.cuda, "synchronize", self._waiting)
@@ -139,7 +146,7 @@ class CommunicationMeter:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Counts what is called within; saves, evaluations and comparisons between two steps are no part of them."""
+        """Counts the collectives called within the block; those of saves, evaluations and comparisons lie outside."""
         self._counting = True
         try:
             yield
@@ -147,14 +154,14 @@ class CommunicationMeter:
             self._counting = False
 
     def take(self) -> Communication:
-        """What was spent since the last call."""
+        """What this rank spent since the last call."""
         spent = Communication(self.clock.take(), dict(self._bytes), dict(self._calls))
         self._bytes.clear()
         self._calls.clear()
         return spent
 
     def close(self) -> None:
-        """Puts everything back."""
+        """Puts the original functions back."""
         for owner, name, function in self._replaced:
             setattr(owner, name, function)
         self._replaced.clear()
@@ -169,6 +176,7 @@ class CommunicationMeter:
         def collective(*arguments: Any, **options: Any) -> Any:
             if not self._counting:
                 return function(*arguments, **options)
+            # The larger of input and output is the whole payload: a gather puts out more than it takes, a scatter takes more.
             self._bytes[kind] += max(map(payload, (*arguments, *options.values())), default=0)
             self._calls[kind] += 1
             began = self.clock.begin()
@@ -176,7 +184,7 @@ class CommunicationMeter:
                 work = function(*arguments, **options)
             finally:
                 self.clock.end(began)
-            return work if work is None else Waited(work, self.clock)
+            return work if work is None else MeasuredWork(work, self.clock)
 
         return collective
 
@@ -198,7 +206,7 @@ class CommunicationMeter:
 
 
 def payload(argument: Any) -> int:
-    """Bytes of a tensor or of a list of them; 0 of anything else. Of what goes in and what comes out the larger is the whole."""
+    """Bytes of a tensor or of a list of tensors; 0 for any other argument of a collective."""
     if isinstance(argument, torch.Tensor):
         return argument.numel() * argument.element_size()
     return sum(map(payload, argument)) if isinstance(argument, list | tuple) else 0

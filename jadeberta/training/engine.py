@@ -209,7 +209,7 @@ class TrainingEngine:
 
     @property
     def working_dtype(self) -> torch.dtype:
-        """Of the weights that the forward pass uses."""
+        """The dtype of the weights that the forward pass uses."""
         return next(self.model.parameters()).dtype
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""Stands between ZeRO and Adam: an update whose numbers cannot be right never touches a weight or a moment.
+"""The update guard, between ZeRO and Adam: an update whose numbers cannot be right never touches a weight or a moment.
 
-The decision is made of numbers that all ranks share already, the loss of the global batch and the global gradient norm, so that all
-ranks decide alike without a message of their own.
+It decides by numbers that all ranks share already, the loss of the global batch and the global gradient norm. So all ranks decide alike
+without a message of their own.
 """
 
 import math
@@ -12,20 +12,20 @@ from typing import Any
 from jadeberta.config import GuardConfig
 
 NORMAL = 1.4826
-"""A normal distribution's standard deviation in units of its median absolute deviation."""
+"""Standard deviation of a normal distribution in units of its median absolute deviation."""
 FLOORS = {"loss": 0.01, "grad_norm": 0.3}
-"""Least deviation, as a share of the median: a window that happens to be flat must not make a spike of everything."""
+"""Least deviation, as a share of the median: a window that happens to be flat must not make everything a spike."""
 
 
 def deviations_above(value: float, window: list[float], floor: float) -> float:
-    """How many robust standard deviations a value lies above the median of a window.
+    """Robust standard deviations by which a value lies above the median of a window.
 
-    Median and median absolute deviation: up to half of the window may be outliers without moving them (Rousseeuw and Croux:
-    Alternatives to the median absolute deviation, 1993).
+    Up to half of the window may be outliers without moving median and median absolute deviation (Rousseeuw and Croux: Alternatives to
+    the median absolute deviation, 1993).
 
     Args:
-        value: a new one.
-        window: the values before, at least one.
+        value: the new one.
+        window: the values before it, at least one.
         floor: least standard deviation, as a share of the median.
     """
     median = statistics.median(window)
@@ -34,19 +34,24 @@ def deviations_above(value: float, window: list[float], floor: float) -> float:
 
 
 class Judge:
-    """Says of each step whether its numbers can be right, by those of the good steps before it."""
+    """Judges whether the numbers of a step can be right, by those of the good steps before it."""
 
     def __init__(self, config: GuardConfig) -> None:
         self.config = config
         self._windows = {name: deque[float](maxlen=config.window) for name in FLOORS}
 
     def fault(self, loss: float, grad_norm: float | None) -> str | None:
-        """What is wrong with a step; None where nothing is. Half a window of good steps is needed to call one a spike."""
+        """What is wrong with a step; None where nothing is.
+
+        Args:
+            loss: mean over the masked tokens of the global batch.
+            grad_norm: global L2 norm before clipping; None where ZeRO has none.
+        """
         if not is_sound(loss, grad_norm):
             return f"loss {loss} and gradient norm {grad_norm} are not both finite"
         for (name, window), value in zip(self._windows.items(), (loss, grad_norm), strict=True):
             if self.config.deviations == 0 or 2 * len(window) < self.config.window:
-                continue
+                continue  # too few good steps to call one a spike: half a window is needed
             assert value is not None
             above = deviations_above(value, list(window), FLOORS[name])
             if above > self.config.deviations:
@@ -55,24 +60,26 @@ class Judge:
         return None
 
     def accept(self, loss: float, grad_norm: float) -> None:
-        """Remembers a good step."""
+        """Takes the numbers of a good step into the windows."""
         for window, value in zip(self._windows.values(), (loss, grad_norm), strict=True):
             window.append(value)
 
     def memory(self) -> dict[str, list[float]]:
-        """What a checkpoint has to keep, so that the same steps are left out after a restart."""
+        """The windows, which a checkpoint keeps: after a restart the same steps are skipped."""
         return {name: list(window) for name, window in self._windows.items()}
 
     def recall(self, memory: dict[str, list[float]]) -> None:
+        """Restores the windows from a checkpoint."""
         for name, window in self._windows.items():
             window.clear()
             window.extend(memory.get(name, []))
 
 
 class UpdateGuard:
-    """Lets the inner optimizer's update through, or not."""
+    """Lets the inner optimizer's update through, or skips it."""
 
     def __init__(self, engine: Any, config: GuardConfig) -> None:
+        """Puts itself in place of the inner optimizer's `step` of a DeepSpeed engine."""
         self._zero = engine.optimizer
         self._update = engine.optimizer.optimizer.step
         self._judge = Judge(config)
@@ -83,7 +90,7 @@ class UpdateGuard:
         engine.optimizer.optimizer.step = self._step
 
     def expect(self, loss: float) -> None:
-        """Begins a step whose global batch has this loss."""
+        """Begins a step whose global batch has this mean loss; called before ZeRO's update."""
         self._loss, self._judged, self.fault = loss, False, "ZeRO made no update"
 
     def _step(self, *arguments: Any, **options: Any) -> Any:
@@ -98,16 +105,19 @@ class UpdateGuard:
         return None if self.fault else self._update(*arguments, **options)
 
     def conclude(self, grad_norm: float) -> str | None:
-        """Ends the step; why it changed nothing, if so. ZeRO leaves a step out by itself where a gradient is not finite."""
+        """Ends the step; returns why it changed nothing, None where it did change the weights."""
         if not self._judged:
+            # ZeRO skips the update by itself, without calling the optimizer, where a gradient is not finite.
             of_gradient = "a gradient is not finite"
             self.fault = of_gradient if is_sound(self._loss, grad_norm) else self._judge.fault(self._loss, grad_norm)
         return self.fault
 
     def memory(self) -> dict[str, list[float]]:
+        """See `Judge.memory`."""
         return self._judge.memory()
 
     def recall(self, memory: dict[str, list[float]]) -> None:
+        """See `Judge.recall`."""
         self._judge.recall(memory)
 
 

@@ -11,6 +11,7 @@ from jadeberta.errors import ShardError
 from jadeberta.shards import ExcludedRows
 from jadeberta.shards.scrub import Scrubber
 from jadeberta.training.control import RankFlags
+from jadeberta.training.loop import Hooks
 from jadeberta.training.run_context import RunContext
 
 logger = logging.getLogger(__name__)
@@ -22,8 +23,8 @@ Evaluate = Callable[[Callable[[], RankFlags]], tuple[dict[str, dict[str, float]]
 """Called with a function that gives this rank's flags; returns figures by corpus, and the flags that ended it early."""
 
 
-class TrainerHooks:
-    """The hooks of one rank; see `loop.Hooks` for when each is called."""
+class TrainerHooks(Hooks):
+    """The hooks of one rank; `loop.Hooks` says when each is called."""
 
     def __init__(self, context: RunContext, scrubber: Scrubber, evaluate: Evaluate | None) -> None:
         """Starts nothing.

@@ -1,4 +1,4 @@
-"""The learning rate: a pure function of the step, so that a resumed run cannot have another one."""
+"""The learning rate, a pure function of the step: a resumed run cannot have another one."""
 
 import math
 
@@ -6,7 +6,7 @@ from jadeberta.config import TrainingConfig
 
 
 def rate_of(training: TrainingConfig, step: int) -> float:
-    """The learning rate that a recipe gives the update from `step` to `step + 1`."""
+    """The learning rate of the update from `step` to `step + 1` (steps from 0), as a recipe says."""
     return learning_rate(
         step,
         peak=training.lr,
@@ -38,7 +38,7 @@ def learning_rate(step: int, *, peak: float, warmup_steps: int, max_steps: int, 
     """
     if step < warmup_steps:
         return peak * step / max(1, warmup_steps)
-    share = min(1.0, (step - warmup_steps) / max(1, max_steps - warmup_steps))  # of the way from the peak to the end
+    share = min(1.0, (step - warmup_steps) / max(1, max_steps - warmup_steps))  # done of the steps after the warm-up
     match schedule:
         case "constant":
             return peak

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class StepTimes(NamedTuple):
-    """Where the time of a step went, seconds."""
+    """Times of a step on this rank, seconds."""
 
     step_s: float
     """All of the step, the wait for its data included."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jadeberta.training.watchdog.diagnose import sentence, suspects
+from jadeberta.training.watchdog.diagnose import describe_hang, suspects
 
 
 def at(rank: int, phase: str, step: int, place: str, state: str = "S", **more: Any) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def test_the_one_to_blame_is_found_from_the_heartbeats(case) -> None:
 
 def test_the_sentence_names_a_few_and_counts_the_rest() -> None:
     hang = at(3, "step", 9, "all-reduce", seconds=601.2, limit_s=600.0, found_by=0, reason="the host is lost")
-    text = sentence(hang | {"suspects": [{"rank": r, "host": f"node{r}"} for r in range(3, 19)]}, Path("/runs/large"))
+    text = describe_hang(hang | {"suspects": [{"rank": r, "host": f"node{r}"} for r in range(3, 19)]}, Path("/runs/large"))
     assert "rank 3 on node3, rank 4 on node4, rank 5 on node5, rank 6 on node6 and 12 more: the host is lost" in text
     assert "phase step, step 9, section all-reduce; rank 0 has waited 601.2 s, the limit is 600 s" in text
     assert text.endswith("/runs/large/logs/stacks-rank-*.txt") and "\n" not in text

@@ -1,7 +1,7 @@
-"""The trainer's side of the watchdog: says what it is doing, and ends with status 12 when it is told that the job hangs.
+"""The trainer's side of the watchdog: writes heartbeats, and ends with status 12 when the watchdog finds that the job hangs.
 
-The judge is another process (`watchdog.py`), because a trainer that is stopped or holds the interpreter's lock cannot judge itself.
-A beat costs microseconds and waits for nothing, a reader never takes half a beat, and a watchdog that dies is replaced.
+The watchdog is another process (`monitor.py`), because a trainer that is stopped or holds the interpreter's lock cannot judge itself.
+A watchdog that dies is replaced.
 """
 
 import faulthandler
@@ -21,32 +21,38 @@ import orjson
 from jadeberta.cluster.environment import host_name
 from jadeberta.errors import ConfigError, HangError
 from jadeberta.training.watchdog.heartbeat import (
-    _KEEPER,
-    _KEEPER_AT,
+    _LISTENER,
+    _LISTENER_AT,
     HANG,
     LOOK_S,
     PHASES,
     Heartbeat,
     digest,
     hang_path,
-    say,
     stacks_path,
     write_heartbeat,
+    write_stderr,
 )
 from jadeberta.utils.processes import JOB_SIGNALS, helper_signals_blocked
 
-if TYPE_CHECKING:  # the watchdog reads this file and must stay light
+if TYPE_CHECKING:  # imports of this file must stay light: tests start many trainers
     from jadeberta.config import WatchdogConfig
 
 REPLACEMENTS = 10
-"""Watchdogs that are replaced in one process's life; a machine that kills more than that will not keep the next."""
+"""Watchdogs that a trainer replaces; a machine that kills more of them will not keep the next either."""
 
 
 class WatchdogClient:
-    """A rank's heartbeat and its watchdog. SIGUSR2 writes the stacks of all threads and changes nothing else."""
+    """A rank's heartbeat and its watchdog process; SIGUSR2 writes the stacks of all threads and changes nothing else."""
 
     def __init__(self, run_dir: Path, rank: int, world_size: int, limits: "WatchdogConfig") -> None:
-        """To be made in the main thread, before anything that can hang.
+        """Starts the watchdog process; call it in the main thread, before anything that can hang.
+
+        Args:
+            run_dir: directory of the run.
+            rank: of this process.
+            world_size: ranks of the job.
+            limits: seconds that each phase may take.
 
         Raises:
             ConfigError: the run directory cannot be written.
@@ -61,14 +67,14 @@ class WatchdogClient:
                 f"run.dir {run_dir}: cannot be written ({e.strerror}). Choose one that every rank can write."
             ) from e
         faulthandler.register(signal.SIGUSR2, file=self._stacks, all_threads=True)
-        self._post = {
+        self._arguments = {
             "run_dir": str(self.run_dir),
             "rank": rank,
             "world_size": world_size,
             "limits": {"end": 0.0} | {phase: getattr(limits, f"{phase}_s") for phase in PHASES if phase != "end"},
-            "trainer": os.getpid(),
+            "trainer_pid": os.getpid(),
             "started": time.time(),
-            # Taken once: to a watchdog that replaces another, a hang of this very life must not look old.
+            # Taken once: to a watchdog that replaces another, a hang of this very attempt must not look like an earlier one.
             "earlier_hang": digest(hang_path(self.run_dir)),
         }
         self._memory_fd = os.memfd_create("jadeberta-heartbeat")
@@ -80,11 +86,11 @@ class WatchdogClient:
         self._stopping = False
         self.beat("start", 0, "start")
         self._socket, self._process = self._start_watchdog()
-        self._keeper = threading.Thread(target=self._keep, name="heart", daemon=True)
-        self._keeper.start()
+        self._listener = threading.Thread(target=self._run_listener, name="watchdog client", daemon=True)
+        self._listener.start()
 
     def beat(self, phase: str, step: int, section: str) -> None:
-        """Says what this rank does from now on; called from one thread only.
+        """Writes what this rank does from now on; called from one thread only.
 
         The limit counts the time in one phase and step; a new section in it does not start it anew.
 
@@ -105,7 +111,7 @@ class WatchdogClient:
         self.beat(*self._in, section)
 
     def stop(self) -> None:
-        """The work is done: the heartbeat says `end` and the watchdog goes."""
+        """Ends the watchdog when the work is done."""
         self._stopping = True
         self.beat("end", self._in[1], "end")
         try:
@@ -114,13 +120,14 @@ class WatchdogClient:
         except (OSError, subprocess.TimeoutExpired):
             self._process.kill()
             self._process.wait()
-        self._keeper.join(2 * LOOK_S)
+        self._listener.join(2 * LOOK_S)
 
     def _start_watchdog(self) -> tuple[socket.socket, subprocess.Popen]:
+        """Starts a watchdog; gives this end of the socket to it, and the process."""
         ours, theirs = socket.socketpair()
         ours.settimeout(LOOK_S)
-        post = self._post | {"memory": self._memory_fd, "socket": theirs.fileno()}
-        command = [sys.executable, "-P", "-m", "jadeberta.training.watchdog.monitor", orjson.dumps(post).decode()]
+        arguments = self._arguments | {"memory": self._memory_fd, "socket": theirs.fileno()}
+        command = [sys.executable, "-P", "-m", "jadeberta.training.watchdog.monitor", orjson.dumps(arguments).decode()]
         roots = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
         try:
             with helper_signals_blocked():
@@ -135,18 +142,18 @@ class WatchdogClient:
             theirs.close()
         return ours, process
 
-    def _keep(self) -> None:
-        """Ends the process when the watchdog says so, and replaces a watchdog that died."""
+    def _run_listener(self) -> None:
+        """Ends the process when the watchdog says so, and replaces a watchdog that died; the body of the listening thread."""
         # A signal that lands in this thread would not wake the main one from a call that blocks.
         signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
-        _KEEPER.pack_into(self._memory, _KEEPER_AT, threading.get_native_id())
+        _LISTENER.pack_into(self._memory, _LISTENER_AT, threading.get_native_id())
         for _ in range(REPLACEMENTS):
-            self._listen()
+            self._wait_for_watchdog()
             if self._stopping:
                 return
             self._process.kill()
             status = self._process.wait()
-            self._say(f"its watchdog ended with status {status} and is replaced")
+            self._report(f"its watchdog ended with status {status} and is replaced")
             time.sleep(LOOK_S)  # a machine short of memory gets a moment
             if self._stopping:
                 return
@@ -155,26 +162,27 @@ class WatchdogClient:
                 self._socket, self._process = self._start_watchdog()
                 old.close()
             except OSError as e:
-                self._say(f"no watchdog can be started ({e.strerror})")
-        self._listen()
+                self._report(f"no watchdog can be started ({e.strerror})")
+        self._wait_for_watchdog()
         if not self._stopping:
-            self._say(f"{REPLACEMENTS} watchdogs were replaced; the training goes on without one, a hang will not be seen")
+            self._report(f"{REPLACEMENTS} watchdogs were replaced; the training goes on without one, a hang will not be seen")
 
-    def _listen(self) -> None:
+    def _wait_for_watchdog(self) -> None:
         """Returns when the watchdog is gone."""
         while True:
             try:
-                word = self._socket.recv(1)
+                byte = self._socket.recv(1)
             except TimeoutError:
                 if self._process.poll() is not None:
                     return
             except OSError:
                 return
             else:
-                if word == HANG:
-                    self._say(f"ended by its watchdog because the job hangs; stacks in {stacks_path(self.run_dir, self.rank)}")
+                if byte == HANG:
+                    self._report(f"ended by its watchdog because the job hangs; stacks in {stacks_path(self.run_dir, self.rank)}")
+                    # Not sys.exit: the main thread hangs, and the interpreter would wait for it.
                     os._exit(HangError.exit_status)
                 return
 
-    def _say(self, what: str) -> None:
-        say(f"rank {self.rank} on {host_name(os.environ)}: {what}")
+    def _report(self, what: str) -> None:
+        write_stderr(f"rank {self.rank} on {host_name(os.environ)}: {what}")
