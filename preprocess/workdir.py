@@ -24,6 +24,7 @@ import orjson
 import xxhash
 
 from jadeberta.shards import ConfigError, file_sha256
+from jadeberta.shards.tokenizer_format import MODEL_FILE
 from preprocess.document_files import read_json, read_jsonl_zst
 from preprocess.readers.input_split import Document, natural_key
 
@@ -234,7 +235,7 @@ def read_segmenter(out: Path) -> dict[str, Any]:
 
 def read_training(directory: Path) -> dict[str, Any] | None:
     """Content of `training.json` in a tokenizer's folder; None where it is missing or `spm.model` is another file now."""
-    marker, model = directory / TRAINING_NAME, directory / "spm.model"
+    marker, model = directory / TRAINING_NAME, directory / MODEL_FILE
     if not (marker.is_file() and model.is_file()):
         return None
     found: dict[str, Any] = read_json(marker)

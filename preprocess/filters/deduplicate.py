@@ -1,11 +1,10 @@
-"""Optional removal of duplicates among all corpora, by sorted files instead of an index in memory.
+"""Optional filter: finds duplicate documents among all corpora, with sorted files instead of an index in memory.
 
-Each document has one key of its whole text and, for near duplicates, one for each band of its MinHash signature (Broder 1997; banding:
-Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4). Of the documents that share a key the first one stays, in the
-order of the corpora in the recipe. That order decides alone: neither ranks nor restarts change what is left out. What a rank holds is the
-keys of one part, or one range of keys of all parts.
+Each document has one key of its whole text and, for near duplicates, one key for each band of its MinHash signature (Broder 1997; banding:
+Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4). Of the documents that share a key only the first is kept, in the
+order of the corpora in the recipe; ranks and restarts do not matter. A rank holds the keys of one part, or one range of keys of all parts.
 
-For each part of documents a list of its rows that are left out is kept under `work/duplicates/`; the parts stay as they are.
+The result is a list of dropped rows for each part of documents, under `work/duplicates/`; the parts do not change.
 """
 
 import shutil
@@ -28,24 +27,29 @@ from preprocess.text import normalise
 from preprocess.workdir import SUFFIX, duplicates_dir, duplicates_list, read_duplicates
 
 PERMUTATIONS = 128
-"""Most hashes in a signature. 128 tell similarities apart to 0.04 (one standard deviation)."""
+"""Largest number of hashes in a signature. 128 tell similarities apart to 0.04 (one standard deviation)."""
 SHINGLE = 5
-"""Characters in each of the overlapping strings whose sets are compared."""
+"""Number of characters in each of the overlapping strings whose sets are compared."""
 SEED = 42
 PARTITION_BYTES = 64 * 2**20
-"""Keys that a rank sorts at once; it holds some six times as much while it does."""
+"""Bytes of keys that a rank sorts at once; sorting takes some six times as much memory."""
 _EXACT = np.uint64(1)
-"""Lowest bit of a key: of the whole text."""
+"""Lowest bit of a key, set in keys of whole texts."""
 
 
 def bands_for(similarity: float) -> tuple[int, int]:
-    """Bands and rows of a signature: the pair whose threshold (1/bands)^(1/rows) is nearest to a similarity, with the most hashes."""
+    """Returns (bands, rows) of a signature: the pair whose threshold (1/bands)^(1/rows) is nearest to a similarity, with the most
+    hashes."""
     pairs = [(PERMUTATIONS // rows, rows) for rows in range(1, PERMUTATIONS + 1)]
     return min(pairs, key=lambda pair: (round(abs((1 / pair[0]) ** (1 / pair[1]) - similarity), 3), -pair[0] * pair[1]))
 
 
 def describe(config: DuplicatesConfig) -> list[Any]:
-    """All that it depends on which texts are duplicates. Raises ConfigError where near ones are wanted and rensa is not installed."""
+    """Returns all that decides which texts are duplicates.
+
+    Raises:
+        ConfigError: near duplicates are wanted and rensa is not installed.
+    """
     if config.remove != "near":
         return [config.remove]
     try:
@@ -59,14 +63,14 @@ def describe(config: DuplicatesConfig) -> list[Any]:
 
 @dataclass(frozen=True)
 class _Work:
-    """What of a run all ranks know."""
+    """Inputs of the computation, the same on every rank."""
 
     config: DuplicatesConfig
     parts: list[Path]
     folder: Path
-    """For files that only this computation needs."""
+    """Folder for temporary files."""
     digest: str
-    """Of all that its result depends on."""
+    """Hash of all that the result depends on."""
 
     def keys(self, part: Path) -> Path:
         return self.folder / "keys" / f"{part.parent.name}--{_stem(part)}.npy"
@@ -76,11 +80,12 @@ class _Work:
 
 
 def find(config: DuplicatesConfig, parts: list[Path], executor: Executor) -> None:
-    """Writes a list of the rows to leave out beside each part; done already for the same parts and settings, it is kept.
+    """Writes the list of duplicate rows of each part; finished lists of the same parts and settings are kept.
 
     Args:
-        config: what counts as a duplicate.
-        parts: of documents, of all corpora in the order in which the first of some duplicates is to be found; every rank has the same.
+        config: says which documents are duplicates.
+        parts: parts of documents of all corpora; of some duplicates the first in this order is kept. The same on every rank.
+        executor: the ranks that share the work.
     """
     if not parts:
         return
@@ -96,7 +101,7 @@ def find(config: DuplicatesConfig, parts: list[Path], executor: Executor) -> Non
 
 
 def forget(parts: list[Path]) -> None:
-    """Takes away the lists of an earlier run, so that all documents count again."""
+    """Removes the lists of an earlier run, so that all documents are kept."""
     for part in parts:
         duplicates_list(part).unlink(missing_ok=True)
 
@@ -121,7 +126,7 @@ def _write_keys(work: _Work, part: Path) -> None:
 
 
 def _band_keys(text: str, similarity: float) -> list[int]:
-    """A key for each band of a text's signature; none of a text too short to have a shingle."""
+    """Returns a key for each band of a text's signature; none for a text too short to have a shingle."""
     from rensa import RMinHash
 
     if len(text) < SHINGLE:
@@ -134,7 +139,7 @@ def _band_keys(text: str, similarity: float) -> list[int]:
 
 
 def _find_in_partition(work: _Work, count: int, partition: int) -> None:
-    """The documents that share a key of one range with an earlier one, as sorted numbers: part << 33 | row << 1 | same text."""
+    """Writes the documents that share a key of one range with an earlier one, as sorted numbers: part << 33 | row << 1 | same text."""
     if work.found(partition).is_file():
         return
     bounds = np.array([2**64 * partition // count, 2**64 * (partition + 1) // count - 1], "<u8")

@@ -1,6 +1,6 @@
-"""Optional quality filters: documents that one of HojiChar's filters rejects are left out and counted under its name.
+"""Optional filters: drops documents that one of HojiChar's quality filters rejects, counted under the filter's name.
 
-Off in the faithful recipe. Each document is judged by itself, so that what is left out depends on no other, on no rank and on no restart.
+Off in the faithful recipe. Each document is judged alone, so the result does not depend on other documents, ranks or restarts.
 """
 
 from collections import Counter
@@ -17,7 +17,11 @@ _RANDOM = ("p", "random_state")
 
 
 def describe(filters: dict[str, dict[str, Any] | None]) -> dict[str, Any] | None:
-    """What the documents depend on: the library's version and the filters with their options; None where there are none."""
+    """Returns the library's version and the filters with their options, on which the documents depend; None: no filters.
+
+    Raises:
+        ConfigError: HojiChar is not installed.
+    """
     if not filters:
         return None
     try:
@@ -27,9 +31,15 @@ def describe(filters: dict[str, dict[str, Any] | None]) -> dict[str, Any] | None
 
 
 def keep(documents: Iterator[Document], filters: dict[str, dict[str, Any] | None], dropped: Counter[str]) -> Iterator[Document]:
-    """The documents that no filter rejects; `dropped` counts the others by the first filter that does.
+    """Yields the documents that no filter rejects.
 
-    Raises ConfigError where a filter is not known, cannot be made with its options, or changes a text.
+    Args:
+        documents: the documents to judge.
+        filters: names and options of the filters.
+        dropped: counts the rejected documents by the first filter that rejects them.
+
+    Raises:
+        ConfigError: a filter is unknown, cannot be made with its options, or changes a text.
     """
     if not filters:
         yield from documents
@@ -45,7 +55,7 @@ def keep(documents: Iterator[Document], filters: dict[str, dict[str, Any] | None
                 dropped[f"quality: {filter.name}"] += 1
                 break
             if judged.text != document["text"]:
-                raise ConfigError(f"{KEY} names {filter.name}, which changes texts. Name filters that only leave documents out.")
+                raise ConfigError(f"{KEY} names {filter.name}, which changes texts. Name filters that only drop documents.")
         else:
             yield document
 

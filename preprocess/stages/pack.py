@@ -1,8 +1,8 @@
-"""The pack stage: segmented documents -> rows of 512 tokens (`packing.py`) -> shards and `index.json`.
+"""Stage 4: segmented documents -> rows of 512 tokens (`packing.py`) -> shards and `index.json`.
 
-Held-out documents are set aside first and become `valid-*` shards. Every shard is made from whole parts of the words, on its own,
-so that its bytes depend on nothing but the text, and only unfinished ones are made again after a kill.
-`index.json` is written last, and removed before any shard that it may list is made anew.
+Held-out documents are excluded first and become `valid-*` shards. Every shard is made from whole parts of words, independently of the
+others, so that its bytes depend on the text alone, and after a kill only unfinished shards are made again. `index.json` is written
+last, and removed before any shard that it may list is written again.
 """
 
 import heapq
@@ -32,13 +32,14 @@ from jadeberta.shards import (
     file_sha256,
     write_shard,
 )
+from jadeberta.shards.tokenizer_format import CLS, SEP
 from jadeberta.utils.files import atomic_file
 from preprocess.config import PreprocessConfig
 from preprocess.document_files import jsonl_zst_writer, read_json, read_jsonl_zst, write_json
 from preprocess.executors.executor import Executor
 from preprocess.text import NORMALISER, SPLITTER
 from preprocess.tokenization.characters import MARKED, encode_characters, take_marks, with_spaces
-from preprocess.tokenization.packing import CLS, SEP, Document, best_fit, concatenate
+from preprocess.tokenization.packing import EncodedDocument, best_fit, concatenate
 from preprocess.workdir import (
     list_parts,
     list_words,
@@ -54,9 +55,9 @@ from preprocess.workdir import (
 log = logging.getLogger(__name__)
 
 DOCUMENTS_AT_ONCE = 64
-"""That are encoded together."""
+"""Number of documents that are encoded together."""
 HELDOUT_SHARE = 10
-"""At most one document in this many is held out."""
+"""At most one document in HELDOUT_SHARE is held out of training."""
 
 
 def pack(config: PreprocessConfig, out: Path, executor: Executor) -> ShardIndex:
@@ -74,9 +75,9 @@ def pack(config: PreprocessConfig, out: Path, executor: Executor) -> ShardIndex:
     def pack_train(task: tuple[str, int]) -> ShardEntry:
         corpus, number = task
         name, parts, ids = f"{corpus}-{number:05d}", groups[corpus][number], heldout[corpus]
-        aside = work / f"{name}.heldout.jsonl.zst"
+        heldout_file = work / f"{name}.heldout.jsonl.zst"
         settings = _settings(plan.meta | {"corpus": corpus, "split": "train"}, parts, ids)
-        if (entry := _finished(work / f"{name}.json", settings, out)) is not None and aside.exists():
+        if (entry := _finished(work / f"{name}.json", settings, out)) is not None and heldout_file.exists():
             return entry
 
         def rest(put: Callable[[dict[str, Any]], object]) -> Iterator[dict[str, Any]]:
@@ -87,20 +88,20 @@ def pack(config: PreprocessConfig, out: Path, executor: Executor) -> ShardIndex:
                     else:
                         yield row
 
-        with jsonl_zst_writer(aside) as put:
+        with jsonl_zst_writer(heldout_file) as put:
             entry = _pack_shard(out / f"{name}.tar", rest(put), plan.model, settings)
-        # Last, when the held-out documents are on the disk too.
+        # The marker comes last, when the held-out documents are on the disk too.
         write_json(work / f"{name}.json", {"settings": settings, "shard": asdict(entry)})
         executor.count(documents=entry.documents, bytes=sum(map(text_bytes, parts)))
         return entry
 
     def pack_valid(corpus: str) -> ShardEntry:
         name = f"valid-{corpus}-00000"
-        asides = [work / f"{corpus}-{n:05d}.heldout.jsonl.zst" for n, _ in enumerate(groups[corpus])]
-        settings = _settings(plan.meta | {"corpus": corpus, "split": "valid"}, asides, heldout[corpus])
+        heldout_files = [work / f"{corpus}-{n:05d}.heldout.jsonl.zst" for n, _ in enumerate(groups[corpus])]
+        settings = _settings(plan.meta | {"corpus": corpus, "split": "valid"}, heldout_files, heldout[corpus])
         if (entry := _finished(work / f"{name}.json", settings, out)) is not None:
             return entry
-        rows = (row for aside in asides for row in read_jsonl_zst(aside))
+        rows = (row for file in heldout_files for row in read_jsonl_zst(file))
         entry = _pack_shard(out / f"{name}.tar", rows, plan.model, settings)
         write_json(work / f"{name}.json", {"settings": settings, "shard": asdict(entry)})
         return entry
@@ -124,16 +125,17 @@ def pack(config: PreprocessConfig, out: Path, executor: Executor) -> ShardIndex:
 
 @dataclass
 class _Plan:
-    """What every rank must know, found out by one of them."""
+    """What every rank must know; rank 0 collects it."""
 
     model: Path
     meta: dict[str, Any]
-    """What `index.json` and the `meta.json` of every shard have in common."""
+    """Keys that `index.json` and the `meta.json` of every shard share."""
     groups: dict[str, list[list[Path]]]
-    """Per corpus the parts of words of each shard."""
+    """Parts of words of each shard, by corpus."""
     heldout: dict[str, frozenset[str]]
+    """Ids of the held-out documents, by corpus."""
     texts: dict[Path, Path]
-    """The documents of each part of words where tokens are characters, which need the text's spaces; else none."""
+    """Part of documents of each part of words, if the tokens are characters, which need the text's spaces; else empty."""
 
 
 def _plan(config: PreprocessConfig, out: Path) -> _Plan:
@@ -176,13 +178,17 @@ def _write_index(out: Path, index: ShardIndex) -> None:
         log.warning("%s: belongs to no corpus of this recipe any more, removed", stale)
         stale.unlink()
     for broken_off in [*out.glob(".*.tar.tmp-*"), *out.glob(".*.sums.tmp-*")]:
-        broken_off.unlink()  # of a run that was killed: no other one works here
+        broken_off.unlink()  # a killed run left it; the lock says that no other run writes here
     with atomic_file(out / INDEX_NAME) as f:
         f.write(index.to_json())
 
 
 def heldout_ids(out: Path, corpus: str, wanted: int) -> frozenset[str]:
-    """Ids of the documents kept out of training: those with the smallest hash, at most a tenth of the corpus."""
+    """Returns the ids of the documents kept out of training: those with the smallest hashes, at most a tenth of the corpus.
+
+    Raises:
+        ConfigError: the corpus was extracted for fewer held-out documents.
+    """
     made, documents = wanted, 0
 
     def candidates() -> Iterator[tuple[int, str]]:
@@ -205,7 +211,7 @@ def heldout_ids(out: Path, corpus: str, wanted: int) -> frozenset[str]:
 
 
 def group_parts(parts: list[Path], shard_bytes: int) -> list[list[Path]]:
-    """Consecutive parts that together hold about `shard_bytes` of segmented text: one group a shard."""
+    """Groups consecutive parts that together hold about `shard_bytes` of segmented text; each group becomes a shard."""
     groups: list[list[Path]] = []
     size = 0
     for part in parts:
@@ -219,16 +225,19 @@ def group_parts(parts: list[Path], shard_bytes: int) -> list[list[Path]]:
 
 
 def text_bytes(part: Path) -> int:
-    """Bytes of the segmented text in a part of words, as its marker says."""
+    """Returns the bytes of segmented text in a part of words, from its marker."""
     size: int = read_json(words_marker(part))["counts"]["bytes"]
     return size
 
 
-def encode_documents(rows: Iterable[dict[str, Any]], processor: sentencepiece.SentencePieceProcessor) -> Iterator[Document]:
-    """Each document as token ids; one without a sentence gives nothing.
+def encode_documents(
+    rows: Iterable[dict[str, Any]], processor: sentencepiece.SentencePieceProcessor
+) -> Iterator[EncodedDocument]:
+    """Encodes documents as token ids; documents without a sentence are skipped.
 
-    Raw sentencepiece, because Hugging Face's tokenizer would turn a literal "[MASK]" in a web page into the mask token. Documents are
-    encoded some together and without sentencepiece's threads, which takes 0.6 of the time; ids stay those of each sentence by itself.
+    Uses raw sentencepiece, because Hugging Face's tokenizer would turn a literal "[MASK]" in a web page into the mask token. Several
+    documents are encoded together and without sentencepiece's threads, which takes 0.6 of the time; the ids of a sentence do not
+    depend on the others.
     """
     texts = (row["sentences"] for row in rows if row["sentences"])
     while documents := list(islice(texts, DOCUMENTS_AT_ONCE)):
@@ -241,12 +250,12 @@ def encode_documents(rows: Iterable[dict[str, Any]], processor: sentencepiece.Se
             end = start + int(borders[-1])
             tokens = np.full(end - start + 2, CLS, np.uint16)
             tokens[1:-1], tokens[-1] = ids[start:end], SEP
-            yield Document(tokens, borders)
+            yield EncodedDocument(tokens, borders)
             sentence, start = sentence + len(sentences), end
 
 
 def _pack_shard(path: Path, rows: Iterable[dict[str, Any]], model: Path, settings: dict[str, Any]) -> ShardEntry:
-    # An index that outlived one of its shards would pass for good where the new shard has the old one's size.
+    # If the new shard had the size of the old one, an index that still listed the old one would seem valid.
     (path.parent / INDEX_NAME).unlink(missing_ok=True)
     processor = _open_processor(model, settings["meta"]["tokenizer_sha256"])
     characters = settings["meta"].get("word_starts") == "documents"
@@ -264,23 +273,23 @@ def _pack_shard(path: Path, rows: Iterable[dict[str, Any]], model: Path, setting
 
 @cache
 def _open_processor(model: Path, sha256: str) -> sentencepiece.SentencePieceProcessor:
-    """The tokenizer of this hash; opened once, as that takes as long as 30 ms."""
+    """Opens the tokenizer with this hash, once, as that takes up to 30 ms."""
     return sentencepiece.SentencePieceProcessor(model_file=str(model))
 
 
 def _word_starts(processor: sentencepiece.SentencePieceProcessor) -> np.ndarray:
-    """Which pieces start a word, bool [pieces]."""
+    """Returns which pieces start a word, bool [pieces]."""
     return np.asarray([processor.id_to_piece(i).startswith("▁") for i in range(len(processor))])
 
 
 def _settings(meta: dict[str, Any], parts: list[Path], heldout: frozenset[str]) -> dict[str, Any]:
-    """What a shard depends on; a shard made under the same settings is kept."""
+    """Returns all that a shard depends on; a shard made under the same settings is kept."""
     ids = xxhash.xxh64_hexdigest(orjson.dumps(sorted(heldout)))
     return {"meta": meta, "parts": [[p.name, file_sha256(p)] for p in parts], "heldout": ids}
 
 
 def _finished(marker: Path, settings: dict[str, Any], out: Path) -> ShardEntry | None:
-    """The entry of a shard made before under the same settings and still whole, else None."""
+    """Returns the entry of a shard that was made under the same settings and is still whole, else None."""
     if not marker.exists():
         return None
     try:

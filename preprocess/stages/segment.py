@@ -1,7 +1,7 @@
 """Stage 2: documents -> sentences -> words. A part of documents becomes a part of words, a reject file if needed, and a marker.
 
-Promises that no sentence is lost: it is in the part of words or, with its reason, in the reject file. The words do not depend on
-the number of ranks; a part with its marker is never done again. The engine works on the next sentences while these are written.
+Promises that no sentence is lost: it is in the part of words or, with its reason, in the reject file. The words do not depend on the
+number of ranks, and a part with a marker is never segmented again. The engine works on the next sentences while these are written.
 """
 
 import logging
@@ -29,20 +29,23 @@ from preprocess.workdir import (
 )
 
 COUNTS = ("documents", "sentences", "words", "bytes", "restarts", "order_checked", "order_dependent", "seconds")
-"""What is added up over the parts of a corpus."""
+"""Counts that are added up over the parts of a corpus."""
 
 log = logging.getLogger(__name__)
 
 
 def segment(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str, Any]:
-    """Segments every extracted part of the corpora under `out`, and returns the counts by corpus.
+    """Segments every extracted part of the corpora under `out`.
 
-    {corpus: {"documents", "sentences_in", "sentences", "words", "bytes", "restarts", "order_checked", "order_dependent", "seconds",
-    "quarantined": {reason: n}}}. `sentences_in` is `sentences` and all that were quarantined; `bytes` are those of the words with a
-    space between them; `order_checked` of the sentences were asked again in other company, `order_dependent` then had other words.
+    Returns:
+        {corpus: {"documents", "sentences_in", "sentences", "words", "bytes", "restarts", "order_checked", "order_dependent", "seconds",
+        "quarantined": {reason: n}}}. `sentences_in` is `sentences` plus the quarantined ones; `bytes` are those of the words with a
+        space between them; `order_checked` sentences were segmented again among others, and `order_dependent` of them then had other
+        words.
 
-    Raises SegmenterError where the engine cannot be used or differs between ranks, ConfigError where `out` holds words made with
-    other settings or there is nothing to segment.
+    Raises:
+        SegmenterError: the engine cannot be used, or differs between ranks.
+        ConfigError: `out` holds words made with other settings, or there is nothing to segment.
     """
     with ExitStack() as stack:
         segmenter = _open_everywhere(config.segmenter, executor, stack)
@@ -55,7 +58,7 @@ def segment(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
 
 
 def _open_everywhere(config: SegmenterConfig, executor: Executor, stack: ExitStack) -> Segmenter:
-    """This rank's engine; raises on every rank where one has none or another version."""
+    """Opens this rank's engine; raises on every rank if one of them has none or another version."""
     opened: list[Segmenter] = []
 
     def describe() -> dict[str, Any]:
@@ -73,7 +76,7 @@ def _open_everywhere(config: SegmenterConfig, executor: Executor, stack: ExitSta
 
 
 def _plan(config: PreprocessConfig, out: Path, description: dict[str, Any]) -> list[Path]:
-    """The parts without words, the largest first so that ranks end at about the same time; refuses words made otherwise."""
+    """Returns the parts that are not segmented yet, the largest first so that ranks end at about the same time."""
     pending = []
     for corpus in config.corpora:
         parts = list_parts(out, corpus)
@@ -95,14 +98,14 @@ def _plan(config: PreprocessConfig, out: Path, description: dict[str, Any]) -> l
 
 
 def _text_bytes(config: PreprocessConfig, out: Path) -> dict[Path, int]:
-    """The bytes of text of every part of documents."""
+    """Returns the bytes of text of every part of documents."""
     markers = ((corpus, marker) for corpus in config.corpora for marker in read_markers(out, corpus))
     parts = ((corpus, part) for corpus, marker in markers for part in marker["parts"])
     return {documents_dir(out, corpus) / part["file"]: part["bytes"] for corpus, part in parts}
 
 
 def _settings(part: Path, description: dict[str, Any]) -> dict[str, Any]:
-    """All that the words of a part depend on."""
+    """Returns all that the words of a part depend on."""
     return {
         "segmenter": description,
         "normaliser": NORMALISER,
@@ -125,7 +128,7 @@ def _is_done(part: Path, out: Path, description: dict[str, Any]) -> bool:
 
 
 def _difference(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:
-    """The first key on which two settings differ, with both values."""
+    """Returns the first key on which two settings differ, with both values."""
     for key in [*now, *then]:
         old, new = then.get(key), now.get(key)
         if old != new:
@@ -137,7 +140,7 @@ def _difference(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> 
 
 def _segment_part(part: Path, out: Path, segmenter: Segmenter, config: SegmenterConfig, count: Callable[..., None]) -> None:
     if _is_done(part, out, segmenter.description):
-        return  # by a process of a pool that was killed before it could say so
+        return  # another process of the pool did it and was killed before it noted that
     words = words_path(part, out)
     counts = segment_part(part, words, segmenter, config.batch_sentences, count)
     content = {"settings": _settings(part, segmenter.description), "counts": counts, "file_bytes": words.stat().st_size}

@@ -1,6 +1,6 @@
-"""One part of documents becomes one part of words: the sentences of many documents go to the engine together and come back to their own.
+"""Segments one part of documents into one part of words; sentences of many documents go to the engine together.
 
-Promises that sentences in = sentences out + rejects, checked before anybody may rely on the part; knows no corpora, ranks or markers.
+Promises that sentences in = sentences out + rejects, checked before the marker is written. Knows no corpora, ranks or markers.
 """
 
 import glob
@@ -23,14 +23,14 @@ from preprocess.text import split_sentences
 from preprocess.workdir import SUFFIX, read_documents
 
 Group = list[tuple[str, list[str]]]
-"""Documents, each with its id and its sentences, whose sentences go to the engine together."""
+"""Documents as (id, sentences) whose sentences go to the engine together."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class _Tally:
-    """What happened to the sentences of a part."""
+    """Counts and rejects of a part so far."""
 
     counts: Counter[str] = field(default_factory=Counter)
     rejects: list[dict[str, Any]] = field(default_factory=list)
@@ -38,24 +38,26 @@ class _Tally:
 
 
 def segment_part(part: Path, words: Path, segmenter: Segmenter, batch: int, count: Callable[..., None]) -> dict[str, Any]:
-    """Writes the words of a part of documents, its rejects and what depended on the order; returns what is to be counted.
-
-    {"documents", "sentences", "words", "bytes", "quarantined": {reason: n}, "restarts", "order_checked", "order_dependent", "seconds"}
+    """Writes the words of a part of documents, its rejects, and the sentences whose words depended on the order.
 
     Args:
-        part: documents.
+        part: part of documents.
         words: file to write; `*.rejects.jsonl` and `*.order.jsonl` beside it are there only where they hold something.
-        segmenter: an open one.
-        batch: sentences that go to the engine together.
-        count: told of documents, sentences and bytes of text as they are done.
+        segmenter: an open segmenter.
+        batch: number of sentences that go to the engine together.
+        count: called with the documents, sentences and bytes of text that are done.
+
+    Returns:
+        {"documents", "sentences", "words", "bytes", "quarantined": {reason: n}, "restarts", "order_checked", "order_dependent",
+        "seconds"}
 
     Raises:
-        SegmenterError: the engine stopped working, or the account does not come out even.
+        SegmenterError: the engine stopped working, or sentences in are not sentences out plus rejects.
     """
     began, restarts = time.monotonic(), segmenter.restarts
     tally, stem = _Tally(), words.name.removesuffix(SUFFIX)
     for leftover in words.parent.glob(f".{glob.escape(stem)}.*.tmp-*"):
-        leftover.unlink()  # of an attempt that was killed
+        leftover.unlink()  # a killed attempt left it
     write_jsonl_zst(words, _rows(part, segmenter, batch, tally, count))
     counts, rejects = tally.counts, tally.rejects
     if counts["read"] != counts["sentences"] + len(rejects):
@@ -70,7 +72,7 @@ def segment_part(part: Path, words: Path, segmenter: Segmenter, batch: int, coun
     if rejects:
         log.warning("%s: %d sentences quarantined: %s", name, len(rejects), quarantined)
     if differing:
-        seen = f"{len(differing)} of {tally.recheck.sentences} sentences asked again had other words"
+        seen = f"{len(differing)} of {tally.recheck.sentences} sentences segmented again had other words"
         log.warning("%s: %s; see %s.order.jsonl", name, seen, stem)
     return {
         **{key: counts[key] for key in ("documents", "sentences", "words", "bytes")},
@@ -83,7 +85,7 @@ def segment_part(part: Path, words: Path, segmenter: Segmenter, batch: int, coun
 
 
 def _rows(part: Path, segmenter: Segmenter, batch: int, tally: _Tally, count: Callable[..., None]) -> Iterator[dict[str, Any]]:
-    """The rows of a part of words; what happened is added to `tally` on the way."""
+    """Yields the rows of a part of words; adds counts and rejects to `tally`."""
     asked: deque[tuple[Group, list[str]]] = deque()
 
     def ask() -> Iterator[list[str]]:
@@ -114,7 +116,7 @@ def _rows(part: Path, segmenter: Segmenter, batch: int, tally: _Tally, count: Ca
 
 
 def _groups(part: Path, most: int) -> Iterator[Group]:
-    """Documents in groups of at most so many sentences, unless a single one has more."""
+    """Yields groups of documents with at most `most` sentences, unless a single document has more."""
     group: Group = []
     held = 0
     for row in read_documents(part):
@@ -129,7 +131,7 @@ def _groups(part: Path, most: int) -> Iterator[Group]:
 
 
 def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """One JSON object a line; no file where there are none."""
+    """Writes one JSON object a line; removes the file if there are no rows."""
     if not rows:
         path.unlink(missing_ok=True)
         return

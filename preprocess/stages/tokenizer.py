@@ -1,8 +1,7 @@
-"""The tokenizer stage: words of the whole segmented corpus -> word list and seed list -> sentencepiece -> Hugging Face files.
+"""Stage 3: words of the whole segmented corpus -> word list and seed list -> sentencepiece -> Hugging Face files.
 
-Promises a vocabulary whose word-initial pieces start a word and no piece that crosses a word boundary, and raw sentencepiece and
-AutoTokenizer in agreement: the model normalises nothing (`identity`), because our own normaliser has done it before.
-The same words give the same bytes of `spm.model`, wherever it is trained and by however many ranks.
+Promises that no piece crosses a word boundary, and that raw sentencepiece and AutoTokenizer give the same ids: the model normalises nothing
+(`identity`), because our own normaliser has run before. The same words give the same bytes of `spm.model` on any number of ranks.
 """
 
 import logging
@@ -18,13 +17,13 @@ import orjson
 import sentencepiece
 
 from jadeberta.shards import ConfigError, file_sha256
+from jadeberta.shards.tokenizer_format import CLS, MODEL_FILE, SEP, SPECIAL_TOKENS, UNK
 from jadeberta.utils.files import atomic_file, atomic_path
 from preprocess.config import PreprocessConfig
 from preprocess.document_files import write_json
 from preprocess.executors.executor import Executor
 from preprocess.tokenization.coverage import measure
 from preprocess.tokenization.sentencepiece_training import (
-    SPECIAL_TOKENS,
     read_counts,
     seed_pieces,
     train_sentencepiece,
@@ -36,9 +35,9 @@ from preprocess.workdir import TRAINING_NAME, counts_dir, list_words, read_train
 log = logging.getLogger(__name__)
 
 MAX_WORDS = 2_000_000
-"""The most frequent words, on which the tokenizer is trained."""
+"""Number of the most frequent words, on which the tokenizer is trained."""
 SCORE_STEPS = 256
-"""Scores (natural logarithms) are multiples of one in this many."""
+"""Scores (natural logarithms) are rounded to multiples of 1/SCORE_STEPS; see `_round_scores`."""
 
 TOKENIZER_CONFIG = {
     "tokenizer_class": "DebertaV2Tokenizer",
@@ -57,10 +56,10 @@ TOKENIZER_CONFIG = {
 
 
 def train_tokenizer(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str, Any]:
-    """Writes `out/tokenizer/` from the segmented parts; done already for the same words and settings, it is kept.
+    """Writes `out/tokenizer/` from the segmented parts; a finished tokenizer of the same words and settings is kept.
 
     Returns:
-        {"sha256", "pieces", "words", "distinct_words", "coverage"} of the tokenizer; one made by an older version has no coverage.
+        {"sha256", "pieces", "words", "distinct_words", "coverage"}; a tokenizer made by an older version has no coverage.
 
     Raises:
         ConfigError: the text has too few distinct pieces for `preprocess.vocab_size`, or too many characters.
@@ -70,7 +69,7 @@ def train_tokenizer(config: PreprocessConfig, out: Path, executor: Executor) -> 
     folder = counts_dir(out)
     if found is not None:
         log.info("tokenizer: done already, %d pieces", found["pieces"])
-        # Of a run that was killed between the tokenizer's end and this.
+        # An earlier run may have been killed between the tokenizer's end and the removal below.
         executor.run_on_root(lambda: shutil.rmtree(folder, ignore_errors=True))
         return found
     ranked = rank_words(parts, MAX_WORDS, folder, executor)
@@ -82,7 +81,7 @@ def train_tokenizer(config: PreprocessConfig, out: Path, executor: Executor) -> 
 def _plan(
     config: PreprocessConfig, out: Path, directory: Path
 ) -> tuple[list[tuple[Path, int]], dict[str, Any], dict[str, Any] | None]:
-    """The parts of words with their weights, all that the tokenizer depends on, and the finished one of the same settings."""
+    """Returns the parts of words with their weights, all that the tokenizer depends on, and the finished tokenizer of those settings."""
     parts = {name: list_words(out, name) for name in config.corpora}
     settings = {
         "vocab_size": config.vocab_size,
@@ -91,13 +90,13 @@ def _plan(
         "words": [[name, part.name, part.stat().st_size] for name in parts for part in parts[name]],
     }
     if config.pieces != "subwords":
-        settings["pieces"] = config.pieces  # not among them before there were several
+        settings["pieces"] = config.pieces  # only then: settings of earlier versions lack the key
     weighted = [(part, config.corpora[name].repeats) for name in parts for part in parts[name]]
     return weighted, settings, _finished(directory, settings)
 
 
 def _finished(directory: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """What is noted of a finished tokenizer of these settings; None where there is none."""
+    """Returns the marker of a finished tokenizer of these settings; None: there is none."""
     found = read_training(directory)
     return found if found is not None and found["settings"] == settings else None
 
@@ -125,12 +124,12 @@ def _train(config: PreprocessConfig, directory: Path, ranked: Ranked, settings: 
             f"preprocess.vocab_size {config.vocab_size} is too large: the characters of the text, to preprocess.character_coverage, "
             f"and the special tokens are {pieces}. Set preprocess.vocab_size and model.vocab_size to {pieces} or less, or add text."
         )
-    with atomic_file(directory / "spm.model") as f:
-        f.write(_settle(model))
+    with atomic_file(directory / MODEL_FILE) as f:
+        f.write(_round_scores(model))
     write_hugging_face_files(directory, characters)
-    trained = sentencepiece.SentencePieceProcessor(model_file=str(directory / "spm.model"))
+    trained = sentencepiece.SentencePieceProcessor(model_file=str(directory / MODEL_FILE))
     result = {
-        "sha256": file_sha256(directory / "spm.model"),
+        "sha256": file_sha256(directory / MODEL_FILE),
         "pieces": config.vocab_size,
         "words": ranked.words,
         "distinct_words": ranked.distinct,
@@ -141,12 +140,12 @@ def _train(config: PreprocessConfig, directory: Path, ranked: Ranked, settings: 
     return result
 
 
-def _settle(model: bytes) -> bytes:
-    """The trained model with scores that add up exactly, and without the path of the seed list that the trainer notes in it.
+def _round_scores(model: bytes) -> bytes:
+    """Rounds the scores of a trained model so that sums of them are exact, and removes the path of the seed list from it.
 
-    Where pieces can follow each other in two orders ('II', 'I' and 'I', 'II') both sum to the same score, but for rounding: in
-    single precision in sentencepiece and double in Hugging Face's library, so that 4 of 235,708 sentences came out differently.
-    Multiples of 1/256 sum without rounding in both up to 65,536, some 5,000 pieces; both then take the same one of two equals.
+    Two orders of the same pieces ('II', 'I' and 'I', 'II') have the same score except for rounding, which is in single precision in
+    sentencepiece and in double precision in Hugging Face's library: 4 of 235,708 sentences came out differently. Multiples of 1/256 sum
+    without rounding in both up to 65,536, some 5,000 pieces; both libraries then choose the same of two equal sequences.
     """
     from sentencepiece import sentencepiece_model_pb2
 
@@ -158,7 +157,7 @@ def _settle(model: bytes) -> bytes:
 
 
 def _explain(message: str, vocab_size: int, distinct_words: int) -> str:
-    """sentencepiece's complaint about the number of pieces as one sentence and its remedy."""
+    """Returns sentencepiece's message about the number of pieces as one sentence with a remedy."""
     if most := re.search(r"Vocabulary size too high .* value <= (\d+)", message):
         problem = f"is too large for a text of {distinct_words:,} distinct words, which gives at most {int(most[1]):,} pieces"
         remedy = f"Set preprocess.vocab_size and model.vocab_size to {most[1]} or less, or add text."
@@ -176,22 +175,26 @@ def write_hugging_face_files(directory: Path, characters: bool = False) -> None:
     """Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json and config.json beside `spm.model`.
 
     `tokenizer.json` is built here, piece by piece, and not by a Hugging Face class, because transformers 4 and 5 build different
-    ones from the same spm.model. 4 loads this file as it is; 5 takes the pieces from it and puts rules of its own around them,
-    which give the same ids for normalised text. But those put a ▁ behind each special token, where a text of `characters` has none:
-    of these the configuration names the class that takes the file as it is in 5 too.
+    ones from the same spm.model. Version 4 loads this file as it is; version 5 takes the pieces from it and adds rules of its own, which
+    give the same ids for normalised text. But those rules put a ▁ behind each special token, where a text of characters has none: for
+    these the configuration names a class that takes the file as it is in version 5 too.
+
+    Args:
+        directory: the tokenizer's folder.
+        characters: whether the pieces are characters.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
     from tokenizers.models import Unigram
 
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(directory / "spm.model"))
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(directory / MODEL_FILE))
     vocabulary = [(processor.id_to_piece(i), processor.get_score(i)) for i in range(len(processor))]
-    tokenizer = Tokenizer(Unigram(vocabulary, unk_id=SPECIAL_TOKENS.index("[UNK]"), byte_fallback=False))
-    # The text is normalised before; left to do is what sentencepiece does by itself: runs of space are one, none at the ends.
+    tokenizer = Tokenizer(Unigram(vocabulary, unk_id=UNK, byte_fallback=False))
+    # The text is normalised already; what is left is what sentencepiece does by itself: one space for a run, none at the ends.
     tokenizer.normalizer = normalizers.Sequence([normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()])
     scheme = "first" if characters else "always"
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)
     tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme=scheme)
-    ids = [(token, SPECIAL_TOKENS.index(token)) for token in ("[CLS]", "[SEP]")]
+    ids = [(SPECIAL_TOKENS[number], number) for number in (CLS, SEP)]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", special_tokens=ids
     )
@@ -204,6 +207,6 @@ def write_hugging_face_files(directory: Path, characters: bool = False) -> None:
     )
     tokens = {k: v for k, v in TOKENIZER_CONFIG.items() if k.endswith("_token")}
     write_json(directory / "special_tokens_map.json", tokens)
-    # AutoTokenizer picks the class by the model type.
+    # AutoTokenizer chooses its class by the model type.
     with atomic_file(directory / "config.json") as f:
         f.write(orjson.dumps({"model_type": "deberta-v2", "vocab_size": len(processor)}))

@@ -12,8 +12,9 @@ import numpy as np
 import sentencepiece
 
 from jadeberta.shards import WORD_START, InputError
+from jadeberta.shards.tokenizer_format import CLS, SEP
 from preprocess.text import split_sentences
-from preprocess.tokenization.packing import CLS, SEP, Document, Rows
+from preprocess.tokenization.packing import EncodedDocument, Rows
 
 SPACE = "▁"
 """Before a word in a row of words: the text has a space there. No normalised text holds this character."""
@@ -58,7 +59,9 @@ def _mark_spaces(line: str, sentences: Iterator[str]) -> str:
     return " ".join(marked)
 
 
-def encode_characters(rows: Iterable[dict[str, Any]], processor: sentencepiece.SentencePieceProcessor) -> Iterator[Document]:
+def encode_characters(
+    rows: Iterable[dict[str, Any]], processor: sentencepiece.SentencePieceProcessor
+) -> Iterator[EncodedDocument]:
     """Each document as tokens of characters with `WORD_START` on those that start a word; one without a sentence gives nothing.
 
     Args:
@@ -81,7 +84,7 @@ def encode_characters(rows: Iterable[dict[str, Any]], processor: sentencepiece.S
         places = np.cumsum(np.fromiter(chain.from_iterable(lengths), np.int64))
         tokens[1] |= WORD_START
         tokens[1 + places[:-1]] |= WORD_START
-        yield Document(tokens, ends)
+        yield EncodedDocument(tokens, ends)
 
 
 def _token_lengths(words: list[str]) -> list[int]:

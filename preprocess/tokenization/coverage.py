@@ -1,7 +1,7 @@
-"""How well the pieces of a tokenizer cover the words of the corpus it was trained on, and what sentencepiece alone would give.
+"""Measures how well a tokenizer's pieces cover the words of its corpus, beside those that sentencepiece alone would find.
 
-Counted over the words of `tokenizer/words.tsv`, each as often as it runs in the text with the repeats of its corpus. Words one by one
-suffice, because no piece crosses a word boundary.
+Counts the words of `tokenizer/words.tsv`, each as often as it occurs in the text with the repeats of its corpus. Words can be encoded
+one by one, because no piece crosses a word boundary.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,12 +13,14 @@ from typing import Any
 import sentencepiece
 
 from jadeberta.shards import ConfigError
+from jadeberta.shards.tokenizer_format import UNK
+from jadeberta.utils.text_table import format_table
 from preprocess.segmenters.mecab import JumanDic
-from preprocess.tokenization.sentencepiece_training import SPECIAL_TOKENS, read_counts, train_sentencepiece
+from preprocess.tokenization.sentencepiece_training import read_counts, train_sentencepiece
 from preprocess.tokenization.word_counts import WordCount
 
-UNK = SPECIAL_TOKENS.index("[UNK]")
 BATCH_WORDS = 20_000
+"""Number of distinct words encoded at once."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,13 @@ class Coverage:
     one_piece: float
     """Share of the running words that are one piece."""
     tokens_per_word: float
-    """Tokens that a running word becomes."""
+    """Average number of tokens of a running word."""
     unknown: float
     """Share of the tokens that are [UNK]."""
 
 
 def measure(model: sentencepiece.SentencePieceProcessor, counts: Iterable[WordCount]) -> Coverage:
-    """What a model makes of some words, at least one."""
+    """Measures a model on words with their counts; there must be at least one word."""
     words = whole = tokens = unknown = 0
     source = iter(counts)
     while batch := list(islice(source, BATCH_WORDS)):
@@ -47,20 +49,20 @@ def measure(model: sentencepiece.SentencePieceProcessor, counts: Iterable[WordCo
 
 
 def compare(words: Path, model: Path, character_coverage: float, dictionary: JumanDic) -> dict[str, Any]:
-    """The coverage of a tokenizer, and of one of as many pieces that sentencepiece trains on the same words without our seeds.
+    """Compares a tokenizer with one of as many pieces that sentencepiece trains on the same words without our seeds.
 
     Args:
-        words: words and counts, as `read_counts` takes them.
+        words: file of words and counts, see `read_counts`.
         model: the tokenizer's `spm.model`.
         character_coverage: that of the tokenizer.
-        dictionary: to look words up in.
+        dictionary: the dictionary whose words are counted among the pieces.
 
     Returns:
         {"words", "distinct_words", "dictionary", "ours", "plain"}, the last two a `Coverage` and "jumandic": the share of the pieces
         that begin a word which are words of the dictionary.
 
     Raises:
-        ConfigError: sentencepiece alone cannot find so many pieces in these words.
+        ConfigError: sentencepiece alone cannot find that many pieces in these words.
     """
     ours = sentencepiece.SentencePieceProcessor(model_file=str(model))
     try:
@@ -82,7 +84,7 @@ def compare(words: Path, model: Path, character_coverage: float, dictionary: Jum
 
 
 def describe(found: dict[str, Any]) -> str:
-    """What `compare` found as a table in plain text."""
+    """Returns the result of `compare` as a table in plain text."""
     rows = {
         "running words in one piece": ("one_piece", ".2%"),
         "tokens a word": ("tokens_per_word", ".4f"),
@@ -90,13 +92,11 @@ def describe(found: dict[str, Any]) -> str:
         "word-initial pieces in JumanDIC": ("jumandic", ".2%"),
     }
     lines = [f"{found['words']:,} words, {found['distinct_words']:,} of them distinct; {found['dictionary']}"]
-    lines.append(f"{'':34}{'ours':>10}{'plain':>10}")
-    for label, (key, style) in rows.items():
-        lines.append(f"{label:34}{found['ours'][key]:>10{style}}{found['plain'][key]:>10{style}}")
-    return "\n".join(lines)
+    cells = ([label, *(format(found[name][key], style) for name in ("ours", "plain"))] for label, (key, style) in rows.items())
+    return "\n".join([*lines, format_table(["", "ours", "plain"], cells)])
 
 
 def _word_pieces(model: sentencepiece.SentencePieceProcessor) -> Iterator[str]:
-    """The pieces that begin a word, without their word mark."""
+    """Yields the pieces that begin a word, without their word mark."""
     pieces = (model.id_to_piece(i) for i in range(len(model)))
     return (piece[1:] for piece in pieces if piece.startswith("▁") and len(piece) > 1)

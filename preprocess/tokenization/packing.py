@@ -1,7 +1,7 @@
-"""Documents into rows of 512 tokens: one after the other (`concatenate`), or whole, each where it fits best (`best_fit`).
+"""Packs documents into rows of 512 tokens: one after the other (`concatenate`), or each whole in a row where it fits best (`best_fit`).
 
-Pure functions of the documents, so that the rows of a shard depend on its text and on nothing else. Best fit looks at a window of
-pieces at a time: what it holds does not grow with the corpus.
+Pure functions of the documents, so that the rows of a shard depend on its text alone. Best fit looks at a window of fragments at a time:
+its memory does not grow with the corpus.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,18 +11,17 @@ from typing import NamedTuple
 import numpy as np
 
 from jadeberta.shards import SEQUENCE_LENGTH
-from preprocess.tokenization.sentencepiece_training import SPECIAL_TOKENS
 
-CLS, SEP = SPECIAL_TOKENS.index("[CLS]"), SPECIAL_TOKENS.index("[SEP]")
 CONTENT = SEQUENCE_LENGTH - 2
-"""Tokens of a document that a row can hold between [CLS] and [SEP]."""
+"""Number of tokens of a document that a row can hold between [CLS] and [SEP]."""
 WINDOW = 4096
-"""Pieces among which best fit chooses. On the sample corpora all pieces of a corpus at once would save 0.03% of padding at most."""
+"""Number of fragments among which best fit chooses. On the sample corpora all fragments of a corpus at once would save 0.03% of
+padding at most."""
 BORDER_TOKENS = 8
-"""A document that is cut loses no more than this much of a row to end at a border. 12 pads 1.04% of the sample's CC-100, 8 0.83%."""
+"""Largest number of tokens that a fragment gives up to end at a border. 12 pads 1.04% of the sample's CC-100, 8 0.83%."""
 
 
-class Document(NamedTuple):
+class EncodedDocument(NamedTuple):
     """A document as token ids."""
 
     tokens: np.ndarray
@@ -32,18 +31,18 @@ class Document(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What becomes a shard."""
+    """Rows of tokens, the content of a shard."""
 
     tokens: np.ndarray
     """uint16 [rows, 512], 0 = padding."""
     numbers: np.ndarray
-    """uint16 [rows, 512], number of the document or piece within its row, from 1; 0 = padding."""
+    """uint16 [rows, 512]: number of the document or fragment within its row, from 1; 0 = padding."""
     documents: int
-    """Documents that the rows were cut from."""
+    """Number of documents in the rows."""
 
 
-def concatenate(documents: Iterable[Document]) -> Rows:
-    """Documents one after the other, cut into rows of 512 wherever a row ends; the last row is padded."""
+def concatenate(documents: Iterable[EncodedDocument]) -> Rows:
+    """Packs documents one after the other, split wherever a row of 512 ends; the last row is padded."""
     ids = [document.tokens for document in documents]
     lengths = np.fromiter((len(i) for i in ids), np.int64, len(ids))
     live = int(lengths.sum())
@@ -57,50 +56,54 @@ def concatenate(documents: Iterable[Document]) -> Rows:
     return Rows(tokens, numbers, len(ids))
 
 
-def best_fit(documents: Iterable[Document], word_starts: np.ndarray) -> Rows:
-    """Documents whole in one row; those of over 512 tokens in pieces (`cut`), each by itself; what is left of a row is padding.
+def best_fit(documents: Iterable[EncodedDocument], word_starts: np.ndarray) -> Rows:
+    """Packs each document whole into a row; longer ones as fragments (`split_document`). The rest of a row is padding.
 
-    The pieces of a row, and the rows of a window by their first pieces, are in the order of the text.
+    The fragments of a row, and the rows of a window by their first fragments, are in the order of the text.
 
     Args:
-        documents: each of at least [CLS] and [SEP].
+        documents: each has at least [CLS] and [SEP].
         word_starts: bool [vocabulary], true for tokens that start a word.
     """
     count = 0
 
-    def pieces() -> Iterator[np.ndarray]:
+    def fragments() -> Iterator[np.ndarray]:
         nonlocal count
         for document in documents:
             count += 1
-            yield from cut(document, word_starts)
+            yield from split_document(document, word_starts)
 
-    source = pieces()
+    source = fragments()
     tokens, numbers = [np.empty((0, SEQUENCE_LENGTH), np.uint16)], [np.empty((0, SEQUENCE_LENGTH), np.uint16)]
     while window := list(islice(source, WINDOW)):
-        rows = [[window[place] for place in row] for row in fit([len(piece) for piece in window])]
+        rows = [[window[place] for place in row] for row in fit([len(fragment) for fragment in window])]
         for all_of, block in zip((tokens, numbers), _lay_out(rows), strict=True):
             all_of.append(block)
     return Rows(np.concatenate(tokens), np.concatenate(numbers), count)
 
 
-def cut(document: Document, word_starts: np.ndarray) -> list[np.ndarray]:
-    """A document of over 512 tokens as pieces of at most 512, each [CLS] ... [SEP]; a shorter one as it is.
+def split_document(document: EncodedDocument, word_starts: np.ndarray) -> list[np.ndarray]:
+    """Splits a document of over 512 tokens into fragments [CLS] ... [SEP] of at most 512; a shorter one stays as it is.
 
-    Each piece takes what fits, but up to `BORDER_TOKENS` less where it then ends with a sentence, or else with a word. (To end with
-    a sentence always would pad 1.7% to 2.9% of the sample corpora.)
+    A fragment takes as much as fits, or up to `BORDER_TOKENS` less if it then ends with a sentence, or else with a word. (Always ending
+    with a sentence would pad 1.7% to 2.9% of the sample corpora.)
+
+    Args:
+        document: the document.
+        word_starts: bool [vocabulary], true for tokens that start a word.
     """
     if len(document.tokens) <= SEQUENCE_LENGTH:
         return [document.tokens]
-    body, pieces, start = document.tokens[1:-1], [], 0
+    body, fragments, start = document.tokens[1:-1], [], 0
     while start < len(body):
-        end = len(body) if len(body) - start <= CONTENT else _cut_before(start + CONTENT, body, document.borders, word_starts)
-        pieces.append(np.concatenate([document.tokens[:1], body[start:end], document.tokens[-1:]]))
+        end = len(body) if len(body) - start <= CONTENT else _end_before(start + CONTENT, body, document.borders, word_starts)
+        fragments.append(np.concatenate([document.tokens[:1], body[start:end], document.tokens[-1:]]))
         start = end
-    return pieces
+    return fragments
 
 
-def _cut_before(last: int, body: np.ndarray, borders: np.ndarray, word_starts: np.ndarray) -> int:
-    """Where a piece ends that can end at `last` at the latest."""
+def _end_before(last: int, body: np.ndarray, borders: np.ndarray, word_starts: np.ndarray) -> int:
+    """Returns where a fragment ends that may end at `last` at the latest."""
     first = last - BORDER_TOKENS
     border = int(borders[np.searchsorted(borders, last, side="right") - 1])
     if first <= border <= last:
@@ -110,15 +113,15 @@ def _cut_before(last: int, body: np.ndarray, borders: np.ndarray, word_starts: n
 
 
 def fit(lengths: Sequence[int]) -> list[list[int]]:
-    """Which pieces share a row, by best-fit decreasing: the longest first, each into the row in which it leaves the least space.
+    """Decides which fragments share a row, by best-fit decreasing: the longest first, each into the row in which it leaves the least space.
 
-    (Johnson, Near-optimal bin packing algorithms, 1973: at most 11/9 of the fewest rows possible, and 4.)
+    Source: Johnson, Near-optimal bin packing algorithms, 1973: at most 11/9 of the fewest rows possible, and 4.
 
     Args:
-        lengths: of the pieces, each from 1 to 512.
+        lengths: lengths of the fragments, each from 1 to 512.
 
     Returns:
-        The places in `lengths` of each row, ascending; rows by their first place.
+        For each row the indices into `lengths`, ascending; rows in the order of their first index.
     """
     rows: list[list[int]] = []
     with_space: list[list[int]] = [[] for _ in range(SEQUENCE_LENGTH)]
@@ -141,11 +144,11 @@ def fit(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def _lay_out(rows: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids and numbers of rows of pieces, both uint16 [rows, 512]."""
+    """Returns token ids and fragment numbers of the rows, both uint16 [rows, 512]."""
     tokens, numbers = np.zeros((2, len(rows), SEQUENCE_LENGTH), np.uint16)
-    for row, pieces in enumerate(rows):
+    for row, fragments in enumerate(rows):
         end = 0
-        for number, piece in enumerate(pieces, 1):
-            place = slice(end, end := end + len(piece))
-            tokens[row, place], numbers[row, place] = piece, number
+        for number, fragment in enumerate(fragments, 1):
+            place = slice(end, end := end + len(fragment))
+            tokens[row, place], numbers[row, place] = fragment, number
     return tokens, numbers

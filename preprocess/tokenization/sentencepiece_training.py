@@ -1,4 +1,4 @@
-"""What sentencepiece is given and how it is run: words with their counts, and the pieces that it may choose from."""
+"""Runs the sentencepiece trainer on words with their counts, and makes the seed pieces that it chooses from."""
 
 import io
 from collections.abc import Iterable, Iterator
@@ -9,29 +9,29 @@ from typing import Literal
 
 import sentencepiece
 
+from jadeberta.shards.tokenizer_format import CLS, PAD, SEP, SPECIAL_TOKENS, UNK
 from jadeberta.utils.files import atomic_file
 from preprocess.tokenization.word_counts import Tally, WordCount
 
-SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
-"""Their ids are their places here."""
 MAX_PIECE_LENGTH = 16
+"""Largest number of characters in a piece, word mark included."""
 MAX_SEEDS = 1_000_000
 MIN_SEED_COUNT = 3
 WORDS_AT_ONCE = 100
-"""Of which the substrings are counted together."""
+"""Number of words whose substrings are counted together."""
 TRAINER_THREADS = 4
 """Part of the recipe: the trainer adds up floats per thread, so another number of threads could give another model."""
 
 
 def seed_pieces(counts: Iterable[WordCount], scratch: Path) -> list[WordCount]:
-    """Substrings inside a word with their counts in running text, the most useful first, at most a million.
+    """Returns substrings of words with their counts in running text, the most useful first, at most a million.
 
     sentencepiece's own seeds are right-maximal substrings of the text, which leaves out most whole words of segmented Japanese:
     a word is always followed by the next one's word mark, so the maximal substring ends in that mark and is refused.
 
     Args:
-        counts: of words, each once; fastest in the order of their counts.
-        scratch: an empty folder for what does not fit into memory.
+        counts: words with their counts, each word once; fastest in the order of the counts.
+        scratch: an empty folder, for counts that do not fit into memory.
     """
     substrings = Tally(scratch)
     for count, words in groupby(counts, itemgetter(1)):
@@ -46,7 +46,7 @@ def seed_pieces(counts: Iterable[WordCount], scratch: Path) -> list[WordCount]:
 
 
 def _substrings(word: str) -> list[str]:
-    """Those of two characters or more, the mark of a word's start among them."""
+    """Returns the substrings of at least two characters, counting the mark of the word's start as one."""
     marked = f"▁{word}"
     length = len(marked)
     return [
@@ -61,19 +61,23 @@ def train_sentencepiece(
     character_coverage: float,
     model_type: Literal["unigram", "char"] = "unigram",
 ) -> bytes:
-    """A sentencepiece model of the words and counts in a file of them; raises RuntimeError where it cannot have so many pieces.
+    """Trains a sentencepiece model and returns its serialised bytes.
 
-    One of characters (`char`) has fewer pieces where the words have fewer characters.
+    A model of characters (`char`) has fewer pieces if the words have fewer characters.
 
     Args:
-        words: as `read_counts` takes them.
-        seeds: pieces to choose from, such a file too; None leaves that to sentencepiece.
-        vocab_size: pieces of the model, special tokens included.
-        character_coverage: share of the running characters that have pieces.
+        words: file of words and counts, see `read_counts`.
+        seeds: file of pieces to choose from, with counts; None: sentencepiece makes its own.
+        vocab_size: number of pieces of the model, special tokens included.
+        character_coverage: share of the running characters that become pieces.
+        model_type: unigram (subwords) or char.
+
+    Raises:
+        RuntimeError: the words do not give that many pieces.
     """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        # Not the file by its name: sentencepiece takes a comma in it for the end of the name.
+        # The words and not the file's name: sentencepiece takes a comma in it for the end of the name.
         sentence_iterator=(f"{word}\t{count}" for word, count in read_counts(words)),
         input_format="tsv",
         model_writer=model,
@@ -83,15 +87,15 @@ def train_sentencepiece(
         max_sentencepiece_length=MAX_PIECE_LENGTH,
         normalization_rule_name="identity",
         add_dummy_prefix=True,
-        pad_id=0,
-        pad_piece=SPECIAL_TOKENS[0],
-        bos_id=1,
-        bos_piece=SPECIAL_TOKENS[1],
-        eos_id=2,
-        eos_piece=SPECIAL_TOKENS[2],
-        unk_id=3,
-        unk_piece=SPECIAL_TOKENS[3],
-        control_symbols=SPECIAL_TOKENS[4],
+        pad_id=PAD,
+        pad_piece=SPECIAL_TOKENS[PAD],
+        bos_id=CLS,
+        bos_piece=SPECIAL_TOKENS[CLS],
+        eos_id=SEP,
+        eos_piece=SPECIAL_TOKENS[SEP],
+        unk_id=UNK,
+        unk_piece=SPECIAL_TOKENS[UNK],
+        control_symbols=SPECIAL_TOKENS[UNK + 1],
         num_threads=TRAINER_THREADS,
         minloglevel=1,
         seed_sentencepieces_file="" if seeds is None else str(seeds),
@@ -100,7 +104,7 @@ def train_sentencepiece(
 
 
 def read_counts(path: Path) -> Iterator[WordCount]:
-    """Words or pieces and their counts, as lines of the two with a tab between them."""
+    """Yields words or pieces with their counts from a file with one tab-separated pair a line."""
     with open(path, "rb") as f:
         for line in f:
             word, count = line.decode().rstrip("\n").split("\t")
@@ -108,5 +112,6 @@ def read_counts(path: Path) -> Iterator[WordCount]:
 
 
 def write_counts(path: Path, counts: Iterable[WordCount]) -> None:
+    """Writes the file that `read_counts` reads, atomically."""
     with atomic_file(path) as f:
         f.writelines(f"{word}\t{count}\n".encode() for word, count in counts)

@@ -16,7 +16,7 @@ from jadeberta.evaluation.mlm import EVALUATION_SEED, evaluate_mlm
 from jadeberta.model import build
 from jadeberta.pretrain import check_against_shards
 from jadeberta.shards import INDEX_NAME, CorpusEntry, ShardIndex, ShardReader, file_sha256, open_shards, write_shard
-from preprocess.tokenization.packing import Document, best_fit
+from preprocess.tokenization.packing import EncodedDocument, best_fit
 from tests.helpers import TINY_MODEL, make_recipe
 
 LENGTHS = [500, 200, 150, 400, 90, 1300, 33, 260, 7, 410]
@@ -27,7 +27,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("shards")
     generator = np.random.default_rng(0)
     bodies = [generator.integers(5, TINY_MODEL["vocab_size"], length, dtype=np.uint16) for length in LENGTHS]
-    documents = (Document(np.concatenate([[np.uint16(1)], body, [np.uint16(2)]]), np.asarray([len(body)])) for body in bodies)
+    documents = (
+        EncodedDocument(np.concatenate([[np.uint16(1)], body, [np.uint16(2)]]), np.asarray([len(body)])) for body in bodies
+    )
     rows = best_fit(documents, np.ones(TINY_MODEL["vocab_size"], bool))
     model = directory / "tokenizer" / "spm.model"
     model.parent.mkdir()
@@ -49,8 +51,8 @@ def test_tokens_of_a_step_are_those_that_are_not_padding(shards: Path) -> None:
     order = SampleOrder.of(1, len(reader), reader.corpora, {"web": 1})
     batch = StepDataset(reader, order, Masker(1, TINY_MODEL["vocab_size"]), 1, 0, 1, by_document=True)[0]
     assert isinstance(reader, ShardReader) and not isinstance(batch, Exception)
-    pieces = len(LENGTHS) + 2  # the one of 1,300 tokens is cut in three
-    assert batch.tokens == sum(LENGTHS) + 2 * pieces < 512 * len(reader)
+    fragments = len(LENGTHS) + 2  # the one of 1,300 tokens is cut in three
+    assert batch.tokens == sum(LENGTHS) + 2 * fragments < 512 * len(reader)
 
 
 def test_training_on_them_as_one_text_is_refused(shards: Path, tmp_path: Path) -> None:

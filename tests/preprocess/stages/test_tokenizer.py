@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from jadeberta.shards import ConfigError, file_sha256
+from jadeberta.shards.tokenizer_format import SPECIAL_TOKENS
 from preprocess.document_files import read_json, write_jsonl_zst
 from preprocess.executors.executor import Executor
 from preprocess.segmenters import open_segmenter
@@ -20,7 +21,6 @@ from preprocess.stages import tokenizer as stage
 from preprocess.stages.pack import encode_documents
 from preprocess.stages.tokenizer import train_tokenizer
 from preprocess.text import normalise
-from preprocess.tokenization.sentencepiece_training import SPECIAL_TOKENS
 from preprocess.tokenization.word_counts import Ranked
 from preprocess.workdir import list_words, read_words
 from tests.preprocess import tiny_corpus as tiny

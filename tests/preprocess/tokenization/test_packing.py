@@ -8,7 +8,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from preprocess.tokenization import packing
-from preprocess.tokenization.packing import BORDER_TOKENS, CONTENT, WINDOW, Document, Rows, best_fit, concatenate, cut, fit
+from preprocess.tokenization.packing import (
+    BORDER_TOKENS,
+    CONTENT,
+    WINDOW,
+    EncodedDocument,
+    Rows,
+    best_fit,
+    concatenate,
+    fit,
+    split_document,
+)
 
 CLS, SEP = 1, 2
 FIRST = 10
@@ -17,18 +27,18 @@ Texts = list[list[int]]
 """Per document the tokens of its sentences."""
 
 
-def counted(texts: Texts) -> list[Document]:
+def counted(texts: Texts) -> list[EncodedDocument]:
     """Documents whose text counts from 10 on without a break, so that each token says where it comes from."""
     documents, token = [], FIRST
     for sentences in texts:
         length = sum(sentences)
         body = range(token, token := token + length)
         assert token < 2**16
-        documents.append(Document(np.asarray([CLS, *body, SEP], np.uint16), np.cumsum(sentences)))
+        documents.append(EncodedDocument(np.asarray([CLS, *body, SEP], np.uint16), np.cumsum(sentences)))
     return documents
 
 
-def pieces_of(rows: Rows) -> list[list[list[int]]]:
+def fragments_of(rows: Rows) -> list[list[list[int]]]:
     """Per row the tokens of each of its document numbers."""
     return [
         [tokens[numbers == number].tolist() for number in range(1, int(numbers.max()) + 1)]
@@ -55,7 +65,7 @@ def by_hand(documents: list[list[int]]) -> tuple[list[list[int]], list[list[int]
 )
 def test_concatenated_rows_are_the_documents_one_after_the_other(lengths: list[int]) -> None:
     ids = [np.random.default_rng(length).integers(1, 60_000, length, dtype=np.uint16) for length in lengths]
-    tokens, numbers, documents = concatenate(Document(i, np.asarray([len(i)])) for i in ids)
+    tokens, numbers, documents = concatenate(EncodedDocument(i, np.asarray([len(i)])) for i in ids)
     expected = by_hand([i.tolist() for i in ids])
     assert tokens.dtype == numbers.dtype == np.uint16 and tokens.shape == numbers.shape == (len(expected[0]), 512)
     assert (tokens.tolist(), numbers.tolist()) == expected and documents == len(lengths)
@@ -69,24 +79,24 @@ word_starts = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(s
 @example([[510], [511], [1]], np.ones(2**16, bool))
 @example([[1] * 1021], np.zeros(2**16, bool))
 @settings(deadline=None, max_examples=150)
-def test_best_fit_holds_every_token_once_and_in_order_and_no_piece_crosses_a_row(lengths: Texts, starts: np.ndarray) -> None:
+def test_best_fit_holds_every_token_once_and_in_order_and_no_fragment_crosses_a_row(lengths: Texts, starts: np.ndarray) -> None:
     documents = counted(lengths)
     rows = best_fit(documents, starts)
     assert rows.documents == len(lengths)
     whole = {tuple(document.tokens.tolist()) for document in documents if len(document.tokens) <= 512}
-    found = [piece for row in pieces_of(rows) for piece in row]
-    assert all(piece[0] == CLS and piece[-1] == SEP and min(piece[1:-1]) >= FIRST for piece in found)
+    found = [fragment for row in fragments_of(rows) for fragment in row]
+    assert all(fragment[0] == CLS and fragment[-1] == SEP and min(fragment[1:-1]) >= FIRST for fragment in found)
     assert sum(map(len, found)) == np.count_nonzero(rows.tokens)
-    bodies = sorted(piece[1:-1] for piece in found)
+    bodies = sorted(fragment[1:-1] for fragment in found)
     assert [token for body in bodies for token in body] == list(range(FIRST, FIRST + sum(map(sum, lengths))))
-    assert whole <= {tuple(piece) for piece in found}
+    assert whole <= {tuple(fragment) for fragment in found}
     ends = {int(document.tokens[-2]) for document in documents}
-    assert ends <= {body[-1] for body in bodies}  # no piece is of two documents
+    assert ends <= {body[-1] for body in bodies}  # no fragment is of two documents
 
 
 @given(texts, word_starts)
 @settings(deadline=None, max_examples=60)
-def test_best_fit_numbers_pieces_from_one_in_the_order_of_the_text_and_pads_at_the_end(
+def test_best_fit_numbers_fragments_from_one_in_the_order_of_the_text_and_pads_at_the_end(
     lengths: Texts, starts: np.ndarray
 ) -> None:
     rows = best_fit(counted(lengths), starts)
@@ -94,7 +104,7 @@ def test_best_fit_numbers_pieces_from_one_in_the_order_of_the_text_and_pads_at_t
         live = sum(token != 0 for token in tokens)
         assert 0 not in tokens[:live] and not any(numbers[live:])
         assert numbers[0] == 1 and all(b - a in (0, 1) for a, b in pairwise(numbers[:live]))
-    order = [[piece[1] for piece in row] for row in pieces_of(rows)]
+    order = [[fragment[1] for fragment in row] for row in fragments_of(rows)]
     assert all(row == sorted(row) for row in order) and order == sorted(order)
 
 
@@ -107,7 +117,7 @@ def test_any_two_rows_are_too_full_for_one(lengths: list[int]) -> None:
     assert max(used, default=0) <= 512 and (len(rows) < 2 or sum(used[:2]) > 512)
 
 
-def test_a_piece_goes_where_it_leaves_the_least_space() -> None:
+def test_a_fragment_goes_where_it_leaves_the_least_space() -> None:
     assert fit([60, 400, 150, 300]) == [[0, 2, 3], [1]]
 
 
@@ -117,7 +127,9 @@ def test_padding_of_documents_as_long_as_those_of_the_web_is_under_one_percent(m
     lengths = np.maximum(8, generator.lognormal(np.log(mean) - sigma**2 / 2, sigma, 6000).astype(int))
     documents = [sentence_lengths(length, generator) for length in lengths.tolist()]
     text = np.full(4, FIRST, np.uint16)
-    rows = best_fit([Document(np.resize(text, sum(s) + 2), np.cumsum(s)) for s in documents], generator.random(2**16) < 0.9)
+    rows = best_fit(
+        [EncodedDocument(np.resize(text, sum(s) + 2), np.cumsum(s)) for s in documents], generator.random(2**16) < 0.9
+    )
     assert np.count_nonzero(rows.tokens == 0) / rows.tokens.size < 0.01
 
 
@@ -129,8 +141,8 @@ def sentence_lengths(length: int, generator: np.random.Generator) -> list[int]:
     return sentences
 
 
-def bodies(pieces: list[np.ndarray]) -> list[int]:
-    return [len(piece) - 2 for piece in pieces]
+def bodies(fragments: list[np.ndarray]) -> list[int]:
+    return [len(fragment) - 2 for fragment in fragments]
 
 
 EVERYWHERE, NOWHERE = np.ones(2**16, bool), np.zeros(2**16, bool)
@@ -138,24 +150,24 @@ EVERYWHERE, NOWHERE = np.ones(2**16, bool), np.zeros(2**16, bool)
 
 def test_long_document_is_cut_after_the_last_sentence_that_ends_near_the_end_of_the_row() -> None:
     (document,) = counted([[500, 3, 4, 600]])  # sentences end 500, 503, 507 tokens on
-    assert bodies(cut(document, EVERYWHERE)) == [507, 510, 90]
+    assert bodies(split_document(document, EVERYWHERE)) == [507, 510, 90]
 
 
 def test_without_a_sentence_end_near_it_is_cut_between_words_and_else_where_the_row_ends() -> None:
     (document,) = counted([[CONTENT - BORDER_TOKENS - 1, 1000]])
     starts = NOWHERE.copy()
     starts[[FIRST + 505, FIRST + 505 + CONTENT - BORDER_TOKENS - 1]] = True  # the second one is too far from its row's end
-    assert bodies(cut(document, starts)) == [505, CONTENT, 1501 - 505 - CONTENT]
+    assert bodies(split_document(document, starts)) == [505, CONTENT, 1501 - 505 - CONTENT]
 
 
-def test_cut_document_gives_each_piece_its_own_frame() -> None:
+def test_cut_document_gives_each_fragment_its_own_frame() -> None:
     (document,) = counted([[1200]])
-    pieces = cut(document, NOWHERE)
-    assert [(piece[0], piece[-1]) for piece in pieces] == [(CLS, SEP)] * 3
-    assert np.concatenate([piece[1:-1] for piece in pieces]).tolist() == document.tokens[1:-1].tolist()
+    fragments = split_document(document, NOWHERE)
+    assert [(fragment[0], fragment[-1]) for fragment in fragments] == [(CLS, SEP)] * 3
+    assert np.concatenate([fragment[1:-1] for fragment in fragments]).tolist() == document.tokens[1:-1].tolist()
 
 
-def test_no_more_pieces_than_a_window_are_weighed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_fragments_than_a_window_are_weighed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     weighed = []
     monkeypatch.setattr(packing, "fit", lambda lengths: (weighed.append(len(lengths)), fit(lengths))[1])
     rows = best_fit(counted([[2]] * (2 * WINDOW + 5)), EVERYWHERE)
