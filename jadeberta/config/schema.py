@@ -98,10 +98,12 @@ class ModelConfig:
     pooler_hidden_size: int = 1024
 
     def hugging_face(self) -> dict[str, Any]:
-        """Keyword arguments for transformers.DebertaV2Config."""
+        """Returns the keyword arguments of transformers.DebertaV2Config."""
+        from jadeberta.shards.tokenizer_format import CLS, PAD, SEP
+
         fields = asdict(self)
         del fields["attention"]
-        return {**fields, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+        return {**fields, "pad_token_id": PAD, "bos_token_id": CLS, "eos_token_id": SEP}
 
 
 @dataclass

@@ -1,16 +1,16 @@
-"""How often to save: the share of the wall time that is useful, for failures that strike at random.
+"""How often to save: the share of the wall time that is useful, for failures at random times.
 
 Pure functions of seconds. Checked against a simulation of random failures in tests/plan/test_checkpoint_interval.py.
 
-Symbols: tau training between two saves (interval_s), d the stall of a save (stall_s), w the time until its checkpoint counts, written
-beside the training (write_s), R from an end until training goes on (restart_s), M mean time between failures (mtbf_s).
+Symbols: tau is the training between two saves (interval_s), d the stall of a save (stall_s), w the time of the background write until
+the checkpoint counts (write_s), R the time from an end until training goes on (restart_s), M the mean time between failures (mtbf_s).
 """
 
 import math
 
 
 def young(stall_s: float, mtbf_s: float) -> float:
-    """Training between two saves, first order: sqrt(2 d M).
+    """Returns the training between two saves, first order: sqrt(2 d M).
 
     J. W. Young, A first order approximation to the optimum checkpoint interval, Communications of the ACM 17 (1974).
     """
@@ -18,7 +18,7 @@ def young(stall_s: float, mtbf_s: float) -> float:
 
 
 def daly(stall_s: float, mtbf_s: float) -> float:
-    """Training between two saves, higher order: sqrt(2 d M) (1 + sqrt(d / 2M) / 3 + (d / 2M) / 9) - d, and M where d >= 2M.
+    """Returns the training between two saves, higher order: sqrt(2 d M) (1 + sqrt(d / 2M) / 3 + (d / 2M) / 9) - d, and M where d >= 2M.
 
     J. T. Daly, A higher order estimate of the optimum checkpoint interval for restart dumps, Future Generation Computer Systems 22
     (2006).
@@ -32,15 +32,15 @@ def daly(stall_s: float, mtbf_s: float) -> float:
 def expected_efficiency(
     interval_s: float, stall_s: float, write_s: float, restart_s: float, mtbf_s: float, limit_s: float = math.inf
 ) -> float:
-    """Useful training as a share of the wall time, in the long run.
+    """Returns useful training as a share of the wall time, in the long run.
 
     Args:
         interval_s: training between two saves, above 0.
-        stall_s: the training stands still so long for a save.
-        write_s: from the end of the stall until the checkpoint counts; training goes on meanwhile, the next save waits for it.
-        restart_s: from the end of a life until training goes on; a failure meanwhile begins it anew.
-        mtbf_s: mean time between failures of all nodes together, exponential; inf: none.
-        limit_s: from the begin of training until a planned end, which saves and waits for its checkpoint; inf: none.
+        stall_s: time for which the training stands still for a save.
+        write_s: time from the end of the stall until the checkpoint counts; training goes on meanwhile, the next save waits for it.
+        restart_s: time from the end of an attempt until training goes on; a failure meanwhile begins it anew.
+        mtbf_s: mean time between failures of all nodes together, exponentially distributed; inf: no failures.
+        limit_s: time from the start of training to a planned end, which saves and waits for its checkpoint; inf: none.
 
     Derivation. The run begins anew, with nothing unsaved, whenever training goes on after an end; so useful time over wall time between
     two such moments is the answer (renewal-reward theorem). Training begins at 0; a failure comes at T, exponential with mean M.
@@ -75,9 +75,9 @@ def expected_efficiency(
 
 
 def best_interval(stall_s: float, write_s: float, restart_s: float, mtbf_s: float, limit_s: float = math.inf) -> float:
-    """The training between two saves that makes `expected_efficiency` largest; inf where nothing fails.
+    """Returns the training between two saves that makes `expected_efficiency` largest; inf where nothing fails.
 
-    Searched on a logarithmic grid that narrows around its best point, because planned ends make the curve a saw. Without them the
+    Searched on a logarithmic grid that narrows around its best point, because planned ends make the curve a sawtooth. Without them the
     optimum does not depend on restart_s, nor on write_s as long as it is shorter: every failure pays both, however often one saves.
     """
     if math.isinf(mtbf_s):

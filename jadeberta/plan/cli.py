@@ -1,4 +1,4 @@
-"""`jadeberta plan`: what a recipe will cost on a cluster, and how often to save; every assumption is named beside its source."""
+"""`jadeberta plan`: what a recipe will cost on a cluster, and how often to save; every assumption is printed with its source."""
 
 import argparse
 import textwrap
@@ -11,35 +11,43 @@ import orjson
 from jadeberta.config import load_recipe
 from jadeberta.errors import ConfigError
 from jadeberta.model.load import count_parameters
-from jadeberta.plan.forecast import DEFAULTS, Cluster, Forecast, Input, forecast, measured_inputs
+from jadeberta.plan.forecast import DEFAULTS, ClusterShape, Forecast, Input, forecast, measured_inputs
 from jadeberta.plan.world_sizes import DEFAULTS as NETWORK_DEFAULTS
-from jadeberta.plan.world_sizes import Size, compare, network_inputs, read_preflight, sizes_table
+from jadeberta.plan.world_sizes import WorldSize, compare, network_inputs, read_preflight, sizes_table
 from jadeberta.status.attempts import read_rows
 from jadeberta.utils.command_line import OneSentenceParser, not_negative, positive
+from jadeberta.utils.text_table import format_table
 
 WIDTH = 130
+"""Columns to which the sources are wrapped."""
 
 NUMBERS: dict[str, tuple[Callable[[str], float], str]] = {
-    "tokens_per_second_per_gpu": (positive, "measured speed of one GPU; goes before --mfu"),
+    "tokens_per_second_per_gpu": (positive, "measured speed of one GPU; takes precedence over --mfu"),
     "mfu": (positive, "share of the device's peak that the training reaches"),
     "mtbf_node_hours": (positive, "hours between two failures of one node"),
-    "stall_seconds": (not_negative, "the training stands still so long for a save"),
-    "write_seconds": (not_negative, "then, beside the training, until the checkpoint counts"),
-    "restart_seconds": (not_negative, "from the start of a job until it trains"),
-    "queue_seconds": (not_negative, "from the end of a job until the start of the next"),
-    "time_limit_hours": (not_negative, "Slurm's limit for a job; 0: none"),
-    "link_gbps": (positive, "rate of a node's network, all its adapters together, Gbit/s"),
-    "link_latency_us": (not_negative, "of a hop from node to node, microseconds"),
-    "nvlink_gb_per_s": (positive, "rate of the ring within a node, GB/s (assumed: by --device)"),
-    "nvlink_latency_us": (not_negative, "of a hop within a node, microseconds"),
+    "stall_seconds": (not_negative, "time for which the training stands still for a save"),
+    "write_seconds": (not_negative, "time of the background write after that, until the checkpoint counts"),
+    "restart_seconds": (not_negative, "time from the start of a job until it trains"),
+    "queue_seconds": (not_negative, "time from the end of a job until the start of the next"),
+    "time_limit_hours": (not_negative, "time limit of a job in Slurm; 0: none"),
+    "link_gbps": (positive, "bandwidth of a node's network, all adapters together, Gbit/s"),
+    "link_latency_us": (not_negative, "latency of a hop from node to node, microseconds"),
+    "nvlink_gb_per_s": (positive, "bandwidth of the ring within a node, GB/s (assumed: by --device)"),
+    "nvlink_latency_us": (not_negative, "latency of a hop within a node, microseconds"),
     "spread": (not_negative, "standard deviation of a rank's computing time, as a share of it"),
 }
-"""Options with a number: how it is read, and what it is."""
+"""Options with a number: parser and help text."""
 ASSUMED = DEFAULTS | NETWORK_DEFAULTS
+"""Assumed values of all options."""
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the plan of a run. Raises ConfigError for a recipe or options that do not fit together."""
+    """Prints the plan of a run.
+
+    Raises:
+        ConfigError: the recipe and the options do not fit together.
+        InputError: --measured or --preflight name no such file.
+    """
     options, overrides = _parser().parse_known_args(arguments)
     recipe = load_recipe(options.config, tuple(overrides))
     if options.mfu is not None and options.mfu > 1:
@@ -54,10 +62,10 @@ def main(arguments: list[str]) -> int:
             inputs[name] = Input(value, "given", "")
     if options.mfu is not None:
         inputs.pop("tokens_per_second_per_gpu", None)
-    cluster = Cluster(options.nodes[0], options.gpus_per_node, options.device)
+    cluster = ClusterShape(options.nodes[0], options.gpus_per_node, options.device)
     of_network = {name: inputs.pop(name) for name in (*NETWORK_DEFAULTS, "nvlink_gb_per_s") if name in inputs}
     result = forecast(recipe, cluster, inputs, count_parameters(recipe.model))
-    sizes: list[Size] = []
+    sizes: list[WorldSize] = []
     if len(options.nodes) > 1 or options.preflight is not None:
         preflight = {} if options.preflight is None else read_preflight(options.preflight)
         used = network_inputs(options.device, of_network, preflight, str(options.preflight))
@@ -117,8 +125,14 @@ def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def table(options: argparse.Namespace, result: Forecast, sizes: list[Size]) -> str:
-    """The plan for people."""
+def table(options: argparse.Namespace, result: Forecast, sizes: list[WorldSize]) -> str:
+    """Returns the plan as text.
+
+    Args:
+        options: of the command line.
+        result: the plan.
+        sizes: comparison of world sizes; empty: none.
+    """
     count = options.nodes[0]
     nodes = f"{count} node{'s' * (count > 1)} x {options.gpus_per_node} {options.device}"
     mfu = "" if result.mfu is None else f", MFU {100 * result.mfu:.1f}%"
@@ -133,16 +147,21 @@ def table(options: argparse.Namespace, result: Forecast, sizes: list[Size]) -> s
         "without faults": f"{result.days_without_faults:.1f} days",
         "failures": f"{result.failures:.1f} expected, one in {result.mtbf_s / 86400:.1f} days",
     }
-    lines = [f"{options.config} on {nodes}", *(f"  {name:<14}  {text}" for name, text in facts.items())]
-    lines += ["", f"{'save every':<26} {'minutes':>9} {'steps':>9} {'goodput':>9} {'days':>9}"]
+    lines = [f"{options.config} on {nodes}", *_indented(format_table(("", ""), facts.items(), left=2))]
     names = {"recipe": "checkpoint.every_steps", "young": "Young 1974", "daly": "Daly 2006", "best": "best"}
+    rows = []
     for name, label in names.items():
-        row = result.choices[name]
-        lines.append(f"  {label:<24} {row.seconds / 60:>9.1f} {row.steps:>9,} {100 * row.goodput:>8.3f}% {row.days:>9.2f}")
+        plan = result.choices[name]
+        rows.append((label, f"{plan.seconds / 60:.1f}", f"{plan.steps:,}", f"{100 * plan.goodput:.3f}%", f"{plan.days:.2f}"))
+    lines += ["", *_indented(format_table(("save every", "minutes", "steps", "goodput", "days"), rows, rule=False))]
     if sizes:
         lines += ["", "the same batch on more nodes, without faults", *sizes_table(sizes)]
-    lines += ["", "it rests on"]
+    lines += ["", "computed from"]
     for name, used in result.inputs.items():
         text = f"  {_option(name):<28} {used.value:>8,.5g}  {used.kind}" + (f": {used.source}" if used.source else "")
         lines += textwrap.wrap(text, WIDTH, subsequent_indent=" " * 50, replace_whitespace=False)
     return "\n".join(lines)
+
+
+def _indented(text: str) -> list[str]:
+    return [f"  {line}" for line in text.splitlines()]

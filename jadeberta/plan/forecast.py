@@ -1,6 +1,6 @@
-"""What a run will cost: work, days, checkpoint interval and goodput from a recipe and a few figures about the cluster.
+"""What a run will cost: work, days, checkpoint interval and goodput, from a recipe and a few figures about the cluster.
 
-Pure functions; every figure that nobody measured carries its source, so that a reader can judge what the result rests on.
+Pure functions. Every figure that was not measured carries its source, so that a reader can judge the result.
 """
 
 import statistics
@@ -17,25 +17,24 @@ from jadeberta.utils.hardware import PEAKS, peak_flops
 from jadeberta.utils.json_lines import JsonRow, finite
 
 SIGNAL_LEAD_S = 300.0
-"""The scripts in slurm/ have Slurm send USR1 so long before the time limit."""
-
+"""Time before the time limit at which Slurm sends USR1, as the scripts in slurm/ ask for it."""
 STEPS_FOR_SPREAD = 16
-"""Fewer say little about how much steps differ."""
+"""Fewest steps from which the spread of step times is computed."""
 OPTIMIZER_BYTES = 12
-"""A parameter's fp32 master weight and two Adam moments."""
+"""Bytes of a parameter's fp32 master weight and two Adam moments."""
 AVERAGE_BYTES = 4
-"""Its fp32 average, where the recipe keeps one."""
+"""Bytes of a parameter's fp32 running average, where the recipe keeps one."""
 
 
 @dataclass
 class Input:
-    """A figure that the forecast rests on."""
+    """A figure that the forecast is computed from."""
 
     value: float
     kind: str
-    """given, measured or assumed."""
+    """How it is known: given, measured or assumed."""
     source: str
-    """Where the value comes from."""
+    """Source of the value."""
 
 
 DEFAULTS = {
@@ -58,71 +57,72 @@ DEFAULTS = {
     "queue_seconds": Input(600.0, "assumed", "Slurm's queue after every end; ask your cluster's sacct"),
     "time_limit_hours": Input(24.0, "assumed", "slurm/pretrain_large.sh"),
 }
-"""What is assumed where nothing is given or measured."""
+"""Values that are assumed where nothing is given or measured, by option."""
 
 
 @dataclass
-class Cluster:
-    """What the run shall run on."""
+class ClusterShape:
+    """Nodes, GPUs and kind of GPU that a run is planned for."""
 
     nodes: int = 1
     gpus_per_node: int = 8
     device: str = "A100"
-    """A name that `hardware.PEAKS` knows, or any other where the speed is given."""
+    """A name in `hardware.PEAKS`; any other where the speed is given."""
 
 
 @dataclass
-class Choice:
-    """One interval between checkpoints and what it leads to."""
+class IntervalPlan:
+    """One interval between checkpoints and its consequences."""
 
     seconds: float
-    """Training between two saves."""
+    """Training between two saves, seconds."""
     steps: int
-    """The same in whole steps."""
+    """Training between two saves, whole steps."""
     goodput: float
     """Expected share of the wall time that is useful."""
     days: float
-    """Expected days with faults, queue and planned ends."""
+    """Expected days, with failures, queue and planned ends."""
 
 
 @dataclass
 class Forecast:
-    """The plan of a run."""
+    """Plan of a run."""
 
     parameters: int
     tokens: int
-    """Of the whole run; every position of every row counted."""
+    """Tokens of the whole run; every position of every row counts."""
     flops_per_token: float
-    """Forward and backward, the head on the masked positions alone."""
+    """FLOP of forward and backward pass, with the head on the masked positions alone."""
     total_flops: float
     tokens_per_second: float
-    """Of all devices."""
+    """Speed of all devices together."""
     mfu: float | None
-    """None where the device's peak is not known."""
+    """Share of the devices' peak; None where the peak is not known."""
     step_s: float
     days_without_faults: float
     checkpoint_bytes: int
     mtbf_s: float
-    """Of all nodes together."""
+    """Mean time between failures of all nodes together, seconds."""
     failures: float
-    """Expected over the run, at the recipe's interval."""
-    choices: dict[str, Choice]
-    """By name: recipe, young, daly, best."""
+    """Failures to expect over the run, at the recipe's interval."""
+    choices: dict[str, IntervalPlan]
+    """Intervals by name: recipe, young, daly, best."""
     inputs: dict[str, Input]
-    """By the name of their option."""
+    """Figures that the plan is computed from, by option."""
 
 
 def bytes_per_parameter(training: TrainingConfig) -> int:
-    """Bytes of a checkpoint for each parameter."""
+    """Returns the bytes that a checkpoint holds for each parameter."""
     return OPTIMIZER_BYTES + AVERAGE_BYTES * bool(training.ema_decay) + (2 if training.precision == "bf16" else 4)
 
 
 def measured_inputs(ledger: list[JsonRow], metrics: list[JsonRow], name: str) -> dict[str, Input]:
-    """What a run's own rows say of stall, write, restart and tokens/s; what they do not say is left out.
+    """Returns what a run's own rows say about stall, write, restart and speed, as far as they do.
 
     Args:
-        ledger, metrics: rows of the run.
-        name: of the run, for the source.
+        ledger: rows of ledger.jsonl.
+        metrics: rows of metrics.jsonl.
+        name: name of the run, for the source.
     """
     histories = read_history(ledger, metrics)
     saves = [event for event in ledger if event.get("event") == "save"]
@@ -131,7 +131,7 @@ def measured_inputs(ledger: list[JsonRow], metrics: list[JsonRow], name: str) ->
     ]
     worlds = [world for event in ledger if event.get("event") == "start" and (world := finite(event, "world_size"))]
     steps = [s for h in histories for s in h.steps if not s.lost and s.seconds > 0]
-    told = [(rate * s.seconds, s.seconds) for s in steps if (rate := finite(s.row, "tokens_per_second")) is not None]
+    rates = [(rate * s.seconds, s.seconds) for s in steps if (rate := finite(s.row, "tokens_per_second")) is not None]
     found = {
         "stall_seconds": [stall_seconds(event) for event in saves],
         # write_s counts from the beginning of the stall; where a save names none, the training waited for all of it.
@@ -148,22 +148,22 @@ def measured_inputs(ledger: list[JsonRow], metrics: list[JsonRow], name: str) ->
         middle = statistics.median(seconds)
         spread = NORMAL * statistics.median(abs(s - middle) for s in seconds) / middle
         result["spread"] = Input(spread, "measured", f"robust deviation of {len(seconds)} steps in {name}")
-    if told and worlds:
-        rate = sum(tokens for tokens, _ in told) / sum(seconds for _, seconds in told) / worlds[-1]
+    if rates and worlds:
+        rate = sum(tokens for tokens, _ in rates) / sum(seconds for _, seconds in rates) / worlds[-1]
         result["tokens_per_second_per_gpu"] = Input(
-            rate, "measured", f"mean of {len(told)} steps on {int(worlds[-1])} ranks in {name}"
+            rate, "measured", f"mean of {len(rates)} steps on {int(worlds[-1])} ranks in {name}"
         )
     return result
 
 
-def forecast(recipe: Recipe, cluster: Cluster, inputs: dict[str, Input], parameters: int) -> Forecast:
-    """The plan of a run.
+def forecast(recipe: Recipe, cluster: ClusterShape, inputs: dict[str, Input], parameters: int) -> Forecast:
+    """Plans a run.
 
     Args:
-        recipe: checked.
-        cluster: what it shall run on.
-        inputs: by option, over DEFAULTS; `tokens_per_second_per_gpu` goes before `mfu`.
-        parameters: of the model.
+        recipe: checked recipe.
+        cluster: nodes and GPUs to run on.
+        inputs: figures by option, which replace DEFAULTS; `tokens_per_second_per_gpu` takes precedence over `mfu`.
+        parameters: number of parameters of the model.
 
     Raises:
         ConfigError: the batch does not divide over the GPUs, the device's peak is needed and not known, or no time is left to train.
@@ -190,10 +190,10 @@ def forecast(recipe: Recipe, cluster: Cluster, inputs: dict[str, Input], paramet
     days = tokens / rate / 86400
     costs = _costs(used, mtbf)
 
-    def choice(seconds: float, steps: int | None = None) -> Choice:
+    def choice(seconds: float, steps: int | None = None) -> IntervalPlan:
         steps = steps or min(training.max_steps, max(1, round(seconds / step_s)))
         goodput = expected_efficiency(steps * step_s, **costs)
-        return Choice(seconds, steps, goodput, days / goodput if goodput > 0 else float("inf"))
+        return IntervalPlan(seconds, steps, goodput, days / goodput if goodput > 0 else float("inf"))
 
     every = recipe.checkpoint.every_steps
     choices = {
@@ -220,7 +220,7 @@ def forecast(recipe: Recipe, cluster: Cluster, inputs: dict[str, Input], paramet
 
 
 def _costs(inputs: dict[str, Input], mtbf_s: float) -> dict[str, Any]:
-    """Arguments of `expected_efficiency` but the interval."""
+    """Returns the arguments of `expected_efficiency`, without the interval."""
     restart, hours = inputs["restart_seconds"].value, inputs["time_limit_hours"].value
     limit = hours * 3600 - SIGNAL_LEAD_S - restart if hours > 0 else float("inf")
     if limit <= 0:

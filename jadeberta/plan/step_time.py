@@ -1,6 +1,6 @@
-"""How long a step takes at a world size: compute, update, data, what the ranks send each other, and waiting for the slowest.
+"""How long a step takes at a world size: compute, update, data, communication, and waiting for the slowest rank.
 
-Pure functions of plain figures. The ring's cost is the model of latency and bandwidth of Hockney (1994) applied to the ring algorithm
+Pure functions of plain figures. The cost of a ring is Hockney's model of latency and bandwidth (1994), applied to the ring algorithm
 (Patarasuk and Yuan: Bandwidth optimal all-reduce algorithms for clusters of workstations, 2009), with constants that
 `jadeberta preflight` measures. What DeepSpeed sends is counted in tests/training/test_comm_meter.py.
 """
@@ -14,38 +14,38 @@ from typing import Any
 from jadeberta.utils.hardware import find_peaks
 
 HIDDEN_SHARE = 0.7
-"""Share of a backward pass beside which overlapped communication can run; the last layers' gradients come before the rest. Assumed."""
+"""Share of a backward pass that overlapped communication can run beside; the last layers' gradients come first. Assumed."""
 LEAST_EXPOSED = 0.05
-"""Share of overlapped communication that is never hidden: the last bucket has nothing to run beside. Assumed."""
+"""Smallest share of overlapped communication that stays exposed: the last bucket has no computation beside it. Assumed."""
 BACKWARD_SHARE = 2 / 3
-"""Of a micro-batch's time: backward costs twice the forward pass."""
+"""Share of the backward pass in a micro-batch's time: it costs twice the forward pass."""
 SMALL_REDUCTIONS = 5
-"""All-reduces of a few numbers in a step, at most: tokens, loss, gradient norm, overflow once or twice."""
+"""Most all-reduces of a few numbers in a step: tokens, loss, gradient norm, overflow once or twice."""
 UPDATE_BYTES = 30
 """Memory traffic of AdamW for a parameter: gradient, fp32 weight and two moments read, the last three and the bf16 weight written."""
 
 
 @dataclass(frozen=True)
 class Ring:
-    """What preflight fits: a ring of N ranks passes on S bytes in (N - 1) (latency + S / (N bandwidth)) seconds."""
+    """Latency and bandwidth that preflight fits: a ring of N ranks passes on S bytes in (N - 1) (latency + S / (N bandwidth)) seconds."""
 
     latency_s: float
-    """Of one hop."""
+    """Latency of one hop, seconds."""
     bandwidth_bytes_per_s: float
-    """Of the slowest hop."""
+    """Bandwidth of the slowest hop, bytes/s."""
 
     def pass_round(self, size: float, ranks: int) -> float:
-        """Seconds of an all-gather of `size` bytes in all, or of a reduce-scatter of as many."""
+        """Returns the seconds of an all-gather with a result of `size` bytes, or of a reduce-scatter of as many."""
         return (ranks - 1) * (self.latency_s + size / ranks / self.bandwidth_bytes_per_s)
 
     def all_reduce(self, size: float, ranks: int) -> float:
-        """Seconds of an all-reduce of `size` bytes: a reduce-scatter and an all-gather."""
+        """Returns the seconds of an all-reduce of `size` bytes: a reduce-scatter and an all-gather."""
         return 2 * self.pass_round(size, ranks)
 
 
 @dataclass(frozen=True)
 class Network:
-    """The rings of one allocation."""
+    """Rings of one allocation, by collective."""
 
     all_reduce: Ring
     all_gather: Ring
@@ -53,28 +53,29 @@ class Network:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What the ranks of a step send each other, bytes of payload; on the wire each rank sends (N - 1) / N of them, twice for a reduce."""
+    """Bytes of payload that the ranks send each other in a step; on the wire a rank sends (N - 1) / N of them, twice for an all-reduce."""
 
     reduced: float
-    """All-reduced, after each micro-batch (`times` in all)."""
+    """Bytes all-reduced each of the `times`."""
     scattered: float
-    """Reduce-scattered, likewise."""
+    """Bytes reduce-scattered each of the `times`."""
     gathered: float
-    """All-gathered, likewise."""
+    """Bytes all-gathered each of the `times`."""
     times: int
+    """Rounds of communication: one per micro-batch, or one per step."""
     gathered_at_end: float
-    """All-gathered once, after the update."""
+    """Bytes all-gathered once, after the update."""
 
 
 def traffic(parameters: int, stage: int, precision: str, accumulation: int) -> Traffic:
-    """What DeepSpeed 0.19.8 sends in a step; gradients and weights go in the working precision.
+    """Returns what DeepSpeed 0.19.8 sends in a step; gradients and weights go in the working precision.
 
     Stage 1 reduces at the end of the accumulation, stage 2 after every micro-batch, both by all-reduce; stage 3 gathers the weights
     for each forward and backward pass and reduce-scatters after each.
 
     Args:
-        parameters: of the model, tied ones once.
-        stage: of ZeRO, 1 to 3.
+        parameters: number of parameters of the model; tied ones count once.
+        stage: ZeRO stage, 1 to 3.
         precision: bf16 or fp32.
         accumulation: micro-batches of a rank in a step.
     """
@@ -87,7 +88,7 @@ def traffic(parameters: int, stage: int, precision: str, accumulation: int) -> T
 
 @functools.cache
 def expected_maximum(ranks: int) -> float:
-    """Mean of the largest of some standard normal numbers; 0 of one.
+    """Returns the mean of the largest of `ranks` standard normal numbers; 0 for one.
 
     The integral of 1 - F(x)^n - F(-x)^n over x > 0, F the normal distribution (David and Nagaraja: Order statistics, 2003, section 3.1).
     """
@@ -102,32 +103,32 @@ def expected_maximum(ranks: int) -> float:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a rank does in a step on its own."""
+class RankWork:
+    """What one rank does in a step without the others."""
 
     micro_batch_s: float
-    """Forward and backward of one micro-batch."""
+    """Forward and backward pass of one micro-batch, seconds."""
     accumulation: int
     update_s: float = 0.0
-    """The optimizer on all parameters; ZeRO shares them out over the ranks."""
+    """Optimizer update of all parameters, seconds; ZeRO divides them over the ranks."""
     data_s: float = 0.0
-    """Waiting for the batch."""
+    """Wait for the batch, seconds."""
     spread: float = 0.0
     """Standard deviation of a rank's computing time from step to step, as a share of it."""
     measured_ranks: int = 1
-    """The computing time was measured on so many ranks, whose slowest it holds already."""
+    """Number of ranks on which the computing time was measured; it already contains the wait for their slowest."""
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """A predicted step, seconds by part."""
+    """Predicted time of a step by part, seconds."""
 
     compute_s: float
-    """The micro-batches and the update."""
+    """Micro-batches and update."""
     communication_s: float
-    """What is not hidden behind the computation."""
+    """Communication that is not hidden behind computation."""
     stragglers_s: float
-    """Waiting for the slowest of the ranks."""
+    """Wait for the slowest rank."""
     data_s: float
 
     @property
@@ -135,15 +136,15 @@ class StepTime:
         return self.compute_s + self.communication_s + self.stragglers_s + self.data_s
 
 
-def predict(work: Work, sent: Traffic, ranks: int, network: Network, overlap: bool = False) -> StepTime:
-    """The time of one step.
+def predict(work: RankWork, sent: Traffic, ranks: int, network: Network, overlap: bool = False) -> StepTime:
+    """Predicts the time of one step.
 
     Args:
-        work: of one rank.
-        sent: of the step.
+        work: what one rank computes.
+        sent: what the ranks send each other.
         ranks: world size.
-        network: of the allocation.
-        overlap: communication after a micro-batch runs beside its backward pass (`overlap_comm` on GPUs).
+        network: rings of the allocation.
+        overlap: whether the communication of a micro-batch runs beside its backward pass (`overlap_comm` on GPUs).
     """
     compute = work.accumulation * work.micro_batch_s + work.update_s / ranks
     each = network.all_reduce.all_reduce(sent.reduced, ranks) if sent.reduced else 0.0
@@ -159,16 +160,16 @@ def predict(work: Work, sent: Traffic, ranks: int, network: Network, overlap: bo
 
 
 def update_seconds(parameters: int, device: str) -> float:
-    """Of the optimizer on all parameters, which the memory's rate limits; 0 where the device is not known."""
+    """Returns the seconds of the optimizer on all parameters, limited by memory bandwidth; 0 where the device is not known."""
     peaks = find_peaks(device)
     return 0.0 if peaks is None else parameters * UPDATE_BYTES / peaks.memory_bytes_per_s
 
 
 def network_of(constants: Mapping[str, Any]) -> Network | None:
-    """The rings that preflight measured; None where it could not, as on one rank.
+    """Returns the rings that preflight measured; None where it measured none, as on one rank.
 
     Args:
-        constants: of preflight.json; without figures of its own the all-gather takes those of the all-reduce.
+        constants: of preflight.json. Where it has no figures of the all-gather, those of the all-reduce count.
     """
     latency, bandwidth = constants.get("latency_s"), constants.get("bandwidth_bytes_per_s")
     if latency is None or not bandwidth:
@@ -180,4 +181,4 @@ def network_of(constants: Mapping[str, Any]) -> Network | None:
 
 
 NO_NETWORK = Network(Ring(0.0, math.inf), Ring(0.0, math.inf))
-"""Of a single rank."""
+"""Network of a single rank, which sends nothing."""

@@ -1,7 +1,7 @@
-"""A recipe at several world sizes: what `jadeberta plan` predicts of step, efficiency and days.
+"""A recipe at several world sizes: step time, efficiency and days that `jadeberta plan` predicts.
 
-Pure functions but for the two that read a file. The speed of one GPU is an input; this adds what the ranks send each other. Every
-constant that nobody measured carries its source.
+Pure functions, except `zero_of` and `read_preflight`. The speed of one GPU is an input; this module adds communication. Every constant
+that was not measured carries its source.
 """
 
 import json
@@ -13,9 +13,10 @@ import orjson
 
 from jadeberta.config import Recipe, resolve_file
 from jadeberta.errors import ConfigError, InputError
-from jadeberta.plan.forecast import Cluster, Forecast, Input
-from jadeberta.plan.step_time import NO_NETWORK, Network, Ring, Work, network_of, predict, traffic, update_seconds
+from jadeberta.plan.forecast import ClusterShape, Forecast, Input
+from jadeberta.plan.step_time import NO_NETWORK, Network, RankWork, Ring, network_of, predict, traffic, update_seconds
 from jadeberta.utils.hardware import PEAKS, find_peaks
+from jadeberta.utils.text_table import format_table
 
 HOP = "NCCL's own table (src/graph/tuning.cc: ring, Simple protocol)"
 DEFAULTS = {
@@ -24,37 +25,37 @@ DEFAULTS = {
     "nvlink_latency_us": Input(3.4, "assumed", f"a hop over NVLink in {HOP}"),
     "spread": Input(0.0, "assumed", "nobody measured how much the ranks' steps differ; --measured takes it from a run"),
 }
-"""What is assumed where nothing is given or measured."""
+"""Values that are assumed where nothing is given or measured, by option."""
 
 
 @dataclass(frozen=True)
-class Size:
-    """The recipe on some nodes; seconds of a step."""
+class WorldSize:
+    """The recipe on a number of nodes; times are seconds of a step."""
 
     nodes: int
     ranks: int
     micro_batch: int
-    """The recipe's, or the largest below it that divides; 0 where none does, and then the rest is 0 too."""
+    """The recipe's micro-batch, or the largest below it that divides the batch; 0 where none does, and then the other figures are 0."""
     accumulation: int
     step_s: float
     compute_s: float
     communication_s: float
-    """What is not hidden, with the wait for the slowest rank."""
+    """Communication that is not hidden, and the wait for the slowest rank."""
     tokens_per_second: float
     efficiency: float
-    """Tokens/s of a GPU as a share of those at the smallest size."""
+    """Tokens/s of a GPU as a share of those at the smallest world size."""
     days: float
-    """Without faults."""
+    """Days of the run without failures."""
 
 
 def network_inputs(device: str, given: dict[str, Input], preflight: dict[str, Any], name: str) -> dict[str, Input]:
-    """What a comparison of sizes rests on: what was given, measured by preflight, else assumed.
+    """Returns the figures that a comparison of world sizes is computed from: given, measured by preflight, else assumed.
 
     Args:
         device: kind of GPU.
-        given: by option.
-        preflight: as in preflight.json; empty where there is none.
-        name: of that file.
+        given: figures by option.
+        preflight: content of preflight.json; empty where there is none.
+        name: name of that file, for the source.
 
     Raises:
         ConfigError: the device's links are not known and not given.
@@ -77,9 +78,14 @@ def network_inputs(device: str, given: dict[str, Input], preflight: dict[str, An
 
 
 def networks(inputs: dict[str, Input], gpus_per_node: int, preflight: dict[str, Any]) -> dict[bool, Network]:
-    """The rings within one node (False) and over several (True): preflight's own where it measured such, else from the inputs.
+    """Returns the rings within one node (False) and over several (True): measured by preflight, else computed from the inputs.
 
     Over several nodes a ring is as fast as its slowest hop, which is the one between two nodes.
+
+    Args:
+        inputs: as `network_inputs` returns them.
+        gpus_per_node: GPUs of a node.
+        preflight: content of preflight.json; empty where there is none.
     """
     nvlink = Ring(inputs["nvlink_latency_us"].value * 1e-6, inputs["nvlink_gb_per_s"].value * 1e9)
     # Of each node's hops only the last leaves it.
@@ -96,17 +102,17 @@ def networks(inputs: dict[str, Input], gpus_per_node: int, preflight: dict[str, 
 
 
 def compare(
-    recipe: Recipe, plan: Forecast, nodes: list[int], cluster: Cluster, inputs: dict[str, Input], preflight: dict[str, Any]
-) -> list[Size]:
-    """The recipe's step at several sizes, strong scaling: the global batch stays.
+    recipe: Recipe, plan: Forecast, nodes: list[int], cluster: ClusterShape, inputs: dict[str, Input], preflight: dict[str, Any]
+) -> list[WorldSize]:
+    """Predicts the recipe's step at several world sizes with the same global batch (strong scaling).
 
     Args:
-        recipe: checked.
-        plan: of the recipe on `cluster`, whose tokens/s of a GPU hold without what goes between nodes.
-        nodes: the sizes.
+        recipe: checked recipe.
+        plan: forecast of the recipe on `cluster`; its tokens/s per GPU leave out communication between nodes.
+        nodes: numbers of nodes to compare.
         cluster: GPUs of a node and their kind.
-        inputs: as `network_inputs` gives them.
-        preflight: as in preflight.json; empty where there is none.
+        inputs: as `network_inputs` returns them.
+        preflight: content of preflight.json; empty where there is none.
     """
     training, length = recipe.training, recipe.model.max_position_embeddings
     batch, sizes, gpus = training.global_batch_size, sorted(set(nodes)), cluster.gpus_per_node
@@ -114,17 +120,17 @@ def compare(
     rings = networks(inputs, gpus, preflight)
     base = cluster.nodes * gpus
     update = update_seconds(plan.parameters, cluster.device)
-    # The plan's speed holds the update too, cut over the ranks that it is made for.
+    # The plan's speed already contains the update, divided over its ranks.
     row_s = (plan.step_s - update / base) / (batch / base)
-    result: list[Size] = []
+    result: list[WorldSize] = []
     for size in sizes:
         ranks = size * gpus
         micro = next((m for m in range(training.micro_batch_size, 0, -1) if training.batch_sizes.common % (m * ranks) == 0), 0)
         if micro == 0:
-            result.append(Size(size, ranks, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
+            result.append(WorldSize(size, ranks, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
             continue
         accumulation = batch // (micro * ranks)
-        work = Work(row_s * micro, accumulation, update, spread=inputs["spread"].value, measured_ranks=base)
+        work = RankWork(row_s * micro, accumulation, update, spread=inputs["spread"].value, measured_ranks=base)
         sent = traffic(plan.parameters, stage, training.precision, accumulation)
         time = predict(work, sent, ranks, NO_NETWORK if ranks == 1 else rings[size > 1], overlap and stage >= 2)
         speed = batch * length / time.step_s
@@ -132,12 +138,16 @@ def compare(
         efficiency = 1.0 if first is None else speed / ranks / (first.tokens_per_second / first.ranks)
         waits = time.communication_s + time.stragglers_s
         days = time.step_s * training.batch_sizes.before(training.max_steps) / batch / 86400
-        result.append(Size(size, ranks, micro, accumulation, time.step_s, time.compute_s, waits, speed, efficiency, days))
+        result.append(WorldSize(size, ranks, micro, accumulation, time.step_s, time.compute_s, waits, speed, efficiency, days))
     return result
 
 
 def zero_of(recipe: Recipe) -> tuple[int, bool]:
-    """Stage of ZeRO in the recipe's DeepSpeed file, and whether that overlaps communication. Raises ConfigError."""
+    """Returns the ZeRO stage of the recipe's DeepSpeed file, and whether it overlaps communication.
+
+    Raises:
+        ConfigError: the file is missing or not JSON.
+    """
     path = resolve_file(recipe.deepspeed)
     try:
         zero = json.loads(path.read_text(encoding="utf-8")).get("zero_optimization", {})
@@ -147,7 +157,11 @@ def zero_of(recipe: Recipe) -> tuple[int, bool]:
 
 
 def read_preflight(path: Path) -> dict[str, Any]:
-    """What `jadeberta preflight` wrote. Raises InputError."""
+    """Reads a preflight.json.
+
+    Raises:
+        InputError: it cannot be read, or has no latency and bandwidth.
+    """
     try:
         found = orjson.loads(path.read_bytes())
     except (OSError, ValueError) as e:
@@ -161,19 +175,17 @@ def _has_several_hosts(preflight: dict[str, Any]) -> bool:
     return len(preflight.get("hosts") or []) > 1
 
 
-def sizes_table(sizes: list[Size]) -> list[str]:
-    """Lines for people."""
-    lines = [
-        f"{'nodes':>7} {'GPUs':>6} {'micro-batch':>12} {'accumulation':>13} {'step s':>9} {'compute':>9} {'exposed':>9} "
-        f"{'tokens/s':>12} {'efficiency':>11} {'days':>9}"
-    ]
-    for s in sizes:
-        head = f"{s.nodes:>7} {s.ranks:>6} "
-        if not s.micro_batch:
-            lines.append(f"{head}the global batch does not divide over so many GPUs")
-            continue
-        lines.append(
-            f"{head}{s.micro_batch:>12} {s.accumulation:>13} {s.step_s:>9.3f} {s.compute_s:>9.3f} {s.communication_s:>9.4f} "
-            f"{s.tokens_per_second:>12,.0f} {s.efficiency:>11.1%} {s.days:>9.2f}"
-        )
+def sizes_table(sizes: list[WorldSize]) -> list[str]:
+    """Returns the comparison as lines of a table."""
+    headers = ("nodes", "GPUs", "micro-batch", "accumulation", "step s", "compute", "exposed", "tokens/s", "efficiency", "days")
+    rows = [
+        (s.nodes, s.ranks, s.micro_batch, s.accumulation, f"{s.step_s:.3f}", f"{s.compute_s:.3f}", f"{s.communication_s:.4f}",
+         f"{s.tokens_per_second:,.0f}", f"{s.efficiency:.1%}", f"{s.days:.2f}")
+        if s.micro_batch
+        else (s.nodes, s.ranks, *["-"] * 8)
+        for s in sizes
+    ]  # fmt: skip
+    lines = [f"  {line}" for line in format_table(headers, rows, left=0, rule=False).splitlines()]
+    if not all(s.micro_batch for s in sizes):
+        lines.append("  -: the global batch does not divide over so many GPUs")
     return lines

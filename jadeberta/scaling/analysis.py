@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from jadeberta.plan.step_time import NO_NETWORK, StepTime, Work, network_of, predict, traffic
+from jadeberta.plan.step_time import NO_NETWORK, RankWork, StepTime, network_of, predict, traffic
 from jadeberta.scaling.measurements import Measured
 from jadeberta.scaling.points import Point, Series
 
@@ -113,7 +113,7 @@ def forecast(
     # A single rank talks to nobody: what its collectives take is work of its own.
     computing = of_base.compute_s + (of_base.communication_s if base.ranks == 1 else 0.0)
     share = point.accumulation * point.micro_batch_size / (base.accumulation * base.micro_batch_size)
-    work = Work(
+    work = RankWork(
         micro_batch_s=computing / base.accumulation * had / has,
         accumulation=point.accumulation,
         data_s=of_base.data_s * share,

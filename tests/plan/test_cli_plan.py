@@ -11,7 +11,7 @@ from jadeberta.errors import ConfigError, InputError
 from jadeberta.model.load import count_parameters
 from jadeberta.plan.checkpoint_interval import expected_efficiency
 from jadeberta.plan.cli import main
-from jadeberta.plan.forecast import DEFAULTS, Cluster, Input, forecast
+from jadeberta.plan.forecast import DEFAULTS, ClusterShape, Input, forecast
 from tests.helpers import ROOT, TINY_MODEL
 
 LARGE = str(ROOT / "recipes" / "large.yaml")
@@ -49,7 +49,7 @@ def test_the_choices_are_what_the_formula_says() -> None:
     recipe = load_recipe(LARGE)
     given = {"tokens_per_second_per_gpu": 14200, "mtbf_node_hours": 100, "stall_seconds": 20, "write_seconds": 60}
     given |= {"restart_seconds": 300, "queue_seconds": 0, "time_limit_hours": 0}
-    plan = forecast(recipe, Cluster(nodes=4), {name: Input(value, "given", "") for name, value in given.items()}, 1000)
+    plan = forecast(recipe, ClusterShape(nodes=4), {name: Input(value, "given", "") for name, value in given.items()}, 1000)
     step_s = 2304 * 512 / (14200 * 32)
     every = plan.choices["recipe"]
     assert every.steps == recipe.checkpoint.every_steps and every.seconds == pytest.approx(every.steps * step_s)
@@ -63,9 +63,9 @@ def test_the_choices_are_what_the_formula_says() -> None:
 
 def test_a_growing_batch_takes_fewer_tokens_and_an_average_more_disk() -> None:
     speed = {"tokens_per_second_per_gpu": Input(14200, "given", "")}
-    plain = forecast(load_recipe(LARGE), Cluster(), speed, 1000)
+    plain = forecast(load_recipe(LARGE), ClusterShape(), speed, 1000)
     options = ("--training.batch_size_warmup", "[[576, 4000], [1152, 1000]]", "--training.ema_decay", "0.9999")
-    grown = forecast(load_recipe(LARGE, options), Cluster(), speed, 1000)
+    grown = forecast(load_recipe(LARGE, options), ClusterShape(), speed, 1000)
     fewer = (2304 - 576) * 4000 + (2304 - 1152) * 1000
     assert grown.tokens == plain.tokens - fewer * 512 and grown.step_s == plain.step_s
     assert grown.total_flops / plain.total_flops == pytest.approx(grown.tokens / plain.tokens)

@@ -8,8 +8,8 @@ from jadeberta.plan.step_time import (
     NO_NETWORK,
     SMALL_REDUCTIONS,
     Network,
+    RankWork,
     Ring,
-    Work,
     expected_maximum,
     network_of,
     predict,
@@ -57,7 +57,7 @@ def test_the_slowest_of_some_ranks_is_as_slow_as_random_numbers_say(ranks) -> No
 
 
 def test_a_step_is_the_sum_of_its_parts() -> None:
-    work = Work(micro_batch_s=0.5, accumulation=4, update_s=0.8, data_s=0.1, spread=0.05)
+    work = RankWork(micro_batch_s=0.5, accumulation=4, update_s=0.8, data_s=0.1, spread=0.05)
     time = predict(work, traffic(1000, 1, "bf16", 4), 4, NETWORK)
     assert time.compute_s == pytest.approx(4 * 0.5 + 0.8 / 4)
     assert time.communication_s == pytest.approx(3 * RING.pass_round(2000, 4) + SMALL_REDUCTIONS * RING.all_reduce(0, 4))
@@ -66,12 +66,12 @@ def test_a_step_is_the_sum_of_its_parts() -> None:
 
 
 def test_a_single_rank_only_computes() -> None:
-    time = predict(Work(0.5, 4, data_s=0.1, spread=0.2), traffic(10**9, 3, "fp32", 4), 1, NO_NETWORK)
+    time = predict(RankWork(0.5, 4, data_s=0.1, spread=0.2), traffic(10**9, 3, "fp32", 4), 1, NO_NETWORK)
     assert time.step_s == pytest.approx(2.1) and time.communication_s == 0 and time.stragglers_s == 0
 
 
 def test_ranks_that_were_measured_together_have_waited_for_their_slowest_already() -> None:
-    work = Work(1.0, 1, spread=0.1, measured_ranks=8)
+    work = RankWork(1.0, 1, spread=0.1, measured_ranks=8)
     assert predict(work, traffic(0, 1, "bf16", 1), 8, NETWORK).stragglers_s == 0
     more = predict(work, traffic(0, 1, "bf16", 1), 64, NETWORK).stragglers_s
     assert more == pytest.approx(0.1 * (expected_maximum(64) - expected_maximum(8)))
@@ -82,15 +82,15 @@ def test_stage_2_reduces_after_every_micro_batch_and_stage_1_once() -> None:
     assert (one.reduced, one.times, one.gathered_at_end) == (2000, 1, 2000)
     assert (two.reduced, two.times, two.gathered_at_end) == (2000, 16, 2000)
     assert traffic(1000, 1, "fp32", 16).reduced == 4000
-    slow = [predict(Work(0.1, 16), each, 8, NETWORK).communication_s for each in (one, two)]
+    slow = [predict(RankWork(0.1, 16), each, 8, NETWORK).communication_s for each in (one, two)]
     assert slow[1] - slow[0] == pytest.approx(15 * RING.all_reduce(2000, 8))
 
 
 def test_communication_hides_behind_the_backward_pass_only_as_far_as_that_goes() -> None:
     sent = traffic(1_000_000, 2, "bf16", 1)
     each, end = RING.all_reduce(2e6, 8), RING.pass_round(2e6, 8) + SMALL_REDUCTIONS * RING.all_reduce(0, 8)
-    hidden = predict(Work(100.0, 1), sent, 8, NETWORK, overlap=True).communication_s
-    half = predict(Work(3.0, 1), sent, 8, NETWORK, overlap=True).communication_s
+    hidden = predict(RankWork(100.0, 1), sent, 8, NETWORK, overlap=True).communication_s
+    half = predict(RankWork(3.0, 1), sent, 8, NETWORK, overlap=True).communication_s
     assert hidden == pytest.approx(0.05 * each + end)
     assert half == pytest.approx(each - 0.7 * 3.0 * 2 / 3 + end)
 
