@@ -1,4 +1,4 @@
-"""The console script `jadeberta`: one parser a verb, one file a verb; nothing heavy is imported before it is needed."""
+"""The console script `jadeberta`: one parser and one file for each verb; nothing heavy is imported before it is needed."""
 
 import argparse
 import os
@@ -23,10 +23,10 @@ from jadeberta.jobs.exit_reason import EXIT_REASONS_VARIABLE, write_exit_reason
 from jadeberta.utils.recipe_errors import explain_recipe_error
 
 RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")
-SAID_ONCE = (ConfigError, CheckpointError, NothingToResume, NumericsError, StopRequested, RequeueRequested)
-"""Errors that every rank meets alike."""
-BEHIND_RANK_0_S = 3.0
-"""A rank that leaves the speaking to rank 0 ends after it: launchers end all ranks when the first has ended."""
+COMMON_ERRORS = (ConfigError, CheckpointError, NothingToResume, NumericsError, StopRequested, RequeueRequested)
+"""Errors that all ranks meet together; rank 0 prints them, once."""
+RANK_0_FIRST_S = 3.0
+"""Seconds that the other ranks wait before they end with a common error: launchers end all ranks when the first has ended."""
 Handler = Callable[[list[str]], int]
 
 
@@ -59,32 +59,34 @@ def main() -> None:
     try:
         sys.exit(verbs[options.verb][1](arguments[1:]))
     except JadebertaError as e:
-        _complain(e)
+        _report(e)
         # A rank that stops here must not wait for the others in a collective's destructor.
-        _leave(e.exit_status)
+        _exit_now(e.exit_status)
     except BrokenPipeError:
-        _leave(1)
+        _exit_now(1)
     except KeyboardInterrupt:
-        _leave(130)
+        _exit_now(130)
     except Exception:
         # Without this the interpreter would wait at its exit for loader processes that take no signals.
         traceback.print_exc()
-        _leave(1)
+        _exit_now(1)
 
 
-def _complain(error: JadebertaError) -> None:
-    """Says it once where every rank meets the same error, and with the rank where it may be one rank's own."""
+def _report(error: JadebertaError) -> None:
+    """Prints an error: a common one on rank 0 alone, any other with the rank that met it."""
     rank = next((int(os.environ[v]) for v in RANK_VARIABLES if os.environ.get(v, "").isdigit()), 0)
-    if rank == 0 or not isinstance(error, SAID_ONCE):
+    if rank == 0 or not isinstance(error, COMMON_ERRORS):
         where = f"rank {rank} on {host_name(os.environ)}: " if rank else ""
         print(f"{where}{type(error).__name__}: {error}", file=sys.stderr)
     if folder := os.environ.get(EXIT_REASONS_VARIABLE):
         write_exit_reason(Path(folder), rank, error.exit_status, str(error))
-    if rank and isinstance(error, SAID_ONCE):
-        time.sleep(BEHIND_RANK_0_S)
+    if rank and isinstance(error, COMMON_ERRORS):
+        # Rank 0 is still printing.
+        time.sleep(RANK_0_FIRST_S)
 
 
-def _leave(status: int) -> None:
+def _exit_now(status: int) -> None:
+    """Ends the process without the interpreter's clean-up, which may wait for other ranks or for loaders."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
@@ -105,7 +107,7 @@ def _pretrain(arguments: list[str]) -> int:
     parser.add_argument(
         "--resume", choices=["auto", "required", "never"], default="auto", help="what to do about earlier checkpoints"
     )
-    parser.add_argument("--dry-run", action="store_true", help="check everything, say what the run would be, start nothing")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print what the run would be, start nothing")
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # the DeepSpeed launcher adds it
     recipe_file = _recipe_file(arguments)
     try:
@@ -120,9 +122,9 @@ def _pretrain(arguments: list[str]) -> int:
 
 
 def _recipe_file(arguments: list[str]) -> Path | None:
-    """The file after --config; raises ConfigError where it is not there."""
-    for place, argument in enumerate(arguments):
-        name = arguments[place + 1] if argument == "--config" and place + 1 < len(arguments) else None
+    """The file after --config, None without it; raises ConfigError where there is no such file."""
+    for index, argument in enumerate(arguments):
+        name = arguments[index + 1] if argument == "--config" and index + 1 < len(arguments) else None
         name = argument.removeprefix("--config=") if argument.startswith("--config=") else name
         if name is not None:
             if not Path(name).is_file():

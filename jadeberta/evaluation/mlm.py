@@ -1,12 +1,12 @@
 """`jadeberta evaluate mlm`: accuracy on masked tokens of held-out documents, per corpus and over all.
 
-Masks are keyed by a fixed seed and the row, so that two checkpoints are asked the same questions.
+Masks are keyed by a fixed seed and the row, so that every checkpoint predicts the same tokens.
 """
 
 import argparse
 import json
+import logging
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,22 @@ from jadeberta.model import DebertaForMaskedLM, load
 from jadeberta.shards import ShardReader
 from jadeberta.shards import open as open_shards
 
+logger = logging.getLogger(__name__)
+
 EVALUATION_SEED = 1234
+"""Seed of the masks; figures of two seeds are not comparable."""
 
 
 def resolve_checkpoint(path: Path) -> Path:
-    """A checkpoint or exported directory as it is; of a run directory, its newest valid checkpoint. Raises CheckpointError."""
+    """Finds what to evaluate: a checkpoint or an exported directory as it is, of a run directory its newest valid checkpoint.
+
+    Raises:
+        CheckpointError: the path is none of these, or its checkpoints cannot be trusted.
+        NothingToResume: none of the run's checkpoints is valid.
+    """
     for root in (path / "checkpoints", path):
         if list_checkpoints(root):
-            found = choose(root, "required", lambda line: print(line, file=sys.stderr, flush=True))
+            found = choose(root, "required", logger.warning)
             assert found is not None
             return found
     if (path / MANIFEST_NAME).exists() and (faults := verify(path)):
@@ -54,16 +62,20 @@ def evaluate_mlm(
 
     Args:
         model: in eval mode, on its device.
-        shards: the split to ask about.
+        shards: the split to evaluate on.
         batch_size: rows at once.
-        mask_probability: share of the tokens that are asked for, masked as in training.
+        mask_probability: share of the tokens to predict, masked as in training.
+        seed: of the masks.
         limit: rows of each corpus; 0 takes all.
 
-    Rows that were packed best_fit are asked as they are trained on: each document by itself.
+    In rows that were packed best_fit attention stays inside each document, as in training.
 
     Returns:
         For each corpus and "all": accuracy, loss (nats a masked token), perplexity, masked_tokens, sequences, and
-        unigram_accuracy: what always answering the most frequent token would get.
+        unigram_accuracy: the accuracy of always predicting the most frequent token.
+
+    Raises:
+        ConfigError: the split holds no token to predict.
     """
     masker = Masker(seed, model.config.vocab_size, mask_probability)
     by_document = shards.index.packing == "best_fit"
@@ -78,34 +90,38 @@ def evaluate_mlm(
             ids, labels = masker(tokens, np.zeros_like(chunk), chunk)
             batch = make_micro_batch(ids, labels, tokens, documents if by_document else None)
             if not len(batch.labels):
-                continue
+                continue  # rows of very few tokens may have none masked
             mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
-            own = None if batch.document_ids is None else batch.document_ids.to(device)
-            answers = batch.labels.to(device)
+            document_ids = None if batch.document_ids is None else batch.document_ids.to(device)
+            targets = batch.labels.to(device)
             with torch.inference_mode():
                 logits = model(
-                    batch.input_ids.to(device), attention_mask=mask, document_ids=own, masked_index=batch.masked_index.to(device)
+                    batch.input_ids.to(device),
+                    attention_mask=mask,
+                    document_ids=document_ids,
+                    masked_index=batch.masked_index.to(device),
                 ).logits.float()
-                loss = F.cross_entropy(logits, answers, reduction="sum").item()
-                correct = (logits.argmax(-1) == answers).sum().item()
-            sums += (correct, loss, len(answers), len(chunk))
+                loss = F.cross_entropy(logits, targets, reduction="sum").item()
+                correct = (logits.argmax(-1) == targets).sum().item()
+            sums += (correct, loss, len(targets), len(chunk))
             counts += np.bincount(batch.labels.numpy(), minlength=len(counts))
         if sums[2]:
             results[name] = _figures(sums, counts)
         totals, every = totals + sums, every + counts
     if not totals[2]:
         raise ConfigError(
-            f"{shards.directory}: its {shards.split} split holds no token to ask for; it needs preprocess.heldout_documents."
+            f"{shards.directory}: its {shards.split} split holds no token to predict; it needs preprocess.heldout_documents."
         )
     return results | {"all": _figures(totals, every)}
 
 
 def _figures(sums: np.ndarray, counts: np.ndarray) -> dict[str, float]:
+    """Figures from [correct, loss, masked tokens, sequences] and how often each token was to be predicted."""
     correct, loss, masked, sequences = sums.tolist()
     return {
         "accuracy": correct / masked,
         "loss": loss / masked,
-        "perplexity": math.exp(min(loss / masked, 700.0)),
+        "perplexity": math.exp(min(loss / masked, 700.0)),  # e^710 is beyond a float
         "unigram_accuracy": int(counts.max()) / masked,
         "masked_tokens": int(masked),
         "sequences": int(sequences),
