@@ -1,5 +1,6 @@
-"""`jadeberta preflight`: is this allocation fit to train on, and which host is not?
+"""`jadeberta preflight`: checks whether an allocation is fit to train on, and names the hosts that are not.
 
-Every rank looks at its own machine (`alone`), meets the others (`meeting`) and measures with them (`together`); rank 0 judges, by a
-pure function (`judge`). Nothing here imports DeepSpeed, and nothing waits without a limit.
+Every rank checks its own host (`local_checks`), meets the others (`rendezvous`) and runs the benchmarks with them (`host_benchmarks`,
+`network_benchmarks`). Rank 0 judges with a pure function (`judge`) and writes the report (`render`). Nothing here imports DeepSpeed, and
+every wait has a time limit.
 """

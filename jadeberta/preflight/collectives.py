@@ -1,4 +1,4 @@
-"""Times all-reduce and all-gather in the process group that is up, within a given time, and the matrix product of one device."""
+"""Times all-reduce and all-gather in the current process group, and the matrix product of one device, each within a given time."""
 
 import statistics
 import time
@@ -7,30 +7,33 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.distributed as dist
 
-from jadeberta.preflight.results import Line
+from jadeberta.preflight.results import CollectiveFit
 
 TRIPS = {"all_reduce": 2, "all_gather": 1}
-"""How often the data goes around the ring."""
+"""How many times the data goes around the ring: a ring all-reduce is a reduce-scatter and an all-gather (Thakur et al. 2005)."""
 
 SIZES = (8, 64 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20, 256 << 20)
-"""Bytes of a message: the first shows the latency, the third a bandwidth; a larger one is only tried where it fits into the time."""
+"""Message sizes in bytes. The first shows the latency, the third a bandwidth; a larger one is only timed if it fits into the time."""
 MANDATORY = 2
+"""Index in SIZES up to which every size is timed."""
 LARGEST_ON_CPU = 64 << 20
+"""Largest message on CPUs, bytes."""
 ROUNDS = 20
-"""A size is timed at most so often."""
+"""Most timed rounds of a size."""
 WINDOWS = 3
-"""The best of some windows is a device's own speed: what disturbs it once does not count, what slows it down for good is in all."""
+"""Windows of the matrix product. The best one is the device's speed: a passing disturbance is not in it, a lasting one is in all."""
 
-Points = list[tuple[int, float]]
+Timings = list[tuple[int, float]]
+"""Bytes of a message and seconds."""
 
 
-def time_collective(collective: str, device: torch.device, seconds: float) -> tuple[Points, Points]:
-    """Seconds by bytes of message, of the best and of the median round. All ranks of the group call it alike.
+def time_collective(collective: str, device: torch.device, seconds: float) -> tuple[Timings, Timings]:
+    """Times a collective for growing messages; returns the best and the median round of each size. All ranks of the group must call it.
 
     Args:
-        collective: all_reduce or all_gather; the bytes of the latter are those of the gathered whole.
-        device: where the message lies.
-        seconds: that it may take, about.
+        collective: all_reduce or all_gather; the bytes of the latter are those of the gathered result.
+        device: of the message.
+        seconds: time limit, approximate.
     """
     best, typical = [], []
     ranks = dist.get_world_size()
@@ -50,7 +53,8 @@ def time_collective(collective: str, device: torch.device, seconds: float) -> tu
             else:
                 dist.all_gather_single(message, part)
 
-        _timed(once, device)  # connects, allocates
+        # The first call connects the ranks and allocates buffers, so it is not counted.
+        _timed(once, device)
         first = _slowest(_timed(once, device), device)
         times = [_timed(once, device) for _ in range(max(3, min(ROUNDS, int(share / max(first, 1e-6)))))]
         best.append((numbers * 4, min(times)))
@@ -68,18 +72,18 @@ def _timed(once: Callable[[], None], device: torch.device) -> float:
 
 
 def _slowest(seconds: float, device: torch.device) -> float:
-    """The longest of all ranks' times, so that all decide the same about it."""
-    told = torch.tensor(seconds, device=device, dtype=torch.float32)
-    dist.all_reduce(told, dist.ReduceOp.MAX)
-    return float(told)
+    """The longest time of all ranks, so that all ranks decide alike: a rank with its own number of rounds would wait forever."""
+    longest = torch.tensor(seconds, device=device, dtype=torch.float32)
+    dist.all_reduce(longest, dist.ReduceOp.MAX)
+    return float(longest)
 
 
 def gemm_rates(device: torch.device, seconds: float) -> list[float]:
-    """FLOP/s of a square matrix product in each of some windows: bf16 on a GPU, fp32 on a CPU.
+    """Measures the FLOP/s of a square matrix product in each of WINDOWS windows: bf16 on a GPU, fp32 on a CPU.
 
     Args:
         device: of this rank.
-        seconds: of all windows together, after a warm-up.
+        seconds: of all windows together, after the warm-up.
     """
     size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (512, torch.float32)
     a = torch.randn(size, size, device=device, dtype=dtype)
@@ -106,19 +110,21 @@ def gemm_rates(device: torch.device, seconds: float) -> list[float]:
     return rates
 
 
-def fit(collective: str, ranks: int, points: Sequence[tuple[int, float]]) -> Line | None:
-    """The line through the smallest and the largest message, where latency and bandwidth show alone; None for one rank.
+def fit_latency_bandwidth(collective: str, ranks: int, points: Sequence[tuple[int, float]]) -> CollectiveFit | None:
+    """Fits latency and bandwidth of a ring (Hockney 1994) to the smallest and the largest message; None for one rank.
+
+    The smallest message shows the latency alone, the largest one the bandwidth.
 
     Args:
         collective: all_reduce or all_gather.
-        ranks: N.
-        points: S in bytes and seconds, in rising order of S, at least two.
+        ranks: of the group.
+        points: bytes and seconds, in ascending order of bytes, at least two.
     """
     if ranks < 2 or len(points) < 2:
         return None
     (small, short), (large, long) = points[0], points[-1]
     steps = TRIPS[collective] * (ranks - 1)
-    # A large message that seems no slower than the small one was only timed too coarsely.
+    # If a large message seems no slower than the small one, the clock was too coarse; the bandwidth stays finite.
     seconds_per_byte = max(long - short, long * 1e-3) / (large - small)
     latency = max(0.0, short - seconds_per_byte * small) / steps
-    return Line(ranks, list(points), latency, steps / ranks / seconds_per_byte)
+    return CollectiveFit(ranks, list(points), latency, steps / ranks / seconds_per_byte)

@@ -1,60 +1,62 @@
-"""What the measurements of a preflight have in common: who takes part, and where the results go."""
+"""The context that all benchmarks of a preflight share: the ranks that take part, and the measurements."""
 
 from pathlib import Path
 
 import torch
 
 from jadeberta.config import Recipe
-from jadeberta.preflight.rendezvous import Meeting
-from jadeberta.preflight.results import Findings, Measurements
+from jadeberta.preflight.rendezvous import Rendezvous
+from jadeberta.preflight.results import LocalResults, Measurements
 
 CONNECT_S = 8.0
-"""A connection within a healthy network takes milliseconds, NCCL's first one a few seconds."""
+"""Time limit of a connection. In a healthy network it takes milliseconds, NCCL's first one a few seconds."""
 ANSWER_S = CONNECT_S + 4.0
-"""A rank whose partner does not answer says so before it is taken for lost itself."""
+"""Time limit of a rank's answer. It is longer than CONNECT_S: a rank reports a partner that does not answer before it counts as lost
+itself."""
 
 
-class Session:
-    """One rank's part in the measurements."""
+class Context:
+    """One rank's view of the benchmarks."""
 
     def __init__(
         self,
         recipe: Recipe,
-        meeting: Meeting,
+        rendezvous: Rendezvous,
         directory: Path,
         device: torch.device | None,
-        findings: dict[int, Findings],
+        local_results: dict[int, LocalResults],
         device_share: float,
         link_share: float,
     ) -> None:
-        """Measures nothing.
+        """Stores the context; measures nothing.
 
         Args:
             recipe: names the directories to write to.
             meeting: of the ranks.
-            directory: of this start, within the run directory.
-            device: of this rank; None where it has none that can be used.
+            directory: of this attempt, within the run directory.
+            device: of this rank; None if it has none that works.
             findings: on rank 0, of every rank that came; on others empty.
-            device_share, link_share: of the median of their kind, under which a device or a link looks slow.
+            device_share: share of the median below which a device is slow.
+            link_share: share of the median below which a link is slow.
         """
-        self.recipe, self.meeting, self.directory, self.device = recipe, meeting, directory, device
+        self.recipe, self.rendezvous, self.directory, self.device = recipe, rendezvous, directory, device
         self.device_share, self.link_share = device_share, link_share
-        self.rank, self.is_root = meeting.process.rank, meeting.process.is_root
-        self.found = Measurements(lost=meeting.lost)
-        """Of all ranks; filled on rank 0."""
-        self.hosts = {rank: each.host for rank, each in findings.items()}
-        devices = [each.device for each in findings.values() if each.device]
-        usual = max(sorted(set(devices), reverse=True), key=devices.count, default="")  # of as many, the GPUs
-        self._able = {rank for rank, each in findings.items() if usual and each.device == usual}
+        self.rank, self.is_root = rendezvous.process.rank, rendezvous.process.is_root
+        self.measurements = Measurements(lost=rendezvous.lost)
+        """Measurements of all ranks; filled on rank 0."""
+        self.hosts = {rank: each.host for rank, each in local_results.items()}
+        devices = [each.device for each in local_results.values() if each.device]
+        median = max(sorted(set(devices), reverse=True), key=devices.count, default="")  # with equal counts, the GPUs
+        self._device_ranks = {rank for rank, each in local_results.items() if median and each.device == median}
 
-    def leads(self, ranks: list[int]) -> dict[str, int]:
-        """Of some ranks the lowest on each host, by host; on rank 0."""
-        leads: dict[str, int] = {}
+    def lead_ranks(self, ranks: list[int]) -> dict[str, int]:
+        """Returns the lowest of some ranks on each host, by host; on rank 0."""
+        lead_ranks: dict[str, int] = {}
         for rank in ranks:
             if rank in self.hosts:
-                leads.setdefault(self.hosts[rank], rank)
-        return leads
+                lead_ranks.setdefault(self.hosts[rank], rank)
+        return lead_ranks
 
-    def able_roster(self) -> list[int]:
-        """Ranks that take part and have a device of the usual kind; on rank 0."""
-        return [rank for rank in self.meeting.roster if rank in self._able]
+    def device_ranks(self) -> list[int]:
+        """Returns the active ranks with a device of the most frequent kind; on rank 0."""
+        return [rank for rank in self.rendezvous.active_ranks if rank in self._device_ranks]

@@ -1,4 +1,4 @@
-"""What a rank sees of its own machine: software, memory, devices, and processes that should not be there."""
+"""Facts about a rank's own host: software versions, devices, and processes that should not run there."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import jadeberta
-from jadeberta.preflight.results import Fault, Findings
+from jadeberta.preflight.results import Fault, LocalResults
 from jadeberta.utils.procfs import process_table
 
 QUERY_DEVICES = ("--query-gpu=index,uuid,driver_version,ecc.errors.uncorrected.volatile.total", "--format=csv,noheader,nounits")
@@ -23,35 +23,35 @@ JOB_VARIABLES = (
     "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", "PMIX_NAMESPACE", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT",
     "MASTER_ADDR", "MASTER_PORT",
 )  # fmt: skip
-"""What the ranks of one start have in common, and those of another have not."""
+"""Variables that the ranks of one attempt share, and that differ between attempts."""
 NVIDIA_SMI_S = 8.0
 STALE_NAMED = 3
 
 
 @dataclass(frozen=True)
-class Device:
-    """A GPU of the host, whether this job sees it or not."""
+class GpuInfo:
+    """A GPU of the host, visible to this job or not."""
 
     index: int
     uuid: str
     driver: str
     uncorrected_errors: int
-    """Of its memory since boot; 0 where it does not count them."""
+    """Uncorrected memory errors since boot; 0 if the GPU does not count them."""
 
 
-def read_devices(output: str) -> list[Device]:
-    """From the output of `nvidia-smi` with QUERY_DEVICES."""
+def read_devices(output: str) -> list[GpuInfo]:
+    """Parses the output of `nvidia-smi` with QUERY_DEVICES."""
     found = []
     for line in output.splitlines():
         fields = [field.strip() for field in line.split(",")]
         if len(fields) == 4 and fields[0].isdigit():
             errors = int(fields[3]) if fields[3].isdigit() else 0  # "[N/A]" where ECC is off
-            found.append(Device(int(fields[0]), fields[1], fields[2], errors))
+            found.append(GpuInfo(int(fields[0]), fields[1], fields[2], errors))
     return found
 
 
 def read_processes(output: str, uuid: str) -> list[tuple[int, str, str]]:
-    """Process id, name and MiB of memory ("[N/A]" where the driver does not tell) of what computes on one GPU.
+    """Parses process id, name and MiB of memory ("[N/A]" if the driver does not report it) of the processes on one GPU.
 
     Args:
         output: of `nvidia-smi` with QUERY_PROCESSES.
@@ -66,13 +66,13 @@ def read_processes(output: str, uuid: str) -> list[tuple[int, str, str]]:
 
 
 def job_key(env: Mapping[str, str]) -> str:
-    """The same on all ranks of one start, and another one at another start."""
+    """Returns a key that is equal on all ranks of one attempt and differs between attempts."""
     common = "\0".join(f"{name}={env.get(name, '')}" for name in JOB_VARIABLES)
     return hashlib.sha256(common.encode()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:
-    """What must be the same on all ranks, by name."""
+    """Returns the versions that must be equal on all ranks, by name."""
     found = {"python": platform.python_version(), "jadeberta": jadeberta.__version__, "jadeberta's files": source_hash()}
     for package in PACKAGES:
         try:
@@ -86,59 +86,59 @@ def versions() -> dict[str, str]:
 
 
 def source_hash() -> str:
-    """Of every source file of this program, in the order of their names."""
+    """Returns the hash of all source files of this package."""
     root = Path(jadeberta.__file__).parent
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
-        whole.update(f"{path.relative_to(root)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
-    return whole.hexdigest()[:12]
+        digest.update(f"{path.relative_to(root)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]
 
 
-def look_at_device(wanted: str, found: Findings) -> None:
-    """Enters this rank's device and what is wrong with it.
+def check_device(wanted: str, results: LocalResults) -> None:
+    """Adds this rank's device and its faults to the local results.
 
     Args:
         wanted: the recipe's run.device.
-        found: of this rank; takes device, name, memory, driver, faults and warnings.
+        results: of this rank.
     """
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
-        found.device, found.device_name = "cpu", platform.machine()
+        results.device, results.device_name = "cpu", platform.machine()
         return
     count = torch.cuda.device_count()
-    if found.local_rank >= count:
-        found.faults.append(
-            Fault("device", f"{count} GPUs are visible to local rank {found.local_rank}; there must be one for every rank")
+    if results.local_rank >= count:
+        results.faults.append(
+            Fault("device", f"{count} GPUs are visible to local rank {results.local_rank}; there must be one for every rank")
         )
         return
-    torch.cuda.set_device(found.local_rank)
-    found.device, found.device_name = "cuda", torch.cuda.get_device_name(found.local_rank)
-    found.device_free_bytes, found.device_total_bytes = torch.cuda.mem_get_info(found.local_rank)
-    found.versions["GPU"] = found.device_name
+    torch.cuda.set_device(results.local_rank)
+    results.device, results.device_name = "cuda", torch.cuda.get_device_name(results.local_rank)
+    results.device_free_bytes, results.device_total_bytes = torch.cuda.mem_get_info(results.local_rank)
+    results.versions["GPU"] = results.device_name
     devices = read_devices(_nvidia_smi(QUERY_DEVICES))
-    own_uuid = str(torch.cuda.get_device_properties(found.local_rank).uuid)
+    own_uuid = str(torch.cuda.get_device_properties(results.local_rank).uuid)
     device = next((d for d in devices if d.uuid.removeprefix("GPU-") == own_uuid.removeprefix("GPU-")), None)
     if device is None:
-        found.warnings.append("nvidia-smi does not tell of this rank's GPU: its driver, errors and processes were not looked at")
+        results.warnings.append("nvidia-smi does not list this rank's GPU: its driver, errors and processes were not checked")
         return
-    found.versions["driver"] = device.driver
-    _look_at_health(device, found)
+    results.versions["driver"] = device.driver
+    _check_gpu_health(device, results)
 
 
-def _look_at_health(device: Device, found: Findings) -> None:
+def _check_gpu_health(device: GpuInfo, results: LocalResults) -> None:
     if device.uncorrected_errors:
-        found.faults.append(
+        results.faults.append(
             Fault(
                 "device memory errors", f"GPU {device.index} had {device.uncorrected_errors} uncorrected memory errors since boot"
             )
         )
     for pid, name, used in read_processes(_nvidia_smi(QUERY_PROCESSES), device.uuid):
-        # Inside a container the numbers are of the host's name space: a process that is not to be seen here may be one of ours.
+        # In a container, process ids are those of the host's name space: a process that is not visible here may belong to this job.
         if (environment := _environment(pid)) is not None and job_key(environment) != job_key(os.environ):
-            found.warnings.append(f"GPU {device.index} is also used by process {pid} ({name}), {used} MiB")
+            results.warnings.append(f"GPU {device.index} is also used by process {pid} ({name}), {used} MiB")
 
 
 def _nvidia_smi(query: tuple[str, ...]) -> str:
-    """Its output; empty where it is missing, fails or hangs."""
+    """The output of nvidia-smi; empty if it is missing, fails or hangs."""
     try:
         done = subprocess.run(["nvidia-smi", *query], capture_output=True, text=True, timeout=NVIDIA_SMI_S)
     except (OSError, subprocess.TimeoutExpired):
@@ -147,7 +147,7 @@ def _nvidia_smi(query: tuple[str, ...]) -> str:
 
 
 def stale_processes() -> list[str]:
-    """A line about trainings of this user on this host that do not belong to this start; none where there are none."""
+    """Returns one sentence about trainings of this user on this host that belong to another attempt, or none."""
     found = []
     for pid in process_table():
         try:
@@ -163,17 +163,17 @@ def stale_processes() -> list[str]:
     if not found:
         return []
     more = f" and {len(found) - STALE_NAMED} more" if len(found) > STALE_NAMED else ""
-    return [f"trainings that are not of this start run here: process {', '.join(found[:STALE_NAMED])}{more}"]
+    return [f"trainings of another attempt run here: process {', '.join(found[:STALE_NAMED])}{more}"]
 
 
 def is_training(command: list[str]) -> bool:
-    """Whether a command line is one of `jadeberta pretrain`, however it was started."""
-    places = [place for place, word in enumerate(command) if word == "jadeberta" or word.endswith("/jadeberta")]
-    return any(command[place + 1 : place + 2] == ["pretrain"] for place in places)
+    """Whether a command line runs `jadeberta pretrain`, with any launcher."""
+    positions = [position for position, word in enumerate(command) if word == "jadeberta" or word.endswith("/jadeberta")]
+    return any(command[position + 1 : position + 2] == ["pretrain"] for position in positions)
 
 
 def _environment(pid: int) -> dict[str, str] | None:
-    """Of a process of this user; None where it cannot be read."""
+    """The environment of a process of this user; None if it cannot be read."""
     try:
         content = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
     except OSError:

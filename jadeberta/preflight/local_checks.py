@@ -1,4 +1,5 @@
-"""What one rank finds out by itself, before it meets the others: a rank that never meets them has still said what it saw."""
+"""Checks that a rank runs by itself before the rendezvous; their results are written to a file, so a rank that never arrives is
+diagnosed too."""
 
 import contextlib
 import os
@@ -11,60 +12,59 @@ import orjson
 from jadeberta.cluster.environment import Process, host_name
 from jadeberta.config import Recipe
 from jadeberta.errors import JadebertaError
-from jadeberta.preflight.host_info import job_key, look_at_device, stale_processes, versions
-from jadeberta.preflight.results import Fault, Findings
-from jadeberta.preflight.storage_info import checkpoint_directories, index_hash, look_at_disk, missing_shards
-from jadeberta.preflight.timeouts import TimedOut, bounded
+from jadeberta.preflight.host_info import check_device, job_key, stale_processes, versions
+from jadeberta.preflight.results import Fault, LocalResults
+from jadeberta.preflight.storage_info import checkpoint_directories, disk_space, index_hash, missing_shards
+from jadeberta.preflight.timeouts import TimedOut, call_with_timeout
 from jadeberta.utils.files import write_atomically
 
-LOOK_S = 10.0
-"""A check that is not back by then hangs: each takes milliseconds, on a cold network disk a second or two."""
+CHECK_S = 10.0
+"""Time limit of a check, seconds. Each takes milliseconds, on a cold network disk a second or two; a longer one hangs."""
 
 
-def look_around(recipe: Recipe, process: Process, env: Mapping[str, str]) -> Findings:
-    """Everything that one rank sees alone; what fails or hangs becomes a fault and does not keep the rest from being looked at."""
+def run_local_checks(recipe: Recipe, process: Process, env: Mapping[str, str]) -> LocalResults:
+    """Runs all local checks of a rank; a check that fails or hangs becomes a fault and does not stop the others."""
     from jadeberta.utils.memory import available_memory
 
-    found = Findings(process.rank, process.local_rank, host_name(env), os.getpid())
-    found.information["kernel"] = os.uname().release
-    found.memory_free_bytes = available_memory()
+    results = LocalResults(process.rank, process.local_rank, host_name(env), os.getpid())
+    results.information["kernel"] = os.uname().release
+    results.memory_free_bytes = available_memory()
     try:
-        found.versions |= bounded(LOOK_S, versions)
+        results.versions |= call_with_timeout(CHECK_S, versions)
     except (OSError, TimedOut) as e:
-        found.faults.append(Fault("program", f"its own files cannot be read ({_reason(e)})"))
-    _look_at_shards(recipe, process, found)
+        results.faults.append(Fault("program", f"its own files cannot be read ({_reason(e)})"))
+    _check_shards(recipe, process, results)
     for key, directory in checkpoint_directories(recipe).items():
         try:
-            found.disks[key] = bounded(LOOK_S, look_at_disk, directory)
+            results.disks[key] = call_with_timeout(CHECK_S, disk_space, directory)
         except (OSError, TimedOut) as e:
-            found.faults.append(Fault(key, f"{key} {directory}: cannot be written to ({_reason(e)})"))
+            results.faults.append(Fault(key, f"{key} {directory}: cannot be written to ({_reason(e)})"))
     try:
-        bounded(2 * LOOK_S, look_at_device, recipe.run.device, found)
+        call_with_timeout(2 * CHECK_S, check_device, recipe.run.device, results)
     except (RuntimeError, OSError, TimedOut) as e:  # torch raises the first
-        found.device = ""
-        found.faults.append(Fault("device", f"the GPU of local rank {process.local_rank} cannot be used ({_reason(e)})"))
+        results.device = ""
+        results.faults.append(Fault("device", f"the GPU of local rank {process.local_rank} cannot be used ({_reason(e)})"))
     if process.local_rank == 0:
-        found.warnings += stale_processes()
-    return found
+        results.warnings += stale_processes()
+    return results
 
 
-def _look_at_shards(recipe: Recipe, process: Process, found: Findings) -> None:
+def _check_shards(recipe: Recipe, process: Process, results: LocalResults) -> None:
     where = f"data.shards {recipe.data.shards}"
     try:
-        found.index_sha256 = bounded(LOOK_S, index_hash, recipe.data.shards)
-        # Once a host: its ranks see the same files.
-        missing = bounded(LOOK_S, missing_shards, recipe.data.shards) if process.local_rank == 0 else []
+        results.index_sha256 = call_with_timeout(CHECK_S, index_hash, recipe.data.shards)
+        # Once per host: its ranks see the same files.
+        missing = call_with_timeout(CHECK_S, missing_shards, recipe.data.shards) if process.local_rank == 0 else []
     except (JadebertaError, OSError, TimedOut) as e:
-        found.faults.append(Fault("shards", f"{where}: {_reason(e)}"))
+        results.faults.append(Fault("shards", f"{where}: {_reason(e)}"))
         return
     if missing:
-        told = f"{where}: {missing[0]}" + (
-            f", and {len(missing) - 1} files more are not as index.json says" if missing[1:] else ""
-        )
+        more = f", and {len(missing) - 1} more files differ from index.json" if missing[1:] else ""
+        sentence = f"{where}: {missing[0]}{more}"
         if recipe.data.damaged != "stop":
-            found.warnings.append(f"{told}; training leaves them out")
+            results.warnings.append(f"{sentence}; training excludes them")
         else:
-            found.faults.append(Fault("shards", told))
+            results.faults.append(Fault("shards", sentence))
 
 
 def _reason(error: BaseException) -> str:
@@ -72,43 +72,43 @@ def _reason(error: BaseException) -> str:
     return next(iter(text.splitlines()), type(error).__name__).rstrip(".")
 
 
-class Book:
-    """The files in which ranks leave what they found, one each, in a directory of this start's own."""
+class RankFiles:
+    """The files with the local results of the ranks, one per rank, in a directory for each attempt."""
 
     def __init__(self, run_dir: Path, env: Mapping[str, str], rank: int) -> None:
         self.directory = run_dir / "preflight" / job_key(env)
         self._path = self.directory / f"rank-{rank:05d}.json"
 
-    def write(self, found: Findings) -> None:
-        """Leaves this rank's file, whole or not at all; a disk that does not take it is told of in the findings."""
+    def write(self, results: LocalResults) -> None:
+        """Writes this rank's file atomically; a failure is added to the results as a fault."""
         try:
-            bounded(LOOK_S, self._write, orjson.dumps(found))
+            call_with_timeout(CHECK_S, self._write, orjson.dumps(results))
         except (OSError, TimedOut) as e:
-            if not any(fault.kind == "run.dir" for fault in found.faults):
-                found.faults.append(Fault("run.dir", f"run.dir: {self._path} cannot be written ({_reason(e)})"))
+            if not any(fault.kind == "run.dir" for fault in results.faults):
+                results.faults.append(Fault("run.dir", f"run.dir: {self._path} cannot be written ({_reason(e)})"))
 
     def _write(self, content: bytes) -> None:
         write_atomically(self._path, content)
 
     def remove_others(self) -> None:
-        """Removes what earlier starts have left."""
+        """Removes the files of earlier attempts."""
         for directory in self.directory.parent.glob("*"):
             if directory != self.directory:
                 shutil.rmtree(directory, ignore_errors=True)
 
     def remove(self) -> None:
-        """Removes the files of this start: all is well, and the account holds what they hold."""
+        """Removes the files of this attempt: the allocation is fit, and the report has their content."""
         with contextlib.suppress(OSError, TimedOut):
-            bounded(LOOK_S, shutil.rmtree, self.directory.parent, True)
+            call_with_timeout(CHECK_S, shutil.rmtree, self.directory.parent, True)
 
-    def read(self) -> dict[int, Findings]:
-        """What ranks have left, by rank; empty where the directory cannot be read."""
+    def read(self) -> dict[int, LocalResults]:
+        """Reads the files of all ranks, by rank; empty if the directory cannot be read."""
         try:
-            return bounded(LOOK_S, self._read)
+            return call_with_timeout(CHECK_S, self._read)
         except (OSError, TimedOut):
             return {}
 
-    def _read(self) -> dict[int, Findings]:
+    def _read(self) -> dict[int, LocalResults]:
         files = sorted(self.directory.glob("rank-*.json"))
-        found = [Findings.of(orjson.loads(path.read_bytes())) for path in files]
-        return {each.rank: each for each in found}
+        results = [LocalResults.from_json(orjson.loads(path.read_bytes())) for path in files]
+        return {each.rank: each for each in results}

@@ -1,27 +1,34 @@
-"""The account of a preflight: preflight.json for programs, a table and sentences for people."""
+"""The report of a preflight: preflight.json for programs, a table and sentences for people."""
 
 import statistics
 from collections.abc import Mapping
 from typing import Any
 
 from jadeberta.preflight.checks import best_links
-from jadeberta.preflight.results import Findings, Measurements
+from jadeberta.preflight.results import LocalResults, Measurements
 from jadeberta.preflight.verdict import Verdict
+from jadeberta.utils.durations import format_duration
+from jadeberta.utils.text_table import format_table
 
-Document = dict[str, Any]
+Report = dict[str, Any]
 
 
-def document(
-    findings: Mapping[int, Findings], measured: Measurements, verdict: Verdict, world_size: int, now: float, took_s: float
-) -> Document:
-    """Everything that was found, as preflight.json holds it.
+def build_report(
+    local_results: Mapping[int, LocalResults],
+    measurements: Measurements,
+    verdict: Verdict,
+    world_size: int,
+    now: float,
+    took_s: float,
+) -> Report:
+    """Builds the content of preflight.json.
 
     Args:
-        findings: by rank.
-        measured: of those that met.
+        local_results: by rank.
+        measurements: of the ranks that reached the rendezvous.
         verdict: on both.
-        world_size: ranks that there should be.
-        now: Unix time.
+        world_size: ranks of the job.
+        now: Unix time, seconds.
         took_s: seconds since rank 0 was started.
     """
     return {
@@ -32,23 +39,23 @@ def document(
         "unfit": verdict.unfit,
         "common": verdict.common,
         "warnings": verdict.warnings,
-        "constants": constants(measured),
-        "hosts": hosts(findings, measured),
-        "pairs": [vars(pair) for pair in measured.pairs],
-        "rounds": {"played": measured.rounds[0], "of": measured.rounds[1]},
+        "constants": constants(measurements),
+        "hosts": hosts(local_results, measurements),
+        "pairs": [vars(pair) for pair in measurements.pairs],
+        "rounds": {"played": measurements.rounds[0], "of": measurements.rounds[1]},
     }
 
 
-def constants(measured: Measurements) -> dict[str, Any]:
-    """What predicts the time of a step; null where it was not measured. `fit` has the model behind latency and bandwidth.
+def constants(measurements: Measurements) -> dict[str, Any]:
+    """The constants that predict the time of a step; None if not measured. See `fit_latency_bandwidth` for the model.
 
-    latency_s, bandwidth_bytes_per_s: of an all-reduce over `ranks` ranks (median times); points: the bytes and seconds behind them.
-    gemm_flops_per_second_per_rank: the median of all ranks, each its median window, all at work at the same time.
-    fsync_bytes_per_second: run.dir, the slowest host.
+    latency_s, bandwidth_bytes_per_s: of an all-reduce over `ranks` ranks (median times); points: the bytes and seconds of the fit.
+    gemm_flops_per_second_per_rank: the median over ranks of each rank's median window, with all ranks active at the same time.
+    fsync_bytes_per_second: of run.dir on the slowest host.
     """
-    all_reduce, all_gather = measured.all_reduce, measured.all_gather
-    rates = [speeds["run.dir"] for speeds in measured.writes.values() if "run.dir" in speeds]
-    gemm = list(measured.gemm_typical.values())
+    all_reduce, all_gather = measurements.all_reduce, measurements.all_gather
+    rates = [speeds["run.dir"] for speeds in measurements.writes.values() if "run.dir" in speeds]
+    gemm = list(measurements.gemm_typical.values())
     return {
         "ranks": all_reduce.ranks if all_reduce else None,
         "latency_s": all_reduce.latency_s if all_reduce else None,
@@ -62,16 +69,16 @@ def constants(measured: Measurements) -> dict[str, Any]:
     }
 
 
-def hosts(findings: Mapping[int, Findings], measured: Measurements) -> list[Document]:
-    """Figures of each host, in order of their first rank; null where one was not measured."""
-    best = best_links(measured.pairs)
+def hosts(local_results: Mapping[int, LocalResults], measurements: Measurements) -> list[Report]:
+    """The figures of each host, in order of their first rank; None if not measured."""
+    best = best_links(measurements.pairs)
     rows = []
-    for host in dict.fromkeys([*(each.host for each in findings.values()), *measured.absent_hosts.values()]):
-        own = [each for each in findings.values() if each.host == host]
-        gone = [rank for rank, name in measured.absent_hosts.items() if name == host]
-        ranks = sorted({*(each.rank for each in own), *gone})
-        rates = [measured.gemm_best[rank] for rank in ranks if rank in measured.gemm_best]
-        clock = measured.clocks.get(host)
+    for host in dict.fromkeys([*(each.host for each in local_results.values()), *measurements.absent_hosts.values()]):
+        own = [each for each in local_results.values() if each.host == host]
+        missing = [rank for rank, name in measurements.absent_hosts.items() if name == host]
+        ranks = sorted({*(each.rank for each in own), *missing})
+        rates = [measurements.gemm_best[rank] for rank in ranks if rank in measurements.gemm_best]
+        clock = measurements.clocks.get(host)
         rows.append(
             {
                 "host": host,
@@ -79,8 +86,8 @@ def hosts(findings: Mapping[int, Findings], measured: Measurements) -> list[Docu
                 "device": own[0].device_name if own else None,
                 "gemm_flops_per_second": min(rates) if rates else None,
                 "link_bandwidth_bytes_per_s": best.get(host) or None,
-                "inside_bandwidth_bytes_per_s": measured.inside.get(host),
-                "write_bytes_per_second": measured.writes.get(host, {}),
+                "inside_bandwidth_bytes_per_s": measurements.inside.get(host),
+                "write_bytes_per_second": measurements.writes.get(host, {}),
                 "free_bytes": {key: disk.free_bytes for key, disk in own[0].disks.items()} if own else {},
                 "clock_offset_s": clock.offset_s if clock else None,
                 "clock_uncertainty_s": clock.uncertainty_s if clock else None,
@@ -94,7 +101,7 @@ def hosts(findings: Mapping[int, Findings], measured: Measurements) -> list[Docu
 
 
 COLUMNS = (
-    ("ranks", "meeting", lambda row: _ranges(row["ranks"])),
+    ("ranks", "rendezvous", lambda row: _ranges(row["ranks"])),
     ("TFLOP/s", "gemm", lambda row: _figure(row["gemm_flops_per_second"], 1e12)),
     ("link MB/s", "link", lambda row: _figure(row["link_bandwidth_bytes_per_s"], 1e6)),
     ("inside MB/s", "inside", lambda row: _figure(row["inside_bandwidth_bytes_per_s"], 1e6)),
@@ -103,36 +110,30 @@ COLUMNS = (
     ("memory GiB", "memory", lambda row: _figure(row["memory_free_bytes"], 2**30)),
     ("clock s", "clock", lambda row: _figure(row["clock_offset_s"], 1.0, "+.4f")),
 )
-"""Title, the kinds of faults that mark it, and the text of a row of `hosts`."""
+"""Title, kinds of faults that mark the column, and the cell for a row of `hosts`."""
 
 
-def table(told: Document, verdict: Verdict) -> str:
-    """A line a host, what is odd marked with !, and what follows from it."""
-    lines = [["host", *(title for title, _, _ in COLUMNS)]]
-    for row in told["hosts"]:
+def render_table(report: Report, verdict: Verdict) -> str:
+    """Formats a line per host with its faults marked by !, then warnings, reasons and the verdict."""
+    rows = []
+    for row in report["hosts"]:
         marks = verdict.marks.get(row["host"], set())
         cells = [text(row) + ("!" if marks & set(kinds.split()) else "") for _, kinds, text in COLUMNS]
-        lines.append([row["host"] + ("!" if row["host"] in told["unfit"] else ""), *cells])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
-        for line in lines
-    ]
-    played, of = told["rounds"]["played"], told["rounds"]["of"]
-    if played < of:
-        text.append(
-            f"links: {played} of {of} rounds of pairs were played in the time there was; every host was tried with as many others"
-        )
-    text += _overall(told["constants"])
-    text += [f"warning: {sentence}" for sentence in told["warnings"]]
-    for host, reasons in told["unfit"].items():
+        rows.append([row["host"] + ("!" if row["host"] in report["unfit"] else ""), *cells])
+    text = [format_table(["host", *(title for title, _, _ in COLUMNS)], rows, rule=False)]
+    measured, total = report["rounds"]["played"], report["rounds"]["of"]
+    if measured < total:
+        text.append(f"links: time allowed {measured} of {total} rounds of pairs; every host was measured with as many others")
+    text += _overall(report["constants"])
+    text += [f"warning: {sentence}" for sentence in report["warnings"]]
+    for host, reasons in report["unfit"].items():
         text += [f"UNFIT {host}: {reason}" for reason in reasons]
-    text += [f"UNFIT, no host's own fault: {sentence}" for sentence in told["common"]]
-    total = len(told["hosts"])
-    what = f"fit: {total} host{'s' * (total > 1)}, {told['world_size']} rank{'s' * (told['world_size'] > 1)}"
-    if not told["fit"]:
-        what = f"not fit: {len(told['unfit'])} of {total} hosts are unfit, {len(told['common'])} faults are no host's own"
-    text.append(f"{what}; preflight took {told['took_s']:.0f} s")
+    text += [f"UNFIT, no host's own fault: {sentence}" for sentence in report["common"]]
+    count = len(report["hosts"])
+    summary = f"fit: {count} host{'s' * (count > 1)}, {report['world_size']} rank{'s' * (report['world_size'] > 1)}"
+    if not report["fit"]:
+        summary = f"not fit: {len(report['unfit'])} of {count} hosts are unfit, {len(report['common'])} faults are no host's own"
+    text.append(f"{summary}; preflight took {format_duration(report['took_s'])}")
     return "\n".join(text)
 
 
@@ -152,6 +153,6 @@ def _figure(value: float | None, unit: float, form: str = ".4g") -> str:
 
 
 def _ranges(ranks: list[int]) -> str:
-    """0-7 for ranks without gaps."""
-    whole = len(ranks) > 1 and ranks == [*range(ranks[0], ranks[-1] + 1)]
-    return f"{ranks[0]}-{ranks[-1]}" if whole else ",".join(map(str, ranks))
+    """Formats ranks: 0-7 if they have no gaps."""
+    contiguous = len(ranks) > 1 and ranks == [*range(ranks[0], ranks[-1] + 1)]
+    return f"{ranks[0]}-{ranks[-1]}" if contiguous else ",".join(map(str, ranks))

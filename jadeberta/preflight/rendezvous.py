@@ -1,6 +1,6 @@
-"""How the ranks of a preflight meet and work together without waiting for one that cannot: over a key-value store of rank 0.
+"""Rendezvous and communication of the ranks of a preflight, over a key-value store (torch's TCPStore) of rank 0.
 
-The store needs no process group, so that a rank that is missing or falls silent costs its own results and no one else's.
+The store needs no process group, so a rank that is missing or stops answering loses only its own results.
 """
 
 import os
@@ -16,64 +16,71 @@ import torch.distributed as dist
 
 from jadeberta.cluster.environment import Process
 from jadeberta.errors import ConfigError, HangError
-from jadeberta.preflight.results import Findings
-from jadeberta.preflight.timeouts import Watch
+from jadeberta.preflight.results import LocalResults
+from jadeberta.preflight.timeouts import Deadline
 
 Plan = dict[str, Any]
+"""What rank 0 sends to all ranks before a measurement; plain JSON."""
 
 
-class Dropped(Exception):
-    """Rank 0 goes on without this rank."""
+class DroppedRank(Exception):
+    """Rank 0 continues without this rank."""
 
 
-class Meeting:
-    """The ranks that have met. Rank 0 says what is done next and gathers what came of it."""
+class Rendezvous:
+    """The connection of the ranks. Rank 0 plans each measurement and gathers its results."""
 
-    def __init__(self, process: Process, patience: float, watch: Watch) -> None:
-        """Goes to the meeting place.
+    def __init__(self, process: Process, patience: float, deadline: Deadline) -> None:
+        """Connects to the store, or serves it on rank 0.
+
+        Args:
+            process: this rank.
+            patience: seconds to wait for rank 0.
+            deadline: of the whole preflight.
 
         Raises:
             HangError: rank 0 cannot be reached within `patience` seconds.
             ConfigError: the port is taken.
         """
-        self.process, self.patience, self.watch = process, patience, watch
-        self.roster = list(range(process.world_size))
-        """Ranks that take part."""
+        self.process, self.patience, self.deadline = process, patience, deadline
+        self.active_ranks = list(range(process.world_size))
+        """Ranks that still take part."""
         self.lost: dict[int, str] = {}
-        """On rank 0, ranks that fell silent, and at what."""
+        """On rank 0, the ranks that stopped answering, and the measurement during which they did."""
         self.store = dist.PrefixStore("jadeberta-preflight", _store(process, patience))
 
-    def gather_findings(self, own: Findings) -> dict[int, Findings]:
-        """On rank 0 the findings of every rank that came within the patience, by rank; on others nothing."""
+    def gather_results(self, own: LocalResults) -> dict[int, LocalResults]:
+        """Returns on rank 0 the local results of every rank that arrives within the patience, by rank; on other ranks nothing."""
         self.put(f"here/{self.process.rank}", orjson.dumps(own).decode())
         if not self.process.is_root:
             return {}
-        told = self._collect("here", self.roster, self.patience)
-        self.roster = sorted(told)
-        return {rank: Findings.of(plain) for rank, plain in told.items()}
+        arrived = self._collect("here", self.active_ranks, self.patience)
+        self.active_ranks = sorted(arrived)
+        return {rank: LocalResults.from_json(plain) for rank, plain in arrived.items()}
 
-    def together(self, name: str, plan: Plan, work: Callable[[Plan], Any], seconds: float) -> dict[int, Any]:
-        """Has every rank of the roster do something at the same time; what fails in a rank is its result {"error": sentence}.
+    def run_on_all(self, name: str, plan: Plan, work: Callable[[Plan], Any], seconds: float) -> dict[int, Any]:
+        """Runs a function on all active ranks at the same time; the result of a rank on which it fails is {"error": sentence}.
 
         Args:
-            name: of what is done; not twice the same.
-            plan: of rank 0, for all; other ranks' is not looked at.
-            work: given rank 0's plan; returns what JSON can hold.
-            seconds: that rank 0 waits for the others once it is done; who is silent then is lost.
+            name: of the measurement; a unique key in the store.
+            plan: of rank 0, for all ranks; that of other ranks is ignored.
+            work: called with rank 0's plan; its result must be plain JSON.
+            seconds: rank 0 waits this long for the others after its own work; a rank that has not answered then is lost.
 
         Returns:
             On rank 0, results by rank; on others nothing.
 
         Raises:
-            Dropped: this rank is not of the roster any more.
+            DroppedRank: rank 0 has continued without this rank.
         """
-        self.watch.at = name
+        self.deadline.section = name
+        # The plan carries the active ranks, so that all ranks agree on who takes part before any collective is entered.
         if self.process.is_root:
-            self.put(f"plan/{name}", orjson.dumps(plan | {"roster": self.roster}).decode())
-        plan = orjson.loads(self.wait_for(f"plan/{name}", self.watch.left))
-        self.roster = plan["roster"]
-        if self.process.rank not in self.roster:
-            raise Dropped
+            self.put(f"plan/{name}", orjson.dumps(plan | {"active_ranks": self.active_ranks}).decode())
+        plan = orjson.loads(self.wait_for(f"plan/{name}", self.deadline.remaining))
+        self.active_ranks = plan["active_ranks"]
+        if self.process.rank not in self.active_ranks:
+            raise DroppedRank
         try:
             result = work(plan)
         except (RuntimeError, OSError, HangError) as e:  # the first is torch's
@@ -81,33 +88,41 @@ class Meeting:
         self.put(f"{name}/{self.process.rank}", orjson.dumps(result).decode())
         if not self.process.is_root:
             return {}
-        results = self._collect(name, self.roster, seconds)
-        self.lost |= {rank: name for rank in self.roster if rank not in results}
-        self.roster = sorted(results)
+        results = self._collect(name, self.active_ranks, seconds)
+        self.lost |= {rank: name for rank in self.active_ranks if rank not in results}
+        self.active_ranks = sorted(results)
         return results
 
     def put(self, key: str, value: str) -> None:
+        """Stores a value under a key."""
         self.store.set(key, value)
 
     def wait_for(self, key: str, seconds: float) -> str:
-        """What another rank puts under a key. Raises torch's DistError where it is not there within some seconds."""
+        """Returns what another rank stores under a key. Raises torch's DistError if it is not there within the seconds."""
         self.store.wait([key], timedelta(seconds=max(0.01, seconds)))
         return self.store.get(key).decode()
 
     @contextmanager
     def group(self, name: str, members: list[int], device: torch.device, seconds: float) -> Iterator[None]:
-        """The default process group among some ranks, over NCCL on GPUs and gloo on CPUs.
+        """Opens the default process group among some ranks, NCCL on GPUs and gloo on CPUs, and destroys it afterwards.
 
-        Raises RuntimeErrors of torch where they cannot connect, or a collective takes longer than some seconds.
+        Args:
+            name: of the group; a unique key in the store.
+            members: ranks of the group.
+            device: of this rank.
+            seconds: time limit of the connection and of each collective.
+
+        Raises:
+            RuntimeError: of torch; the ranks cannot connect, or a collective exceeds the time limit.
         """
-        # A collective over NCCL that takes too long shall be an error of the one who waits, not the end of the process.
+        # With blocking waits a slow NCCL collective raises in the waiting rank; otherwise NCCL's own watchdog would end the process.
         os.environ["TORCH_NCCL_BLOCKING_WAIT"] = "1"
         backend = "nccl" if device.type == "cuda" else "gloo"
-        place = members.index(self.process.rank)
+        group_rank = members.index(self.process.rank)
         dist.init_process_group(
             backend,
             store=dist.PrefixStore(name, self.store),
-            rank=place,
+            rank=group_rank,
             world_size=len(members),
             timeout=timedelta(seconds=seconds),
             device_id=device if device.type == "cuda" else None,
@@ -118,19 +133,19 @@ class Meeting:
             dist.destroy_process_group()
 
     def close(self, seconds: float) -> None:
-        """Rank 0 keeps the store until the others have read it, or some seconds have passed."""
+        """Ends the rendezvous. Rank 0 serves the store until the others have read the verdict, or the seconds have passed."""
         self.put(f"bye/{self.process.rank}", "")
         if self.process.is_root:
-            self._collect("bye", self.roster, seconds, read=False)
+            self._collect("bye", self.active_ranks, seconds, read=False)
 
     def _collect(self, name: str, ranks: list[int], seconds: float, read: bool = True) -> dict[int, Any]:
-        """What ranks have put under NAME/rank; waits for all of them together."""
-        deadline = time.monotonic() + seconds
+        """Returns what ranks have stored under NAME/rank; the time limit is that of all ranks together."""
+        end = time.monotonic() + seconds
         found = {}
         for rank in ranks:
             key = f"{name}/{rank}"
             try:
-                self.store.wait([key], timedelta(seconds=max(0.01, deadline - time.monotonic())))
+                self.store.wait([key], timedelta(seconds=max(0.01, end - time.monotonic())))
                 found[rank] = orjson.loads(self.store.get(key)) if read else None
             except dist.DistStoreError:
                 continue
@@ -138,7 +153,7 @@ class Meeting:
 
 
 def _store(process: Process, patience: float) -> dist.Store:
-    """The store that rank 0 serves, or torchrun's own, which is there already."""
+    """Opens the store: rank 0 serves it, except under torchrun, which serves its own."""
     if process.world_size == 1:
         return dist.HashStore()
     of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

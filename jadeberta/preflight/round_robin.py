@@ -1,33 +1,34 @@
-"""Who is paired with whom: every host meets every other once, and in each round as many as can. Pure functions."""
+"""Round-robin schedule: every host is paired with every other once, with as many pairs as possible in each round. Pure functions."""
 
 Round = list[tuple[int, int]]
+"""Pairs of host numbers that are measured at the same time."""
 
 
 def rounds(hosts: int) -> list[Round]:
-    """Rounds of pairs of host numbers, n - 1 rounds for an even number of hosts and n for an odd one.
+    """Returns rounds of pairs of host numbers: n - 1 rounds for an even number n of hosts, n rounds for an odd one.
 
-    The circle method: one host stays, the others move on by one place after each round. A host's partners in the first k rounds are
-    k different ones, so that a tournament that is broken off has still shown every host to several others.
+    Circle method: one host stays, the others move on by one position after each round. In the first k rounds a host has k different
+    partners, so a schedule that is cut short has still measured every host with several others.
     """
     if hosts < 2:
         return []
-    places: list[int | None] = [*range(hosts), *([None] if hosts % 2 else [])]
-    half = len(places) // 2
-    played = []
-    for _ in range(len(places) - 1):
-        facing = zip(places[:half], reversed(places[half:]), strict=True)
-        played.append([(min(a, b), max(a, b)) for a, b in facing if a is not None and b is not None])
-        places = [places[0], places[-1], *places[1:-1]]
-    return played
+    positions: list[int | None] = [*range(hosts), *([None] if hosts % 2 else [])]
+    half = len(positions) // 2
+    schedule = []
+    for _ in range(len(positions) - 1):
+        facing = zip(positions[:half], reversed(positions[half:]), strict=True)
+        schedule.append([(min(a, b), max(a, b)) for a, b in facing if a is not None and b is not None])
+        positions = [positions[0], positions[-1], *positions[1:-1]]
+    return schedule
 
 
-def second_look(played: list[Round], suspects: set[int], most: int) -> list[Round]:
-    """Rounds in which each suspect meets others alone, without pairs beside it that are not in question.
+def repeat_rounds(schedule: list[Round], suspects: set[int], most: int) -> list[Round]:
+    """Returns rounds with the pairs of suspected hosts only, so that no other pair shares the network with them.
 
     Args:
-        played: a whole tournament.
-        suspects: numbers of hosts.
+        schedule: a full schedule.
+        suspects: host numbers.
         most: rounds; a few partners are enough to clear a host.
     """
-    among = [[pair for pair in each if suspects & set(pair)] for each in played]
+    among = [[pair for pair in each if suspects & set(pair)] for each in schedule]
     return [pairs for pairs in among if pairs][:most]

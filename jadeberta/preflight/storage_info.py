@@ -1,4 +1,4 @@
-"""What a rank sees of its file systems: the shards, and the directories that checkpoints are written to."""
+"""Facts about a rank's file systems: the shards, and the directories that checkpoints are written to."""
 
 import hashlib
 import os
@@ -6,27 +6,27 @@ import time
 from pathlib import Path
 
 from jadeberta.config import Recipe
-from jadeberta.preflight.results import Disk
+from jadeberta.preflight.results import DiskSpace
 from jadeberta.shards import ShardIndex, checksums_path, find_index
 from jadeberta.shards.checksums import CHECKSUM_BYTES
 from jadeberta.utils.files import make_directory
 
 WRITE_BYTES = 256 << 20
-"""At most so much is written to find out how fast that goes."""
+"""Most bytes that the write benchmark writes."""
 CHUNK = 4 << 20
 ROOM = 4
-"""No more than this part of the free space is written, so that the question does not fill the disk."""
+"""The write benchmark writes at most the free space divided by this, so that it does not fill the disk."""
 
 
 def index_hash(directory: str) -> str:
-    """sha256 of the shards' index. Raises OSError."""
+    """Returns the sha256 of the shards' index. Raises OSError."""
     return hashlib.sha256(find_index(directory).read_bytes()).hexdigest()
 
 
 def missing_shards(directory: str) -> list[str]:
-    """A sentence for each shard that is not there with its size, and its sums; reads none of them. Raises ShardError, OSError.
+    """Returns a sentence for each shard or checksum file that is missing or has the wrong size; reads none of them.
 
-    Training looks at sums and rows itself, as it reads them.
+    Training checks checksums and rows itself as it reads them. Raises ShardError for a damaged index, and OSError.
     """
     path = find_index(directory)
     found = []
@@ -46,32 +46,32 @@ def missing_shards(directory: str) -> list[str]:
 
 
 def checkpoint_directories(recipe: Recipe) -> dict[str, Path]:
-    """Where checkpoints are written, by the recipe's key."""
+    """Returns the directories that checkpoints are written to, by recipe key."""
     staging = recipe.checkpoint.staging
     return {"run.dir": Path(recipe.run.dir)} | ({"checkpoint.staging": Path(staging)} if staging else {})
 
 
-def look_at_disk(directory: Path) -> Disk:
-    """Free space and inodes; the directory is made where it is missing. Raises OSError where it cannot be written to."""
+def disk_space(directory: Path) -> DiskSpace:
+    """Returns free space and inodes; makes the directory if it is missing. Raises OSError if it cannot be written to."""
     make_directory(directory)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise PermissionError(13, "Permission denied", str(directory))
     disk = os.statvfs(directory)
-    return Disk(str(directory), disk.f_bavail * disk.f_frsize, disk.f_favail if disk.f_files else None)
+    return DiskSpace(str(directory), disk.f_bavail * disk.f_frsize, disk.f_favail if disk.f_files else None)
 
 
 def write_speed(directory: Path, name: str, seconds: float) -> float:
-    """Bytes/s that one process writes and flushes into a new file, which is removed. Raises OSError.
+    """Measures the bytes/s that one process writes and flushes into a new file, which is removed. Raises OSError.
 
     Args:
-        directory: is there.
+        directory: exists.
         name: of the file.
-        seconds: after which nothing more is written; the flush comes on top.
+        seconds: limit of the writing; the flush is added to it.
     """
     path = directory / name
     disk = os.statvfs(directory)
     most = max(1, min(WRITE_BYTES, disk.f_bavail * disk.f_frsize // ROOM))
-    block = os.urandom(min(CHUNK, most))  # a disk may compress
+    block = os.urandom(min(CHUNK, most))  # random, because the file system may compress
     written, began = 0, time.perf_counter()
     try:
         with open(path, "wb", buffering=0) as f:

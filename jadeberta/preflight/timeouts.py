@@ -1,6 +1,6 @@
-"""Time limits for what may hang: one check, or the whole command.
+"""Time limits for one call and for the whole command.
 
-A call into a dead file system or driver does not come back, and no signal brings it back; it is left in a thread of its own.
+A call into a dead file system or driver never returns, and no signal interrupts it, so it runs in a thread that is abandoned.
 """
 
 import contextlib
@@ -13,19 +13,20 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 IMPORTS_S = 15.0
-"""Of the time before the first line so much counts: where a shared disk is cold, all ranks import slowly and none is to blame."""
-LAST_WORDS_S = 3.0
+"""Most seconds of import time that count against the deadline: on a cold shared disk all ranks import slowly, and none is to blame."""
+ON_DEADLINE_S = 3.0
+"""Time limit of the callback at the deadline, seconds."""
 
 
 class TimedOut(Exception):
-    """It did not answer in time."""
+    """A call did not return in time."""
 
 
-class Later(Generic[T]):
-    """A call that runs beside this thread."""
+class BackgroundCall(Generic[T]):
+    """A function call in a thread of its own."""
 
     stuck = 0
-    """Calls of this process that were given up; its end must not wait for them."""
+    """Abandoned calls of this process; its exit must not wait for them."""
 
     def __init__(self, function: Callable[..., T], *arguments: Any) -> None:
         self._value: list[T] = []
@@ -40,60 +41,61 @@ class Later(Generic[T]):
             self._error.append(e)
 
     def wait(self, seconds: float) -> None:
-        """Until it is done, or some seconds have passed."""
+        """Waits until the call has ended, or the seconds have passed."""
         self._thread.join(max(0.0, seconds))
 
     def result(self, seconds: float) -> T:
-        """What the call returned or raised. Raises TimedOut where it has done neither within some seconds."""
+        """Returns what the call returned, or raises what it raised. Raises TimedOut if it has not ended within the seconds."""
         self.wait(seconds)
         if self._thread.is_alive():
-            Later.stuck += 1
+            BackgroundCall.stuck += 1
             raise TimedOut(f"no answer within {seconds:.0f} s")
         if self._error:
             raise self._error[0]
         return self._value[0]
 
 
-def bounded(seconds: float, function: Callable[..., T], *arguments: Any) -> T:
-    """Calls a function. Raises what it raises, and TimedOut where it is not back within some seconds."""
-    return Later(function, *arguments).result(seconds)
+def call_with_timeout(seconds: float, function: Callable[..., T], *arguments: Any) -> T:
+    """Calls a function with a time limit. Raises what the function raises, and TimedOut if it does not return within the seconds."""
+    return BackgroundCall(function, *arguments).result(seconds)
 
 
 def process_age() -> float:
-    """Seconds since this process was started, imports included."""
+    """Returns the seconds since this process started, imports included."""
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     return float(Path("/proc/uptime").read_text().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
 
 
-class Watch:
-    """Ends this process at a time, whatever it hangs in."""
+class Deadline:
+    """Ends this process at a deadline, even if it hangs in a system call."""
 
-    def __init__(self, limit: float, last_words: Callable[[str], None]) -> None:
-        """Starts counting.
+    def __init__(self, limit: float, on_deadline: Callable[[str], None]) -> None:
+        """Starts the timer.
 
         Args:
-            limit: seconds from the start of the process, of whose imports no more than IMPORTS_S count.
-            last_words: called with a sentence before the end.
+            limit: seconds from the start of the process; at most IMPORTS_S of the imports count.
+            on_deadline: called with a sentence before the process ends.
         """
-        self.at = "starts"
-        """What the process does."""
-        self._limit, self._last_words = limit, last_words
+        self.section = "start"
+        """What the process is doing, for the message."""
+        self._limit, self._on_deadline = limit, on_deadline
         self._deadline = time.monotonic() + limit - min(process_age(), IMPORTS_S)
         self._over = threading.Event()
         threading.Thread(target=self._wait, daemon=True).start()
 
     @property
-    def left(self) -> float:
-        """Seconds."""
+    def remaining(self) -> float:
+        """Seconds until the deadline."""
         return self._deadline - time.monotonic()
 
     def cancel(self) -> None:
+        """Stops the timer."""
         self._over.set()
 
     def _wait(self) -> None:
-        if self._over.wait(max(0.0, self.left)):
+        if self._over.wait(max(0.0, self.remaining)):
             return
-        sentence = f"the preflight was not done after {self._limit:.0f} s; this rank was at: {self.at}"
-        with contextlib.suppress(Exception):  # the end comes in any case
-            bounded(LAST_WORDS_S, self._last_words, sentence)
+        sentence = f"the preflight was not done after {self._limit:.0f} s; this rank was at: {self.section}"
+        with contextlib.suppress(Exception):  # the process ends in any case
+            call_with_timeout(ON_DEADLINE_S, self._on_deadline, sentence)
         os._exit(1)

@@ -1,38 +1,42 @@
-"""The verdict of a preflight, and the complaints that it is made of."""
+"""The verdict of a preflight, and the faults that lead to it."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass
 class Verdict:
-    """What was decided."""
+    """The decision about an allocation."""
 
     unfit: dict[str, list[str]] = field(default_factory=dict)
-    """By host, a sentence for each reason."""
+    """By unfit host, a sentence for each reason."""
     common: list[str] = field(default_factory=list)
-    """Faults that are no host's own: to leave hosts out would not mend them."""
+    """Faults of no single host; excluding hosts would not help."""
     warnings: list[str] = field(default_factory=list)
     marks: dict[str, set[str]] = field(default_factory=dict)
-    """By host, kinds of its faults and warnings, for the table."""
+    """By host, the kinds of its faults and warnings, which the table marks."""
 
     def warn(self, kind: str, host: str, sentence: str) -> None:
+        """Adds a warning about a host."""
         self.warnings.append(f"{host}: {sentence}")
         self.marks.setdefault(host, set()).add(kind)
 
     @property
     def fit(self) -> bool:
+        """Whether the allocation can train."""
         return not self.unfit and not self.common
 
 
-class Complaints:
-    """Faults by kind and host, before it is decided whose they are."""
+class HostFaults:
+    """Faults by kind and host, before `judge` decides whether hosts are to blame for them."""
 
     def __init__(self) -> None:
-        self.of: dict[str, dict[str, str]] = {}
+        self.by_kind: dict[str, dict[str, str]] = {}
 
     def add(self, kind: str, host: str, sentence: str) -> None:
-        self.of.setdefault(kind, {}).setdefault(host, sentence)
+        """Adds a fault; of several of one kind and host the first one stays."""
+        self.by_kind.setdefault(kind, {}).setdefault(host, sentence)
 
 
 def gib(size: float) -> str:
+    """Formats bytes as GiB."""
     return f"{size / 2**30:,.2f} GiB"

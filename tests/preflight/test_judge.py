@@ -1,4 +1,4 @@
-"""From findings written by hand follows who is unfit, and what is nobody's own fault."""
+"""From results written by hand follows which hosts are unfit, and which faults are no host's own."""
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -7,16 +7,16 @@ import orjson
 import pytest
 
 from jadeberta.preflight.checks import slow_devices, slow_links
-from jadeberta.preflight.collectives import fit
+from jadeberta.preflight.collectives import fit_latency_bandwidth
 from jadeberta.preflight.judge import judge
-from jadeberta.preflight.render import constants, document, table
-from jadeberta.preflight.requirements import Need
-from jadeberta.preflight.results import Clock, Disk, Fault, Findings, Measurements, Pair
+from jadeberta.preflight.render import build_report, constants, render_table
+from jadeberta.preflight.requirements import Requirements
+from jadeberta.preflight.results import ClockOffset, DiskSpace, Fault, HostPair, LocalResults, Measurements
 from jadeberta.preflight.round_robin import rounds
 from jadeberta.preflight.verdict import Verdict
 
 GB = 10**9
-NEED = Need(checkpoint_bytes=5 * GB, world_size=8, soon=3, whole_run=9, save_s=450.0)
+REQUIREMENTS = Requirements(checkpoint_bytes=5 * GB, world_size=8, soon=3, whole_run=9, save_s=450.0)
 
 
 class Cluster:
@@ -24,49 +24,49 @@ class Cluster:
 
     def __init__(self, hosts: int = 4) -> None:
         self.hosts = [f"node{n + 1}" for n in range(hosts)]
-        self.findings = {
-            2 * n + local: Findings(
+        self.local_results = {
+            2 * n + local: LocalResults(
                 2 * n + local, local, host, 4000 + local, versions={"torch": "2.13.0", "jadeberta's files": "aaa"},
                 device="cuda", device_name="A100", device_free_bytes=39 * GB, device_total_bytes=40 * GB,
-                memory_free_bytes=200 * GB, index_sha256="e0" * 32, disks={"run.dir": Disk("/runs/large", 900 * GB, 10**6)},
+                memory_free_bytes=200 * GB, index_sha256="e0" * 32, disks={"run.dir": DiskSpace("/runs/large", 900 * GB, 10**6)},
             )
             for n, host in enumerate(self.hosts) for local in (0, 1)
         }  # fmt: skip
-        pairs = [Pair(self.hosts[a], self.hosts[b], 1e-5, 20e9) for played in rounds(hosts) for a, b in played]
-        self.measured = Measurements(
-            clocks={host: Clock(0.001, 0.0002) for host in self.hosts},
+        pairs = [HostPair(self.hosts[a], self.hosts[b], 1e-5, 20e9) for played in rounds(hosts) for a, b in played]
+        self.measurements = Measurements(
+            clocks={host: ClockOffset(0.001, 0.0002) for host in self.hosts},
             writes={host: {"run.dir": 1e9} for host in self.hosts},
-            gemm_best=dict.fromkeys(self.findings, 250e12),
-            gemm_typical=dict.fromkeys(self.findings, 240e12),
+            gemm_best=dict.fromkeys(self.local_results, 250e12),
+            gemm_typical=dict.fromkeys(self.local_results, 240e12),
             inside=dict.fromkeys(self.hosts, 200e9) if hosts else {},
             pairs=pairs,
             rounds=(len(rounds(hosts)),) * 2,
         )
 
-    def of(self, host: str) -> list[Findings]:
-        return [each for each in self.findings.values() if each.host == host]
+    def of(self, host: str) -> list[LocalResults]:
+        return [each for each in self.local_results.values() if each.host == host]
 
     def slow_link(self, host: str, rate: float = 1e9) -> None:
         """Seen, and seen again."""
-        own = [pair for pair in self.measured.pairs if host in (pair.a, pair.b)]
+        own = [pair for pair in self.measurements.pairs if host in (pair.a, pair.b)]
         for pair in own:
             pair.bandwidth_bytes_per_s = rate
-        self.measured.pairs.append(replace(own[0]))
+        self.measurements.pairs.append(replace(own[0]))
 
     def break_pair(self, *hosts: str) -> None:
-        for pair in self.measured.pairs:
+        for pair in self.measurements.pairs:
             if {pair.a, pair.b} == set(hosts):
                 pair.bandwidth_bytes_per_s, pair.error = 0.0, "connection refused"
 
     def lose(self, rank: int, host: str | None) -> None:
         """A rank that never says anything."""
-        del self.findings[rank]
-        self.measured.absent[rank] = "has not appeared within 30 s"
+        del self.local_results[rank]
+        self.measurements.absent[rank] = "has not appeared within 30 s"
         if host:
-            self.measured.absent_hosts[rank] = host
+            self.measurements.absent_hosts[rank] = host
 
     def verdict(self) -> Verdict:
-        return judge(self.findings, self.measured, NEED)
+        return judge(self.local_results, self.measurements, REQUIREMENTS)
 
 
 def old_torch(cluster: Cluster) -> None:
@@ -80,8 +80,8 @@ def other_files(cluster: Cluster) -> None:
 
 
 def no_driver(cluster: Cluster) -> None:
-    del cluster.findings[5].versions["torch"]
-    cluster.findings[4].versions.pop("torch")
+    del cluster.local_results[5].versions["torch"]
+    cluster.local_results[4].versions.pop("torch")
 
 
 def other_index(cluster: Cluster) -> None:
@@ -90,7 +90,7 @@ def other_index(cluster: Cluster) -> None:
 
 
 def one_slow_device(cluster: Cluster) -> None:
-    cluster.measured.gemm_best[5] = 150e12
+    cluster.measurements.gemm_best[5] = 150e12
 
 
 def slow_link(cluster: Cluster) -> None:
@@ -103,34 +103,34 @@ def cut_off(cluster: Cluster) -> None:
 
 
 def slow_inside(cluster: Cluster) -> None:
-    cluster.measured.inside["node1"] = 20e9
+    cluster.measurements.inside["node1"] = 20e9
 
 
 def clock_ahead(cluster: Cluster) -> None:
-    cluster.measured.clocks["node2"] = Clock(-40.0, 0.001)
+    cluster.measurements.clocks["node2"] = ClockOffset(-40.0, 0.001)
 
 
 def full_disk(cluster: Cluster) -> None:
     for each in cluster.of("node3"):
-        each.disks["run.dir"] = Disk("/runs/large", 1 << 20, 100)
+        each.disks["run.dir"] = DiskSpace("/runs/large", 1 << 20, 100)
 
 
 def full_staging(cluster: Cluster) -> None:
-    for each in cluster.findings.values():
-        each.disks["checkpoint.staging"] = Disk("/scratch", (1 if each.host == "node2" else 100) * GB, None)
+    for each in cluster.local_results.values():
+        each.disks["checkpoint.staging"] = DiskSpace("/scratch", (1 if each.host == "node2" else 100) * GB, None)
 
 
 def no_inodes(cluster: Cluster) -> None:
     for each in cluster.of("node1"):
-        each.disks["run.dir"] = Disk("/runs/large", 900 * GB, 12)
+        each.disks["run.dir"] = DiskSpace("/runs/large", 900 * GB, 12)
 
 
 def slow_writes(cluster: Cluster) -> None:
-    cluster.measured.writes["node4"]["run.dir"] = 1e6
+    cluster.measurements.writes["node4"]["run.dir"] = 1e6
 
 
 def not_writable(cluster: Cluster) -> None:
-    cluster.measured.write_errors["node4"] = {"run.dir": "/runs/large: Input/output error"}
+    cluster.measurements.write_errors["node4"] = {"run.dir": "/runs/large: Input/output error"}
 
 
 def little_memory(cluster: Cluster) -> None:
@@ -139,19 +139,19 @@ def little_memory(cluster: Cluster) -> None:
 
 
 def device_taken(cluster: Cluster) -> None:
-    cluster.findings[3].device_free_bytes = 20 * GB
+    cluster.local_results[3].device_free_bytes = 20 * GB
 
 
 def no_device(cluster: Cluster) -> None:
-    cluster.findings[6].device = "cpu"
+    cluster.local_results[6].device = "cpu"
 
 
 def other_mount(cluster: Cluster) -> None:
-    cluster.measured.blind_hosts = ["node3"]
+    cluster.measurements.blind_hosts = ["node3"]
 
 
 def hung_shards(cluster: Cluster) -> None:
-    cluster.findings[2].faults.append(Fault("shards", "data.shards /data/shards: no answer within 10 s"))
+    cluster.local_results[2].faults.append(Fault("shards", "data.shards /data/shards: no answer within 10 s"))
 
 
 def absent_host(cluster: Cluster) -> None:
@@ -161,12 +161,12 @@ def absent_host(cluster: Cluster) -> None:
 
 def unreached_host(cluster: Cluster) -> None:
     for rank in (4, 5):
-        cluster.measured.absent[rank] = "looked at its machine but did not meet the others within 30 s"
-        cluster.measured.absent_hosts[rank] = "node3"
+        cluster.measurements.absent[rank] = "finished its local checks but did not reach rank 0 within 30 s"
+        cluster.measurements.absent_hosts[rank] = "node3"
 
 
 def silent_rank(cluster: Cluster) -> None:
-    cluster.measured.lost[7] = "writing"
+    cluster.measurements.lost[7] = "writing"
 
 
 ONE_HOST: list[tuple[Callable[[Cluster], None], str, str]] = [
@@ -190,8 +190,8 @@ ONE_HOST: list[tuple[Callable[[Cluster], None], str, str]] = [
     (other_mount, "node3", "does not see a file that rank 0 made in run.dir"),
     (hung_shards, "node2", "no answer within 10 s"),
     (absent_host, "node3", "rank 4 has not appeared within 30 s"),
-    (unreached_host, "node3", "rank 4 looked at its machine but did not meet the others"),
-    (silent_rank, "node4", "rank 7 fell silent at: writing"),
+    (unreached_host, "node3", "rank 4 finished its local checks but did not reach rank 0"),
+    (silent_rank, "node4", "rank 7 stopped answering during: writing"),
 ]
 
 
@@ -228,8 +228,8 @@ def test_where_more_than_half_of_the_hosts_are_unfit_for_different_reasons_it_sa
 
 def test_what_most_hosts_have_is_no_host_s_own_fault() -> None:
     cluster = Cluster()
-    for each in cluster.findings.values():
-        each.disks["run.dir"] = Disk("/runs/large", GB, 10**6)
+    for each in cluster.local_results.values():
+        each.disks["run.dir"] = DiskSpace("/runs/large", GB, 10**6)
     verdict = cluster.verdict()
     assert verdict.unfit == {} and len(verdict.common) == 1
     assert verdict.common[0].startswith("4 of 4 hosts, node1 for one: run.dir /runs/large: 0.93 GiB are free")
@@ -237,33 +237,33 @@ def test_what_most_hosts_have_is_no_host_s_own_fault() -> None:
 
 def test_of_one_host_a_fault_of_what_is_shared_is_common_and_one_of_its_own_is_its_own() -> None:
     cluster = Cluster(1)
-    cluster.findings[0].faults.append(Fault("shards", "data.shards shards: No such file or directory"))
-    cluster.findings[1].device_free_bytes = GB
+    cluster.local_results[0].faults.append(Fault("shards", "data.shards shards: No such file or directory"))
+    cluster.local_results[1].device_free_bytes = GB
     verdict = cluster.verdict()
     assert verdict.common == ["data.shards shards: No such file or directory"]
     assert verdict.unfit.keys() == {"node1"} and "GPU 1" in verdict.unfit["node1"][0]
 
 
-def test_a_link_that_nobody_had_time_to_look_at_again_is_only_warned_of() -> None:
+def test_a_slow_link_that_was_not_measured_again_is_only_warned_of() -> None:
     cluster = Cluster()
     slow_link(cluster)
-    cluster.measured.pairs.pop()
+    cluster.measurements.pairs.pop()
     verdict = cluster.verdict()
     assert verdict.fit and verdict.marks == {"node3": {"link"}}
     (warning,) = verdict.warnings
-    assert warning.startswith("node3: its fastest link") and warning.endswith("there was no time to look again")
+    assert warning.startswith("node3: its fastest link") and warning.endswith("there was no time to measure again")
 
 
 def test_a_host_that_was_fast_when_looked_at_again_is_not_slow() -> None:
     cluster = Cluster()
     slow_link(cluster)
-    cluster.measured.pairs[-1].bandwidth_bytes_per_s = 19e9
+    cluster.measurements.pairs[-1].bandwidth_bytes_per_s = 19e9
     assert cluster.verdict() == Verdict()
 
 
 def test_where_all_links_are_slow_none_is() -> None:
     cluster = Cluster()
-    for pair in cluster.measured.pairs:
+    for pair in cluster.measurements.pairs:
         pair.bandwidth_bytes_per_s = 1e6
     assert cluster.verdict().fit
 
@@ -298,10 +298,10 @@ def test_two_hosts_that_cannot_talk_are_told_as_a_pair() -> None:
 
 def test_where_nobody_meets_rank_0_its_host_is_the_one_that_is_cut_off() -> None:
     cluster = Cluster()
-    for rank, each in cluster.findings.items():
+    for rank, each in cluster.local_results.items():
         if each.host != "node1":
-            cluster.measured.absent[rank] = "looked at its machine but did not meet the others within 30 s"
-            cluster.measured.absent_hosts[rank] = each.host
+            cluster.measurements.absent[rank] = "finished its local checks but did not reach rank 0 within 30 s"
+            cluster.measurements.absent_hosts[rank] = each.host
     verdict = cluster.verdict()
     assert verdict.unfit == {"node1": ["none of the other 3 hosts could reach rank 0 here"]} and verdict.common == []
 
@@ -317,26 +317,26 @@ def test_after_a_rank_fell_silent_the_failure_of_the_others_is_not_told_as_a_fau
     cluster = Cluster()
     silent_rank(cluster)
     cluster.break_pair("node1", "node4")
-    cluster.measured.overall_error = "Connection closed by peer"
+    cluster.measurements.overall_error = "Connection closed by peer"
     verdict = cluster.verdict()
     assert verdict.unfit.keys() == {"node4"} and verdict.common == []
 
 
 def test_an_all_reduce_that_fails_with_all_ranks_there_is_a_common_fault() -> None:
     cluster = Cluster()
-    cluster.measured.overall_error = "unhandled system error"
+    cluster.measurements.overall_error = "unhandled system error"
     assert cluster.verdict().common == ["an all-reduce over all ranks failed (unhandled system error)"]
 
 
 def test_little_is_warned_of_and_does_not_keep_from_training() -> None:
     cluster = Cluster()
-    for each in cluster.findings.values():
+    for each in cluster.local_results.values():
         each.disks["run.dir"] = replace(each.disks["run.dir"], free_bytes=30 * GB)
     for each in cluster.of("node2"):
         each.memory_free_bytes = int(1.3 * GB)
-    cluster.measured.clocks["node3"] = Clock(1.5, 0.001)
-    cluster.measured.writes["node4"]["run.dir"] = 100e6
-    cluster.findings[2].warnings.append("GPU 0 is also used by process 77 (python), 500 MiB")
+    cluster.measurements.clocks["node3"] = ClockOffset(1.5, 0.001)
+    cluster.measurements.writes["node4"]["run.dir"] = 100e6
+    cluster.local_results[2].warnings.append("GPU 0 is also used by process 77 (python), 500 MiB")
     verdict = cluster.verdict()
     assert verdict.fit and len(verdict.warnings) == 5
     for part in ("the whole run keeps need 41.91 GiB", "node2: 1.21 GiB of memory", "node3: its clock is 1.50 s ahead",
@@ -346,7 +346,7 @@ def test_little_is_warned_of_and_does_not_keep_from_training() -> None:
 
 def test_a_clock_that_may_be_right_is_not_blamed() -> None:
     cluster = Cluster()
-    cluster.measured.clocks["node2"] = Clock(6.0, 5.8)
+    cluster.measurements.clocks["node2"] = ClockOffset(6.0, 5.8)
     assert cluster.verdict() == Verdict()
 
 
@@ -354,34 +354,34 @@ def test_slow_is_what_lies_under_a_share_of_the_median() -> None:
     assert slow_devices({0: 100.0, 1: 71.0, 2: 69.0, 3: 100.0, 4: 100.0}, 0.7) == [2]
     assert slow_devices({0: 100.0, 1: 71.0, 2: 69.0, 3: 100.0, 4: 100.0}, 0.75) == [1, 2]
     assert slow_devices({}, 0.7) == []
-    links = [Pair("a", "b", 0, 100.0), Pair("a", "c", 0, 30.0), Pair("b", "c", 0, 49.0)]
+    links = [HostPair("a", "b", 0, 100.0), HostPair("a", "c", 0, 30.0), HostPair("b", "c", 0, 49.0)]
     assert slow_links(links, 0.5) == ["c"]
     assert slow_links(links, 0.4) == []
 
 
-def test_findings_come_back_from_json_as_they_were() -> None:
+def test_local_results_come_back_from_json_unchanged() -> None:
     cluster = Cluster()
     full_staging(cluster)
     hung_shards(cluster)
-    for each in cluster.findings.values():
-        assert Findings.of(orjson.loads(orjson.dumps(asdict(each)))) == each
+    for each in cluster.local_results.values():
+        assert LocalResults.from_json(orjson.loads(orjson.dumps(asdict(each)))) == each
 
 
-def test_the_account_names_the_odd_host_and_carries_the_constants() -> None:
+def test_the_report_names_the_odd_host_and_carries_the_constants() -> None:
     cluster = Cluster()
     slow_link(cluster)
-    cluster.measured.gemm_typical[3] = 100e12
-    cluster.measured.all_reduce = fit("all_reduce", 8, [(8, 1.4e-4), (1 << 20, 2e-4)])
+    cluster.measurements.gemm_typical[3] = 100e12
+    cluster.measurements.all_reduce = fit_latency_bandwidth("all_reduce", 8, [(8, 1.4e-4), (1 << 20, 2e-4)])
     verdict = cluster.verdict()
-    told = document(cluster.findings, cluster.measured, verdict, 8, 1.7e9, 31.4)
-    assert told["fit"] is False and told["unfit"].keys() == {"node3"} and told["common"] == [] and told["world_size"] == 8
-    assert [row["host"] for row in told["hosts"]] == cluster.hosts and told["hosts"][1]["ranks"] == [2, 3]
-    found = told["constants"]
-    assert found == constants(cluster.measured)
+    report = build_report(cluster.local_results, cluster.measurements, verdict, 8, 1.7e9, 31.4)
+    assert report["fit"] is False and report["unfit"].keys() == {"node3"} and report["common"] == [] and report["world_size"] == 8
+    assert [row["host"] for row in report["hosts"]] == cluster.hosts and report["hosts"][1]["ranks"] == [2, 3]
+    found = report["constants"]
+    assert found == constants(cluster.measurements)
     assert found["gemm_flops_per_second_per_rank"] == 240e12 and found["fsync_bytes_per_second"] == 1e9
     assert found["latency_s"] == pytest.approx(1e-5, rel=1e-3) and found["all_gather_latency_s"] is None
-    lines = table(told, verdict).splitlines()
+    lines = render_table(report, verdict).splitlines()
     assert "node3!" in lines[3] and "1000!" in lines[3] and "!" not in lines[1] + lines[2] + lines[4]
     assert any(line.startswith("UNFIT node3: its fastest link") for line in lines)
-    assert lines[-1] == "not fit: 1 of 4 hosts are unfit, 0 faults are no host's own; preflight took 31 s"
-    orjson.dumps(told)
+    assert lines[-1] == "not fit: 1 of 4 hosts are unfit, 0 faults are no host's own; preflight took 31s"
+    orjson.dumps(report)

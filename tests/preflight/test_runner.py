@@ -1,4 +1,4 @@
-"""Ranks on this machine look, meet, measure and end, also without those that never come, fall silent, or wait for a dead file system."""
+"""Ranks on this machine check, meet, measure and end, also if some never arrive, stop answering, or wait for a dead file system."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from jadeberta.jobs.local_launcher import rank_environment
 from jadeberta.preflight import host_info as machine
 from jadeberta.preflight.host_info import JOB_VARIABLES, job_key, source_hash
 from jadeberta.preflight.storage_info import write_speed
-from jadeberta.preflight.timeouts import Later, TimedOut, bounded
+from jadeberta.preflight.timeouts import BackgroundCall, TimedOut, call_with_timeout
 from tests.fork_server import ForkedProcess, fork_server, run_forked
 from tests.helpers import ROOT, make_recipe, make_shards
 
@@ -64,7 +64,7 @@ class Start:
         return (self.work / f"rank-{rank}.log").read_text()
 
     @property
-    def told(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         return orjson.loads((self.run_dir / "preflight.json").read_bytes())
 
 
@@ -72,11 +72,11 @@ def test_two_ranks_find_themselves_fit_and_measure_what_a_prediction_needs(tmp_p
     start = Start(tmp_path, 2)
     start.start(0, 1)
     assert start.ended() == [0, 0], start.printed(0)
-    told = start.told
-    assert told["fit"] and told["unfit"] == {} and told["common"] == [] and told["world_size"] == 2
-    (host,) = told["hosts"]
+    report = start.report
+    assert report["fit"] and report["unfit"] == {} and report["common"] == [] and report["world_size"] == 2
+    (host,) = report["hosts"]
     assert host["ranks"] == [0, 1] and host["inside_bandwidth_bytes_per_s"] > 0 and host["gemm_flops_per_second"] > 0
-    found = told["constants"]
+    found = report["constants"]
     assert found["ranks"] == 2 and len(found["all_reduce_points"]) > 1
     for name in (
         "bandwidth_bytes_per_s",
@@ -86,13 +86,13 @@ def test_two_ranks_find_themselves_fit_and_measure_what_a_prediction_needs(tmp_p
     ):
         assert found[name] > 0, name
     assert "fit: 1 host, 2 ranks" in start.printed(0) and start.printed(1) == ""
-    assert told["took_s"] < 60
+    assert report["took_s"] < 60
     assert [path.name for path in start.run_dir.iterdir()] == ["preflight.json"]
 
 
 def test_one_process_needs_no_launcher_and_no_deepspeed(tmp_path) -> None:
     start = Start(tmp_path, 1)
-    arguments = ["--config", str(start.recipe), "--json", str(tmp_path / "account.json")]
+    arguments = ["--config", str(start.recipe), "--json", str(tmp_path / "report.json")]
     code = (
         "import sys; from jadeberta.preflight.cli import main; "
         f"status = main({arguments!r}); sys.exit(status or 5 * ('deepspeed' in sys.modules))"
@@ -100,9 +100,9 @@ def test_one_process_needs_no_launcher_and_no_deepspeed(tmp_path) -> None:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "OMPI_", "PMI"))}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    told = orjson.loads((tmp_path / "account.json").read_bytes())
-    assert told["fit"] and told["hosts"][0]["versions"]["deepspeed"] != "missing"
-    assert told["constants"]["bandwidth_bytes_per_s"] is None and told["constants"]["gemm_flops_per_second_per_rank"] > 0
+    report = orjson.loads((tmp_path / "report.json").read_bytes())
+    assert report["fit"] and report["hosts"][0]["versions"]["deepspeed"] != "missing"
+    assert report["constants"]["bandwidth_bytes_per_s"] is None and report["constants"]["gemm_flops_per_second_per_rank"] > 0
 
 
 def test_a_rank_that_never_comes_is_told_within_the_patience_and_the_old_verdict_is_gone(tmp_path) -> None:
@@ -111,8 +111,8 @@ def test_a_rank_that_never_comes_is_told_within_the_patience_and_the_old_verdict
     (start.run_dir / "preflight.json").write_text('{"fit": true}')
     start.start(0)
     assert start.ended() == [1]
-    assert start.told["fit"] is False and start.told["unfit"] == {}
-    (fault,) = start.told["common"]
+    assert start.report["fit"] is False and start.report["unfit"] == {}
+    (fault,) = start.report["common"]
     assert fault.startswith("rank 1 has not appeared within 3 s")
 
 
@@ -120,7 +120,7 @@ def test_where_rank_0_never_comes_another_rank_says_so(tmp_path) -> None:
     start = Start(tmp_path, 3, "--patience", "3")
     start.start(1, 2)
     assert start.ended() == [1, 1]
-    assert any(fault.startswith("rank 0 has not appeared") for fault in start.told["common"])
+    assert any(fault.startswith("rank 0 has not appeared") for fault in start.report["common"])
     assert (
         "did not reach rank 0 at 127.0.0.1" in start.printed(1)
         and "UNFIT" in start.printed(1)
@@ -137,9 +137,9 @@ def test_a_rank_that_falls_silent_is_named_and_the_others_end(tmp_path) -> None:
         assert start.ended(0) == [1]
     finally:
         start.kill()
-    ((host, reasons),) = start.told["unfit"].items()
-    assert host == host_name({}) and reasons[0].startswith("rank 1 fell silent at: ")
-    assert start.told["took_s"] < 60
+    ((host, reasons),) = start.report["unfit"].items()
+    assert host == host_name({}) and reasons[0].startswith("rank 1 stopped answering during: ")
+    assert start.report["took_s"] < 60
 
 
 def test_where_rank_0_is_killed_another_rank_says_so(tmp_path) -> None:
@@ -148,7 +148,7 @@ def test_where_rank_0_is_killed_another_rank_says_so(tmp_path) -> None:
     start.wait_until_met()
     start.ranks[0].kill()
     assert start.ended(1, 2) == [1, 1]
-    assert start.told["unfit"] == {host_name({}): ["rank 0 fell silent while the others were at work with it"]}
+    assert start.report["unfit"] == {host_name({}): ["rank 0 stopped answering during the measurements"]}
 
 
 def test_a_file_system_that_hangs_is_told_and_does_not_hang_the_preflight(tmp_path) -> None:
@@ -157,27 +157,27 @@ def test_a_file_system_that_hangs_is_told_and_does_not_hang_the_preflight(tmp_pa
     os.mkfifo(tmp_path / "shards" / "index.json")  # nobody will ever write into it
     start.start(0)
     assert start.ended() == [1]
-    assert start.told["unfit"] == {}
-    assert start.told["common"] == [f"data.shards {tmp_path / 'shards'}: no answer within 10 s"]
-    assert start.told["constants"]["gemm_flops_per_second_per_rank"] > 0
+    assert start.report["unfit"] == {}
+    assert start.report["common"] == [f"data.shards {tmp_path / 'shards'}: no answer within 10 s"]
+    assert start.report["constants"]["gemm_flops_per_second_per_rank"] > 0
 
 
 def test_a_missing_shard_and_a_run_directory_that_cannot_be_made_are_told_together(tmp_path) -> None:
-    start = Start(tmp_path, 1, "--json", str(tmp_path / "account.json"))
+    start = Start(tmp_path, 1, "--json", str(tmp_path / "report.json"))
     (tmp_path / "shards" / "wikipedia-00000.tar").unlink()
     start.run_dir.write_text("a file is in the way")
     start.start(0)
     assert start.ended() == [1]
-    told = orjson.loads((tmp_path / "account.json").read_bytes())
-    assert len(told["common"]) == 2
-    assert told["common"][0].endswith("wikipedia-00000.tar is missing")
-    assert f"run.dir {start.run_dir}: cannot be written to" in told["common"][1]
+    report = orjson.loads((tmp_path / "report.json").read_bytes())
+    assert len(report["common"]) == 2
+    assert report["common"][0].endswith("wikipedia-00000.tar is missing")
+    assert f"run.dir {start.run_dir}: cannot be written to" in report["common"][1]
 
 
 @pytest.mark.parametrize(
     "options,message",
     [
-        (["--siblings", "1.5"], "'1.5' is not a part below 1"),
+        (["--siblings", "1.5"], "'1.5' is not a share below 1"),
         (["--patience", "soon"], "'soon' is not a number above 0"),
         (["--training.max_step", "3"], "unknown key training.max_step"),
         (["--data.shards", ""], "data.shards is not set"),
@@ -194,9 +194,9 @@ def test_a_process_ends_at_its_limit_whatever_it_hangs_in(tmp_path) -> None:
     words = tmp_path / "words"
     code = f"""
 from pathlib import Path
-from jadeberta.preflight.timeouts import Watch
-watch = Watch(2.0, Path({str(words)!r}).write_text)
-watch.at = "reading"
+from jadeberta.preflight.timeouts import Deadline
+deadline = Deadline(2.0, Path({str(words)!r}).write_text)
+deadline.section = "reading"
 open({str(tmp_path / "fifo")!r}).read()
 """
     began = time.monotonic()
@@ -205,15 +205,15 @@ open({str(tmp_path / "fifo")!r}).read()
     assert time.monotonic() - began < 20
 
 
-def test_a_bounded_call_gives_its_value_its_error_or_up() -> None:
-    assert bounded(5, lambda a: a + 1, 1) == 2
+def test_a_call_with_a_time_limit_gives_its_value_its_error_or_a_timeout() -> None:
+    assert call_with_timeout(5, lambda a: a + 1, 1) == 2
     with pytest.raises(ZeroDivisionError):
-        bounded(5, lambda: 1 / 0)
-    stuck = Later.stuck
+        call_with_timeout(5, lambda: 1 / 0)
+    stuck = BackgroundCall.stuck
     with pytest.raises(TimedOut, match="no answer within 0 s"):
-        bounded(0.05, time.sleep, 1)
-    assert Later.stuck == stuck + 1
-    Later.stuck = stuck
+        call_with_timeout(0.05, time.sleep, 1)
+    assert BackgroundCall.stuck == stuck + 1
+    BackgroundCall.stuck = stuck
 
 
 def test_ranks_of_one_start_share_a_key_and_another_start_has_another() -> None:
@@ -254,11 +254,11 @@ def test_a_training_of_another_start_on_this_host_is_seen_and_one_of_this_start_
         try:
             for process in (stale, own):
                 assert process.stdout is not None and process.stdout.readline()
-            told = " ".join(machine.stale_processes())
+            report = " ".join(machine.stale_processes())
         finally:
             stale.kill()
             own.kill()
-    assert f"{stale.pid} of job 99" in told and str(own.pid) not in told
+    assert f"{stale.pid} of job 99" in report and str(own.pid) not in report
 
 
 def test_the_writing_speed_leaves_nothing_behind(tmp_path) -> None:
