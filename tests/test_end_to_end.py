@@ -13,14 +13,14 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from jadeberta.checkpoint.consolidate import whole_weights
-from jadeberta.checkpoint.state_dict import TOKENIZER_FILES
+from jadeberta.checkpoint.consolidate import consolidate_weights
 from jadeberta.errors import CheckpointError
 from jadeberta.evaluation.mlm import main as evaluate_main
 from jadeberta.model import load
 from jadeberta.release.export import export
 from jadeberta.release.export import main as export_main
 from jadeberta.release.origin import read_origin
+from jadeberta.shards.tokenizer_format import TOKENIZER_FILES
 from tests.fork_server import run_forked as jadeberta
 from tests.helpers import ROOT, make_recipe, make_shards, read_metrics, run_ranks
 
@@ -118,7 +118,7 @@ def test_the_release_gives_the_checkpoints_logits_and_a_filled_card(finished, tm
 def test_the_average_of_the_weights_is_released_and_evaluated_where_it_is_asked_for(finished, tmp_path, capsys) -> None:
     checkpoint, out = finished / "run/checkpoints/step-00000006", tmp_path / "average"
     export_main(["--checkpoint", str(finished / "run"), "--out", str(out), "--weights", "ema", "--dtype", "bfloat16"])
-    released, average = load_file(out / "model.safetensors"), whole_weights(checkpoint, "ema")
+    released, average = load_file(out / "model.safetensors"), consolidate_weights(checkpoint, "ema")
     assert released.keys() == average.keys() and all(released[name].equal(average[name].bfloat16()) for name in average)
     assert any(not released[name].equal(weight) for name, weight in load_file(checkpoint / "model.safetensors").items())
     assert "running average of those that were trained, decay 0.5" in (out / "README.md").read_text(encoding="utf-8")

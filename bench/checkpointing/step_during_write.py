@@ -18,8 +18,17 @@ import torch.distributed as dist
 from saves.rivals import KINDS, PATIENCE_S, AsyncSaves
 from saves.setting import await_quiet, batch_of, engine_of, recipe_of, settle, summary, target, tell
 
+from jadeberta.checkpoint.commit import Files
 from jadeberta.checkpoint.snapshot import Snapshot, Tensors, lay_out
-from jadeberta.checkpoint.writer_client import WriterProcess
+from jadeberta.checkpoint.writer_client import WriterClient
+from jadeberta.checkpoint.writer_messages import (
+    Answer,
+    Command,
+    DiscardCommand,
+    PublishCommand,
+    VerifyCommand,
+    WriteCommand,
+)
 from jadeberta.config import Recipe
 from jadeberta.model import build
 from jadeberta.training.control import RankFlags
@@ -43,9 +52,9 @@ def measure(size: str, directory: Path, device: torch.device, rounds: int, patie
     recipe = recipe_of(size, directory, num_hidden_layers=1)
     recipe = replace(recipe, training=replace(recipe.training, global_batch_size=1, micro_batch_size=1, max_grad_norm=1.0))
     stepper = Stepper(engine_of(recipe, device), recipe, LENGTH[size])
-    writer = WriterProcess(snapshot)
-    writer.send("discard", root=str(directory), step=0)  # starts it
-    assert not writer.wait(PATIENCE_S)[0]["error"]
+    writer = WriterClient(snapshot)
+    writer.send(DiscardCommand(root=str(directory), step=0))  # starts the process
+    assert not writer.wait(PATIENCE_S)[0].error
     saves = AsyncSaves(state, dist.new_group(backend="gloo"))
     saves.warm_up(directory)
     threads = torch.get_num_threads()
@@ -117,7 +126,7 @@ class Stepper:
 def in_turn(
     step: Stepper,
     snapshot: Snapshot,
-    writer: WriterProcess,
+    writer: WriterClient,
     saves: AsyncSaves,
     directory: Path,
     rounds: int,
@@ -157,27 +166,28 @@ def _name(kind: str) -> str:
     return f"torch async_save, {kind}"
 
 
-def beside_ours(step: Stepper, snapshot: Snapshot, writer: WriterProcess, root: Path, number: int) -> dict[str, list[float]]:
+def beside_ours(step: Stepper, snapshot: Snapshot, writer: WriterClient, root: Path, number: int) -> dict[str, list[float]]:
     """Steps beside the writer's two long works: from each command until its answer."""
-    images = [(image.name, image.offset, image.size) for image in snapshot.images]
     texts = {"state.json": "{}", "config.json": "{}", "model.safetensors": ""}  # what a manifest must name
     times: dict[str, list[float]] = {}
-    files: dict[str, Any] = {}
-    for op, fields in (
-        ("write", {"staging": "", "need": snapshot.size, "images": images, "texts": texts, "copies": []}),
-        ("publish", {"files": files}),
-        ("verify", {}),
-    ):
-        writer.send(op, root=str(root), step=number, **fields)
-        answers: list[dict[str, Any]] = []
+    files: Files = {}
+    where: dict[str, Any] = {"root": str(root), "step": number}
+    commands: dict[str, Callable[[], Command]] = {
+        "write": lambda: WriteCommand(**where, space_needed=snapshot.size, files=snapshot.files, texts=texts),
+        "publish": lambda: PublishCommand(**where, files=files),
+        "verify": lambda: VerifyCommand(**where),
+    }
+    for op, command in commands.items():
+        writer.send(command())
+        answers: list[Answer] = []
 
-        def lasts(answers: list[dict[str, Any]] = answers) -> bool:
+        def lasts(answers: list[Answer] = answers) -> bool:
             answers += writer.poll()
             return not answers
 
         times[op] = step.window(lasts)
-        assert answers[0]["error"] is None and not answers[0].get("faults"), answers[0]
-        files |= answers[0].get("files", {})
+        assert answers[0].error is None and not getattr(answers[0], "faults", []), answers[0]
+        files |= getattr(answers[0], "files", {})
     shutil.rmtree(root)
     return {op: times[op] for op in OURS}
 

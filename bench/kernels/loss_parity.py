@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from bench.loss_curves.significance import compare
 from jadeberta.config import ModelConfig
 from jadeberta.model import build
+from jadeberta.shards.tokenizer_format import MASK, SPECIAL_TOKENS
 
-VOCABULARY, FIRST_TOKEN, MASK = 512, 5, 4
+VOCABULARY, FIRST_TOKEN = 512, len(SPECIAL_TOKENS)
 FOLLOWERS = 4
 """Tokens that may follow a token."""
 

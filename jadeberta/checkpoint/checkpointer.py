@@ -1,12 +1,28 @@
 """Saves and resumes a run: what the training loop sees of checkpoints.
 
-Training waits for the copy of its state into memory and for nothing else; a process of each rank writes it beside the training, and
-the next save waits for the last. A save that fails leaves the run going and says so in the ledger.
+Training waits only while its state is copied into memory. A writer process of each rank writes the copy beside the training. A save that
+fails leaves the run going and is recorded in the ledger. One save, from state to state; "all" and "rank 0" are who takes the step:
+
+    idle
+      | save(): copy the state into memory; training waits for this alone              all
+    staged
+      | WriteCommand to this rank's writer                                             all
+    writing -- disk error, no space, writer dead, or time limit: an answer with `error`
+      | WriteAnswer, good or bad; has_written() turns true                             all
+    written
+      | settle(): gather every rank's files and errors                                 all, at the same training step
+    settled -- a rank has failed: `save_failed` in the ledger, DiscardCommand, idle    rank 0; the other ranks are idle now
+      | PublishCommand                                                                 rank 0
+    publishing -- error or time limit: `save_failed`, DiscardCommand, idle             rank 0
+      | PublishAnswer: `save` in the ledger, `committed` is this step                  rank 0
+    committed
+      | VerifyCommand: read back; PruneCommand: remove old checkpoints                 rank 0
+    verified
 """
 
 import logging
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,13 +30,27 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from jadeberta.checkpoint.commit import Files, remove, remove_leftovers
+from jadeberta.checkpoint.commit import remove, remove_leftovers
 from jadeberta.checkpoint.compatibility import describe_data, expected_of, refuse_other_counters
 from jadeberta.checkpoint.manifest import candidates, directory_name, refuse_fresh_start, step_of
-from jadeberta.checkpoint.restore import Restorer, on_root
+from jadeberta.checkpoint.restore import CheckpointLoader, on_root
 from jadeberta.checkpoint.snapshot import Snapshot
 from jadeberta.checkpoint.state_dict import current_adam_step, tensor_files, text_files, tokenizer_files
-from jadeberta.checkpoint.writer_client import WriterProcess
+from jadeberta.checkpoint.writer_client import WriterClient
+from jadeberta.checkpoint.writer_messages import (
+    Answer,
+    DiscardAnswer,
+    DiscardCommand,
+    PruneAnswer,
+    PruneCommand,
+    PublishAnswer,
+    PublishCommand,
+    TrustCommand,
+    VerifyAnswer,
+    VerifyCommand,
+    WriteAnswer,
+    WriteCommand,
+)
 from jadeberta.errors import NumericsError
 from jadeberta.training.engine import TrainingEngine
 from jadeberta.training.run_context import RunContext
@@ -29,12 +59,27 @@ from jadeberta.utils.json_lines import read_jsonl
 
 logger = logging.getLogger(__name__)
 
-RESERVE = 1 << 20
-"""Bytes counted for the small files of a checkpoint when asking for disk space."""
+RESERVED_BYTES = 1 << 20
+"""Counted for the small files of a checkpoint when the free space of the disk is checked."""
+
+
+@dataclass
+class PendingSave:
+    """A save between `save()` and the end of its commit."""
+
+    step: int
+    tokens: int
+    skipped_steps: int
+    began: float
+    """time.monotonic() when the training began to wait for it."""
+    sent: float
+    """time.monotonic() when the copy was complete; the time limit counts from here."""
+    stall_s: float = 0.0
+    """Seconds that the training waited."""
 
 
 class Checkpointer:
-    """Writes the checkpoints of one run and finds the one to go on from. Every rank has one and calls it alike."""
+    """Writes the checkpoints of one run and finds the one to resume from. Every rank has one, and all make the same calls."""
 
     def __init__(self, context: RunContext, engine: TrainingEngine) -> None:
         """Makes a process group of its own; every rank makes one checkpointer at the same time."""
@@ -42,31 +87,33 @@ class Checkpointer:
         self.root = (context.run_dir / "checkpoints").absolute()
         self.expected = expected_of(self.recipe, self.shards, context.repeats)
         self.committed = 0
-        """Step of the newest checkpoint that this life wrote or resumed from; known to rank 0."""
+        """Step of the newest checkpoint that this attempt wrote or resumed from; known to rank 0."""
         self._is_root = engine.process.is_root
-        # Half, so that a hanging disk costs a checkpoint before the watchdog takes the training for hanging.
-        self._patience = self.recipe.watchdog.save_s / 2 or float("inf")
+        # Half of the watchdog's limit: a hanging disk must cost a checkpoint before the watchdog takes the training for hung.
+        self._time_limit = self.recipe.watchdog.save_s / 2 or float("inf")
         self._snapshot: Snapshot | None = None
-        self._writer: WriterProcess | None = None
-        self._need = 0
-        self._part: tuple[Files, str | None] | None = None  # this rank's outcome of the pending save
-        self._pending: dict[str, Any] | None = None  # the save that not all ranks have written
-        self._litter: set[int] = set()  # steps of failed saves whose files may still be there
-        self._publishing: dict[str, Any] | None = None  # on rank 0, the save that all ranks have written
-        # Objects travel over gloo, whatever the gradients take.
+        self._writer: WriterClient | None = None
+        self._space_needed = 0
+        self._pending: PendingSave | None = None  # staged, writing or written; on every rank
+        self._written: WriteAnswer | None = None  # what this rank's writer answered about the pending save
+        self._publishing: PendingSave | None = None  # on rank 0 alone
+        self._stale_steps: set[int] = set()  # failed saves whose files may still be on the disk; on rank 0 alone
+        # A collective: all ranks make the group. gloo, because Python objects cannot travel over NCCL without a copy to the GPU.
         self.group = dist.new_group(backend="gloo")
-        self._restorer = Restorer(self.root, engine, self.expected, self.group, self._pass_over)
+        self._loader = CheckpointLoader(self.root, engine, self.expected, self.group, self._record_skipped)
 
     def resume(self, mode: str) -> RunState:
-        """Restores the newest valid checkpoint, and takes the memory for saves; a fresh state where there is none and none is required.
+        """Restores the newest valid checkpoint and takes the memory for saves; a fresh state where none exists and none is required.
 
         Raises:
-            NothingToResume, CheckpointError: see `manifest.refuse_fresh_start` and `identity.refuse_foreign`; on every rank.
+            NothingToResume, CheckpointError: see `manifest.refuse_fresh_start` and `compatibility.refuse_foreign`; on every rank.
         """
+        # Broadcasts of rank 0's view: ranks on other hosts may see another state of a shared directory.
         for left in on_root(self.group, lambda: remove_leftovers(self.root)):
             self.context.record("leftover_removed", directory=left.name)
         found: list[Path] = on_root(self.group, lambda: candidates(self.root, mode))
         state = self._restore(found)
+        # Both refusals go through a broadcast, so that an error of rank 0 ends every rank and none is left waiting.
         if state is None:
             on_root(self.group, lambda: refuse_fresh_start(self.root, mode, len(found)))
         else:
@@ -75,17 +122,18 @@ class Checkpointer:
         if state is None:
             return RunState()
         self._trust(state.step)
-        seconds = self._restorer.seconds
+        seconds = self._loader.seconds
         self.context.record("resume", step=state.step, checkpoint=directory_name(state.step), seconds=seconds)
         logger.info(f"resumed from {directory_name(state.step)} in {seconds:.1f} s")
         return state
 
     def roll_back(self, at_most: int) -> RunState:
-        """Restores the newest valid checkpoint of a step up to `at_most`; those after it belong to what is undone and are removed.
+        """Restores the newest valid checkpoint of a step up to `at_most` and removes the newer ones, which belong to undone steps.
 
         Raises:
             NumericsError: there is none; on every rank.
         """
+        # A save that is still being written may be of an undone step. It must be on the disk before the newer ones are removed.
         self.drain()
         self._wait_for_writer()
 
@@ -95,6 +143,7 @@ class Checkpointer:
                 self.context.record("undone", checkpoint=directory.name)
             return [d for d in found if step_of(d) <= at_most]
 
+        # A broadcast: rank 0 alone removes, and all ranks restore the same checkpoint.
         state = self._restore(on_root(self.group, choose))
         if state is None:
             raise NumericsError(f"{self.root}: no valid checkpoint of step {at_most} or before to go back to.")
@@ -102,51 +151,54 @@ class Checkpointer:
         return state
 
     def _restore(self, found: list[Path]) -> RunState | None:
-        state = self._restorer.first_trusted(found)
+        state = self._loader.load_first_trusted(found)
         self.committed = state.step if state is not None else 0
         return state
 
-    def _pass_over(self, directory: Path, line: str) -> None:
+    def _record_skipped(self, directory: Path, line: str) -> None:
         self.context.record("checkpoint_passed_over", checkpoint=directory.name, reason=line)
-        logger.info(line)
+        logger.warning(line)
 
     def save(self, state: RunState, lr: float) -> None:
         """Takes a checkpoint of the state after `state.step` updates; it is written beside the training.
 
         Args:
             state: the run's counters.
-            lr: of the last update.
+            lr: learning rate of the last update.
         """
         began = time.monotonic()
         if self._pending is not None:
+            # The memory holds one save. All ranks call save at the same step, so all of them wait here.
             self._finish_pending()
         assert self._snapshot is not None and self._writer is not None
-        self._snapshot.fill({name: tensors for name, (tensors, _) in tensor_files(self.engine).items()})
-        counters = {"step": state.step, "tokens": state.tokens, "skipped_steps": state.skipped_steps}
-        self._pending = counters | {"began": began, "ordered": time.monotonic()}
-        texts = text_files(self.engine, self._describe(state, lr)) if self._is_root else {}
-        copies = tokenizer_files(self.shards.directory / "tokenizer") if self._is_root else []
+        # Under ZeRO 3 a collective: rank 0 is sent the weights of the other ranks.
+        tensors = tensor_files(self.engine)
+        self._snapshot.fill({name: content for name, (content, _) in tensors.items()})
+        self._pending = PendingSave(state.step, state.tokens, state.skipped_steps, began, sent=time.monotonic())
         self._writer.send(
-            "write",
-            root=str(self.root),
-            step=state.step,
-            staging=self._staging(),
-            need=self._need,
-            images=[(image.name, image.offset, image.size) for image in self._snapshot.images],
-            texts=texts,
-            copies=[str(path.absolute()) for path in copies],
+            WriteCommand(
+                root=str(self.root),
+                step=state.step,
+                space_needed=self._space_needed,
+                files=self._snapshot.files,
+                texts=text_files(self.engine, self._describe(state, lr)) if self._is_root else {},
+                copies=[str(p.absolute()) for p in tokenizer_files(self.shards.directory / "tokenizer")] if self._is_root else [],
+                staging=self._staging(),
+            )
         )
-        self._pending["stall_s"] = time.monotonic() - began
+        self._pending.stall_s = time.monotonic() - began
 
     def _take_memory(self) -> None:
-        """Takes the memory for snapshots now: a node that has not enough says so before the first step."""
+        """Takes the memory for snapshots now: a node that has not enough fails before the first step."""
         self._snapshot = Snapshot(tensor_files(self.engine), pin=self.engine.device.type == "cuda")
-        self._writer = WriterProcess(self._snapshot)
-        need = torch.tensor(self._snapshot.size + RESERVE)
-        dist.all_reduce(need, group=self.group)
-        self._need = int(need)
+        self._writer = WriterClient(self._snapshot)
+        size = torch.tensor(self._snapshot.size + RESERVED_BYTES)
+        # The ranks share one disk: each checks that the whole checkpoint fits, not only its own part.
+        dist.all_reduce(size, group=self.group)
+        self._space_needed = int(size)
 
     def _describe(self, state: RunState, lr: float) -> dict[str, Any]:
+        """Content of state.json."""
         recipe, position = self.recipe, state.position(self.recipe.training.batch_sizes)
         return {
             **state.counters(),
@@ -167,43 +219,48 @@ class Checkpointer:
 
     def has_written(self) -> bool:
         """Whether this rank has done its part of the pending save, well or not; False where none is pending. Never waits."""
-        self._tend()
-        if self._pending is not None and self._part is None and self._is_overdue(self._pending):
+        self._take_answers()
+        if self._pending is not None and self._written is None and self._is_overdue(self._pending):
+            # The disk may hang for ever. Giving up makes the answer an error, so that the save fails and the training goes on.
             self._give_up()
-        return self._pending is not None and self._part is not None
+        return self._pending is not None and self._written is not None
 
     def settle(self) -> None:
-        """Decides about the pending save; called by all ranks at the same step, when all have done their part."""
-        pending, part = self._pending, self._part
-        assert pending is not None and part is not None
-        self._pending = self._part = None
-        parts: list[Any] = [None] * self.engine.process.world_size
-        dist.all_gather_object(parts, part, group=self.group)
+        """Decides about the pending save; all ranks call it at the same step, when all have done their part."""
+        pending, written = self._pending, self._written
+        assert pending is not None and written is not None
+        self._pending = self._written = None
+        answers: list[Any] = [None] * self.engine.process.world_size
+        # A checkpoint is good only where every rank's part is, and the manifest needs the hashes of all files.
+        dist.all_gather_object(answers, written, group=self.group)
         if not self._is_root:
-            return
-        if failed := [f"rank {rank}: {error}" for rank, (_, error) in enumerate(parts) if error]:
+            return  # rank 0 commits; the others are idle again
+        if failed := [f"rank {rank}: {answer.error}" for rank, answer in enumerate(answers) if answer.error]:
             self._fail(pending, "; ".join(failed))
             return
         assert self._writer is not None
         self._publishing = pending
-        files = {name: entry for part_files, _ in parts for name, entry in part_files.items()}
-        self._writer.send("publish", root=str(self.root), step=pending["step"], files=files)
+        files = {name: entry for answer in answers for name, entry in answer.files.items()}
+        self._writer.send(PublishCommand(root=str(self.root), step=pending.step, files=files))
 
     def drain(self) -> int:
         """Waits until no save is pending on any rank; returns the step of the newest checkpoint."""
         if self._pending is not None:
             self._finish_pending()
+        # Only rank 0 publishes; the other ranks wait for it in the broadcast below.
         while self._publishing is not None and self._writer is not None:
-            self._tend(1.0)
+            self._take_answers(1.0)
             if self._publishing is not None and self._is_overdue(self._publishing):
                 self._give_up()
         committed = [self.committed]
+        # Only rank 0 knows whether the commit went well; the caller acts on it on every rank.
         dist.broadcast_object_list(committed, src=0, group=self.group)
         return committed[0]
 
     def _finish_pending(self) -> None:
+        """Waits for this rank's part and settles; settling waits for the other ranks."""
         while not self.has_written():
-            self._tend(1.0)
+            self._take_answers(1.0)
         self.settle()
 
     def close(self) -> None:
@@ -213,89 +270,98 @@ class Checkpointer:
             self._writer.close()
 
     def _wait_for_writer(self) -> None:
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + self._time_limit
         while self._writer is not None and self._writer.unanswered:
-            self._tend(1.0)
+            self._take_answers(1.0)
             if time.monotonic() > deadline:
                 self._give_up()
 
     def _trust(self, step: int) -> None:
-        """The checkpoint of a step was read and every byte of it hashed: pruning need not do it again."""
+        """Informs the writer that every byte of a checkpoint was just read and hashed: pruning need not do it again."""
         if self._is_root and self._writer is not None:
-            self._writer.send("trust", step=step)
+            self._writer.send(TrustCommand(step=step))
 
-    def _is_overdue(self, save: dict[str, Any]) -> bool:
-        return time.monotonic() - save["ordered"] > self._patience
+    def _is_overdue(self, save: PendingSave) -> bool:
+        return time.monotonic() - save.sent > self._time_limit
 
-    def _tend(self, seconds: float = 0.0) -> None:
-        """Takes the writer's answers."""
+    def _take_answers(self, seconds: float = 0.0) -> None:
+        """Handles the answers that have come; waits up to some seconds for the first one."""
         if self._writer is None or not self._writer.unanswered:
             return
         for answer in self._writer.wait(seconds) if seconds else self._writer.poll():
-            match answer["op"]:
-                case "write":
-                    files = {name: tuple(entry) for name, entry in answer.get("files", {}).items()}
-                    self._part = (files, answer["error"])
-                case "publish":
-                    self._published(answer["error"])
-                case "verify":
-                    faults = answer.get("faults", [])
-                    if faults:
-                        logger.info(f"{directory_name(answer['step'])} was written and cannot be trusted: {faults[0]}")
-                    self.context.record(
-                        "verified", step=answer["step"], faults=faults, error=answer["error"], seconds=answer["seconds"]
-                    )
-                case "discard":
-                    if answer["error"]:
-                        self._litter.add(answer["step"])
-                case "prune":
-                    for name in answer.get("removed", []):
-                        self.context.record("prune", checkpoint=name)
-                    if answer["error"]:
-                        self.context.record("prune_failed", error=answer["error"])
+            self._handle(answer)
 
-    def _published(self, error: str | None) -> None:
-        publishing, self._publishing = self._publishing, None
-        if publishing is None or self._writer is None:
+    def _handle(self, answer: Answer) -> None:
+        match answer:
+            case WriteAnswer():
+                self._written = answer  # good or bad: `settle` decides with all ranks
+            case PublishAnswer():
+                self._end_publishing(answer.error)
+            case VerifyAnswer():
+                if answer.faults:
+                    # Nothing is removed: pruning counts only trusted checkpoints, and a resume skips this one.
+                    name = directory_name(answer.step or 0)
+                    logger.warning(f"{name} was written and cannot be trusted: {answer.faults[0]}")
+                self.context.record(
+                    "verified", step=answer.step, faults=answer.faults, error=answer.error, seconds=answer.seconds
+                )
+            case DiscardAnswer():
+                if answer.error and answer.step is not None:
+                    self._stale_steps.add(answer.step)  # the next save tries again
+            case PruneAnswer():
+                for name in answer.removed:
+                    self.context.record("prune", checkpoint=name)
+                if answer.error:
+                    # The disk fills up; the next pruning tries again.
+                    self.context.record("prune_failed", error=answer.error)
+
+    def _end_publishing(self, error: str | None) -> None:
+        save, self._publishing = self._publishing, None
+        if save is None or self._writer is None:
             return
         if error:
-            self._fail(publishing, error)
+            self._fail(save, error)
             return
-        step, keep = publishing["step"], self.recipe.checkpoint
-        self.committed = step
+        self.committed = save.step
         self.context.record(
             "save",
-            checkpoint=directory_name(step),
-            write_s=time.monotonic() - publishing["began"],
-            **{key: publishing[key] for key in ("step", "tokens", "skipped_steps", "stall_s")},
+            checkpoint=directory_name(save.step),
+            write_s=time.monotonic() - save.began,
+            step=save.step,
+            tokens=save.tokens,
+            skipped_steps=save.skipped_steps,
+            stall_s=save.stall_s,
         )
-        self._litter.discard(step)
-        self._clear_litter()
-        self._writer.send("verify", root=str(self.root), step=step)
-        self._writer.send("prune", root=str(self.root), keep_last=keep.keep_last, keep_every=keep.keep_every)
+        # An earlier try of this step failed, and its files are part of the checkpoint now or gone.
+        self._stale_steps.discard(save.step)
+        self._remove_stale()
+        keep = self.recipe.checkpoint
+        self._writer.send(VerifyCommand(root=str(self.root), step=save.step))
+        self._writer.send(PruneCommand(root=str(self.root), keep_last=keep.keep_last, keep_every=keep.keep_every))
 
-    def _fail(self, save: dict[str, Any], error: str) -> None:
-        self.context.record("save_failed", step=save["step"], error=error, stall_s=save.get("stall_s", 0.0))
-        logger.info(
-            f"step {save['step']}: the checkpoint was not written ({error}). Training goes on; the next save tries again."
+    def _fail(self, save: PendingSave, error: str) -> None:
+        """Records a failed save and has its files removed. The run goes on: an older checkpoint is still there."""
+        self.context.record("save_failed", step=save.step, error=error, stall_s=save.stall_s)
+        logger.warning(
+            f"step {save.step}: the checkpoint was not written ({error}). Training goes on; the next save tries again."
         )
-        self._litter.add(save["step"])
-        self._clear_litter()
+        self._stale_steps.add(save.step)
+        self._remove_stale()
 
-    def _clear_litter(self) -> None:
-        """Has removed what failed saves left; what the disk does not let go now is tried again with the next save."""
+    def _remove_stale(self) -> None:
+        """Has the files of failed saves removed; those that the disk does not let go are tried again with the next save."""
         assert self._writer is not None
-        for step in sorted(self._litter):
-            self._writer.send("discard", root=str(self.root), step=step)
-        self._litter.clear()
+        for step in sorted(self._stale_steps):
+            self._writer.send(DiscardCommand(root=str(self.root), step=step))
+        self._stale_steps.clear()
 
     def _give_up(self) -> None:
         """Ends a writer that takes too long: the disk may hang for ever, training need not."""
         assert self._writer is not None
-        self._writer.give_up(f"not done after {self._patience:.0f} s, given up; the disk may hang")
-        self._tend()
+        self._writer.give_up(f"not done after {self._time_limit:.0f} s, given up; the disk may hang")
+        self._take_answers()
 
     def _staging(self) -> str:
-        """A directory on this node for this run alone; empty where the recipe names none."""
+        """Directory on this node for this run and rank alone; empty where the recipe names none."""
         staging = self.recipe.checkpoint.staging
         return str(Path(staging).absolute() / self.root.parent.name / f"rank-{self.engine.process.rank:05d}") if staging else ""

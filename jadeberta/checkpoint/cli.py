@@ -10,7 +10,7 @@ from jadeberta.errors import CheckpointError, ConfigError
 
 
 def main(arguments: list[str]) -> int:
-    """Status 1 where `verify` finds a checkpoint that cannot be trusted."""
+    """Runs the command; returns status 1 where `verify` finds a checkpoint that cannot be trusted."""
     parser = argparse.ArgumentParser(prog="jadeberta checkpoint", description="What is on disk and whether it can be trusted.")
     parser.add_argument(
         "action",

@@ -1,4 +1,4 @@
-"""The commit protocol: a checkpoint appears whole, under its final name, or not at all.
+"""The commit protocol: a checkpoint appears complete under its final name, or not at all.
 
 Every rank writes its files into `step-N.tmp/` and flushes them; all ranks agree; rank 0 writes the manifest, renames the directory
 and flushes its parent. A kill at any instant leaves the old checkpoints and at most a `.tmp` directory, which the next start removes.
@@ -20,55 +20,57 @@ from jadeberta.utils.files import make_directory, sync_directory, write_durably
 
 TEMPORARY, DELETED = ".tmp", ".deleted"
 CHUNK = 16 << 20
-SPACE_LEFT = 64 << 20
+RESERVED_SPACE = 64 << 20
 """Bytes that a save leaves free for metrics and ledger."""
 
 Files = dict[str, tuple[int, str]]
-"""Size in bytes and sha256 of each file of a checkpoint, by its name."""
+"""Size in bytes and sha256 of files of a checkpoint, by name."""
 
 
 def temporary_of(root: Path, step: int) -> Path:
-    """Where a checkpoint grows until it is whole."""
+    """Returns the directory in which a checkpoint is written until it is committed."""
     return root / (directory_name(step) + TEMPORARY)
 
 
-def prepare(root: Path, step: int, need: int) -> Path:
-    """Makes the directory in which a checkpoint grows; every rank calls it, in any order.
+def prepare(root: Path, step: int, space_needed: int) -> Path:
+    """Makes the temporary directory of a checkpoint; every rank calls it, in any order.
 
     Args:
         root: the run's `checkpoints` directory.
-        step: the checkpoint's.
-        need: bytes of the whole checkpoint, all ranks together.
+        step: step of the checkpoint.
+        space_needed: bytes of the checkpoint, all ranks together.
 
     Raises:
-        CheckpointError: the disk has not that much space left.
+        CheckpointError: the disk has less space than that.
         OSError: the directory cannot be made.
     """
     make_directory(root)
-    require_space(root, need)
+    require_space(root, space_needed)
     directory = temporary_of(root, step)
     directory.mkdir(exist_ok=True)
     return directory
 
 
-def require_space(directory: Path, need: int) -> None:
-    """Raises CheckpointError where the disk under a directory has fewer than `need` bytes for us."""
+def require_space(directory: Path, space_needed: int) -> None:
+    """Raises CheckpointError where the disk of a directory has less than `space_needed` bytes, RESERVED_SPACE not counted."""
     disk = os.statvfs(directory)
-    free = disk.f_bavail * disk.f_frsize - SPACE_LEFT
-    if free < need:
-        raise CheckpointError(f"{directory}: {need / 2**20:,.0f} MiB needed, {max(0, free) / 2**20:,.0f} MiB free. Make room.")
+    free = disk.f_bavail * disk.f_frsize - RESERVED_SPACE
+    if free < space_needed:
+        raise CheckpointError(
+            f"{directory}: {space_needed / 2**20:,.0f} MiB needed, {max(0, free) / 2**20:,.0f} MiB free. Make room."
+        )
 
 
 def write_file(path: Path, content: Any) -> tuple[int, str]:
-    """Writes and flushes one file; returns its size and sha256, of the memory and not of what came back from the disk.
+    """Writes and flushes one file; returns its size and the sha256 of the content in memory, not of what the disk gives back.
 
     Args:
-        path: of the file.
-        content: bytes or anything else with the buffer protocol.
+        path: path of the file.
+        content: bytes, or another object with the buffer protocol.
     """
     view = memoryview(content)
-    with ThreadPoolExecutor(1) as beside:  # hashing and writing both leave the interpreter to the other
-        digest = beside.submit(lambda: hashlib.sha256(view).hexdigest())
+    with ThreadPoolExecutor(1) as thread:  # hashing and writing both release the interpreter lock
+        digest = thread.submit(lambda: hashlib.sha256(view).hexdigest())
         try:
             with open(path, "wb", buffering=0) as f:
                 start = 0
@@ -81,7 +83,7 @@ def write_file(path: Path, content: Any) -> tuple[int, str]:
 
 
 def publish(root: Path, step: int, files: Files) -> Path:
-    """Makes what lies in the temporary directory the checkpoint of a step; rank 0 calls it, once all have written.
+    """Commits the temporary directory as the checkpoint of a step; rank 0 calls it once, when all ranks have written.
 
     Returns:
         The checkpoint under its final name.
@@ -89,10 +91,11 @@ def publish(root: Path, step: int, files: Files) -> Path:
     temporary = temporary_of(root, step)
     final = root / directory_name(step)
     write_durably(temporary / MANIFEST_NAME, manifest_bytes(step, files))
+    # Manifest and names are on the disk before the rename: a crash must not leave a final name with files missing.
     sync_directory(temporary)
     former = final.with_name(final.name + DELETED)
-    replaced = final.exists()  # by one that could not be trusted, or the run would have resumed behind it
-    if replaced:
+    if final.exists():
+        # It cannot be trusted, or the run would have resumed from it. Renamed first: a directory cannot be renamed over a full one.
         shutil.rmtree(former, ignore_errors=True)
         final.rename(former)
     temporary.rename(final)
@@ -102,15 +105,19 @@ def publish(root: Path, step: int, files: Files) -> Path:
 
 
 def discard(root: Path, step: int) -> None:
-    """Removes what a failed save has written. Raises OSError where the disk does not let it go."""
+    """Removes the files of a failed save; raises OSError where the disk does not let them go."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(temporary_of(root, step))
 
 
 def prunable(checkpoints: list[Path], keep_last: int, keep_every: int, trusted: Callable[[Path], bool]) -> list[Path]:
-    """Which of some checkpoints, oldest first, are older than the newest `keep_last` trusted ones and not kept for good.
+    """Returns the checkpoints that pruning removes, oldest first.
 
-    One that cannot be trusted covers nothing: it never lets an older one go. `keep_last` 0 keeps all.
+    Args:
+        checkpoints: all checkpoints of a run, oldest first.
+        keep_last: number of the newest trusted checkpoints that stay; 0: all stay.
+        keep_every: checkpoints at multiples of this step stay for good; 0: none.
+        trusted: whether a checkpoint can be trusted. One that cannot does not count, so that it never lets an older one go.
     """
     newer = 0
     doomed = []
@@ -124,14 +131,14 @@ def prunable(checkpoints: list[Path], keep_last: int, keep_every: int, trusted: 
 
 
 def prune(root: Path, keep_last: int, keep_every: int, trusted: Callable[[Path], bool]) -> list[Path]:
-    """Removes what `prunable` names and returns it, and what an earlier pruning did not get done."""
+    """Removes the checkpoints that `prunable` names and returns them; also removes what an interrupted pruning left."""
     for half in root.glob(f"step-*{DELETED}"):
         shutil.rmtree(half, ignore_errors=True)
     return remove(prunable(list_checkpoints(root), keep_last, keep_every, trusted))
 
 
 def remove(directories: Iterable[Path]) -> list[Path]:
-    """Removes checkpoints and returns them; each is renamed before it is emptied, so that a kill leaves no half under its name."""
+    """Removes checkpoints and returns them; each is renamed first, so that a kill leaves no incomplete one under its name."""
     removed = list(directories)
     for directory in removed:
         doomed = directory.with_name(directory.name + DELETED)
@@ -142,7 +149,7 @@ def remove(directories: Iterable[Path]) -> list[Path]:
 
 
 def remove_leftovers(root: Path) -> list[Path]:
-    """Removes what killed saves and prunings left, and returns it; only the one job that holds the run may call it."""
+    """Removes what killed saves and prunings left, and returns it; only the job that holds the run directory's lock may call it."""
     if not root.is_dir():
         return []
     left = [p for p in root.iterdir() if p.name.endswith((TEMPORARY, DELETED)) and STEP_NAME.fullmatch(p.name.rsplit(".", 1)[0])]

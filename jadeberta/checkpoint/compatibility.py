@@ -1,4 +1,4 @@
-"""What ties a checkpoint to a run: the data, tokenizer and settings that must be the same in every life."""
+"""What ties a checkpoint to a run: the data, tokenizer and settings that must be the same in every attempt."""
 
 import sys
 from dataclasses import asdict
@@ -17,13 +17,13 @@ FREE_KEYS = {
     "model": {"attention"},
     "training": {"micro_batch_size", "max_steps", "decay_steps", "precision", "compile", "recompute"},
 }
-"""Keys of sections that bind a run which may still change between its lives."""
+"""Keys, by section, that may change between the attempts of a run; all other keys of these sections may not."""
 BEFORE_THE_KEY: dict[str, Any] = {"training.batch_size_warmup": [], "training.z_loss": 0.0, "training.ema_decay": 0.0}
-"""What a checkpoint that is older than a key did: it still resumes where the recipe says the same."""
+"""What a checkpoint older than a key did, by key: it still resumes where the recipe asks for the same."""
 
 
 def binding_settings(recipe: Recipe, repeats: dict[str, int]) -> dict[str, Any]:
-    """The settings that a checkpoint belongs to, by their full key."""
+    """Returns the settings that a checkpoint belongs to, by full key."""
     values = {
         f"{section}.{k}": v
         for section, free in FREE_KEYS.items()
@@ -34,13 +34,13 @@ def binding_settings(recipe: Recipe, repeats: dict[str, int]) -> dict[str, Any]:
 
 
 def expected_of(recipe: Recipe, shards: ShardReader, repeats: dict[str, int]) -> dict[str, Any]:
-    """What a checkpoint of this run says of its data and settings."""
+    """Returns the fingerprints and settings that a checkpoint of this run must have."""
     fingerprints = {"shards": shards.index.fingerprint, "tokenizer": shards.index.tokenizer_sha256}
     return {"fingerprints": fingerprints, "settings": binding_settings(recipe, repeats)}
 
 
 def preview(root: Path, resume: str, expected: dict[str, Any]) -> Path | None:
-    """The checkpoint that a start would resume from, if any; raises what the start would raise."""
+    """Returns the checkpoint that a start would resume from, None for a fresh start; raises the errors of that start."""
     directory = choose(root, resume, lambda line: print(line, file=sys.stderr))
     if directory is not None:
         refuse_foreign(directory, read_state(directory), expected)
@@ -48,7 +48,7 @@ def preview(root: Path, resume: str, expected: dict[str, Any]) -> Path | None:
 
 
 def refuse_foreign(directory: Path, state: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Raises CheckpointError where a checkpoint's data, tokenizer or settings are not the run's; names both."""
+    """Raises CheckpointError where data, tokenizer or settings of a checkpoint are not those of the run; names both."""
     for what, remedy in (("shards", "data.shards"), ("tokenizer", "data.shards")):
         if state["fingerprints"][what] != expected["fingerprints"][what]:
             raise CheckpointError(
@@ -64,7 +64,7 @@ def refuse_foreign(directory: Path, state: dict[str, Any], expected: dict[str, A
 
 
 def describe_data(shards: ShardReader, settings: dict[str, Any]) -> dict[str, Any]:
-    """How the shards were made and what is in them, so that a checkpoint tells it without them."""
+    """Describes how the shards were made and what is in them, so that a checkpoint says it without them."""
     index = shards.index
     corpora = {
         name: {key: sum(getattr(entry, key) for entry in corpus.train) for key in ("documents", "sequences", "tokens")}
@@ -93,12 +93,12 @@ def refuse_inconsistent(directory: Path, state: dict[str, Any]) -> None:
 
 
 def refuse_other_counters(root: Path, state: RunState, ledger: list[dict[str, Any]]) -> None:
-    """Raises CheckpointError where the ledger tells another story of the save that a run goes on from."""
-    told = [row for row in ledger if row.get("event") == "save" and row.get("step") == state.step]
+    """Raises CheckpointError where the ledger's record of a save has other counters than the checkpoint that a run resumes from."""
+    recorded = [row for row in ledger if row.get("event") == "save" and row.get("step") == state.step]
     counters = {"tokens": state.tokens, "skipped_steps": state.skipped_steps}
-    if told and any(told[-1].get(key, value) != value for key, value in counters.items()):
-        noted = {key: told[-1].get(key) for key in counters}
+    if recorded and any(recorded[-1].get(key, value) != value for key, value in counters.items()):
+        in_ledger = {key: recorded[-1].get(key) for key in counters}
         raise CheckpointError(
-            f"{root}: the checkpoint of step {state.step} has {counters}, the ledger noted {noted} when it was saved. "
+            f"{root}: the checkpoint of step {state.step} has {counters}, the ledger recorded {in_ledger} when it was saved. "
             "One of them is another run's: restore the directory as it was."
         )

@@ -1,4 +1,4 @@
-"""The weights of a checkpoint, put together from its optimizer files without an engine or the ranks that wrote them."""
+"""Consolidates the weights of a checkpoint from the fragments in its optimizer files, without an engine or the ranks that wrote them."""
 
 import json
 from pathlib import Path
@@ -11,21 +11,21 @@ from jadeberta.errors import CheckpointError
 
 Weights = Literal["trained", "ema"]
 KINDS = {"trained": "master", "ema": "ema"}
-"""What the optimizer files call them."""
+"""Prefix of the tensors in the optimizer files."""
 
 
-def whole_weights(directory: Path, weights: Weights = "trained") -> dict[str, torch.Tensor]:
-    """Every parameter whole, fp32, put together from the optimizer files of a checkpoint.
+def consolidate_weights(directory: Path, weights: Weights = "trained") -> dict[str, torch.Tensor]:
+    """Returns every parameter in fp32 and its full shape, by name.
 
     Args:
         directory: a verified checkpoint.
-        weights: the masters of the trained weights, or their running average.
+        weights: trained: the master weights; ema: their running average.
 
     Raises:
-        CheckpointError: a piece is missing, or the run kept no average.
+        CheckpointError: a fragment is missing, or the run kept no average.
     """
     kind = KINDS[weights]
-    whole: dict[str, torch.Tensor] = {}
+    consolidated: dict[str, torch.Tensor] = {}
     filled: dict[str, int] = {}
     for path in sorted(directory.glob("optimizer-*.safetensors")):
         with safe_open(path, "pt") as file:
@@ -35,13 +35,14 @@ def whole_weights(directory: Path, weights: Weights = "trained") -> dict[str, to
                     raise CheckpointError(
                         f"{path}: holds no {weights} weights; the average is kept with training.ema_decay above 0."
                     )
-                piece = file.get_tensor(f"{kind}.{name}")
-                flat = whole.setdefault(name, torch.zeros(place["shape"], dtype=torch.float32)).view(-1)
-                flat[place["start"] : place["start"] + piece.numel()] = piece
-                filled[name] = filled.get(name, 0) + piece.numel()
-    for name, tensor in whole.items():
+                fragment = file.get_tensor(f"{kind}.{name}")
+                flat = consolidated.setdefault(name, torch.zeros(place["shape"], dtype=torch.float32)).view(-1)
+                flat[place["start"] : place["start"] + fragment.numel()] = fragment
+                filled[name] = filled.get(name, 0) + fragment.numel()
+    # A missing fragment would leave zeros, which look like weights.
+    for name, tensor in consolidated.items():
         if filled[name] != tensor.numel():
             raise CheckpointError(f"{directory}: its optimizer files hold {filled[name]} of {tensor.numel()} elements of {name}.")
-    if not whole:
+    if not consolidated:
         raise CheckpointError(f"{directory}: no optimizer files with weights in it.")
-    return whole
+    return consolidated

@@ -1,6 +1,6 @@
-"""What makes a directory a checkpoint: a manifest, written last, with the size and sha256 of every file.
+"""What makes a directory a checkpoint: its name, and a manifest, written last, with the size and sha256 of every file.
 
-Knows names and bytes only, no tensors. A directory without a manifest, or whose files differ from it, is not a checkpoint.
+A directory without a manifest, or whose files differ from it, is not a checkpoint. Knows names and bytes only, no tensors.
 """
 
 import hashlib
@@ -20,16 +20,18 @@ STATE_NAME = "state.json"
 FORMAT = "jadeberta-checkpoint"
 VERSION = 1
 SMALL = 1 << 20
-"""Bytes up to which a file is read at once."""
+"""Size in bytes up to which a quick check reads a file."""
 STEP_NAME = re.compile(r"step-(\d{8})")
+"""Name of a checkpoint; `directory_name` writes it."""
 
 
 def directory_name(step: int) -> str:
+    """Returns the name of the checkpoint of a step."""
     return f"step-{step:08d}"
 
 
 def step_of(directory: Path) -> int:
-    """Raises CheckpointError where the name is not a checkpoint's."""
+    """Returns the step of a checkpoint; raises CheckpointError where the directory is not named like one."""
     match = STEP_NAME.fullmatch(directory.name)
     if match is None:
         raise CheckpointError(f"{directory}: not named like a checkpoint (step-00001000).")
@@ -37,29 +39,29 @@ def step_of(directory: Path) -> int:
 
 
 def list_checkpoints(root: Path) -> list[Path]:
-    """Directories named like checkpoints, oldest first, whether they can be trusted or not."""
+    """Returns the directories named like checkpoints, oldest first, whether they can be trusted or not."""
     found = [p for p in root.iterdir() if p.is_dir() and STEP_NAME.fullmatch(p.name)] if root.is_dir() else []
     return sorted(found, key=step_of)
 
 
 def manifest_bytes(step: int, files: dict[str, tuple[int, str]]) -> bytes:
-    """The manifest of a checkpoint whose files have these (size, sha256)."""
+    """Returns the manifest of a checkpoint; `files` maps each name to its size in bytes and its sha256."""
     entries = {name: {"bytes": size, "sha256": sha} for name, (size, sha) in sorted(files.items())}
     document = {"format": FORMAT, "version": VERSION, "step": step, "files": entries, "sha256": _own_hash(step, entries)}
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def _own_hash(step: int, entries: dict[str, dict]) -> str:
-    """A manifest vouches for itself too: a flipped bit in it must not pass for a damaged file, or hide one."""
+    """sha256 of the manifest's own content: a flipped bit in it must not look like a damaged file, or hide one."""
     return hashlib.sha256(orjson.dumps([FORMAT, VERSION, step, entries], option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def verify(directory: Path, small_only: bool = False) -> list[str]:
-    """Every reason not to trust a checkpoint, one sentence each; empty where its bytes are those that were written.
+    """Returns every reason not to trust a checkpoint, one sentence each; empty where its bytes are those that were written.
 
     Args:
         directory: named like a checkpoint.
-        small_only: read the manifest and the small files, and of the others only the sizes.
+        small_only: read the manifest and the small files; of the others compare the sizes alone.
     """
     path = directory / MANIFEST_NAME
     try:
@@ -86,7 +88,7 @@ def verify(directory: Path, small_only: bool = False) -> list[str]:
             faults.append(f"{file}: {size} bytes, the manifest says {entry['bytes']}.")
         elif not small_only or size <= SMALL:
             to_read.append((file, entry["sha256"]))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # hashing leaves the interpreter to the others
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # hashing releases the interpreter lock
         return faults + [fault for fault in threads.map(_hash_fault, to_read) if fault]
 
 
@@ -104,11 +106,11 @@ def _hash_fault(file_and_hash: tuple[Path, str]) -> str | None:
 
 
 def candidates(root: Path, resume: str) -> list[Path]:
-    """What a run might resume from, newest first.
+    """Returns the checkpoints that a run may resume from, newest first.
 
     Args:
         root: the run's `checkpoints` directory.
-        resume: auto, required or never.
+        resume: mode of --resume: auto, required or never.
 
     Raises:
         CheckpointError: `never`, and checkpoints are there: a fresh start would mix two runs in one directory.
@@ -124,28 +126,33 @@ def candidates(root: Path, resume: str) -> list[Path]:
     return []
 
 
-def refuse_fresh_start(root: Path, resume: str, passed_over: int) -> None:
-    """Called where no checkpoint can be trusted; returns only where step 0 is what was meant.
+def refuse_fresh_start(root: Path, resume: str, skipped: int) -> None:
+    """Checks a start at step 0, where no checkpoint can be trusted; returns only where that is what was meant.
+
+    Args:
+        root: the run's `checkpoints` directory.
+        resume: mode of --resume.
+        skipped: number of checkpoints there, none of which can be trusted.
 
     Raises:
         NothingToResume: `required`.
         CheckpointError: `auto`, and checkpoints are there: starting at step 0 would hide the loss of the run.
     """
     if resume == "required":
-        raise NothingToResume(f"{root}: no valid checkpoint among {passed_over}, and --resume required was given.")
-    if passed_over:
+        raise NothingToResume(f"{root}: no valid checkpoint among {skipped}, and --resume required was given.")
+    if skipped:
         raise CheckpointError(
-            f"{root}: none of its {passed_over} checkpoints can be trusted. Restore one, or choose another run.dir to start anew."
+            f"{root}: none of its {skipped} checkpoints can be trusted. Restore one, or choose another run.dir to start anew."
         )
 
 
 def choose(root: Path, resume: str, report: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose every byte is right, or None for a fresh start.
+    """Returns the newest checkpoint whose every byte is right, or None for a fresh start.
 
     Args:
         root: the run's `checkpoints` directory.
-        resume: auto, required or never.
-        report: told of every checkpoint that is passed over, with the reason.
+        resume: mode of --resume: auto, required or never.
+        report: called with a line for every checkpoint that is skipped, which says why.
 
     Raises:
         NothingToResume, CheckpointError: as `candidates` and `refuse_fresh_start`.
@@ -155,16 +162,17 @@ def choose(root: Path, resume: str, report: Callable[[str], None]) -> Path | Non
         faults = verify(directory)
         if not faults:
             return directory
-        report(passed_over(directory, faults[0]))
+        report(skipped_line(directory, faults[0]))
     refuse_fresh_start(root, resume, len(found))
     return None
 
 
-def passed_over(directory: Path, fault: str) -> str:
-    return f"PASSED OVER {directory.name}: {fault}"
+def skipped_line(directory: Path, fault: str) -> str:
+    """Returns the line that reports a skipped checkpoint."""
+    return f"SKIPPED {directory.name}: {fault}"
 
 
 def newest_step(run_dir: Path) -> int:
-    """Step of the newest checkpoint, whether it can be trusted or not; -1 where there is none."""
-    names = (re.fullmatch(r"step-(\d{8})", path.name) for path in (run_dir / "checkpoints").glob("step-*"))
-    return max((int(name[1]) for name in names if name), default=-1)
+    """Returns the step of a run's newest checkpoint, whether it can be trusted or not; -1 where there is none."""
+    found = list_checkpoints(run_dir / "checkpoints")
+    return step_of(found[-1]) if found else -1

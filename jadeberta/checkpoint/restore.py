@@ -1,4 +1,4 @@
-"""Finds the checkpoint to go on from and reads it into the engine; all ranks take part and come to the same end."""
+"""Finds the checkpoint to resume from and reads it into the engine; all ranks take part and come to the same result."""
 
 import time
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from typing import Any
 import torch.distributed as dist
 
 from jadeberta.checkpoint.compatibility import refuse_foreign, refuse_inconsistent
-from jadeberta.checkpoint.manifest import passed_over, verify
+from jadeberta.checkpoint.manifest import skipped_line, verify
 from jadeberta.checkpoint.state_dict import read_state, restore
 from jadeberta.errors import CheckpointError, JadebertaError
 from jadeberta.training.engine import TrainingEngine
 from jadeberta.training.run_state import RunState
 
 
-class Restorer:
-    """Reads checkpoints of one run."""
+class CheckpointLoader:
+    """Reads the checkpoints of one run into its engine."""
 
     def __init__(
         self,
@@ -32,40 +32,42 @@ class Restorer:
 
         Args:
             root: the run's `checkpoints` directory.
-            engine: what is read into.
-            expected: what a checkpoint of this run says of its data and settings (`identity.expected_of`).
-            group: of all ranks, for Python objects.
-            report: told of every checkpoint that is passed over.
+            engine: the engine that checkpoints are read into.
+            expected: fingerprints and settings that a checkpoint of this run must have (`compatibility.expected_of`).
+            group: process group of all ranks, for Python objects.
+            report: called with every checkpoint that is skipped, and a line that says why.
         """
         self.root, self.engine, self.expected, self.group, self.report = root, engine, expected, group, report
         self.seconds = 0.0
-        """What the last restoring took, hashing included."""
+        """Time that the last load took, hashing included."""
 
-    def first_trusted(self, found: list[Path]) -> RunState | None:
-        """Restores the first checkpoint of a list that can be trusted; None where none can.
+    def load_first_trusted(self, found: list[Path]) -> RunState | None:
+        """Loads the first checkpoint of a list that can be trusted and returns its counters; None where none can.
 
-        Its bytes are hashed while they are read into the engine; where the hash then says no, the next one is read over it.
+        Bytes are hashed while they are read into the engine. Where a hash then differs, the next checkpoint is read over this one.
         """
         for directory in found:
             began = time.monotonic()
+            # Rank 0 looks and broadcasts: on a shared file system two hosts may see a directory differently for a while.
             fault, state = on_root(self.group, partial(self._look, directory))
             if fault is None:
-                with ThreadPoolExecutor(1) as beside:
-                    hashed = beside.submit(verify, directory) if self.engine.process.is_root else None
+                with ThreadPoolExecutor(1) as thread:
+                    hashed = thread.submit(verify, directory) if self.engine.process.is_root else None
                     problem = self._try_restore(directory)
                     faults = hashed.result() if hashed is not None else []
                 problems: list[Any] = [None] * self.engine.process.world_size
+                # All ranks must use the same checkpoint: one rank's problem makes every rank go on to the next one.
                 dist.all_gather_object(problems, faults[0] if faults else problem, group=self.group)
                 fault = next((p for p in problems if p), None)
             if fault is None:
                 self.seconds = time.monotonic() - began
                 self.engine.guard.recall(state.get("guard", {}))
                 return RunState.of(state)
-            self.report(directory, passed_over(directory, fault))
+            self.report(directory, skipped_line(directory, fault))
         return None
 
     def _look(self, directory: Path) -> tuple[str | None, dict[str, Any]]:
-        """What is wrong with a checkpoint as far as its small files tell, and its state. Raises CheckpointError where it is foreign."""
+        """Fault of a checkpoint as far as its small files show one, and its state; raises CheckpointError where it is another run's."""
         if faults := verify(directory, small_only=True):
             return faults[0], {}
         state = read_state(directory)
@@ -74,18 +76,18 @@ class Restorer:
         return None, state
 
     def _try_restore(self, directory: Path) -> str | None:
-        """The reason why a checkpoint could not be read; raised here it would leave the other ranks waiting."""
+        """Reads a checkpoint; returns why it could not be read. An exception here would leave the other ranks waiting."""
         try:
             restore(directory, self.engine)
         except CheckpointError as e:
             return str(e)
-        except Exception as e:  # whatever a damaged file does to its reader
+        except Exception as e:  # a damaged file can raise anything in the library that reads it
             return f"{directory}: cannot be read ({type(e).__name__}: {e})."
         return None
 
 
 def on_root(group: dist.ProcessGroup, work: Callable[[], Any]) -> Any:
-    """Rank 0's result on every rank; its error too."""
+    """Does some work on rank 0 and returns its result on every rank; an error is raised on every rank too."""
     outcome: list[Any] = [None]
     if dist.get_rank() == 0:
         try:
@@ -94,6 +96,7 @@ def on_root(group: dist.ProcessGroup, work: Callable[[], Any]) -> Any:
             outcome = [e]
         except OSError as e:
             outcome = [CheckpointError(f"{e.filename or 'checkpoints'}: {e.strerror or e}.")]
+    # The error travels as a value: raised on rank 0 alone it would leave the other ranks in the broadcast.
     dist.broadcast_object_list(outcome, src=0, group=group)
     if isinstance(outcome[0], JadebertaError):
         raise outcome[0]

@@ -1,16 +1,16 @@
-"""A rank's part of a checkpoint as it was at one step: files in the safetensors format, laid out in memory that another process can read.
+"""Staging memory: a rank's part of a checkpoint, copied at one step and laid out as safetensors files for the writer process to read.
 
-The memory is taken once and used by every save; filling it is the only thing that training waits for. Format: 8 bytes length, a JSON
+The memory is taken once and used by every save; training waits only while it is filled. Format of a file: 8 bytes length, a JSON
 header, then the tensors without gaps (https://github.com/huggingface/safetensors, "Format").
 """
 
 import mmap
 import os
-from dataclasses import dataclass
 
 import orjson
 import torch
 
+from jadeberta.checkpoint.writer_messages import MemoryFile
 from jadeberta.errors import CheckpointError
 from jadeberta.utils.memory import available_memory
 
@@ -20,41 +20,32 @@ ALIGNMENT = 64
 Tensors = dict[str, torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Image:
-    """Where a file lies in the snapshot's memory."""
-
-    name: str
-    offset: int
-    size: int
-
-
 class Snapshot:
     """Memory for some files of tensors; the shapes stay the same from save to save.
 
     Attributes:
-        descriptor: of the memory (memfd), for the process that writes it.
+        descriptor: file descriptor of the memory (memfd), which the writer process inherits.
         size: bytes.
-        images: the files in it.
+        files: where each file lies in it.
     """
 
     def __init__(self, files: dict[str, tuple[Tensors, dict[str, str]]], pin: bool) -> None:
         """Takes the memory and writes the headers.
 
         Args:
-            files: by name, tensors whose shapes and dtypes count, and the header's metadata.
-            pin: lock the pages for copies from a GPU.
+            files: per file name, tensors whose shapes and dtypes count, and the metadata for the header.
+            pin: lock the pages, so that copies from a GPU are fast and can overlap.
 
         Raises:
             CheckpointError: there is not enough memory.
         """
-        self.images: list[Image] = []
-        self._places: dict[str, dict[str, tuple[int, int]]] = {}
+        self.files: list[MemoryFile] = []
+        self._ranges: dict[str, dict[str, tuple[int, int]]] = {}
         headers, end = [], 0
         for name, (tensors, metadata) in files.items():
-            header, places, size = lay_out(tensors, metadata)
-            self._places[name] = {key: (end + start, end + stop) for key, (start, stop) in places.items()}
-            self.images.append(Image(name, end, size))
+            header, ranges, size = lay_out(tensors, metadata)
+            self._ranges[name] = {key: (end + start, end + stop) for key, (start, stop) in ranges.items()}
+            self.files.append(MemoryFile(name, end, size))
             headers.append((end, header))
             end += -(-size // PAGE) * PAGE
         self.size = max(end, PAGE)
@@ -65,12 +56,12 @@ class Snapshot:
             )
         self.descriptor = os.memfd_create("jadeberta-snapshot")
         try:
-            # Taken now and whole: a node that is short of memory says so at the first save, not at a later one.
+            # All of it now: a node that is short of memory fails before the first step, not at a later save.
             os.posix_fallocate(self.descriptor, 0, self.size)
             self._map = mmap.mmap(self.descriptor, self.size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         except OSError as e:
             os.close(self.descriptor)
-            raise CheckpointError(f"{self.size / 2**20:,.0f} MiB of host memory for a snapshot are not to be had ({e}).") from e
+            raise CheckpointError(f"{self.size / 2**20:,.0f} MiB of host memory for a snapshot cannot be allocated ({e}).") from e
         self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
         for offset, header in headers:
             self._map[offset : offset + len(header)] = header
@@ -78,33 +69,34 @@ class Snapshot:
             _pin(self._bytes)
 
     def fill(self, files: dict[str, Tensors]) -> None:
-        """Copies tensors, from any device, to their places; returns when all have arrived.
+        """Copies tensors from any device into the memory; returns when all have arrived.
 
         Raises:
-            CheckpointError: a tensor is missing, new, or of another size than the one the place was made for.
+            CheckpointError: a tensor is missing or new since the memory was taken.
         """
         on_gpu = False
         for name, tensors in files.items():
-            places = self._places[name]
-            if tensors.keys() != places.keys():
+            ranges = self._ranges[name]
+            if tensors.keys() != ranges.keys():
                 raise CheckpointError(f"{name}: the state holds other tensors than at the first save.")
             for key, tensor in tensors.items():
-                start, stop = places[key]
-                place = self._bytes[start:stop].view(tensor.dtype)
-                place.copy_(tensor.detach().reshape(-1), non_blocking=True)
+                start, stop = ranges[key]
+                target = self._bytes[start:stop].view(tensor.dtype)
+                target.copy_(tensor.detach().reshape(-1), non_blocking=True)
                 on_gpu |= tensor.is_cuda
         if on_gpu:
+            # The copies are queued, not done; the next training step would change the weights under them.
             torch.cuda.synchronize()
 
     def close(self) -> None:
-        """Gives the memory back, once the writer has done so too."""
+        """Closes the descriptor; the memory is freed once the writer process has ended too."""
         os.close(self.descriptor)
 
 
 def lay_out(tensors: Tensors, metadata: dict[str, str]) -> tuple[bytes, dict[str, tuple[int, int]], int]:
-    """Header of a safetensors file, the byte range of each tensor in the file, and the file's size.
+    """Lays out a safetensors file; returns its header, the byte range of each tensor in it, and its size.
 
-    Larger elements come first, so that every tensor lies at a multiple of its element's size.
+    Tensors with larger elements come first, so that every tensor starts at a multiple of its element size.
     """
     entries: dict[str, object] = {"__metadata__": metadata} if metadata else {}
     ranges, end = {}, 0

@@ -1,7 +1,7 @@
-"""What is in a checkpoint, and how it goes into and out of an engine: the directory itself loads as a Hugging Face model.
+"""Content of a checkpoint, and how it goes into and out of an engine. The directory itself loads as a Hugging Face model.
 
-The optimizer's state lies in one file a rank, in fragments by parameter name; a reader at another world size or ZeRO stage takes from
-each file the pieces it needs. Nothing is pickled.
+The optimizer's state lies in one file a rank, as fragments of flattened parameters. A reader at another world size or ZeRO stage takes
+the parts it needs from each file. Nothing is pickled.
 """
 
 import json
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from jadeberta.checkpoint.manifest import MANIFEST_NAME, STATE_NAME
 from jadeberta.checkpoint.snapshot import Tensors
 from jadeberta.errors import CheckpointError
+from jadeberta.shards.tokenizer_format import TOKENIZER_FILES
 from jadeberta.training.engine import TrainingEngine
 from jadeberta.training.zero_state import (
     adam_step,
@@ -26,11 +27,9 @@ from jadeberta.training.zero_state import (
     set_adam_step,
 )
 
-TOKENIZER_FILES = ("spm.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """safetensors' save_file with the mode that any other new file gets; its own is for the owner alone."""
+    """Saves tensors with the file mode of any other new file; the library's own mode lets only the owner read."""
     save_file(tensors, path, metadata=metadata)
     umask = os.umask(0)
     os.umask(umask)
@@ -38,13 +37,14 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[st
 
 
 def optimizer_name(rank: int, world_size: int) -> str:
+    """Returns the name of a rank's optimizer file."""
     return f"optimizer-{rank + 1:05d}-of-{world_size:05d}.safetensors"
 
 
 def tensor_files(engine: TrainingEngine) -> dict[str, tuple[Tensors, dict[str, str]]]:
-    """The tensors that this rank writes, by file, with the metadata of each file; views of the engine's where it has them.
+    """Returns the tensors that this rank writes, by file, with the metadata of each file; views of the engine's where it has them.
 
-    Every rank calls it: under ZeRO 3 rank 0 is given the weights of the others.
+    A collective under ZeRO 3: rank 0 gathers the weights of the other ranks, so every rank must call it.
     """
     tensors: Tensors = {}
     places: dict[str, dict[str, Any]] = {}
@@ -61,7 +61,7 @@ def tensor_files(engine: TrainingEngine) -> dict[str, tuple[Tensors, dict[str, s
 
 
 def text_files(engine: TrainingEngine, state: dict[str, Any]) -> dict[str, str]:
-    """The small files that rank 0 writes."""
+    """Returns the content of the small files that rank 0 writes, by name."""
     dtype = str(engine.working_dtype).removeprefix("torch.")
     config = engine.model.config.to_dict() | {"architectures": ["DebertaV2ForMaskedLM"], "dtype": dtype}
     text = orjson.dumps(state, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
@@ -69,22 +69,25 @@ def text_files(engine: TrainingEngine, state: dict[str, Any]) -> dict[str, str]:
 
 
 def tokenizer_files(tokenizer: Path) -> list[Path]:
+    """Returns the tokenizer files that a directory holds."""
     return [tokenizer / file for file in TOKENIZER_FILES if (tokenizer / file).is_file()]
 
 
 def read_state(directory: Path) -> dict[str, Any]:
-    """`state.json` of a verified checkpoint."""
+    """Reads `state.json` of a verified checkpoint."""
     return orjson.loads((directory / STATE_NAME).read_bytes())
 
 
 def restore(directory: Path, engine: TrainingEngine) -> None:
-    """Puts a verified checkpoint into an engine; every rank calls it, none waits for another.
+    """Reads a verified checkpoint into an engine; every rank calls it, none waits for another.
 
     Raises:
-        CheckpointError: the checkpoint's parameters are not the engine's, or its files leave a gap.
+        CheckpointError: the checkpoint has other parameters than the engine, or its files leave a gap.
     """
     load_working_weights(engine.engine, _checked_weights(directory, engine))
-    listed = orjson.loads((directory / MANIFEST_NAME).read_bytes())["files"]  # a stray file is none of the checkpoint's
+    listed = orjson.loads((directory / MANIFEST_NAME).read_bytes())[
+        "files"
+    ]  # a file that the manifest does not list is not part of the checkpoint
     files = [safe_open(directory / name, "pt") for name in sorted(listed) if name.startswith("optimizer-")]
     places = [json.loads(f.metadata()["fragments"]) for f in files]
     for fragment in fragments(engine.engine):
@@ -101,11 +104,12 @@ def restore(directory: Path, engine: TrainingEngine) -> None:
             size = file.get_slice(f"master.{fragment.name}").get_shape()[0]
             low, high = max(fragment.start, place["start"]), min(end, place["start"] + size)
             if low >= high:
-                continue
+                continue  # the file holds another part of this parameter
             for kind, tensor in fragment.tensors().items():
-                piece = file.get_slice(f"{kind}.{fragment.name}")[low - place["start"] : high - place["start"]]
-                tensor[low - fragment.start : high - fragment.start].copy_(piece)
+                part = file.get_slice(f"{kind}.{fragment.name}")[low - place["start"] : high - place["start"]]
+                tensor[low - fragment.start : high - fragment.start].copy_(part)
             covered += high - low
+        # Elements that no file holds would keep their initial values, and training would go on with them.
         if covered != fragment.master.numel():
             raise CheckpointError(
                 f"{directory}: its optimizer files hold {covered} of {fragment.master.numel()} elements of {fragment.name}."
@@ -129,4 +133,5 @@ def _checked_weights(directory: Path, engine: TrainingEngine) -> dict[str, torch
 
 
 def current_adam_step(engine: TrainingEngine) -> int:
+    """Returns the number of updates that the optimizer has made."""
     return adam_step(engine.engine)

@@ -1,4 +1,4 @@
-"""The training process's end of the writer process: sends commands and takes answers, and never waits unless asked to."""
+"""The training process's end of the writer process: sends commands and collects answers. Never waits, except in `wait`."""
 
 import contextlib
 import fcntl
@@ -7,31 +7,29 @@ import select
 import subprocess
 import sys
 import time
-from typing import Any
-
-import orjson
 
 from jadeberta.checkpoint.snapshot import Snapshot
+from jadeberta.checkpoint.writer_messages import Answer, Command, answer_to, decode_answer, encode
 from jadeberta.utils.processes import helper_signals_blocked
 
 PIPE_BYTES = 1 << 20
+"""Size asked for the pipe of commands: sending must never block, so it has to hold the largest command, which carries a recipe."""
 ENDED = "the process that writes checkpoints ended"
 
 
-class WriterProcess:
-    """One writer with the memory it reads; a dead one is replaced at the next command."""
+class WriterClient:
+    """One writer process with the memory that it reads; a dead one is replaced at the next command."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._process: subprocess.Popen | None = None
         self._unread = b""
         self._reason = ENDED
-        self.unanswered: list[dict[str, Any]] = []
+        self.unanswered: list[Command] = []
         """Commands sent and not answered yet, oldest first."""
 
-    def send(self, op: str, **fields: Any) -> None:
-        """Sends a command; a writer that cannot take it fails it, which `poll` reports."""
-        command = {"op": op, **fields}
+    def send(self, command: Command) -> None:
+        """Sends a command; where the writer cannot take it, `poll` answers it with an error."""
         self.unanswered.append(command)
         if self._process is None:
             try:
@@ -39,18 +37,18 @@ class WriterProcess:
             except OSError as e:
                 self._reason = f"no process that writes checkpoints can be started ({e.strerror})"
                 return
-        line = orjson.dumps(command, option=orjson.OPT_APPEND_NEWLINE)
+        line = encode(command)
         assert self._process.stdin is not None
         try:
             if os.write(self._process.stdin.fileno(), line) < len(line):
-                self.give_up()  # more than the pipe holds, behind commands that it has not taken: it is stuck
+                self.give_up()  # the pipe is full of commands that the writer has not read: it is stuck
         except OSError:
             self.give_up()
 
-    def poll(self) -> list[dict[str, Any]]:
-        """Answers that have come; where the writer is dead, every open command is answered with an error."""
+    def poll(self) -> list[Answer]:
+        """Returns the answers that have come; where the writer is dead, every open command is answered with an error."""
         if self._process is None:
-            answers = [self._failed(c, self._reason) for c in self.unanswered]
+            answers = [answer_to(command, 0.0, self._reason) for command in self.unanswered]
             self.unanswered.clear()
             return answers
         assert self._process.stdout is not None
@@ -60,26 +58,31 @@ class WriterProcess:
             self._unread += received
             alive = bool(received)
         *lines, self._unread = self._unread.split(b"\n")
-        answers = [orjson.loads(line) for line in lines]
+        answers = [decode_answer(line) for line in lines]
+        # The writer answers in order, so the oldest commands are the answered ones.
         del self.unanswered[: len(answers)]
         if not alive:
             self.give_up()
             answers += self.poll()
         return answers
 
-    def wait(self, seconds: float) -> list[dict[str, Any]]:
+    def wait(self, seconds: float) -> list[Answer]:
         """Like `poll`, but waits up to some seconds for the first answer."""
         if self._process is not None and self._process.stdout is not None:
             select.select([self._process.stdout], [], [], seconds)
         return self.poll()
 
     def give_up(self, reason: str = ENDED) -> None:
-        """Ends the writer, whatever it does; its commands fail for this reason. One that the kernel cannot end is left behind."""
+        """Kills the writer, whatever it is doing; its open commands fail for this reason.
+
+        A process that hangs in the kernel, in a write to a dead disk, cannot be killed. It is left behind, and ends with the job.
+        """
         self._reason = reason
         if self._process is None:
             return
         process, self._process, self._unread = self._process, None, b""
         process.kill()
+        # A short wait reaps the process in the ordinary case; the kernel gives no event that could be waited for with a limit.
         deadline = time.monotonic() + 1.0
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -88,7 +91,7 @@ class WriterProcess:
                 pipe.close()
 
     def close(self) -> None:
-        """Ends the writer, whatever it does, and forgets what it was told."""
+        """Kills the writer and drops the commands that it has not answered."""
         self.give_up()
         self.unanswered.clear()
 
@@ -114,7 +117,3 @@ class WriterProcess:
         with contextlib.suppress(OSError):  # the kernel's usual 64 KiB would do for all but a recipe of very many corpora
             fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         return process
-
-    @staticmethod
-    def _failed(command: dict[str, Any], reason: str) -> dict[str, Any]:
-        return {"op": command["op"], "step": command.get("step"), "error": reason, "seconds": 0.0}

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from jadeberta.config.batch_sizes import BatchSizes
 from jadeberta.errors import ConfigError
+from jadeberta.shards.tokenizer_format import CLS, PAD, SEP
 
 
 @dataclass
@@ -99,7 +100,6 @@ class ModelConfig:
 
     def hugging_face(self) -> dict[str, Any]:
         """Returns the keyword arguments of transformers.DebertaV2Config."""
-        from jadeberta.shards.tokenizer_format import CLS, PAD, SEP
 
         fields = asdict(self)
         del fields["attention"]

@@ -14,10 +14,11 @@ import torch
 import xxhash
 from torch.utils.data import DataLoader, Dataset
 
-from jadeberta.data.masking import IGNORED, PAD, Masker
+from jadeberta.data.masking import IGNORED, Masker
 from jadeberta.data.sample_order import SampleOrder, rank_share
 from jadeberta.errors import JadebertaError
 from jadeberta.shards import ExcludedRows, ShardReader
+from jadeberta.shards.tokenizer_format import PAD
 from jadeberta.utils.processes import end_with_parent
 
 

@@ -1,4 +1,4 @@
-"""BERT's masking, keyed by (seed, epoch, sample): the same sample of the same epoch is masked alike on any rank, at any restart.
+"""BERT's masking, keyed by (seed, epoch, sample): the same sample of the same epoch is masked alike on any rank and after any restart.
 
 Chosen tokens become [MASK] (80%), a random token (10%) or stay as they are (10%) (Devlin et al., 2019, section 3.1).
 """
@@ -8,39 +8,39 @@ from dataclasses import dataclass
 import numpy as np
 
 from jadeberta.data.sample_order import derive_key, mix64
+from jadeberta.shards.tokenizer_format import MASK, SPECIAL_TOKENS, UNK
 
-PAD, CLS, SEP, UNK, MASK = range(5)
-SPECIAL_TOKENS = 5
-"""Ids below this are special tokens; [UNK] is text and may be masked, the others may not."""
 IGNORED = -100
-"""Label of a token that is not predicted."""
+"""Label of a token that is not predicted; the ignore_index of PyTorch's cross-entropy."""
 
 
 @dataclass(frozen=True)
 class Masker:
-    """Masks rows of token ids."""
+    """Masks rows of token ids; a pure function of its fields and arguments."""
 
     seed: int
     vocab_size: int
     probability: float = 0.15
     word_starts: np.ndarray | None = None
-    """bool [vocab_size], true for pieces that start a word; given, whole words are chosen."""
+    """bool [vocab_size], True for pieces that start a word; where given, whole words are chosen."""
 
     def __call__(
         self, tokens: np.ndarray, epochs: np.ndarray, samples: np.ndarray, word_starts: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Masked ids and labels.
+        """Masks rows.
 
         Args:
-            tokens: uint16 [batch, length].
-            epochs, samples: int64 [batch], the keys of each row.
-            word_starts: bool [batch, length], where words start in these rows; given, whole words are chosen.
+            tokens: token ids, uint16 [batch, length].
+            epochs: epoch of each row, int64 [batch].
+            samples: sample index of each row, int64 [batch].
+            word_starts: bool [batch, length], True where a word starts in these rows; where given, whole words are chosen.
 
         Returns:
-            input ids and labels, both int64 [batch, length]; labels hold the token where it is to be predicted, else -100.
+            Input ids and labels, both int64 [batch, length]. A label is the token where it is predicted, elsewhere IGNORED.
         """
         ids = tokens.astype(np.int64)
-        may_mask = (ids >= SPECIAL_TOKENS) | (ids == UNK)
+        # [UNK] stands for text and may be masked; the other special tokens may not.
+        may_mask = (ids >= len(SPECIAL_TOKENS)) | (ids == UNK)
         if word_starts is None and self.word_starts is not None:
             word_starts = self.word_starts[ids]
         if word_starts is None:
@@ -49,15 +49,15 @@ class Masker:
             chosen = may_mask & self._choose_words(word_starts | ~may_mask, may_mask, epochs, samples)
         labels = np.where(chosen, ids, IGNORED)
         action = self._uniform(ids.shape, epochs, samples, stream=1)
-        random_ids = SPECIAL_TOKENS + self._bits(ids.shape, epochs, samples, stream=2) % np.uint64(
-            self.vocab_size - SPECIAL_TOKENS
+        random_ids = len(SPECIAL_TOKENS) + self._bits(ids.shape, epochs, samples, stream=2) % np.uint64(
+            self.vocab_size - len(SPECIAL_TOKENS)
         )
         ids = np.where(chosen & (action < 0.8), MASK, ids)
         ids = np.where(chosen & (action >= 0.8) & (action < 0.9), random_ids.astype(np.int64), ids)
         return ids, labels
 
     def _choose_words(self, starts: np.ndarray, may_mask: np.ndarray, epochs: np.ndarray, samples: np.ndarray) -> np.ndarray:
-        """Every word is chosen with the same probability, all its pieces or none; `starts` is changed."""
+        """Chooses words with the same probability, all pieces of a word or none; bool [batch, length]. Changes `starts`."""
         # A piece cut off from its word by the start of the row, or after a special token, counts as a word of its own.
         starts[:, 0] = True
         starts[:, 1:] |= ~may_mask[:, :-1]
@@ -66,20 +66,20 @@ class Masker:
         return np.take_along_axis(drawn, first, axis=1)
 
     def _bits(self, shape: tuple[int, ...], epochs: np.ndarray, samples: np.ndarray, stream: int) -> np.ndarray:
-        """uint64 of `shape`, keyed by row and place: two rounds of mixing, first the row's key, then the place."""
+        """Random uint64 of `shape`, keyed by row and position: two rounds of mixing, first the row's key, then the position."""
         key = derive_key(self.seed, 2, stream)
         with np.errstate(over="ignore"):
             rows = mix64(mix64(key + epochs.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) + samples.astype(np.uint64))
-            places = np.arange(1, shape[1] + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-            return mix64(rows[:, None] + places[None, :])
+            positions = np.arange(1, shape[1] + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+            return mix64(rows[:, None] + positions[None, :])
 
     def _uniform(self, shape: tuple[int, ...], epochs: np.ndarray, samples: np.ndarray, stream: int) -> np.ndarray:
-        """float64 in [0, 1)."""
+        """Random float64 in [0, 1), of `shape`."""
         return (self._bits(shape, epochs, samples, stream) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def read_word_starts(model_file: str) -> np.ndarray:
-    """Which pieces of a sentencepiece model start a word, bool [pieces]."""
+    """Reads which pieces of a sentencepiece model start a word; bool [pieces]."""
     import sentencepiece
 
     processor = sentencepiece.SentencePieceProcessor(model_file=model_file)

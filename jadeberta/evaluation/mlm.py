@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from jadeberta.checkpoint.consolidate import whole_weights
+from jadeberta.checkpoint.consolidate import consolidate_weights
 from jadeberta.checkpoint.manifest import MANIFEST_NAME, choose, list_checkpoints, verify
 from jadeberta.data.batches import make_micro_batch
 from jadeberta.data.masking import Masker
@@ -175,7 +175,7 @@ def main(arguments: list[str]) -> int:
         print(f"would evaluate {checkpoint} on {len(shards)} sequences of {shards.directory} ({options.split})")
         return 0
     if options.weights == "ema":
-        model.load_state_dict(whole_weights(checkpoint, "ema"), strict=False)
+        model.load_state_dict(consolidate_weights(checkpoint, "ema"), strict=False)
     model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     figures = evaluate_mlm(
         model,

@@ -21,11 +21,9 @@ from jadeberta.finetune.scoring import predict, record, score
 from jadeberta.finetune.tasks import Task
 from jadeberta.finetune.trainer import Diverged, ask, steps_of, train
 from jadeberta.release.origin import write_origin
+from jadeberta.shards.tokenizer_format import TOKENIZER_FILES
 from jadeberta.utils.files import file_sha256
 from preprocess.text import NORMALISER
-
-BESIDE = ("spm.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-"""Files that a fine-tuned model needs beside its weights, as far as its source has them."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ class Trial:
     def save(self, model: PreTrainedModel, directory: Path) -> None:
         """A fine-tuned model with its tokenizer and what is known of its text."""
         model.save_pretrained(directory)
-        for name in BESIDE:
+        for name in TOKENIZER_FILES:
             if (self.source.directory / name).is_file():
                 shutil.copyfile(self.source.directory / name, directory / name)
         if self.source.origin is not None:

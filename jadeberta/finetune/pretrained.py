@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoConfig, DebertaV2Config, PreTrainedModel
 
-from jadeberta.checkpoint.consolidate import Weights, whole_weights
+from jadeberta.checkpoint.consolidate import Weights, consolidate_weights
 from jadeberta.checkpoint.manifest import MANIFEST_NAME
 from jadeberta.errors import CheckpointError
 from jadeberta.evaluation.mlm import resolve_checkpoint
@@ -66,7 +66,7 @@ def load_source(path: Path, kind: Weights = "trained") -> Source:
         if not isinstance(config, DebertaV2Config):
             raise CheckpointError(f"{directory / 'config.json'}: a {config.model_type} and no deberta-v2. Name a DeBERTa V2.")
         if (directory / MANIFEST_NAME).exists():
-            found = whole_weights(directory, kind)
+            found = consolidate_weights(directory, kind)
         elif kind != "trained":
             raise CheckpointError(f"{directory}: an export has one set of weights. Name a checkpoint, or leave --weights out.")
         elif not (directory / "model.safetensors").is_file():

@@ -4,7 +4,7 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from jadeberta.checkpoint.commit import SPACE_LEFT
+from jadeberta.checkpoint.commit import RESERVED_SPACE
 from jadeberta.preflight.requirements import Requirements
 from jadeberta.preflight.results import ClockOffset, DiskSpace, HostPair, LocalResults, Measurements
 from jadeberta.preflight.verdict import HostFaults, Verdict, gib
@@ -125,7 +125,7 @@ def disks(local_results: Mapping[int, LocalResults], requirements: Requirements,
             if key == "run.dir":
                 wanted, inodes = float(requirements.soon * requirements.checkpoint_bytes), requirements.soon * requirements.files
                 what = f"the next {requirements.soon} checkpoints need"
-                if disk.free_bytes < requirements.whole_run * requirements.checkpoint_bytes + SPACE_LEFT:
+                if disk.free_bytes < requirements.whole_run * requirements.checkpoint_bytes + RESERVED_SPACE:
                     for_whole_run.append(
                         f"run.dir {disk.path}: {gib(disk.free_bytes)} are free; the checkpoints that the whole run keeps need "
                         f"{gib(requirements.whole_run * requirements.checkpoint_bytes)}"
@@ -138,8 +138,8 @@ def disks(local_results: Mapping[int, LocalResults], requirements: Requirements,
 
 
 def _room(host: str, key: str, disk: DiskSpace, wanted: float, inodes: int, what: str, faults: HostFaults) -> None:
-    if disk.free_bytes < wanted + SPACE_LEFT:
-        faults.add(key, host, f"{key} {disk.path}: {gib(disk.free_bytes)} are free; {what} {gib(wanted + SPACE_LEFT)}")
+    if disk.free_bytes < wanted + RESERVED_SPACE:
+        faults.add(key, host, f"{key} {disk.path}: {gib(disk.free_bytes)} are free; {what} {gib(wanted + RESERVED_SPACE)}")
     if disk.free_inodes is not None and disk.free_inodes < inodes:
         faults.add(key, host, f"{key} {disk.path}: {disk.free_inodes} files can still be made; {what} {inodes}")
 

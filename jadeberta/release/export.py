@@ -14,14 +14,15 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from jadeberta.checkpoint.consolidate import Weights, whole_weights
+from jadeberta.checkpoint.consolidate import Weights, consolidate_weights
 from jadeberta.checkpoint.manifest import verify
-from jadeberta.checkpoint.state_dict import TOKENIZER_FILES, read_state, save_tensors
+from jadeberta.checkpoint.state_dict import read_state, save_tensors
 from jadeberta.errors import CheckpointError, OutputError
 from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.model import load
 from jadeberta.release.card import card_sentence, write_card
 from jadeberta.release.origin import origin_of, write_origin
+from jadeberta.shards.tokenizer_format import SPECIAL_TOKENS, TOKENIZER_FILES
 from jadeberta.utils.json_lines import read_jsonl
 
 FIGURES = {"accuracy", "loss", "unigram_accuracy", "masked_tokens"}
@@ -66,7 +67,7 @@ def export(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        weights = {name: tensor.to(dtype).contiguous() for name, tensor in whole_weights(checkpoint, kind).items()}
+        weights = {name: tensor.to(dtype).contiguous() for name, tensor in consolidate_weights(checkpoint, kind).items()}
         save_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
         config |= {"dtype": str(dtype).removeprefix("torch.")}
@@ -105,7 +106,7 @@ def _compare_logits(directory: Path, weights: dict[str, torch.Tensor]) -> None:
     ours = load(directory).float().eval()
     ours.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
     theirs = transformers.AutoModelForMaskedLM.from_pretrained(directory, dtype=torch.float32).eval()
-    ids = torch.randint(5, ours.config.vocab_size, (2, 64), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(len(SPECIAL_TOKENS), ours.config.vocab_size, (2, 64), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected, found = ours(ids).logits, theirs(input_ids=ids).logits
     difference = (expected - found).abs().max().item() / max(1.0, expected.abs().max().item())

@@ -19,7 +19,15 @@ import torch
 from jadeberta.checkpoint.commit import prepare, publish, remove_leftovers, write_file
 from jadeberta.checkpoint.manifest import choose, directory_name
 from jadeberta.checkpoint.snapshot import Snapshot
-from jadeberta.checkpoint.writer_client import WriterProcess
+from jadeberta.checkpoint.writer_client import WriterClient
+from jadeberta.checkpoint.writer_messages import (
+    Answer,
+    PruneCommand,
+    PublishCommand,
+    VerifyCommand,
+    WriteAnswer,
+    WriteCommand,
+)
 from jadeberta.errors import CheckpointError, NothingToResume
 from tests.chaos.crash_model import (
     Disk,
@@ -65,29 +73,29 @@ def snapshots(step: int) -> list[Snapshot]:
     return taken
 
 
-def answers(writer: WriterProcess, count: int) -> list[dict]:
-    found: list[dict] = []
+def answers(writer: WriterClient, count: int) -> list[Answer]:
+    found: list[Answer] = []
     deadline = time.monotonic() + 60
     while len(found) < count:
         assert time.monotonic() < deadline, "the writer does not answer"
         found += writer.wait(1.0)
-    assert all(answer["error"] is None for answer in found), found
+    assert all(answer.error is None for answer in found), found
     return found
 
 
 def save(root: Path, step: int, keep_last: int, copies: Path) -> None:
     """Saves as a job of two ranks does, each with its own writer."""
     parts = snapshots(step)
-    writers = [WriterProcess(part) for part in parts]
+    writers = [WriterClient(part) for part in parts]
     try:
         for rank, (writer, part) in enumerate(zip(writers, parts, strict=True)):
-            extra = {"texts": TEXTS, "copies": [str(copies)]} if rank == 0 else {"texts": {}, "copies": []}
-            images = [(image.name, image.offset, image.size) for image in part.images]
-            writer.send("write", root=str(root), step=step, staging="", need=10_000, images=images, **extra)
-        files = {name: entry for writer in writers for name, entry in answers(writer, 1)[0]["files"].items()}
-        writers[0].send("publish", root=str(root), step=step, files=files)
-        writers[0].send("verify", root=str(root), step=step)
-        writers[0].send("prune", root=str(root), keep_last=keep_last, keep_every=0)
+            extra: dict = {"texts": TEXTS, "copies": [str(copies)]} if rank == 0 else {}
+            writer.send(WriteCommand(root=str(root), step=step, space_needed=10_000, files=part.files, **extra))
+        written = [answer for writer in writers for answer in answers(writer, 1) if isinstance(answer, WriteAnswer)]
+        files = {name: entry for answer in written for name, entry in answer.files.items()}
+        writers[0].send(PublishCommand(root=str(root), step=step, files=files))
+        writers[0].send(VerifyCommand(root=str(root), step=step))
+        writers[0].send(PruneCommand(root=str(root), keep_last=keep_last, keep_every=0))
         answers(writers[0], 3)
     finally:
         for writer, part in zip(writers, parts, strict=True):

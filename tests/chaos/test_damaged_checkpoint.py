@@ -157,7 +157,7 @@ def test_a_run_passes_over_all_that_is_damaged_and_ends_with_the_bits_of_the_unb
     recipe = make_recipe(tmp_path / "recipe.yaml", shards, run_dir, **CHANGES)
     printed = run_ranks(2, "pretrain", "--config", str(recipe), log=tmp_path / "log")
 
-    said = [line for line in printed.splitlines() if line.startswith("PASSED OVER")]
+    said = [line for line in printed.splitlines() if line.startswith("SKIPPED")]
     life = [row for row in read_jsonl(run_dir / "ledger.jsonl") if row["life"] == 1]
     noted = [row for row in life if row["event"] == "checkpoint_passed_over"]
     assert [row["checkpoint"] for row in noted] == [f"step-{step:08d}" for step in damage]
@@ -196,7 +196,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start(shards, unbroken
     finally:
         process.kill()
     printed = (tmp_path / "log.0.log").read_text()
-    assert printed.count("PASSED OVER") == 2 and printed.count(optimizer) == 2
+    assert printed.count("SKIPPED") == 2 and printed.count(optimizer) == 2
     assert ("none of its 2 checkpoints" if mode == "auto" else "no valid checkpoint among 2") in printed
     assert "Traceback" not in printed
     assert len(read_metrics(run_dir)) == steps_before and not (run_dir / "DONE").exists()

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is not there, and one that was touched is found out."""
+"""A checkpoint is complete or it is not there, and every change to one is found."""
 
 import json
 from pathlib import Path
@@ -108,9 +108,9 @@ def test_the_newest_that_verifies_is_chosen_and_the_damaged_one_is_reported(tmp_
     for step in (1, 2, 3):
         commit(tmp_path, step)
     (tmp_path / "step-00000003/model.safetensors").write_bytes(b"x")
-    said: list[str] = []
-    assert choose(tmp_path, "auto", said.append) == tmp_path / "step-00000002"
-    assert len(said) == 1 and "step-00000003" in said[0] and "model.safetensors" in said[0]
+    reported: list[str] = []
+    assert choose(tmp_path, "auto", reported.append) == tmp_path / "step-00000002"
+    assert len(reported) == 1 and "step-00000003" in reported[0] and "model.safetensors" in reported[0]
 
 
 def test_nothing_to_resume_is_an_error_where_it_is_required_and_a_start_where_not(tmp_path) -> None:

@@ -21,9 +21,9 @@ def tensors(scale: float = 1.0) -> dict[str, torch.Tensor]:
 
 
 def file_of(snapshot: Snapshot, number: int) -> bytes:
-    image = snapshot.images[number]
+    file = snapshot.files[number]
     with mmap.mmap(snapshot.descriptor, snapshot.size, prot=mmap.PROT_READ) as memory:
-        return memory[image.offset : image.offset + image.size]
+        return memory[file.offset : file.offset + file.size]
 
 
 def test_the_library_reads_back_every_tensor_and_the_metadata_of_every_file(tmp_path) -> None:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from jadeberta.data.masking import CLS, IGNORED, MASK, PAD, SEP, UNK, Masker
+from jadeberta.data.masking import IGNORED, Masker
+from jadeberta.shards.tokenizer_format import CLS, MASK, PAD, SEP, UNK
 
 VOCAB = 1000
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from jadeberta.checkpoint.consolidate import whole_weights
+from jadeberta.checkpoint.consolidate import consolidate_weights
 from jadeberta.config import load_recipe
 from jadeberta.data.batches import MicroBatch
 from jadeberta.errors import CheckpointError
@@ -175,7 +175,7 @@ def test_the_forward_pass_can_use_the_average_and_then_has_its_own_bits_again(fo
     last, shown = bits(place / str(STEPS)), bits(place / "shown")
     assert bits(place / "back") == last
     assert {name for name in last if last[name] != shown[name]} == {"model.safetensors"}
-    average = whole_weights(place / str(STEPS), "ema")
+    average = consolidate_weights(place / str(STEPS), "ema")
     with safe_open(place / "shown" / "model.safetensors", "pt") as file:
         assert set(file.keys()) == average.keys()
         for name in average:
@@ -186,7 +186,7 @@ def test_the_forward_pass_can_use_the_average_and_then_has_its_own_bits_again(fo
 def gradients_of(folder: Path, setting: str, step: int) -> dict[str, torch.Tensor]:
     """By plain torch, in one process: of the mean loss over all masked tokens of a step's whole batch, flat."""
     model = build(load_recipe(folder / f"{setting}.yaml").model.hugging_face(), "sdpa", seed=0)
-    model.load_state_dict(whole_weights(folder / setting / str(step)), strict=False)
+    model.load_state_dict(consolidate_weights(folder / setting / str(step)), strict=False)
     loss, count = torch.zeros(()), 0
     for m in (m for rank in range(RANKS) for m in micro_batches_of(step, rank)):
         logits = model(m.input_ids, masked_index=m.masked_index).logits
@@ -223,7 +223,7 @@ def test_a_checkpoint_without_an_average_says_so(folder, tmp_path) -> None:
     plain = {name: tensor for name, tensor in load_file(source).items() if not name.startswith("ema.")}
     save_file(plain, tmp_path / source.name, metadata)
     with pytest.raises(CheckpointError, match="holds no ema weights"):
-        whole_weights(tmp_path, "ema")
+        consolidate_weights(tmp_path, "ema")
 
 
 def test_the_average_keeps_less_of_itself_at_first() -> None:
