@@ -15,7 +15,7 @@ WORKERS ?= 2
 MPIRUN  := $(BIN)/mpirun --oversubscribe $(shell [ "$$(id -u)" = 0 ] && echo --allow-run-as-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint shards verify bench chaos chaos-preprocess clean
+.PHONY: help setup demo test test-long lint shards verify bench chaos chaos-preprocess clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,8 +31,14 @@ setup: $(BIN)/.installed ## make .venv and install the project into it
 demo: setup ## the whole path on a generated corpus, from text to a model that fills masks (10 minutes)
 	$(BIN)/python -m jadeberta.demo --ranks $(RANKS)
 
-test: setup ## every test that can run here, in WORKERS processes (2); those that cannot say why
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+# The order in which groups of tests start is tests/conftest.py's, heaviest first.
+PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=10
+
+test: setup ## every test that is not long and can run here, in WORKERS processes (2); those that cannot say why
+	$(PYTEST)
+
+test-long: setup ## the long tests: real time limits, launchers under Slurm, many kills, benchmarks (30 minutes)
+	$(PYTEST) -m long
 
 lint: setup ## ruff, mypy, shellcheck
 	$(BIN)/ruff check .

@@ -11,6 +11,8 @@ import pytest
 
 from tests.helpers import ROOT
 
+pytestmark = pytest.mark.long
+
 WAYS = [
     "jadeberta",
     "torch.save",
@@ -30,7 +32,6 @@ def document(tmp_path_factory) -> dict:
     return json.loads(output.read_text()) | {"printed": result.stdout}
 
 
-@pytest.mark.slow
 def test_every_way_to_save_is_timed_once_a_round(document) -> None:
     rows = document["parts"]["stall"]["rows"]
     assert [row["way"] for row in rows] == WAYS
@@ -38,7 +39,6 @@ def test_every_way_to_save_is_timed_once_a_round(document) -> None:
     assert all(0 < row["stall"]["median_s"] <= row["durable"]["median_s"] for row in rows)
 
 
-@pytest.mark.slow
 def test_a_state_is_weights_masters_and_two_moments(document) -> None:
     from transformers import DebertaV2Config, DebertaV2ForMaskedLM
 
@@ -50,7 +50,6 @@ def test_a_state_is_weights_masters_and_two_moments(document) -> None:
     assert document["parts"]["overhead"]["compared_bytes"] * 7 == document["state_bytes"]
 
 
-@pytest.mark.slow
 def test_steps_are_taken_quietly_and_beside_each_writer(document) -> None:
     cases = document["parts"]["beside"]["cases"]
     assert cases[0]["threads"] == 1
@@ -61,21 +60,18 @@ def test_steps_are_taken_quietly_and_beside_each_writer(document) -> None:
         assert all(row["step"]["count"] == len(row["step"]["seconds"]) for row in case["rows"])
 
 
-@pytest.mark.slow
 def test_both_loads_give_the_same_tensors(document) -> None:
     result = document["parts"]["load"]
     assert result["same_tensors"]
     assert [row["load"]["count"] for row in result["rows"]] == [1, 1, 1, 1]
 
 
-@pytest.mark.slow
 def test_the_cost_of_a_step_is_the_sum_of_its_parts(document) -> None:
     result = document["parts"]["overhead"]
     assert len(result["rows"]) == 7
     assert result["step_s"] == pytest.approx(sum(row["call_s"] * row["calls_in_step"] for row in result["rows"]))
 
 
-@pytest.mark.slow
 def test_every_target_is_printed_with_its_verdict(document) -> None:
     for part in document["parts"].values():
         for target in part["targets"]:
@@ -84,7 +80,6 @@ def test_every_target_is_printed_with_its_verdict(document) -> None:
             assert f"{verdict}  {target['target']}" in document["printed"]
 
 
-@pytest.mark.slow
 def test_every_rank_of_every_stage_is_weighed_on_a_corpus_of_the_size_asked_for(tmp_path) -> None:
     output = tmp_path / "memory.json"
     command = [
@@ -106,7 +101,6 @@ def test_every_rank_of_every_stage_is_weighed_on_a_corpus_of_the_size_asked_for(
     assert list(tmp_path.iterdir()) == [output]
 
 
-@pytest.mark.slow
 def test_every_way_through_a_step_is_timed_beside_the_eager_one(tmp_path) -> None:
     output = tmp_path / "step.json"
     command = [sys.executable, "bench/step.py", "--parts", "time", "--uncompiled", "--rounds", "2", "--output", str(output)]

@@ -6,23 +6,20 @@ from tests.chaos.killer import NEVER, Kill, Plan, all_plans, directory_state
 from tests.chaos.kills import figures, resumed_too_early, runs_until
 from tests.chaos.observer import Look
 
-PLANS: list[Plan] = [
-    ("save", "rank 0"),
-    ("rename", "rank 1"),
-    ("rename", "everything"),
-    ("prune", "launcher"),
-    ("save", "writer"),
-    ("end", "rank 1"),
-]
+FEW: list[Plan] = [("rename", "everything"), ("save", "writer"), ("end", "rank 1")]
+MORE: list[Plan] = [("save", "rank 0"), ("rename", "rank 1"), ("prune", "launcher")]
 
 
 @pytest.mark.slow
-def test_killed_while_it_saves_renames_prunes_and_ends_a_run_goes_on_by_itself_to_the_same_bits(tmp_path) -> None:
-    *_, (unbroken, *runs) = runs_until(tmp_path, len(PLANS), iter(PLANS), seed=1)
+@pytest.mark.parametrize("plans", [FEW, pytest.param(MORE, marks=pytest.mark.long)], ids=["few", "more"])
+def test_killed_while_it_saves_renames_prunes_and_ends_a_run_goes_on_by_itself_to_the_same_bits(
+    tmp_path, plans: list[Plan]
+) -> None:
+    *_, (unbroken, *runs) = runs_until(tmp_path, len(plans), iter(plans), seed=1)
     found = figures(unbroken, runs, 0.0)
     assert found["faults"] == []
     assert found["bit_identical_runs"] == len(runs)
-    assert found["kills"] == len(PLANS)
+    assert found["kills"] == len(plans)
     assert {"save", "manifest", "renamed"} & found["kills_by_checkpoints_directory_hit"].keys()
 
 

@@ -15,7 +15,7 @@ from tests.cluster.conftest import Cluster
 from tests.helpers import ROOT, make_recipe, make_shards, run_ranks
 
 SETTING: dict[str, Any] = {
-    "training": {"max_steps": 60, "global_batch_size": 16},
+    "training": {"max_steps": 60, "global_batch_size": 8},
     "checkpoint": {"every_steps": 5, "keep_last": 2},
     "watchdog": {"start_s": 180.0, "first_step_s": 120.0, "step_s": 20.0, "save_s": 60.0, "eval_s": 60.0},
 }

@@ -11,6 +11,7 @@ from tests.finetune import toy_model as toy
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 def test_an_array_trains_a_point_in_each_task_and_a_job_after_it_trains_nothing_again(cluster: Cluster, tmp_path) -> None:
     folder = tmp_path / "with spaces"
     model = toy.make_model(folder / "model")

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster.conftest import Cluster
 from tests.cluster.test_environment import is_alive
-from tests.helpers import ROOT, make_recipe, make_shards, read_metrics
+from tests.helpers import ROOT, make_recipe, make_shards, read_metrics, run_ranks
 
 MPICH = shutil.which("mpirun.mpich")
 needs_mpich = pytest.mark.skipif(MPICH is None, reason="no mpirun.mpich; .ci/run installs Debian's mpich")
@@ -23,13 +23,15 @@ LAST = "checkpoints/step-00000009"
 HOSTS = 'scontrol show hostnames | sed "s/$/ slots=1/" > "$RUN_DIR hosts"\nexport HOSTFILE="$RUN_DIR hosts"\n'
 ONE_A_NODE = "RANKS=1 srun --export=ALL --ntasks-per-node=1 "
 
+LONG = pytest.mark.long
+
 JOBS = {
     "open-mpi": "launch/mpi.sh",
-    "mpich": pytest.param("MPIRUN=mpirun.mpich launch/mpi.sh", marks=needs_mpich),
-    "torchrun-static": ONE_A_NODE + "bash -c 'NODE_RANK=$SLURM_NODEID launch/torchrun.sh'",
-    "deepspeed-by-srun": HOSTS + "LAUNCHER=slurm launch/deepspeed.sh",
-    "deepspeed-by-mpirun": HOSTS + "LAUNCHER=openmpi launch/deepspeed.sh",
-    "deepspeed-once-a-node": HOSTS + ONE_A_NODE + "launch/deepspeed.sh",
+    "mpich": pytest.param("MPIRUN=mpirun.mpich launch/mpi.sh", marks=[needs_mpich, LONG]),
+    "torchrun-static": pytest.param(ONE_A_NODE + "bash -c 'NODE_RANK=$SLURM_NODEID launch/torchrun.sh'", marks=LONG),
+    "deepspeed-by-srun": pytest.param(HOSTS + "LAUNCHER=slurm launch/deepspeed.sh", marks=LONG),
+    "deepspeed-by-mpirun": pytest.param(HOSTS + "LAUNCHER=openmpi launch/deepspeed.sh", marks=LONG),
+    "deepspeed-once-a-node": pytest.param(HOSTS + ONE_A_NODE + "launch/deepspeed.sh", marks=LONG),
 }
 
 
@@ -80,9 +82,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 @pytest.fixture(scope="module")
 def expected(runs: Runs) -> dict[str, str]:
     """The weights that two ranks come to."""
-    done = runs.here("local", "local.sh")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return runs.weights("local")
+    options = [*OPTIONS.split(), "--data.shards", runs.settings["SHARDS"], "--run.dir", str(runs.folder / "run by nobody")]
+    run_ranks(2, "pretrain", "--config", runs.settings["RECIPE"], *options, log=runs.folder / "nobody")
+    return runs.weights("nobody")
 
 
 @pytest.fixture
@@ -100,6 +102,7 @@ def submit(cluster: Cluster, runs: Runs) -> Callable[[str, str], int]:
 
 @pytest.mark.slow
 @needs_mpich
+@pytest.mark.long
 def test_mpirun_of_mpich_trains_to_the_same_weights(runs: Runs, expected: dict[str, str]) -> None:
     done = runs.here("mpich", "mpi.sh", MPIRUN=str(MPICH))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -122,6 +125,7 @@ def test_a_job_script_that_calls_a_launcher_trains_on_all_its_nodes(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_elastic_torchrun_starts_again_after_a_killed_rank_and_comes_to_the_same_weights(
     cluster: Cluster, runs: Runs, expected: dict[str, str], submit: Callable[[str, str], int]
 ) -> None:
@@ -142,7 +146,11 @@ def test_elastic_torchrun_starts_again_after_a_killed_rank_and_comes_to_the_same
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "number", "status"),
-    [("mpi.sh", signal.SIGTERM, 11), ("torchrun.sh", signal.SIGUSR1, 1), ("deepspeed.sh", signal.SIGUSR1, 1)],
+    [
+        ("mpi.sh", signal.SIGTERM, 11),
+        pytest.param("torchrun.sh", signal.SIGUSR1, 1, marks=LONG),
+        pytest.param("deepspeed.sh", signal.SIGUSR1, 1, marks=LONG),
+    ],
 )
 def test_a_signal_to_a_launcher_has_the_ranks_save_and_leaves_none_behind(
     runs: Runs, script: str, number: signal.Signals, status: int

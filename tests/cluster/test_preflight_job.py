@@ -42,6 +42,7 @@ def test_four_healthy_hosts_are_fit_in_less_than_a_minute(run) -> None:
     assert "fit: 4 hosts, 4 ranks" in run.printed
 
 
+@pytest.mark.long
 def test_a_host_with_a_slow_link_is_named_and_not_its_partners(run) -> None:
     run.cluster.tool("shape", "node3", "20mbit")
     run.until_ended(submit(run), "FAILED")
@@ -82,6 +83,7 @@ def test_hosts_with_a_full_disk_are_named_whether_it_is_the_node_s_own_or_mounte
     assert "run.dir" in report["unfit"]["node2"][0]
 
 
+@pytest.mark.long
 def test_a_host_that_cannot_be_reached_is_named_while_slurm_does_not_know_yet(run) -> None:
     started = run.work / "started"
     job = submit(run, f"[ $NODE != node3 ] || {{ touch {started}; sleep 2; }}")
@@ -107,6 +109,7 @@ def is_busy(cluster: Cluster, node: str) -> bool:
     )
 
 
+@pytest.mark.long
 def test_a_host_on_which_the_program_does_not_start_is_named(run) -> None:
     run.until_ended(submit(run, "[ $NODE != node4 ] || exit 126", EXTRA="--patience 15"), "FAILED")
     report = told(run)

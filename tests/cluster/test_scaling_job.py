@@ -36,6 +36,7 @@ def scaled(cluster: Cluster, folder: Path, out: str, *options: str) -> dict:
     return json.loads((folder / out / "report.json").read_bytes())
 
 
+@pytest.mark.long
 def test_slow_cables_show_in_the_report_and_in_the_prediction(cluster, tmp_path) -> None:
     steps = ["--steps", "12", "--warm-up", "4", "--at-once", "1"]
     plain = scaled(cluster, tmp_path, "plain", "--nodes", "2", "--modes", "strong", "--training.global_batch_size", "2", *steps)

@@ -21,6 +21,7 @@ def told(run: Run) -> dict:
     return json.loads(run.cluster.run(sys.executable, "-m", "jadeberta", "status", run.directory, "--json"))
 
 
+@pytest.mark.long
 def test_status_follows_a_job_from_its_start_over_a_requeue_to_its_end(cluster: Cluster, tmp_path: Path) -> None:
     run = Run(cluster, tmp_path, training={"max_steps": 50_000, "global_batch_size": 8})
     job = run.submit(2, 1, "--job-name=two nodes", "--exclude=node4", REST="600")

@@ -153,6 +153,7 @@ def test_saved_by_two_ranks_zero2_it_goes_on_at_another_world_size_and_stage(sha
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.long
 def test_a_compiled_run_with_dropout_goes_on_to_the_same_bits(shards, tmp_path: Path) -> None:
     for name, stops in (("unbroken", (4,)), ("resumed", (2, 4))):
         for steps in stops:
