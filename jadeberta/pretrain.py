@@ -71,7 +71,7 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
         return
     context, lock = _start(recipe, process, shards, order, repeats)
     try:
-        state = Run(context).train(resume)
+        state = Trainer(context).train(resume)
     except JadebertaError as e:
         # A damaged shard may be one rank's own finding; every other error meets all ranks, and rank 0 writes it once.
         if process.is_root or isinstance(e, ShardError):
@@ -178,7 +178,7 @@ def _broadcast(number: int) -> int:
     return numbers[0]
 
 
-class Run:
+class Trainer:
     """One attempt of a run: its parts, and the ways back to a checkpoint."""
 
     def __init__(self, context: RunContext) -> None:

@@ -12,7 +12,7 @@ from jadeberta.checkpoint.checkpointer import Checkpointer
 from jadeberta.config import Recipe
 from jadeberta.training.control import RankFlags, RunControl
 from jadeberta.training.engine import StepResult, TrainingEngine
-from jadeberta.training.guard import Judge
+from jadeberta.training.guard import SpikeDetector
 from jadeberta.training.ledger import Ledger
 from jadeberta.training.metrics import MetricsWriter
 from jadeberta.training.replica_check import differing_ranks
@@ -31,13 +31,13 @@ BEATS = 2 * ACCUMULATION + 4
 def measure(recipe: Recipe, engine: TrainingEngine, checkpointer: Checkpointer, run_dir: Path, patience: float) -> dict[str, Any]:
     """Every part's seconds a call and its share of a step; one GPU or machine, one rank, nothing beside it."""
     weights = [parameter.data for parameter in engine.model.parameters()]
-    judge = Judge(recipe.guard)
+    detector = SpikeDetector(recipe.guard)
     for number in range(recipe.guard.window):
-        judge.accept(5 - number % 7 / 10, 1 + number % 5 / 10)
+        detector.accept(5 - number % 7 / 10, 1 + number % 5 / 10)
 
     def guard() -> None:
-        assert judge.fault(5.0, 1.2) is None
-        judge.accept(5.0, 1.2)
+        assert detector.fault(5.0, 1.2) is None
+        detector.accept(5.0, 1.2)
 
     ledger = Ledger(run_dir / "overhead.jsonl", 0)
     control = RunControl(run_dir, True, 0)

@@ -43,7 +43,7 @@ class Communication:
     """Calls by kind."""
 
 
-class Clock(Protocol):
+class CollectiveTimer(Protocol):
     """Adds up the times of collectives."""
 
     def begin(self) -> Any:
@@ -56,7 +56,7 @@ class Clock(Protocol):
         """Seconds since the last call."""
 
 
-class HostClock:
+class HostTimer:
     """Wall time: on a CPU a collective returns when it is done."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class HostClock:
         return seconds
 
 
-class DeviceClock:
+class DeviceTimer:
     """Events on the compute stream, read when the device has passed them: the host never waits for them.
 
     What a step enqueued after its last wait for the device (the gathering of the weights) has not passed by the step's end and counts
@@ -109,16 +109,16 @@ class DeviceClock:
 class MeasuredWork:
     """Handle of a collective that runs beside the rank (torch.distributed.Work): only the wait for it counts."""
 
-    def __init__(self, work: Any, clock: Clock) -> None:
-        self._work, self._clock = work, clock
+    def __init__(self, work: Any, timer: CollectiveTimer) -> None:
+        self._work, self._timer = work, timer
 
     def wait(self, *arguments: Any, **options: Any) -> Any:
         """Waits as torch's Work does, and counts the time."""
-        began = self._clock.begin()
+        began = self._timer.begin()
         try:
             return self._work.wait(*arguments, **options)
         finally:
-            self._clock.end(began)
+            self._timer.end(began)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._work, name)
@@ -133,16 +133,16 @@ class CommunicationMeter:
         self._bytes: Counter[str] = Counter()
         self._calls: Counter[str] = Counter()
         self._replaced: list[tuple[Any, str, Any]] = []
-        self.clock: Clock
+        self.timer: CollectiveTimer
         for name, kind in COLLECTIVES.items():
             self._replace(dist, name, functools.partial(self._measured, kind))
         if device.type == "cuda":
             # Where DeepSpeed overlaps, the compute stream waits for a stream of DeepSpeed's, or the host waits for all streams.
-            self.clock = DeviceClock(device)
+            self.timer = DeviceTimer(device)
             self._replace(torch.cuda.Stream, "wait_stream", self._waiting)
             self._replace(torch.cuda, "synchronize", self._waiting)
         else:
-            self.clock = HostClock()
+            self.timer = HostTimer()
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -155,7 +155,7 @@ class CommunicationMeter:
 
     def take(self) -> Communication:
         """What this rank spent since the last call."""
-        spent = Communication(self.clock.take(), dict(self._bytes), dict(self._calls))
+        spent = Communication(self.timer.take(), dict(self._bytes), dict(self._calls))
         self._bytes.clear()
         self._calls.clear()
         return spent
@@ -179,28 +179,28 @@ class CommunicationMeter:
             # The larger of input and output is the whole payload: a gather puts out more than it takes, a scatter takes more.
             self._bytes[kind] += max(map(payload, (*arguments, *options.values())), default=0)
             self._calls[kind] += 1
-            began = self.clock.begin()
+            began = self.timer.begin()
             try:
                 work = function(*arguments, **options)
             finally:
-                self.clock.end(began)
-            return work if work is None else MeasuredWork(work, self.clock)
+                self.timer.end(began)
+            return work if work is None else MeasuredWork(work, self.timer)
 
         return collective
 
     def _waiting(self, function: Callable) -> Callable:
         @functools.wraps(function)
         def wait(*arguments: Any, **options: Any) -> Any:
-            clock = self.clock
-            assert isinstance(clock, DeviceClock)
-            of_another = bool(arguments) and isinstance(arguments[0], torch.cuda.Stream) and arguments[0] != clock.stream
+            timer = self.timer
+            assert isinstance(timer, DeviceTimer)
+            of_another = bool(arguments) and isinstance(arguments[0], torch.cuda.Stream) and arguments[0] != timer.stream
             if not self._counting or of_another:
                 return function(*arguments, **options)
-            began = clock.begin()
+            began = timer.begin()
             try:
                 return function(*arguments, **options)
             finally:
-                clock.end(began)
+                timer.end(began)
 
         return wait
 

@@ -33,7 +33,7 @@ def deviations_above(value: float, window: list[float], floor: float) -> float:
     return (value - median) / max(deviation, floor * abs(median), 1e-12)
 
 
-class Judge:
+class SpikeDetector:
     """Judges whether the numbers of a step can be right, by those of the good steps before it."""
 
     def __init__(self, config: GuardConfig) -> None:
@@ -82,43 +82,43 @@ class UpdateGuard:
         """Puts itself in place of the inner optimizer's `step` of a DeepSpeed engine."""
         self._zero = engine.optimizer
         self._update = engine.optimizer.optimizer.step
-        self._judge = Judge(config)
+        self._detector = SpikeDetector(config)
         self._loss = 0.0
-        self._judged = False
+        self._checked = False
         self.fault: str | None = None
         """Why the last step changed nothing; None where it did change the weights."""
         engine.optimizer.optimizer.step = self._step
 
     def expect(self, loss: float) -> None:
         """Begins a step whose global batch has this mean loss; called before ZeRO's update."""
-        self._loss, self._judged, self.fault = loss, False, "ZeRO made no update"
+        self._loss, self._checked, self.fault = loss, False, "ZeRO made no update"
 
     def _step(self, *arguments: Any, **options: Any) -> Any:
         # ZeRO calls this once a parameter group, after it has the global norm; it marks a norm that is not finite with -1.
-        if not self._judged:
+        if not self._checked:
             norm = self._zero._global_grad_norm
             norm = None if norm is None else float(norm)
-            self._judged, self.fault = True, self._judge.fault(self._loss, norm)
+            self._checked, self.fault = True, self._detector.fault(self._loss, norm)
             if self.fault is None:
                 assert norm is not None
-                self._judge.accept(self._loss, norm)
+                self._detector.accept(self._loss, norm)
         return None if self.fault else self._update(*arguments, **options)
 
     def conclude(self, grad_norm: float) -> str | None:
         """Ends the step; returns why it changed nothing, None where it did change the weights."""
-        if not self._judged:
+        if not self._checked:
             # ZeRO skips the update by itself, without calling the optimizer, where a gradient is not finite.
             of_gradient = "a gradient is not finite"
-            self.fault = of_gradient if is_sound(self._loss, grad_norm) else self._judge.fault(self._loss, grad_norm)
+            self.fault = of_gradient if is_sound(self._loss, grad_norm) else self._detector.fault(self._loss, grad_norm)
         return self.fault
 
     def memory(self) -> dict[str, list[float]]:
-        """See `Judge.memory`."""
-        return self._judge.memory()
+        """See `SpikeDetector.memory`."""
+        return self._detector.memory()
 
     def recall(self, memory: dict[str, list[float]]) -> None:
-        """See `Judge.recall`."""
-        self._judge.recall(memory)
+        """See `SpikeDetector.recall`."""
+        self._detector.recall(memory)
 
 
 def is_sound(loss: float, grad_norm: float | None) -> bool:

@@ -6,7 +6,7 @@ import torch.distributed as dist
 
 from jadeberta.plan.step_time import SMALL_REDUCTIONS, traffic
 from jadeberta.shards import file_sha256
-from jadeberta.training.comm_meter import COLLECTIVES, CommunicationMeter, DeviceClock, payload
+from jadeberta.training.comm_meter import COLLECTIVES, CommunicationMeter, DeviceTimer, payload
 from tests.helpers import make_recipe, make_shards, read_metrics, run_ranks
 
 PARAMETERS = 6976
@@ -141,12 +141,12 @@ def test_on_a_gpu_only_the_compute_streams_time_counts_once_it_has_passed(monkey
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current[0])
-    device_clock = DeviceClock(torch.device("cuda", 0))
+    device_timer = DeviceTimer(torch.device("cuda", 0))
 
     def collective(seconds: float) -> None:
-        began = device_clock.begin()
+        began = device_timer.begin()
         clock[0] += seconds
-        device_clock.end(began)
+        device_timer.end(began)
 
     collective(2.0)
     current[0] = "beside"
@@ -154,9 +154,9 @@ def test_on_a_gpu_only_the_compute_streams_time_counts_once_it_has_passed(monkey
     current[0] = "compute"
     collective(3.0)
     passed[0] = 53.0
-    assert device_clock.take() == 2.0
+    assert device_timer.take() == 2.0
     passed[0] = 60.0
-    assert device_clock.take() == 3.0 and device_clock.take() == 0.0
+    assert device_timer.take() == 3.0 and device_timer.take() == 0.0
 
 
 def test_the_payload_is_the_larger_of_what_goes_in_and_what_comes_out() -> None:

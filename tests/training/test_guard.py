@@ -11,7 +11,7 @@ from jadeberta.config import GuardConfig
 from jadeberta.config.batch_sizes import BatchSizes
 from jadeberta.data.sample_order import SampleOrder, data_step
 from jadeberta.shards import open as open_shards
-from jadeberta.training.guard import Judge, deviations_above, is_sound
+from jadeberta.training.guard import SpikeDetector, deviations_above, is_sound
 from jadeberta.training.lr_schedule import learning_rate
 from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import make_recipe, make_shards, printed_by, read_metrics, start_ranks
@@ -201,28 +201,28 @@ def test_deviations_are_robust_against_half_a_window_of_outliers() -> None:
     assert deviations_above(2.1, [2.0] * 10, 0.01) == pytest.approx(5)
 
 
-def test_a_judge_calls_no_ordinary_noise_a_spike_and_every_large_jump_one() -> None:
+def test_the_detector_calls_no_ordinary_noise_a_spike_and_every_large_jump_one() -> None:
     draw = random.Random(1)
-    judge = Judge(GuardConfig())
+    detector = SpikeDetector(GuardConfig())
     for step in range(5000):  # a loss that falls as in pre-training, a gradient norm with a heavy tail
         loss, norm = 2 + 8 * 0.999**step + draw.gauss(0, 0.02), draw.lognormvariate(0, 0.3)
-        assert judge.fault(loss, norm) is None, step
-        judge.accept(loss, norm)
-    assert "loss" in judge.fault(2.1 + 1.0, 1.0) and "grad_norm" in judge.fault(2.05, 10.0)
-    assert judge.fault(0.5, 0.01) is None, "better is no spike"
-    again = Judge(GuardConfig())
-    again.recall(json.loads(json.dumps(judge.memory())))
-    assert again.fault(3.1, 1.0) == judge.fault(3.1, 1.0)
+        assert detector.fault(loss, norm) is None, step
+        detector.accept(loss, norm)
+    assert "loss" in detector.fault(2.1 + 1.0, 1.0) and "grad_norm" in detector.fault(2.05, 10.0)
+    assert detector.fault(0.5, 0.01) is None, "better is no spike"
+    again = SpikeDetector(GuardConfig())
+    again.recall(json.loads(json.dumps(detector.memory())))
+    assert again.fault(3.1, 1.0) == detector.fault(3.1, 1.0)
 
 
 def test_half_a_window_is_needed_and_zero_deviations_switch_it_off() -> None:
-    judge, off = Judge(GuardConfig(window=8)), Judge(GuardConfig(window=8, deviations=0))
+    detector, off = SpikeDetector(GuardConfig(window=8)), SpikeDetector(GuardConfig(window=8, deviations=0))
     for _ in range(3):
-        judge.accept(1.0, 1.0)
-    assert judge.fault(100.0, 1.0) is None
-    for each in (judge, off, off, off, off):
+        detector.accept(1.0, 1.0)
+    assert detector.fault(100.0, 1.0) is None
+    for each in (detector, off, off, off, off):
         each.accept(1.0, 1.0)
-    assert judge.fault(100.0, 1.0) is not None and off.fault(100.0, 1.0) is None and off.fault(float("inf"), 1.0) is not None
+    assert detector.fault(100.0, 1.0) is not None and off.fault(100.0, 1.0) is None and off.fault(float("inf"), 1.0) is not None
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ SHARD = ExcludedRows("cc100-00001.tar", 0, 0, "sha256 differs", 7, whole_shard=T
 
 
 @dataclass
-class Job:
+class LoopRun:
     """Fakes of one rank of two: each writes its calls into `calls`; the dictionaries say at which step something happens.
 
     Steps count from 1, as in metrics.jsonl.
@@ -71,7 +71,12 @@ class Job:
 
     def run(self, **state: Any) -> RunState:
         start = RunState(step=self.first_step, **state)
-        doubles: dict[str, Any] = {"engine": Engine(self), "saver": Saver(self), "hooks": Hooks(self), "log": Log(self)}
+        doubles: dict[str, Any] = {
+            "engine": FakeEngine(self),
+            "saver": FakeSaver(self),
+            "hooks": FakeHooks(self),
+            "log": FakeLog(self),
+        }
         return train(self.recipe, start, self.batches(), self.order, **doubles)
 
     def batches(self) -> Iterator[StepBatch]:
@@ -84,10 +89,10 @@ class Job:
         return caught.value
 
 
-class Engine:
+class FakeEngine:
     """Sums the flags of two ranks that have the same."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: LoopRun) -> None:
         self.job, self.process = job, job.process
 
     def step(self, batch: StepBatch, lr: float, flags: RankFlags) -> StepResult:
@@ -105,10 +110,10 @@ class Engine:
         return self.job.differing.get(self.job.step, [])
 
 
-class Saver:
+class FakeSaver:
     """A checkpointer whose writer needs some looks."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: LoopRun) -> None:
         self.job = job
 
     def save(self, state: RunState, lr: float) -> None:
@@ -133,10 +138,10 @@ class Saver:
         return self.job.committed
 
 
-class Hooks:
+class FakeHooks:
     """Requests, damage and evaluation as the job says."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: LoopRun) -> None:
         self.job = job
 
     def beat(self, phase: str, step: int, section: str = "") -> None:
@@ -171,8 +176,8 @@ class Hooks:
         return self.job.flags_while_evaluating.get(step, RankFlags())
 
 
-class Log:
-    def __init__(self, job: Job) -> None:
+class FakeLog:
+    def __init__(self, job: LoopRun) -> None:
         self.job = job
 
     def step(self, batch: StepBatch, result: StepResult, state: RunState, lr: float, times: Any) -> None:
@@ -185,7 +190,7 @@ class Log:
         self.job.skip_rows.append(samples)
 
 
-def without_beats(job: Job) -> list[str]:
+def without_beats(job: LoopRun) -> list[str]:
     return [call for call in job.calls if not call.startswith("beat")]
 
 
@@ -195,7 +200,7 @@ def step(number: int) -> list[str]:
 
 
 def test_ordinary_steps_then_the_save_at_the_end_and_nothing_else() -> None:
-    job = Job(max_steps=3)
+    job = LoopRun(max_steps=3)
     assert job.run() == RunState(step=3, tokens=3 * TOKENS)
     assert job.calls == [
         "beat first_step 1 data", "step 1", "beat first_step 1 metrics", "log 1", "first step done", "beat step 2 data",
@@ -208,14 +213,14 @@ def test_ordinary_steps_then_the_save_at_the_end_and_nothing_else() -> None:
 
 
 def test_a_resumed_run_goes_on_from_its_state_and_its_first_step_is_a_first_step_again() -> None:
-    job = Job(max_steps=6, first_step=4)
+    job = LoopRun(max_steps=6, first_step=4)
     assert job.run(tokens=40, skipped_steps=1, rollbacks=2) == RunState(6, 60, 1, 2)
     assert job.calls[:3] == ["beat first_step 5 data", "step 5", "beat first_step 5 metrics"]
     assert job.calls.count("first step done") == 1
 
 
 def test_a_loader_that_gives_another_step_is_an_error() -> None:
-    job = Job(first_step=2)
+    job = LoopRun(first_step=2)
     with pytest.raises(RuntimeError, match="gave step 2 where step 0 was due"):
         job.first_step, batches = 0, job.batches()
         next(batches), next(batches)
@@ -224,7 +229,7 @@ def test_a_loader_that_gives_another_step_is_an_error() -> None:
 
 
 def test_a_skipped_step_is_counted_and_recorded_with_its_samples_and_the_run_goes_on() -> None:
-    job = Job(skipped={2})
+    job = LoopRun(skipped={2})
     assert job.run() == RunState(step=4, tokens=4 * TOKENS, skipped_steps=1)
     calls = without_beats(job)
     assert calls[calls.index("step 2") :][:3] == ["step 2", "log 2", "log skipped 2"]
@@ -233,19 +238,19 @@ def test_a_skipped_step_is_counted_and_recorded_with_its_samples_and_the_run_goe
 
 
 def test_skips_that_are_not_consecutive_roll_nothing_back() -> None:
-    job = Job(max_steps=6, skipped={2, 4, 6})
+    job = LoopRun(max_steps=6, skipped={2, 4, 6})
     assert job.run().skipped_steps == 3
 
 
 def test_one_consecutive_skip_more_than_the_guard_allows_rolls_back_before_anything_is_saved() -> None:
-    job = Job(max_steps=6, max_skips=2, skipped={3, 4, 5}, every=5)
+    job = LoopRun(max_steps=6, max_skips=2, skipped={3, 4, 5}, every=5)
     error = job.ends_with(RollBack)
     assert (error.first_bad, error.end, str(error)) == (2, 5, "3 steps in a row up to step 5 were skipped")
     assert job.calls[-1] == "log skipped 5" and not any(call.startswith("save") for call in job.calls)
 
 
 def test_a_due_save_is_settled_at_the_step_where_all_ranks_have_written() -> None:
-    job = Job(max_steps=6, every=2, written_after=2)
+    job = LoopRun(max_steps=6, every=2, written_after=2)
     job.run()
     assert without_beats(job) == [
         "step 1", "log 1", "first step done", "step 2", "log 2", "save 2",
@@ -259,9 +264,9 @@ def test_a_due_save_is_settled_at_the_step_where_all_ranks_have_written() -> Non
 def test_the_time_of_a_save_belongs_to_the_row_after_it_and_to_no_step(monkeypatch) -> None:
     now = [0.0]
     monkeypatch.setattr("jadeberta.training.loop.time.monotonic", lambda: now[0])
-    job = Job(max_steps=3, every=2)
-    monkeypatch.setattr(Saver, "save", advancing(now, 30.0, Saver.save))
-    monkeypatch.setattr(Engine, "step", advancing(now, 2.0, Engine.step))
+    job = LoopRun(max_steps=3, every=2)
+    monkeypatch.setattr(FakeSaver, "save", advancing(now, 30.0, FakeSaver.save))
+    monkeypatch.setattr(FakeEngine, "step", advancing(now, 2.0, FakeEngine.step))
     job.run()
     assert [(number, *times) for number, times in job.logged] == [(1, 2.0, 0.0, 0.0), (2, 2.0, 0.0, 0.0), (3, 2.0, 0.0, 30.0)]
 
@@ -275,7 +280,7 @@ def advancing(now: list[float], seconds: float, function: Callable[..., Any]) ->
 
 
 def test_the_file_save_saves_once_and_the_run_goes_on() -> None:
-    job = Job(flags={2: RankFlags(save=1)})
+    job = LoopRun(flags={2: RankFlags(save=1)})
     assert job.run().step == 4
     calls = without_beats(job)
     assert calls[calls.index("step 2") :][:4] == ["step 2", "log 2", "save 2", "clear SAVE"]
@@ -283,7 +288,7 @@ def test_the_file_save_saves_once_and_the_run_goes_on() -> None:
 
 
 def test_the_file_stop_saves_waits_for_the_disk_and_ends_the_run() -> None:
-    job = Job(flags={2: RankFlags(stop=1)})
+    job = LoopRun(flags={2: RankFlags(stop=1)})
     error = job.ends_with(StopRequested)
     assert job.calls[job.calls.index("log 2") :] == [
         "log 2", "beat save 2 snapshot", "save 2", "beat save 2 save before the end", "settle 2", "drain", "clear STOP",
@@ -296,7 +301,7 @@ def test_the_file_stop_saves_waits_for_the_disk_and_ends_the_run() -> None:
     [("SIGUSR1", "SIGUSR1"), ("SIGTERM", "SIGTERM"), ("run.max_hours", "run.max_hours"), ("", "another rank")],
 )
 def test_a_signal_or_the_time_limit_saves_and_asks_for_a_requeue(reason, named) -> None:
-    job = Job(flags={3: RankFlags(requeue=1)})
+    job = LoopRun(flags={3: RankFlags(requeue=1)})
     job.reason = reason
     error = job.ends_with(RequeueRequested)
     assert without_beats(job)[-3:] == ["save 3", "settle 3", "drain"]
@@ -304,19 +309,19 @@ def test_a_signal_or_the_time_limit_saves_and_asks_for_a_requeue(reason, named) 
 
 
 def test_stop_goes_before_requeue_and_a_save_that_fails_is_named() -> None:
-    job = Job(flags={3: RankFlags(stop=1, requeue=1)}, every=1, fails_to_save={3}, written_after=1)
+    job = LoopRun(flags={3: RankFlags(stop=1, requeue=1)}, every=1, fails_to_save={3}, written_after=1)
     error = job.ends_with(StopRequested)
     assert "at step 3 of 4; the newest checkpoint is of step 2" in str(error)
 
 
 def test_a_request_at_the_last_step_changes_nothing_the_run_is_done() -> None:
-    job = Job(max_steps=2, flags={2: RankFlags(stop=1, requeue=1)})
+    job = LoopRun(max_steps=2, flags={2: RankFlags(stop=1, requeue=1)})
     assert job.run().step == 2
     assert without_beats(job)[-3:] == ["save 2", "settle 2", "drain"] and "clear STOP" not in job.calls
 
 
 def test_an_evaluation_comes_when_it_is_due_and_at_the_end_and_before_the_save() -> None:
-    job = Job(max_steps=5, evaluate_every=2, every=2)
+    job = LoopRun(max_steps=5, evaluate_every=2, every=2)
     job.run()
     assert [call for call in without_beats(job) if call.split()[0] in ("evaluate", "save")] == [
         "evaluate 2", "save 2", "evaluate 4", "save 4", "evaluate 5", "save 5",
@@ -326,7 +331,7 @@ def test_an_evaluation_comes_when_it_is_due_and_at_the_end_and_before_the_save()
 
 @pytest.mark.parametrize("flags", [RankFlags(stop=1), RankFlags(requeue=1)])
 def test_no_evaluation_begins_where_the_run_is_to_end(flags) -> None:
-    job = Job(evaluate_every=2, flags={2: flags})
+    job = LoopRun(evaluate_every=2, flags={2: flags})
     job.ends_with(StopRequested if flags.stop else RequeueRequested)
     assert not any(call.startswith("evaluate") for call in job.calls) and "save 2" in job.calls
 
@@ -335,7 +340,7 @@ def test_no_evaluation_begins_where_the_run_is_to_end(flags) -> None:
     ("flags", "error"), [(RankFlags(stop=1), StopRequested), (RankFlags(requeue=2), RequeueRequested), (RankFlags(save=1), None)]
 )
 def test_a_request_that_comes_while_evaluating_is_done_at_the_same_step(flags, error) -> None:
-    job = Job(evaluate_every=2, flags_while_evaluating={2: flags})
+    job = LoopRun(evaluate_every=2, flags_while_evaluating={2: flags})
     assert (job.run().step == 4) if error is None else job.ends_with(error)
     calls = without_beats(job)
     assert calls[calls.index("evaluate 2") + 1] == "save 2"
@@ -343,62 +348,62 @@ def test_a_request_that_comes_while_evaluating_is_done_at_the_same_step(flags, e
 
 
 def test_a_damaged_row_is_recorded_and_the_run_goes_on() -> None:
-    job = Job(rows={2: [ROW]})
+    job = LoopRun(rows={2: [ROW]})
     assert job.run().step == 4
     calls = without_beats(job)
     assert calls[calls.index("log 2") + 1] == "excluded row 3 of cc100-00000.tar at 2"
 
 
 def test_a_damaged_shard_is_excluded_on_all_ranks_at_the_step_whose_flags_tell_of_it() -> None:
-    job = Job(damaged={3: [SHARD]})
+    job = LoopRun(damaged={3: [SHARD]})
     assert job.run().step == 4
     assert [flags.damaged for flags in job.own_flags] == [0, 0, 1, 0]
     assert [call for call in job.calls if call.startswith("exclude")] == ["exclude ['cc100-00001.tar'] at 3"]
 
 
 def test_a_rank_that_found_nothing_excludes_what_another_found() -> None:
-    job = Job()
-    other = Engine.step
+    job = LoopRun()
+    other = FakeEngine.step
 
-    def step_of_two(self: Engine, batch: StepBatch, lr: float, flags: RankFlags) -> StepResult:
+    def step_of_two(self: FakeEngine, batch: StepBatch, lr: float, flags: RankFlags) -> StepResult:
         result = other(self, batch, lr, flags)
         return replace(result, flags=replace(result.flags, damaged=int(batch.step == 1)))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "step", step_of_two)
+        patch.setattr(FakeEngine, "step", step_of_two)
         job.run()
     assert [flags.damaged for flags in job.own_flags] == [0] * 4
     assert [call for call in job.calls if call.startswith("exclude")] == ["exclude [] at 2"]
 
 
 def test_damage_that_ends_the_run_leaves_no_checkpoint_of_its_step() -> None:
-    job = Job(every=1, damaged={3: [SHARD]}, is_strict=True)
+    job = LoopRun(every=1, damaged={3: [SHARD]}, is_strict=True)
     job.ends_with(ShardError)
     assert "save 2" in job.calls and "save 3" not in job.calls
 
 
 def test_weights_are_compared_after_the_first_step_and_every_so_many() -> None:
-    job = Job(max_steps=7, first_step=1, compare_every=3)
+    job = LoopRun(max_steps=7, first_step=1, compare_every=3)
     job.run()
     calls = without_beats(job)
     assert [calls[place - 1] for place, call in enumerate(calls) if call == "compare weights"] == ["log 2", "log 3", "log 6"]
 
 
 def test_weights_are_never_compared_where_the_recipe_says_0() -> None:
-    job = Job()
+    job = LoopRun()
     job.run()
     assert "compare weights" not in job.calls
 
 
 @pytest.mark.parametrize(("odd", "who"), [([1], "those of rank 1 are not"), ([0, 1], "ranks 0, 1 do not agree")])
 def test_ranks_whose_weights_differ_end_the_run_before_the_save(odd, who) -> None:
-    job = Job(compare_every=2, every=2, differing={2: odd})
+    job = LoopRun(compare_every=2, every=2, differing={2: odd})
     error = job.ends_with(NumericsError)
     assert f"the same at step 2 and {who}" in str(error)
     assert job.calls[-1] == "compare weights" and "save 2" not in job.calls
 
 
 def test_a_last_checkpoint_that_cannot_be_written_is_an_error() -> None:
-    job = Job(max_steps=4, every=2, fails_to_save={4}, written_after=1)
+    job = LoopRun(max_steps=4, every=2, fails_to_save={4}, written_after=1)
     error = job.ends_with(CheckpointError)
     assert "the last checkpoint, of step 4, could not be written; the newest is of step 2" in str(error)
