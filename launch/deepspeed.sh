@@ -25,7 +25,7 @@ if ! command -v nvidia-smi >/dev/null; then
     export DS_ACCELERATOR=cpu
 fi
 command=(--module jadeberta)
-signal=TERM  # DeepSpeed's launcher on a host hands it to the ranks; srun and mpirun do so with USR1
+signal=TERM  # DeepSpeed's launcher on a host forwards it to the ranks; srun and mpirun forward USR1
 if [ -z "$HOSTFILE" ]; then
     MASTER_PORT="${MASTER_PORT:-$((15000 + ${SLURM_JOB_ID:-$$} % 17000))}"
     options=(--num_gpus "$RANKS" --hostfile /nonexistent)
@@ -48,12 +48,12 @@ else
         fi
         signal=USR1
         options+=(--force_multi --no_ssh_check --launcher "$LAUNCHER" --launcher_args "$LAUNCHER_EXTRA")
-        # DeepSpeed hands srun a script, never a module.
+        # DeepSpeed starts a script under srun, never a module.
         [ "$LAUNCHER" != slurm ] || command=("$(dirname "$PYTHON")/jadeberta")
     fi
 fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( $(nproc) / processes > 0 ? $(nproc) / processes : 1 ))}"
-# DeepSpeed's runner dies of a signal and passes none on: what it has started would train on without it.
+# DeepSpeed's runner dies of a signal and forwards none: the processes that it has started would train on without it.
 # shellcheck source=launch/forward_signals.sh
 . launch/forward_signals.sh
 # shellcheck disable=SC2086 # EXTRA is several words on purpose

@@ -3,7 +3,7 @@
 set -euo pipefail
 
 RANKS="${RANKS:-1}"                      # processes
-RESTARTS="${RESTARTS:-0}"                # times that it is started again by itself after a kill, a hang or a requeue
+RESTARTS="${RESTARTS:-0}"                # most times that the job is started again after a kill, a hang or a requeue
 RECIPE="${RECIPE:-recipes/large.yaml}"   # what to train
 RUN_DIR="${RUN_DIR:-}"                   # run directory; empty: the recipe's
 SHARDS="${SHARDS:-}"                     # directory with index.json; empty: the recipe's

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Pre-trains under mpirun (Open MPI or MPICH): RANKS processes on this machine, on the hosts of HOSTFILE, or, called by a job script of
-# Slurm, on the job's nodes. MPI starts the processes and nothing more: they meet at MASTER_ADDR.
+# Slurm, on the job's nodes. MPI only starts the processes; they meet at MASTER_ADDR.
 set -euo pipefail
 
 RANKS="${RANKS:-${SLURM_NTASKS:-1}}"     # processes over all hosts; in a job of Slurm as many as its tasks
@@ -33,7 +33,7 @@ if "$MPIRUN" --version 2>/dev/null | grep -q 'Open MPI\|PRRTE\|OpenRTE'; then
     options+=(--oversubscribe --bind-to none -x MASTER_ADDR -x MASTER_PORT -x OMP_NUM_THREADS)
     [ "$(id -u)" != 0 ] || options+=(--allow-run-as-root)
 fi
-# Open MPI's mpirun passes USR1 on, but at TERM it kills the ranks before they have saved.
+# Open MPI's mpirun forwards USR1, but at TERM it kills the ranks before they have saved.
 # shellcheck source=launch/forward_signals.sh
 . launch/forward_signals.sh
 # shellcheck disable=SC2086 # EXTRA and MPIRUN_EXTRA are several words on purpose

@@ -8,7 +8,7 @@ RANKS="${RANKS:-1}"                      # processes on this machine
 NODES="${NODES:-${SLURM_STEP_NUM_NODES:-1}}"  # machines; min:max makes the job elastic: it goes on while min are there
 NODE_RANK="${NODE_RANK:-}"               # this machine's number, from 0; empty: the machines number themselves (c10d)
 RDZV_ENDPOINT="${RDZV_ENDPOINT:-}"       # host:port of the first machine where NODES is not 1; empty: Slurm's first node
-RESTARTS="${RESTARTS:-0}"                # times that all processes are started again after one has died, to go on from the checkpoint
+RESTARTS="${RESTARTS:-0}"                # most restarts of all processes after one has died; each goes on from the newest checkpoint
 RECIPE="${RECIPE:-recipes/large.yaml}"   # what to train
 RUN_DIR="${RUN_DIR:-}"                   # run directory; empty: the recipe's
 SHARDS="${SHARDS:-}"                     # directory with index.json; empty: the recipe's
@@ -19,7 +19,7 @@ PYTHON="${PYTHON:-.venv/bin/python}"     # interpreter with jadeberta installed
 [[ $NODES =~ ^[1-9][0-9]*(:[1-9][0-9]*)?$ ]] || { echo "NODES=$NODES: give a whole number of machines, or min:max." >&2; exit 2; }
 [ "$RESTARTS" = 0 ] || [ -z "$NODE_RANK" ] || { echo "RESTARTS=$RESTARTS needs machines that number themselves: unset NODE_RANK." >&2; exit 2; }
 cd "$(dirname "$0")/.."
-# torch 2.13 would let the processes of every restart meet in one store, where they find the addresses of the dead.
+# torch 2.13 would keep one store over all restarts, in which the processes find the addresses of dead ones.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( $(nproc) / RANKS > 0 ? $(nproc) / RANKS : 1 ))}"
 if [ -z "$RDZV_ENDPOINT" ] && [ -n "${SLURM_STEP_NODELIST:-}" ]; then

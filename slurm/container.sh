@@ -1,5 +1,6 @@
-# Sourced by the scripts beside it: makes of CONTAINER, BINDS and PYTHON the arrays `step`, an srun to add a command to, and `python`, the
-# interpreter that the command begins with. --export=ALL because a job submitted with --export=NONE would give its steps no PATH.
+# Sourced by the other scripts of this folder. Turns CONTAINER, BINDS and PYTHON into two arrays: `step`, an srun to which a command is
+# appended, and `python`, the interpreter with which the command begins.
+# --export=ALL: the steps of a job that was submitted with --export=NONE would have no PATH.
 # shellcheck shell=bash disable=SC2034 # both are used by the caller
 step=(srun --export=ALL)
 python=("$PYTHON")

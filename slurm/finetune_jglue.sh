@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Fine-tunes a model on a task of JGLUE, one point of the grid after the other on one GPU:
+# Fine-tunes a model on a task of JGLUE on one GPU, one setting of the grid after the other:
 #     TASK=jnli MODEL=/data/release DATA=/data/JGLUE/datasets sbatch slurm/finetune_jglue.sh
-# Or all at the same time, as an array with a task for each point (6 settings, times the seeds):
+# Or all at the same time, as an array with one task per point (6 settings times the seeds):
 #     TASK=jnli MODEL=/data/release DATA=/data/JGLUE/datasets sbatch --array=0-5 slurm/finetune_jglue.sh
 # Requeued, or submitted again after a time limit or a crash, it trains only the points that are missing.
 #SBATCH --job-name=jadeberta-finetune
@@ -22,12 +22,12 @@ TASK="${TASK:-jsts}"                     # jsts, jnli, jsquad, jcommonsenseqa or
 MODEL="${MODEL:-release}"                # exported directory, checkpoint or run
 DATA="${DATA:-JGLUE/datasets}"           # the folder 'datasets' of JGLUE's repository
 OUT="${OUT:-runs/finetune/$TASK}"        # results, on a file system that all nodes see; one for each task and model
-WHICH="${WHICH:---grid}"                 # or settings: "--setting 3e-5,4 --setting 5e-5,3"
-SEEDS="${SEEDS:-42}"                     # each setting once for each, e.g. 42,43,44
+WHICH="${WHICH:---grid}"                 # --grid, or settings such as "--setting 3e-5,4 --setting 5e-5,3"
+SEEDS="${SEEDS:-42}"                     # each setting is trained once per seed, e.g. 42,43,44
 EXTRA="${EXTRA:-}"                       # more options, e.g. "--micro-batch-size 8 --precision bf16"
 PYTHON="${PYTHON:-.venv/bin/python}"     # interpreter with jadeberta installed, on all nodes or in the container
 CONTAINER="${CONTAINER:-}"               # apptainer:IMAGE or pyxis:IMAGE; empty: none
-BINDS="${BINDS:-}"                       # what the container is to see besides the checkout, e.g. /data:/data
+BINDS="${BINDS:-}"                       # directories that the container sees besides the checkout, e.g. /data:/data
 # module load cuda                       # what your cluster needs before Python runs
 # -------------------------------------------------------------------------------------------------------------------
 

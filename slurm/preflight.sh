@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Looks whether an allocation is fit to train on, in less than a minute:  sbatch --nodes=4 slurm/preflight.sh
+# Checks in less than a minute whether an allocation is fit to train on:  sbatch --nodes=4 slurm/preflight.sh
 # The same with the settings of a run:  sbatch --nodes=4 --export=ALL,SHARDS=/data/shards,RUN_DIR=/data/runs/large slurm/preflight.sh
 #SBATCH --job-name=jadeberta-preflight
 #SBATCH --nodes=1
@@ -20,17 +20,17 @@ SHARDS="${SHARDS:-shards}"               # directory with index.json, likewise
 EXTRA="${EXTRA:-}"                       # more options, e.g. "--siblings 0.8 --patience 60"
 PYTHON="${PYTHON:-.venv/bin/python}"     # interpreter with jadeberta installed, on all nodes or in the container
 CONTAINER="${CONTAINER:-}"               # apptainer:IMAGE or pyxis:IMAGE; empty: none
-BINDS="${BINDS:-}"                       # what the container is to see besides the checkout, e.g. /data:/data
+BINDS="${BINDS:-}"                       # directories that the container sees besides the checkout, e.g. /data:/data
 # module load cuda                       # what your cluster needs before Python runs
 # -------------------------------------------------------------------------------------------------------------------
 
 cd "${JADEBERTA:-$SLURM_SUBMIT_DIR}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
-# Slurm's own variables tell the ranks who they are and where to meet; what is left over from another job must not.
+# Slurm's own variables give the ranks their numbers and address; variables left over from another launcher would contradict them.
 unset RANK LOCAL_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT
 
-# A rank that ends must not take the others with it: they find out whose it was, for which they may need all of their minute.
-# After that no task is waited for, say on a host that Slurm cannot reach any more.
+# A rank that fails must not end the others: they find out which host is to blame, and may need their whole minute for that.
+# --wait ends tasks that are left over after it, such as those on a host that Slurm cannot reach any more.
 . slurm/container.sh
 step+=(--kill-on-bad-exit=0 --wait=60)
 # shellcheck disable=SC2086 # EXTRA is several words on purpose

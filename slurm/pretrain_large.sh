@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Pre-trains Japanese DeBERTa V2 large:  sbatch slurm/pretrain_large.sh
 # Or with changes:  sbatch --nodes=4 --export=ALL,SHARDS=/data/shards,RUN_DIR=/data/runs/large slurm/pretrain_large.sh
-# Submit it from the checkout. docs/cluster.md tells what happens then.
+# Submit it from the checkout. docs/cluster.md says what happens then.
 #SBATCH --job-name=jadeberta-large
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8
@@ -23,9 +23,9 @@ SHARDS="${SHARDS:-shards}"               # directory with index.json, likewise
 EXTRA="${EXTRA:-}"                       # more options, e.g. "--checkpoint.every_steps 500"
 PYTHON="${PYTHON:-.venv/bin/python}"     # interpreter with jadeberta installed, on all nodes or in the container
 CONTAINER="${CONTAINER:-}"               # apptainer:IMAGE or pyxis:IMAGE; empty: none
-BINDS="${BINDS:-}"                       # what the container is to see besides the checkout, e.g. /data:/data
-PREFLIGHT="${PREFLIGHT:-yes}"            # yes | no: look at hosts, links and disks first, a minute
-NEXT="${NEXT:-requeue}"                  # requeue | singleton (the next job of this name is in the queue) | none
+BINDS="${BINDS:-}"                       # directories that the container sees besides the checkout, e.g. /data:/data
+PREFLIGHT="${PREFLIGHT:-yes}"            # yes | no: check hosts, links and disks first, which takes a minute
+NEXT="${NEXT:-requeue}"                  # how the next attempt starts: requeue | singleton (the next job of this name in the queue) | none
 # module load cuda                       # what your cluster needs before Python runs
 # -------------------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ set -euo pipefail
 EXTRA="${EXTRA:-}"                       # more options, e.g. "--data.workers 4"
 PYTHON="${PYTHON:-.venv/bin/python}"     # interpreter with jadeberta installed, on all nodes or in the container
 CONTAINER="${CONTAINER:-}"               # apptainer:IMAGE or pyxis:IMAGE; empty: none
-BINDS="${BINDS:-}"                       # what the container is to see besides the checkout, e.g. /data:/data
+BINDS="${BINDS:-}"                       # directories that the container sees besides the checkout, e.g. /data:/data
 # module load cuda                       # what your cluster needs before Python runs
 # -------------------------------------------------------------------------------------------------------------------
 
@@ -28,10 +28,10 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 read -ra extra <<<"$EXTRA"
 options=(--config "$RECIPE" --run.dir "$RUN_DIR" "${extra[@]}")
 
-# An allocation that is not fit to train on is measured all the same: the report says so.
+# A point is measured even where the preflight finds the allocation unfit: the report says so.
 "${step[@]}" --kill-on-bad-exit=0 --wait=60 "${python[@]}" -m jadeberta preflight "${options[@]}" --json "$RUN_DIR/preflight.json" ||
     echo "preflight ended with status $?" >&2
 "${step[@]}" --kill-on-bad-exit=1 "${python[@]}" -m jadeberta pretrain "${options[@]}"
 
-# srun may end with status 0 after a failed launch: only this file says that the point is finished.
+# srun may end with status 0 after a failed launch: only DONE proves that the point is finished.
 [ -f "$RUN_DIR/DONE" ] || { echo "$RUN_DIR/DONE is missing: the point is not finished" >&2; exit 1; }

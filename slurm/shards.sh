@@ -20,7 +20,7 @@ CORPORA="${CORPORA:-}"                   # folder with the corpora; empty: the p
 OUT="${OUT:-shards}"                     # where everything is written, on a file system that all nodes see
 EXTRA="${EXTRA:-}"                       # more options, e.g. "--preprocess.segmenter.command /opt/jumanpp/bin/jumanpp"
 PYTHON="${PYTHON:-.venv/bin/python}"     # interpreter with jadeberta installed, on all nodes
-MPI="${MPI:-pmix}"                       # as `srun --mpi=list` names it; none: files under OUT in place of MPI, as in an array
+MPI="${MPI:-pmix}"                       # as `srun --mpi=list` names it; none: files under OUT instead of MPI, as in an array
 # module load openmpi                    # the MPI library that mpi4py shall use
 # -----------------------------------------------------------------------------------------------------------------
 
@@ -32,8 +32,8 @@ if [ "$MPI" != none ] && [ -z "${SLURM_ARRAY_JOB_ID:-}" ]; then
     exec "$PYTHON" -m preprocess verify "$OUT"
 fi
 
-# All tasks of the job, or of all jobs of the array, are one pool. A task that dies leaves its work to the others, and srun's status
-# tells of it all the same: whether the stages were finished is for verify to say, which one of the array's jobs does for all.
+# All tasks of the job, or of all jobs of the array, are one pool. A task that dies leaves its work to the others, and still makes srun
+# fail. So srun's status does not count; verify decides whether the stages are finished. One job of the array verifies for all.
 pool="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}"
 status=0
 srun --export=ALL --mpi=none --kill-on-bad-exit=0 "$PYTHON" -m preprocess "${stages[@]}" --pool "$pool" || status=$?

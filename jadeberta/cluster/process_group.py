@@ -1,4 +1,4 @@
-"""Joins the process group of the job: device, address and port, time-outs, and how a lost peer is recognised."""
+"""Process group of a job: device, address and port, time-outs, and how a lost peer is recognised."""
 
 import os
 import random
@@ -14,7 +14,11 @@ from jadeberta.errors import ConfigError, HangError
 
 
 def choose_device(recipe: Recipe, process: Process) -> torch.device:
-    """Raises ConfigError where the recipe asks for a GPU that is not there."""
+    """Chooses the device of this rank, and makes it torch's current one.
+
+    Raises:
+        ConfigError: the recipe asks for a GPU and torch sees none, or there are more ranks than GPUs on the host.
+    """
     available = torch.cuda.is_available()
     if recipe.run.device == "cuda" and not available:
         raise ConfigError(
@@ -34,9 +38,19 @@ def choose_device(recipe: Recipe, process: Process) -> torch.device:
 
 
 def join_process_group(process: Process, device: torch.device, patience: float) -> None:
-    """Makes this process a rank of the job, over NCCL on GPUs and gloo on CPUs; waits `patience` seconds for the others."""
+    """Makes this process a rank of the job, over NCCL on GPUs and gloo on CPUs.
+
+    Args:
+        process: rank, world size and address.
+        device: of this rank.
+        patience: seconds to wait for the other ranks.
+
+    Raises:
+        ConfigError: the port is taken.
+        HangError: the other ranks did not come in time.
+    """
     os.environ["DS_ACCELERATOR"] = device.type
-    # DeepSpeed and torch read the place from the environment; torchrun's own store is found there too.
+    # DeepSpeed and torch read these variables from the environment; torchrun's own store is found there too.
     os.environ |= {"RANK": str(process.rank), "LOCAL_RANK": str(process.local_rank), "WORLD_SIZE": str(process.world_size)}
     os.environ |= {"MASTER_ADDR": process.master_addr, "MASTER_PORT": str(process.master_port or free_port())}
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -53,7 +67,12 @@ def join_process_group(process: Process, device: torch.device, patience: float) 
 
 
 def set_timeouts(seconds: float, group: "dist.ProcessGroup | None" = None) -> None:
-    """Sets after which time a collective of a group, or of every group there is, gives up waiting for the others."""
+    """Sets the time-out of collectives.
+
+    Args:
+        seconds: time after which a collective gives up waiting for the other ranks.
+        group: process group; None: every group that exists.
+    """
     from torch.distributed import distributed_c10d
 
     for each in [group] if group is not None else list(distributed_c10d._world.pg_map):
@@ -62,12 +81,19 @@ def set_timeouts(seconds: float, group: "dist.ProcessGroup | None" = None) -> No
 
 def is_lost_peer(error: BaseException) -> bool:
     """Whether a collective failed because another rank is silent or gone."""
+    # gloo and NCCL raise plain RuntimeErrors for a closed connection; only their text names the library.
     of_transport = isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
     return isinstance(error, RuntimeError) and of_transport
 
 
 def free_port() -> int:
-    """A port to meet at. Not from the kernel's own range: rank 0 listens seconds later, and any connection might take it by then."""
+    """Returns a free port for the ranks to meet at.
+
+    Not from the ephemeral range of the kernel: rank 0 listens seconds later, and any connection could take such a port until then.
+
+    Raises:
+        ConfigError: none of 100 ports is free.
+    """
     for port in random.SystemRandom().sample(range(15000, 32768), 100):
         with socket.socket() as s:
             try:

@@ -135,8 +135,8 @@ verb_init_head() { # pid 1 of the head node
 }
 verb_net_node() { # own netns, still the host's pid namespace
   local k=$1 head=$2
-  nsenter -t "$head" -n ip link del "ve$k" 2>/dev/null || : # of an earlier life: the kernel takes its time to tidy up
-  local mac; printf -v mac '02:00:00:00:%02x:%02x' $((k / 256)) $((k % 256)) # the same in every life: the others remember it
+  nsenter -t "$head" -n ip link del "ve$k" 2>/dev/null || : # of an earlier start: the kernel removes it late
+  local mac; printf -v mac '02:00:00:00:%02x:%02x' $((k / 256)) $((k % 256)) # the same at every start: the others keep it in their tables
   ip link add eth0 address "$mac" type veth peer name "ve$k" netns "$head"
   ip addr add "$NET.$k/24" dev eth0; ip link set eth0 up
   nsenter -t "$head" -n ip link set "ve$k" master br0 up
@@ -195,7 +195,7 @@ verb_up() {
     die "netns mode needs CAP_SYS_ADMIN: root, or 'unshare --user --map-current-user --keep-caps' around everything, or DEVCLUSTER_MODE=plain"
   [ ${#DIR} -le 60 ] || die "DEVCLUSTER_DIR too long (unix socket paths end at 107 characters): $DIR"
   ! ours "$DIR/run/head.pid" >/dev/null && ! ours "$DIR/run/slurmctld.pid" >/dev/null || die "already up in $DIR"
-  rm -rf "$DIR"/{run,state,spool,tmp,log}  # nothing of an earlier life: job ids start at 1 again
+  rm -rf "$DIR"/{run,state,spool,tmp,log}  # nothing of an earlier start: job ids begin at 1 again
   write_conf "$n" "$g" "$c" "$m"
   start_head
   for ((k=1; k<=n; k++)); do start_node "$k" & jobs+=($!); done

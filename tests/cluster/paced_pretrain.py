@@ -1,4 +1,4 @@
-"""`jadeberta` whose steps take a second at least: `python paced.py pretrain ...`. How far a life gets then does not hang on the machine."""
+"""`python paced_pretrain.py pretrain ...`: `jadeberta` with steps of at least a second, on a machine of any speed."""
 
 import time
 from typing import Any

@@ -70,11 +70,11 @@ class Run:
 
     @property
     def endings(self) -> list[dict[str, Any]]:
-        """What jobs.jsonl says of lives that ended by themselves."""
+        """Rows of jobs.jsonl about attempts that ended by themselves."""
         return [row for row in read_jsonl(self.directory / "jobs.jsonl") if row["event"] == "end"]
 
     @property
-    def lives(self) -> list[dict[str, Any]]:
+    def attempts(self) -> list[dict[str, Any]]:
         return [row for row in read_jsonl(self.directory / "jobs.jsonl") if row["event"] == "begin"]
 
     @property
@@ -93,9 +93,11 @@ class Run:
                     self.hurry()
             time.sleep(every)
 
-    def until_step(self, step: int, life: int = 0) -> None:
-        """Waits until a life has trained some step."""
-        self.until(f"step {step} in life {life}", lambda: any(m["step"] >= step and m["life"] >= life for m in self.metrics))
+    def until_step(self, step: int, attempt: int = 0) -> None:
+        """Waits until an attempt has trained some step."""
+        self.until(
+            f"step {step} in attempt {attempt}", lambda: any(m["step"] >= step and m["attempt"] >= attempt for m in self.metrics)
+        )
 
     def until_ended(self, job: int, *states: str, timeout: float = 300) -> dict[str, str]:
         """Waits for the end of a job. Raises AssertionError where it comes to another end, or late."""

@@ -1,4 +1,4 @@
-"""The life of a training job on a real Slurm of virtual nodes: whatever happens to it, it goes on as promised, or ends and says why.
+"""A training job on a real Slurm of virtual nodes: whatever happens to it, it goes on as promised, or ends and says why.
 
 The scripts of slurm/ are submitted as they stand. `unbroken` is the same run by two ranks of this machine that nobody touches.
 """
@@ -33,7 +33,7 @@ def test_two_nodes_of_two_gpus_train_to_the_end(cluster: Cluster, tmp_path: Path
     run.until_ended(job, "COMPLETED")
     assert run.done and "4 ranks (srun)" in run.printed
     assert [(e["action"], e["status"]) for e in run.endings] == [("finish", 0)]
-    assert run.lives[0]["hosts"] == ["node1", "node2"] and run.lives[0]["job"] == job
+    assert run.attempts[0]["hosts"] == ["node1", "node2"] and run.attempts[0]["job"] == job
 
 
 @pytest.mark.long
@@ -67,8 +67,8 @@ def test_a_lost_node_costs_the_steps_since_the_last_save_and_nothing_else(
     job = run.submit()
     run.until_step(12)
     cluster.tool("kill-node", "node2", "--tell")
-    run.until_step(18, life=1)
-    hosts = run.lives[1]["hosts"]
+    run.until_step(18, attempt=1)
+    hosts = run.attempts[1]["hosts"]
     assert "node2" not in hosts and len(hosts) == 2
     checkpoints = run.directory / "checkpoints"
     run.until("a save is being written", lambda: any(checkpoints.glob("*.tmp")), every=0.004)
@@ -76,7 +76,7 @@ def test_a_lost_node_costs_the_steps_since_the_last_save_and_nothing_else(
     cluster.tool("start-node", "node2")
     run.until_ended(job, "COMPLETED")
     assert run.done and same_run(run, reference)
-    assert len(run.lives) == 3 and hosts[0] not in run.lives[2]["hosts"]
+    assert len(run.attempts) == 3 and hosts[0] not in run.attempts[2]["hosts"]
 
 
 def test_a_cut_cable_is_found_by_the_watchdog_and_the_job_goes_on_elsewhere(
@@ -86,14 +86,14 @@ def test_a_cut_cable_is_found_by_the_watchdog_and_the_job_goes_on_elsewhere(
     job = run.submit(REST="15")
     run.until_step(12)
     cluster.tool("cut-node", "node2")
-    run.until("another life has begun", lambda: len(run.lives) == 2)
-    assert "node2" not in run.lives[1]["hosts"]
+    run.until("another attempt has begun", lambda: len(run.attempts) == 2)
+    assert "node2" not in run.attempts[1]["hosts"]
     assert run.endings[0]["action"] == "requeue" and run.endings[0]["excluded"] == ["node2"]
     run.until_ended(job, "COMPLETED")
     assert run.done and same_run(run, reference)
 
 
-def test_a_run_that_hears_of_its_time_limit_saves_and_requeues_itself_and_loses_no_step(
+def test_a_run_that_gets_the_signal_before_its_time_limit_saves_and_requeues_itself_and_loses_no_step(
     cluster: Cluster, reference: Run, tmp_path: Path
 ) -> None:
     """The signal that Slurm sends before the limit comes from scancel here; the next test waits for a real limit."""
@@ -107,8 +107,8 @@ def test_a_run_that_hears_of_its_time_limit_saves_and_requeues_itself_and_loses_
 
 
 @pytest.mark.long
-def test_a_run_longer_than_the_time_limit_takes_several_lives_and_loses_no_step(cluster: Cluster, tmp_path: Path) -> None:
-    """Slurm's shortest limit is a minute; it tells the job half a minute before, give or take. 70 steps of a second do not fit into it."""
+def test_a_run_longer_than_the_time_limit_takes_several_attempts_and_loses_no_step(cluster: Cluster, tmp_path: Path) -> None:
+    """Slurm's shortest limit is a minute, and the signal comes about half a minute before. 70 steps of a second do not fit."""
     python = tmp_path / "python"
     paced = f"shift 3; exec {sys.executable} {ROOT}/tests/cluster/paced_pretrain.py pretrain"
     python.write_text(f'#!/bin/bash\nif [ "$3" = pretrain ]; then {paced} "$@"; fi\nexec {sys.executable} "$@"\n')
@@ -116,7 +116,7 @@ def test_a_run_longer_than_the_time_limit_takes_several_lives_and_loses_no_step(
     run = Run(cluster, tmp_path, training={"max_steps": 70, "global_batch_size": 4}, checkpoint={"every_steps": 1000})
     job = run.submit(2, 1, "--time=1", "--signal=B:USR1@10", PYTHON=str(python))
     run.until_ended(job, "COMPLETED", timeout=700)
-    assert run.done and len(run.lives) >= 2
+    assert run.done and len(run.attempts) >= 2
     assert {e["action"] for e in run.endings[:-1]} == {"requeue"}
     assert [m["step"] for m in run.metrics] == list(range(1, 71))
 
@@ -129,9 +129,9 @@ def test_ranks_that_do_not_end_in_time_are_given_up_before_the_time_limit(cluste
     python.chmod(0o755)
     run = Run(cluster, tmp_path)
     job = run.submit(1, 1, "--time=1", "--signal=B:USR1@10", PYTHON=str(python))
-    run.until("the first life has ended", lambda: len(run.endings) == 1)
+    run.until("the first attempt has ended", lambda: len(run.endings) == 1)
     assert (run.endings[0]["action"], run.endings[0]["status"]) == ("requeue", 137)
-    run.until("the second has begun", lambda: len(run.lives) == 2)
+    run.until("the second has begun", lambda: len(run.attempts) == 2)
     assert cluster.job(job)["Restarts"] == "1"
 
 
@@ -140,11 +140,11 @@ def test_a_preempted_job_saves_and_goes_on_when_its_turn_comes(cluster: Cluster,
     run = Run(cluster, tmp_path)
     job = run.submit(nodes=2)
     run.until_step(7)
-    hosts = f"--nodelist={','.join(run.lives[0]['hosts'])}"
+    hosts = f"--nodelist={','.join(run.attempts[0]['hosts'])}"
     urgent = cluster.sbatch("--partition=urgent", "--nodes=2", hosts, "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
     cluster.wait(urgent, "RUNNING", "COMPLETED")
     run.until_ended(job, "COMPLETED")
-    assert run.done and same_run(run, reference) and len(run.lives) == 2
+    assert run.done and same_run(run, reference) and len(run.attempts) == 2
     made = [m["step"] for m in run.metrics]
     assert len(made) == len(set(made)), "it had saved before it went"
 
@@ -162,7 +162,7 @@ def test_a_controller_that_dies_and_comes_back_costs_nothing(cluster: Cluster, r
     finally:
         cluster.tool("on", "head", "slurmctld")
     run.until_ended(job, "COMPLETED")
-    assert run.done and same_run(run, reference) and len(run.lives) == 1
+    assert run.done and same_run(run, reference) and len(run.attempts) == 1
 
 
 def test_a_cancelled_job_saves_and_does_not_come_back(cluster: Cluster, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_job_that_crashes_at_its_start_three_times_stops_and_says_so(cluster: 
     assert cluster.job(job)["ExitCode"] == "1:0"
 
 
-def test_a_mistake_in_the_recipe_is_told_once_and_not_tried_again(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_mistake_in_the_recipe_is_reported_once_and_not_tried_again(cluster: Cluster, tmp_path: Path) -> None:
     run = Run(cluster, tmp_path)
     job = run.submit(2, EXTRA="--training.global_batch_size 7")
     run.until_ended(job, "FAILED")
@@ -201,12 +201,12 @@ def test_a_run_goes_on_with_other_numbers_of_nodes(cluster: Cluster, reference: 
     run = Run(cluster, tmp_path)
     for nodes, step in ((2, 8), (1, 16), (4, 24)):
         job = run.submit(nodes)
-        run.until_step(step, life=len(run.lives))
+        run.until_step(step, attempt=len(run.attempts))
         (run.directory / "STOP").touch()
         run.until_ended(job, "FAILED")
         assert cluster.job(job)["ExitCode"] == "10:0" and run.endings[-1]["action"] == "stop"
     run.until_ended(run.submit(2), "COMPLETED")
-    assert [len(life["hosts"]) for life in run.lives] == [2, 1, 4, 2]
+    assert [len(attempt["hosts"]) for attempt in run.attempts] == [2, 1, 4, 2]
     assert run.trained() == reference.trained()
     made = [m["step"] for m in run.metrics]
     assert made == list(range(1, 61))
@@ -226,7 +226,7 @@ def test_jobs_of_a_chain_follow_one_another_and_end_together(cluster: Cluster, r
     run.until_ended(jobs[2], "COMPLETED")  # finds the run done
 
 
-def test_a_host_with_a_slow_link_is_found_before_the_first_step_and_left_out(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_host_with_a_slow_link_is_found_before_the_first_step_and_excluded(cluster: Cluster, tmp_path: Path) -> None:
     run = Run(cluster, tmp_path, training={"max_steps": 4, "global_batch_size": 12}, cluster={"drop_hosts": 1})
     cluster.tool("shape", "node2", "10mbit")
     job = run.submit(3, PREFLIGHT="yes")

@@ -1,4 +1,4 @@
-"""`jadeberta status` asked on the login node while a job starts up, trains, waits for another life and has ended."""
+"""`jadeberta status` asked on the login node while a job starts up, trains, waits for another attempt and has ended."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ def shown(run: Run) -> str:
     return " ".join(run.cluster.run(sys.executable, "-m", "jadeberta", "status", run.directory).split())
 
 
-def told(run: Run) -> dict:
+def queried(run: Run) -> dict:
     return json.loads(run.cluster.run(sys.executable, "-m", "jadeberta", "status", run.directory, "--json"))
 
 
@@ -25,12 +25,12 @@ def told(run: Run) -> dict:
 def test_status_follows_a_job_from_its_start_over_a_requeue_to_its_end(cluster: Cluster, tmp_path: Path) -> None:
     run = Run(cluster, tmp_path, training={"max_steps": 50_000, "global_batch_size": 8})
     job = run.submit(2, 1, "--job-name=two nodes", "--exclude=node4", REST="600")
-    run.until("the job has begun", lambda: run.lives)
-    first = told(run)
+    run.until("the job has begun", lambda: run.attempts)
+    first = queried(run)
     assert (first["state"], first["attempts"], first["slurm"]["state"]) == ("starting up", [], "RUNNING")
 
     run.until_step(7)
-    running = told(run)
+    running = queried(run)
     seen = {
         key: running["slurm"][key] for key in ("job", "name", "state", "partition", "hosts", "restarts", "attempts", "excluded")
     }
@@ -52,22 +52,22 @@ def test_status_follows_a_job_from_its_start_over_a_requeue_to_its_end(cluster: 
 
     cluster.run("scancel", "--batch", "--signal=USR1", job)
     cluster.wait(job, "PENDING")  # nobody hurries it: Slurm itself lets it rest for two minutes
-    queued = told(run)
+    queued = queried(run)
     assert (queued["state"], queued["slurm"]["reason"], queued["slurm"]["hosts"]) == ("queued", "BeginTime", "")
     assert queued["slurm"]["starts_in_s"] > 30
     assert [(end["action"], end["status"]) for end in queued["slurm"]["ends"]] == [("requeue", 11)]
     assert "in Slurm PENDING (BeginTime), expected to start in" in shown(run)
 
     cluster.restart_soon(job)
-    run.until("another life has begun", lambda: len(run.lives) == 2)
-    assert told(run)["state"] == "starting up"
-    run.until_step(1, life=1)
-    again = told(run)
+    run.until("another attempt has begun", lambda: len(run.attempts) == 2)
+    assert queried(run)["state"] == "starting up"
+    run.until_step(1, attempt=1)
+    again = queried(run)
     assert (again["state"], again["slurm"]["restarts"], again["slurm"]["attempts"]) == ("running", 1, 2)
 
     (run.directory / "STOP").touch()
     run.until_ended(job, "FAILED")
-    over = told(run)
+    over = queried(run)
     assert (over["state"], over["slurm"]["state"], over["slurm"]["works"]) == ("stopped", "FAILED", False)
     assert "because status 10: " in shown(run) and "next save" not in shown(run)
 

@@ -32,7 +32,7 @@ def simulate(
     ends: int = 6000,
     seed: int = 1,
 ) -> float:
-    """Useful share of the wall time of a run that is trained, saved, killed and started again, event by event, over many lives."""
+    """Useful share of the wall time of a run that is trained, saved, killed and started again, event by event, over many attempts."""
     failures = Failures(mtbf, seed)
     wall = useful = 0.0
     to_failure = failures.next()
