@@ -10,23 +10,38 @@ RANKS   ?= 2
 EXTRA   ?=
 KILLS   ?= 200
 WORKERS ?= 2
+# cpu, cuda, or empty: cuda where there is an NVIDIA GPU or pip finds no CPU build of torch, else cpu
+HARDWARE ?=
+PIP     := $(BIN)/pip install --quiet --disable-pip-version-check
 
 # Open MPI refuses root unless told; inside a container root is the usual user.
 MPIRUN  := $(BIN)/mpirun --oversubscribe $(shell [ "$$(id -u)" = 0 ] && echo --allow-run-as-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint shards verify bench chaos chaos-preprocess clean
+.PHONY: help setup lock demo test test-long lint shards verify bench chaos chaos-preprocess clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(BIN)/.installed: pyproject.toml
+$(BIN)/.installed: pyproject.toml requirements/cpu.lock requirements/cuda.lock
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || { echo 'Python 3.11 or 3.12 is needed: make PYTHON=python3.11' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@set -e; hardware=$(HARDWARE); if [ -z "$$hardware" ]; then \
+	    if ! command -v nvidia-smi >/dev/null && $(PIP) --dry-run --no-deps "$$(grep -o '^torch==[^ ]*' requirements/cpu.lock)" >/dev/null 2>&1; \
+	    then hardware=cpu; else hardware=cuda; fi; fi; \
+	echo "installing requirements/$$hardware.lock into $(VENV)"; \
+	sed -n '/^setuptools==/,/[^\\]$$/p' requirements/$$hardware.lock > $(VENV)/setuptools.lock; \
+	$(PIP) --require-hashes -r $(VENV)/setuptools.lock; \
+	$(PIP) --require-hashes --no-deps --no-build-isolation --use-pep517 -r requirements/$$hardware.lock
+	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
-setup: $(BIN)/.installed ## make .venv and install the project into it
+setup: $(BIN)/.installed ## make .venv and install the project with the locked packages; HARDWARE=cpu or cuda picks the lock
+
+lock: ## resolve requirements/cpu.lock and cuda.lock again from pyproject.toml (needs a place with torch's CPU build)
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet --upgrade pip packaging
+	build/lock/bin/python requirements/lock.py
 
 demo: setup ## the whole path on a generated corpus, from text to a model that fills masks (10 minutes)
 	$(BIN)/python -m jadeberta.demo --ranks $(RANKS)

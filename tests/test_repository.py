@@ -3,9 +3,11 @@
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from tests.helpers import ROOT
 
@@ -75,3 +77,16 @@ def test_no_file_is_two_jobs_long() -> None:
     if tracked.returncode:
         pytest.skip("not a git checkout")
     assert {f: n for f in tracked.stdout.split() if (n := len((ROOT / f).read_text(encoding="utf-8").splitlines())) > 400} == {}
+
+
+@pytest.mark.parametrize("hardware", ["cpu", "cuda"])
+def test_the_lock_holds_every_dependency_with_hashes_and_names_no_place(hardware) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [Requirement(line) for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]]
+    lines = (ROOT / f"requirements/{hardware}.lock").read_text(encoding="utf-8").splitlines()
+    entries = re.split(r"\n(?=\S)", "\n".join(line for line in lines if not line.startswith("#")))
+    assert all(re.fullmatch(r"[\w.-]+==\S+( \\\n    --hash=sha256:[0-9a-f]{64})+", entry) for entry in entries)
+    versions = dict(entry.split()[0].split("==") for entry in entries)
+    for requirement in wanted:
+        if requirement.name != "jadeberta":
+            assert requirement.specifier.contains(versions[requirement.name.lower()], prereleases=True), requirement

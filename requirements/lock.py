@@ -1,0 +1,121 @@
+"""Writes cpu.lock and cuda.lock beside this file: every package of pyproject.toml's `dev` extra with its version and hashes.
+
+pip resolves both without downloading the wheels. The hashes of a version are those that the package index publishes for files that
+Python 3.11 or 3.12 can use on Linux x86-64, and that of the file pip itself chose. `make lock` runs this with a recent pip.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from packaging.tags import Tag, compatible_tags, cpython_tags, platform_tags
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
+from packaging.version import Version
+
+HERE = Path(__file__).parent
+PYTHONS = [(3, 11), (3, 12)]
+HEAD = {
+    "cpu": "torch is the CPU build (a version that ends in +cpu). The default package index has no such build for Linux x86-64: pip finds\n"
+    "# it where its settings name a place that has one (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS). The hash of torch is that of the build\n"
+    "# found when this file was made. Without such a place use cuda.lock, which runs on a CPU too.",
+    "cuda": "torch is the build for CUDA that the default package index publishes, with NVIDIA's libraries. The hashes are those that the\n"
+    "# index states; the wheels themselves were not downloaded when this file was made.",
+}
+
+
+def resolve(environment: dict[str, str]) -> list[dict]:
+    """What pip would install for `.[dev]` into an empty environment (the report's `install` list, without the project itself)."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", str(report)]
+        subprocess.run([*command, f"{HERE.parent}[dev]"], env=os.environ | environment, check=True)
+        return [item for item in json.loads(report.read_text())["install"] if item["metadata"]["name"] != "jadeberta"]
+
+
+def published_files(name: str) -> list[dict]:
+    """The files of all versions of a package, as the index that pip uses lists them (the JSON form of the simple API)."""
+    from pip._internal.models.index import PyPI  # pip's default, where its settings name no other
+
+    configured = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True
+    )
+    index = os.environ.get("PIP_INDEX_URL") or configured.stdout.strip() or PyPI.simple_url
+    request = urllib.request.Request(
+        f"{index.rstrip('/')}/{canonicalize_name(name)}/", headers={"Accept": "application/vnd.pypi.simple.v1+json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)["files"]
+
+
+def usable_tags(python: tuple[int, int]) -> set[Tag]:
+    platforms = list(platform_tags())
+    interpreter = f"cp{python[0]}{python[1]}"
+    return {*cpython_tags(python, platforms=platforms), *compatible_tags(python, interpreter, platforms)}
+
+
+def release_hashes(name: str, version: Version) -> set[str]:
+    """sha256 of each wheel of the version that one of PYTHONS can use; of the source archive where a Python has no wheel."""
+    wheels: dict[tuple[int, int], set[str]] = {python: set() for python in PYTHONS}
+    sources = set()
+    for file in published_files(name):
+        try:
+            if file["filename"].endswith(".whl"):
+                _, found, _, tags = parse_wheel_filename(file["filename"])
+                for python in PYTHONS:
+                    if found == version and tags & usable_tags(python):
+                        wheels[python].add(file["hashes"]["sha256"])
+            elif parse_sdist_filename(file["filename"])[1] == version:
+                sources.add(file["hashes"]["sha256"])
+        except (InvalidWheelFilename, InvalidSdistFilename):
+            continue  # names from before the rules for them; no version in use has one
+    hashes = set().union(*wheels.values())
+    if not all(wheels.values()):
+        hashes |= sources
+    return hashes
+
+
+def entry(item: dict) -> str:
+    """The lines of one package; the index has no builds with a local version such as +cpu."""
+    name, version = canonicalize_name(item["metadata"]["name"]), Version(item["metadata"]["version"])
+    hashes = {item["download_info"]["archive_info"]["hashes"]["sha256"]} | (
+        set() if version.local else release_hashes(name, version)
+    )
+    return " \\\n".join([f"{name}=={version}", *(f"    --hash=sha256:{h}" for h in sorted(hashes))])
+
+
+def lock(items: list[dict], head: str) -> str:
+    note = (
+        "# Made by `make lock` from pyproject.toml's `dev` extra; not edited by hand. For Linux x86-64 and Python 3.11 or 3.12."
+    )
+    with ThreadPoolExecutor(4) as pool:
+        entries = sorted(pool.map(entry, items))
+    return "\n".join([note, f"# {head}", *entries]) + "\n"
+
+
+def main() -> None:
+    # Settings of the user and the machine can name places with other builds of torch: the CUDA lock is made without them.
+    plain = {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": ""}
+    for kind, environment in (("cpu", {}), ("cuda", plain)):
+        items = resolve(environment)
+        torch = next(item["metadata"]["version"] for item in items if item["metadata"]["name"] == "torch")
+        if (kind == "cpu") != torch.endswith("+cpu"):
+            sys.exit(
+                f"{kind}.lock: pip found torch {torch}; name a place with the CPU build in PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS."
+            )
+        (HERE / f"{kind}.lock").write_text(lock(items, HEAD[kind]), encoding="utf-8")
+        print(f"requirements/{kind}.lock: {len(items)} packages, torch {torch}")
+
+
+if __name__ == "__main__":
+    main()
