@@ -5,7 +5,6 @@ and of two other packages where they are installed: in turn in one process, medi
 """
 
 import argparse
-import json
 import statistics
 import sys
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.kernels.implementations import ENTRIES, Implementation, in_form, ours, theirs
 from bench.kernels.matrix_work import NEEDED, made_units, share
+from bench.results_file import write_results
 from bench.steps.other_packages import versions
 from jadeberta.model.attention.triton import tiles
 from jadeberta.utils.hardware import peak_flops
@@ -51,7 +51,7 @@ def main() -> int:
     }
     print("\n".join(table(document)))
     if options.output is not None:
-        options.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_results(options.output, document)
         draw(document, options.output.with_suffix(".svg"))
     return 0
 

@@ -20,9 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from saves import beside, load, overhead, stall
-from saves.rivals import Ours
-from saves.setting import (
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.checkpointing import load_time, overhead, stall, step_during_write
+from bench.checkpointing.alternatives import Ours
+from bench.checkpointing.workload import (
     ALONE,
     SIZES,
     bytes_of,
@@ -35,13 +38,13 @@ from saves.setting import (
     tell,
     versions,
 )
-
+from bench.results_file import write_results
 from jadeberta.checkpoint.checkpointer import Checkpointer
 from jadeberta.cluster.process_group import choose_device, join_process_group
 from jadeberta.training.console import redirect_library_logs
 from jadeberta.training.ledger import Ledger
 
-PARTS = {"stall": stall, "beside": beside, "load": load, "overhead": overhead}
+PARTS = {"stall": stall, "beside": step_during_write, "load": load_time, "overhead": overhead}
 
 
 def main() -> None:
@@ -65,7 +68,7 @@ def main() -> None:
         remove(directory)
     if options.output is not None:
         document = with_earlier_parts(document, options.output)
-        options.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_results(options.output, document)
     print("\n".join(table(document)))
 
 
@@ -103,7 +106,7 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
 
     if "beside" in wanted:
         begin("beside", "step time beside a write")
-        parts["beside"] = beside.measure(size, directory, device, *how)
+        parts["beside"] = step_during_write.measure(size, directory, device, *how)
     engine = engine_of(recipe, device)
     shards = make_shards(directory / "shards", recipe.model.vocab_size)
     ledger = Ledger(run_dir / "ledger.jsonl", 0)
@@ -122,7 +125,7 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
         checkpointer.close()
         del checkpointer
         begin("load", "loads")
-        parts["load"] = load.measure(recipe, engine, shards, directory, *how)
+        parts["load"] = load_time.measure(recipe, engine, shards, directory, *how)
     dist.destroy_process_group()
     return {
         "machine": machine(),
@@ -155,4 +158,4 @@ if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     main()
 else:
-    logging.disable(logging.INFO)  # the process that torch saves with tells its life, and imports this file
+    logging.disable(logging.INFO)  # the process that torch saves with logs its start, and imports this file

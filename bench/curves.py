@@ -1,25 +1,26 @@
 """Whether `sdpa` trains like Hugging Face's eager attention on real text: `python bench/curves.py --corpora DIR --steps 500 --seeds 1 2 3`.
 
 For each seed three runs of a small model see the same batches from the same weights: eager, eager with other dropout, sdpa. The
-difference of sdpa is held against the difference that the dropout alone makes (`parity/statistic.py`); a pair without dropout must agree
-step by step to rounding. Prints a table, ends with status 1 where the curves differ by more than noise, and writes JSON and an SVG beside
-it. Without options it takes a corpus that it generates and some steps, three minutes in all; what it made is kept in --directory.
+difference of sdpa is held against the difference that the dropout alone makes (`loss_curves/significance.py`). A pair without dropout
+must agree step by step to rounding. Prints a table, ends with status 1 where the curves differ by more than noise, and writes JSON and
+an SVG beside it. Without options it takes a corpus that it generates and some steps, three minutes in all;
+what it made is kept in --directory.
 """
 
 import argparse
-import json
-import re
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from parity.picture import draw
-from parity.runs import RECIPE, VARIANTS, Curve, Setting, check_batches, make_shards, train
-from parity.statistic import LIMIT, SIGNIFICANCE, Comparison, compare, largest_relative
-from saves.setting import machine, versions
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.checkpointing.workload import machine, versions
+from bench.loss_curves.curves_plot import draw
+from bench.loss_curves.runs import RECIPE, VARIANTS, Curve, Setting, check_batches, make_shards, train
+from bench.loss_curves.significance import LIMIT, SIGNIFICANCE, Comparison, compare, largest_relative
+from bench.results_file import write_results
 from jadeberta.config import PROJECT
 
 EXACT_STEPS = 30
@@ -55,8 +56,7 @@ def main() -> None:
     document = describe(setting, options.seeds, made_of, found, rounding, curves)
     print("\n".join(table(document, curves)))
     if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(as_json(document), encoding="utf-8")
+        write_results(options.output, document)
         title = f"{options.steps} steps on {made_of}, the same batches: {document['verdict']}"
         draw(curves, options.seeds, found, options.output.with_suffix(".svg"), title)
     sys.exit(0 if document["passed"] else 1)
@@ -81,7 +81,6 @@ def describe(
         "verdict": "within noise" if found.within_noise else "NOT within noise",
         "comparison": asdict(found),
         "without_dropout": {"steps": EXACT_STEPS, "largest_relative": rounding, "limit": EXACT_LIMIT, "met": exact},
-        "losses": {f"{v}, seed {s}": [round(loss, 4) for loss in curve.losses] for (v, s), curve in curves.items()},
     }
 
 
@@ -111,12 +110,6 @@ def table(document: dict[str, Any], curves: dict[tuple[str, int], Curve]) -> lis
         f"{'met' if without['met'] else 'NOT MET'}",
         f"sdpa and eager: {document['verdict']}",
     ]
-
-
-def as_json(document: dict[str, Any]) -> str:
-    """JSON with a line for every key and for every list of numbers."""
-    text = json.dumps(document, indent=1)
-    return re.sub(r"\[[^\[\]{}]*\]", lambda match: " ".join(match[0].split()), text) + "\n"
 
 
 if __name__ == "__main__":

@@ -19,6 +19,10 @@ from typing import Any
 import orjson
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bench.results_file import write_results  # noqa: E402
+
 STAGES = ("extract", "segment", "tokenizer", "pack")
 LIMIT_MIB = 1536
 """What a rank may hold, whatever the size of the corpus."""
@@ -98,8 +102,7 @@ def main() -> None:
     print(f"{'stage':12}{'peak MiB a rank':>18}{'seconds':>10}{'MB/s':>8}")
     for row in rows:
         print(f"{row['stage']:12}{row['peak_mib'][0]:>18,}{row['seconds']:>10}{text / 1e6 / row['seconds']:>8.1f}")
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_results(options.output, document)
     if over := [row["stage"] for row in rows if row["peak_mib"][0] > LIMIT_MIB]:
         sys.exit(f"{', '.join(over)}: more than {LIMIT_MIB} MiB in a rank")
 

@@ -20,8 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # in place of bench/, where files are named like packages
 
 from bench.preprocess.measure import Row, table  # noqa: E402
+from bench.results_file import write_results  # noqa: E402
 
-PARTS = ("clean", "segment", "stages", "reads")
+PARTS = {"clean": "cleaning_speed", "segment": "segmentation_speed", "stages": "stage_speed", "reads": "shard_reads"}
+"""Name of a part -> its module in bench/preprocess."""
 
 
 def main() -> None:
@@ -37,7 +39,7 @@ def main() -> None:
         work = Path(tempfile.mkdtemp(prefix=f"bench-preprocess-{part}-"))
         loads[part] = os.getloadavg()[0]
         try:
-            found[part] = import_module(f"bench.preprocess.{part}").measure(work, options.rounds, options.quick)
+            found[part] = import_module(f"bench.preprocess.{PARTS[part]}").measure(work, options.rounds, options.quick)
         finally:
             shutil.rmtree(work)
         if found[part]:
@@ -54,8 +56,7 @@ def main() -> None:
         }
         machine = {"platform": platform.platform(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
         document = {"machine": machine, "rounds": options.rounds, "quick": options.quick, "parts": earlier | parts}
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_results(options.output, document)
     if missed := [row.measure for rows in found.values() for row in rows if row.met is False]:
         print(f"missed: {'; '.join(missed)}")
 

@@ -5,7 +5,6 @@ on the same weights and batches, medians. Prints tables; `--output` writes JSON,
 """
 
 import argparse
-import json
 import platform
 import statistics
 import sys
@@ -18,6 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.results_file import write_results
 from bench.steps.other_packages import versions
 from bench.steps.variants import Setting, Timing, measure, ways_on
 from jadeberta.config import ModelConfig, load_recipe
@@ -66,7 +66,7 @@ def main() -> None:
         if rows is not None:
             document["rows"] = rows
         if options.output is not None:
-            options.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            write_results(options.output, document)
 
     keep(timed(options, keep) if "time" in options.parts else None)
     if options.output is not None and document.get("rows"):

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from saves.setting import apart, flush
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
 
+from bench.checkpointing.workload import apart, flush
 from jadeberta.checkpoint.checkpointer import Checkpointer
 from jadeberta.checkpoint.manifest import directory_name
 from jadeberta.training.engine import TrainingEngine

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from saves.setting import await_quiet, context_of, settle, state_of, summary, target, tell, warm
 
+from bench.checkpointing.workload import await_quiet, context_of, settle, state_of, summary, target, tell, warm
 from jadeberta.checkpoint.checkpointer import Checkpointer
 from jadeberta.checkpoint.manifest import list_checkpoints, step_of, verify
 from jadeberta.checkpoint.state_dict import restore

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from saves.rivals import Ours
-from saves.setting import await_quiet, batch_of, settle, target
-
+from bench.checkpointing.alternatives import Ours
+from bench.checkpointing.workload import await_quiet, batch_of, settle, target
 from jadeberta.checkpoint.checkpointer import Checkpointer
 from jadeberta.config import Recipe
 from jadeberta.training.control import RankFlags, RunControl

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from saves.rivals import KINDS, AsyncSave, AsyncSaves, DeepSpeed, Ours, TorchSave, Way
-from saves.setting import await_quiet, settle, state_of, summary, target, tell
 
+from bench.checkpointing.alternatives import KINDS, AsyncSave, AsyncSaves, DeepSpeed, Ours, TorchSave, Way
+from bench.checkpointing.workload import await_quiet, settle, state_of, summary, target, tell
 from jadeberta.checkpoint.checkpointer import Checkpointer
 from jadeberta.training.engine import TrainingEngine
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from saves.rivals import KINDS, PATIENCE_S, AsyncSaves
-from saves.setting import await_quiet, batch_of, engine_of, recipe_of, settle, summary, target, tell
 
+from bench.checkpointing.alternatives import KINDS, PATIENCE_S, AsyncSaves
+from bench.checkpointing.workload import await_quiet, batch_of, engine_of, recipe_of, settle, summary, target, tell
 from jadeberta.checkpoint.commit import Files
 from jadeberta.checkpoint.snapshot import Snapshot, Tensors, lay_out
 from jadeberta.checkpoint.writer_client import WriterClient

@@ -26,6 +26,7 @@ from bench.kernels.limits import CHIPS, Chip, limit
 from bench.kernels.offline import Compiled, disassemble
 from bench.kernels.problems import compiled
 from bench.kernels.sass import by_kind, loops, read
+from bench.results_file import write_results
 from jadeberta.model.attention.triton import tiles
 from jadeberta.model.attention.triton.tiles import KERNELS, FormChoice, Tile, TileEntry
 
@@ -135,7 +136,7 @@ def main() -> None:
         if options.table and ranked:
             enter(row_of(form, kernel, chip_name, bits, head_size, ranked))
         if options.output is not None:
-            kernels = write(options.output, {key: {"fallen": dict(fallen), "ranked": [asdict(one) for one in ranked[:KEPT]]}})
+            kernels = write(options.output, {key: {"fallen": dict(fallen), "best": brief(ranked)}})
             if options.table and (form_choice := choice_of(chip_name, bits, head_size, kernels)) is not None:
                 choose(form_choice)
 
@@ -150,10 +151,10 @@ def choice_of(chip_name: str, bits: int, head_size: int, kernels: dict[str, Any]
     cycles: dict[tuple[str, str], float] = {}
     for (form, pass_), names in KERNELS.items():
         names += ("build",) if (form, pass_) == ("tables", "backward") else ()
-        best = [kernels.get(key_of(chip_name, f"{form}.{name}", bits, head_size), {}).get("ranked", []) for name in names]
+        best = [kernels.get(key_of(chip_name, f"{form}.{name}", bits, head_size), {}).get("best") for name in names]
         if not all(best):
             return None
-        cycles[form, pass_] = sum(TIMES.get(name, 1) * one[0]["cycles"] for name, one in zip(names, best, strict=True))
+        cycles[form, pass_] = sum(TIMES.get(name, 1) * one["cycles"] for name, one in zip(names, best, strict=True))
     forward, backward = (min(("tables", "fused"), key=lambda form: cycles[form, p]) for p in ("forward", "backward"))
     figures = ", ".join(f"{form} {pass_} {n:,.0f}" for (form, pass_), n in cycles.items())
     told = f"counted {datetime.now(UTC).date().isoformat()}, triton {triton.__version__}: cycles for 64 x 64 scores: {figures}"
@@ -196,32 +197,30 @@ def choose(form_choice: FormChoice) -> None:
         tiles.dump([c for c in form_choices if c not in same] + [form_choice], entries)
 
 
+def brief(ranked: list[Count]) -> dict[str, Any] | None:
+    """The best of a ranked list as the results keep it."""
+    if not ranked:
+        return None
+    best = asdict(ranked[0])
+    tile = ranked[0].tile
+    return {"tile": f"{tile.block_m}x{tile.block_n}, {tile.warps} warps, {tile.stages} stages"} | {
+        key: best[key] for key in ("registers", "spills", "cycles", "bound")
+    }
+
+
 def write(path: Path, results: dict[str, Any]) -> dict[str, Any]:
-    """One line for each candidate; results of other kernels that the file holds stay. Gives all of them."""
-    document: dict[str, Any] = {
+    """Puts kernels into the file; results of other kernels that it holds stay. Returns all of them."""
+    old = json.loads(path.read_text(encoding="utf-8"))["kernels"] if path.exists() else {}
+    kernels = dict(sorted({**old, **results}.items()))
+    document = {
         "what": "counted from compiled code, not measured",
         "scores": SCORES,
         "triton": triton.__version__,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "kernels": kernels,
     }
-    old = json.loads(path.read_text(encoding="utf-8"))["kernels"] if path.exists() else {}
-    document["time"] = datetime.now(UTC).isoformat(timespec="seconds")
-    head = json.dumps(document, indent=1)[:-2]
-    kernels = dict(sorted({**old, **rounded(results)}.items()))
-    entries = []
-    for key, found in kernels.items():
-        lines = ",\n".join(f"    {json.dumps(one)}" for one in found["ranked"])
-        entries.append(f'  {json.dumps(key)}: {{"fallen": {json.dumps(found["fallen"])}, "ranked": [\n{lines}]}}')
-    path.write_text(f'{head},\n "kernels": {{\n' + ",\n".join(entries) + "\n }\n}\n", encoding="utf-8")
+    write_results(path, document)
     return kernels
-
-
-def rounded(value: Any) -> Any:
-    """Figures without digits that mean nothing."""
-    if isinstance(value, dict):
-        return {key: rounded(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [rounded(part) for part in value]
-    return round(value, 3 if value < 10 else 0) if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

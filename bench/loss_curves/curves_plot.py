@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from parity.runs import Curve
-from parity.statistic import LIMIT, Comparison
+
+from bench.loss_curves.runs import Curve
+from bench.loss_curves.significance import LIMIT, Comparison
 
 COLOURS = ("#2166ac", "#d6604d", "#1b7837", "#762a83", "#b8860b", "#4d4d4d")
 """One a seed."""

@@ -22,6 +22,7 @@ from typing import Any
 
 import orjson
 
+from bench.results_file import write_results
 from jadeberta.checkpoint.manifest import list_checkpoints
 from jadeberta.utils.json_lines import read_jsonl
 from tests.chaos.killer import HELPERS, Kill, Killer, Plan, all_plans
@@ -227,8 +228,7 @@ def main() -> None:
             flush=True,
         )
         if options.output:
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            options.output.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+            write_results(options.output, result)
     if result["faults"]:
         sys.exit(f"faults; the runs lie in {work}")
     if not options.work:

@@ -22,6 +22,7 @@ from typing import Any
 
 import orjson
 
+from bench.results_file import write_results
 from tests.chaos.preprocess_job import RECIPE, STAGES, WAYS, Job, contents, finished_pieces, write_corpora
 
 TARGETS = {"mpi": ("rank 0", "rank 1", "all", "launcher"), "pool": ("rank 0", "rank 1", "all"), "alone": ("all",)}
@@ -192,8 +193,7 @@ def main() -> None:
         print(f"{result['kills']} kills, {result['byte_identical_runs']} of {len(runs)} jobs byte-identical", flush=True)
         print("\n".join(result["faults"]), end="", flush=True)
         if options.output:
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            options.output.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+            write_results(options.output, result)
     if result["faults"]:
         sys.exit(f"faults; the jobs lie in {work}")
     shutil.rmtree(work)
