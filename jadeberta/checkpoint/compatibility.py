@@ -64,7 +64,7 @@ def refuse_foreign(directory: Path, state: dict[str, Any], expected: dict[str, A
 
 
 def describe_data(shards: ShardReader, settings: dict[str, Any]) -> dict[str, Any]:
-    """Describes how the shards were made and what is in them, so that a checkpoint says it without them."""
+    """Describes how the shards were made and what is in them, so that a checkpoint has this information without them."""
     index = shards.index
     corpora = {
         name: {key: sum(getattr(entry, key) for entry in corpus.train) for key in ("documents", "sequences", "tokens")}

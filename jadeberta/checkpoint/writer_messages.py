@@ -1,4 +1,4 @@
-"""What the training process and its checkpoint writer say to each other: a dataclass for each command and for each answer.
+"""Messages between the training process and its checkpoint writer: a dataclass for each command and for each answer.
 
 On the pipe each is one line of JSON with its kind. Knows no tensors and imports nothing heavy: the writer process must start at once.
 """

@@ -1,6 +1,6 @@
-"""The batches of a rank, step by step, made by loader processes that only work ahead.
+"""The batches of a rank, step by step, prepared ahead by loader processes.
 
-The loader is asked for steps by number: starting at any step costs nothing, and workers change no batch.
+A batch is a pure function of the step's number: starting at any step costs nothing, and the number of loaders changes no batch.
 """
 
 import math
@@ -24,13 +24,18 @@ from jadeberta.utils.processes import end_with_parent
 
 @dataclass
 class MicroBatch:
-    """What one pass through the model takes."""
+    """Input of one forward and backward pass."""
 
-    input_ids: torch.Tensor  # int64 [batch, length]
-    masked_index: torch.Tensor  # int64 [masked], places in the flattened batch that are predicted
-    labels: torch.Tensor  # int64 [masked], the tokens there; IGNORED where the list was filled up
-    attention_mask: torch.Tensor | None  # int64 [batch, length], 1 = token; None where no row is padded
-    document_ids: torch.Tensor | None  # int64 [batch, length], 0 = padding; None where rows are one text
+    input_ids: torch.Tensor
+    """Masked token ids, int64 [batch, length]."""
+    masked_index: torch.Tensor
+    """Positions in the flattened batch that are predicted, int64 [masked]."""
+    labels: torch.Tensor
+    """Tokens at these positions, int64 [masked]; IGNORED where the list was filled up."""
+    attention_mask: torch.Tensor | None
+    """1 = token, 0 = padding, int64 [batch, length]; None where no row is padded."""
+    document_ids: torch.Tensor | None
+    """Number of the document within the row, 0 = padding, int64 [batch, length]; None where a row counts as one text."""
 
 
 @dataclass
@@ -38,20 +43,23 @@ class StepBatch:
     """A rank's share of one optimizer step."""
 
     step: int
+    """Number of the step, from 0."""
     epoch: int
-    """Of the first sample."""
+    """Epoch of the step's first sample."""
     batch_hash: str
     """xxh64 of the step's global (epoch, sample) pairs in order: equal hashes mean equal data, at any world size."""
     micro_batches: list[MicroBatch]
+    """One for each step of gradient accumulation."""
     masked_tokens: int
+    """Number of predicted tokens in this share."""
     tokens: int
-    """Tokens without padding."""
+    """Number of tokens in this share, without padding."""
     excluded: list[ExcludedRows] = field(default_factory=list)
     """Damaged rows of this share: each is all padding, so nothing of it is predicted."""
 
 
 class StepDataset(Dataset):
-    """`dataset[step]` is the rank's batch of that step (from 0)."""
+    """Maps a step (from 0) to the rank's batch of that step."""
 
     def __init__(
         self,
@@ -64,14 +72,24 @@ class StepDataset(Dataset):
         by_document: bool,
         whole_words: bool = False,
     ) -> None:
-        """`whole_words`: whole words are masked where the shards tell where they start; where the pieces do, the masker knows."""
+        """Args:
+        shards: rows of the training split.
+        order: which samples each step sees.
+        masker: masks the rows.
+        micro_batch_size: sequences of one micro-batch.
+        rank: number of this rank.
+        world_size: number of ranks.
+        by_document: give document ids, so that attention stays inside each document.
+        whole_words: mask whole words by the word starts that the shards record. Where the pieces show word starts, the masker has
+            them itself.
+        """
         self.shards, self.order, self.masker = shards, order, masker
         self.capacity = masked_capacity(micro_batch_size * shards.sequence_length, masker.probability)
         self.place = (micro_batch_size, rank, world_size)
         self.by_document, self.whole_words = by_document, whole_words
 
     def __getitem__(self, step: int) -> "StepBatch | JadebertaError":
-        """The batch, or the error that reading it met: raised in a loader process it would lose its own words."""
+        """Returns the batch, or the error of reading it: raised in a loader process, torch would bury it in a traceback of its own."""
         try:
             return self._make(step)
         except JadebertaError as e:
@@ -81,7 +99,7 @@ class StepDataset(Dataset):
         epochs, samples = self.order.step(step)
         digest = xxhash.xxh64(np.stack([epochs, samples], axis=1).astype("<i8").tobytes()).hexdigest()
         micro_batches, masked, tokens = [], 0, 0
-        self.shards.take_excluded()  # what others read before is not this batch's
+        self.shards.take_excluded()  # records of earlier reads do not belong to this batch
         for places in rank_share(len(samples), *self.place):
             rows, documents, starts = self.shards.rows_with_words(self.order.rows(samples[places]))
             ids, labels = self.masker(rows, epochs[places], samples[places], starts if self.whole_words else None)
@@ -93,7 +111,14 @@ class StepDataset(Dataset):
 
 
 def make_micro_batch(ids: np.ndarray, labels: np.ndarray, rows: np.ndarray, documents: np.ndarray | None) -> MicroBatch:
-    """Tensors of one micro-batch; all arguments [batch, length], `rows` the tokens before masking."""
+    """Makes the tensors of one micro-batch.
+
+    Args:
+        ids: masked token ids, [batch, length].
+        labels: tokens to predict, elsewhere IGNORED, [batch, length].
+        rows: tokens before masking, [batch, length].
+        documents: document numbers, [batch, length]; None where attention crosses documents.
+    """
     masked_index = np.flatnonzero(labels != IGNORED)
     present = rows != PAD
     return MicroBatch(
@@ -106,18 +131,22 @@ def make_micro_batch(ids: np.ndarray, labels: np.ndarray, rows: np.ndarray, docu
 
 
 def masked_capacity(places: int, probability: float) -> int:
-    """How long the list of masked places is made: four standard deviations above its mean, in steps of 64.
+    """Returns the length of the list of masked positions: four standard deviations above its mean, in steps of 64.
 
-    A list of one length lets the device compile and queue a step once, and never asks it how many places there are.
+    A fixed length lets the device compile a step once and queue it without a transfer of the number of masked positions.
+
+    Args:
+        places: positions in a micro-batch.
+        probability: share of them that is masked.
     """
     expected = places * probability + 4 * math.sqrt(places * probability * (1 - probability))
     return min(places, 64 * math.ceil(expected / 64))
 
 
 def fill_up(batch: MicroBatch, capacity: int) -> MicroBatch:
-    """The batch with its list of masked places filled up to `capacity`, or to twice, four times ... that where it is longer.
+    """Fills the list of masked positions up to `capacity`, or to twice, four times ... that where it is longer.
 
-    What is filled in points at the first place and has the label IGNORED: it adds nothing to loss or gradient.
+    The added entries point at position 0 and have the label IGNORED: they add nothing to loss or gradient.
     """
     size = capacity
     while size < len(batch.labels):
@@ -128,11 +157,18 @@ def fill_up(batch: MicroBatch, capacity: int) -> MicroBatch:
 
 
 def iterate_steps(dataset: StepDataset, first_step: int, end_step: int, workers: int, prefetch: int) -> Iterator[StepBatch]:
-    """The rank's batches of steps first_step .. end_step - 1, in order, for any number of loader processes.
+    """Yields the rank's batches in order; they are the same for any number of loader processes.
+
+    Args:
+        dataset: makes the batches.
+        first_step: first step, from 0.
+        end_step: step after the last one.
+        workers: loader processes; 0: batches are made in this process.
+        prefetch: steps that each loader process works ahead.
 
     Raises:
-        ShardError: a row is damaged or cannot be read, and the reader shall stop at that.
-        RuntimeError: a loader process is gone; torch raises it wherever the training happens to be.
+        ShardError: a row is damaged or cannot be read, and the reader stops at damage.
+        RuntimeError: a loader process died; torch raises this at any point of the training.
     """
     loader = DataLoader(
         dataset,

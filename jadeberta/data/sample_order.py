@@ -1,7 +1,7 @@
 """The order of the samples: a pure function of (seed, epoch, position).
 
-An epoch is a keyed permutation of the virtual concatenation of all corpora with their repeats. Nothing here depends on ranks,
-workers or restarts, and any position is reached in constant time.
+An epoch is a keyed permutation of the virtual concatenation of all corpora with their repeats. It does not depend on ranks, loaders
+or restarts, and any position is reached in constant time.
 """
 
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ def mix64(x: np.ndarray) -> np.ndarray:
 
 
 def derive_key(*values: int) -> np.uint64:
-    """One 64-bit key of some integers; another order gives another key."""
+    """Mixes integers into one 64-bit key; another order of them gives another key."""
     key = np.zeros(1, np.uint64)
     with np.errstate(over="ignore"):
         for value in values:
@@ -32,15 +32,18 @@ def derive_key(*values: int) -> np.uint64:
 
 
 def permute(positions: np.ndarray, size: int, key: np.uint64) -> np.ndarray:
-    """The keyed permutation of range(size), evaluated at some positions.
+    """Evaluates the keyed permutation of range(size) at some positions.
 
     A Feistel network over the smallest even number of bits that holds `size`, walked along its cycle until it lands inside
     (Black and Rogaway: Ciphers with arbitrary finite domains, 2002): a bijection, with no table to keep.
 
     Args:
         positions: int64, any shape, each in [0, size).
-        size: at least 1.
+        size: number of elements, at least 1.
         key: chooses the permutation.
+
+    Returns:
+        int64 in [0, size), the shape of `positions`.
     """
     half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     bits, low = np.uint64(half), np.uint64((1 << half) - 1)
@@ -64,10 +67,10 @@ Ranges = tuple[tuple[int, int], ...]
 
 
 def data_step(step: int, skipped_ranges: Ranges) -> int:
-    """The data step that training step `step` (from 0) reads: the step-th one that lies in none of the ranges.
+    """Returns the data step that training step `step` (from 0) reads: the step-th one outside the skipped ranges.
 
     Args:
-        step: of the training.
+        step: number of the training step.
         skipped_ranges: [first, end) of data steps, ascending and disjoint.
     """
     for first, end in skipped_ranges:
@@ -81,18 +84,20 @@ def data_step(step: int, skipped_ranges: Ranges) -> int:
 class SampleOrder:
     """The samples of every step.
 
-    A sample's index counts through the virtual concatenation [corpus repeated, next corpus repeated, ...]; copies of a row are
-    different samples, so they get different masks.
+    A sample's index counts through the virtual concatenation [corpus repeated, next corpus repeated, ...]. Copies of a row are
+    different samples, so that they get different masks.
     """
 
     seed: int
+    """Root of the permutations."""
     global_batch_size: int
+    """Sequences in a step, all ranks together, after the warm-up."""
     corpora: tuple[tuple[int, int, int], ...]
-    """Per corpus (first row, rows, repeats)."""
+    """First row, number of rows and repeats of each corpus."""
     skipped_ranges: Ranges = ()
     """Data steps [first, end) that no training step reads, ascending and disjoint."""
     batch_size_warmup: tuple[tuple[int, int], ...] = ()
-    """(sequences, steps) of the first data steps, before those of global_batch_size."""
+    """Sequences and number of steps of the growing batches, before those of global_batch_size."""
 
     @classmethod
     def of(
@@ -103,31 +108,41 @@ class SampleOrder:
         repeats: dict[str, int],
         batch_size_warmup: tuple[tuple[int, int], ...] = (),
     ) -> "SampleOrder":
+        """Makes the order of some corpora.
+
+        Args:
+            seed: root of the permutations.
+            global_batch_size: sequences in a step, all ranks together.
+            ranges: rows of each corpus in the shard directory.
+            repeats: how often an epoch sees each corpus.
+            batch_size_warmup: sequences and number of steps of the growing batches.
+        """
         corpora = tuple((r.start, len(r), repeats[name]) for name, r in ranges.items())
         return cls(seed, global_batch_size, corpora, batch_size_warmup=batch_size_warmup)
 
     def skipping(self, skipped_ranges: Ranges) -> "SampleOrder":
-        """This order without the data of some steps."""
+        """Returns this order with the data of some steps skipped."""
         return replace(self, skipped_ranges=skipped_ranges)
 
     @property
     def batch_sizes(self) -> BatchSizes:
-        """Of every data step."""
+        """Global batch size of every data step."""
         return BatchSizes(self.global_batch_size, self.batch_size_warmup)
 
     @property
     def epoch_size(self) -> int:
-        """Samples of one epoch."""
+        """Number of samples in one epoch; the one place where it is computed."""
         return sum(rows * repeats for _, rows, repeats in self.corpora)
 
     def sample(self, epoch: int, positions: np.ndarray) -> np.ndarray:
-        """Sample indices at some positions of an epoch, int64."""
+        """Returns the sample indices at some positions of an epoch, int64."""
         return permute(positions, self.epoch_size, derive_key(self.seed, 1, epoch))
 
     def step(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Epochs and sample indices of the global batch of one training step (from 0), each int64 [sequences of that step]."""
+        """Returns epochs and sample indices of the global batch of a training step (from 0), each int64 [sequences]."""
         step = data_step(step, self.skipped_ranges)
         positions = np.arange(self.batch_sizes.before(step), self.batch_sizes.before(step + 1), dtype=np.int64)
+        # A batch at the end of an epoch takes its last samples from the next one.
         epochs, within = np.divmod(positions, self.epoch_size)
         samples = np.empty_like(positions)
         for epoch in np.unique(epochs):
@@ -136,7 +151,7 @@ class SampleOrder:
         return epochs, samples
 
     def rows(self, samples: np.ndarray) -> np.ndarray:
-        """The row of the shard directory that each sample is a copy of, int64."""
+        """Returns the row of the shard directory that each sample is a copy of, int64."""
         out = np.full_like(samples, -1)
         start = 0
         for first, rows, repeats in self.corpora:
@@ -147,9 +162,15 @@ class SampleOrder:
 
 
 def rank_share(global_batch_size: int, micro_batch_size: int, rank: int, world_size: int) -> np.ndarray:
-    """Which places of the global batch a rank takes, int64 [accumulation, micro_batch_size].
+    """Returns the positions of the global batch that a rank takes, int64 [accumulation, micro_batch_size].
 
-    Micro-step m of the whole job is a contiguous piece of the batch, so that a change of world size or micro-batch regroups the
-    same samples and never drops or repeats one.
+    Micro-step m of all ranks together is a contiguous part of the batch. A change of world size or micro-batch size regroups the same
+    samples and never drops or repeats one.
+
+    Args:
+        global_batch_size: sequences in the step.
+        micro_batch_size: sequences that a rank takes at once.
+        rank: number of the rank.
+        world_size: number of ranks.
     """
     return np.arange(global_batch_size).reshape(-1, world_size, micro_batch_size)[:, rank]

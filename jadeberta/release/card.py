@@ -1,4 +1,4 @@
-"""The model card: every figure in it is read from the run, the shards and the evaluation; what is not known is left out."""
+"""The model card. Every number in it is read from the run, the shards and the evaluation; what is not known is left out."""
 
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ def write_card(
 
     Args:
         path: the file.
-        config: the model's config.json.
-        state: the checkpoint's state.json.
-        ledger: of the run, empty where it is not there.
-        evaluation: what `evaluate mlm` found.
-        predictions: words and probabilities for `card_sentence`.
-        weights: trained, or ema: their running average.
+        config: content of the model's config.json.
+        state: content of the checkpoint's state.json.
+        ledger: rows of the run's ledger, empty where there is none.
+        evaluation: result of `evaluate mlm`; None leaves the section out.
+        predictions: words and probabilities for the mask of `card_sentence`.
+        weights: trained; or ema, their running average.
     """
     sections = [
         _front_matter(card_sentence(state["data"])),
@@ -41,7 +41,7 @@ def write_card(
 
 
 def card_sentence(data: dict[str, Any]) -> str:
-    """The sentence of the card's example as the model takes it: words with spaces between them, or plain text."""
+    """Returns the sentence of the card's example as the model takes it: words with spaces between them, or plain text."""
     return _CARD_SENTENCE.replace(" ", "") if is_of_characters(data) else _CARD_SENTENCE
 
 
@@ -79,7 +79,7 @@ The text must be normalised (NFKC); it is {taken}. This sentence's mask is fille
 
 
 def describe_segmenter(segmenter: dict[str, Any]) -> str:
-    """The engine with its version and dictionary, as far as the shards tell."""
+    """Returns the engine with its version and dictionary, as far as they are recorded."""
     known = [str(segmenter[key]) for key in ("version", "dictionary") if segmenter.get(key)]
     return f"{segmenter.get('engine', 'an unknown engine')}" + (f" ({', '.join(known)})" if known else "")
 
@@ -133,8 +133,8 @@ def _training(state: dict[str, Any], ledger: list[dict[str, Any]], weights: str)
     if starts:
         lines.append(
             (
-                "process lives",
-                f"{starts}, of which {sum(row.get('event') == 'resume' for row in ledger)} went on from a checkpoint",
+                "attempts",
+                f"{starts}, of which {sum(row.get('event') == 'resume' for row in ledger)} resumed from a checkpoint",
             )
         )
     table = "\n".join(f"| {name} | {value} |" for name, value in lines)

@@ -1,6 +1,6 @@
-"""`jadeberta export`: a checkpoint as a directory that AutoTokenizer and AutoModelForMaskedLM load, with a model card.
+"""`jadeberta export`: writes a checkpoint as a directory that AutoTokenizer and AutoModelForMaskedLM load, with a model card.
 
-Promises that what it leaves under the final name has been loaded by transformers and gives the checkpoint's own logits.
+Promises that a directory under the final name has been loaded by transformers and gives the checkpoint's own logits.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from jadeberta.utils.json_lines import read_jsonl
 
 FIGURES = {"accuracy", "loss", "unigram_accuracy", "masked_tokens"}
 LOGIT_TOLERANCE = 2e-4
-"""fp32 against fp32 through another order of sums; a lost or swapped weight differs by orders of magnitude more."""
+"""Relative difference of fp32 logits from another order of additions; a lost or swapped weight gives orders of magnitude more."""
 
 
 def export(
@@ -37,18 +37,19 @@ def export(
     evaluation: dict[str, Any] | None = None,
     kind: Weights = "trained",
 ) -> list[tuple[str, float]]:
-    """Writes the release of a checkpoint and returns the card sentence's five likeliest words with their probabilities.
+    """Writes the release of a checkpoint; returns the five likeliest words for the card's sentence with their probabilities.
 
     Args:
         checkpoint: a committed checkpoint.
-        out: must not exist; appears by rename when everything in it has been checked.
-        dtype: of the weights; fp32 writes the master weights.
-        evaluation: what `evaluate mlm` found, for the card.
-        kind: the trained weights, or their running average.
+        out: directory to make; it must not exist, and appears by rename when everything in it has been checked.
+        dtype: type of the weights; fp32 writes the master weights.
+        evaluation: result of `evaluate mlm`, for the card.
+        kind: trained; or ema, the running average.
 
     Raises:
         CheckpointError: the checkpoint cannot be trusted, has no tokenizer or no average, the evaluation is of other weights, `out`
             exists, or the export gives other logits.
+        OutputError: `out` cannot be written.
     """
     if faults := verify(checkpoint):
         raise CheckpointError(f"{faults[0]} Export another checkpoint; 'jadeberta checkpoint verify' shows which can be trusted.")
@@ -58,9 +59,9 @@ def export(
         raise CheckpointError(
             f"{checkpoint / missing[0]}: missing; a release needs its tokenizer. Copy it there from the shards' tokenizer/."
         )
-    if evaluation is not None and (asked := evaluation.get("weights", "trained")) != kind:
+    if evaluation is not None and (evaluated := evaluation.get("weights", "trained")) != kind:
         raise CheckpointError(
-            f"the evaluation is of the {asked} weights, the export of the {kind} ones. Make it anew with "
+            f"the evaluation is of the {evaluated} weights, the export of the {kind} ones. Make it anew with "
             f"'jadeberta evaluate mlm --weights {kind}'."
         )
     temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
@@ -88,7 +89,15 @@ def export(
 
 
 def fill_mask(directory: Path, sentence: str, top: int = 5) -> list[tuple[str, float]]:
-    """The likeliest words for the one [MASK] in a sentence of words, by transformers alone."""
+    """Returns the likeliest words for the one [MASK] in a sentence, with their probabilities.
+
+    Uses transformers alone, as a user of the release does.
+
+    Args:
+        directory: an exported directory.
+        sentence: words with spaces between them, or plain text, as the model takes it.
+        top: number of words.
+    """
     transformers.utils.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
     model = transformers.AutoModelForMaskedLM.from_pretrained(directory).eval()
@@ -117,7 +126,7 @@ def _compare_logits(directory: Path, weights: dict[str, torch.Tensor]) -> None:
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
-    """What `evaluate mlm --output` wrote; raises CheckpointError where it is something else."""
+    """Reads the file of `evaluate mlm --output`; raises CheckpointError where it is something else."""
     try:
         evaluation = json.loads(path.read_text(encoding="utf-8"))
         figures = [*evaluation["corpora"].values(), evaluation["all"]]
@@ -130,7 +139,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """Exports, and prints what the card's sentence is filled with."""
+    """Runs the command; prints the likeliest words for the card's sentence."""
     parser = argparse.ArgumentParser(prog="jadeberta export", description=__doc__.split("\n\n")[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint, or a run (its newest valid one)")
     parser.add_argument("--out", type=Path, required=True, help="directory to make")

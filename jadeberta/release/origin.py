@@ -1,6 +1,6 @@
-"""How the text that a released model was pre-trained on was made; text that is given to the model has to be made the same way.
+"""How a model's pre-training text was made: segmenter, normaliser, sentence splitter. Input of the model must be made the same way.
 
-Written by `export` beside the weights, and known to a checkpoint's state.json; read by whatever gives text to the model.
+`export` writes it beside the weights, and a checkpoint has it in state.json. Fine-tuning and evaluation read it.
 """
 
 from pathlib import Path
@@ -13,12 +13,12 @@ from jadeberta.errors import CheckpointError
 ORIGIN_NAME = "pretraining_text.json"
 KEYS = ("segmenter", "normaliser", "sentence_splitter")
 CHARACTERS = {"word_starts": "documents"}
-"""Is part of the origin where the tokens are characters of plain text: the segmenter then only told which ones to mask together."""
+"""Part of the origin where tokens are characters of plain text; the segmenter then only decided which ones were masked together."""
 
 
 def origin_of(state: dict[str, Any]) -> dict[str, Any]:
-    """The part of a checkpoint's state.json that tells it."""
-    return _told_by(state["data"])
+    """Returns the origin that a checkpoint's state.json records."""
+    return _recorded_in(state["data"])
 
 
 def is_of_characters(origin: dict[str, Any]) -> bool:
@@ -26,19 +26,20 @@ def is_of_characters(origin: dict[str, Any]) -> bool:
     return origin.items() >= CHARACTERS.items()
 
 
-def _told_by(data: dict[str, Any]) -> dict[str, Any]:
+def _recorded_in(data: dict[str, Any]) -> dict[str, Any]:
     return {key: data[key] for key in KEYS} | (CHARACTERS if is_of_characters(data) else {})
 
 
 def write_origin(directory: Path, origin: dict[str, Any]) -> None:
-    """Lays what is known beside a model's weights, for `read_origin`."""
+    """Writes the origin beside a model's weights, for `read_origin`."""
     (directory / ORIGIN_NAME).write_bytes(orjson.dumps(origin, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def read_origin(directory: Path) -> dict[str, Any] | None:
-    """Segmenter, normaliser and sentence splitter of an exported directory or a checkpoint; None of a model from elsewhere.
+    """Reads segmenter, normaliser and sentence splitter of an exported directory or a checkpoint; None for a model from elsewhere.
 
-    Raises CheckpointError where the file that tells it is damaged.
+    Raises:
+        CheckpointError: the file that records them is damaged.
     """
     exported, state = directory / ORIGIN_NAME, directory / "state.json"
     path = exported if exported.is_file() else state
@@ -46,11 +47,11 @@ def read_origin(directory: Path) -> dict[str, Any] | None:
         return None
     try:
         found = orjson.loads(path.read_bytes())
-        origin = _told_by(found) if path == exported else origin_of(found)
+        origin = _recorded_in(found) if path == exported else origin_of(found)
         if not isinstance(origin["segmenter"], dict):
             raise TypeError("segmenter is no object")
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise CheckpointError(
-            f"{path}: does not tell how the pre-training text was made ({e}). Export the checkpoint again."
+            f"{path}: does not record how the pre-training text was made ({e}). Export the checkpoint again."
         ) from e
     return origin

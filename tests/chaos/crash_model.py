@@ -84,7 +84,7 @@ def _operation(match: re.Match, root: Path) -> Operation | None:
         return str(whole.relative_to(root)) if whole.is_relative_to(root) else ""
 
     call, given, result = match["call"], match["arguments"].split(", "), int(match["result"])
-    if call in ("write", "pwrite64") and (data := text(given[1])).startswith(b'{"op"'):
+    if call in ("write", "pwrite64") and (data := text(given[1])).startswith(b'{"kind"'):
         return Operation("answer", data=data)
     at = path(*given[:2]) if call in ("openat", "mkdirat", "unlinkat", "renameat", "renameat2") else path(given[0])
     if not at:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
 import pytest
 import torch
 
@@ -23,10 +22,12 @@ from jadeberta.checkpoint.writer_client import WriterClient
 from jadeberta.checkpoint.writer_messages import (
     Answer,
     PruneCommand,
+    PublishAnswer,
     PublishCommand,
     VerifyCommand,
     WriteAnswer,
     WriteCommand,
+    decode_answer,
 )
 from jadeberta.errors import CheckpointError, NothingToResume
 from tests.chaos.crash_model import (
@@ -199,7 +200,7 @@ def check(recording: Recording, scratch: Path, operations: list[Operation], draw
     answered = [
         number
         for number, operation in enumerate(operations, 1)
-        if operation.kind == "answer" and orjson.loads(operation.data)["op"] == "publish"
+        if operation.kind == "answer" and isinstance(decode_answer(operation.data), PublishAnswer)
     ]
     numbers = itertools.count()
 

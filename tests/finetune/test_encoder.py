@@ -64,7 +64,7 @@ def test_what_export_wrote_is_read_back_and_a_damaged_file_is_not_taken_for_a_mi
     write_origin(tmp_path, toy.ORIGIN | {"word_starts": "documents"})
     assert read_origin(tmp_path) == toy.ORIGIN | {"word_starts": "documents"}
     (tmp_path / ORIGIN_NAME).write_text('{"segmenter": "mecab"}')
-    with pytest.raises(CheckpointError, match="does not tell how the pre-training text was made"):
+    with pytest.raises(CheckpointError, match="does not record how the pre-training text was made"):
         read_origin(tmp_path)
 
 
