@@ -84,6 +84,7 @@ def parse_job(text: str, job: int) -> SlurmJob | None:
 
 def _fields(line: str) -> dict[str, str]:
     """Splits a line of KEY=value, without the keys that have no value; of a key that comes twice the first counts."""
+    # Values may hold spaces, so a value ends where the next key begins: a capital letter after a space, up to an equal sign.
     keys = list(re.finditer(r"(?:^|\s)([A-Z][\w/:]*)=", line))
     fields: dict[str, str] = {}
     ends = [key.start() for key in keys[1:]] + [len(line)]
@@ -119,6 +120,7 @@ def query_job(job: int, timeout: float = ANSWER_S) -> SlurmAnswer:
     found = parse_job(printed, job)
     if found is not None:
         return SlurmAnswer(found)
+    # Slurm forgets jobs after MinJobAge, five minutes by default.
     if not why or "Invalid job id" in why:
         return SlurmAnswer(None, f"Slurm has forgotten job {job}; it ended some time ago.", forgotten=True)
     return SlurmAnswer(None, why)

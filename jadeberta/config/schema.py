@@ -40,10 +40,11 @@ class DataConfig:
     prefetch: int = 4
     """Steps that a loader process works ahead."""
     damaged: Literal["stop", "exclude", "set_aside"] = "stop"
-    """What to do about a shard that differs from index.json. stop: end the run; exclude: replace its rows by padding, log and count
+    """Reaction to a shard that differs from index.json. stop: end the run; exclude: replace its rows by padding, log and count
     them. set_aside is the old spelling of exclude, still accepted."""
 
     def __post_init__(self) -> None:
+        # Downstream, and in the resolved recipe, only the new spelling exists.
         if self.damaged == "set_aside":
             self.damaged = "exclude"
 
@@ -227,7 +228,7 @@ class EvaluationConfig:
 
 @dataclass
 class ClusterConfig:
-    """What a Slurm job may decide by itself; read by the scripts in slurm/."""
+    """Decisions that a Slurm job may take by itself; read by the scripts in slurm/."""
 
     max_attempts_without_progress: int = 3
     """Consecutive attempts without a newer checkpoint after which the job is not requeued again."""
@@ -250,7 +251,7 @@ class ClusterConfig:
 
 @dataclass
 class LoggingConfig:
-    """What a run logs, and where."""
+    """Log lines and metrics of a run, and where they go."""
 
     every_steps: int = 10
     """Steps between two lines on the terminal; metrics.jsonl has every step."""

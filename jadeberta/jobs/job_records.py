@@ -39,7 +39,7 @@ class EndFields:
     step: int
     """Step of the newest checkpoint; -1: there is none."""
     action: str
-    """What was decided: see `requeue_policy.Decision`."""
+    """Decision on the job: see `requeue_policy.Decision`."""
     reason: str
     blamed: list[str]
     """Hosts that hung, were lost or did not answer."""
@@ -84,6 +84,7 @@ class JobRecords:
     @property
     def began(self) -> float:
         """Unix time at which the newest attempt began; 0 where none has begun."""
+        # Hosts with different clocks may have written the rows: the last row need not have the latest time.
         return max((time_of(row) for row in self.begins), default=0.0)
 
     @property
@@ -111,4 +112,5 @@ def append_begin(run_dir: Path, records: JobRecords, job: dict[str, Any], fields
 
 def append_end(run_dir: Path, records: JobRecords, fields: EndFields) -> None:
     """Appends the row of an attempt that ends now; arguments as those of `append_begin`."""
+    # The number is that of the newest begin; without any (a deleted file) it is 0.
     Ledger(run_dir / JOBS_FILE, max(0, len(records.begins) - 1)).write("end", **vars(fields))

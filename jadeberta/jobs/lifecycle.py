@@ -31,6 +31,7 @@ gives it up after SlurmdTimeout, five minutes by default."""
 
 
 def main() -> None:
+    """Runs one verb; ends with the status of a JadebertaError."""
     options, overrides = _parser().parse_known_args()
     verbs = {"begin": begin, "fit": fit, "watch": watch, "end": end}
     try:
@@ -81,7 +82,7 @@ def begin(recipe: Recipe, options: argparse.Namespace, job: JsonRow) -> list[str
 
 
 def fit(recipe: Recipe, options: argparse.Namespace, job: JsonRow) -> list[str]:
-    """What the preflight's verdict means for this job: go; without HOSTS TASKS MICRO_BATCH; requeue STATUS HOSTS; stop STATUS."""
+    """Decides after the preflight: go; without HOSTS TASKS MICRO_BATCH; requeue STATUS HOSTS; stop STATUS."""
     run_dir = Path(recipe.run.dir)
     verdict = _read_verdict(run_dir / "preflight.json", JobRecords.read(run_dir).began)
     found = judge_fitness(verdict, job.get("hosts", []), options.tasks, recipe)
@@ -112,7 +113,7 @@ def watch(recipe: Recipe, options: argparse.Namespace, job: JsonRow) -> list[str
 
 
 def end(recipe: Recipe, options: argparse.Namespace, job: JsonRow) -> list[str]:
-    """What happens to the job now that its ranks have ended: ACTION STATUS HOSTS; HOSTS is for ExcNodeList, - where there are none."""
+    """Decides after the ranks have ended: ACTION STATUS HOSTS; HOSTS is for ExcNodeList, - where there are none."""
     run_dir = Path(recipe.run.dir)
     began = JobRecords.read(run_dir).began
     rows = [row for row in read_jsonl(run_dir / "ledger.jsonl") if time_of(row) >= began]

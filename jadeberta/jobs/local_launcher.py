@@ -92,6 +92,7 @@ class LocalJob:
             signal.signal(number, self._forward)
 
     def _forward(self, number: int, frame: object) -> None:
+        # USR1 asks for a save and a requeue, so the job goes on after it; TERM and INT end it for good.
         self.ended_by_signal |= number != signal.SIGUSR1
         self._send(number)
 
@@ -102,6 +103,7 @@ class LocalJob:
 
     def run_attempt(self) -> int:
         """Starts all ranks and waits for them; returns the status of the first that failed, as a shell reports it, else 0."""
+        # A new port for each attempt: connections of the last one may still hold the old port.
         port, self.processes = free_port(), []
         for rank in range(self.ranks):
             self.processes.append(start_rank([*COMMAND, *self.arguments], rank, self.ranks, port))
@@ -161,10 +163,12 @@ def launch(ranks: int, arguments: list[str], restarts: int = 0) -> int:
 
 
 def say(line: str) -> None:
+    """Prints a line on standard error: standard output belongs to the ranks."""
     print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:
+    """Reads the command line, and ends with the status of the job."""
     parser = argparse.ArgumentParser(prog="python -m jadeberta.jobs.local_launcher", description=__doc__)
     parser.add_argument("--ranks", type=int, default=1, help="processes to start on this machine")
     parser.add_argument(

@@ -53,7 +53,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do with the job."""
+    """A decision on the job."""
 
     action: Literal["finish", "requeue", "next", "stop", "leave"]
     """finish: the run is done; requeue: ask Slurm to start the job again; next: the next job of this name goes on; stop: nothing goes on
@@ -75,6 +75,7 @@ def decide(ending: Ending, past: Iterable[JsonRow], limits: Limits, following: N
         limits: when to stop, and how many hosts may be excluded.
         following: how the next attempt would start.
     """
+    # DONE counts more than any status: a rank may fail while it shuts down after the last save.
     if ending.finished:
         return Decision("finish", 0, f"finished at step {ending.step}")
     status = ending.status or RequeueRequested.exit_status  # srun may end with 0 after a failed launch

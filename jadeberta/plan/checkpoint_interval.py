@@ -79,6 +79,13 @@ def best_interval(stall_s: float, write_s: float, restart_s: float, mtbf_s: floa
 
     Searched on a logarithmic grid that narrows around its best point, because planned ends make the curve a sawtooth. Without them the
     optimum does not depend on restart_s, nor on write_s as long as it is shorter: every failure pays both, however often one saves.
+
+    Args:
+        stall_s: time for which the training stands still for a save.
+        write_s: time of the background write after that.
+        restart_s: time from the end of an attempt until training goes on.
+        mtbf_s: mean time between failures of all nodes together.
+        limit_s: time from the start of training to a planned end; inf: none.
     """
     if math.isinf(mtbf_s):
         return math.inf

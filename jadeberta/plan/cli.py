@@ -60,9 +60,11 @@ def main(arguments: list[str]) -> int:
     for name in NUMBERS:
         if (value := getattr(options, name)) is not None:
             inputs[name] = Input(value, "given", "")
+    # A given --mfu must win over a speed that --measured found, and a speed takes precedence over mfu.
     if options.mfu is not None:
         inputs.pop("tokens_per_second_per_gpu", None)
     cluster = ClusterShape(options.nodes[0], options.gpus_per_node, options.device)
+    # `forecast` prints every input it gets, so those of the network go to the comparison alone.
     of_network = {name: inputs.pop(name) for name in (*NETWORK_DEFAULTS, "nvlink_gb_per_s") if name in inputs}
     result = forecast(recipe, cluster, inputs, count_parameters(recipe.model))
     sizes: list[WorldSize] = []

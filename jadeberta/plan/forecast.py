@@ -144,6 +144,7 @@ def measured_inputs(ledger: list[JsonRow], metrics: list[JsonRow], name: str) ->
         if values
     }
     seconds = [s.seconds for s in steps]
+    # Robust, because a single slow step (a save, an evaluation) is not the spread of the others.
     if len(seconds) >= STEPS_FOR_SPREAD:
         middle = statistics.median(seconds)
         spread = NORMAL * statistics.median(abs(s - middle) for s in seconds) / middle
@@ -169,10 +170,11 @@ def forecast(recipe: Recipe, cluster: ClusterShape, inputs: dict[str, Input], pa
         ConfigError: the batch does not divide over the GPUs, the device's peak is needed and not known, or no time is left to train.
     """
     training, gpus = recipe.training, cluster.nodes * cluster.gpus_per_node
-    training.accumulation(gpus)
+    training.accumulation(gpus)  # raises where the batch does not divide
     length = recipe.model.max_position_embeddings
     flops = training_flops_per_token(recipe.model, length, training.micro_batch_size, training.mask_probability)
     used = {**{name: value for name, value in DEFAULTS.items() if name != "mfu"}, **inputs}
+    # mfu is only assumed where it is used, so that the printed inputs are those of the result.
     peak = peak_flops(cluster.device)
     if "tokens_per_second_per_gpu" in used:
         rate = used["tokens_per_second_per_gpu"].value * gpus
@@ -184,12 +186,14 @@ def forecast(recipe: Recipe, cluster: ClusterShape, inputs: dict[str, Input], pa
             f"--device {cluster.device}: its peak is not known ({', '.join(PEAKS)} are); give --tokens-per-second-per-gpu."
         )
     mtbf = used["mtbf_node_hours"].value * 3600 / cluster.nodes
+    # Failures are independent, so n nodes fail n times as often as one.
     step_tokens = training.global_batch_size * length
     step_s = step_tokens / rate
     tokens = training.batch_sizes.before(training.max_steps) * length
     days = tokens / rate / 86400
     costs = _costs(used, mtbf)
 
+    # Whole steps: a run saves after a step, never within one.
     def choice(seconds: float, steps: int | None = None) -> IntervalPlan:
         steps = steps or min(training.max_steps, max(1, round(seconds / step_s)))
         goodput = expected_efficiency(steps * step_s, **costs)

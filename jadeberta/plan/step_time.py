@@ -82,6 +82,7 @@ def traffic(parameters: int, stage: int, precision: str, accumulation: int) -> T
     size = parameters * (2 if precision == "bf16" else 4)
     if stage >= 3:
         return Traffic(reduced=0, scattered=size, gathered=2 * size, times=accumulation, gathered_at_end=0)
+    # Stage 1 keeps whole gradients and reduces once; stage 2 drops what it does not own, so it must reduce each time.
     times = 1 if stage < 2 else accumulation
     return Traffic(reduced=size, scattered=0, gathered=0, times=times, gathered_at_end=size)
 
@@ -104,7 +105,7 @@ def expected_maximum(ranks: int) -> float:
 
 @dataclass(frozen=True)
 class RankWork:
-    """What one rank does in a step without the others."""
+    """Work of one rank in a step, without communication."""
 
     micro_batch_s: float
     """Forward and backward pass of one micro-batch, seconds."""
@@ -150,10 +151,12 @@ def predict(work: RankWork, sent: Traffic, ranks: int, network: Network, overlap
     each = network.all_reduce.all_reduce(sent.reduced, ranks) if sent.reduced else 0.0
     each += network.all_reduce.pass_round(sent.scattered, ranks) if sent.scattered else 0.0
     each += network.all_gather.pass_round(sent.gathered, ranks) if sent.gathered else 0.0
+    # Only what does not fit beside the backward pass is exposed.
     if overlap:
         each = max(each - HIDDEN_SHARE * BACKWARD_SHARE * work.micro_batch_s, LEAST_EXPOSED * each)
     end = network.all_gather.pass_round(sent.gathered_at_end, ranks) if sent.gathered_at_end else 0.0
     small = SMALL_REDUCTIONS * network.all_reduce.all_reduce(0, ranks)
+    # The measured time already contains the wait for the slowest of the ranks it was measured on.
     slowest = expected_maximum(ranks) - expected_maximum(work.measured_ranks)
     stragglers = max(0.0, work.spread * work.accumulation * work.micro_batch_s * slowest)
     return StepTime(compute, sent.times * each + end + small, stragglers, work.data_s)

@@ -41,7 +41,7 @@ class StepRow:
 
 @dataclass
 class AttemptHistory:
-    """What one attempt of a run wrote, in the order of time."""
+    """Rows of one attempt of a run, in the order of time."""
 
     attempt: int
     events: list[JsonRow] = field(default_factory=list)
@@ -128,6 +128,7 @@ def _mark_lost(histories: list[AttemptHistory]) -> None:
         for step in history.steps:
             while returns and not _done_by(step, returns[0]):
                 _go_back(standing, int(returns.pop(0)["step"]))
+            # A number that comes again replaces the older step, also where no event says that the run went back.
             _go_back(standing, step.number - 1)
             standing.append(step)
         for event in returns:

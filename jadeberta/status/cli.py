@@ -31,7 +31,7 @@ from jadeberta.utils.json_lines import JsonRow, finite, read_jsonl
 SILENT_S = 600.0
 """A run without an ending counts as running while its last row is younger than this."""
 SILENT_HEARTBEAT_S = 120.0
-"""The same limit for a run with heartbeats. They are written about every second, but a shared file system shows them late."""
+"""Limit for a run with heartbeats. They are written about every second, but a shared file system shows them late."""
 DECIDED = {"finish": "done", "stop": "stopped", "leave": "ended by Slurm", "requeue": "requeued", "next": "handed on"}
 """State of a run whose job has ended by itself, by the action that was decided."""
 NOT_CONTINUED = "not continued"
@@ -87,6 +87,7 @@ def read_goodput(run: Path, now: float | None = None, last_heartbeat: float = 0.
     ledger, metrics = read_rows(run)
     times = [at for row in (ledger[-1], *metrics[-1:]) if (at := finite(row, "time")) is not None]
     alive = now is not None and now - max(last_heartbeat, *times, 0.0) < (SILENT_HEARTBEAT_S if last_heartbeat else SILENT_S)
+    # Where Slurm or the records know about the job they decide; an interactive job may outlive its ranks, so its rows count too.
     if jobs.state or jobs.starting or jobs.ended:
         alive = jobs.works and not jobs.starting and not jobs.ended and (alive or jobs.has_records)
     return compute_goodput(ledger, metrics, now if alive else None)

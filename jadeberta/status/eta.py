@@ -14,7 +14,7 @@ from jadeberta.status.slurm_jobs import JobStatus
 
 @dataclass(frozen=True)
 class Goal:
-    """What the resolved recipe of a run says about its course; None where it says nothing, as it may be of another version."""
+    """Course of a run by its resolved recipe; None where that says nothing, as it may be of another version."""
 
     max_steps: int | None = None
     """Steps of the whole run."""

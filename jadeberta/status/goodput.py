@@ -135,6 +135,7 @@ def compute_goodput(ledger: list[JsonRow], metrics: list[JsonRow], now: float | 
     standing = [step for history in histories for step in history.steps if not step.lost]
     _add_state(result, histories, standing)
     _add_recoveries(result, histories)
+    # The wall time is the sum of the parts, not a difference of clocks: so the shares add up to 1 whatever the clocks did.
     result.wall_s = sum(result.parts().values())
     result.goodput = result.productive_s / result.wall_s if result.wall_s > 0 else 0.0
     return result
@@ -178,6 +179,7 @@ def _add_attempt(result: Goodput, history: AttemptHistory, following: AttemptHis
         result.down_s += max(0.0, following.started - end)
     elif now is not None and ended == "running":
         result.unaccounted_s += max(0.0, now - end)
+    # A run that was stopped or is done waits for nobody: only one that is to go on is down.
     elif now is not None and ended in ("requeue", "hang"):
         result.down_s += max(0.0, now - end)
 
@@ -233,6 +235,7 @@ def _add_recoveries(result: Goodput, histories: list[AttemptHistory]) -> None:
     waiting: list[tuple[Attempt, int]] = []
     for history, attempt in zip(histories, result.attempts, strict=True):
         for step in history.steps:
+            # Attempts that wait for this step to be reached again; one step may end the recovery of several.
             still = []
             for dead, goal in waiting:
                 if step.number < goal:
