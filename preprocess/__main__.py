@@ -156,7 +156,7 @@ def _run(options: argparse.Namespace, overrides: list[str], executor: Executor, 
             result = _work(stage)(config, options.out, executor)
             reports[stage] = {"result": result, "seconds": time.monotonic() - began, "ranks": executor.size}
             if executor.is_root:
-                logging.getLogger(__name__).info(
+                logging.getLogger("preprocess").info(
                     "%s: done in %.1f s on %d ranks", stage, reports[stage]["seconds"], executor.size
                 )
     finally:

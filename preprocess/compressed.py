@@ -1,6 +1,6 @@
-"""Compressed files as chunks or lines, streaming, whatever the format: .bz2, .gz, .xz, .zst or plain.
+"""Streams .bz2, .gz, .xz, .zst and plain files as chunks or lines.
 
-Promises that a file cut short or damaged is found, also where Python's own readers end silently (a zstd frame without its end).
+Promises that a truncated or damaged file is found, also where Python's own readers end silently (a zstd frame without its end).
 """
 
 import bz2
@@ -17,7 +17,9 @@ import zstandard
 from jadeberta.shards import InputError
 
 CHUNK_BYTES = 256 * 1024
+"""Bytes of the file read at once."""
 CHUNKS_AHEAD = 4
+"""Number of chunks that `chunks_ahead` decompresses in advance."""
 MAX_LINE_BYTES = 2**30
 DOWNLOAD_AGAIN = "copy or download it again"
 # zstd --long=31 is what archives of web text use; the library refuses such a window unless it is allowed by name.
@@ -31,7 +33,7 @@ DECOMPRESSORS: dict[str, Callable[[], Any]] = {
 
 
 class DamagedFile(Exception):
-    """Raised by `chunks`; callers know the line or page and turn it into an InputError."""
+    """A file is damaged at byte `byte`. Callers know the line or page and turn it into an InputError."""
 
     def __init__(self, problem: str, byte: int) -> None:
         super().__init__(problem)
@@ -39,15 +41,16 @@ class DamagedFile(Exception):
 
 
 def chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-    """The decompressed content of the bytes [start, end) of `path`, which must hold whole streams; the suffix tells the format.
+    """Streams the decompressed content of the bytes [start, end) of `path`, which must hold whole streams; the suffix names the format.
 
-    Raises DamagedFile with the compressed byte near which reading stopped.
+    Raises:
+        DamagedFile: with the compressed byte near which reading stopped.
     """
     return (content for _, content in placed_chunks(path, start, end))
 
 
 def placed_chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
-    """(byte of the file behind what was read for it, content) of every chunk that `chunks` gives."""
+    """Streams the chunks that `chunks` gives, as (bytes of the file read so far, content)."""
     new = DECOMPRESSORS.get(path.suffix)
     position = start
     decompressor = None
@@ -83,7 +86,7 @@ def placed_chunks(path: Path, start: int = 0, end: int | None = None) -> Iterato
 
 
 def chunks_ahead(path: Path) -> Iterator[tuple[int, bytes]]:
-    """What `placed_chunks` gives, decompressed in a thread beside the one that works on it; decompressors let go of Python's lock."""
+    """Streams what `placed_chunks` gives, decompressed in another thread: decompressors release Python's lock."""
     chunks = placed_chunks(path)
     with ThreadPoolExecutor(1) as thread:
         begun = deque(thread.submit(next, chunks, None) for _ in range(CHUNKS_AHEAD))
@@ -95,16 +98,17 @@ def chunks_ahead(path: Path) -> Iterator[tuple[int, bytes]]:
 def lines(
     path: Path, remedy: str = DOWNLOAD_AGAIN, start: int = 0, end: int | None = None, first_line: int = 1
 ) -> Iterator[tuple[int, bytes]]:
-    """(number, line without its end) of every line in the bytes [start, end) of a plain or compressed file.
+    """Streams the lines in the bytes [start, end) of a plain or compressed file, as (number, line without its end).
 
     Args:
         path: the file.
-        remedy: what its reader can do where it is damaged.
+        remedy: what the user can do if it is damaged; ends the error's sentence.
         start: first byte; a line begins there.
         end: byte behind the last; None: the file's end.
-        first_line: its number.
+        first_line: number of the first line.
 
-    Raises InputError with line and byte where the file is cut short, damaged, or has a line of more than 1 GiB.
+    Raises:
+        InputError: the file is truncated or damaged, or has a line of more than 1 GiB; names line and byte.
     """
     number, pending, pending_bytes = first_line - 1, [b""], 0
     try:
@@ -126,7 +130,11 @@ def lines(
 
 
 def decode(path: Path, number: int, line: bytes) -> str:
-    """Line `number` of `path` as text; a byte order mark at the start of the file is dropped."""
+    """Decodes line `number` of `path`; drops a byte order mark at the start of the file.
+
+    Raises:
+        InputError: the line is not UTF-8.
+    """
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as e:

@@ -1,6 +1,6 @@
 """Reads and checks the `preprocess` section of a recipe.
 
-Reads the same recipe file as `jadeberta pretrain` and looks at its own section only; every other section is left to its owner.
+The recipe file is that of `jadeberta pretrain`; the other sections are accepted and not looked at.
 """
 
 from dataclasses import fields
@@ -28,19 +28,19 @@ OTHER_SECTIONS = (
     "cluster",
     "logging",
 )
-"""Sections of a recipe that are none of this package's business."""
+"""Sections of a recipe that other packages read."""
 
 
 def load_config(recipe: Path | None, overrides: tuple[str, ...] = (), corpora: Path | None = None) -> PreprocessConfig:
-    """The `preprocess` section of a recipe with overrides like ("--preprocess.vocab_size", "8000").
+    """Loads the `preprocess` section of a recipe with overrides like ("--preprocess.vocab_size", "8000").
 
     Args:
-        recipe: YAML file; None takes the defaults.
+        recipe: YAML file; None: the defaults.
         overrides: options of the command line.
-        corpora: a folder whose corpora, found by their usual names, take the place of the recipe's; repeats stay the recipe's.
+        corpora: a folder whose corpora, found by their usual names, replace the recipe's; repeats stay the recipe's.
 
     Raises:
-        ConfigError: the recipe is not there, has an unknown key or a value out of range, or names no corpus.
+        ConfigError: the recipe is missing, has an unknown key or a value out of range, or names no corpus.
     """
     parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
@@ -65,7 +65,7 @@ def load_config(recipe: Path | None, overrides: tuple[str, ...] = (), corpora: P
 
 
 def _found_corpora(folder: Path, named: dict[str, CorpusConfig]) -> dict[str, CorpusConfig]:
-    """The corpora of a folder, with the repeats that the recipe gives their name, or else their format."""
+    """Finds the corpora of a folder; their repeats are those that the recipe gives their name, or else their format."""
     by_format = {c.format: c.repeats for c in named.values()}
     found = discover(folder)
     for name, corpus in found.items():
@@ -74,7 +74,7 @@ def _found_corpora(folder: Path, named: dict[str, CorpusConfig]) -> dict[str, Co
 
 
 def _corpus_fault(recipe: Path | None) -> str:
-    """What is wrong with a corpus of the recipe; of a dictionary of them the parser names neither the corpus nor its key."""
+    """Returns what is wrong with a corpus of the recipe: in a dictionary the parser names neither the corpus nor its key."""
     try:
         corpora = yaml.safe_load(recipe.read_text(encoding="utf-8"))["preprocess"]["corpora"].items() if recipe else ()
     except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError):

@@ -1,4 +1,4 @@
-"""What a sentence is: one normalised line of text, cut by rules that are versioned by name.
+"""Normalises text and splits it into sentences, by rules that are versioned by name.
 
 Pure functions on strings. The names go into the shards' metadata: change a rule, change its name.
 """
@@ -34,7 +34,7 @@ _SPACES = re.compile(" {2,}")
 
 
 def normalise(text: str) -> str:
-    """NFKC; runs of control characters, spaces of any kind and ▁ become one space; none at the ends; lone surrogates are dropped.
+    """Applies NFKC and drops lone surrogates; runs of control characters, spaces of any kind and ▁ become one space, none at the ends.
 
     Works on one line or sentence: a newline becomes a space like any other control character.
     """
@@ -43,19 +43,20 @@ def normalise(text: str) -> str:
 
 
 def split_sentences(text: str) -> list[str]:
-    """The normalised sentences of `text`, without empty ones.
+    """Returns the normalised sentences of `text`, without empty ones.
 
     A newline always splits. Marks such as 。！？♪… split unless they stand inside brackets closed on the same line or end nothing
     that holds a letter ('1.', a leading '…'). ! ? and . of ASCII, and ． after a letter or digit, split only before a space,
     the line's end or a closing bracket, so that 'Yahoo!ニュース' and '3.14' stay whole.
     """
-    # Cutting comes before NFKC, which would make ！ and ! one character.
+    # Split before NFKC, which would make ！ and ! one character.
     fragments = _cut(_SURROGATE.sub("", text))
     return [sentence for fragment in _normalise_lines("\n".join(fragments)).split("\n") if (sentence := fragment.strip(" "))]
 
 
 def _normalise_lines(text: str) -> str:
-    """What `normalise` makes of each line of a text without surrogates, ends left as they are; in a third of the time for a whole text."""
+    """Normalises each line of a text without surrogates, except spaces at its ends; takes a third of the time of `normalise` on a
+    whole text."""
     # … is not in the table, as NFKC makes three characters of it; it is frequent in novels.
     units = np.frombuffer(text.replace("…", "...").encode("utf-16-le"), np.uint16)
     text = unicodedata.normalize("NFKC", _plain_units()[units].tobytes().decode("utf-16-le"))
@@ -64,10 +65,10 @@ def _normalise_lines(text: str) -> str:
 
 @cache
 def _plain_units() -> np.ndarray:
-    """For each UTF-16 unit one that stands for the same under NFKC: of ！ it is !, of any space or control character but \\n a space.
+    """Returns for each UTF-16 unit an equivalent one under NFKC: ! for ！, a space for any space or control character except \\n.
 
-    A character that is compatible with another may take its place before NFKC without changing what comes out, and NFKC is fast where
-    nothing is left to do. uint16 [65,536].
+    uint16 [65,536]. Replacing a character by a compatible one before NFKC does not change the result, and NFKC is fast on text that it
+    does not change.
     """
     units = np.arange(2**16, dtype=np.uint16)
     for unit in range(2**16):
@@ -79,7 +80,7 @@ def _plain_units() -> np.ndarray:
 
 
 def _cut(text: str) -> list[str]:
-    """The text cut at newlines and after the marks that end a sentence; one pass, whatever is left open."""
+    """Splits the text at newlines and after the marks that end a sentence; one pass, whichever brackets are left open."""
     fragments: list[str] = []
     start = 0
     # Runs of marks of the line so far, outside brackets: [first mark, end of the marks, end of the closing brackets behind them, which stay
@@ -125,7 +126,15 @@ def _cut(text: str) -> list[str]:
 
 
 def _cut_line(text: str, start: int, line_end: int, line: list[list[int]], fragments: list[str]) -> int:
-    """Adds the sentences of a line that marks end, and returns where the rest of the line begins."""
+    """Adds the sentences of a line that end with a mark, and returns where the rest of the line begins.
+
+    Args:
+        text: the whole text.
+        start: where the line's first sentence begins.
+        line_end: where the line ends.
+        line: runs of marks, see `_cut`.
+        fragments: the sentences so far; added to.
+    """
     unread = start  # no letter stands between the start of the sentence and this place
     for place, stop, end in line:
         if not (place > start and text[place - 1].isalpha()) and _LETTER.search(text, unread, place) is None:
@@ -137,7 +146,15 @@ def _cut_line(text: str, start: int, line_end: int, line: list[list[int]], fragm
 
 
 def _ends_sentence(text: str, start: int, stop: int, end: int, line_end: int) -> bool:
-    """Whether marks that do not begin with one that always ends a sentence end one."""
+    """Returns whether a run of marks ends a sentence, if its first mark is one that does not always do so.
+
+    Args:
+        text: the whole text.
+        start: where the run begins.
+        stop: where it ends.
+        end: where the closing brackets behind it end.
+        line_end: where the line ends.
+    """
     if _ALWAYS_MARK.search(text, start, stop):
         return True
     if text[start] == "．" and not _LATIN_OR_DIGIT.match(text, start - 1):

@@ -34,14 +34,14 @@ def make_tokenizer(directory: Path) -> str:
     from preprocess.config import PreprocessConfig
     from preprocess.document_files import write_jsonl_zst
     from preprocess.stages.tokenizer import _train
-    from preprocess.tokenization.word_counts import Ranked
+    from preprocess.tokenization.word_counts import RankedWords
 
     # 64 pieces, the five special ones among them: few characters and enough words of them.
     words = Counter({first + second: 50 + i for i, first in enumerate("アイウエオカキク") for second in "アイウエオカキク"})
     words |= Counter({"を": 99, "で": 98, "する": 97, "。": 96})
     file = directory / "ranked.jsonl.zst"
     write_jsonl_zst(file, [words.most_common()])
-    ranked = Ranked(words.total(), len(words), [file])
+    ranked = RankedWords(words.total(), len(words), [file])
     return _train(PreprocessConfig(vocab_size=64, character_coverage=1.0), directory, ranked, {})["sha256"]
 
 

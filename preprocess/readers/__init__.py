@@ -1,7 +1,7 @@
-"""One reader a format; each streams documents and counts what it drops by reason.
+"""Readers, one module a format; each streams documents and counts the dropped ones by reason.
 
-A reader has three functions: `splits(corpus, files)` cuts, `begins(line, before)` tells the first line of a document, for files that are
-cut in one pass, and `documents(split, dropped)` reads. A new format is one file more.
+A reader has three functions: `splits(corpus, files)` returns the input splits, `begins(line, before)` recognises the first line of a
+document (for files that are split in one pass), and `documents(split, dropped)` reads a split. A new format is one more module.
 """
 
 import glob
@@ -21,7 +21,12 @@ __all__ = ["READERS", "Document", "InputSplit", "documents", "splits"]
 
 
 def splits(corpus: str, config: CorpusConfig) -> list[InputSplit]:
-    """The splits of one corpus in the order of its documents."""
+    """Returns the input splits of one corpus in the order of its documents.
+
+    Raises:
+        ConfigError: the format is unknown.
+        InputError: no file matches, or two files would have the same name in the output.
+    """
     if config.format not in READERS:
         raise ConfigError(f"preprocess.corpora.{corpus}.format: {config.format} is unknown; it may be {', '.join(READERS)}.")
     found: list[InputSplit] = READERS[config.format].splits(corpus, _files(corpus, config.path))
@@ -36,7 +41,11 @@ def splits(corpus: str, config: CorpusConfig) -> list[InputSplit]:
 
 
 def documents(split: InputSplit, dropped: Counter[str]) -> Iterator[Document]:
-    """Streams {"id", "source", "title", "text"}; `dropped` counts by reason what is left out."""
+    """Streams the documents of a split, {"id", "source", "title", "text"}; `dropped` counts dropped ones by reason.
+
+    Raises:
+        InputError: the file is empty, damaged, or holds no document.
+    """
     if split.end == 0:
         raise InputError(f"{split.path}: byte 0: the file is empty; copy or download it again.")
     found = False

@@ -1,6 +1,6 @@
-"""CC-100: a text file with a blank line between documents and one line a paragraph.
+"""Reads CC-100: a text file with one paragraph a line and a blank line between documents.
 
-The only stable key of a document is its place in the file, counted from 1.
+A document's id is its number in the file, from 1: CC-100 has no other stable key.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from preprocess.readers.input_split import Document, InputSplit, file_splits, so
 
 
 def splits(corpus: str, files: list[Path]) -> list[InputSplit]:
-    """Pieces of each file. With several files the ids carry the file's number."""
+    """Returns the splits of each file. With several files the ids carry the file's number."""
     prefixes = [corpus] if len(files) == 1 else [f"{corpus}-{number}" for number, _ in enumerate(files, 1)]
     return [
         split for path, prefix in zip(files, prefixes, strict=True) for split in file_splits(corpus, "cc100", path, prefix, files)
@@ -20,11 +20,12 @@ def splits(corpus: str, files: list[Path]) -> list[InputSplit]:
 
 
 def begins(line: bytes, before: bytes) -> bool:
-    """Whether a document begins with a line; `before` is the line before it, empty at the file's start. Both may end in \\r."""
+    """Returns whether a document begins with this line; `before` is the line before it, empty at the file's start. Both may end in \\r."""
     return line not in (b"", b"\r") and before in (b"", b"\r")
 
 
 def documents(split: InputSplit, dropped: Counter[str]) -> Iterator[Document]:
+    """Streams the documents of a split."""
     source = source_of(split)
     for ordinal, paragraphs in enumerate(_blocks(split.path, source.lines()), source.first_unit + 1):
         text = "\n".join(paragraphs).strip()

@@ -1,6 +1,6 @@
-"""Which corpora lie in a folder, told by the names under which their projects publish them.
+"""Finds the corpora in a folder by the names under which their projects publish them.
 
-For `make shards CORPORA=folder`; looks at the folder itself, not below it, and opens no file.
+For `make shards CORPORA=folder`. Looks at the folder itself, not below it, and opens no file.
 """
 
 import fnmatch
@@ -29,9 +29,10 @@ _USUAL_NAMES = "jawiki-*-pages-articles*.xml.bz2, cc100*.xz, ja.txt.xz, *_meta_p
 
 
 def discover(folder: Path) -> dict[str, CorpusConfig]:
-    """The corpora in `folder` by name: wikipedia, cc100, oscar (oscar2201 and oscar2301 where both are there), others by file.
+    """Returns the corpora in `folder` by name: wikipedia, cc100, oscar (oscar2201 and oscar2301 if there are both), others by file name.
 
-    Raises InputError where the folder is missing or holds no corpus, or where it is not clear which file is meant.
+    Raises:
+        InputError: the folder is missing or holds no corpus, or it is not clear which file is meant.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; set CORPORA to the folder that holds the corpora.")

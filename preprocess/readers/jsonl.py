@@ -1,4 +1,4 @@
-"""JSON Lines: one object a line with its text under "text" or "content"; "id" and "title" are used where they are given."""
+"""Reads JSON Lines: one object a line with its text under "text" or "content"; "id" and "title" are optional."""
 
 import json
 from collections import Counter
@@ -14,16 +14,18 @@ from preprocess.readers.input_split import Document, InputSplit, file_splits, so
 
 
 def splits(corpus: str, files: list[Path]) -> list[InputSplit]:
+    """Returns the splits of each file; ids of rows without "id" carry the file's number."""
     named = [(path, f"{corpus}-{number}") for number, path in enumerate(files, 1)]
     return [split for path, prefix in named for split in file_splits(corpus, "jsonl", path, prefix, files)]
 
 
 def begins(line: bytes, before: bytes) -> bool:
-    """Whether a document begins with a line: each is one."""
+    """Returns True: each line is a document."""
     return True
 
 
 def documents(split: InputSplit, dropped: Counter[str]) -> Iterator[Document]:
+    """Streams the documents of a split."""
     for number, row in rows(split):
         text = text_of(split.path, number, row, ("text", "content"))
         key = f"{split.corpus}-{row['id']}" if row.get("id") is not None else f"{split.id_prefix}-{number}"
@@ -34,7 +36,11 @@ def documents(split: InputSplit, dropped: Counter[str]) -> Iterator[Document]:
 
 
 def rows(split: InputSplit) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number in the file, object) of every line of a split that is not blank."""
+    """Streams the rows of a split as (line number in the file, object), without blank lines.
+
+    Raises:
+        InputError: a line is not a JSON object.
+    """
     path = split.path
     for number, line in source_of(split).lines():
         if not line.strip():
@@ -50,7 +56,17 @@ def rows(split: InputSplit) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def text_of(path: Path, number: int, row: dict[str, Any], keys: tuple[str, ...]) -> str:
-    """The stripped text under the first of `keys` that the row has."""
+    """Returns the stripped text under the first of `keys` that the row has.
+
+    Args:
+        path: the file, for errors.
+        number: the line, for errors.
+        row: object of the line.
+        keys: keys that may hold the text.
+
+    Raises:
+        InputError: the row has none of the keys, or the value is not a string.
+    """
     names = " or ".join(f'"{key}"' for key in keys)
     for key in keys:
         if key in row:
@@ -63,7 +79,7 @@ def text_of(path: Path, number: int, row: dict[str, Any], keys: tuple[str, ...])
 
 
 def without_surrogates(text: str) -> str:
-    """Half of a surrogate pair is no character and cannot be written as UTF-8."""
+    """Drops halves of surrogate pairs, which are no characters and cannot be written as UTF-8."""
     return text.encode("utf-8", "ignore").decode("utf-8")
 
 
@@ -73,7 +89,7 @@ def _title(row: dict[str, Any]) -> str:
 
 
 def _parse_leniently(path: Path, number: int, line: bytes) -> Any:
-    """What orjson refuses and Python's json writes (lone surrogates, NaN) is still read."""
+    """Parses what Python's json writes and orjson refuses: lone surrogates, NaN."""
     text = decode(path, number, line)
     try:
         return json.loads(text)

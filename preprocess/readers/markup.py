@@ -1,6 +1,6 @@
-"""Wikitext to plain text: `wikitext.py` resolves what is nested, `markup_rules.py` says what is kept, the rest goes line by line.
+"""Converts wikitext to plain text: `wikitext.py` resolves nested markup, `markup_rules.py` says what is kept, the rest goes line by line.
 
-Every pattern here takes time in proportion to the page, whatever it holds: no two repeats in a row can match the same text, or the
+Every pattern here takes time in proportion to the page, whatever the page holds: no two repeats in a row can match the same text, or the
 first one is possessive (`*+`).
 """
 
@@ -44,14 +44,15 @@ _GAP_BEFORE_BRACKET = re.compile(r"[、，,;；]\s*+\x00[\s\x00]*([）)])")
 
 
 def is_disambiguation(wikitext: str) -> bool:
-    """Whether a page is a list of links to pages of one name. A link to 'X (曖昧さ回避)' does not make it one."""
+    """Returns whether a page is a disambiguation page. A link to 'X (曖昧さ回避)' does not make it one."""
     return _DISAMBIGUATION.search(_without_comments(wikitext)) is not None
 
 
 def clean(wikitext: str) -> str:
-    """The running text of a page, one paragraph, heading or list item a line.
+    """Returns the running text of a page, one paragraph, heading or list item a line.
 
-    Raises ValueError where so many brackets are open at once that the page is no text (`wikitext.MAX_DEPTH`).
+    Raises:
+        ValueError: so many brackets are open at once that the page is no text (`wikitext.MAX_DEPTH`).
     """
     text = _resolve(wikitext.replace(_GAP, ""))
     if "<" in text:
@@ -106,7 +107,7 @@ def _link(parts: Parts) -> str:
 
 
 def _nowiki(content: str) -> str:
-    """The content with all that could be markup as entities; <nowiki /> keeps apart what stands on its two sides."""
+    """Returns the content with everything that could be markup as entities; an empty <nowiki /> separates its two sides."""
     return _GAP if not content else _MARKUP_CHARACTER.sub(lambda match: f"&#{ord(match[0])};", _ENTITY.sub(_character, content))
 
 
@@ -146,7 +147,7 @@ def _without_tags(text: str) -> str:
 
 
 def _without_tables(lines: list[str]) -> list[str]:
-    """The lines without tables, which may stand in each other; of a table that is never closed only its rows are taken out."""
+    """Returns the lines without tables, which may be nested; of a table that is never closed only the rows are removed."""
     kept: list[str] = []
     depth = start = 0
     for line in lines:

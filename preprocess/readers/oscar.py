@@ -1,4 +1,4 @@
-"""OSCAR in both schemas: 22.01 (gzip, `metadata.annotation`) and 23.01 (zstd, `metadata.quality_warnings`).
+"""Reads OSCAR in both schemas: 22.01 (gzip, `metadata.annotation`) and 23.01 (zstd, `metadata.quality_warnings`).
 
 Documents tagged header, footer or noisy are dropped, each counted once under the first of its tags in that order.
 """
@@ -21,7 +21,11 @@ TAG_KEYS = ("annotation", "annotations", "quality_warnings")
 
 
 def splits(corpus: str, files: list[Path]) -> list[InputSplit]:
-    """Pieces of each file; the part in the ids is the number in the file's name (`ja_meta_part_12.jsonl.gz`)."""
+    """Returns the splits of each file; ids carry the part number of the file's name (`ja_meta_part_12.jsonl.gz`).
+
+    Raises:
+        InputError: two files have the same part number.
+    """
     parts: dict[int, Path] = {}
     for number, path in enumerate(files, 1):
         named = re.search(r"_(?:part|meta)_(\d+)\.", path.name)
@@ -33,6 +37,7 @@ def splits(corpus: str, files: list[Path]) -> list[InputSplit]:
 
 
 def documents(split: InputSplit, dropped: Counter[str]) -> Iterator[Document]:
+    """Streams the documents of a split."""
     for number, row in rows(split):
         text = text_of(split.path, number, row, ("content",))
         reason = _reason_to_drop(_tags(split.path, number, row), text)

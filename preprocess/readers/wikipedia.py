@@ -1,6 +1,6 @@
-"""Wikipedia's pages-articles dumps: multistream or plain .xml.bz2, or .xml, in any version of the export schema.
+"""Reads Wikipedia's pages-articles dumps: multistream or plain .xml.bz2, or .xml, in any version of the export schema.
 
-A multistream dump is cut into splits of some streams each; no dump is ever held in memory, only one page at a time.
+A multistream dump gives splits of some streams each. Only one page at a time is in memory.
 """
 
 import re
@@ -16,7 +16,7 @@ from preprocess.readers.input_split import Document, InputSplit, file_splits, so
 from preprocess.readers.markup import clean, is_disambiguation
 
 # About 1,600 pages, 2.5 MB compressed: half a minute of work, so that a kill costs little and ranks end together.
-STREAMS_PER_PIECE = 16
+STREAMS_PER_SPLIT = 16
 # MediaWiki allows 2 MiB of text in a page; escapes make it longer.
 MAX_PAGE_BYTES = 2**28
 _SCAN_BYTES = 2**24
@@ -25,13 +25,17 @@ _INDEX_NAME = re.compile(r"-multistream-index\d*\.txt")
 
 
 def splits(corpus: str, files: list[Path]) -> list[InputSplit]:
-    """The dumps among `files`, cut; index files are taken from beside the dumps, by name."""
+    """Returns the splits of the dumps among `files`; index files are found beside the dumps, by name.
+
+    Raises:
+        InputError: there is an index without its dump, or an index that does not fit its dump.
+    """
     dumps = [path for path in files if not _INDEX_NAME.search(path.name)]
     if not dumps:
         raise InputError(f"{files[0]}: an index without its dump; let the corpus's path match the .xml.bz2 file too.")
     found = []
     for path in dumps:
-        starts = [*_cuts(path), path.stat().st_size]
+        starts = [*_split_starts(path), path.stat().st_size]
         if len(starts) == 2:
             found += file_splits(corpus, "wikipedia", path, corpus, dumps)
             continue
@@ -41,11 +45,12 @@ def splits(corpus: str, files: list[Path]) -> list[InputSplit]:
 
 
 def begins(line: bytes, before: bytes) -> bool:
-    """Whether a page begins with a line; a literal <page> cannot be part of a text, as exports escape it."""
+    """Returns whether a page begins with this line; a literal <page> cannot be part of a text, as exports escape it."""
     return line.endswith(b"<page>")
 
 
 def documents(split: InputSplit, dropped: Counter[str]) -> Iterator[Document]:
+    """Streams the articles of a split as plain text; other pages are dropped and counted by reason."""
     for number, page in _pages(split):
         title, namespace, page_id, redirect, wikitext = _fields(split, number, page)
         reason = (
@@ -61,7 +66,7 @@ def documents(split: InputSplit, dropped: Counter[str]) -> Iterator[Document]:
             try:
                 text = clean(wikitext)
             except Exception:
-                # Known is the ValueError of a page that is all brackets; whatever else comes, one page is never worth a run.
+                # A page that is all brackets raises ValueError; whatever else happens, one page must not end a run.
                 reason = "unparsable"
             else:
                 reason = "" if text else "empty"
@@ -72,25 +77,25 @@ def documents(split: InputSplit, dropped: Counter[str]) -> Iterator[Document]:
 
 
 def index_of(path: Path) -> Path | None:
-    """The index file beside a multistream dump, also of a dump in several files (multistream1.xml-p1p114794.bz2)."""
+    """Returns the index file beside a multistream dump, also of a dump in several files (multistream1.xml-p1p114794.bz2), or None."""
     name = re.sub(r"-multistream(\d*)\.xml", r"-multistream-index\1.txt", path.name)
     index = path.with_name(name)
     return index if name != path.name and index.is_file() else None
 
 
-def _cuts(path: Path) -> list[int]:
-    """Where the splits of a dump begin: 0 and the start of every 16th stream of pages.
+def _split_starts(path: Path) -> list[int]:
+    """Returns where the splits of a dump begin: 0 and the start of every 16th stream of pages.
 
-    Without an index the streams are found by their first ten bytes. A false hit among 3.6 GB has a chance of 1 in 10^14, and a
-    stream that does not begin with a page (as pbzip2 writes them) is no place to cut, so each cut is tried before it is used.
+    Without an index the streams are found by their first ten bytes. A false hit among 3.6 GB has a chance of 1 in 10^14. A split cannot
+    begin at a stream that does not begin with a page (as pbzip2 writes them), so each start is tried before it is used.
     """
     if path.suffix != ".bz2":
         return [0]
     index = index_of(path)
     if index is None:
-        return [0, *(start for start in _scan(path)[STREAMS_PER_PIECE::STREAMS_PER_PIECE] if _begins_with_page(path, start))]
+        return [0, *(start for start in _scan(path)[STREAMS_PER_SPLIT::STREAMS_PER_SPLIT] if _begins_with_page(path, start))]
     starts = _read_index(index)
-    cuts = starts[STREAMS_PER_PIECE::STREAMS_PER_PIECE]
+    cuts = starts[STREAMS_PER_SPLIT::STREAMS_PER_SPLIT]
     with open(path, "rb") as f:
         for start in {*cuts, starts[-1]}:
             f.seek(start)
@@ -113,7 +118,7 @@ def _read_index(index: Path) -> list[int]:
 
 
 def _scan(path: Path) -> list[int]:
-    """Starts of all streams but the first, which holds the header."""
+    """Returns the starts of all streams except the first, which holds the header."""
     starts = []
     with open(path, "rb") as f:
         tail, position = b"", 0
@@ -132,7 +137,7 @@ def _begins_with_page(path: Path, start: int) -> bool:
 
 
 def _pages(split: InputSplit) -> Iterator[tuple[int, bytes]]:
-    """(number in the split from 1, the XML of one <page>). A literal <page> cannot be part of a text: exports escape it."""
+    """Streams (number in the split from 1, XML of one <page>). A literal <page> cannot be part of a text: exports escape it."""
     source = source_of(split)
     number, buffer, entered = 0, b"", split.start > 0
     try:
@@ -159,7 +164,7 @@ def _pages(split: InputSplit) -> Iterator[tuple[int, bytes]]:
 
 
 def _fields(split: InputSplit, number: int, page: bytes) -> tuple[str, str, str, bool, str]:
-    """Title, namespace, id, whether it redirects, wikitext."""
+    """Returns (title, namespace, id, whether the page redirects, wikitext)."""
     start = page.find(b"<page>")
     if start < 0:
         raise _error(split, number, "</page> without <page>")

@@ -1,7 +1,7 @@
-"""Nested wikitext: finds templates, links and extension tags in one pass and puts in place of each what its rule gives.
+"""Resolves nested wikitext: finds templates, links and extension tags in one pass and replaces each by the result of its rule.
 
-The stack is that of MediaWiki's own Preprocessor_Hash, so brackets pair as they do on the page that a reader sees. Time is in proportion
-to the length of the page whatever is left open, which no parser that goes back and tries again can promise.
+The stack is that of MediaWiki's own Preprocessor_Hash, so brackets pair as they do on the page that a reader sees. Time is proportional to
+the length of the page whatever is left open; a parser that backtracks could not promise that.
 """
 
 import re
@@ -9,14 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 MAX_DEPTH = 100
-"""Brackets open at once. MediaWiki expands no deeper either; what is left open adds up too, and a hundred such are no page to read."""
+"""Largest number of brackets open at once. MediaWiki expands no deeper either; what is left open adds up too, and a hundred such are
+no page to read."""
 Parts = list[list[str]]
 """What stands between the bars of a template or link: of each the strings of its text, brackets inside it resolved."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What becomes of each kind of markup."""
+    """Functions that replace each kind of markup."""
 
     template: Callable[[Parts], str]
     """{{name|argument|...}}"""
@@ -25,19 +26,19 @@ class Rules:
     link: Callable[[Parts], str]
     """[[target|label|...]]"""
     extensions: Mapping[str, Callable[[str], str]]
-    """Tags by name, in small letters, whose content is no wikitext: what becomes of the content."""
+    """Tags whose content is no wikitext, by name in small letters, with the function that replaces the content."""
 
 
 @dataclass(slots=True)
 class _Open:
-    """Brackets that wait for their partners."""
+    """Opening brackets that wait for their closing ones."""
 
     bracket: str
     count: int
     parts: Parts = field(default_factory=lambda: [[]])
 
     def literally(self) -> list[str]:
-        """What these brackets are where they have no partner: text."""
+        """Returns the text of brackets that are never closed."""
         texts = [self.bracket * self.count]
         for number, part in enumerate(self.parts):
             texts += ["|", *part] if number else part
@@ -45,7 +46,7 @@ class _Open:
 
 
 class Resolver:
-    """Resolves pages by some rules."""
+    """Resolves the markup of pages by `rules`."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
@@ -57,9 +58,10 @@ class Resolver:
         self._closing = {name: re.compile(rf"</{name}\s*+>", re.IGNORECASE) for name in rules.extensions}
 
     def __call__(self, text: str) -> str:
-        """The page without templates, links, extension tags and comments; brackets without partners stay.
+        """Returns the page without templates, links, extension tags and comments; unpaired brackets stay.
 
-        Raises ValueError where more than `MAX_DEPTH` brackets are open at once.
+        Raises:
+            ValueError: more than `MAX_DEPTH` brackets are open at once.
         """
         top: list[str] = []
         into = top  # where text goes: the last part of the innermost bracket, or the page
@@ -96,7 +98,14 @@ class Resolver:
         return "".join(top)
 
     def _close(self, mark: str, count: int, stack: list[_Open], top: list[str]) -> None:
-        """Pairs a run of closing brackets with those that are open; what has no partner becomes text."""
+        """Pairs a run of closing brackets with open ones; unpaired brackets become text.
+
+        Args:
+            mark: the closing bracket.
+            count: length of the run.
+            stack: open brackets; changed.
+            top: text outside all brackets; added to.
+        """
         wanted = "{" if mark == "}" else "["
         while count >= 2 and stack:
             opened = stack[-1]
@@ -124,10 +133,13 @@ class Resolver:
         return stack[-1].parts[-1] if stack else top
 
     def _extension(self, name: str, text: str, start: int, never_closed: set[str]) -> tuple[str | None, int]:
-        """What stands in place of an extension tag and where the text goes on; None where the tag is never closed.
+        """Returns (replacement of an extension tag, where the text goes on); (None, start) if the tag is never closed.
 
         Args:
-            never_closed: tags of which it is known that no closing one follows, or '>' where none follows at all; added to.
+            name: name of the tag.
+            text: the page.
+            start: where the tag's name ends.
+            never_closed: tags that are known to have no closing tag in the rest of the page, or '>' if none follows; added to.
         """
         end = -1 if ">" in never_closed else text.find(">", start)
         if end < 0:

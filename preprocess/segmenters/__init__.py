@@ -1,4 +1,4 @@
-"""Word segmentation behind one interface: Juman++, JUMAN, or MeCab with JumanDIC. A new engine is one file more and one branch here."""
+"""Word segmentation behind one interface: Juman++, JUMAN, or MeCab with JumanDIC. A new engine is one more module and one branch here."""
 
 from preprocess.config import SegmenterConfig
 from preprocess.segmenters.base import Answer, Rejected, Segmenter, Spaced
@@ -7,9 +7,11 @@ __all__ = ["Answer", "Rejected", "Segmenter", "Spaced", "open_segmenter"]
 
 
 def open_segmenter(config: SegmenterConfig) -> Segmenter:
-    """The engine that the recipe names, ready to work.
+    """Opens the engine that the recipe names.
 
-    Raises SegmenterError where its program is missing, is another one, or does not segment a plain sentence.
+    Raises:
+        SegmenterError: its program is missing, is another one, or does not segment a plain sentence.
+        ConfigError: the recipe gives it settings that it does not have.
     """
     # Imported late: each engine loads libraries that the others do not need.
     if config.engine == "jumanpp":

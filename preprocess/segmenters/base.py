@@ -1,7 +1,7 @@
-"""The interface of all word segmenters.
+"""Interface of all word segmenters.
 
 Promises for every engine that the words of an answered sentence spell it without its spaces, that no word holds a space, and that
-every other sentence comes back as Rejected with its reason. Never falls back from one engine to another.
+every other sentence comes back as Rejected with its reason.
 """
 
 import re
@@ -16,39 +16,39 @@ LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Rejected:
-    """A sentence that the engine gave no usable words for."""
+    """Result for a sentence that the engine gave no usable words for."""
 
     reason: str
-    """What it is counted under: crash, timeout, mismatch or encoding."""
+    """Reason in counts and reject files: crash, timeout, mismatch or encoding."""
     detail: str
-    """What was seen, for the person who reads the reject file."""
+    """Details for the person who reads the reject file."""
 
 
 Answer = list[str] | Rejected
 """The words of a sentence, or why there are none."""
 Spaced = str | Rejected
-"""The same as one string, words with one half-width space between them: what the stage writes, and four times as fast as lists."""
+"""The same as one string with a half-width space between words, as the stage writes it; four times as fast as lists."""
 
 
 class Segmenter(ABC):
-    """An open word segmenter; a context manager. What it answers for a sentence does not depend on the sentences beside it."""
+    """An open word segmenter; a context manager. The words of a sentence do not depend on the sentences around it."""
 
     description: dict[str, Any]
-    """engine, version, dictionary, options: written into every shard. Plain JSON, equal on every rank of a sound installation."""
+    """Engine, version, dictionary and options, as plain JSON: written into every shard, and the same on every rank."""
     restarts: int = 0
-    """Processes started again because one crashed, hung or answered nonsense."""
+    """Number of processes started again because one crashed, hung or answered nonsense."""
     groups_ahead: ClassVar[int] = 0
-    """Groups of sentences that are given to the engine before the answers of the first are read."""
+    """Number of groups of sentences given to the engine before the answers to the first are read."""
 
     def segment(self, sentences: list[str]) -> list[Answer]:
-        """Words of each sentence, or why there are none.
+        """Returns the words of each sentence, or why there are none.
 
         Anything that str.isspace() counts as a space separates words and is in none of them; a blank sentence has no words.
         """
         return [answer if isinstance(answer, Rejected) else answer.split() for answer in self._start(sentences)()]
 
     def segment_groups(self, groups: Iterable[list[str]]) -> Iterator[list[Spaced]]:
-        """Words of each sentence of each group, in order; an engine of its own process works on the next groups meanwhile."""
+        """Streams the words of each sentence, group by group; an engine in its own process works on the next groups meanwhile."""
         started: deque[Callable[[], list[Spaced]]] = deque()
         for group in groups:
             started.append(self._start(group))
@@ -58,7 +58,7 @@ class Segmenter(ABC):
             yield started.popleft()()
 
     def _start(self, sentences: list[str]) -> Callable[[], list[Spaced]]:
-        """Gives sentences to the engine; what is returned waits for its answers and checks them."""
+        """Gives sentences to the engine and returns a function that waits for the answers and checks them."""
         lines = [" ".join(sentence.split()) for sentence in sentences]
         refused = _refusals(lines)
         asked = [line for number, line in enumerate(lines) if line and number not in refused]
@@ -74,12 +74,12 @@ class Segmenter(ABC):
         return answers
 
     def _begin(self, lines: list[str]) -> Callable[[], list[Spaced]]:
-        """`_tokenize` in two steps, for an engine that works while its caller does something else."""
+        """Starts `_tokenize` and returns a function that waits for its result; for engines that work in their own process."""
         return lambda: self._tokenize(lines)
 
     @abstractmethod
     def _tokenize(self, lines: list[str]) -> list[Spaced]:
-        """Tokens of each line; lines are not blank, encodable, and hold no space but single ASCII ones inside.
+        """Returns the tokens of each line. Lines are not blank, can be encoded, and hold no spaces except single ASCII ones inside.
 
         Spaces of any kind and number may stand between the tokens: the caller checks them and leaves one.
         """
@@ -95,11 +95,11 @@ class Segmenter(ABC):
 
 
 def spelled(lines: list[str], answers: list[Spaced]) -> list[Spaced]:
-    """The words of `answers`, one space between them; Rejected where they do not spell the line without its spaces.
+    """Returns the words of `answers` with one space between them; Rejected if they do not spell the line without its spaces.
 
     Args:
-        lines: without newlines, spaces but ASCII ones, and surrogates.
-        answers: as many, with any spaces.
+        lines: lines without newlines, surrogates, and spaces other than ASCII ones.
+        answers: one for each line, with any spaces.
     """
     spaced = [answer if isinstance(answer, Rejected) else " ".join(answer.split()) for answer in answers]
     return [
@@ -116,7 +116,7 @@ def _mismatch(line: str, answer: str) -> Rejected:
 
 
 def _refusals(lines: list[str]) -> dict[int, Rejected]:
-    """Why lines cannot be given to any program, by their number."""
+    """Returns why lines cannot be given to any program, by their number."""
     try:
         "".join(lines).encode()
     except UnicodeEncodeError:

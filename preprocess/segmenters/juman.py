@@ -1,7 +1,7 @@
 """JUMAN, and Juman++ for single sentences, through pyknp.
 
-Guards what pyknp leaves open: an object that timed out or raised is thrown away with its process (a late answer would be taken
-for the next sentence's, and so on for ever), and rewritten tokens are mapped back by spelling the sentence that was asked.
+Closes two gaps of pyknp: an object that timed out or raised is thrown away with its process (a late answer would be taken for the next
+sentence's, and so on forever), and rewritten tokens are mapped back by spelling the sentence that was asked.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ REWRITTEN = {'"': "”", "<": "＜", ">": "＞"}
 
 
 class _Whole(str):
-    """A line that pyknp does not strip: the space at its end is there for a reason (`disguise`)."""
+    """A line that pyknp does not strip: the space at its end is needed (`disguise`)."""
 
     __slots__ = ()
 
@@ -39,7 +39,7 @@ class _Whole(str):
 
 
 class _ByPyknp(Segmenter):
-    """Sentence by sentence through one pyknp.Juman at a time."""
+    """Segments sentence by sentence through one pyknp.Juman at a time."""
 
     _juman: Any = None
     _command: list[str]
@@ -123,7 +123,7 @@ class Juman(_ByPyknp):
 
 
 class SingleSentence(_ByPyknp):
-    """Juman++ for a sentence at a time, as inference needs it; gives the words that the batches of `Jumanpp` give."""
+    """Juman++ for one sentence at a time, for inference; gives the same words as the batches of `Jumanpp`."""
 
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__(config)
@@ -133,14 +133,15 @@ class SingleSentence(_ByPyknp):
         self._require_health()
 
     def __call__(self, sentence: str) -> Answer:
-        """Words of one normalised sentence, or why there are none."""
+        """Returns the words of one normalised sentence, or why there are none."""
         return self.segment([sentence])[0]
 
 
 def align(line: str, answer: str) -> list[str]:
-    """Tokens of a full-format answer, cut out of `line` itself.
+    """Returns the tokens of a full-format answer as substrings of `line`; pyknp's own list drops tokens that begin with '#'.
 
-    pyknp's own list of morphemes drops tokens that begin with '#'. Raises ValueError where the answer is not this line's.
+    Raises:
+        ValueError: the answer belongs to another line.
     """
     tokens, at = [], 0
     for row in answer.split("\n"):

@@ -1,7 +1,7 @@
-"""Juman++ in batches: a fresh process for each, answers accepted only where every line spells itself.
+"""Juman++ in batches: a new process for each; a batch's answers are accepted only if the words of every line spell it.
 
-Promises that a crash, a hang or nonsense costs the guilty sentence alone: a failed batch is halved down to it, it is tried once
-more on its own, then set aside. Facts about the program are those measured with 2.0.0-rc3.
+Promises that a crash, a hang or nonsense costs only the sentence that causes it: a failed batch is halved until that sentence is
+found; it is tried once more alone, then quarantined. Facts about the program were measured with 2.0.0-rc3.
 """
 
 import math
@@ -20,20 +20,20 @@ from preprocess.segmenters.process import Worker, find_program, first_line_to_v,
 SEPARATOR = b"\x1f"
 TEST_SENTENCE = "これは試験です。"
 HEALTH_ATTEMPTS = 3
-"""So often may the program fail at the plain sentence before it is given up: one that crashes now and then is still of use."""
+"""Number of times that the program may fail at a plain sentence before the stage gives up; one that crashes sometimes is still of use."""
 MOST_COMPLAINTS = 2**20
-"""Bytes that a process may print beside its answers."""
+"""Bytes that a process may print in addition to its answers."""
 REMEDY = (
     "Install Juman++ 2.0.0-rc3 and set preprocess.segmenter.command to it, "
     "or choose another preprocess.segmenter.engine, such as mecab"
 )
 
 Outcome = list[str] | Rejected
-"""The tokens of every line of a batch with spaces between them, or what was wrong with the whole."""
+"""Tokens of every line of a batch with spaces between them, or what was wrong with the batch."""
 
 
 class Jumanpp(Segmenter):
-    """`jumanpp --segment`, a process for every `batch_sentences` lines or so; one works while the answers of the last are read."""
+    """`jumanpp --segment`, one process for about `batch_sentences` lines; it works while the answers of the last one are read."""
 
     groups_ahead = 2
 
@@ -61,13 +61,13 @@ class Jumanpp(Segmenter):
         return self._begin(lines)()
 
     def _batches(self, fed: list[str]) -> list[list[str]]:
-        """`fed` in batches of equal size: a remainder of a few lines would cost the start of a process."""
+        """Divides lines into batches of equal size: a remainder of a few lines would cost the start of a process."""
         count = max(1, round(len(fed) / self._config.batch_sentences)) if fed else 0
         cuts = [len(fed) * number // count for number in range(count + 1)] if count else []
         return [fed[start:end] for start, end in pairwise(cuts)]
 
     def _settle(self, batch: list[str], outcome: Outcome) -> Iterator[Spaced]:
-        """The answer of each line, however the program behaved on the batch."""
+        """Yields the answer for each line, whatever the program did with the batch."""
         if isinstance(outcome, Rejected) and len(batch) > 1:
             self.restarts += 2
             half = len(batch) // 2
@@ -88,7 +88,7 @@ class Jumanpp(Segmenter):
         return self._launch(batch)()
 
     def _launch(self, batch: list[str]) -> Callable[[], Outcome]:
-        """Gives a batch to a fresh process; what is returned waits for its end and reads what it said."""
+        """Gives a batch to a new process and returns a function that waits for its end and reads its answers."""
         data, timeout = "".join(f"{line}\n" for line in batch).encode(), self._timeout(len(batch))
         command = [*self._command, "--segment", f"--segment-separator={SEPARATOR.decode()}"]
         # The answer is the line and a byte for each word. Time of the processor ends one that nobody waits for any more.
@@ -111,7 +111,8 @@ class Jumanpp(Segmenter):
         return outcome
 
     def _timeout(self, lines: int) -> float:
-        """Shorter for parts of a batch: all the halvings that find one hanging line take about five times `timeout_seconds`."""
+        """Returns the time limit in seconds, shorter for parts of a batch: all halvings that find one hanging line take about five times
+        `timeout_seconds`."""
         return self._config.timeout_seconds * (0.25 + 0.75 * min(1.0, lines / self._config.batch_sentences))
 
     def _require_health(self) -> None:
@@ -126,12 +127,12 @@ class Jumanpp(Segmenter):
 
 
 def read_answers(fed: bytes, output: bytes, complaint: bytes = b"") -> Outcome:
-    """Tokens of every line of a batch; Rejected where lines are missing or one does not spell what was asked.
+    """Returns the tokens of every line of a batch; Rejected if lines are missing or one does not spell its line.
 
     Args:
-        fed: the lines, each with its newline, without a separator in them.
-        output: what the program printed.
-        complaint: what it printed beside that.
+        fed: the lines, each with its newline; none holds a separator.
+        output: standard output of the program.
+        complaint: its standard error.
     """
     if output.replace(SEPARATOR, b"") == fed:
         try:
@@ -139,7 +140,7 @@ def read_answers(fed: bytes, output: bytes, complaint: bytes = b"") -> Outcome:
         except UnicodeDecodeError as e:
             return Rejected("mismatch", f"a word ends inside a character at byte {e.start} of the answer")
     asked, rows = fed.split(b"\n"), output.split(b"\n")
-    # The program leaves lines out without any mark, so no answer of this batch can be told from its neighbour's.
+    # The program skips lines without any mark, so it is not known which answer of this batch belongs to which line.
     if rows[-1] or len(rows) != len(asked):
         return Rejected("mismatch", f"{len(rows) - 1} lines answered of {len(asked) - 1} {last_line(complaint)}".strip())
     pairs = ((line, row.replace(SEPARATOR, b"")) for line, row in zip(asked, rows, strict=True))
@@ -148,7 +149,11 @@ def read_answers(fed: bytes, output: bytes, complaint: bytes = b"") -> Outcome:
 
 
 def describe(command: list[str], timeout: float) -> dict[str, Any]:
-    """What the words depend on: the program as it names itself, its options, and how it is fed."""
+    """Returns what the words depend on: the program's name of itself, its options, and how it is fed.
+
+    Raises:
+        SegmenterError: the program is not Juman++ 2.
+    """
     said = first_line_to_v(command, timeout, REMEDY)
     prefix = "Juman++ Version: "
     if not said.startswith(prefix):

@@ -1,6 +1,6 @@
-"""Sentences as Juman++ and JUMAN can digest them: cut where too long, spaces disguised, the end of the line defined.
+"""Prepares sentences for Juman++ and JUMAN: splits long ones into fragments, replaces spaces, defines the end of the line.
 
-Pure functions of one sentence, so that an answer never depends on the sentences beside it.
+Pure functions of one sentence, so that an answer never depends on the sentences around it.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from preprocess.segmenters.base import Rejected, Spaced
 
 FEEDING = "pieces-1500-40-1"
-"""The rules of this file, versioned by name as the normaliser's are: words depend on them. Change a rule, change its name."""
+"""Version of the rules of this file, on which words depend: change a rule, change the name. ("pieces" are fragments.)"""
 
 # Juman++ gives no answer beyond 4,096 bytes, and its time and memory are bounded well below that.
 MAX_BYTES = 1500
@@ -27,9 +27,9 @@ POINTS = frozenset("．・·")
 
 
 def fragments(line: str) -> list[str]:
-    """`line` in fragments of at most MAX_BYTES without long repetitions; joined they are the line.
+    """Splits a line into fragments of at most MAX_BYTES without long repetitions; joined they are the line.
 
-    Cuts after 。 、 or a space where there is one, else in the middle of the text: words may then be cut, no character is lost.
+    Splits after 。 、 or a space if there is one, else in the middle of the text: a word may then be split, no character is lost.
     """
     if len(line) <= MAX_REPEATS or (len(line) <= MAX_BYTES // 4 and REPEATED.search(line) is None):
         return [line]
@@ -37,9 +37,9 @@ def fragments(line: str) -> list[str]:
 
 
 def disguise(fragment: str) -> str:
-    """`fragment` as it is fed to the program.
+    """Returns a fragment as it is fed to the program.
 
-    Ideographic spaces for ASCII ones: a line that begins with '# ' would be taken for a comment, and JUMAN and Juman++ print
+    Ideographic spaces replace ASCII ones: a line that begins with '# ' would be taken for a comment, and JUMAN and Juman++ print
     ASCII spaces in ways of their own. One more such space gives a digit and a point at the end a defined successor.
     """
     line = fragment.replace(" ", SPACE)
@@ -47,7 +47,7 @@ def disguise(fragment: str) -> str:
 
 
 def joined(answers: list[Spaced]) -> Spaced:
-    """The tokens of a sentence from those of its fragments; one rejected fragment rejects it."""
+    """Joins the tokens of a sentence's fragments; one rejected fragment rejects the sentence."""
     if len(answers) == 1:
         return answers[0]
     spaced: list[str] = []

@@ -1,6 +1,6 @@
-"""MeCab with JumanDIC in process: all of it installed by pip, the embedded engine of the demo.
+"""MeCab with JumanDIC in this process, both installed by pip; the engine of the demo.
 
-About three words in a hundred differ from Juman++'s, so a model trained on its words names it as its segmenter.
+About three words in a hundred differ from those of Juman++, so a model trained on these words names MeCab as its segmenter.
 """
 
 import re
@@ -51,10 +51,12 @@ class Mecab(Segmenter):
 
 
 class JumanDic:
-    """The words of JumanDIC: `"京都" in JumanDic()`."""
+    """Set of the words of JumanDIC: `"京都" in JumanDic()`."""
 
     def __init__(self) -> None:
-        """Raises SegmenterError where MeCab or the dictionary is not installed."""
+        """Raises:
+        SegmenterError: MeCab or the dictionary is not installed.
+        """
         # Partial parsing: what is given with a tab and a star is one word, unknown unless the dictionary has it.
         self._tagger, self.description = _open("-p")
 
@@ -64,7 +66,7 @@ class JumanDic:
 
 
 def _open(options: str) -> tuple[Any, str]:
-    """MeCab with JumanDIC, and the dictionary in words. Raises SegmenterError where they are not installed."""
+    """Returns MeCab with JumanDIC, and the dictionary's name with its number of entries."""
     try:
         import fugashi
         import jumandic

@@ -1,10 +1,10 @@
-"""No segmentation: text as it is, for models of characters. Not an engine of the stage, which keeps words for their masking."""
+"""No segmentation, for fine-tuning models of characters. Not an engine of the segment stage, which needs words for masking."""
 
 from preprocess.segmenters.base import Segmenter, Spaced
 
 
 class PlainText(Segmenter):
-    """Gives a text back with nothing between its characters but its own spaces."""
+    """Returns texts unchanged."""
 
     def __init__(self) -> None:
         self.description = {"engine": "none"}

@@ -1,6 +1,6 @@
-"""Other people's programs, run so that they cannot harm the stage: limits on time, memory and processor, killed with their children.
+"""Runs external programs so that they cannot harm the stage: limits on time, memory and processor, killed with their children.
 
-Knows nothing of what the programs say.
+Does not interpret what the programs print.
 """
 
 import os
@@ -19,11 +19,20 @@ from typing import IO
 from jadeberta.shards import SegmenterError
 
 Ended = tuple[int, bytes, bytes]
-"""Exit status, output and complaints of a program."""
+"""Exit status, standard output and standard error of a program."""
 
 
 def find_program(command: str, default: str, remedy: str) -> list[str]:
-    """`command` as an argument list, its program found on PATH; raises SegmenterError with `remedy`."""
+    """Returns `command` as an argument list.
+
+    Args:
+        command: program and its options; empty: the default.
+        default: program to use then.
+        remedy: what the user can do; ends the error's sentence.
+
+    Raises:
+        SegmenterError: the program is not on PATH.
+    """
     try:
         words = shlex.split(command) or [default]
     except ValueError as e:
@@ -34,7 +43,11 @@ def find_program(command: str, default: str, remedy: str) -> list[str]:
 
 
 def first_line_to_v(command: list[str], timeout: float, remedy: str) -> str:
-    """What `command -v` says; its exit status says nothing (rc3 ends with 1)."""
+    """Returns the first line that `command -v` prints; its exit status means nothing (rc3 ends with 1).
+
+    Raises:
+        SegmenterError: the program cannot be started or does not end in time.
+    """
     try:
         _, output, complaint = run_limited([*command, "-v"], b"", timeout)
     except (subprocess.TimeoutExpired, OSError) as e:
@@ -50,13 +63,13 @@ def last_line(complaint: bytes) -> str:
 def limited(
     command: list[str], memory_mib: int, processor_seconds: int | None = None, output_bytes: int | None = None
 ) -> list[str]:
-    """`command` under limits, which the shell sets: Python code between fork and exec is unsafe beside MPI's threads.
+    """Returns `command` under limits that the shell sets: Python code between fork and exec is unsafe with MPI's threads.
 
     Args:
         command: program and its arguments.
-        memory_mib: its address space.
-        processor_seconds: after which the kernel ends it: one that turns for ever and whose parent was killed has nobody else to.
-        output_bytes: that it may write to a file; rc3 can print errors without end.
+        memory_mib: limit of its address space, in MiB.
+        processor_seconds: processor time after which the kernel ends it; nothing else ends an endless loop whose parent was killed.
+        output_bytes: limit of bytes written to a file; rc3 can print errors without end.
     """
     processor = "unlimited" if processor_seconds is None else str(processor_seconds)
     blocks = "unlimited" if output_bytes is None else str(-(-output_bytes // 512))
@@ -67,16 +80,25 @@ def limited(
 def run_limited(
     command: list[str], data: bytes, timeout: float, started: Callable[[subprocess.Popen[bytes]], None] = lambda process: None
 ) -> Ended:
-    """Runs `command` on `data`; it is killed with its children where it outlasts `timeout`.
+    """Runs `command` on `data`; kills it with its children if it exceeds the time limit.
 
-    It reads from and writes to files in memory, so neither side ever waits for the other as at the two ends of a pipe.
-    `started` is given the process. Raises subprocess.TimeoutExpired, or OSError where it cannot be started.
+    It reads from and writes to files in memory, so that neither side ever waits for the other, as with pipes.
+
+    Args:
+        command: program and its arguments.
+        data: its standard input.
+        timeout: limit of wall time, in seconds.
+        started: called with the process.
+
+    Raises:
+        subprocess.TimeoutExpired: it exceeded the time limit.
+        OSError: it cannot be started.
     """
     with ExitStack() as stack:
         fed, output, complaint = (stack.enter_context(_memory_file()) for _ in range(3))
         fed.write(data)
         fed.seek(0)
-        # Its end that the program holds is closed when that has ended: a wait with a time limit that wakes at once.
+        # The program's end of this pipe closes when it ends, so that poll returns at once; process.wait with a limit would sleep and look.
         ended, held = os.pipe()
         stack.callback(os.close, ended)
         try:
@@ -109,22 +131,22 @@ def _content(file: IO[bytes]) -> bytes:
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kills a process that leads a session, and its children; one that has ended is left alone."""
+    """Kills a process that leads a session, and its children, unless it has ended."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
 class Worker:
-    """Runs programs one at a time beside its owner, who reads the answer of one while the next is at work."""
+    """Runs programs one at a time in the background, while the caller reads the answers of the last one."""
 
     def __init__(self) -> None:
-        # The thread only waits for the program: what takes time of this process is done by the owner.
+        # The thread only waits for the program; work that takes Python's lock is done by the caller.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._lock, self._closed = threading.Lock(), False
         self._process: subprocess.Popen[bytes] | None = None
 
     def submit(self, command: list[str], data: bytes, timeout: float) -> "Future[Ended]":
-        """`run_limited`, as soon as the programs before it have ended."""
+        """Calls `run_limited` when the programs before it have ended."""
         return self._thread.submit(run_limited, command, data, timeout, self._started)
 
     def _started(self, process: subprocess.Popen[bytes]) -> None:
@@ -134,7 +156,7 @@ class Worker:
                 kill(process)
 
     def close(self) -> None:
-        """Kills the program that runs and forgets those that wait."""
+        """Kills the running program and cancels those that wait."""
         with self._lock:
             self._closed = True
             if self._process is not None:

@@ -29,7 +29,7 @@ from preprocess.tokenization.sentencepiece_training import (
     train_sentencepiece,
     write_counts,
 )
-from preprocess.tokenization.word_counts import Ranked, rank_words
+from preprocess.tokenization.word_counts import RankedWords, rank_words
 from preprocess.workdir import TRAINING_NAME, counts_dir, list_words, read_training
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def _finished(directory: Path, settings: dict[str, Any]) -> dict[str, Any] | Non
     return found if found is not None and found["settings"] == settings else None
 
 
-def _train(config: PreprocessConfig, directory: Path, ranked: Ranked, settings: dict[str, Any]) -> dict[str, Any]:
+def _train(config: PreprocessConfig, directory: Path, ranked: RankedWords, settings: dict[str, Any]) -> dict[str, Any]:
     if not ranked.distinct:
         raise ConfigError(f"{directory}: no words to train a tokenizer on. Run the segment stage on a corpus that is not empty.")
     marker, words, seeds = directory / TRAINING_NAME, directory / "words.tsv", directory / "seed.tsv"

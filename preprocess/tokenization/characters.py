@@ -1,7 +1,7 @@
-"""Rows of characters instead of subwords, with the words of the segmenter kept for whole-word masking.
+"""Encodes text as characters instead of subwords, and keeps the segmenter's words for whole-word masking.
 
-A character model reads plain text: each character is a token, and so is a space (▁). Where words begin is then not to be seen from the
-tokens. Bit 15 of a shard's document numbers says it: a row has at most 512 documents, which leaves that bit free.
+A character model reads plain text: each character is a token, and so is a space (▁). The tokens do not show where words begin; bit 15 of a
+shard's document numbers does. A row has at most 512 documents, so that bit is free.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,19 +17,20 @@ from preprocess.text import split_sentences
 from preprocess.tokenization.packing import EncodedDocument, Rows
 
 SPACE = "▁"
-"""Before a word in a row of words: the text has a space there. No normalised text holds this character."""
+"""Prefix of a word that has a space before it in the text. No normalised text holds this character."""
 MARKED = np.arange(2**16) >= WORD_START
-"""Which tokens start a word, for `packing.best_fit`: between encoder and shard the bit is on the token."""
+"""Tokens that start a word, bool [65,536], for `packing.best_fit`: between encoder and shard the bit is on the token."""
 
 
 def with_spaces(words: Iterable[dict[str, Any]], documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Rows of words with `SPACE` before each that has a space before it in its document, which segmentation took away.
+    """Yields rows of words with `SPACE` before each word that has a space before it in its document, which segmentation removed.
 
     Args:
         words: {"id", "sentences": ["word word", ...]} of a part.
         documents: {"id", "text"} of the same part.
 
-    Raises InputError where the two are not of the same documents.
+    Raises:
+        InputError: words and documents do not belong together.
     """
     for row, document in zip(words, documents, strict=True):
         sentences = iter(split_sentences(document["text"]))
@@ -42,7 +43,8 @@ def with_spaces(words: Iterable[dict[str, Any]], documents: Iterable[dict[str, A
 
 
 def _mark_spaces(line: str, sentences: Iterator[str]) -> str:
-    """Finds the sentence of some words among those that follow; others were quarantined. Raises StopIteration where there is none."""
+    """Marks the words of a sentence by finding it among the next sentences (the skipped ones were quarantined); StopIteration: not
+    found."""
     spelled = line.replace(" ", "")
     sentence = next(sentence for sentence in sentences if sentence.replace(" ", "") == spelled)
     if " " not in sentence:
@@ -62,10 +64,10 @@ def _mark_spaces(line: str, sentences: Iterator[str]) -> str:
 def encode_characters(
     rows: Iterable[dict[str, Any]], processor: sentencepiece.SentencePieceProcessor
 ) -> Iterator[EncodedDocument]:
-    """Each document as tokens of characters with `WORD_START` on those that start a word; one without a sentence gives nothing.
+    """Encodes documents as tokens of characters, with `WORD_START` on those that start a word; documents without a sentence are skipped.
 
     Args:
-        rows: of `with_spaces`.
+        rows: rows that `with_spaces` yields.
         processor: a model of characters.
     """
     for row in rows:
@@ -88,7 +90,7 @@ def encode_characters(
 
 
 def _token_lengths(words: list[str]) -> list[int]:
-    """Of the ▁ that begins a sentence, its words and its spaces in order: how many tokens each is, where no character is unknown."""
+    """Returns the number of tokens of the sentence's first ▁, its words and its spaces, in order, if no character is unknown."""
     lengths = [1]
     for word in words:
         lengths += (1, len(word) - 1) if word[0] == SPACE else (len(word),)
@@ -96,7 +98,7 @@ def _token_lengths(words: list[str]) -> list[int]:
 
 
 def _joined(lengths: list[int], text: str, ids: list[int], processor: sentencepiece.SentencePieceProcessor) -> list[int]:
-    """The lengths of a sentence in tokens as they are: unknown characters in a row are one, and join the words that they cross."""
+    """Corrects the lengths for unknown characters: several in a row are one token, which joins the words that they cross."""
     if len(ids) == len(text) + 1:
         return lengths
     starts = np.cumsum([0, *lengths[1:-1]])  # places in the text where words and spaces start
@@ -106,5 +108,5 @@ def _joined(lengths: list[int], text: str, ids: list[int], processor: sentencepi
 
 
 def take_marks(rows: Rows) -> Rows:
-    """Rows whose tokens carry `WORD_START` as they are written: the bit on the document numbers."""
+    """Moves the bit `WORD_START` from the tokens to the document numbers, as shards store it."""
     return rows._replace(tokens=rows.tokens & ~np.uint16(WORD_START), numbers=rows.numbers | rows.tokens & np.uint16(WORD_START))

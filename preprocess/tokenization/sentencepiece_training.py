@@ -11,7 +11,7 @@ import sentencepiece
 
 from jadeberta.shards.tokenizer_format import CLS, PAD, SEP, SPECIAL_TOKENS, UNK
 from jadeberta.utils.files import atomic_file
-from preprocess.tokenization.word_counts import Tally, WordCount
+from preprocess.tokenization.word_counts import SpillingCounter, WordCount
 
 MAX_PIECE_LENGTH = 16
 """Largest number of characters in a piece, word mark included."""
@@ -33,7 +33,7 @@ def seed_pieces(counts: Iterable[WordCount], scratch: Path) -> list[WordCount]:
         counts: words with their counts, each word once; fastest in the order of the counts.
         scratch: an empty folder, for counts that do not fit into memory.
     """
-    substrings = Tally(scratch)
+    substrings = SpillingCounter(scratch)
     for count, words in groupby(counts, itemgetter(1)):
         while some := [word for word, _ in islice(words, WORDS_AT_ONCE)]:
             substrings.count(chain.from_iterable(map(_substrings, some)), count)

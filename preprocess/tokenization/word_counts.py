@@ -1,7 +1,7 @@
-"""Word counts of the whole segmented corpus in bounded memory: groups of parts become sorted files, which are merged.
+"""Counts the words of the whole segmented corpus in bounded memory: groups of parts become sorted files, which are merged.
 
-Promises counts that depend on the text alone: not on who counted what, on the number of ranks, nor on how often they were killed. What a
-rank holds does not grow with the corpus. A group with its marker is not counted again.
+Promises counts that depend on the text alone, not on the number of ranks or on kills, and that a rank's memory does not grow with the
+corpus. A group with a marker is not counted again.
 """
 
 import heapq
@@ -23,50 +23,52 @@ from preprocess.executors.executor import Executor
 from preprocess.workdir import read_words
 
 MAX_DISTINCT = 1_000_000
-"""Distinct words that a rank holds while it counts, some 250 MB; more are set down in sorted files."""
+"""Number of distinct words that a rank holds while it counts, some 250 MB; more are spilled to sorted files."""
 MAX_RUNS = 32
-"""Sorted files that are read at once to merge them, at some MB each."""
+"""Number of sorted files that are merged at once, at some MB of memory each."""
 MAX_GROUPS = MAX_RUNS
-"""Into so many groups the parts are dealt out, as a rank merges one file of each; fewer where there are fewer parts."""
+"""Largest number of groups of parts: a rank merges one file of each group."""
 PARTITION_BYTES = 4 * 2**20
-"""Words are dealt out by their hash, to be merged by several ranks: one partition for so many bytes of parts, compressed."""
+"""Words are partitioned by their hash, so that several ranks merge them: one partition for so many bytes of compressed parts."""
 MAX_PARTITIONS = 32
 WORDS_A_LINE = 1000
-"""Of the files of counts: a line for each word takes three times as long to write and read."""
+"""Number of words in a line of the count files: a line for each word takes three times as long to write and read."""
 LAYOUT = 2
-"""Of the same files: those of another one are counted anew."""
+"""Version of the count files' layout: files of another version are counted again."""
 
 WeightedPart = tuple[Path, int]
 """A part of words and how often each of its words counts."""
 WordCount = tuple[str, int]
 
 
-class Tally:
-    """Counts of more words than fit into memory: what is too much is set down in sorted files."""
+class SpillingCounter:
+    """Counts more words than fit into memory: the excess is spilled to sorted files."""
 
     def __init__(self, scratch: Path) -> None:
-        """`scratch` is an empty folder of its own."""
+        """Args:
+        scratch: an empty folder for the sorted files.
+        """
         self._scratch, self._runs, self._written = scratch, list[Path](), 0
         self._counts: dict[str, int] = {}
-        # Not among them yet: words of the same weight, as Python's own counter takes them, which is not slowed down by Python.
+        # Words of one weight that are not yet in _counts: Counter.update runs in C.
         self._same, self._weight = Counter[str](), 1
 
     def count(self, words: Iterable[str], weight: int = 1) -> None:
-        """Adds `weight` to a word's count each time it comes; fastest for many words at once, and one weight after the other."""
+        """Adds `weight` to a word's count at each occurrence; fastest for many words at once, and for one weight after the other."""
         if weight != self._weight:
-            self._weigh()
+            self._apply_weight()
             self._weight = weight
         self._same.update(words)
         if len(self._same) + len(self._counts) >= MAX_DISTINCT:
-            self._set_down()
+            self._spill()
 
     def merged(self) -> Iterator[WordCount]:
-        """Every word once, in the order of their characters."""
-        self._weigh()
+        """Yields every word once with its count, sorted by the words' characters."""
+        self._apply_weight()
         held = iter(sorted(self._counts.items()))
         return merge([*(_read(run) for run in self._runs), held]) if self._runs else held
 
-    def _weigh(self) -> None:
+    def _apply_weight(self) -> None:
         same, self._same = self._same, Counter()
         if not self._counts and self._weight == 1:
             self._counts = same
@@ -75,8 +77,8 @@ class Tally:
         for word, count in same.items():
             held[word] = held.get(word, 0) + count * self._weight
 
-    def _set_down(self) -> None:
-        self._weigh()
+    def _spill(self) -> None:
+        self._apply_weight()
         self._write_run(sorted(self._counts.items()))
         self._counts = {}
         if len(self._runs) >= MAX_RUNS:
@@ -92,7 +94,7 @@ class Tally:
 
 
 def merge(sources: Iterable[Iterator[WordCount]]) -> Iterator[WordCount]:
-    """Sorted counts of sorted counts, which are above 0: each word once, with the sum."""
+    """Merges sorted counts, all above 0: yields each word once with its sum, sorted."""
     word, total = "", 0
     for other, count in heapq.merge(*sources):
         if other != word and total:
@@ -104,27 +106,28 @@ def merge(sources: Iterable[Iterator[WordCount]]) -> Iterator[WordCount]:
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """The words of a corpus by falling count."""
+class RankedWords:
+    """Words of a corpus by descending count."""
 
     words: int
-    """Running words, with weights."""
+    """Number of running words, with weights."""
     distinct: int
     files: list[Path]
 
     def __iter__(self) -> Iterator[WordCount]:
-        """The most frequent words first, of equals the first by its characters."""
+        """Yields (word, count), the most frequent first; equal counts in the order of the words' characters."""
         by_rank = [((-count, word) for word, count in _read(path)) for path in self.files]
         return ((word, -negative) for negative, word in heapq.merge(*by_rank))
 
 
-def rank_words(parts: list[WeightedPart], most: int, folder: Path, executor: Executor) -> Ranked:
-    """The `most` most frequent words of some parts, at least; every rank calls it.
+def rank_words(parts: list[WeightedPart], most: int, folder: Path, executor: Executor) -> RankedWords:
+    """Returns at least the `most` most frequent words of some parts. Collective: every rank calls it.
 
     Args:
-        parts: the parts of words; the same on every rank.
-        most: words that are wanted.
-        folder: for files, which are the caller's to remove when the result was used.
+        parts: parts of words; the same on every rank.
+        most: number of words that are wanted.
+        folder: for the count files; the caller removes it after using the result.
+        executor: the ranks that share the work.
     """
     groups = [_Group(folder / f"group-{n:03d}.json", parts[n::MAX_GROUPS]) for n in range(min(MAX_GROUPS, len(parts)))]
     partitions = min(MAX_PARTITIONS, 1 + sum(part.stat().st_size for part, _ in parts) // PARTITION_BYTES)
@@ -145,20 +148,20 @@ def rank_words(parts: list[WeightedPart], most: int, folder: Path, executor: Exe
 
     files = [folder / f"ranked-{partition:03d}.jsonl.zst" for partition in range(partitions)]
     totals = executor.map(files, rank)
-    return Ranked(sum(words for words, _ in totals), sum(distinct for _, distinct in totals), files)
+    return RankedWords(sum(words for words, _ in totals), sum(distinct for _, distinct in totals), files)
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Parts that are counted together."""
+    """A group of parts that are counted together."""
 
     path: Path
-    """Its marker."""
+    """Marker of the group."""
     parts: list[WeightedPart]
 
     @property
     def bytes(self) -> int:
-        """Of its files."""
+        """Size of the parts' files."""
         return sum(part.stat().st_size for part, _ in self.parts)
 
     def file(self, partition: int) -> Path:
@@ -172,9 +175,9 @@ def _count_group(group: _Group, partitions: int, folder: Path, count: Callable[.
     if _is_done(group.path, settings):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    # Of a name of its own: another process may count this group too, when this one was taken for dead.
+    # A unique name: if this process was taken for dead, another one counts the same group at the same time.
     with TemporaryDirectory(dir=folder, prefix="runs-") as scratch, ExitStack() as stack:
-        tally = Tally(Path(scratch))
+        counter = SpillingCounter(Path(scratch))
         for weight, same in groupby(sorted(group.parts, key=itemgetter(1)), itemgetter(1)):
             for part, _ in same:
                 documents = size = 0
@@ -182,15 +185,15 @@ def _count_group(group: _Group, partitions: int, folder: Path, count: Callable[.
                     text = " ".join(row["sentences"])
                     documents, size = documents + 1, size + len(text.encode())
                     if text:
-                        tally.count(text.split(" "), weight)
+                        counter.count(text.split(" "), weight)
                 count(documents=documents, bytes=size, weight=part.stat().st_size)
         write = [stack.enter_context(jsonl_zst_writer(group.file(partition))) for partition in range(partitions)]
-        _deal_out(tally.merged(), write)
+        _partition(counter.merged(), write)
     write_json(group.path, settings)
 
 
-def _deal_out(counts: Iterator[WordCount], write: list[Callable[[Any], object]]) -> None:
-    """Writes every word into the partition that its hash names."""
+def _partition(counts: Iterator[WordCount], write: list[Callable[[Any], object]]) -> None:
+    """Writes every word into the partition that its hash selects."""
     dealt: list[list[WordCount]] = [[] for _ in write]
     for word, count in counts:
         partition = xxhash.xxh64_intdigest(word.encode()) % len(write)
@@ -211,7 +214,7 @@ def _is_done(marker: Path, settings: dict[str, Any]) -> bool:
 
 
 def _lines(counts: Iterable[WordCount]) -> Iterator[list[WordCount]]:
-    """Counts as the rows of a file: lists of [word, count]."""
+    """Yields the rows of a count file: lists of [word, count]."""
     rest = iter(counts)
     return iter(lambda: list(islice(rest, WORDS_A_LINE)), [])
 

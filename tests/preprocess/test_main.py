@@ -71,7 +71,7 @@ def test_one_command_makes_what_the_stages_make_by_themselves(
     assert verify(out) == [] and len(open_shards(out)) > 50
     for stage in ("extract", "segment", "tokenizer", "pack"):
         assert f"{stage}: done in " in done.stdout
-    assert re.search(r"│ documents +│ 60 +│ 31 +│", done.stdout) and re.search(r"│ repeats in an epoch +│ 1 +│ 3 +│", done.stdout)
+    assert re.search(r"documents +60 +31\n", done.stdout) and re.search(r"repeats in an epoch +1 +3\n", done.stdout)
 
 
 def test_report_holds_the_counts_of_every_stage(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:

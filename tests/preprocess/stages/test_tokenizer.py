@@ -21,7 +21,7 @@ from preprocess.stages import tokenizer as stage
 from preprocess.stages.pack import encode_documents
 from preprocess.stages.tokenizer import train_tokenizer
 from preprocess.text import normalise
-from preprocess.tokenization.word_counts import Ranked
+from preprocess.tokenization.word_counts import RankedWords
 from preprocess.workdir import list_words, read_words
 from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.conftest import Made, Sample
@@ -151,7 +151,7 @@ def test_pieces_that_fit_in_two_orders_are_ordered_alike(tmp_path: Path) -> None
     stems = sorted(set("".join(tiny.NOUNS)))
     counts = Counter({stem + "I" * n: 50 - 3 * n + place for place, stem in enumerate(stems) for n in (1, 3)})
     write_jsonl_zst(tmp_path / "ranked.jsonl.zst", [counts.most_common()])
-    ranked = Ranked(counts.total(), len(counts), [tmp_path / "ranked.jsonl.zst"])
+    ranked = RankedWords(counts.total(), len(counts), [tmp_path / "ranked.jsonl.zst"])
     stage._train(tiny.configure(tmp_path, vocab_size=60), tmp_path, ranked, {})
     both = Both(tmp_path)
     assert both.raw.encode("III", out_type=str)[-1] == "III"

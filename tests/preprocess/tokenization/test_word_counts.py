@@ -13,7 +13,7 @@ from preprocess.document_files import read_json, write_json, write_jsonl_zst
 from preprocess.executors.executor import Executor
 from preprocess.tokenization import word_counts as counting
 from preprocess.tokenization.sentencepiece_training import seed_pieces
-from preprocess.tokenization.word_counts import Tally, rank_words
+from preprocess.tokenization.word_counts import SpillingCounter, rank_words
 
 ALPHABET = "あいうア京大学a𠮷﹅"
 
@@ -76,7 +76,7 @@ def test_tally_sums_up_and_sorts_however_often_it_is_set_down(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(counting, "MAX_DISTINCT", most)
         patch.setattr(counting, "MAX_RUNS", runs)
-        tally = Tally(tmp_path_factory.mktemp("runs"))
+        tally = SpillingCounter(tmp_path_factory.mktemp("runs"))
         expected: Counter[str] = Counter()
         for word, count in items:
             tally.count([word] * 2, count)
@@ -103,7 +103,7 @@ def test_no_more_is_held_and_no_more_files_are_open_than_the_limits_say(tmp_path
 
     monkeypatch.setattr(counting, "write_jsonl_zst", writes)
     monkeypatch.setattr(counting, "merge", merges)
-    tally = Tally(tmp_path)
+    tally = SpillingCounter(tmp_path)
     for n in range(400):
         tally.count([f"{n % 200}"], 1 + n % 3)
     assert len(list(tally.merged())) == 200 and len(list(tmp_path.iterdir())) <= 4
