@@ -1,6 +1,9 @@
 """`python -m preprocess` as users type it: from corpora to shards, again without work, with ranks, and with mistakes."""
 
+import contextlib
+import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -8,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -39,6 +43,21 @@ def run(*arguments: object, ranks: int = 0) -> subprocess.CompletedProcess[str]:
     launcher = [str(MPIRUN), "--allow-run-as-root", "--oversubscribe", "-n", str(ranks)] if ranks else []
     command = [*launcher, sys.executable, "-m", "preprocess", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=120)
+
+
+def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The same in this process, for tests that are not about processes."""
+    argv, logger = ["", *map(str, arguments)], logging.getLogger("preprocess")
+    before, printed, complained = (logger.handlers[:], logger.propagate), io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", argv),
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(complained),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    logger.handlers[:], logger.propagate = before
+    return subprocess.CompletedProcess(argv, ended.value.code or 0, printed.getvalue(), complained.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +111,7 @@ def test_second_run_says_that_all_is_done_and_writes_no_shard(
     out, _ = finished
     kept = [*out.glob("*.tar"), *out.glob("tokenizer/*"), *out.glob("work/words/*/*")]
     before = {path: (path.read_bytes(), path.stat().st_ino, path.stat().st_mtime_ns) for path in kept}
-    again = run("all", "--config", recipe, "--out", out)
+    again = call("all", "--config", recipe, "--out", out)
     assert again.returncode == 0 and "done before, skipped" in again.stdout and "tokenizer: done already" in again.stdout
     assert {path: (path.read_bytes(), path.stat().st_ino, path.stat().st_mtime_ns) for path in kept} == before
 
@@ -107,7 +126,7 @@ def test_two_ranks_write_the_same_bytes_as_one(finished: tuple[Path, subprocess.
 
 
 def test_dry_run_says_what_would_be_done_and_does_nothing(recipe: Path, tmp_path: Path) -> None:
-    done = run("all", "--config", recipe, "--out", tmp_path / "out", "--dry-run", "--preprocess.vocab_size", 140)
+    done = call("all", "--config", recipe, "--out", tmp_path / "out", "--dry-run", "--preprocess.vocab_size", 140)
     assert done.returncode == 0 and not (tmp_path / "out").exists()
     first, *others = done.stdout.splitlines()
     assert first == f"would run extract, segment, tokenizer, pack on 1 ranks, words by mecab, 140 pieces, into {tmp_path}/out"
@@ -136,18 +155,18 @@ def test_a_second_job_in_the_same_directory_is_refused_while_the_first_works(rec
     refused = run("all", "--config", recipe, "--out", tmp_path / "out")
     assert refused.returncode == 2 and f"process {os.getpid()} on" in refused.stderr and "another --out" in refused.stderr
     lock.release()
-    assert run("extract", "--config", recipe, "--out", tmp_path / "out").returncode == 0
+    assert call("extract", "--config", recipe, "--out", tmp_path / "out").returncode == 0
 
 
 def test_a_directory_that_cannot_be_written_is_one_sentence(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file where a directory is wanted")
-    refused = run("all", "--config", recipe, "--out", tmp_path / "out")
+    refused = call("all", "--config", recipe, "--out", tmp_path / "out")
     assert refused.returncode == 2 and "Traceback" not in refused.stderr and "Choose another --out" in refused.stderr
 
 
 def test_verify_counts_and_ends_well_on_a_sound_directory(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     out, _ = finished
-    done = run("verify", out)
+    done = call("verify", out)
     sequences = len(open_shards(out)) + len(open_shards(out, "valid"))
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{out}: {sequences} sequences in 2 corpora, all as index.json says" in done.stdout
@@ -159,7 +178,7 @@ def test_verify_names_every_damaged_file_and_ends_with_status_1(
     out = shutil.copytree(finished[0], tmp_path / "copy")
     (out / "web-00001.tar").unlink()
     (out / "valid-web-00000.tar").write_bytes(b"cut")
-    done = run("verify", out)
+    done = call("verify", out)
     assert done.returncode == 1
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == [f"{out}/web-00001.tar", f"{out}/valid-web-00000.tar"]
 
@@ -184,25 +203,17 @@ def test_verify_names_every_damaged_file_and_ends_with_status_1(
     ],
 )  # fmt: skip
 def test_mistake_ends_with_its_status_and_one_sentence(
-    recipe: Path,
-    tmp_path: Path,
-    arguments: list[str],
-    status: int,
-    sentence: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    recipe: Path, tmp_path: Path, arguments: list[str], status: int, sentence: str
 ) -> None:
-    out = tmp_path / "out"
-    monkeypatch.setattr(sys, "argv", ["", *(a.replace("OUT", str(out)).replace("RECIPE", str(recipe)) for a in arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    (line,) = capsys.readouterr().err.splitlines()
-    assert ended.value.code == status and line.startswith(sentence.replace("OUT", str(out)))
+    out = str(tmp_path / "out")
+    done = call(*(argument.replace("OUT", out).replace("RECIPE", str(recipe)) for argument in arguments))
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == status and line.startswith(sentence.replace("OUT", out))
 
 
 def test_damaged_corpus_is_named_with_its_line_and_no_traceback(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "news.jsonl").write_text('{"text": "良い行。"}\nnot JSON\n')
-    done = run("all", "--config", recipe, "--corpora", tmp_path, "--out", tmp_path / "out")
+    done = call("all", "--config", recipe, "--corpora", tmp_path, "--out", tmp_path / "out")
     assert done.returncode == 1
     assert done.stderr.startswith(f"InputError: {tmp_path}/news.jsonl: line 2: not JSON") and done.stderr.count("\n") == 1
 

@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,9 @@ from preprocess.segmenters.mecab import JumanDic
 from preprocess.stages.tokenizer import train_tokenizer
 from preprocess.tokenization.coverage import describe, measure
 from preprocess.tokenization.sentencepiece_training import read_counts
-from tests.helpers import ROOT
 from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.conftest import Made
+from tests.preprocess.test_main import call
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +50,7 @@ def test_dictionary_has_its_words_and_no_others(dictionary: JumanDic) -> None:
 
 
 def coverage(out: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "preprocess", "coverage", str(out)], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    return call("coverage", out)
 
 
 def test_our_seeds_make_more_words_whole_than_sentencepiece_does_by_itself(tmp_path: Path, tiny_shards: Made) -> None:
