@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jadeberta.cluster.process_group import free_port
 from jadeberta.config import PROJECT, load_recipe
 from jadeberta.errors import InputError, JadebertaError
 from jadeberta.jobs.local_launcher import COMMAND, start_rank
 from jadeberta.utils.json_lines import read_jsonl
+from jadeberta.utils.ports import free_port
 
 RECIPE = "recipes/demo.yaml"
 BASE = Path("demo")

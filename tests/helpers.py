@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from jadeberta.cluster.process_group import free_port
 from jadeberta.jobs.local_launcher import rank_environment
 from jadeberta.shards import INDEX_NAME, CorpusEntry, ShardIndex, file_sha256, write_shard
+from jadeberta.utils.ports import free_port
 from tests.fork_server import ForkedProcess, fork_server
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,8 +1,6 @@
 """Process group of a job: device, address and port, time-outs, and how a lost peer is recognised."""
 
 import os
-import random
-import socket
 from datetime import timedelta
 
 import torch
@@ -11,6 +9,7 @@ import torch.distributed as dist
 from jadeberta.cluster.environment import Process
 from jadeberta.config import Recipe
 from jadeberta.errors import ConfigError, HangError
+from jadeberta.utils.ports import free_port
 
 
 def choose_device(recipe: Recipe, process: Process) -> torch.device:
@@ -84,23 +83,3 @@ def is_lost_peer(error: BaseException) -> bool:
     # gloo and NCCL raise plain RuntimeErrors for a closed connection; only their text names the library.
     of_transport = isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
     return isinstance(error, RuntimeError) and of_transport
-
-
-def free_port() -> int:
-    """Returns a free port for the ranks to meet at.
-
-    Not from the ephemeral range of the kernel: rank 0 listens seconds later, and any connection could take such a port until then.
-
-    Raises:
-        ConfigError: none of 100 ports is free.
-    """
-    for port in random.SystemRandom().sample(range(15000, 32768), 100):
-        with socket.socket() as s:
-            try:
-                s.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise ConfigError(
-        "none of 100 ports between 15000 and 32767 is free on this machine. End what holds them, or set MASTER_PORT."
-    )

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from jadeberta.checkpoint.manifest import newest_step
-from jadeberta.cluster.process_group import free_port
 from jadeberta.errors import is_retryable
+from jadeberta.utils.ports import free_port
 from jadeberta.utils.processes import end_with_parent
 
 GRACE_SECONDS = 20.0

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from jadeberta.checkpoint.manifest import newest_step
-from jadeberta.cluster.process_group import free_port
 from jadeberta.jobs.local_launcher import first_cause, run_directory
+from jadeberta.utils.ports import free_port
 from tests.helpers import ROOT
 
 RECORD = """

@@ -12,12 +12,12 @@ import orjson
 import pytest
 
 from jadeberta.cluster.environment import host_name
-from jadeberta.cluster.process_group import free_port
 from jadeberta.jobs.local_launcher import rank_environment
 from jadeberta.preflight import host_info as machine
 from jadeberta.preflight.host_info import JOB_VARIABLES, job_key, source_hash
 from jadeberta.preflight.storage_info import write_speed
 from jadeberta.preflight.timeouts import BackgroundCall, TimedOut, call_with_timeout
+from jadeberta.utils.ports import free_port
 from tests.fork_server import ForkedProcess, fork_server, run_forked
 from tests.helpers import ROOT, make_recipe, make_shards
 
