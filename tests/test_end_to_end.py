@@ -83,7 +83,7 @@ def test_the_release_gives_the_checkpoints_logits_and_a_filled_card(finished, tm
     figures = json.loads(result.stdout)
     assert set(figures["corpora"]) == {"wikipedia", "cc100"}
     total = figures["all"]["masked_tokens"]
-    assert total == sum(c["masked_tokens"] for c in figures["corpora"].values()) and total > 300
+    assert total == sum(c["masked_tokens"] for c in figures["corpora"].values()) and total > 90
     weighted = sum(c["accuracy"] * c["masked_tokens"] for c in figures["corpora"].values()) / total
     assert figures["accuracy"] == pytest.approx(weighted)
 

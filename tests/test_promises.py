@@ -14,10 +14,12 @@ SHOWN_BY = {
         "data/test_sample_order.py::test_starting_at_a_later_step_gives_the_batches_of_the_unbroken_run",
         "chaos/test_changing_world_size.py::test_lives_of_other_sizes_or_stages_continue_one_run",
     ],
-    "Every sentence comes out, or is named.": [
+    "No sentence is lost silently.": [
         "preprocess/segmenters/test_segmenters.py::test_words_spell_the_sentence_or_it_is_rejected",
         "preprocess/segmenters/test_jumanpp_faults.py::test_fault_costs_the_guilty_sentence_alone",
         "preprocess/stages/test_segment.py::test_sentence_that_kills_the_program_is_quarantined_with_its_place_and_counted",
+    ],
+    "Preprocessing survives any kill.": [
         "chaos/test_preprocess_kills.py::test_a_job_killed_in_any_stage_goes_on_to_the_same_bytes_and_does_no_finished_piece_again",
     ],
     "The same bits after a kill.": [
@@ -25,36 +27,41 @@ SHOWN_BY = {
         "training/test_resume.py::test_saved_by_two_ranks_zero2_it_goes_on_at_another_world_size_and_stage",
         "chaos/test_kills.py::test_killed_while_it_saves_renames_prunes_and_ends_a_run_goes_on_by_itself_to_the_same_bits",
     ],
-    "A checkpoint is whole or it is not there.": [
+    "A checkpoint is complete or absent.": [
         "chaos/test_crash_model.py::test_no_crash_at_any_point_of_a_save_loses_a_checkpoint",
         "chaos/test_damaged_checkpoint.py::test_every_damage_to_every_file_is_found_and_the_checkpoint_before_is_used",
         "test_end_to_end.py::test_a_checkpoint_directory_itself_loads_with_auto_classes",
     ],
-    "Saving costs the copy.": [
+    "A save costs one copy.": [
         "chaos/test_disk.py::test_steps_go_on_beside_a_save_on_a_slow_disk_and_the_next_save_waits",
         "checkpoint/test_writer_process.py::test_a_save_is_written_published_read_back_and_old_ones_pruned",
     ],
-    "Nobody has to watch.": [
+    "Hangs end with a name.": [
         "chaos/test_hangs.py::test_a_rank_that_is_stopped_in_its_step_is_named_and_ends_the_job",
+        "training/test_watchdog.py::test_a_hang_ends_with_status_12_and_the_function_it_hangs_in_is_written",
+    ],
+    "Bad numbers touch no weight.": [
         "training/test_guard.py::test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all",
         "training/test_guard.py::test_a_spike_on_one_rank_is_skipped_on_all",
         "training/test_guard.py::test_past_the_limit_it_goes_back_skips_the_data_and_goes_on_also_after_a_restart",
+    ],
+    "Bad disks do not end a run.": [
         "chaos/test_disk.py::test_io_errors_at_every_stage_of_a_save_cost_that_save_and_nothing_else",
         "training/test_damaged_rows.py::test_a_damaged_row_ends_the_run_before_it_is_trained_on_and_is_named",
     ],
-    "A job of Slurm looks after itself.": [
-        "cluster/test_job_attempts.py::test_a_host_with_a_slow_link_is_found_before_the_first_step_and_left_out",
-        "cluster/test_job_attempts.py::test_a_run_that_hears_of_its_time_limit_saves_and_requeues_itself_and_loses_no_step",
+    "A Slurm job manages itself.": [
+        "cluster/test_job_attempts.py::test_a_host_with_a_slow_link_is_found_before_the_first_step_and_excluded",
+        "cluster/test_job_attempts.py::test_a_run_that_gets_the_signal_before_its_time_limit_saves_and_requeues_itself_and_loses_no_step",
         "cluster/test_job_attempts.py::test_a_cut_cable_is_found_by_the_watchdog_and_the_job_goes_on_elsewhere",
         "cluster/test_job_attempts.py::test_a_lost_node_costs_the_steps_since_the_last_save_and_nothing_else",
         "cluster/test_job_attempts.py::test_a_job_that_crashes_at_its_start_three_times_stops_and_says_so",
     ],
-    "It ends well.": [
+    "Every end has a status.": [
         "training/test_control.py::test_signals_and_files_save_and_end_with_their_status_and_the_run_goes_on_to_the_end",
         "jobs/test_exit_statuses.py::test_another_attempt_follows_where_it_can_succeed",
-        "status/test_simulated_runs.py::test_every_figure_is_the_truth_for_any_history",
     ],
-    "The same function as Hugging Face's DeBERTa V2": [
+    "Every hour is accounted for.": ["status/test_simulated_runs.py::test_every_figure_is_the_truth_for_any_history"],
+    "The same function as Hugging Face's DeBERTa V2.": [
         "model/test_parity.py::test_every_configuration_has_hugging_faces_loss_and_gradients",
         "bench/test_counted_costs.py::test_ours_moves_at_most_half_the_bytes_in_half_the_kernels_and_keeps_a_third",
         "model/test_parity.py::test_a_packed_row_gives_each_document_what_it_gets_alone",
