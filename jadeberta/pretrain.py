@@ -57,7 +57,7 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
         JadebertaError: the run cannot start or go on; see the subclasses for the exit statuses.
     """
     process = detect(os.environ)
-    require_known_sinks(recipe.logging.metrics_sinks)
+    require_known_sinks(recipe.logging.sinks)
     shards = open_shards(recipe.data.shards or _missing("data.shards"), damaged=recipe.data.damaged)
     repeats = effective_repeats(recipe, shards)
     check_against_shards(recipe, shards)
@@ -208,7 +208,7 @@ class Trainer:
             return state
         if is_root:
             (run_dir / "DONE").unlink(missing_ok=True)  # left by a shorter run that goes on now
-        log = RunLog(context, MetricsWriter(run_dir, recipe.logging.metrics_sinks, state.step) if is_root else None)
+        log = RunLog(context, MetricsWriter(run_dir, recipe.logging.sinks, state.step) if is_root else None)
         # Not before: until the first step there is nothing to save, and USR1 and TERM end the process as they do by default.
         context.control.listen()
         for shard in context.shards.excluded_shards:

@@ -40,7 +40,7 @@ def measure(recipe: Recipe, engine: TrainingEngine, checkpointer: Checkpointer, 
 
     ledger = Ledger(run_dir / "overhead.jsonl", 0)
     control = RunControl(run_dir, True, 0)
-    log = RunLog(checkpointer.context, MetricsWriter(run_dir, recipe.logging.metrics_sinks, 0))
+    log = RunLog(checkpointer.context, MetricsWriter(run_dir, recipe.logging.sinks, 0))
     times = StepTimes(2.0, 0.1, 0.0)
     batch = batch_of(recipe, 1, 8)
     result = StepResult(

@@ -25,7 +25,7 @@ from jadeberta.utils.recipe_errors import explain_recipe_error
 
 PROJECT = Path(__file__).resolve().parents[2]
 """Root of the checkout."""
-OLD_KEYS = ("cluster.fruitless_lives",)
+OLD_KEYS = ("cluster.fruitless_lives", "logging.tensorboard")
 """Old spellings of keys, still accepted; the resolved recipe has the new one."""
 
 

@@ -257,17 +257,17 @@ class LoggingConfig:
     """Steps between two lines on the terminal; metrics.jsonl has every step."""
     sinks: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Where the metrics of each step go beside metrics.jsonl: names of modules in jadeberta/training/sinks."""
-    tensorboard: bool | None = None
-    """Old spelling: true adds tensorboard to the sinks, false takes it out."""
     communication: bool = False
     """Also measure how long rank 0 waits in collectives in each step; `jadeberta scaling` needs it."""
+    tensorboard: InitVar[bool | None] = None
+    """Old spelling: true adds tensorboard to `sinks`, false takes it out."""
 
-    @property
-    def metrics_sinks(self) -> list[str]:
-        """The sinks, with the old spelling taken into account."""
-        others = [name for name in self.sinks if name != "tensorboard"]
-        has_tensorboard = "tensorboard" in self.sinks if self.tensorboard is None else self.tensorboard
-        return ["tensorboard", *others] if has_tensorboard else others
+    def __post_init__(self, tensorboard: bool | None) -> None:
+        if tensorboard is None:
+            return
+        if not isinstance(tensorboard, bool):  # jsonargparse checks no type of an InitVar
+            raise ConfigError(f"logging.tensorboard is {tensorboard}; it must be true or false.")
+        self.sinks = [*["tensorboard"] * tensorboard, *(name for name in self.sinks if name != "tensorboard")]
 
 
 @dataclass

@@ -121,5 +121,5 @@ def recipe_of(recipe: Recipe, point: Point, run_dir: str, steps: int) -> Recipe:
         result.deepspeed = f"ds_configs/zero{point.zero}.json"
     result.checkpoint.every_steps, result.checkpoint.keep_last, result.checkpoint.keep_every = steps, 1, 0
     result.evaluation.every_steps = 0
-    result.logging.tensorboard, result.logging.communication = False, True
+    result.logging.sinks, result.logging.communication = [], True
     return result

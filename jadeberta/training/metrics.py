@@ -27,7 +27,7 @@ class MetricsWriter:
 
         Args:
             run_dir: directory of the run.
-            sinks: their names, `LoggingConfig.metrics_sinks`.
+            sinks: their names, the recipe's `logging.sinks`.
             first_step: step that the run goes on from.
         """
         self._file = open(run_dir / "metrics.jsonl", "ab", buffering=0)  # noqa: SIM115 - open until close()

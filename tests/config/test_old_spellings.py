@@ -34,6 +34,25 @@ def test_set_aside_is_exclude(recipe) -> None:
         assert yaml.safe_load(dump(found))["data"]["damaged"] == "exclude"
 
 
+@pytest.mark.parametrize(
+    ("text", "sinks"),
+    [
+        ("logging: {every_steps: 1}", ["tensorboard"]), ("logging: {tensorboard: true, sinks: []}", ["tensorboard"]),
+        ("logging: {tensorboard: false}", []), ("logging: {sinks: [other, tensorboard], tensorboard: false}", ["other"]),
+    ],
+)  # fmt: skip
+def test_tensorboard_adds_its_sink_or_takes_it_out(recipe, text, sinks) -> None:
+    found = recipe(text)
+    assert found.logging.sinks == sinks and "tensorboard" not in yaml.safe_load(dump(found))["logging"]
+    assert recipe(dump(found)) == found
+
+
+def test_tensorboard_is_an_option_too_and_only_true_or_false(recipe) -> None:
+    assert recipe("run: {dir: one}", "--logging.tensorboard", "false").logging.sinks == []
+    with pytest.raises(ConfigError, match=r"logging\.tensorboard is often; it must be true or false"):
+        recipe("logging: {tensorboard: often}")
+
+
 def test_a_resolved_recipe_reads_as_itself(recipe) -> None:
     found = recipe("cluster: {fruitless_lives: 7}\ndata: {damaged: set_aside}")
     assert recipe(dump(found)) == found

@@ -264,11 +264,12 @@ def test_a_due_save_is_settled_at_the_step_where_all_ranks_have_written() -> Non
 def test_the_time_of_a_save_belongs_to_the_row_after_it_and_to_no_step(monkeypatch) -> None:
     now = [0.0]
     monkeypatch.setattr("jadeberta.training.loop.time.monotonic", lambda: now[0])
-    job = LoopRun(max_steps=3, every=2)
+    job = LoopRun(max_steps=4, every=2)
     monkeypatch.setattr(FakeSaver, "save", advancing(now, 30.0, FakeSaver.save))
     monkeypatch.setattr(FakeEngine, "step", advancing(now, 2.0, FakeEngine.step))
     job.run()
-    assert [(number, *times) for number, times in job.logged] == [(1, 2.0, 0.0, 0.0), (2, 2.0, 0.0, 0.0), (3, 2.0, 0.0, 30.0)]
+    rows = [(1, 2.0, 0.0, 0.0), (2, 2.0, 0.0, 0.0), (3, 2.0, 0.0, 30.0), (4, 2.0, 0.0, 0.0)]
+    assert [(number, *times) for number, times in job.logged] == rows
 
 
 def advancing(now: list[float], seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from jadeberta.config import LoggingConfig, ModelConfig, load_recipe
+from jadeberta.config import ModelConfig, load_recipe
 from jadeberta.errors import ConfigError
 from jadeberta.model import build
 from jadeberta.training import sinks
@@ -139,14 +139,3 @@ def test_an_unknown_sink_is_refused_with_those_there_are() -> None:
     sinks.require_known_sinks(["tensorboard"])
     with pytest.raises(ConfigError, match=r"logging\.sinks holds 'wandb', which is no metrics sink; there are: .*tensorboard"):
         sinks.require_known_sinks(["tensorboard", "wandb"])
-
-
-@pytest.mark.parametrize(
-    ("old", "names", "found"),
-    [
-        (None, ["tensorboard"], ["tensorboard"]), (None, [], []), (False, ["tensorboard", "other"], ["other"]),
-        (True, [], ["tensorboard"]), (True, ["tensorboard"], ["tensorboard"]),
-    ],
-)  # fmt: skip
-def test_the_old_spelling_of_the_tensorboard_sink_still_decides(old, names, found) -> None:
-    assert LoggingConfig(sinks=names, tensorboard=old).metrics_sinks == found
