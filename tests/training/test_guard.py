@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
@@ -11,7 +12,7 @@ from jadeberta.config import GuardConfig
 from jadeberta.config.batch_sizes import BatchSizes
 from jadeberta.data.sample_order import SampleOrder, data_step
 from jadeberta.shards import open as open_shards
-from jadeberta.training.guard import SpikeDetector, deviations_above, is_sound
+from jadeberta.training.guard import SpikeDetector, UpdateGuard, deviations_above, is_sound
 from jadeberta.training.lr_schedule import learning_rate
 from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import make_recipe, make_shards, printed_by, read_metrics, start_ranks
@@ -230,3 +231,20 @@ def test_half_a_window_is_needed_and_zero_deviations_switch_it_off() -> None:
 )
 def test_only_finite_numbers_are_sound(loss, norm) -> None:
     assert is_sound(2.0, 1.0) and is_sound(0.0, 0.0) and not is_sound(loss, norm)
+
+
+def test_a_skipped_step_calls_no_update_and_leaves_no_trace_in_the_window() -> None:
+    updates: list[float] = []
+    inner = SimpleNamespace(step=lambda: updates.append(zero._global_grad_norm))
+    zero = SimpleNamespace(optimizer=inner, _global_grad_norm=0.0)
+    guard = UpdateGuard(SimpleNamespace(optimizer=zero), GuardConfig(window=8))
+    for step in range(8):
+        zero._global_grad_norm = 1.0 + step / 100
+        guard.expect(2.0 + step / 100)
+        inner.step()
+        assert guard.conclude(zero._global_grad_norm) is None
+    before = guard.memory()
+    assert len(updates) == 8 and before["loss"] == [2.0 + step / 100 for step in range(8)]
+    guard.expect(1e6)
+    inner.step()
+    assert guard.conclude(1.0) is not None and len(updates) == 8 and guard.memory() == before
