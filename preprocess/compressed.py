@@ -74,6 +74,7 @@ def placed_chunks(path: Path, start: int = 0, end: int | None = None) -> Iterato
                     decompressor = None if decompressor.eof else decompressor
                     if content:
                         yield position, content
+    # Not a damaged file: a download would not help.
     except PermissionError as e:
         raise InputError(f"{path}: {e.strerror}; give this user the right to read it.") from e
     except (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as e:
@@ -81,6 +82,7 @@ def placed_chunks(path: Path, start: int = 0, end: int | None = None) -> Iterato
         raise DamagedFile(f"{kind} ({e})", max(start, position - CHUNK_BYTES)) from e
     if new is not None and position == start:
         raise DamagedFile("the file is empty", position)
+    # The file ends inside a stream.
     if decompressor is not None:
         raise DamagedFile(f"the file is cut short: its {path.suffix[1:]} stream has no end", position)
 

@@ -27,6 +27,7 @@ def write_report(out: Path, reports: dict[str, Any]) -> dict[str, Any]:
         The content of the file: as `reports`, with the "time" (seconds since 1970) of each entry.
     """
     path = out / "report.json"
+    # Stages can run on different days; each keeps its entry until it runs again.
     report: dict[str, Any] = read_json(path) if path.exists() else {}
     for stage, entry in reports.items():
         result = entry["result"]

@@ -84,6 +84,7 @@ def describe_plan(config: PreprocessConfig, out: Path, stages: tuple[str, ...], 
     )
     kinds = ("cuts", "documents", "words", "shards")
     disk = {kind: sum(corpus.disk[kind] for corpus in corpora) for kind in kinds}
+    # The output directory may not exist yet; its nearest existing parent is on the same file system.
     free = shutil.disk_usage(next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())).free
     parts = ", ".join(f"{kind} {size / 1e9:,.2f}" for kind, size in disk.items())
     lines.append(f"about {sum(disk.values()) / 1e9:,.2f} GB of disk for all stages: {parts}; {free / 1e9:,.2f} GB are free")
@@ -112,11 +113,13 @@ def estimate_corpus(name: str, splits: list[InputSplit], out: Path, segmenter: S
     with TemporaryDirectory() as scratch:
         began = time.perf_counter()
         read, packed, documents = _try_extract(splits[0], Path(scratch))
+        # Seconds for a byte of the input file: the work of extract is proportional to it.
         extract = (time.perf_counter() - began) / read
     text = sum(len(document["text"].encode()) for document in documents)
     times = size / read
     began = time.perf_counter()
     tried, asked, rows = _try_segment(documents, segmenter)
+    # Seconds for a byte of text: the tried sentences are only some of the documents.
     segment = (time.perf_counter() - began) / max(1, tried)
     all_text = text * times
     return CorpusEstimate(
@@ -141,6 +144,7 @@ def _try_extract(split: InputSplit, scratch: Path) -> tuple[int, int, list[Docum
     """Returns the bytes read of a corpus's first file, their size when they are stored for extraction, and their documents."""
     begins = readers.READERS[split.format].begins
     read, lines = head_lines(split.path, begins, HEAD_BYTES)
+    # The head becomes a file of its own with a note, as a split of a large file would be.
     content = b"\n".join([*lines, b""])
     head, note = scratch / f"head{'.xml' if split.format == 'wikipedia' else ''}", scratch / "note"
     head.write_bytes(content)
@@ -155,6 +159,7 @@ def _try_segment(documents: list[Document], segmenter: Segmenter) -> tuple[int, 
     """Returns the bytes of text segmented, the number of their sentences, and lines of words."""
     tried, sentences = 0, list[str]()
     for document in documents:
+        # Juman++ is slow: some thousand sentences take a few seconds.
         if len(sentences) >= TRIED_SENTENCES:
             break
         sentences += split_sentences(document["text"])

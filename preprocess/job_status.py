@@ -61,6 +61,7 @@ def describe_directory(out: Path) -> list[str]:
     ranks = read_ranks(progress_dir(out))
     holder = holder_of(out / "work")
     lines += [f"{holder} works here" if holder else "nobody works here now"]
+    # Without a living job the files of dead ranks say nothing about the time left.
     if holder and (summary := summarise(ranks)) is not None:
         lines.append(describe(summary))
     listed = ranks if len(ranks) <= MAX_RANKS else [rank for rank in ranks if not rank.alive][:MAX_RANKS]

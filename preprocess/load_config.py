@@ -45,6 +45,7 @@ def load_config(recipe: Path | None, overrides: tuple[str, ...] = (), corpora: P
     parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_argument("--preprocess", type=PreprocessConfig)
+    # Accepted as they are: their keys are checked by the programs that read them.
     for section in OTHER_SECTIONS:
         parser.add_argument(f"--{section}", type=Any)
     if recipe is not None and not recipe.is_file():
@@ -108,6 +109,7 @@ def _validate(config: PreprocessConfig) -> None:
             )
         if corpus.repeats < 1:
             raise ConfigError(f"preprocess.corpora.{name}.repeats is {corpus.repeats}; it must be at least 1.")
+    # 2**16: token ids are stored as uint16. 2**40: a bound against typing errors.
     for key, low, high in (
         ("vocab_size", 10, 2**16),
         ("part_bytes", 1, 2**40),

@@ -134,6 +134,7 @@ def require_complete(out: Path, corpus: str) -> None:
         ConfigError: one is missing.
     """
     path = complete_path(out, corpus)
+    # Compares names and not only numbers: a marker may have been deleted by hand to repeat a split.
     if not path.is_file() or read_json(path)["pieces"] != [marker.stem for marker in list_markers(out, corpus)]:
         problem = f"the documents of '{corpus}' are not all extracted"
         raise ConfigError(f"{out}: {problem}. Run 'python -m preprocess extract' with the same --out first.")
@@ -151,6 +152,7 @@ def read_documents(part: Path) -> Iterator[Document]:
     Raises:
         InputError: the part is damaged.
     """
+    # A missing list means that no duplicates were looked for: all rows are kept.
     skipped = frozenset((read_duplicates(part) or {"rows": ()})["rows"])
     return (row for number, row in enumerate(read_jsonl_zst(part)) if number not in skipped)
 
@@ -226,6 +228,7 @@ def read_segmenter(out: Path) -> dict[str, Any]:
     found: dict[bytes, Path] = {}
     for marker in sorted((out / "work" / "words").glob("*/*.json")):
         found.setdefault(orjson.dumps(read_json(marker)["settings"]["segmenter"]), marker)
+    # Words of two segmenters in one tokenizer would give two spellings of the same word.
     if len(found) != 1:
         what = f"words of different segmenters ({', '.join(map(str, found.values()))})" if found else "no words"
         raise ConfigError(f"{out}: {what}. Delete {out / 'work' / 'words'} and run 'python -m preprocess segment'.")
@@ -247,6 +250,7 @@ def remove_leftovers(out: Path) -> None:
 
     `work/pool` is not touched: other processes of that pool may be starting.
     """
+    # Hidden names are temporary files: no stage gives an output such a name.
     for path in [*out.glob(".*"), *(out / "tokenizer").glob(".*"), *(out / "work").glob("**/.*")]:
         if pool_dir(out) in path.parents:
             continue

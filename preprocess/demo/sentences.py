@@ -38,6 +38,7 @@ def _prefer(word: str, items: Sequence[Item], rng: random.Random) -> Item:
     """One of the two items that a word prefers, or in one draw of ten any: what a model can learn about the word."""
     if rng.random() < 0.1:
         return rng.choice(items)
+    # Not Python's hash, which differs from run to run.
     number = zlib.crc32(word.encode())
     return items[(number if rng.random() < 0.7 else number // len(items)) % len(items)]
 
@@ -61,6 +62,7 @@ class Document:
         else:
             first = f"{self._people[0]}は{self.town}市に住む{self._role}{self._copula}。"
         sentences = {first: None}
+        # A dictionary for its keys: no sentence twice in a document.
         while len(sentences) < 5 or rng.random() < 0.9:
             sentences[rng.choice(PATTERNS).format_map(self._fields())] = None
         self.sentences = list(sentences)

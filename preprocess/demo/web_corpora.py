@@ -37,6 +37,7 @@ def write_cc100(directory: Path, seed: int, documents: int) -> dict[str, int]:
     keys = [f"{seed}-cc100-{ordinal}" for ordinal in range(documents)]
     texts = ("\n".join(_page(key, random.Random(f"{key}-page"))) + "\n" for key in keys)
     with atomic_file(directory / "cc100-ja.txt.xz") as f:
+        # Preset 2 takes a third of the default's time for files a tenth larger.
         f.write(lzma.compress("\n".join(texts).encode(), preset=2))
     return {"cc100_documents": documents}
 
@@ -86,5 +87,6 @@ def write_oscar(directory: Path, seed: int, kept: int, schema: str = "2201") -> 
     name = "oscar2201_ja_meta_part_1.jsonl.gz" if schema == "2201" else "oscar2301_ja_part_1.jsonl.zst"
     with atomic_file(directory / name) as f:
         data = b"".join(rows)
+        # mtime=0: the time in the header would change the bytes.
         f.write(gzip.compress(data, 6, mtime=0) if schema == "2201" else zstandard.ZstdCompressor(level=3).compress(data))
     return {f"oscar{schema}_documents": len(rows), f"oscar{schema}_kept": found}

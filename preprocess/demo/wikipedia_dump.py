@@ -46,6 +46,7 @@ def _marked_up(document: Document) -> Iterator[str]:
         link = f"{{{{仮リンク|{noun}|en|Example|label={noun}}}}}"
         marks[noun] = (f"[[{noun}]]", f"[[{noun} ({document.topic.name})|{noun}]]", link)[draw]
     for number, sentence in enumerate(document.sentences):
+        # Only the first mention is marked up, as editors do.
         for word in [word for word in marks if word in sentence]:
             sentence = sentence.replace(word, marks.pop(word), 1)
         if rng.random() < 0.1:
@@ -96,6 +97,7 @@ def _pages(seed: int, articles: int) -> Iterator[tuple[int, str, str]]:
         key = f"{seed}-wikipedia-{ordinal}"
         rng, document = random.Random(f"{key}-page"), Document(key, "written")
         noun = document.nouns[0]
+        # Titles are unique in a dump.
         candidates = (noun, f"{document.town}の{noun}", *(f"{noun} (第{number}版)" for number in range(1, ordinal + 2)))
         title = next(name for name in candidates if name not in titles)
         titles.add(title)
@@ -115,7 +117,7 @@ def _pages(seed: int, articles: int) -> Iterator[tuple[int, str, str]]:
 
 
 def write_wikipedia(directory: Path, seed: int, articles: int) -> dict[str, int]:
-    """A multistream dump: siteinfo, blocks of pages and the closing tag are bz2 streams of their own; the index says where."""
+    """A multistream dump: siteinfo, blocks of pages and the closing tag are bz2 streams of their own; the index holds their offsets."""
     index: list[str] = []
     with atomic_file(directory / f"{NAME}.xml.bz2") as f:
         offset = f.write(bz2.compress(SITEINFO.encode()))

@@ -109,6 +109,7 @@ class Counters:
         """Returns the state of this rank now; rates are those since the last minute's first call of this function."""
         now, counts = self._clock(), {name: float(n) for name, n in self._counts.items()}
         self._marks.append((now, counts))
+        # Keep one mark that is older than the window, so that the rate covers all of it.
         while len(self._marks) > 2 and now - self._marks[1][0] >= WINDOW_SECONDS:
             self._marks.popleft()
         then, before = self._marks[0]
@@ -119,6 +120,7 @@ class Counters:
             "call_seconds": now - self._call_began,
         }
         if taken["task"]:
+            # Weights are estimates: a task may count more than its own.
             done = min(self._weight_in_task, self._current)
             taken |= {"task_weight_done": done, "task_seconds": now - self._task_began}
         return RankState(**taken)

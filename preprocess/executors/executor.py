@@ -56,7 +56,7 @@ class Executor:
                     f"{MPI.Get_library_version().splitlines()[0]}: this MPI library allows no calls from several threads. "
                     "Use one that does, or share the work by files (--pool NAME; MPI=none on Slurm)."
                 )
-            # Requests for tasks have a communicator of their own, so that they never meet a collective.
+            # Requests for tasks have a communicator of their own, so that no collective receives them.
             self._task_comm = self._mpi.Dup()
 
     @property

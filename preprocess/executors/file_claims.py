@@ -57,6 +57,7 @@ def decide(
     open_ = [(number, state) for number, state in enumerate(states) if not state.done]
     if not open_:
         return Decision("done")
+    # Errors first: the call has failed, so no further task is begun.
     for number, state in open_:
         if state.attempt in state.failures and (number, state.attempt) not in forgiven:
             return Decision("failed", number, state.attempt)

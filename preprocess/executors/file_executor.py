@@ -43,7 +43,7 @@ class FileExecutor(Executor):
         """Joins the pool, or creates it.
 
         Args:
-            out: directory that the work is about; the pool lives in `work/pool/<name>-<stage>` under it.
+            out: output directory; the state of the pool is in `work/pool/<name>-<stage>` under it.
             name: the same for all processes of a pool and never used again, such as the number of a job.
             stage: the command that all of them run.
             silence: seconds without a renewed liveness file after which a process is taken for dead; the same for all.

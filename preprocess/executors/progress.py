@@ -25,7 +25,7 @@ INTERVAL_SECONDS = 2.0
 PAGE_BYTES = 4096
 """Size of a rank's file; a state takes some hundred bytes."""
 SHORTEST_SECONDS = 3.0
-"""Length of a call below which its rate says nothing about the time left."""
+"""Length of a call below which its rate is no basis for the time left."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def summarise(statuses: Iterable[RankStatus]) -> JobProgress | None:
     ranks = [rank for rank in statuses if rank.state.stage]
     if not ranks:
         return None
+    # Ranks enter a call one after the other; the one that entered last knows the newest call.
     newest = max(ranks, key=lambda rank: (rank.alive, -rank.state.call_seconds)).state
     there = [rank for rank in ranks if (rank.state.stage, rank.state.call) == (newest.stage, newest.call)]
     done = sum(rank.state.weight_done + rank.alive * rank.state.task_weight_done for rank in there)

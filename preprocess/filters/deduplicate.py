@@ -93,6 +93,7 @@ def find(config: DuplicatesConfig, parts: list[Path], executor: Executor) -> Non
     work = _Work(config, parts, duplicates_dir(parts[0]) / digest, digest)
     if executor.run_on_root(lambda: all(_is_done(part, digest) for part in parts)):
         return
+    # Three calls of map, each of which ends on all ranks before the next begins: every step reads all files of the last.
     executor.map(parts, partial(_write_keys, work), lambda part: part.stat().st_size)
     count = executor.run_on_root(lambda: 1 + sum(work.keys(part).stat().st_size for part in parts) // PARTITION_BYTES)
     executor.map(range(count), partial(_find_in_partition, work, count))
@@ -118,6 +119,7 @@ def _write_keys(work: _Work, part: Path) -> None:
     found: list[tuple[int, int]] = []
     for row, document in enumerate(read_jsonl_zst(part)):
         text = normalise(document["text"])
+        # The lowest bit separates keys of whole texts from keys of bands, so that they never collide.
         found.append((xxhash.xxh3_64_intdigest(text.encode()) | 1, row))
         if work.config.remove == "near":
             found += [(key, row) for key in _band_keys(text, work.config.similarity)]
@@ -129,6 +131,7 @@ def _band_keys(text: str, similarity: float) -> list[int]:
     """Returns a key for each band of a text's signature; none for a text too short to have a shingle."""
     from rensa import RMinHash
 
+    # Short texts are compared as wholes only.
     if len(text) < SHINGLE:
         return []
     bands, rows = bands_for(similarity)
@@ -142,9 +145,11 @@ def _find_in_partition(work: _Work, count: int, partition: int) -> None:
     """Writes the documents that share a key of one range with an earlier one, as sorted numbers: part << 33 | row << 1 | same text."""
     if work.found(partition).is_file():
         return
+    # The last value of a range and not the first of the next: 2**64 does not fit into uint64.
     bounds = np.array([2**64 * partition // count, 2**64 * (partition + 1) // count - 1], "<u8")
     spans = []
     for number, part in enumerate(work.parts):
+        # Mapped: only the pages of this range of keys are read.
         found = np.load(work.keys(part), mmap_mode="r")  # uint64 [2, keys]: keys in order, and of each its row
         first, last = np.searchsorted(found[0], bounds[:1])[0], np.searchsorted(found[0], bounds[1:], side="right")[0]
         span = np.array(found[:, first:last])
@@ -153,6 +158,7 @@ def _find_in_partition(work: _Work, count: int, partition: int) -> None:
     key, document = np.concatenate(spans, axis=1)
     order = np.argsort(key, kind="stable")  # of equals the first document first
     key, document = key[order], document[order]
+    # Every document after the first with its key is a duplicate, even if that first one is dropped itself.
     again = np.flatnonzero(key[1:] == key[:-1]) + 1
     _save(work.found(partition), np.unique(document[again] | (key[again] & _EXACT)))
 

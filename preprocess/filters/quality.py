@@ -46,6 +46,7 @@ def keep(documents: Iterator[Document], filters: dict[str, dict[str, Any] | None
         return
     from hojichar import Document as Judged
 
+    # Opened once for a split: some filters load word lists.
     opened = [_open(name, options or {}) for name, options in filters.items()]
     for document in documents:
         judged = Judged(document["text"])
@@ -54,6 +55,7 @@ def keep(documents: Iterator[Document], filters: dict[str, dict[str, Any] | None
             if judged.is_rejected:
                 dropped[f"quality: {filter.name}"] += 1
                 break
+            # The text must stay what the reader made of it: the normaliser alone changes texts.
             if judged.text != document["text"]:
                 raise ConfigError(f"{KEY} names {filter.name}, which changes texts. Name filters that only drop documents.")
         else:
@@ -72,6 +74,7 @@ def _open(name: str, options: dict[str, Any]) -> Any:
     if name not in known:
         likely = ", ".join(sorted(n for n in known if n.startswith(("Accept", "Discard")) or n.endswith("RatioFilter")))
         raise ConfigError(f"{KEY} names {name}, which HojiChar does not have; it has {likely}, and others.")
+    # A filter that draws numbers would drop other documents after a restart.
     if drawn := [option for option in _RANDOM if option in options]:
         raise ConfigError(f"{KEY}.{name}.{drawn[0]}: no filter may depend on chance here. Take the option out.")
     try:

@@ -30,6 +30,7 @@ def splits(corpus: str, config: CorpusConfig) -> list[InputSplit]:
     if config.format not in READERS:
         raise ConfigError(f"preprocess.corpora.{corpus}.format: {config.format} is unknown; it may be {', '.join(READERS)}.")
     found: list[InputSplit] = READERS[config.format].splits(corpus, _files(corpus, config.path))
+    # Parts are named after their split: two of the same name would overwrite each other.
     names: dict[str, Path] = {}
     for split in found:
         if split.name in names:
@@ -52,6 +53,7 @@ def documents(split: InputSplit, dropped: Counter[str]) -> Iterator[Document]:
     for document in READERS[split.format].documents(split, dropped):
         found = True
         yield document
+    # A whole file without any document is damaged or of another format; a split of one may be empty.
     if not found and not dropped and split.note is None:
         raise InputError(f"{split.path}: line 1: no document in the whole file; copy or download it again.")
 
@@ -64,4 +66,5 @@ def _files(corpus: str, pattern: str) -> list[Path]:
     if not files:
         what = "no file matches" if glob.has_magic(pattern) else "no such file"
         raise InputError(f"{pattern}: {what}; correct preprocess.corpora.{corpus}.path or put the corpus there.")
+    # The order decides ids and shards: it must not depend on the file system.
     return sorted(files, key=lambda path: (natural_key(path.name), str(path)))

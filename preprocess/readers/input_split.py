@@ -91,6 +91,7 @@ def file_splits(corpus: str, format: str, path: Path, id_prefix: str, files: lis
         files: all files of the corpus.
     """
     size, name = path.stat().st_size, stem(path)
+    # Splitting costs a second pass over the text; it pays only for files that would keep one rank busy at the end.
     if size <= max(2 * SPLIT_BYTES, sum(file.stat().st_size for file in files) // LARGE_SHARE):
         return [InputSplit(corpus, format, name, path, id_prefix, 0, size)]
     spans = [(start, min(size, start + SPLIT_BYTES)) for start in range(0, size, SPLIT_BYTES)]

@@ -30,6 +30,7 @@ def splits(corpus: str, files: list[Path]) -> list[InputSplit]:
     for number, path in enumerate(files, 1):
         named = re.search(r"_(?:part|meta)_(\d+)\.", path.name)
         part = int(named.group(1)) if named else number
+        # The part number is in the ids.
         if part in parts:
             raise InputError(f"{path}: part {part} like {parts[part]}, so ids would clash; rename one or make them two corpora.")
         parts[part] = path

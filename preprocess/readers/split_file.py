@@ -114,6 +114,7 @@ def split_file(
     Raises:
         InputError: the file is damaged; splits written until then are right.
     """
+    # Batches come in the order of their splits; a split inside which no document begins has none.
     groups = groupby(_assign(task, begins, count), key=lambda batch: batch.place)
     place, batches = next(groups, (-1, iter(())))
     line, unit, byte = 1, 0, 0
@@ -124,6 +125,7 @@ def split_file(
                 extent.lines, extent.units = extent.lines + len(batch.lines), extent.units + batch.units
                 byte += batch.bytes
                 write(batch.lines)
+        # The reader checks the file's own end only in the split that holds the last lines.
         ends_file = False
         if place == number:
             place, batches = next(groups, (-1, iter(())))
@@ -132,6 +134,7 @@ def split_file(
         if split.name in task.wanted and split.note is not None:
             text = _text_of(split).name if _is_packed(split) else None
             note = {"settings": settings(split), "text": text, "start": start, "end": byte, "ends_file": ends_file}
+            # Last: the note says that the text is whole, and makes the split ready for extraction.
             write_json(split.note, asdict(extent) | note)
 
 
@@ -148,6 +151,7 @@ def head_lines(path: Path, begins: Begins, size: int) -> tuple[int, list[bytes]]
     for place, batch, _ in _placed_lines(path, lambda weight: None):
         if read >= size:
             flags = map(begins, batch, [lines[-1], *batch])
+            # Stop at the first line of a document, so that the last one is whole.
             if (cut := next((n for n, begun in enumerate(flags) if begun), None)) is not None:
                 return read, lines + batch[:cut]
         lines, read = lines + batch, place
@@ -174,7 +178,9 @@ def _assign(task: SplitTask, begins: Begins, count: Callable[..., None]) -> Iter
     for read, lines, size in _placed_lines(task.path, count):
         flags = list(map(begins, lines, [before, *lines]))
         before = lines[-1]
+        # The current split at the earliest: a document never goes to a split before that of its predecessor.
         goes_to = bisect_left(starts, read, lo=place + 1) - 1
+        # The lines up to the next document still belong to the document before, and so to its split.
         if goes_to > place and True in flags:
             cut = flags.index(True)
             head = sum(map(len, lines[:cut])) + cut
@@ -195,6 +201,7 @@ def _placed_lines(path: Path, count: Callable[..., None]) -> Iterator[tuple[int,
             count(weight=read - counted)
             counted = read
             first, *rest = chunk.split(b"\n")
+            # A line belongs where its first byte came out, however many chunks it spans.
             began = began if pending else read
             pending.append(first)
             if sum(map(len, pending)) > MAX_LINE_BYTES:
@@ -202,6 +209,7 @@ def _placed_lines(path: Path, count: Callable[..., None]) -> Iterator[tuple[int,
             if not rest:
                 continue
             line, last = b"".join(pending), rest.pop()
+            # The first line of a chunk may have begun in an earlier chunk; the others began in this one.
             yield began, [line], len(line) + 1
             if rest:
                 yield read, rest, sum(map(len, rest)) + len(rest)

@@ -106,6 +106,7 @@ def _split_starts(path: Path) -> list[int]:
 
 
 def _read_index(index: Path) -> list[int]:
+    # A dictionary for its keys: each stream is listed once for every page in it.
     starts: dict[int, None] = {}
     for number, line in lines(index):
         offset = line.partition(b":")[0]
@@ -146,6 +147,7 @@ def _pages(split: InputSplit) -> Iterator[tuple[int, bytes]]:
                 remedy = "name a pages-articles .xml.bz2 or .xml file in the recipe"
                 raise InputError(f"{split.path}: byte 0: not a MediaWiki export; {remedy}.")
             entered = True
+            # Pages may span chunks and streams; the buffer holds the rest of the last chunk.
             buffer += chunk
             position = 0
             while (end := buffer.find(b"</page>", position)) >= 0:
@@ -157,6 +159,7 @@ def _pages(split: InputSplit) -> Iterator[tuple[int, bytes]]:
                 raise _error(split, number + 1, "a page of more than 256 MiB, so this is not a pages-articles dump")
     except DamagedFile as e:
         raise InputError(f"{split.path}: byte {e.byte}, after page {number} of the split: {e}; {DOWNLOAD_AGAIN}.") from e
+    # A split ends between two pages, so a page that has begun here is not whole.
     if b"<page" in buffer:
         raise _error(split, number + 1, "the file is cut short in mid-page")
     if source.ends_file and not buffer.rstrip().endswith(b"</mediawiki>"):

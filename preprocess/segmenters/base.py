@@ -51,6 +51,7 @@ class Segmenter(ABC):
         """Streams the words of each sentence, group by group; an engine in its own process works on the next groups meanwhile."""
         started: deque[Callable[[], list[Spaced]]] = deque()
         for group in groups:
+            # Keep `groups_ahead` groups with the engine while the oldest answer is read.
             started.append(self._start(group))
             if len(started) > self.groups_ahead:
                 yield started.popleft()()
@@ -59,6 +60,7 @@ class Segmenter(ABC):
 
     def _start(self, sentences: list[str]) -> Callable[[], list[Spaced]]:
         """Gives sentences to the engine and returns a function that waits for the answers and checks them."""
+        # One form for all engines: they differ in what they do with other spaces.
         lines = [" ".join(sentence.split()) for sentence in sentences]
         refused = _refusals(lines)
         asked = [line for number, line in enumerate(lines) if line and number not in refused]
@@ -68,6 +70,7 @@ class Segmenter(ABC):
             checked = spelled(asked, tokenized())
             if len(asked) == len(lines):
                 return checked
+            # Blank and refused lines were not given to the engine; put them back in their places.
             rest = iter(checked)
             return [refused.get(number) or (next(rest) if line else "") for number, line in enumerate(lines)]
 

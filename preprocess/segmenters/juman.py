@@ -72,8 +72,10 @@ class _ByPyknp(Segmenter):
         if threading.current_thread() is not threading.main_thread():
             # pyknp's timeout is an alarm, which only the main thread can have; elsewhere each sentence gets a process.
             return align(line, self._open(multithreading=True).juman_lines(_Whole(line)))
+        # One process serves many sentences: to start JUMAN takes longer than a sentence.
         if self._juman is None:
             self._juman = self._open(multithreading=False)
+        # pyknp installs its own alarm handler and leaves it there; ours is put back.
         handler = signal.getsignal(signal.SIGALRM)
         try:
             return align(line, self._juman.juman_lines(_Whole(line)))

@@ -43,6 +43,7 @@ class Recheck:
 
     def differing(self, segmenter: Segmenter) -> list[Differing]:
         """Segments the sentences again, the last one first; one that is rejected now says nothing about order and is skipped."""
+        # In reverse order, so that every sentence has other neighbours than before.
         backwards = self._answered[::-1]
         again = next(segmenter.segment_groups([[sentence for sentence, _ in backwards]]))
         return [

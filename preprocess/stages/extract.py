@@ -62,6 +62,7 @@ def extract(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
     # A missing library is found now, not after hours of work.
     quality.describe(config.quality)
     duplicates.describe(config.duplicates)
+    # One rank plans for all: a listing by each of thousands of ranks would be as many requests to the file server.
     pending = executor.run_on_root(lambda: _plan(config, out))
 
     def work(task: InputSplit | SplitTask) -> None:
@@ -94,6 +95,7 @@ def extract(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
         executor.run_on_root(lambda: duplicates.forget(parts))
     else:
         duplicates.find(config.duplicates, parts, executor)
+    # Only after the duplicates are known: the next stages read the documents without them.
     executor.run_on_root(lambda: _mark_complete(config, out))
     return executor.run_on_root(lambda: _summary(config, out))
 
@@ -131,6 +133,7 @@ def _plan(config: PreprocessConfig, out: Path) -> list[InputSplit | SplitTask]:
     for corpus, splits in plan_splits(config, out).items():
         expected = {split.name: split for split in splits}
         for marker in list_markers(out, corpus):
+            # A marker of another set of files would mix two corpora in one output.
             if marker.stem not in expected:
                 source = read_json(marker)["settings"]["file"]
                 here = f"{source} is not in {config.corpora[corpus].path} or is now split otherwise"
@@ -139,6 +142,7 @@ def _plan(config: PreprocessConfig, out: Path) -> list[InputSplit | SplitTask]:
             _require_parts(marker.parent, marker, _check_settings(marker, _settings(split, config)))
             remove_text(split)
             log.info("%s: %s: done before, skipped", corpus, split.name)
+        # Before any new part is written: a killed run must not look complete.
         if expected:
             complete_path(out, corpus).unlink(missing_ok=True)
         write_json(planned_path(out, corpus), {"pieces": [[split.name, split.end - split.start] for split in splits]})
@@ -236,11 +240,13 @@ def _write_split(split: InputSplit, config: PreprocessConfig, folder: Path, coun
     smallest = _Smallest(config.heldout_documents)
     parts: list[dict[str, Any]] = []
     documents = quality.keep(readers.documents(split, dropped), config.quality, dropped)
+    # One document decides whether there is another part at all: no part is empty.
     for first in documents:
         counts = Counter(documents=0, bytes=0)
         name = f"{split.name}-{len(parts):05d}.jsonl.zst"
         write_jsonl_zst(folder / name, _one_part(chain([first], documents), config.part_bytes, counts, smallest))
         parts.append({"file": name, **counts})
+        # No weight here: progress goes by bytes of the input, which are counted when the split ends.
         count(**counts, weight=0)
     return {
         "counts": {
@@ -258,6 +264,7 @@ def _one_part(documents: Iterator[Document], part_bytes: int, counts: Counter[st
     """Yields documents until `part_bytes` of text are reached: the end of a part depends on the texts alone."""
     for document in documents:
         counts["documents"] += 1
+        # UTF-8 bytes and not characters: part_bytes bounds the size on the disk.
         counts["bytes"] += len(document["text"].encode())
         smallest.add(document["id"])
         yield document
@@ -281,6 +288,7 @@ class _Smallest:
         self._heap: list[tuple[int, str]] = []
 
     def add(self, document_id: str) -> None:
+        # Negative, as heapq keeps the smallest on top and the largest hash must be dropped first.
         entry = (-heldout_hash(document_id), document_id)
         if len(self._heap) < self._limit:
             heapq.heappush(self._heap, entry)

@@ -66,6 +66,7 @@ def pack(config: PreprocessConfig, out: Path, executor: Executor) -> ShardIndex:
     Raises:
         ConfigError: there are no words or no tokenizer yet, the tokenizer is not of this size, or a corpus gives no row at all.
     """
+    # One rank reads all markers and the tokenizer; the others get the result.
     plan = executor.run_on_root(lambda: _plan(config, out))
     groups, heldout, work = plan.groups, plan.heldout, pack_dir(out)
 
@@ -83,6 +84,7 @@ def pack(config: PreprocessConfig, out: Path, executor: Executor) -> ShardIndex:
         def rest(put: Callable[[dict[str, Any]], object]) -> Iterator[dict[str, Any]]:
             for part in parts:
                 for row in rows_of(part):
+                    # Held-out documents are written to a file now, as only this task reads the part.
                     if row["id"] in ids:
                         put(row)
                     else:
@@ -97,6 +99,7 @@ def pack(config: PreprocessConfig, out: Path, executor: Executor) -> ShardIndex:
 
     def pack_valid(corpus: str) -> ShardEntry:
         name = f"valid-{corpus}-00000"
+        # Made from the files of held-out documents, so that it must wait for all shards of its corpus.
         heldout_files = [work / f"{corpus}-{n:05d}.heldout.jsonl.zst" for n, _ in enumerate(groups[corpus])]
         settings = _settings(plan.meta | {"corpus": corpus, "split": "valid"}, heldout_files, heldout[corpus])
         if (entry := _finished(work / f"{name}.json", settings, out)) is not None:
@@ -108,6 +111,7 @@ def pack(config: PreprocessConfig, out: Path, executor: Executor) -> ShardIndex:
 
     tasks = [(corpus, n) for corpus in config.corpora for n, _ in enumerate(groups[corpus])]
     train = executor.map(tasks, pack_train, lambda task: sum(map(text_bytes, groups[task[0]][task[1]])))
+    # A second call of map: the first one ends only when every held-out document is on the disk.
     held = [corpus for corpus in config.corpora if heldout[corpus]]
     valid = dict(zip(held, executor.map(held, pack_valid), strict=True))
     index = ShardIndex(**plan.meta, corpora={})
@@ -198,6 +202,7 @@ def heldout_ids(out: Path, corpus: str, wanted: int) -> frozenset[str]:
             documents += marker["counts"]["documents"]
             yield from map(tuple, marker["heldout"])
 
+    # Markers hold the smallest hashes of their split; the smallest of all are among them.
     smallest = heapq.nsmallest(wanted, candidates())
     if made < wanted:
         raise ConfigError(
@@ -216,6 +221,7 @@ def group_parts(parts: list[Path], shard_bytes: int) -> list[list[Path]]:
     size = 0
     for part in parts:
         text = text_bytes(part)
+        # Whole parts only: a shard depends on its parts, and a changed part changes one shard.
         if not groups or (size > 0 and size + text > shard_bytes):
             groups.append([])
             size = 0
@@ -241,6 +247,7 @@ def encode_documents(
     """
     texts = (row["sentences"] for row in rows if row["sentences"])
     while documents := list(islice(texts, DOCUMENTS_AT_ONCE)):
+        # One call for many sentences: the overhead of a call is larger than encoding one.
         encoded = processor.encode(list(chain.from_iterable(documents)), num_threads=1)
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         ids = np.fromiter(chain.from_iterable(encoded), np.uint16, int(lengths.sum()))
@@ -299,6 +306,7 @@ def _finished(marker: Path, settings: dict[str, Any], out: Path) -> ShardEntry |
     entry = ShardEntry(**found["shard"])
     path = out / entry.file
     whole = found["settings"] == settings and path.is_file() and path.stat().st_size == entry.bytes
+    # The hash is read last, as it takes the time of reading the whole shard.
     if not whole or file_sha256(path) != entry.sha256:
         return None
     if ensure_checksums(path, entry, SEQUENCE_LENGTH):

@@ -48,8 +48,10 @@ def segment(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
         ConfigError: `out` holds words made with other settings, or there is nothing to segment.
     """
     with ExitStack() as stack:
+        # Collective: every rank has an engine, and all have the same one, before any part is begun.
         segmenter = _open_everywhere(config.segmenter, executor, stack)
         pending = executor.run_on_root(lambda: _plan(config, out, segmenter.description))
+        # Reading all markers takes time; a run with nothing to do skips it.
         sizes = executor.run_on_root(lambda: _text_bytes(config, out)) if pending else {}
         executor.map(
             pending, lambda part: _segment_part(part, out, segmenter, config.segmenter, executor.count), sizes.__getitem__
@@ -124,6 +126,7 @@ def _is_done(part: Path, out: Path, description: dict[str, Any]) -> bool:
     if content["settings"] != settings:
         difference = _difference(content["settings"], settings)
         raise ConfigError(f"{marker}: made with another {difference}; give another --out or delete {marker.parent}.")
+    # A part that was truncated after its marker was written is segmented again.
     return words.is_file() and words.stat().st_size == content["file_bytes"]
 
 
@@ -152,6 +155,7 @@ def _summary(corpus: str, out: Path) -> dict[str, Any]:
     quarantined: Counter[str] = Counter()
     for part in list_parts(out, corpus):
         counts = read_json(words_marker(words_path(part, out)))["counts"]
+        # The only count that is a dictionary; the others add up.
         quarantined.update(counts.pop("quarantined"))
         total.update(counts)
     read = {"sentences_in": total["sentences"] + quarantined.total()}

@@ -58,11 +58,14 @@ def segment_part(part: Path, words: Path, segmenter: Segmenter, batch: int, coun
     tally, stem = _Tally(), words.name.removesuffix(SUFFIX)
     for leftover in words.parent.glob(f".{glob.escape(stem)}.*.tmp-*"):
         leftover.unlink()  # a killed attempt left it
+    # Atomic: a killed attempt leaves no part that could be taken for a whole one.
     write_jsonl_zst(words, _rows(part, segmenter, batch, tally, count))
     counts, rejects = tally.counts, tally.rejects
+    # The promise of this stage, checked on every part before its marker exists.
     if counts["read"] != counts["sentences"] + len(rejects):
         kept = f"{counts['sentences']} segmented and {len(rejects)} quarantined"
         raise SegmenterError(f"{part}: {counts['read']} sentences read but {kept}. This is a bug: report it with the part.")
+    # After the words are written: the check must not change which sentences the engine saw before.
     differing = tally.recheck.differing(segmenter)
     _write_lines(words.with_name(f"{stem}.rejects.jsonl"), rejects)
     _write_lines(words.with_name(f"{stem}.order.jsonl"), [asdict(row) for row in differing])
@@ -86,6 +89,7 @@ def segment_part(part: Path, words: Path, segmenter: Segmenter, batch: int, coun
 
 def _rows(part: Path, segmenter: Segmenter, batch: int, tally: _Tally, count: Callable[..., None]) -> Iterator[dict[str, Any]]:
     """Yields the rows of a part of words; adds counts and rejects to `tally`."""
+    # Groups whose answers are still to come, the oldest first: the engine works ahead.
     asked: deque[tuple[Group, list[str]]] = deque()
 
     def ask() -> Iterator[list[str]]:
@@ -98,12 +102,14 @@ def _rows(part: Path, segmenter: Segmenter, batch: int, tally: _Tally, count: Ca
         words = [answer for answer in answers if not isinstance(answer, Rejected)]
         text = "".join(words)
         tally.counts.update(documents=len(group), read=len(read), sentences=len(words), bytes=len(text.encode()))
+        # A sentence has one word more than spaces; counting characters is cheaper than splitting.
         tally.counts["words"] += text.count(" ") + len(words)
         start = 0
         for document_id, sentences in group:
             own = answers[start : start + len(sentences)]
             start += len(sentences)
             tally.recheck.add(document_id, sentences, own)
+            # Rare, so the sentences of a document are copied only then.
             if len(words) < len(read):
                 rejected = ((number, answer) for number, answer in enumerate(own, 1) if isinstance(answer, Rejected))
                 tally.rejects += [
@@ -121,6 +127,7 @@ def _groups(part: Path, most: int) -> Iterator[Group]:
     held = 0
     for row in read_documents(part):
         sentences = split_sentences(row["text"])
+        # A document is never split over two groups: its answers come back together.
         if group and held + len(sentences) > most:
             yield group
             group, held = [], 0

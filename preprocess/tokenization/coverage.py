@@ -44,6 +44,7 @@ def measure(model: sentencepiece.SentencePieceProcessor, counts: Iterable[WordCo
             words += count
             tokens += count * len(ids)
             unknown += count * ids.count(UNK)
+            # [UNK] is one token too, but no piece of its word.
             whole += count * (len(ids) == 1 and ids[0] != UNK)
     return Coverage(whole / words, tokens / words, unknown / tokens)
 
@@ -66,6 +67,7 @@ def compare(words: Path, model: Path, character_coverage: float, dictionary: Jum
     """
     ours = sentencepiece.SentencePieceProcessor(model_file=str(model))
     try:
+        # Same words, same size, same coverage: only the seeds differ.
         proto = train_sentencepiece(words, None, len(ours), character_coverage)
     except RuntimeError as e:
         raise ConfigError(

@@ -47,9 +47,11 @@ def concatenate(documents: Iterable[EncodedDocument]) -> Rows:
     lengths = np.fromiter((len(i) for i in ids), np.int64, len(ids))
     live = int(lengths.sum())
     tokens = np.concatenate([*ids, np.zeros(-live % SEQUENCE_LENGTH, np.uint16)]).reshape(-1, SEQUENCE_LENGTH)
+    # Numbers are made by a running sum of marks: no loop over documents.
     begins = np.zeros(tokens.size, np.uint16)
     begins[np.cumsum(lengths) - lengths] = 1
     begins = begins.reshape(tokens.shape)
+    # A document that goes on in the next row starts with number 1 there.
     begins[:, 0] = 1
     numbers = np.cumsum(begins, axis=1, dtype=np.uint16)
     numbers.reshape(-1)[live:] = 0
@@ -75,6 +77,7 @@ def best_fit(documents: Iterable[EncodedDocument], word_starts: np.ndarray) -> R
 
     source = fragments()
     tokens, numbers = [np.empty((0, SEQUENCE_LENGTH), np.uint16)], [np.empty((0, SEQUENCE_LENGTH), np.uint16)]
+    # A window bounds the memory; it follows from the documents alone, so the rows do too.
     while window := list(islice(source, WINDOW)):
         rows = [[window[place] for place in row] for row in fit([len(fragment) for fragment in window])]
         for all_of, block in zip((tokens, numbers), _lay_out(rows), strict=True):
@@ -128,6 +131,7 @@ def fit(lengths: Sequence[int]) -> list[list[int]]:
     spaces = 0  # bit n is set where a row has n tokens of space
     for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
         length = lengths[place]
+        # The lowest set bit at or above `length` is the row with the least sufficient space, found in one step.
         if enough := spaces >> length:
             space = length + (enough & -enough).bit_length() - 1
             row = with_space[space].pop()

@@ -142,6 +142,7 @@ def rank_words(parts: list[WeightedPart], most: int, folder: Path, executor: Exe
                 words, distinct = words + count, distinct + 1
                 yield -count, word
 
+        # A partition may hold all of the most frequent words, so each keeps as many as are wanted.
         ranked = heapq.nsmallest(most, counted())
         write_jsonl_zst(file, _lines((word, -negative) for negative, word in ranked))
         return words, distinct
@@ -178,6 +179,7 @@ def _count_group(group: _Group, partitions: int, folder: Path, count: Callable[.
     # A unique name: if this process was taken for dead, another one counts the same group at the same time.
     with TemporaryDirectory(dir=folder, prefix="runs-") as scratch, ExitStack() as stack:
         counter = SpillingCounter(Path(scratch))
+        # By weight, as a change of weight costs a pass over the held counts.
         for weight, same in groupby(sorted(group.parts, key=itemgetter(1)), itemgetter(1)):
             for part, _ in same:
                 documents = size = 0
@@ -186,6 +188,7 @@ def _count_group(group: _Group, partitions: int, folder: Path, count: Callable[.
                     documents, size = documents + 1, size + len(text.encode())
                     if text:
                         counter.count(text.split(" "), weight)
+                # Progress of this call goes by compressed bytes, as `weigh` does.
                 count(documents=documents, bytes=size, weight=part.stat().st_size)
         write = [stack.enter_context(jsonl_zst_writer(group.file(partition))) for partition in range(partitions)]
         _partition(counter.merged(), write)
@@ -196,6 +199,7 @@ def _partition(counts: Iterator[WordCount], write: list[Callable[[Any], object]]
     """Writes every word into the partition that its hash selects."""
     dealt: list[list[WordCount]] = [[] for _ in write]
     for word, count in counts:
+        # By hash and not by first letter: partitions are of about equal size in any language.
         partition = xxhash.xxh64_intdigest(word.encode()) % len(write)
         dealt[partition].append((word, count))
         if len(dealt[partition]) == WORDS_A_LINE:

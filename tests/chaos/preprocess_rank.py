@@ -3,13 +3,12 @@
 from preprocess import compressed
 from preprocess.__main__ import main
 from preprocess.executors import progress
-from preprocess.readers import input_split as piece
-from preprocess.readers import wikipedia
+from preprocess.readers import input_split, wikipedia
 from preprocess.tokenization import word_counts
 
 compressed.CHUNK_BYTES = 4096
-piece.CUT_BYTES = 20_000
-wikipedia.STREAMS_PER_PIECE = 4
+input_split.SPLIT_BYTES = 20_000
+wikipedia.STREAMS_PER_SPLIT = 4
 word_counts.MAX_DISTINCT = 300
 word_counts.PARTITION_BYTES = 100_000
 progress.INTERVAL_SECONDS = 0.02

@@ -78,7 +78,7 @@ def test_a_page_nested_deeper_than_the_parser_goes_does_not_end_the_run(tmp_path
 
 
 def test_a_multistream_dump_is_cut_into_the_same_splits_with_and_without_its_index(tmp_path: Path) -> None:
-    streams = 2 * wikipedia.STREAMS_PER_PIECE + 3
+    streams = 2 * wikipedia.STREAMS_PER_SPLIT + 3
     (tmp_path / "with").mkdir()
     (tmp_path / "without").mkdir()
     paths = [
@@ -90,7 +90,7 @@ def test_a_multistream_dump_is_cut_into_the_same_splits_with_and_without_its_ind
     assert len(splits[0]) == 3 and splits[0][-1].end == paths[0].stat().st_size
     for path in paths:
         assert ids("wikipedia", "wikipedia", path) == [f"wikipedia-{n}" for n in range(2 * streams)]
-    assert len({d["id"] for d in readers.documents(splits[0][1], Counter())}) == 2 * wikipedia.STREAMS_PER_PIECE
+    assert len({d["id"] for d in readers.documents(splits[0][1], Counter())}) == 2 * wikipedia.STREAMS_PER_SPLIT
 
 
 def test_a_glob_that_matches_the_index_too_reads_the_dump_once(tmp_path: Path) -> None:
