@@ -1,5 +1,5 @@
 """Fine-tuning on JGLUE: five tasks, the grid of JGLUE's authors, Hugging Face's heads on a model pre-trained here.
 
-Promises that text reaches the model as in pre-training (same normaliser, same word segmenter, same sentencepiece model) and that
-answers are given in the characters of the file they were asked from.
+Text reaches the model as in pre-training (same normaliser, word segmenter and sentencepiece model), and answers are spans of the
+original characters of the file.
 """

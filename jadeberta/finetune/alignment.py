@@ -1,7 +1,7 @@
-"""Which characters of a text every character of its normalised form came from.
+"""Maps each character of a normalised text to the characters of the original text.
 
-Pure functions on strings. NFKC joins characters (ｶ and ﾞ are ガ), splits them (㌔ is キロ) and drops spaces; cut at places that it cannot
-join over, a text is normalised piece by piece, and each piece knows where it stood.
+Pure functions on strings. NFKC joins characters (ｶ and ﾞ are ガ), splits them (㌔ is キロ) and drops spaces. The text is cut where NFKC
+joins nothing, and each fragment is normalised separately, so that the position of each fragment is known.
 """
 
 import re
@@ -17,11 +17,11 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def align(text: str) -> tuple[str, list[Span]]:
-    """The characters of `normalise(text)` without its spaces, and for each the span of `text` that it came from.
+    """Returns the characters of `normalise(text)` without spaces, and for each the span of `text` that it comes from.
 
     Spans ascend; characters that NFKC joined or split share one.
     """
-    # Lone surrogates are dropped first, as in normalise, which joins over them.
+    # Lone surrogates are dropped first, because normalise drops them and joins over them.
     places = [place for place, character in enumerate(text) if not _SURROGATE.match(character)]
     kept = "".join(text[place] for place in places)
     characters: list[str] = []
@@ -36,14 +36,14 @@ def align(text: str) -> tuple[str, list[Span]]:
 
 @cache
 def _stands_alone(character: str) -> bool:
-    """Whether NFKC joins and reorders nothing over the place before a character."""
+    """Whether NFKC joins and reorders nothing across the position before a character."""
     first = unicodedata.normalize("NFKD", character)[0]
     return unicodedata.combining(first) == 0 and first not in _joining_starters()
 
 
 @cache
 def _joining_starters() -> frozenset[str]:
-    """Characters that NFKC may join to the one before although they are no combining marks, after UAX #15."""
+    """Characters that NFKC may join to the previous one although they are not combining marks (UAX #15)."""
     hangul = [*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)]  # vowels and finals, joined by rule and not by table
     pairs = (unicodedata.decomposition(chr(code)).split() for code in range(0x110000))
     seconds = {chr(int(pair[1], 16)) for pair in pairs if len(pair) == 2 and not pair[0].startswith("<")}

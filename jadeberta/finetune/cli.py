@@ -1,6 +1,7 @@
-"""`jadeberta finetune`: one task of JGLUE, one setting or the whole grid, one process on one device.
+"""`jadeberta finetune`: fine-tunes on one JGLUE task, with one setting or the full grid, in one process on one device.
 
-Finished points are kept and skipped: the same command, given again after a kill, trains what is missing.
+A trial is one training with one setting and one seed; files and options call it a point. Finished trials are kept and skipped: the same
+command, given again after a kill, trains the missing ones.
 """
 
 import argparse
@@ -12,62 +13,73 @@ import transformers
 from transformers import PreTrainedModel
 
 from jadeberta.errors import ConfigError, NumericsError, OutputError
-from jadeberta.finetune.encoder import Encoder, open_engine
-from jadeberta.finetune.experiment import Trial
-from jadeberta.finetune.grid import Conduct, Point, points_of, whole_grid
+from jadeberta.finetune.encoder import ENGINES, Encoder, open_engine
+from jadeberta.finetune.experiment import Experiment
+from jadeberta.finetune.grid import FinetuneConfig, Trial, full_grid, trials_of
 from jadeberta.finetune.jglue_files import find_files
-from jadeberta.finetune.options import DEFAULT_SETTING, make_parser
-from jadeberta.finetune.pretrained import load_source
-from jadeberta.finetune.results_dir import RESULTS, Store
-from jadeberta.finetune.results_table import document, scores_line, table
+from jadeberta.finetune.pretrained import load_pretrained
+from jadeberta.finetune.results_dir import RESULTS, ResultsDir
+from jadeberta.finetune.results_table import format_results, results_json, scores_line
 from jadeberta.finetune.tasks import TASKS
 from jadeberta.shards import DirectoryLock, GroupLock
+from jadeberta.utils.command_line import OneSentenceParser
+from jadeberta.utils.durations import format_duration
+
+DEFAULT_SETTING = (3e-5, 3)
+DEFAULT_SEED = 42
 
 
 def main(arguments: list[str]) -> int:
-    """Trains what is missing of the points asked for, and prints the table of all that are done."""
-    options = make_parser().parse_args(arguments)
-    points = points_of(whole_grid() if options.grid else options.setting or [DEFAULT_SETTING], options.seeds)
-    wanted = _picked(points, options)
+    """Trains the missing trials and prints the table of all finished ones.
+
+    Raises:
+        ConfigError: options do not fit together, or to the model.
+        OutputError: --out cannot be written.
+        NumericsError: the loss was not finite in any trial of this call.
+    """
+    options = _make_parser().parse_args(arguments)
+    trials = trials_of(full_grid() if options.grid else options.setting or [DEFAULT_SETTING], options.seeds)
+    wanted = _picked(trials, options)
     out = options.out or Path("runs/finetune") / options.task
     transformers.utils.logging.set_verbosity_error()
-    trial, remarks = _open(options)
-    with trial.encoder.segmenter:
-        identity = trial.identity()
-        store = Store(out, identity)
+    experiment, remarks = _open(options)
+    with experiment.encoder.segmenter:
+        identity = experiment.identity()
+        results_dir = ResultsDir(out, identity)
         if options.dry_run:
-            _describe(trial, points, store)
+            _describe(experiment, trials, results_dir)
             return 0
         about = {
-            "model_directory": str(trial.source.directory),
-            "files": {name: str(path) for name, path in trial.files.items()},
+            "model_directory": str(experiment.pretrained.directory),
+            "files": {name: str(path) for name, path in experiment.files.items()},
             **identity,
             "remarks": remarks,
         }
         # The tasks of a job array hold the directory together; any other process holds it alone.
         lock = GroupLock(out, "--out", f"finetune {options.pool}") if options.pool else DirectoryLock(out, "--out")
         try:
-            enough = store.model if options.save_models else store.path
-            done = {r.point for r in store.finished() if r.diverged or enough(r.point).exists()}
-            if missing := [point for point in wanted if point not in done]:
-                _train(trial, missing, store, options)
-            results = store.write_results(lambda results: document(trial.task, trial.conduct, about, results))
+            enough = results_dir.model if options.save_models else results_dir.path
+            done = {r.trial for r in results_dir.finished() if r.diverged or enough(r.trial).exists()}
+            if missing := [trial for trial in wanted if trial not in done]:
+                _train(experiment, missing, results_dir, options)
+            results = results_dir.write_results(lambda results: results_json(experiment.task, experiment.config, about, results))
         except OSError as e:
             raise OutputError(f"{out}: cannot be written ({e}). Make room, or name another --out.") from e
         finally:
             lock.release()
-    left = len(set(points) - {result.point for result in results})
-    print(f"\n{trial.task.name}, {trial.source.directory}\n\n{table(trial.task, trial.conduct, results, left)}\n")
+    left = len(set(trials) - {result.trial for result in results})
+    results_table = format_results(experiment.task, experiment.config, results, left)
+    print(f"\n{experiment.task.name}, {experiment.pretrained.directory}\n\n{results_table}\n")
     print(f"written to {out / RESULTS}", flush=True)
-    if all(result.diverged for result in results if result.point in wanted):
+    if all(result.diverged for result in results if result.trial in wanted):
         raise NumericsError(f"{out}: the loss was not finite at any point of this call. Take a lower rate.")
     return 0
 
 
-def _open(options: argparse.Namespace) -> tuple[Trial, list[str]]:
-    """Model, segmenter and files of a call, and remarks about what differs from pre-training."""
+def _open(options: argparse.Namespace) -> tuple[Experiment, list[str]]:
+    """Opens model, segmenter and files; returns them with remarks on differences from pre-training."""
     task = TASKS[options.task]
-    conduct = Conduct(
+    config = FinetuneConfig(
         batch_size=options.batch_size or task.batch_size,
         max_length=options.max_length or task.max_length,
         schedule=options.schedule,
@@ -75,48 +87,124 @@ def _open(options: argparse.Namespace) -> tuple[Trial, list[str]]:
         choose_on=options.choose_on,
     )
     files = find_files(options.data, task, options.train, options.valid)
-    source = load_source(options.model, options.weights)
-    segmenter, remarks = open_engine(source.origin, source.directory, options.segmenter, options.segmenter_command)
+    pretrained = load_pretrained(options.model, options.weights)
+    segmenter, remarks = open_engine(pretrained.origin, pretrained.directory, options.segmenter, options.segmenter_command)
     for remark in remarks:
         print(f"NOTE: {remark}.", flush=True)
-    trial = Trial(task, source, Encoder(source.tokenizer, segmenter), conduct, files)
-    trial.check()
-    return trial, remarks
+    experiment = Experiment(task, pretrained, Encoder(pretrained.tokenizer, segmenter), config, files)
+    experiment.check()
+    return experiment, remarks
 
 
-def _train(trial: Trial, points: Sequence[Point], store: Store, options: argparse.Namespace) -> None:
-    """Trains points one after the other, each kept as soon as it is done."""
-    data = trial.read()
+def _train(experiment: Experiment, trials: Sequence[Trial], results_dir: ResultsDir, options: argparse.Namespace) -> None:
+    """Trains trials one after another; each result is written as soon as it is known."""
+    data = experiment.read()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    micro_batch_size = min(options.micro_batch_size or trial.conduct.batch_size, trial.conduct.batch_size)
-    print(f"{trial.task.name}: {data}; points to train on {device.type}: {len(points)}", flush=True)
-    for number, point in enumerate(points, 1):
+    micro_batch_size = min(options.micro_batch_size or experiment.config.batch_size, experiment.config.batch_size)
+    print(f"{experiment.task.name}: {data}; points to train on {device.type}: {len(trials)}", flush=True)
+    for number, trial in enumerate(trials, 1):
 
-        def keep(model: PreTrainedModel, point: Point = point) -> None:
-            store.keep_model(point, lambda directory: trial.save(model, directory))
+        def keep(model: PreTrainedModel, trial: Trial = trial) -> None:
+            results_dir.keep_model(trial, lambda directory: experiment.save(model, directory))
 
-        result, predictions = trial.train(data, point, micro_batch_size, device, keep if options.save_models else None)
-        store.keep(result, predictions)
-        print(f"{number}/{len(points)} {point.name}: {scores_line(result)}, {result.seconds:.0f} s", flush=True)
-
-
-def _describe(trial: Trial, points: Sequence[Point], store: Store) -> None:
-    """What --dry-run says."""
-    done, data = {result.point for result in store.finished()}, trial.read()
-    examples = len(data.to_train_on(trial.task))
-    print(f"{trial.task.name}: {data}; model {trial.source.directory}, {examples:,} examples to train on")
-    for number, point in enumerate(points):
-        print(f"  point {number}  {point.name}{'  done' if point in done else ''}")
+        result, predictions = experiment.train(data, trial, micro_batch_size, device, keep if options.save_models else None)
+        results_dir.keep(result, predictions)
+        print(f"{number}/{len(trials)} {trial.name}: {scores_line(result)}, {format_duration(result.seconds)}", flush=True)
 
 
-def _picked(points: Sequence[Point], options: argparse.Namespace) -> Sequence[Point]:
-    """The points of this process."""
+def _describe(experiment: Experiment, trials: Sequence[Trial], results_dir: ResultsDir) -> None:
+    """Prints the listing of --dry-run."""
+    done, data = {result.trial for result in results_dir.finished()}, experiment.read()
+    examples = len(data.to_train_on(experiment.task))
+    print(f"{experiment.task.name}: {data}; model {experiment.pretrained.directory}, {examples:,} examples to train on")
+    for number, trial in enumerate(trials):
+        print(f"  point {number}  {trial.name}{'  done' if trial in done else ''}")
+
+
+def _picked(trials: Sequence[Trial], options: argparse.Namespace) -> Sequence[Trial]:
+    """The trials of this process."""
     number = options.point
     if number is None:
         if options.pool is not None:
             raise ConfigError("--pool is for processes that share --out; give each its own --point.")
-        return points
-    if not 0 <= number < len(points):
-        there = f"there are {len(points)} points, 0 to {len(points) - 1}"
+        return trials
+    if not 0 <= number < len(trials):
+        there = f"there are {len(trials)} points, 0 to {len(trials) - 1}"
         raise ConfigError(f"--point {number}: {there}; a job array needs as many tasks.")
-    return [points[number]]
+    return [trials[number]]
+
+
+def _setting(text: str) -> tuple[float, int]:
+    try:
+        lr, epochs = text.split(",")
+        setting = float(lr), int(epochs)
+    except ValueError:
+        setting = 0.0, 0
+    if not 0 < setting[0] < 1 or setting[1] < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a learning rate and a number of epochs, such as 3e-5,4")
+    return setting
+
+
+def _seeds(text: str) -> list[int]:
+    if not all(part.isdecimal() and int(part) < 2**32 for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of seeds from 0 to 4294967295, such as 42,43,44")
+    return [int(part) for part in text.split(",")]
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return int(text)
+
+
+def _make_parser() -> OneSentenceParser:
+    parser = OneSentenceParser(
+        prog="jadeberta finetune",
+        description="Fine-tunes a model on a task of JGLUE and scores it, with one setting or the grid of JGLUE's authors.",
+        epilog="Points that are done are skipped: give the same command again after an interruption. docs/fine-tune.md explains more.",
+    )
+    parser.add_argument("--task", choices=TASKS, required=True)
+    parser.add_argument(
+        "--model", type=Path, required=True, help="an exported directory, a checkpoint, or a run (its newest one)"
+    )
+    parser.add_argument("--data", type=Path, required=True, help="JGLUE's folder 'datasets', or the task's folder in it")
+    parser.add_argument("--out", type=Path, help="directory for results (default: runs/finetune/TASK)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--setting",
+        type=_setting,
+        action="append",
+        metavar="LR,EPOCHS",
+        help="such as 3e-5,4; may be given again (default: 3e-5,3)",
+    )
+    which.add_argument("--grid", action="store_true", help="5e-5, 3e-5 and 2e-5, each for 3 and 4 epochs")
+    parser.add_argument(
+        "--seeds", type=_seeds, default=[DEFAULT_SEED], metavar="N,N", help="each setting once for each (default: 42)"
+    )
+    parser.add_argument(
+        "--choose-on",
+        choices=["valid", "fold"],
+        default="valid",
+        help="what settings are compared on; fold: a tenth of train, kept out",
+    )
+    parser.add_argument("--point", type=int, metavar="N", help="only the N-th point, from 0, as --dry-run numbers them")
+    parser.add_argument("--pool", metavar="NAME", help="with --point: processes of the same name share --out")
+    parser.add_argument("--train", type=Path, metavar="FILE", help="a file to train on instead")
+    parser.add_argument("--valid", type=Path, metavar="FILE", help="a file to be scored on instead")
+    parser.add_argument("--batch-size", type=_count, help="sequences of a step (default: 32; jcommonsenseqa 64)")
+    parser.add_argument(
+        "--micro-batch-size", type=_count, help="sequences at once, less for less memory (default: all of a batch)"
+    )
+    parser.add_argument(
+        "--max-length", type=_count, help="pieces of a sequence (default: 128; jsquad 384, marc-ja 512, jcommonsenseqa 64)"
+    )
+    parser.add_argument(
+        "--schedule", choices=["linear", "cosine"], default="linear", help="after a warm-up of a tenth of the steps"
+    )
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast, weights stay fp32")
+    parser.add_argument("--weights", choices=["trained", "ema"], default="trained", help="ema: a checkpoint's running average")
+    parser.add_argument("--segmenter", choices=ENGINES, help="for a model that does not say which one made its pre-training text")
+    parser.add_argument("--segmenter-command", default="", metavar="COMMAND", help="program and options of jumanpp or juman")
+    parser.add_argument("--save-models", action="store_true", help="keep every fine-tuned model in OUT/models")
+    parser.add_argument("--dry-run", action="store_true", help="read and check everything, list the points, train nothing")
+    return parser

@@ -1,4 +1,4 @@
-"""The data of a fine-tuning test: the rows of each split, and what the model reads of them."""
+"""The data of a fine-tuning experiment: the rows of each split, and the examples that the model reads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,35 +8,35 @@ from typing import Any
 from jadeberta.errors import InputError
 from jadeberta.finetune.encoder import Encoder
 from jadeberta.finetune.features import Example, examples_of, texts_of
-from jadeberta.finetune.grid import Conduct, keep_out
-from jadeberta.finetune.jglue_files import Row, read_rows
+from jadeberta.finetune.grid import FinetuneConfig, split_fold
+from jadeberta.finetune.jglue_files import JglueRow, read_rows
 from jadeberta.finetune.scoring import ceiling
 from jadeberta.finetune.tasks import Task
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows with what the model reads of them."""
+    """Rows and their examples."""
 
-    rows: Sequence[Row]
+    rows: Sequence[JglueRow]
     examples: Sequence[Example]
 
 
 @dataclass(frozen=True)
 class Data:
-    """Everything that is read from files."""
+    """All data of an experiment."""
 
     splits: dict[str, Split]
-    """train, valid, and fold and test where there are such."""
+    """By name: train, valid, and fold and test if there are such."""
     rejected: dict[str, dict[str, int]]
-    """Texts that the segmenter gave no words for, by split and reason."""
+    """Number of texts for which the segmenter returned no words, by split and reason."""
     ceiling: dict[str, dict[str, float]]
-    """JSQuAD: scores that the cutting into pieces leaves possible."""
+    """JSQuAD: the highest scores that the tokenization into pieces allows."""
 
     def to_train_on(self, task: Task) -> Sequence[Example]:
-        """The examples of train; of JSQuAD without rows whose answer lies whole in no window.
+        """The training examples; for JSQuAD without rows whose answer lies in no single window.
 
-        The other windows of a row are learnt as ones that point at [CLS], as in SQuAD's scripts.
+        Windows without the answer are trained to point at [CLS], as in SQuAD's scripts.
         """
         examples = self.splits["train"].examples
         if task.kind != "span":
@@ -45,29 +45,39 @@ class Data:
         return [example for example in examples if example.row in answered]
 
     def counts(self) -> dict[str, Any]:
-        """For the record."""
+        """Counts for results.json."""
         rows = {name: len(split.rows) for name, split in self.splits.items()}
         return {"rows": rows, "rejected_texts": self.rejected, "ceiling": self.ceiling}
 
     def __str__(self) -> str:
-        """The same in one line."""
+        """The counts in one line."""
         rows = ", ".join(f"{name} {len(split.rows):,}" for name, split in self.splits.items())
         lost = "".join(f"; {sum(r.values())} texts of {name} without words ({', '.join(r)})" for name, r in self.rejected.items())
         best = f"; pieces allow EM {self.ceiling['valid']['exact_match']:.4f} on valid" if "valid" in self.ceiling else ""
         return f"rows: {rows}{lost}{best}"
 
 
-def read_data(task: Task, files: dict[str, Path], encoder: Encoder, conduct: Conduct) -> Data:
-    """Reads, checks and encodes all files of a test.
+def read_data(task: Task, files: dict[str, Path], encoder: Encoder, config: FinetuneConfig) -> Data:
+    """Reads, checks and encodes all files of an experiment.
 
-    A training row with a text that the segmenter cannot cut is left out; rows that are scored stay, that text as one word.
-    Raises InputError where a file is not in its format, or no row is left to train on or to keep out.
+    A training row with a text that the segmenter rejects is skipped. A scored row stays, with that text as one word.
+
+    Args:
+        task: of the files.
+        files: by split.
+        encoder: of the model.
+        config: with max_length and choose_on.
+
+    Raises:
+        InputError: a file is not in its format, or no row is left to train on or for the fold.
     """
     rows = {name: read_rows(path, task) for name, path in files.items()}
-    if conduct.choose_on == "fold":
-        rows["train"], rows["fold"] = keep_out(rows["train"])
+    if config.choose_on == "fold":
+        rows["train"], rows["fold"] = split_fold(rows["train"])
         if not rows["fold"]:
-            raise InputError(f"{files['train']}: all its rows belong together, none can be kept out. Take --choose-on valid.")
+            raise InputError(
+                f"{files['train']}: all its rows are in one group, so no fold can be split off. Take --choose-on valid."
+            )
     splits: dict[str, Split] = {}
     rejected: dict[str, dict[str, int]] = {}
     for name, own in rows.items():
@@ -85,5 +95,5 @@ def read_data(task: Task, files: dict[str, Path], encoder: Encoder, conduct: Con
             raise InputError(
                 f"{files[name]}: the segmenter gave no words for any of its rows ({reasons}). Look at the segmenter."
             )
-        splits[name] = Split(own, examples_of(own, task, pieces, encoder, conduct.max_length))
+        splits[name] = Split(own, examples_of(own, task, pieces, encoder, config.max_length))
     return Data(splits, rejected, {n: c for n, s in splits.items() if (c := ceiling(task, s.rows, s.examples))})

@@ -1,6 +1,6 @@
-"""Texts as the model was pre-trained on them: normalised, cut into words by the engine that its metadata names, and into pieces.
+"""Encodes texts as in pre-training: normalised, segmented into words by the engine that the model names, then into sentencepiece pieces.
 
-Each text is segmented on its own and not split into sentences, as in the published evaluation. Never takes another engine.
+Each text is segmented separately and is not split into sentences, as in the published evaluation. No other engine is ever used.
 """
 
 from collections.abc import Iterable
@@ -22,20 +22,20 @@ from preprocess.text import NORMALISER, normalise
 
 Array = np.ndarray[Any, np.dtype[np.int32]]
 AT_ONCE = 5000
-"""Texts between sentence and array: the words of 187,000 reviews would take more memory than the model."""
+"""Texts that are encoded at once: the words of 187,000 reviews would take more memory than the model."""
 ENGINES: tuple[Engine, ...] = ("jumanpp", "juman", "mecab")
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """A text as the model reads it."""
+    """A text as sentencepiece pieces."""
 
     ids: Array
     """int32 [pieces]"""
     spans: Array
-    """int32 [pieces, 2]: the characters [start, end) of the original text that each stands for; none for a word mark on its own."""
+    """int32 [pieces, 2]: the characters [start, end) of the original text that each piece covers; empty for a lone word mark."""
     rejected: str = ""
-    """Why the segmenter gave no words; the text is then one word."""
+    """Reason why the segmenter returned no words; the text is then one word."""
 
 
 def open_engine(origin: dict[str, Any] | None, where: Path, engine: str | None, command: str) -> tuple[Segmenter, list[str]]:

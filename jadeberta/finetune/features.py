@@ -1,4 +1,4 @@
-"""Rows of a task as sequences of ids: [CLS] first [SEP] second [SEP], cut to the task's length, and batches of them."""
+"""Rows of a task as token ids, [CLS] first [SEP] second [SEP], truncated to the task's length, and batches of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,40 +7,41 @@ import numpy as np
 import torch
 
 from jadeberta.finetune.encoder import Encoder, Pieces
-from jadeberta.finetune.jglue_files import Row
+from jadeberta.finetune.jglue_files import JglueRow
 from jadeberta.finetune.spans import places_of
 from jadeberta.finetune.tasks import Kind, Task
 
 MARK = " [SEP] "
-"""Stands between title and text in a context of JSQuAD."""
+"""Separates title and text in a context of JSQuAD."""
 STRIDE = 128
-"""Pieces from the beginning of one window of a context to that of the next."""
+"""Pieces from the start of one window of a context to the start of the next."""
 LONGEST_QUESTION = 64
-"""Pieces of a question of JSQuAD, the rest is cut."""
+"""Most pieces of a question of JSQuAD; the rest is cut off."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """What the model reads at once; of a context longer than a window there are several for one row."""
+    """One input of the model; a row whose context is longer than a window has several."""
 
     row: int
     ids: tuple[np.ndarray, ...]
-    """One sequence, or one for each choice; int32."""
+    """int32 ids of one sequence, or of one for each choice."""
     label: float = 0
     places: tuple[int, int] = (0, 0)
-    """Positions of the answer's first and last piece; those of [CLS] where it is not in this window."""
+    """Positions of the answer's first and last piece; (0, 0), the position of [CLS], if it is not in this window."""
     offset: int = 0
-    """Position of the context's first piece."""
+    """Position of the first piece of the context."""
     spans: np.ndarray | None = None
-    """Characters of the context's pieces, int32 [pieces, 2]; of other tasks nobody asks."""
+    """Characters of the pieces of the context, int32 [pieces, 2]; None for other tasks than JSQuAD."""
 
     @property
     def length(self) -> int:
+        """Length of the longest sequence."""
         return max(map(len, self.ids))
 
 
-def texts_of(row: Row, task: Task) -> list[str]:
-    """The texts of a row that are segmented each on its own."""
+def texts_of(row: JglueRow, task: Task) -> list[str]:
+    """Returns the texts of a row that are segmented separately."""
     if task.kind != "span":
         return list(row.texts)
     question, context = row.texts
@@ -48,16 +49,16 @@ def texts_of(row: Row, task: Task) -> list[str]:
 
 
 def examples_of(
-    rows: Sequence[Row], task: Task, pieces: Mapping[str, Pieces], encoder: Encoder, max_length: int
+    rows: Sequence[JglueRow], task: Task, pieces: Mapping[str, Pieces], encoder: Encoder, max_length: int
 ) -> list[Example]:
-    """Every row as what the model reads.
+    """Builds the examples of all rows.
 
     Args:
         rows: of the task.
-        task: says how texts are joined.
-        pieces: of every text that `texts_of` names.
-        encoder: whose special tokens are put in.
-        max_length: of a sequence; of two texts the longer is cut, a context is read in windows.
+        task: how texts are joined.
+        pieces: of every text that `texts_of` returns.
+        encoder: special token ids.
+        max_length: of a sequence; the longer of two texts is truncated, a context is read in windows.
     """
     if task.kind == "span":
         return [example for n, row in enumerate(rows) for example in _windows(n, row, task, pieces, encoder, max_length)]
@@ -70,7 +71,7 @@ def examples_of(
         a, b = cut(pieces[first].ids, pieces[second].ids, max_length - 3)
         return np.concatenate([cls, a, sep, b, sep])
 
-    def sequences(row: Row) -> tuple[np.ndarray, ...]:
+    def sequences(row: JglueRow) -> tuple[np.ndarray, ...]:
         first, *others = row.texts
         return tuple(join(first, other) for other in others) or (join(first, None),)
 
@@ -78,8 +79,7 @@ def examples_of(
 
 
 def cut(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
-    """Both within `room` together: the longer one is cut, and where that is not enough each gets half, as Hugging Face's
-    `longest_first` does it."""
+    """Truncates two id arrays to `room` ids together: first the longer one, then both to one half, as Hugging Face's `longest_first`."""
     if len(first) + len(second) <= room:
         return first, second
     shorter = min(len(first), len(second), room // 2)
@@ -87,8 +87,10 @@ def cut(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np.ndarray, n
     return (first[:longer], second[:shorter]) if len(first) > len(second) else (first[:shorter], second[:longer])
 
 
-def _windows(number: int, row: Row, task: Task, pieces: Mapping[str, Pieces], encoder: Encoder, max_length: int) -> list[Example]:
-    """A question with each stretch of its context."""
+def _windows(
+    number: int, row: JglueRow, task: Task, pieces: Mapping[str, Pieces], encoder: Encoder, max_length: int
+) -> list[Example]:
+    """The examples of a question of JSQuAD, one for each window of its context."""
     question, *parts = texts_of(row, task)
     cls, sep = np.array([[encoder.cls], [encoder.sep]], np.int32)
     ids, spans = pieces[parts[0]].ids, pieces[parts[0]].spans
@@ -113,7 +115,7 @@ def _windows(number: int, row: Row, task: Task, pieces: Mapping[str, Pieces], en
 
 
 def collator(kind: Kind, pad: int) -> Callable[[Sequence[Example]], dict[str, torch.Tensor]]:
-    """What makes a batch for Hugging Face's head of a kind: ids and mask [B, S], of choices [B, C, S], and what is to be learnt."""
+    """Returns a function that makes a batch for Hugging Face's head: ids and mask [B, S] (choices: [B, C, S]), and the labels."""
 
     def collate(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         longest = max(example.length for example in examples)

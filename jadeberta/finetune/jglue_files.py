@@ -1,6 +1,6 @@
-"""JGLUE's files on disk: which of them a task takes, and every row of them checked.
+"""JGLUE's files: finds the files of a task, and reads and checks every row.
 
-Reads the official formats as they are published: JSON Lines, and SQuAD 1.1 JSON for JSQuAD.
+Reads the official formats as published: JSON Lines, and SQuAD 1.1 JSON for JSQuAD.
 """
 
 import re
@@ -20,32 +20,32 @@ MOST = 5.0
 
 
 @dataclass(frozen=True)
-class Row:
-    """One question of a task."""
+class JglueRow:
+    """One row of a task's file; of JSQuAD one question."""
 
     id: str
-    """As the file names it, else its number."""
+    """Id in the file, else the number of the row."""
     group: str
-    """Rows of the same one are kept out of training together."""
+    """Rows of one group go into the fold together."""
     texts: tuple[str, ...]
-    """Of JSQuAD the question and the context."""
+    """Texts of the row; of JSQuAD the question and the context."""
     label: float = 0
-    """Similarity, class or right choice; not used by JSQuAD."""
+    """Similarity, class or correct choice; not used by JSQuAD."""
     answers: tuple[tuple[str, int], ...] = ()
     """JSQuAD's answers with their first character in the context."""
 
 
 def find_files(data: Path, task: Task, train: Path | None = None, valid: Path | None = None) -> dict[str, Path]:
-    """The files of a task by split: train, valid, and test where it is there.
+    """Finds the files of a task by split: train, valid, and test if there is one.
 
     Args:
         data: JGLUE's `datasets`, or the folder of the task in it; of several versions the newest is taken.
-        task: whose files are wanted.
-        train: a file to take instead.
-        valid: likewise; no test file is taken then.
+        task: of the files.
+        train: a file to use instead.
+        valid: a file to use instead; no test file is used then.
 
     Raises:
-        InputError: a file is missing; says what to download.
+        InputError: a file is missing; the message says what to download.
     """
     given = {name: path for name, path in (("train", train), ("valid", valid)) if path is not None}
     for path in given.values():
@@ -72,11 +72,11 @@ def find_files(data: Path, task: Task, train: Path | None = None, valid: Path | 
     return {name: taken[name] for name in ("train", "valid", "test") if name in taken}
 
 
-def read_rows(path: Path, task: Task) -> list[Row]:
-    """All rows of a file.
+def read_rows(path: Path, task: Task) -> list[JglueRow]:
+    """Reads all rows of a file.
 
     Raises:
-        InputError: the file is not in the task's format; names the line, or the question of JSQuAD, and what is wrong with it.
+        InputError: the file is not in the task's format; the message names the line, or the question of JSQuAD.
     """
     try:
         content = path.read_bytes()
@@ -91,7 +91,7 @@ def read_rows(path: Path, task: Task) -> list[Row]:
     return rows
 
 
-def _line_rows(content: bytes, task: Task) -> Iterator[Row]:
+def _line_rows(content: bytes, task: Task) -> Iterator[JglueRow]:
     for number, line in enumerate(content.splitlines(), 1):
         try:
             if line.strip():
@@ -102,13 +102,13 @@ def _line_rows(content: bytes, task: Task) -> Iterator[Row]:
             raise ValueError(f"line {number} {e}") from e
 
 
-def _row(row: Any, task: Task, number: int) -> Row:
+def _row(row: Any, task: Task, number: int) -> JglueRow:
     if not isinstance(row, dict):
         raise ValueError("is not an object with names and values")
     texts = tuple(_text(row, field) for field in task.fields)
     id_field = next((f for f in ("sentence_pair_id", "q_id", "review_id") if f in row), None)
     group = str(row[task.group]) if task.group in row else texts[0]
-    return Row(str(row[id_field]) if id_field else str(number), _first_image(group), texts, _label(row.get("label"), task))
+    return JglueRow(str(row[id_field]) if id_field else str(number), _first_image(group), texts, _label(row.get("label"), task))
 
 
 def _first_image(group: str) -> str:
@@ -138,7 +138,7 @@ def _text(row: dict[str, Any], field: str) -> str:
     return text
 
 
-def _squad_rows(content: bytes) -> Iterator[Row]:
+def _squad_rows(content: bytes) -> Iterator[JglueRow]:
     try:
         for number, article in enumerate(orjson.loads(content)["data"]):
             title = str(article.get("title") or number)
@@ -149,7 +149,7 @@ def _squad_rows(content: bytes) -> Iterator[Row]:
         raise ValueError(f"not SQuAD 1.1 JSON ({type(e).__name__}: {e})") from e
 
 
-def _question(question: dict[str, Any], context: str, group: str) -> Row:
+def _question(question: dict[str, Any], context: str, group: str) -> JglueRow:
     name = f"question {question['id']}"
     answers = tuple((answer["text"], answer["answer_start"]) for answer in question["answers"])
     if not answers or question.get("is_impossible"):
@@ -161,4 +161,4 @@ def _question(question: dict[str, Any], context: str, group: str) -> Row:
             raise ValueError(f"{name} has the answer {text[:20]!r}, which does not stand at character {start} of its context")
     if not isinstance(question["question"], str) or not question["question"].strip():
         raise ValueError(f"{name} asks nothing")
-    return Row(str(question["id"]), group, (question["question"], context), answers=answers)
+    return JglueRow(str(question["id"]), group, (question["question"], context), answers=answers)

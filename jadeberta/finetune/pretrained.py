@@ -1,6 +1,6 @@
-"""The model that is fine-tuned: an exported directory, a checkpoint or a run, with fp32 weights and what is known of its text.
+"""The pre-trained model: an exported directory, a checkpoint or a run, with fp32 weights and the origin of its text.
 
-A checkpoint gives its fp32 master weights, so that it fine-tunes as its export does.
+Of a checkpoint the fp32 master weights are read, so that it fine-tunes exactly as its export.
 """
 
 import hashlib
@@ -32,28 +32,30 @@ HEADS: dict[Kind, Any] = {
 
 
 @dataclass(frozen=True)
-class Source:
-    """A pre-trained model in memory."""
+class PretrainedEncoder:
+    """The encoder of a pre-trained model in memory."""
 
     directory: Path
     config: DebertaV2Config
     weights: dict[str, torch.Tensor]
-    """Of the encoder, fp32, by Hugging Face's names."""
+    """fp32 weights of the encoder, by Hugging Face's names."""
     origin: dict[str, Any] | None
-    """Segmenter and normaliser of its pre-training text; None where the directory does not say."""
+    """Segmenter and normaliser of its pre-training text; None if the directory does not name them."""
     sha256: str
-    """Of the weights' names, shapes and fp32 values: equal for a checkpoint and its fp32 export."""
+    """sha256 of names, shapes and fp32 values of the weights: equal for a checkpoint and its fp32 export."""
     tokenizer_sha256: str
 
     @property
     def tokenizer(self) -> Path:
+        """The sentencepiece model."""
         return self.directory / "spm.model"
 
 
-def load_source(path: Path, kind: Weights = "trained") -> Source:
+def load_pretrained(path: Path, kind: Weights = "trained") -> PretrainedEncoder:
     """Reads a model; of a checkpoint the fp32 master weights, or their running average.
 
-    Raises CheckpointError where it is none, is damaged, has no tokenizer or no such weights, or is not a DeBERTa V2.
+    Raises:
+        CheckpointError: it is not a model, is damaged, has no tokenizer or no such weights, or is not a DeBERTa V2.
     """
     directory = resolve_checkpoint(path)
     tokenizer = directory / "spm.model"
@@ -80,11 +82,11 @@ def load_source(path: Path, kind: Weights = "trained") -> Source:
         raise CheckpointError(
             f"{directory / 'model.safetensors'}: holds no {ENCODER}* weights. Name a model with a DeBERTa V2 encoder."
         )
-    return Source(directory, config, weights, read_origin(directory), weights_sha256(weights), file_sha256(tokenizer))
+    return PretrainedEncoder(directory, config, weights, read_origin(directory), weights_sha256(weights), file_sha256(tokenizer))
 
 
 def weights_sha256(weights: dict[str, torch.Tensor]) -> str:
-    """sha256 of names, shapes and fp32 values, in the order of the names."""
+    """Returns the sha256 of names, shapes and fp32 values, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(f"{name} {list(weights[name].shape)}\n".encode())
@@ -92,12 +94,13 @@ def weights_sha256(weights: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def build(source: Source, task: Task, seed: int) -> PreTrainedModel:
-    """Hugging Face's head for a task on the model's encoder, fp32; the head's weights follow from the seed.
+def build(pretrained: PretrainedEncoder, task: Task, seed: int) -> PreTrainedModel:
+    """Builds Hugging Face's model with the head of a task on the pre-trained encoder, fp32; the seed determines the head's weights.
 
-    Raises CheckpointError where the weights do not fit the config.
+    Raises:
+        CheckpointError: the weights do not fit the config.
     """
-    config = DebertaV2Config.from_dict(source.config.to_dict() | {"dtype": "float32"})
+    config = DebertaV2Config.from_dict(pretrained.config.to_dict() | {"dtype": "float32"})
     if task.kind == "regression":
         config.num_labels, config.problem_type = 1, "regression"
     elif task.labels:
@@ -107,10 +110,10 @@ def build(source: Source, task: Task, seed: int) -> PreTrainedModel:
     torch.manual_seed(seed)
     model: PreTrainedModel = HEADS[task.kind](config)
     own = {name: tensor.shape for name, tensor in model.named_parameters() if name.startswith(ENCODER)}
-    given = {name: tensor.shape for name, tensor in source.weights.items()}
+    given = {name: tensor.shape for name, tensor in pretrained.weights.items()}
     if wrong := sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name)):
         raise CheckpointError(
-            f"{source.directory}: {wrong[0]} is {list(given.get(wrong[0], ()))} there and {list(own.get(wrong[0], ()))} by config.json."
+            f"{pretrained.directory}: {wrong[0]} is {list(given.get(wrong[0], ()))} there and {list(own.get(wrong[0], ()))} by config.json."
         )
-    model.load_state_dict(source.weights, strict=False)
+    model.load_state_dict(pretrained.weights, strict=False)
     return model

@@ -1,6 +1,6 @@
-"""The directory of a fine-tuning test: a file for each finished point, and `results.json` made of them.
+"""The results directory of an experiment: a file for each finished trial, and `results.json` with all of them.
 
-A point's file appears by rename when all of it is known: a kill at any time costs the points that were being trained and no other.
+The file of a trial is written atomically when the trial is complete, so a kill loses only the trials that are being trained.
 """
 
 import shutil
@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from jadeberta.errors import ConfigError, InputError
-from jadeberta.finetune.grid import Point, Result
+from jadeberta.finetune.grid import Result, Trial
 from jadeberta.shards import DirectoryLock
 from jadeberta.utils.files import atomic_file
 from preprocess.document_files import write_json
@@ -20,32 +20,36 @@ from preprocess.document_files import write_json
 RESULTS = "results.json"
 
 
-class Store:
-    """Points and results of one task and one model."""
+class ResultsDir:
+    """Trials and results of one task and one model."""
 
     def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
         """
         Args:
             directory: --out.
-            identity: what all points must have in common: task, model, data, words and conduct, plain JSON.
+            identity: what all trials must share: task, model, data, segmenter and config, plain JSON.
         """
         self.directory = directory
         self._identity = identity
 
-    def path(self, point: Point) -> Path:
-        return self.directory / "points" / f"{point.name}.json"
+    def path(self, trial: Trial) -> Path:
+        return self.directory / "points" / f"{trial.name}.json"
 
-    def model(self, point: Point) -> Path:
-        return self.directory / "models" / point.name
+    def model(self, trial: Trial) -> Path:
+        return self.directory / "models" / trial.name
 
     def finished(self) -> list[Result]:
-        """All points that are done, in the order of their values. Raises ConfigError where one is of another test, InputError where
-        one cannot be read."""
+        """Reads all finished trials, in the order of their values.
+
+        Raises:
+            ConfigError: a trial belongs to another experiment.
+            InputError: a file cannot be read.
+        """
         results = []
         for path in sorted((self.directory / "points").glob("*.json")):
             try:
                 row = orjson.loads(path.read_bytes())
-                result = Result(Point(**row["point"]), row["scores"], row["seconds"], row["notes"])
+                result = Result(Trial(**row["point"]), row["scores"], row["seconds"], row["notes"])
                 identity = row["identity"]
             except (OSError, ValueError, KeyError, TypeError) as e:
                 raise InputError(
@@ -55,19 +59,19 @@ class Store:
                 name, (then, now) = differ
                 raise ConfigError(f"{path} was made with {name} {then}, this is {now}. Name another --out.")
             results.append(result)
-        return sorted(results, key=lambda result: result.point)
+        return sorted(results, key=lambda result: result.trial)
 
     def keep(self, result: Result, predictions: dict[str, list[dict[str, Any]]]) -> None:
-        """Writes what a point predicted, a file for each split, and then the point itself."""
+        """Writes the predictions of a trial, a file for each split, and then its result, which marks it as finished."""
         for split, rows in predictions.items():
-            with atomic_file(self.directory / "predictions" / f"{result.point.name}-{split}.jsonl") as f:
+            with atomic_file(self.directory / "predictions" / f"{result.trial.name}-{split}.jsonl") as f:
                 f.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
-        content = {"point": asdict(result.point), "scores": result.scores, "seconds": result.seconds, "notes": result.notes}
-        write_json(self.path(result.point), content | {"identity": self._identity})
+        content = {"point": asdict(result.trial), "scores": result.scores, "seconds": result.seconds, "notes": result.notes}
+        write_json(self.path(result.trial), content | {"identity": self._identity})
 
-    def keep_model(self, point: Point, save: Callable[[Path], None]) -> None:
-        """A fine-tuned model in its directory, whole or not there; `save` writes it into the directory that it is given."""
-        final = self.model(point)
+    def keep_model(self, trial: Trial, save: Callable[[Path], None]) -> None:
+        """Writes a fine-tuned model atomically; `save` writes it into the directory that it is given."""
+        final = self.model(trial)
         temporary = final.with_name(f".{final.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -75,22 +79,22 @@ class Store:
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
 
-    def write_results(self, document: Callable[[list[Result]], dict[str, Any]]) -> list[Result]:
-        """Writes results.json of all points that are done, `document(results)`, and returns them.
+    def write_results(self, results_json: Callable[[list[Result]], dict[str, Any]]) -> list[Result]:
+        """Writes results.json with all finished trials, `results_json(results)`, and returns them.
 
-        One process at a time reads and writes: whoever comes last has seen every point.
+        A lock lets one process at a time read and write, so the last process has seen every trial.
         """
         lock = DirectoryLock(self.directory / "points", "--out", patience=60)
         try:
             results = self.finished()
-            write_json(self.directory / RESULTS, document(results))
+            write_json(self.directory / RESULTS, results_json(results))
         finally:
             lock.release()
         return results
 
 
 def different(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> tuple[str, tuple[Any, Any]] | None:
-    """The first key, dotted, in which two nested dictionaries differ, with both values; None where they are equal."""
+    """Returns the first key, dotted, in which two nested dictionaries differ, with both values; None if they are equal."""
     for key in sorted(then.keys() | now.keys()):
         a, b = then.get(key), now.get(key)
         if isinstance(a, dict) and isinstance(b, dict):

@@ -1,4 +1,4 @@
-"""From what the model answered to predictions and scores."""
+"""Predictions and scores from the logits of a model."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from jadeberta.finetune import task_metrics as metrics
 from jadeberta.finetune.features import Example
-from jadeberta.finetune.jglue_files import Row
+from jadeberta.finetune.jglue_files import JglueRow
 from jadeberta.finetune.spans import Window, best_span
 from jadeberta.finetune.tasks import Task
 
@@ -20,13 +20,15 @@ METRICS: dict[str, Callable[..., float]] = {
 }
 
 
-def predict(task: Task, rows: Sequence[Row], examples: Sequence[Example], answers: Sequence[tuple[np.ndarray, ...]]) -> list[Any]:
-    """One prediction a row: a similarity, the number of a class or choice, or a stretch of the context as it stands there.
+def predict(
+    task: Task, rows: Sequence[JglueRow], examples: Sequence[Example], answers: Sequence[tuple[np.ndarray, ...]]
+) -> list[Any]:
+    """Returns one prediction per row: a similarity, the number of a class or choice, or a span of the context.
 
     Args:
-        task: whose rows these are.
-        rows: asked about.
-        examples: of these rows; of JSQuAD one row may have several.
+        task: of the rows.
+        rows: to predict.
+        examples: of the rows; a row of JSQuAD may have several.
         answers: logits of each example.
     """
     if task.kind == "regression":
@@ -41,21 +43,21 @@ def predict(task: Task, rows: Sequence[Row], examples: Sequence[Example], answer
     return [_text(row, best_span(own)) for row, own in zip(rows, windows, strict=True)]
 
 
-def wanted_of(task: Task, rows: Sequence[Row]) -> list[Any]:
-    """What the predictions are compared with: labels, or for JSQuAD the texts of all answers."""
+def wanted_of(task: Task, rows: Sequence[JglueRow]) -> list[Any]:
+    """Returns the targets of the predictions: labels, or for JSQuAD the texts of all answers."""
     return [[text for text, _ in row.answers] for row in rows] if task.kind == "span" else [row.label for row in rows]
 
 
-def score(task: Task, rows: Sequence[Row], predictions: Sequence[Any]) -> dict[str, float]:
-    """The task's metrics, each from 0 to 1 (correlations from -1)."""
+def score(task: Task, rows: Sequence[JglueRow], predictions: Sequence[Any]) -> dict[str, float]:
+    """Computes the task's metrics, each from 0 to 1 (correlations from -1)."""
     wanted = wanted_of(task, rows)
     return {metric: METRICS[metric](predictions, wanted) for metric in task.metrics}
 
 
-def ceiling(task: Task, rows: Sequence[Row], examples: Sequence[Example]) -> dict[str, float]:
-    """JSQuAD's scores of a model that always points at the pieces of the first answer: what cutting into pieces costs; else empty.
+def ceiling(task: Task, rows: Sequence[JglueRow], examples: Sequence[Example]) -> dict[str, float]:
+    """Computes JSQuAD's scores of a model that always points at the pieces of the first answer; empty for other tasks.
 
-    Below 1 where an answer begins or ends inside a piece, or lies in no single window.
+    Below 1 if an answer begins or ends inside a piece, or lies in no single window.
     """
     if task.kind != "span":
         return {}
@@ -67,8 +69,8 @@ def ceiling(task: Task, rows: Sequence[Row], examples: Sequence[Example]) -> dic
     return score(task, rows, texts)
 
 
-def record(task: Task, rows: Sequence[Row], predictions: Sequence[Any]) -> list[dict[str, Any]]:
-    """Predictions beside what was wanted, classes by their names, for whoever looks at the errors."""
+def record(task: Task, rows: Sequence[JglueRow], predictions: Sequence[Any]) -> list[dict[str, Any]]:
+    """Returns predictions beside targets, classes by name, for the predictions file."""
 
     def name(value: Any) -> Any:
         return task.labels[int(value)] if task.labels else value
@@ -77,5 +79,5 @@ def record(task: Task, rows: Sequence[Row], predictions: Sequence[Any]) -> list[
     return [{"id": row.id, "predicted": name(p), "wanted": name(w)} for row, p, w in zip(rows, predictions, wanted, strict=True)]
 
 
-def _text(row: Row, span: tuple[int, int]) -> str:
+def _text(row: JglueRow, span: tuple[int, int]) -> str:
     return row.texts[1][slice(*span)]

@@ -1,6 +1,6 @@
-"""Answers of JSQuAD between characters and pieces: where an answer lies, and which one the logits name.
+"""Answer spans of JSQuAD: from characters to pieces, and from logits to characters.
 
-Pure functions of numbers. All spans are characters of the original context, whatever normalisation and segmentation made of it.
+Pure functions of numbers. All spans are characters of the original context, before normalisation and segmentation.
 """
 
 from collections.abc import Iterable
@@ -11,33 +11,34 @@ import numpy as np
 from jadeberta.finetune.alignment import Span
 
 BEST = 20
-"""Starts and ends of a window that are paired with each other."""
+"""Best starts and ends of a window that are paired with each other."""
 LONGEST = 30
-"""Pieces of an answer, as in SQuAD's scripts."""
+"""Most pieces of an answer, as in SQuAD's scripts."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """What the model said of one stretch of a context."""
+    """The logits of one window of a context."""
 
     starts: np.ndarray
-    """Logits for each piece of the context in the window, float32 [pieces]."""
+    """Logits of the answer's first piece, float32 [pieces] of the context in the window."""
     ends: np.ndarray
+    """Logits of the answer's last piece, float32 [pieces]."""
     spans: np.ndarray
-    """Characters of each of them, int32 [pieces, 2]."""
+    """Characters of the pieces, int32 [pieces, 2]."""
 
 
 def places_of(spans: np.ndarray, start: int, end: int) -> tuple[int, int] | None:
-    """First and last piece that share a character with [start, end); None where none does. `spans` as in `Pieces`."""
+    """Returns the first and last piece that share a character with [start, end), or None. `spans` as in `Pieces`."""
     first, last = spans.T
     shared = np.flatnonzero((first < end) & (start < last) & (first < last))
     return (int(shared[0]), int(shared[-1])) if len(shared) else None
 
 
 def best_span(windows: Iterable[Window]) -> Span:
-    """The characters whose first and last piece have the highest sum of logits; an empty span where there is nothing to choose from.
+    """Returns the characters whose first and last piece have the highest sum of logits; an empty span if there is no candidate.
 
-    Of each window the `BEST` starts and ends are paired; an answer has at most `LONGEST` pieces. Of equal sums the first counts.
+    The `BEST` starts and ends of each window are paired; an answer has at most `LONGEST` pieces. Of equal sums the first one counts.
     """
     best, found = -np.inf, (0, 0)
     for window in windows:

@@ -1,4 +1,4 @@
-"""Scores as JGLUE's authors compute them. Pure functions of predictions and answers."""
+"""Metrics as JGLUE's authors compute them (Kurihara et al. 2022). Pure functions of predictions and answers."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def pearson(predicted: Sequence[float], wanted: Sequence[float]) -> float:
-    """Pearson's correlation; 0 where one side is constant, which explains nothing."""
+    """Pearson's correlation; 0 if one side is constant."""
     x, y = (np.asarray(values, np.float64) - np.mean(values, dtype=np.float64) for values in (predicted, wanted))
     norm = float(np.sqrt((x @ x) * (y @ y)))
     return float(x @ y) / norm if norm > 0 else 0.0
@@ -27,24 +27,24 @@ def ranks(values: Sequence[float]) -> list[float]:
 
 
 def accuracy(predicted: Sequence[float], wanted: Sequence[float]) -> float:
-    """Share of equal pairs."""
+    """Share of predictions that equal their label."""
     return sum(p == w for p, w in zip(predicted, wanted, strict=True)) / len(wanted)
 
 
 def exact_match(predicted: Sequence[str], wanted: Sequence[Sequence[str]]) -> float:
-    """Share of predictions that are one of their answers."""
+    """Share of predictions that equal one of their answers."""
     hits = (any(plain(p) == plain(a) for a in answers) for p, answers in zip(predicted, wanted, strict=True))
     return sum(hits) / len(wanted)
 
 
 def f1(predicted: Sequence[str], wanted: Sequence[Sequence[str]]) -> float:
-    """Mean over the questions of the best character F1 with one of the answers."""
+    """Mean over the questions of the highest character F1 with one of the answers."""
     scores = (max(character_f1(p, a) for a in answers) for p, answers in zip(predicted, wanted, strict=True))
     return sum(scores) / len(wanted)
 
 
 def character_f1(predicted: str, answer: str) -> float:
-    """Harmonic mean of precision and recall of characters, in any order; for an empty side 1 where both are, else 0."""
+    """Harmonic mean of precision and recall of characters in any order; with an empty side 1 if both are empty, else 0."""
     found, wanted = Counter(plain(predicted)), Counter(plain(answer))
     if not found or not wanted:
         return float(found == wanted)
@@ -53,8 +53,8 @@ def character_f1(predicted: str, answer: str) -> float:
 
 
 def plain(text: str) -> str:
-    """An answer as it is compared: lower case, no 。 at the end, runs of space one space and none at the ends.
+    """Normalises an answer for comparison: lower case, no 。 at the end, single spaces, no space at the ends.
 
-    What the patch of JGLUE's repository makes of SQuAD's normalize_answer; punctuation and articles stay.
+    SQuAD's normalize_answer as patched by JGLUE's repository; punctuation and articles stay.
     """
     return " ".join(text.lower().rstrip("。").split())

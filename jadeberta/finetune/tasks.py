@@ -1,4 +1,4 @@
-"""The five tasks of JGLUE as a table: fields of a row, batch, length, metrics. Settings are those of JGLUE's authors.
+"""The five tasks of JGLUE (Kurihara et al. 2022): fields of a row, batch size, length, metrics. Settings are those of JGLUE's authors.
 
 Knows no files and no model.
 """
@@ -18,24 +18,24 @@ class Task:
     """One task of JGLUE."""
 
     name: str
-    """As --task names it."""
+    """Name of the task in --task."""
     folder: str
-    """As JGLUE names its folder, without the version."""
+    """Name of its folder in JGLUE, without the version."""
     kind: Kind
     fields: tuple[str, ...]
-    """Texts of a row, in the order in which the model reads them; none for JSQuAD, which has a format of its own."""
+    """Text fields of a row, in the order in which the model reads them; none for JSQuAD, which has its own format."""
     group: str
-    """Field whose equal values must not be parted when rows are kept out; empty: the first text."""
+    """Field whose equal values stay together when a fold is split off; empty: the first text."""
     labels: tuple[str, ...]
-    """Classes by their names in the file; none where the label is a number."""
+    """Class names in the file; none if the label is a number."""
     batch_size: int
     max_length: int
-    """Tokens of a sequence, special ones included."""
+    """Most tokens of a sequence, special ones included."""
     metrics: tuple[str, ...]
     chosen_by: str
-    """The metric that settings are compared by."""
+    """Metric by which settings are compared."""
     download: str
-    """Where its files come from, as the end of a sentence."""
+    """How to get its files; the start of a sentence in error messages."""
 
 
 def _from_repository(folder: str) -> str:

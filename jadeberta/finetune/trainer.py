@@ -1,10 +1,9 @@
-"""Trains a head and asks it: AdamW, warm-up and a schedule of transformers, over batches whose order follows from the seed.
+"""Training and prediction on one device: AdamW, warm-up and a schedule of transformers, with a batch order that the seed determines.
 
-Knows no files and no metrics. On one device; the same point gives the same weights there again, on CPUs to the bit.
+Knows no files and no metrics. Repeating a trial on the same device gives the same weights, on CPUs bit for bit.
 """
 
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -14,36 +13,37 @@ from torch.nn.utils import clip_grad_norm_
 from transformers import PreTrainedModel, get_scheduler
 
 from jadeberta.finetune.features import Example
-from jadeberta.finetune.grid import Conduct, Point
-from jadeberta.utils.durations import format_duration as duration
+from jadeberta.finetune.grid import FinetuneConfig, Trial
+from jadeberta.utils.durations import format_duration
+from jadeberta.utils.progress_line import ConsoleHandler
 
 Collate = Callable[[Sequence[Example]], dict[str, torch.Tensor]]
-LINE_S = 30.0
-"""A log gets a line so often."""
+LOG_S = 30.0
+"""Seconds between two progress lines in a log."""
 
 
 class Diverged(Exception):
-    """A loss or a logit was not finite; the point has no scores."""
+    """A loss or a logit was not finite; the trial has no scores."""
 
 
 def steps_of(rows: int, batch_size: int, epochs: int) -> int:
-    """Optimizer steps of a training; the last batch of an epoch may be smaller."""
+    """Returns the optimizer steps of a training; the last batch of an epoch may be smaller."""
     return math.ceil(rows / batch_size) * epochs
 
 
-def order(rows: int, seed: int, epoch: int) -> list[int]:
-    """The order of the rows in an epoch, a function of its arguments alone."""
+def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
+    """Returns the order of the rows in an epoch, a function of its arguments alone."""
     generator = torch.Generator().manual_seed((seed << 16) + epoch)
-    places: list[int] = torch.randperm(rows, generator=generator).tolist()
-    return places
+    positions: list[int] = torch.randperm(rows, generator=generator).tolist()
+    return positions
 
 
 def train(
     model: PreTrainedModel,
     examples: Sequence[Example],
     collate: Collate,
-    point: Point,
-    conduct: Conduct,
+    trial: Trial,
+    config: FinetuneConfig,
     micro_batch_size: int,
     device: torch.device,
 ) -> float:
@@ -63,26 +63,26 @@ def train(
     """
     model.to(device)  # type: ignore[arg-type] # transformers' wrapper hides the method's own type
     model.train()
-    total = steps_of(len(examples), conduct.batch_size, point.epochs)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=point.lr, weight_decay=conduct.weight_decay)
-    schedule = get_scheduler(conduct.schedule, optimizer, math.ceil(total * conduct.warmup_ratio), total)
-    torch.manual_seed(point.seed)
-    progress, mean = Progress(point.name, total), 0.0
+    total = steps_of(len(examples), config.batch_size, trial.epochs)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=trial.lr, weight_decay=config.weight_decay)
+    schedule = get_scheduler(config.schedule, optimizer, math.ceil(total * config.warmup_ratio), total)
+    torch.manual_seed(trial.seed)
+    progress, mean = TrialProgress(trial.name, total), 0.0
     try:
-        for epoch in range(point.epochs):
+        for epoch in range(trial.epochs):
             losses = torch.zeros((), device=device)
-            places = order(len(examples), point.seed, epoch)
-            for start in range(0, len(places), conduct.batch_size):
-                batch = [examples[n] for n in places[start : start + conduct.batch_size]]
+            places = epoch_order(len(examples), trial.seed, epoch)
+            for start in range(0, len(places), config.batch_size):
+                batch = [examples[n] for n in places[start : start + config.batch_size]]
                 loss = torch.zeros((), device=device)
                 for first in range(0, len(batch), micro_batch_size):
                     part = batch[first : first + micro_batch_size]
                     given = {name: tensor.to(device) for name, tensor in collate(part).items()}
-                    with torch.autocast(device.type, torch.bfloat16, enabled=conduct.precision == "bf16"):
+                    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                         share = model(**given).loss * (len(part) / len(batch))
                     share.backward()
                     loss += share.detach()
-                clip_grad_norm_(model.parameters(), conduct.max_grad_norm)
+                clip_grad_norm_(model.parameters(), config.max_grad_norm)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -96,17 +96,26 @@ def train(
     return mean
 
 
-def ask(
+def predict_logits(
     model: PreTrainedModel, examples: Sequence[Example], collate: Collate, batch_size: int, precision: str, device: torch.device
 ) -> list[tuple[np.ndarray, ...]]:
-    """What the model answers, for each example the logits fp32: one array, or those of starts and ends by position.
+    """Returns the fp32 logits of each example: one array, or two (starts and ends by position) for JSQuAD.
 
-    Raises Diverged where a logit is not finite.
+    Args:
+        model: Hugging Face's head, moved to the device.
+        examples: to predict.
+        collate: makes a batch of them.
+        batch_size: examples at once.
+        precision: fp32 or bf16 (autocast).
+        device: to run on.
+
+    Raises:
+        Diverged: a logit is not finite.
     """
     model.to(device)  # type: ignore[arg-type]
     model.eval()
     answers: list[tuple[np.ndarray, ...]] = [()] * len(examples)
-    # Alike in length together, the longest first: less padding, and memory that does not suffice is found at once.
+    # Sorted by length, the longest first: there is less padding, and a lack of memory shows at once.
     places = sorted(range(len(examples)), key=lambda n: -examples[n].length)
     for start in range(0, len(places), batch_size):
         chunk = places[start : start + batch_size]
@@ -123,28 +132,27 @@ def ask(
     return answers
 
 
-class Progress:
-    """Steps, loss, rate and time left: a live line on a terminal, a line now and then in a log."""
+class TrialProgress:
+    """Shows steps, loss, rate and time left on the progress line."""
 
     def __init__(self, name: str, total: int) -> None:
         self._name, self._total = name, total
-        self._live = sys.stdout.isatty()
+        self._console = ConsoleHandler(log_seconds=LOG_S)
         self._done, self._began = 0, time.monotonic()
-        self._said = self._began
+        self._shown = self._began
 
     def step(self, loss: torch.Tensor) -> None:
-        """One step is done. The loss is looked at only where it is said: to look at it waits for the device."""
+        """Counts a step. The loss is read only when it is shown, because reading it waits for the device."""
         self._done += 1
         now = time.monotonic()
-        if now - self._said < (0.5 if self._live else LINE_S):
+        if now - self._shown < (0.5 if self._console.is_live else LOG_S):
             return
-        self._said = now
+        self._shown = now
         rate = self._done / (now - self._began)
-        left = duration((self._total - self._done) / rate)
+        left = format_duration((self._total - self._done) / rate)
         line = f"{self._name}: step {self._done}/{self._total}  loss {loss.item():.4f}  {rate:.2f} steps/s  {left} left"
-        print(f"\r\033[K{line}" if self._live else line, end="" if self._live else "\n", flush=True)
+        self._console.show(line)
 
     def end(self) -> None:
-        """Clears the live line."""
-        if self._live:
-            print("\r\033[K", end="", flush=True)
+        """Removes the progress line."""
+        self._console.close_line()

@@ -1,4 +1,4 @@
-"""The rows of a scaling report: each point of each series with its efficiency and its prediction. Pure functions."""
+"""The rows of a scaling report: measurement, efficiency and prediction of each point of each series. Pure functions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from jadeberta.scaling.points import Point, Series
 
 
 @dataclass(frozen=True)
-class Row:
+class ReportRow:
     """One line of the report; the fields are its columns."""
 
     mode: str
@@ -20,7 +20,7 @@ class Row:
     accumulation: int
     global_batch: int
     tokens_per_second: float | None
-    """The measured columns are None for a point that has not been measured."""
+    """None for a point that has not been measured, like the other measured columns."""
     efficiency: float | None
     """Tokens/s of a rank as a share of those at the smallest size of the series."""
     step_s: float | None
@@ -28,38 +28,38 @@ class Row:
     communication_s: float | None
     data_s: float | None
     save_s: float | None
-    """Stall of a save, shared out over the steps between two saves of the recipe; not part of step_s."""
+    """Stall of a save, shared out over the steps between two saves of the recipe, seconds; not part of step_s."""
     mfu: float | None
     memory_bytes: int | None
     predicted_step_s: float | None
-    """None without preflight's constants, or without a smaller point."""
+    """Predicted time of a step, seconds; None without the preflight's constants or without a smaller point."""
     predicted_compute_s: float | None
     predicted_communication_s: float | None
-    """With what the slowest rank is waited for, which a measurement cannot tell apart."""
+    """Predicted communication with the waiting for the slowest rank, which a measurement cannot separate."""
     error: float | None
-    """Predicted over measured, less 1."""
+    """Predicted over measured step time, minus 1."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What is known of a point."""
+class PointResult:
+    """Measurement and preflight constants of a point."""
 
     measured: Measured | None
     constants: dict[str, Any]
-    """Of its preflight; empty where there are none."""
+    """Constants of its preflight; empty if there are none."""
 
 
-def rows_of(
-    series: Series, found: dict[Point, Found], parameters: int, precision: str, overlap: bool, save_every_steps: int
-) -> list[Row]:
-    """The rows of a series, smallest first.
+def report_rows(
+    series: Series, found: dict[Point, PointResult], parameters: int, precision: str, overlap: bool, save_every_steps: int
+) -> list[ReportRow]:
+    """Builds the rows of a series, smallest point first.
 
     Args:
-        series: its points.
-        found: by point.
+        series: the points.
+        found: results by point.
         parameters: of the model, tied ones once.
         precision: bf16 or fp32.
-        overlap: DeepSpeed communicates beside the backward pass where it can.
+        overlap: whether DeepSpeed overlaps communication with the backward pass.
         save_every_steps: of the recipe.
     """
     base = next((point for point in series.points if found[point].measured is not None), None)
@@ -70,7 +70,7 @@ def rows_of(
         predicted_s = None if predicted is None else predicted.step_s
         rate = None if measured is None else measured.tokens_per_second / point.ranks
         rows.append(
-            Row(
+            ReportRow(
                 mode=series.mode,
                 zero=point.zero,
                 nodes=point.nodes,
@@ -97,12 +97,23 @@ def rows_of(
 
 
 def forecast(
-    point: Point, base: Point, found: dict[Point, Found], parameters: int, precision: str, overlap: bool
+    point: Point, base: Point, found: dict[Point, PointResult], parameters: int, precision: str, overlap: bool
 ) -> StepTime | None:
-    """The step of a point from the compute of the smallest point and preflight's constants of its own allocation.
+    """Predicts the step time of a point from the compute time of the smallest point and the preflight constants of its own allocation.
 
-    Compute goes by the ratio of the two allocations' matrix-product rates, so that slower devices, or cores that ranks share, count.
-    None where a constant is missing. The update is part of the micro-batches' time: it is too small to be told apart.
+    The compute time is scaled by the ratio of the matrix-product rates of the two allocations, which accounts for slower devices and shared
+    cores. The optimizer update is part of the time of the micro-batches, because it is too small to separate.
+
+    Args:
+        point: predicted.
+        base: the smallest measured point of the series.
+        found: results by point.
+        parameters: of the model, tied ones once.
+        precision: bf16 or fp32.
+        overlap: whether DeepSpeed overlaps communication with the backward pass.
+
+    Returns:
+        The prediction, or None if a constant is missing.
     """
     of_base, constants = found[base].measured, found[point].constants
     assert of_base is not None
@@ -110,7 +121,7 @@ def forecast(
     had, has = (each.get("gemm_flops_per_second_per_rank") for each in (found[base].constants, constants))
     if network is None or not had or not has:
         return None
-    # A single rank talks to nobody: what its collectives take is work of its own.
+    # A single rank does not communicate: the time of its collectives is compute.
     computing = of_base.compute_s + (of_base.communication_s if base.ranks == 1 else 0.0)
     share = point.accumulation * point.micro_batch_size / (base.accumulation * base.micro_batch_size)
     work = RankWork(
@@ -124,7 +135,7 @@ def forecast(
     return predict(work, sent, point.ranks, network, overlap and of_base.on_gpu and point.zero >= 2)
 
 
-def _rate(base: Point, found: dict[Point, Found]) -> float:
+def _rate(base: Point, found: dict[Point, PointResult]) -> float:
     measured = found[base].measured
     assert measured is not None
     return measured.tokens_per_second / base.ranks

@@ -1,4 +1,4 @@
-"""How a point is run: as a job of Slurm, or as ranks on this machine. The only place of the scaling tests that starts anything."""
+"""Launchers of a point: as a Slurm job, or as ranks on this machine. Only this module of the scaling tests starts processes."""
 
 import os
 import shlex
@@ -20,20 +20,20 @@ class Launcher(Protocol):
     """Runs points."""
 
     def command(self, point: Point, directory: Path) -> list[str]:
-        """What starts a point."""
+        """The command line that starts a point."""
 
     def start(self, point: Point, directory: Path) -> str:
-        """Starts a point; the name of its job. Raises ConfigError where that cannot be."""
+        """Starts a point and returns the name of its job. Raises ConfigError if it cannot be started."""
 
     def states(self, jobs: list[str]) -> dict[str, str] | None:
-        """What becomes of jobs, by name; one that is not there is not known any more. None where nobody answers."""
+        """Returns the states of jobs by name, without jobs that are no longer known; None if Slurm does not answer."""
 
     def remedy(self, jobs: list[str]) -> str:
-        """What to do about jobs that were left alone."""
+        """A sentence that says what to do about jobs after an interruption."""
 
 
 class SlurmLauncher:
-    """One job a point."""
+    """Submits one Slurm job per point."""
 
     def __init__(self, options: str, on_cpus: bool = False) -> None:
         """`options`: of sbatch, as on a command line; `on_cpus`: asks for no GPU. Raises ConfigError where there is no sbatch."""
@@ -52,7 +52,7 @@ class SlurmLauncher:
         ]  # fmt: skip
 
     def start(self, point: Point, directory: Path) -> str:
-        # In the environment and not in --export, whose values can hold no comma.
+        # Passed in the environment, because values of --export cannot contain commas.
         env = {"PYTHON": sys.executable} | os.environ | {"RECIPE": str(directory / RECIPE), "RUN_DIR": str(directory)}
         done = subprocess.run(self.command(point, directory), env=env, cwd=PROJECT, capture_output=True, text=True)
         job = done.stdout.strip().split(";")[0]  # with several clusters: number;cluster
@@ -65,7 +65,7 @@ class SlurmLauncher:
         command = ["squeue", "--noheader", "--states=all", "--format=%i %T", f"--jobs={','.join(jobs)}"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            # Of a single job that is forgotten squeue makes an error; every other one is the controller's, which may be restarting.
+            # For a single unknown job squeue fails with this message; any other failure is the controller's, which may be restarting.
             return {} if "Invalid job id" in done.stderr else None
         return dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if len(line.split()) == 2)
 
@@ -74,7 +74,7 @@ class SlurmLauncher:
 
 
 class LocalLauncher:
-    """Ranks on this machine, one point after the other."""
+    """Runs the ranks of a point on this machine, one point after another."""
 
     def command(self, point: Point, directory: Path) -> list[str]:
         return [sys.executable, "-m", "jadeberta.jobs.local_launcher", "--ranks", str(point.ranks), "--"]

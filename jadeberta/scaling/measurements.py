@@ -1,4 +1,4 @@
-"""What a finished point measured: medians over its steps, from metrics, ledger and preflight. Pure functions of their rows."""
+"""The measurements of a finished point: medians over its steps, from metrics, ledger and preflight. Pure functions of their rows."""
 
 import statistics
 from dataclasses import dataclass
@@ -12,27 +12,27 @@ from jadeberta.utils.json_lines import JsonRow, finite
 
 @dataclass(frozen=True)
 class Measured:
-    """A point's steps after its warm-up, seconds and other medians."""
+    """Medians over the steps of a point after its warm-up; times in seconds."""
 
     steps: int
-    """That were measured."""
+    """Number of measured steps."""
     step_s: float
     data_s: float
     communication_s: float
-    """Exposed, as rank 0 sees it."""
+    """Communication that compute does not hide, on rank 0."""
     tokens_per_second: float
     mfu: float | None
     spread: float
-    """Robust standard deviation of the steps' time, seconds."""
+    """Robust standard deviation (from the median absolute deviation) of the step time."""
     stall_s: float
-    """The training stood still so long for a save."""
+    """Mean time that a save stalled the training."""
     memory_bytes: int | None
-    """The most that rank 0 held, on its GPU, else of the host."""
+    """Peak memory of rank 0, of its GPU or else of the host."""
     on_gpu: bool
 
     @property
     def compute_s(self) -> float:
-        """All the rest: forward, backward, update."""
+        """The rest of the step: forward, backward, update."""
         return max(0.0, self.step_s - self.data_s - self.communication_s)
 
 
@@ -74,7 +74,7 @@ def measure(ledger: list[JsonRow], metrics: list[JsonRow], warm_up: int) -> Meas
 
 
 def warnings_of(preflight: dict[str, Any]) -> list[str]:
-    """What preflight had against the allocation; empty: it did not finish."""
+    """Faults that preflight found in the allocation; an empty report means that it did not finish."""
     if not preflight:
         return [f"it did not finish, so that nothing is predicted; {LOG} tells why"]
     unfit = preflight.get("unfit") or {}

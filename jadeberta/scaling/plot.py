@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from jadeberta.scaling.analysis import Row
+from jadeberta.scaling.analysis import ReportRow
 
 COLOURS = ("#2166ac", "#d6604d", "#1b7837", "#762a83", "#b8860b", "#4d4d4d")
 """One a series; dark enough for a white page and for paper."""
@@ -11,14 +11,14 @@ PARTS = {"compute_s": ("compute", "#4393c3"), "communication_s": ("communication
 PARTS |= {"save_s": ("save", "#9970ab")}
 
 
-def draw(rows: list[Row], path: Path, title: str) -> None:
+def draw(rows: list[ReportRow], path: Path, title: str) -> None:
     """Writes a PNG: above tokens/s and efficiency against the number of ranks, below one panel of stacked steps a series."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    series: dict[tuple[str, int, int], list[Row]] = {}
+    series: dict[tuple[str, int, int], list[ReportRow]] = {}
     for row in rows:
         series.setdefault((row.mode, row.zero, row.micro_batch), []).append(row)
     columns = 2 if len(series) == 4 else min(3, len(series))
@@ -37,7 +37,7 @@ def draw(rows: list[Row], path: Path, title: str) -> None:
     plt.close(figure)
 
 
-def _curves(speed: Any, efficiency: Any, series: dict[tuple[str, int, int], list[Row]]) -> None:
+def _curves(speed: Any, efficiency: Any, series: dict[tuple[str, int, int], list[ReportRow]]) -> None:
     """Tokens/s and efficiency against the number of ranks, predictions dashed."""
     from matplotlib.ticker import LogLocator
 
@@ -81,7 +81,7 @@ def _axes(axes: Any, ranks: list[int], label: str) -> None:
     axes.grid(alpha=0.3)
 
 
-def _stack(axes: Any, points: list[Row], name: str) -> None:
+def _stack(axes: Any, points: list[ReportRow], name: str) -> None:
     """Bars of the measured parts, and beside each the predicted ones, hatched."""
     width = 0.38
     shown = [row for row in points if row.step_s is not None]

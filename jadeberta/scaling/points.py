@@ -1,4 +1,4 @@
-"""Which runs a scaling test is made of. Pure functions: sizes and a recipe in, points and their recipes out."""
+"""The runs of a scaling test. Pure functions from sizes and a recipe to points and their recipes."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ STAGES = (1, 2, 3)
 
 @dataclass(frozen=True)
 class Point:
-    """One run. Two series that meet in a size share it."""
+    """One run of a scaling test; series that contain the same sizes share it."""
 
     zero: int
     nodes: int
@@ -33,7 +33,7 @@ class Point:
 
     @property
     def name(self) -> str:
-        """Also of its directory."""
+        """Name of the point and of its directory."""
         size = f"{self.nodes}x{self.gpus_per_node}"
         return f"zero{self.zero}-{size}-micro{self.micro_batch_size}-batch{self.global_batch_size}"
 
@@ -43,7 +43,7 @@ class Series:
     """Points that are compared with the smallest of them."""
 
     mode: Mode
-    """strong: the same global batch at every size; weak: the same batch a GPU."""
+    """strong: the same global batch at every size; weak: the same batch per GPU."""
     zero: int
     micro_batch_size: int
     points: tuple[Point, ...]
@@ -53,13 +53,15 @@ class Series:
 def lay_out(
     global_batch_size: int, nodes: list[int], gpus_per_node: int, modes: list[Mode], stages: list[int], micro_batches: list[int]
 ) -> list[Series]:
-    """The series of a scaling test.
+    """Lays out the series of a scaling test.
 
     Args:
         global_batch_size: of the recipe; weak series have it at the smallest size and in proportion at the others.
-        nodes: the sizes.
+        nodes: sizes.
         gpus_per_node: ranks of a node.
-        modes, stages, micro_batches: one series for each combination.
+        modes: strong, weak or both.
+        stages: of ZeRO.
+        micro_batches: sequences of a micro-batch; each combination of mode, stage and micro-batch is one series.
 
     Raises:
         ConfigError: a batch does not divide; names the sizes that fit.
@@ -71,7 +73,7 @@ def lay_out(
             for micro_batch_size in dict.fromkeys(micro_batches):
                 points = []
                 for size in sizes:
-                    # Whole at every size where it divides at the smallest, which is the first.
+                    # An integer at every size if it is one at the smallest size, which comes first.
                     batch = global_batch_size if mode == "strong" else global_batch_size * size // sizes[0]
                     try:
                         accumulation_steps(batch, micro_batch_size, size * gpus_per_node)
@@ -83,12 +85,12 @@ def lay_out(
 
 
 def points_of(series: list[Series]) -> list[Point]:
-    """Each point once, smallest first."""
+    """Returns each point once, smallest first."""
     return sorted({p for each in series for p in each.points}, key=lambda p: (p.ranks, p.name))
 
 
 def merge(before: list[Series], added: list[Series]) -> list[Series]:
-    """The series of a test that grows: those of one mode, stage and micro-batch are one.
+    """Merges the series of a continued test: series of the same mode, stage and micro-batch become one.
 
     Raises:
         ConfigError: their batches do not belong together.
@@ -110,12 +112,19 @@ def merge(before: list[Series], added: list[Series]) -> list[Series]:
 
 
 def recipe_of(recipe: Recipe, point: Point, run_dir: str, steps: int) -> Recipe:
-    """The recipe of one point: that of the test, with the point's sizes, some steps, one save and every second accounted for."""
+    """Returns the recipe of a point: that of the test with the point's sizes, few steps, one save and timed communication.
+
+    Args:
+        recipe: of the test.
+        point: sizes.
+        run_dir: of the point.
+        steps: to train.
+    """
     result = deepcopy(recipe)
     result.run.dir, result.run.max_hours = run_dir, 0.0
     training = result.training
     training.global_batch_size, training.micro_batch_size = point.global_batch_size, point.micro_batch_size
-    training.batch_size_warmup, training.decay_steps = [], 0  # every step shall be of the point's size
+    training.batch_size_warmup, training.decay_steps = [], 0  # every step must have the size of the point
     training.max_steps, training.warmup_steps = steps, min(training.warmup_steps, steps)
     if point.zero != zero_of(recipe)[0]:
         result.deepspeed = f"ds_configs/zero{point.zero}.json"

@@ -3,6 +3,7 @@
 import csv
 import sys
 from dataclasses import asdict, fields
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,24 @@ import orjson
 
 from jadeberta.errors import InputError
 from jadeberta.plan.world_sizes import zero_of
-from jadeberta.scaling.analysis import Found, Row, rows_of
+from jadeberta.scaling.analysis import PointResult, ReportRow, report_rows
 from jadeberta.scaling.measurements import measure, warnings_of
 from jadeberta.scaling.points import points_of
-from jadeberta.scaling.points_dir import Store
+from jadeberta.scaling.points_dir import PointsDir
 from jadeberta.utils.command_line import OneSentenceParser
 from jadeberta.utils.files import write_atomically
 from jadeberta.utils.json_lines import read_jsonl
+from jadeberta.utils.text_table import format_table
+
+HEADERS = (
+    "nodes", "ranks", "micro", "accum", "tokens/s", "efficiency", "step s", "compute", "commun.", "data", "save", "MFU", "memory",
+    "predicted", "error",
+)  # fmt: skip
+"""Columns of the table."""
 
 
 def main(arguments: list[str]) -> int:
-    """Writes and prints the report; 1 where a point is missing. Raises InputError where nothing was measured."""
+    """Writes and prints the report; returns 1 if a point is missing. Raises InputError if no point was measured."""
     parser = OneSentenceParser(
         prog="jadeberta scaling report",
         allow_abbrev=False,
@@ -30,10 +38,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("directory", type=Path, metavar="DIR", help="the --out of 'jadeberta scaling run'")
     parser.add_argument("--json", action="store_true", help="print report.json instead of the table")
     options = parser.parse_args(arguments)
-    report = collect(Store(options.directory))
+    report = collect(PointsDir(options.directory))
     content = orjson.dumps(report, option=orjson.OPT_INDENT_2)
     write_atomically(options.directory / "report.json", content)
-    rows = [Row(**row) for row in report["rows"]]
+    rows = [ReportRow(**row) for row in report["rows"]]
     write_csv(options.directory / "report.csv", rows)
     from jadeberta.scaling.plot import draw
 
@@ -44,13 +52,13 @@ def main(arguments: list[str]) -> int:
     return 1 if report["missing"] else 0
 
 
-def collect(store: Store) -> dict[str, Any]:
-    """Everything the report says, as plain values. Raises InputError."""
-    settings = store.read_settings()
+def collect(points_dir: PointsDir) -> dict[str, Any]:
+    """Builds the content of report.json. Raises InputError if no point is finished."""
+    settings = points_dir.read_settings()
     found, warnings, missing = {}, {}, []
     for point in points_of(settings.series):
-        directory = store.point(point)
-        done = store.is_done(point)
+        directory = points_dir.point(point)
+        done = points_dir.is_done(point)
         measured = (
             measure(read_jsonl(directory / "ledger.jsonl"), read_jsonl(directory / "metrics.jsonl"), settings.warm_up)
             if done
@@ -58,23 +66,25 @@ def collect(store: Store) -> dict[str, Any]:
         )
         if measured is None:
             missing.append(point.name)
-        preflight = store.read_preflight(point)
-        found[point] = Found(measured, preflight.get("constants") or {})
-        if done and (told := warnings_of(preflight)):
-            warnings[point.name] = told
+        preflight = points_dir.read_preflight(point)
+        found[point] = PointResult(measured, preflight.get("constants") or {})
+        if done and (reasons := warnings_of(preflight)):
+            warnings[point.name] = reasons
     first = next((point for point, each in found.items() if each.measured is not None), None)
     if first is None:
-        raise InputError(f"{store.directory}: no point is finished yet. 'jadeberta scaling run' with the same --out runs them.")
-    recipe = store.read_recipe(first)
+        raise InputError(
+            f"{points_dir.directory}: no point is finished yet. 'jadeberta scaling run' with the same --out runs them."
+        )
+    recipe = points_dir.read_recipe(first)
     from jadeberta.model.load import count_parameters
 
     parameters = count_parameters(recipe.model)
     rows = []
     for series in settings.series:
-        # Each stage has its DeepSpeed file, and what that overlaps counts.
+        # Each ZeRO stage has its own DeepSpeed file, which says whether communication overlaps.
         known = next((p for p in series.points if found[p].measured is not None), None)
-        overlap = known is not None and zero_of(store.read_recipe(known))[1]
-        rows += rows_of(series, found, parameters, recipe.training.precision, overlap, settings.save_every_steps)
+        overlap = known is not None and zero_of(points_dir.read_recipe(known))[1]
+        rows += report_rows(series, found, parameters, recipe.training.precision, overlap, settings.save_every_steps)
     return {
         "recipe": settings.recipe,
         "steps": settings.steps,
@@ -88,48 +98,43 @@ def collect(store: Store) -> dict[str, Any]:
     }
 
 
-def write_csv(path: Path, rows: list[Row]) -> None:
+def write_csv(path: Path, rows: list[ReportRow]) -> None:
+    """Writes report.csv, one row per point and series."""
     with open(path, "w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, [field.name for field in fields(Row)])
+        writer = csv.DictWriter(f, [field.name for field in fields(ReportRow)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
 
 
 def title(report: dict[str, Any]) -> str:
-    """The test in one line."""
+    """The title of the report."""
     counted = f"medians of steps {report['warm_up'] + 1} to {report['steps']}"
     return f"{report['recipe']}: {report['parameters'] / 1e6:,.1f}M parameters, {report['precision']}, {counted}"
 
 
-def table(report: dict[str, Any], rows: list[Row]) -> str:
-    """The report for people; one block a series."""
-    heads = (
-        f"{'nodes':>5} {'ranks':>5} {'micro':>5} {'accum':>5} {'tokens/s':>10} {'efficiency':>10} {'step s':>8} "
-        f"{'compute':>8} {'commun.':>8} {'data':>7} {'save':>7} {'MFU':>6} {'memory':>8} {'predicted':>9} {'error':>7}"
-    )
+def table(report: dict[str, Any], rows: list[ReportRow]) -> str:
+    """Formats the report for people; one table per series."""
     lines = [title(report)]
-    before: tuple[str, int, int] | None = None
-    for row in rows:
-        if (key := (row.mode, row.zero, row.micro_batch)) != before:
-            batch = "the same global batch" if row.mode == "strong" else "the same batch a rank"
-            lines += ["", f"{row.mode}: {batch}, ZeRO {row.zero}, micro-batch {row.micro_batch}", heads]
-            before = key
-        lines.append(_line(row))
-    for name, told in report["warnings"].items():
-        lines += ["", f"preflight of {name}", *(f"  {reason}" for reason in told)]
+    for (mode, zero, micro_batch), series in groupby(rows, key=lambda row: (row.mode, row.zero, row.micro_batch)):
+        batch = "the same global batch" if mode == "strong" else "the same batch per rank"
+        lines += ["", f"{mode}: {batch}, ZeRO {zero}, micro-batch {micro_batch}"]
+        lines.append(format_table(HEADERS, [_cells(row) for row in series], left=0, rule=False))
+    for name, reasons in report["warnings"].items():
+        lines += ["", f"preflight of {name}", *(f"  {reason}" for reason in reasons)]
     if report["missing"]:
         lines += ["", f"not measured: {', '.join(report['missing'])}"]
     return "\n".join(lines)
 
 
-def _line(row: Row) -> str:
+def _cells(row: ReportRow) -> list[str]:
+    """The cells of a row, in the order of HEADERS."""
     memory = "-" if row.memory_bytes is None else f"{row.memory_bytes / 2**30:.2f}GiB"
-    return (
-        f"{row.nodes:>5} {row.ranks:>5} {row.micro_batch:>5} {row.accumulation:>5} {_number(row.tokens_per_second, ',.0f'):>10} "
-        f"{_number(row.efficiency, '.1%'):>10} {_number(row.step_s, '.3f'):>8} {_number(row.compute_s, '.3f'):>8} "
-        f"{_number(row.communication_s, '.3f'):>8} {_number(row.data_s, '.3f'):>7} {_number(row.save_s, '.4f'):>7} "
-        f"{_number(row.mfu, '.1%'):>6} {memory:>8} {_number(row.predicted_step_s, '.3f'):>9} {_number(row.error, '+.1%'):>7}"
-    )
+    sizes = [str(size) for size in (row.nodes, row.ranks, row.micro_batch, row.accumulation)]
+    seconds = [_number(value, ".3f") for value in (row.step_s, row.compute_s, row.communication_s, row.data_s)]
+    return [
+        *sizes, _number(row.tokens_per_second, ",.0f"), _number(row.efficiency, ".1%"), *seconds, _number(row.save_s, ".4f"),
+        _number(row.mfu, ".1%"), memory, _number(row.predicted_step_s, ".3f"), _number(row.error, "+.1%"),
+    ]  # fmt: skip
 
 
 def _number(value: float | None, form: str) -> str:

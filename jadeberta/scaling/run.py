@@ -1,4 +1,4 @@
-"""`jadeberta scaling run`: starts the points that are missing, waits for all, and says what became of each."""
+"""`jadeberta scaling run`: starts the missing points, waits for all of them, and reports how each one ended."""
 
 import argparse
 import sys
@@ -13,16 +13,17 @@ from jadeberta.errors import ConfigError
 from jadeberta.plan.world_sizes import zero_of
 from jadeberta.scaling.launchers import Launcher, LocalLauncher, SlurmLauncher
 from jadeberta.scaling.points import MODES, STAGES, Mode, Point, lay_out, points_of, recipe_of
-from jadeberta.scaling.points_dir import LOG, Settings, Store
+from jadeberta.scaling.points_dir import LOG, PointsDir, Settings
 from jadeberta.shards import DirectoryLock
 from jadeberta.utils.command_line import OneSentenceParser
+from jadeberta.utils.text_table import format_table
 
 QUIET_S = 15.0
-"""Longest pause between two looks at the queue; a controller serves the whole cluster."""
+"""Longest pause between two queries of the queue, seconds: one controller serves the whole cluster."""
 
 
 def main(arguments: list[str]) -> int:
-    """Runs a scaling test; 0 where every point is done. Raises ConfigError."""
+    """Runs a scaling test; returns 0 if every point is done, else 1. Raises ConfigError for options that do not fit together."""
     options, overrides = _parser().parse_known_args(arguments)
     recipe = load_recipe(options.config, tuple(overrides))
     if not recipe.data.shards:
@@ -35,54 +36,55 @@ def main(arguments: list[str]) -> int:
     series = lay_out(
         recipe.training.global_batch_size, options.nodes, options.gpus_per_node, options.modes, stages, micro_batches
     )
-    store = Store(options.out)
+    points_dir = PointsDir(options.out)
     points = points_of(series)
-    recipes = {p: recipe_of(recipe, p, str(store.point(p)), options.steps) for p in points}
+    recipes = {p: recipe_of(recipe, p, str(points_dir.point(p)), options.steps) for p in points}
     for point in points:
-        store.check(point, recipes[point])
+        points_dir.check(point, recipes[point])
     if options.dry_run:
         print(listing(points))
         return 0
     launcher: Launcher = LocalLauncher() if options.local else SlurmLauncher(options.sbatch, on_cpus=recipe.run.device == "cpu")
-    lock = DirectoryLock(store.directory, "--out")
+    lock = DirectoryLock(points_dir.directory, "--out")
     every = recipe.checkpoint.every_steps
-    store.write_settings(Settings(options.config.name, options.steps, options.warm_up, every, series))
-    watch = Watch(store, launcher, recipes, 1 if options.local else options.at_once or len(points))
+    points_dir.write_settings(Settings(options.config.name, options.steps, options.warm_up, every, series))
+    runner = PointRunner(points_dir, launcher, recipes, 1 if options.local else options.at_once or len(points))
     try:
-        failed = watch.run()
+        failed = runner.run()
     except (KeyboardInterrupt, ConfigError):
-        if watch.jobs:
-            say(f"{store.directory}: interrupted. {launcher.remedy(list(watch.jobs.values()))}")
+        if runner.jobs:
+            say(f"{points_dir.directory}: interrupted. {launcher.remedy(list(runner.jobs.values()))}")
         raise
     from jadeberta.scaling.report import main as report
 
     lock.release()
     if len(failed) < len(points):
-        report([str(store.directory)])
+        report([str(points_dir.directory)])
     for name, reason in failed.items():
         say(f"FAILED {name}: {reason}")
     return 1 if failed else 0
 
 
 @dataclass
-class Watch:
-    """Starts points and waits for them."""
+class PointRunner:
+    """Starts points and waits until they end."""
 
-    store: Store
+    points_dir: PointsDir
     launcher: Launcher
     recipes: dict[Point, Recipe]
     at_once: int
-    """Jobs in the queue at a time."""
+    """Most jobs in the queue at a time."""
     pause: Callable[[float], None] = time.sleep
+    """Sleeps for some seconds; tests replace it."""
     jobs: dict[Point, str] = field(default_factory=dict)
-    """Those that were started and have not ended."""
+    """Jobs that were started and have not ended, by point."""
 
     def run(self) -> dict[str, str]:
-        """Until every point is done or has failed; the reasons of those that failed, by name."""
-        waiting = [point for point in self.recipes if not self.store.is_done(point)]
+        """Runs until every point is done or has failed; returns the reasons of the failed ones, by name."""
+        waiting = [point for point in self.recipes if not self.points_dir.is_done(point)]
         if len(waiting) < len(self.recipes):
             say(f"{len(self.recipes) - len(waiting)} of {len(self.recipes)} points are done already")
-        self._take_up(waiting)
+        self._resume_submitted(waiting)
         failed: dict[str, str] = {}
         seconds, silent, seen = 1.0, False, dict[str, str]()
         while waiting or self.jobs:
@@ -96,21 +98,22 @@ class Watch:
                 seconds = seconds if states == seen else 1.0
                 for point, job in list(self.jobs.items()):
                     if has_ended(states.get(job, "")):
-                        self._conclude(point, job, states.get(job, "is no longer known to Slurm"), failed)
+                        self._finish(point, job, states.get(job, "is no longer known to Slurm"), failed)
             silent, seen = states is None, seen if states is None else states
             if self.jobs:
+                # The pause grows while nothing changes, so that a long test costs the controller little.
                 self.pause(seconds)
                 seconds = min(QUIET_S, 1.5 * seconds)
         return failed
 
-    def _take_up(self, waiting: list[Point]) -> None:
-        """Waits again for jobs of an earlier call that have not ended."""
-        known = {point: job for point in waiting if (job := self.store.read_job(point)) is not None}
+    def _resume_submitted(self, waiting: list[Point]) -> None:
+        """Resumes waiting for jobs of an earlier call that have not ended."""
+        known = {point: job for point in waiting if (job := self.points_dir.read_job(point)) is not None}
         if not known:
             return
         while (states := self.launcher.states(list(known.values()))) is None:
             say("the Slurm controller does not answer; waiting for it")
-            self.pause(QUIET_S)
+            self.pause(QUIET_S)  # without the states, a job that still runs would be submitted a second time
         for point, job in known.items():
             if not has_ended(states.get(job, "")):
                 waiting.remove(point)
@@ -118,33 +121,33 @@ class Watch:
                 say(f"{point.name}: waiting for job {job} of an earlier call")
 
     def _start(self, point: Point) -> None:
-        self.store.begin(point, self.recipes[point])
+        self.points_dir.prepare(point, self.recipes[point])
         say(f"{point.name}: {point.ranks} rank{'s' * (point.ranks > 1)}, accumulation {point.accumulation}")
-        job = self.launcher.start(point, self.store.point(point))
-        self.store.write_job(point, job)
+        job = self.launcher.start(point, self.points_dir.point(point))
+        self.points_dir.write_job(point, job)
         self.jobs[point] = job
 
-    def _conclude(self, point: Point, job: str, state: str, failed: dict[str, str]) -> None:
+    def _finish(self, point: Point, job: str, state: str, failed: dict[str, str]) -> None:
         del self.jobs[point]
-        if self.store.is_done(point):
-            self.store.forget_weights(point)
+        if self.points_dir.is_done(point):
+            self.points_dir.remove_checkpoints(point)
             say(f"{point.name}: done")
         else:
-            failed[point.name] = f"job {job} {state}: {self.store.last_words(point)} ({self.store.point(point) / LOG})"
+            failed[point.name] = (
+                f"job {job} {state}: {self.points_dir.last_log_line(point)} ({self.points_dir.point(point) / LOG})"
+            )
             say(f"{point.name}: failed, job {job} {state}")
 
 
 def listing(points: list[Point]) -> str:
-    """The points for people."""
-    lines = [f"{'point':<44} {'nodes':>5} {'ranks':>6} {'micro-batch':>11} {'accumulation':>12} {'sequences a step':>16}"]
-    for p in points:
-        lines.append(
-            f"{p.name:<44} {p.nodes:>5} {p.ranks:>6} {p.micro_batch_size:>11} {p.accumulation:>12} {p.global_batch_size:>16,}"
-        )
-    return "\n".join(lines)
+    """Formats the points as a table."""
+    headers = ("point", "nodes", "ranks", "micro-batch", "accumulation", "sequences a step")
+    rows = [(p.name, p.nodes, p.ranks, p.micro_batch_size, p.accumulation, f"{p.global_batch_size:,}") for p in points]
+    return format_table(headers, rows, rule=False)
 
 
 def say(line: str) -> None:
+    """Prints a progress line on stderr; stdout is for the report."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -188,19 +191,19 @@ def _parser() -> OneSentenceParser:
 
 
 def count(text: str) -> int:
-    """A number of at least 1."""
+    """Parses a number of at least 1."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 1")
     return int(text)
 
 
 def counts(text: str) -> list[int]:
-    """Numbers of at least 1, with commas between."""
+    """Parses numbers of at least 1, separated by commas."""
     return [count(part) for part in text.split(",")]
 
 
 def stages(text: str) -> list[int]:
-    """Stages of ZeRO, with commas between."""
+    """Parses stages of ZeRO, separated by commas."""
     numbers = counts(text)
     if wrong := [n for n in numbers if n not in STAGES]:
         raise argparse.ArgumentTypeError(f"{wrong[0]} is no stage of ZeRO; {', '.join(map(str, STAGES))} are")
@@ -208,7 +211,7 @@ def stages(text: str) -> list[int]:
 
 
 def modes(text: str) -> list[Mode]:
-    """Kinds of series, with commas between."""
+    """Parses kinds of series, separated by commas."""
     names = text.split(",")
     if wrong := [name for name in names if name not in MODES]:
         raise argparse.ArgumentTypeError(f"'{wrong[0]}' is no mode; {', '.join(MODES)} are")

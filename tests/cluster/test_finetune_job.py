@@ -25,7 +25,7 @@ def test_an_array_trains_a_point_in_each_task_and_a_job_after_it_trains_nothing_
     for task in (0, 1):
         cluster.wait(f"{job}_{task}", "COMPLETED")
     found = json.loads((folder / "out/results.json").read_text())
-    assert [point["seed"] for point in found["points"]] == [1, 2] and not any(point["diverged"] for point in found["points"])
+    assert [trial["seed"] for trial in found["points"]] == [1, 2] and not any(trial["diverged"] for trial in found["points"])
     before = {path: path.stat().st_mtime_ns for path in (folder / "out/points").glob("*.json")}
     cluster.wait(cluster.sbatch(*small, **settings), "COMPLETED")
     assert len(before) == 2 and {path: path.stat().st_mtime_ns for path in before} == before

@@ -19,9 +19,9 @@ from transformers import AutoModelForSequenceClassification
 from jadeberta.checkpoint.manifest import MANIFEST_NAME, manifest_bytes
 from jadeberta.checkpoint.state_dict import save_tensors
 from jadeberta.errors import ConfigError, InputError, NumericsError
-from jadeberta.finetune import experiment as trial
+from jadeberta.finetune import experiment
 from jadeberta.finetune.cli import main
-from jadeberta.finetune.pretrained import build, load_source
+from jadeberta.finetune.pretrained import build, load_pretrained
 from jadeberta.finetune.tasks import TASKS
 from jadeberta.finetune.trainer import Diverged
 from jadeberta.utils.files import file_sha256
@@ -51,17 +51,17 @@ def data(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("task", TASKS)
 def test_each_task_is_learnt_by_a_small_model(model, data, tmp_path, capsys, task) -> None:
     found = run(model, data, tmp_path / "out", *LEARNS, task=task)
-    (point,) = found["points"]
-    assert set(point["scores"]) == {"valid"} and set(point["scores"]["valid"]) == set(TASKS[task].metrics)
-    assert point["scores"]["valid"][TASKS[task].chosen_by] > 0.9
+    (trial,) = found["points"]
+    assert set(trial["scores"]) == {"valid"} and set(trial["scores"]["valid"]) == set(TASKS[task].metrics)
+    assert trial["scores"]["valid"][TASKS[task].chosen_by] > 0.9
     assert (
-        point["rows"] == {"train": 90, "valid": 30}
-        and point["steps"] == 5 * math.ceil(point["examples"] / 8)
-        and point["versions"]["torch"]
+        trial["rows"] == {"train": 90, "valid": 30}
+        and trial["steps"] == 5 * math.ceil(trial["examples"] / 8)
+        and trial["versions"]["torch"]
     )
-    assert found["segmenter"]["engine"] == "mecab" and found["model"]["sha256"] == load_source(model).sha256
+    assert found["segmenter"]["engine"] == "mecab" and found["model"]["sha256"] == load_pretrained(model).sha256
     assert found["data"]["train"] == file_sha256(data / f"{TASKS[task].folder}-v1.3/train-v1.3.json")
-    rows = (tmp_path / "out/predictions" / f"{point['name']}-valid.jsonl").read_text().splitlines()
+    rows = (tmp_path / "out/predictions" / f"{trial['name']}-valid.jsonl").read_text().splitlines()
     assert len(rows) == 30 and set(json.loads(rows[0])) == {"id", "predicted", "wanted"}
     printed = capsys.readouterr().out
     assert "DeBERTa V2 large" in printed and "One setting: nothing was chosen." in printed
@@ -164,8 +164,8 @@ def test_a_dry_run_reads_everything_numbers_the_points_and_writes_nothing(model,
 def test_a_test_set_beside_the_others_is_scored_too(model, data, tmp_path) -> None:
     folder = shutil.copytree(data / "marc_ja-v1.3", tmp_path / "marc_ja-v1.3")
     shutil.copyfile(folder / "valid-v1.3.json", folder / "test-v1.3.json")
-    (point,) = run(model, tmp_path, tmp_path / "out", "--setting", "1e-3,1", *HURRIES, task="marc-ja")["points"]
-    assert point["scores"]["test"] == point["scores"]["valid"]
+    (trial,) = run(model, tmp_path, tmp_path / "out", "--setting", "1e-3,1", *HURRIES, task="marc-ja")["points"]
+    assert trial["scores"]["test"] == trial["scores"]["valid"]
 
 
 def test_a_kept_model_is_loaded_by_transformers_and_predicts_what_was_recorded(model, data, encoder, tmp_path) -> None:
@@ -207,10 +207,10 @@ def make_checkpoint(model: Path, directory: Path) -> Path:
 
 def test_a_run_fine_tunes_with_its_master_weights_as_its_export_does(model, tmp_path) -> None:
     make_checkpoint(model, tmp_path / "checkpoints/step-00000001")
-    exported, of_run = load_source(model), load_source(tmp_path)
+    exported, of_run = load_pretrained(model), load_pretrained(tmp_path)
     assert of_run.sha256 == exported.sha256 and of_run.origin == exported.origin
     assert of_run.tokenizer_sha256 == exported.tokenizer_sha256
-    average = load_source(tmp_path, "ema").weights
+    average = load_pretrained(tmp_path, "ema").weights
     assert all(average[name].equal(2 * weight) for name, weight in exported.weights.items())
     assert {p.dtype for p in build(of_run, TASKS["jnli"], 1).parameters()} == {torch.float32}
 
@@ -246,7 +246,7 @@ def test_where_nothing_learnt_has_numbers_the_command_fails_and_says_so(model, d
     def diverge(*_: object) -> float:
         raise Diverged
 
-    monkeypatch.setattr(trial, "train", diverge)
+    monkeypatch.setattr(experiment, "train", diverge)
     with pytest.raises(NumericsError, match="the loss was not finite at any point"):
         run(model, data, tmp_path, "--setting", "0.99,1", *HURRIES)
     assert "1 (1 diverged)" in capsys.readouterr().out

@@ -10,7 +10,7 @@ import sentencepiece
 from jadeberta.errors import CheckpointError, ConfigError, InputError, SegmenterError
 from jadeberta.finetune.dataset import read_data
 from jadeberta.finetune.encoder import Encoder, open_engine
-from jadeberta.finetune.grid import Conduct
+from jadeberta.finetune.grid import FinetuneConfig
 from jadeberta.finetune.tasks import TASKS
 from jadeberta.release.origin import ORIGIN_NAME, read_origin, write_origin
 from preprocess.config import SegmenterConfig
@@ -97,16 +97,16 @@ def test_a_text_without_words_leaves_training_but_is_scored_as_one_word_and_both
     picky = Encoder(model / "spm.model", Picky(SegmenterConfig(engine="mecab")))
     task = TASKS["jsts"]
     folder = toy.write_task(tmp_path, "jsts", train=9, valid=6) / "jsts-v1.3"
-    data = read_data(task, {s: folder / f"{s}-v1.3.json" for s in ("train", "valid")}, picky, Conduct(8, 32))
+    data = read_data(task, {s: folder / f"{s}-v1.3.json" for s in ("train", "valid")}, picky, FinetuneConfig(8, 32))
     assert data.counts()["rows"] == {"train": 6, "valid": 6}
     assert data.rejected == {"train": {"crash": 2}, "valid": {"crash": 2}}, "each text counts once, wherever it stands"
     assert len(data.splits["valid"].examples) == 6
     (folder / "train-v1.3.json").write_bytes(orjson.dumps(toy.rows_of("jsts", 2)[1]))
     files = {split: folder / f"{split}-v1.3.json" for split in ("train", "valid")}
     with pytest.raises(InputError, match=r"train-v1.3.json: the segmenter gave no words for any of its rows"):
-        read_data(task, files, picky, Conduct(8, 32))
+        read_data(task, files, picky, FinetuneConfig(8, 32))
     with pytest.raises(InputError, match=r"train-v1.3.json: all its rows belong together"):
-        read_data(task, files, picky, Conduct(8, 32, choose_on="fold"))
+        read_data(task, files, picky, FinetuneConfig(8, 32, choose_on="fold"))
     text = toy.sentence(1, "猫")
     pieces = picky([text])[text]
     assert pieces.rejected and sum(end - start for start, end in set(map(tuple, pieces.spans))) == len(text)

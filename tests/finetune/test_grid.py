@@ -2,8 +2,8 @@
 
 import random
 
-from jadeberta.finetune.grid import Point, Result, choose, keep_out, points_of, summarise, whole_grid
-from jadeberta.finetune.jglue_files import Row
+from jadeberta.finetune.grid import Result, Trial, choose, full_grid, split_fold, summarise, trials_of
+from jadeberta.finetune.jglue_files import JglueRow
 from jadeberta.finetune.tasks import PUBLISHED, TASKS
 
 JNLI = TASKS["jnli"]
@@ -11,14 +11,14 @@ JNLI = TASKS["jnli"]
 
 def result(lr: float, epochs: int, seed: int, *scores: float) -> Result:
     """With scores on valid and fold, or none."""
-    return Result(Point(lr, epochs, seed), {s: {"accuracy": v} for s, v in zip(("valid", "fold"), scores, strict=False)}, 1.0)
+    return Result(Trial(lr, epochs, seed), {s: {"accuracy": v} for s, v in zip(("valid", "fold"), scores, strict=False)}, 1.0)
 
 
 def test_the_grid_is_that_of_jglues_authors_with_every_seed() -> None:
-    assert set(whole_grid()) == {(lr, epochs) for lr in (5e-5, 3e-5, 2e-5) for epochs in (3, 4)}
-    assert len({Point(lr, 3, 1).name for lr in (3e-5, 3.0000001e-5)}) == 2, "no two points share a name"
-    points = points_of(whole_grid(), [1, 2, 2])
-    assert len(points) == len({p.name for p in points}) == 12 and points[:2] == [Point(5e-5, 3, 1), Point(5e-5, 3, 2)]
+    assert set(full_grid()) == {(lr, epochs) for lr in (5e-5, 3e-5, 2e-5) for epochs in (3, 4)}
+    assert len({Trial(lr, 3, 1).name for lr in (3e-5, 3.0000001e-5)}) == 2, "no two points share a name"
+    trials = trials_of(full_grid(), [1, 2, 2])
+    assert len(trials) == len({p.name for p in trials}) == 12 and trials[:2] == [Trial(5e-5, 3, 1), Trial(5e-5, 3, 2)]
 
 
 def test_published_scores_name_every_task_with_its_metrics() -> None:
@@ -29,13 +29,13 @@ def test_published_scores_name_every_task_with_its_metrics() -> None:
 
 
 def test_rows_are_kept_out_by_whole_groups_whatever_their_order() -> None:
-    rows = [Row(str(n), f"group {n // 3}", ("x",)) for n in range(300)]
-    train, fold = keep_out(rows)
+    rows = [JglueRow(str(n), f"group {n // 3}", ("x",)) for n in range(300)]
+    train, fold = split_fold(rows)
     assert 30 <= len(fold) < 33 and len(train) + len(fold) == 300
     assert not {r.group for r in train} & {r.group for r in fold}
     shuffled = random.Random(0).sample(rows, len(rows))
-    assert {r.id for r in keep_out(shuffled)[1]} == {r.id for r in fold}
-    assert keep_out(rows[:3]) == (rows[:3], []), "a single group stays"
+    assert {r.id for r in split_fold(shuffled)[1]} == {r.id for r in fold}
+    assert split_fold(rows[:3]) == (rows[:3], []), "a single group stays"
 
 
 def test_the_mean_over_the_seeds_decides_on_the_split_that_was_named() -> None:

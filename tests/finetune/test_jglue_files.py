@@ -120,10 +120,10 @@ def test_what_is_no_row_is_refused(tmp_path, content, message) -> None:
     ],
 )
 def test_a_wrong_question_is_named(tmp_path, change, message) -> None:
-    document = toy.squad(3)
-    document["data"][1]["paragraphs"][0]["qas"][0] |= change
+    results_json = toy.squad(3)
+    results_json["data"][1]["paragraphs"][0]["qas"][0] |= change
     path = tmp_path / "squad.json"
-    path.write_bytes(orjson.dumps(document))
+    path.write_bytes(orjson.dumps(results_json))
     with pytest.raises(InputError, match=f"squad.json: {message}"):
         read_rows(path, TASKS["jsquad"])
 

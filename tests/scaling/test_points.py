@@ -5,7 +5,7 @@ import pytest
 from jadeberta.config import load_recipe
 from jadeberta.errors import ConfigError
 from jadeberta.plan.step_time import expected_maximum
-from jadeberta.scaling.analysis import Found, rows_of
+from jadeberta.scaling.analysis import PointResult, report_rows
 from jadeberta.scaling.measurements import Measured, measure, warnings_of
 from jadeberta.scaling.points import Point, lay_out, merge, points_of, recipe_of
 from jadeberta.scaling.report import table
@@ -95,15 +95,15 @@ def measured(step_s: float, communication_s: float, tokens_per_second: float, **
     return Measured(40, step_s, communication_s=communication_s, tokens_per_second=tokens_per_second, **values)  # type: ignore[arg-type]
 
 
-def found(one: Measured | None, gemm: float = 1e9, **constants: float) -> Found:
-    return Found(one, {"gemm_flops_per_second_per_rank": gemm} | constants)
+def found(one: Measured | None, gemm: float = 1e9, **constants: float) -> PointResult:
+    return PointResult(one, {"gemm_flops_per_second_per_rank": gemm} | constants)
 
 
 def test_efficiency_is_that_of_a_rank_against_the_smallest_that_was_measured() -> None:
     (series,) = lay_out(8, [1, 2, 4], 1, ["strong"], [1], [1])
     one, two, four = series.points
     everything = {one: found(None), two: found(measured(1, 0.1, 1000)), four: found(measured(1, 0.5, 1500))}
-    rows = rows_of(series, everything, PARAMETERS, "fp32", False, 100)
+    rows = report_rows(series, everything, PARAMETERS, "fp32", False, 100)
     assert [row.efficiency for row in rows] == [None, 1.0, 0.75] and rows[0].step_s is None
     assert rows[1].save_s == 0.02 and rows[2].compute_s == 0.5
 
@@ -115,7 +115,7 @@ def test_the_prediction_takes_compute_from_the_smallest_and_the_rest_from_each_p
         one: found(measured(8.0, 0.4, 1000, data_s=0.8, spread=0.72), gemm=2e9),
         four: found(measured(10.0, 5.0, 1000), gemm=1e9, latency_s=0.0, bandwidth_bytes_per_s=1e6),
     }
-    small, large = rows_of(series, everything, PARAMETERS, "fp32", False, 100)
+    small, large = report_rows(series, everything, PARAMETERS, "fp32", False, 100)
     assert small.predicted_step_s == pytest.approx(8.0) and small.error == pytest.approx(0)
     # 7.2 s in 8 micro-batches, of which a rank of four has 2, on devices of half the speed; 4 MB there and back, and there again.
     compute, wire, stragglers = 2 * 0.9 * 2, 3 * 3 / 4 * 4.0, 0.1 * 2 * 0.9 * 2 * expected_maximum(4)
@@ -128,15 +128,15 @@ def test_the_prediction_takes_compute_from_the_smallest_and_the_rest_from_each_p
 def test_without_constants_of_preflight_nothing_is_predicted() -> None:
     (series,) = lay_out(8, [1, 4], 1, ["weak"], [1], [1])
     one, four = series.points
-    everything = {one: found(measured(1, 0, 1000)), four: Found(measured(1, 0.5, 3000), {})}
-    rows = rows_of(series, everything, PARAMETERS, "fp32", False, 100)
+    everything = {one: found(measured(1, 0, 1000)), four: PointResult(measured(1, 0.5, 3000), {})}
+    rows = report_rows(series, everything, PARAMETERS, "fp32", False, 100)
     assert rows[0].predicted_step_s == 1 and rows[1].predicted_step_s is None and rows[1].error is None
 
 
 def test_the_table_shows_a_missing_point_and_what_preflight_said() -> None:
     (series,) = lay_out(8, [1, 2], 1, ["strong"], [1], [1])
     one, two = series.points
-    rows = rows_of(series, {one: found(measured(1, 0, 1000)), two: Found(None, {})}, PARAMETERS, "fp32", False, 100)
+    rows = report_rows(series, {one: found(measured(1, 0, 1000)), two: PointResult(None, {})}, PARAMETERS, "fp32", False, 100)
     report = {"recipe": "r.yaml", "parameters": PARAMETERS, "precision": "fp32", "steps": 60, "warm_up": 20}
     lines = table(report | {"warnings": {one.name: ["node3: slow"]}, "missing": [two.name]}, rows).splitlines()
     assert lines[0] == "r.yaml: 1.0M parameters, fp32, medians of steps 21 to 60"
@@ -146,6 +146,6 @@ def test_the_table_shows_a_missing_point_and_what_preflight_said() -> None:
 
 
 def test_what_preflight_had_against_an_allocation_is_passed_on() -> None:
-    told = {"fit": False, "unfit": {"node3": ["slow", "full"]}, "common": ["clocks"], "constants": {}}
-    assert warnings_of(told) == ["node3: slow", "node3: full", "clocks"] and warnings_of({"constants": {}}) == []
+    preflight = {"fit": False, "unfit": {"node3": ["slow", "full"]}, "common": ["clocks"], "constants": {}}
+    assert warnings_of(preflight) == ["node3: slow", "node3: full", "clocks"] and warnings_of({"constants": {}}) == []
     assert "did not finish" in warnings_of({})[0]

@@ -10,8 +10,8 @@ from jadeberta.errors import ConfigError, InputError
 from jadeberta.scaling.cli import main
 from jadeberta.scaling.launchers import LocalLauncher, SlurmLauncher
 from jadeberta.scaling.points import Point, lay_out, points_of, recipe_of
-from jadeberta.scaling.points_dir import Settings, Store
-from jadeberta.scaling.run import Watch
+from jadeberta.scaling.points_dir import PointsDir, Settings
+from jadeberta.scaling.run import PointRunner
 from tests.helpers import ROOT, make_recipe, make_shards
 
 DEMO = str(ROOT / "recipes" / "demo.yaml")
@@ -50,11 +50,11 @@ class PlayedSlurm:
 def test_of_three(tmp_path):
     recipe = load_recipe(DEMO)
     series = lay_out(8, [1, 2, 4], 1, ["strong"], [1], [2])
-    store = Store(tmp_path / "out")
-    return store, {p: recipe_of(recipe, p, str(store.point(p)), 20) for p in points_of(series)}
+    points_dir = PointsDir(tmp_path / "out")
+    return points_dir, {p: recipe_of(recipe, p, str(points_dir.point(p)), 20) for p in points_of(series)}
 
 
-def watch(store: Store, recipes: dict, slurm: PlayedSlurm, at_once: int = 9) -> Watch:
+def runner(points_dir: PointsDir, recipes: dict, slurm: PlayedSlurm, at_once: int = 9) -> PointRunner:
     """Time passes by finishing what was started."""
     pauses: list[float] = []
 
@@ -62,80 +62,80 @@ def watch(store: Store, recipes: dict, slurm: PlayedSlurm, at_once: int = 9) -> 
         pauses.append(seconds)
         assert len(pauses) < 100
         for point in recipes:
-            if (store.point(point) / "will-be-done").exists():
-                (store.point(point) / "DONE").touch()
+            if (points_dir.point(point) / "will-be-done").exists():
+                (points_dir.point(point) / "DONE").touch()
 
-    made = Watch(store, slurm, recipes, at_once, pause)  # type: ignore[arg-type]
+    made = PointRunner(points_dir, slurm, recipes, at_once, pause)  # type: ignore[arg-type]
     made.pauses = pauses  # type: ignore[attr-defined]
     return made
 
 
 def test_every_point_is_submitted_once_and_waited_for(test_of_three) -> None:
-    store, recipes = test_of_three
+    points_dir, recipes = test_of_three
     slurm = PlayedSlurm()
-    assert watch(store, recipes, slurm).run() == {}
+    assert runner(points_dir, recipes, slurm).run() == {}
     assert slurm.started == list(recipes) and slurm.most == 3
-    assert all(store.is_done(p) for p in recipes)
+    assert all(points_dir.is_done(p) for p in recipes)
     again = PlayedSlurm()
-    assert watch(store, recipes, again).run() == {} and again.started == []
+    assert runner(points_dir, recipes, again).run() == {} and again.started == []
 
 
 def test_at_most_so_many_jobs_are_in_the_queue(test_of_three) -> None:
-    store, recipes = test_of_three
+    points_dir, recipes = test_of_three
     slurm = PlayedSlurm()
-    assert watch(store, recipes, slurm, at_once=1).run() == {}
+    assert runner(points_dir, recipes, slurm, at_once=1).run() == {}
     assert slurm.most == 1 and len(slurm.started) == 3
 
 
 def test_a_failed_job_is_a_failed_point_with_its_reason_and_the_others_go_on(test_of_three) -> None:
-    store, recipes = test_of_three
-    failed = watch(store, recipes, PlayedSlurm(bad=(2,))).run()
+    points_dir, recipes = test_of_three
+    failed = runner(points_dir, recipes, PlayedSlurm(bad=(2,))).run()
     (name,) = failed
     assert "-2x1-" in name and "ConfigError: no GPU here." in failed[name] and "job 102 COMPLETED" in failed[name]
     again = PlayedSlurm()
-    assert watch(store, recipes, again).run() == {}
+    assert runner(points_dir, recipes, again).run() == {}
     assert [p.nodes for p in again.started] == [2]
 
 
 def test_a_controller_that_does_not_answer_fails_no_point(test_of_three, capsys) -> None:
-    store, recipes = test_of_three
-    waiting = watch(store, recipes, PlayedSlurm(silent=20))
+    points_dir, recipes = test_of_three
+    waiting = runner(points_dir, recipes, PlayedSlurm(silent=20))
     assert waiting.run() == {}
     assert capsys.readouterr().err.count("does not answer") == 1
     assert max(waiting.pauses) == 15 and len(waiting.pauses) > 20  # type: ignore[attr-defined]
 
 
 def test_a_test_that_was_interrupted_waits_for_its_jobs_again(test_of_three) -> None:
-    store, recipes = test_of_three
+    points_dir, recipes = test_of_three
     first, second, _ = recipes
     for point, job in ((first, "7"), (second, "8")):
-        store.begin(point, recipes[point])
-        store.write_job(point, job)
-        (store.point(point) / "will-be-done").touch()
+        points_dir.prepare(point, recipes[point])
+        points_dir.write_job(point, job)
+        (points_dir.point(point) / "will-be-done").touch()
     slurm = PlayedSlurm()
     slurm.looks["7"] = 0  # and of 8 nobody knows any more
-    assert watch(store, recipes, slurm).run() == {}
+    assert runner(points_dir, recipes, slurm).run() == {}
     assert [p.nodes for p in slurm.started] == [2, 4]
 
 
 def test_a_point_of_another_recipe_is_refused(test_of_three) -> None:
-    store, recipes = test_of_three
+    points_dir, recipes = test_of_three
     point = next(iter(recipes))
-    store.begin(point, recipes[point])
-    store.check(point, recipes[point])
+    points_dir.prepare(point, recipes[point])
+    points_dir.check(point, recipes[point])
     recipes[point].training.lr = 0.5
     with pytest.raises(ConfigError, match="Name another --out"):
-        store.check(point, recipes[point])
+        points_dir.check(point, recipes[point])
 
 
 def test_a_test_may_grow_by_series_but_not_change_its_steps(tmp_path) -> None:
-    store = Store(tmp_path)
+    points_dir = PointsDir(tmp_path)
     strong, weak = (lay_out(8, [1, 2], 1, [mode], [1], [2]) for mode in ("strong", "weak"))
-    store.write_settings(Settings("r.yaml", 60, 20, 100, strong))
-    store.write_settings(Settings("r.yaml", 60, 20, 100, weak))
-    assert store.read_settings().series == strong + weak
+    points_dir.write_settings(Settings("r.yaml", 60, 20, 100, strong))
+    points_dir.write_settings(Settings("r.yaml", 60, 20, 100, weak))
+    assert points_dir.read_settings().series == strong + weak
     with pytest.raises(ConfigError, match="begun with steps 60, not 30"):
-        store.write_settings(Settings("r.yaml", 30, 20, 100, weak))
+        points_dir.write_settings(Settings("r.yaml", 30, 20, 100, weak))
 
 
 @pytest.fixture
@@ -268,8 +268,8 @@ def test_a_point_that_cannot_train_is_named_with_its_error(tmp_path, capsys) -> 
     recipe = make_recipe(tmp_path / "tiny.yaml", tmp_path / "no shards", tmp_path / "run", training={"global_batch_size": 4})
     sizes = ["--nodes", "1", "--gpus-per-node", "1", "--steps", "6", "--warm-up", "2"]
     assert main(["run", "--config", str(recipe), "--out", str(tmp_path / "out"), *sizes, "--local"]) == 1
-    told = capsys.readouterr().err
-    assert "FAILED zero1-1x1-micro1-batch4: job here COMPLETED: ShardError: " in told and "job.log" in told
+    printed = capsys.readouterr().err
+    assert "FAILED zero1-1x1-micro1-batch4: job here COMPLETED: ShardError: " in printed and "job.log" in printed
 
 
 def test_a_local_point_takes_its_ranks_from_nodes_and_gpus() -> None:
