@@ -1,9 +1,12 @@
-"""The time left is reckoned in sequences: steps of a growing batch take longer as it grows."""
+"""The console of a run: step lines with the time left, renewed in place on a terminal; the libraries' messages go to files."""
+
+import io
+import logging
 
 import pytest
 
 from jadeberta.config.batch_sizes import BatchSizes
-from jadeberta.training.console import Console
+from jadeberta.training.console import Console, redirect_library_logs
 from jadeberta.utils.logs import configure_console
 
 
@@ -22,3 +25,51 @@ def test_the_time_left_goes_by_the_sequences_that_are_left(sizes, left, monkeypa
         console.step(step, 1.0, 0.5, 1e-4, 100.0)
         now += 10.0
     assert capsys.readouterr().out.strip().endswith(f"{left} left")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_every_step_and_keeps_the_due_ones(monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    console = Console(5, 2, handler=configure_console(stream=(stream := Terminal())))
+    for step in range(1, 6):
+        console.step(step, 1.0, 0.5, 1e-4, 100.0)
+    kept = [line.rpartition("\r\x1b[K")[2] for line in stream.getvalue().split("\n") if line]
+    assert [line.split("  ")[0] for line in kept] == ["step 2/5", "step 4/5", "step 5/5"]
+    assert stream.getvalue().count("\r\x1b[Kstep 1/5") == stream.getvalue().count("\r\x1b[Kstep 3/5") == 1
+
+
+def test_a_log_has_the_due_steps_alone_and_other_ranks_print_nothing(capsys) -> None:
+    for handler in (configure_console(), None):
+        console = Console(5, 2, handler=handler)
+        for step in range(1, 6):
+            console.step(step, 1.0, 0.5, 1e-4, 100.0)
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == ["step 2/5", "step 4/5", "step 5/5"]
+
+
+@pytest.fixture
+def loggers():
+    """Leaves handlers, levels and propagation of the loggers as they were."""
+    names = ("DeepSpeed", "transformers", "torch", "jadeberta")
+    before = {name: (logger := logging.getLogger(name), logger.handlers[:], logger.propagate, logger.level) for name in names}
+    yield
+    for logger, handlers, propagate, level in before.values():
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+def test_messages_of_libraries_go_to_a_file_of_each_rank_and_so_do_ours_on_ranks_without_a_console(
+    tmp_path, loggers, capsys
+) -> None:
+    for rank in (0, 1):
+        configure_console(is_root=rank == 0)
+        redirect_library_logs(tmp_path, rank)
+        logging.getLogger("DeepSpeed").warning("chatter of %s", rank)
+        logging.getLogger("jadeberta.training").warning("ours of %s", rank)
+    first, second = ((tmp_path / f"logs/rank-{rank:05d}.log").read_text() for rank in (0, 1))
+    assert "chatter of 0" in first and "ours" not in first
+    assert "chatter of 1" in second and "ours of 1" in second
+    assert capsys.readouterr().out == "ours of 0\n"
