@@ -134,8 +134,10 @@ fi
 # A host that nobody can reach keeps srun waiting for minutes after all other ranks have ended; the watch ends srun earlier.
 # shellcheck disable=SC2317 # run_and_wait calls it
 give_up_when_late() {
-    local word
-    word="$(replace=yes lifecycle watch)" # replaces the inner shell, so that its parent is this one and it ends with it
+    local word parent="$BASHPID"
+    [ -z "$CONTAINER" ] || parent=0 # there it is a child of the container's own process
+    # It replaces the inner shell, so that this one is its parent and it ends when this one does.
+    word="$(replace=yes lifecycle watch --parent "$parent")"
     [ "$word" != late ] || kill -KILL "$1" 2>/dev/null
 }
 

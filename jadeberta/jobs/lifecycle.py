@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--usable", default="", help="hosts of the partition that Slurm could use")
     parser.add_argument("--answered", default="", help="end: hosts of the job that still answer; empty: unknown")
     parser.add_argument("--tasks", type=int, default=1, help="fit: ranks on a host")
+    parser.add_argument("--parent", type=int, default=0, help="watch: process that reads the answer; 0: the parent process")
     # attempt.sh hands the training's own options over whole; these two are not keys of a recipe.
     parser.add_argument("--resume", help=argparse.SUPPRESS)
     parser.add_argument("--dry-run", action="store_true", help=argparse.SUPPRESS)
@@ -97,7 +98,8 @@ def fit(recipe: Recipe, options: argparse.Namespace, job: JsonRow) -> list[str]:
 
 def watch(recipe: Recipe, options: argparse.Namespace, job: JsonRow) -> list[str]:
     """Returns `late` when the ranks reported their end long ago and srun still waits: for a host that nobody can reach."""
-    run_dir, parent = Path(recipe.run.dir), os.getppid()
+    # The shell may have ended while Python was starting: asked now, the parent would be another process, and this one would never end.
+    run_dir, parent = Path(recipe.run.dir), options.parent or os.getppid()
     ledger, began = run_dir / "ledger.jsonl", JobRecords.read(run_dir).began
     seen: int = 0
     reported: list[float] = []

@@ -125,6 +125,13 @@ def test_the_watch_answers_late_when_the_ranks_have_ended_and_srun_has_not(run) 
     assert ask(run, "watch") == "late" and time.monotonic() - began > 20
 
 
+def test_a_watch_whose_shell_has_ended_meanwhile_ends_too(run) -> None:
+    ask(run, "begin")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert ask(run, "watch", "--parent", str(gone.pid)) == ""
+
+
 def test_exit_reasons_of_ranks_that_had_no_ledger_yet_count(run) -> None:
     folder = run / "run" / "logs" / "exit-reasons"
     write_exit_reason(folder, 3, 2, "of an earlier attempt.")
