@@ -80,8 +80,8 @@ def _operation(match: re.Match, root: Path) -> Operation | None:
         return bytes(int(pair, 16) for pair in HEXADECIMAL.findall(argument))
 
     def path(*arguments: str) -> str:
-        whole = Path(*(os.fsdecode(text(argument)) for argument in arguments))
-        return str(whole.relative_to(root)) if whole.is_relative_to(root) else ""
+        full = Path(*(os.fsdecode(text(argument)) for argument in arguments))
+        return str(full.relative_to(root)) if full.is_relative_to(root) else ""
 
     call, given, result = match["call"], match["arguments"].split(", "), int(match["result"])
     if call in ("write", "pwrite64") and (data := text(given[1])).startswith(b'{"kind"'):

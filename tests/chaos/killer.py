@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from jadeberta.utils.json_lines import read_jsonl
 from jadeberta.utils.procfs import send_signal
-from tests.chaos.observer import Job, Look
+from tests.chaos.observer import DirectoryView, Job
 
 TARGETS = ("rank 0", "rank 1", "ranks", "everything", "launcher", "writer", "loader", "watchdog")
 HELPERS = ("writer", "loader", "watchdog")
 MOMENTS = ("start", "step", "save", "save", "rename", "rename", "prune", "evaluation", "end")
 NEVER = {("start", "writer"), ("start", "loader"), ("end", "loader")}
-"""There is no such process then."""
+"""Pairs of moment and target that cannot occur: the process does not exist then."""
 LONGEST_S = {"step": 1.5, "save": 0.4, "rename": 0.004, "prune": 0.001, "end": 0.5, "evaluation": 0.1}
 """A kill comes at random up to so long after the moment has begun; a third of them at once."""
 POLL_S, LOOK_S, STUCK_S = 0.0005, 0.2, 240.0
@@ -30,7 +30,7 @@ class Kill:
 
     aimed: str
     target: str
-    life: int
+    attempt: int
     step: int
     phase: str
     """start, step, evaluation or end (after the last step)."""
@@ -40,24 +40,24 @@ class Kill:
     """Step of the newest checkpoint that could be trusted; 0: none."""
     time: float
     without_restart: bool = False
-    """The job went on in the same life."""
+    """The job went on in the same attempt."""
 
 
 def all_plans(seed: int) -> Iterator[Plan]:
     """Every moment with every target in a random order, again and again."""
     draw = random.Random(seed)
     while True:
-        deck = [plan for plan in itertools.product(MOMENTS, TARGETS) if plan not in NEVER]
-        draw.shuffle(deck)
-        yield from deck
+        plans = [plan for plan in itertools.product(MOMENTS, TARGETS) if plan not in NEVER]
+        draw.shuffle(plans)
+        yield from plans
 
 
-def directory_state(look: Look, left_over: frozenset[int], renamed: bool) -> str:
-    """In one word; what an earlier kill left half removed counts as nothing."""
-    if look.deleting - left_over:
+def directory_state(view: DirectoryView, left_over: frozenset[int], renamed: bool) -> str:
+    """Describes the checkpoints directory in one word; what an earlier kill left half removed does not count."""
+    if view.deleting - left_over:
         return "prune"
-    if look.growing:
-        return "manifest" if look.manifest else "save"
+    if view.growing:
+        return "manifest" if view.manifest else "save"
     return "renamed" if renamed else "at rest"
 
 
@@ -69,10 +69,10 @@ class Killer:
         self.job, self.steps, self.evaluate_every, self.draw = job, steps, evaluate_every, draw
         self.kills: list[Kill] = []
         self.faults: list[str] = []
-        self.look = Look()
+        self.view = DirectoryView()
         self._renamed, self._committed = False, 0.0  # a checkpoint was new at the last look; when that was last so
         self._left_over: frozenset[int] = frozenset()
-        self._start_s = 8.0  # what a life takes to its first step, as far as known
+        self._start_s = 8.0  # seconds from an attempt's start to its first step, as far as known
         self._looked, self._stood, self._moved, self._done = 0.0, (0, 0), time.monotonic(), False
 
     def alive(self) -> bool:
@@ -84,12 +84,12 @@ class Killer:
         if self._done:
             return False
         job.metrics.renew()
-        before, self.look = self.look, Look.at(job.checkpoints)
-        self._renamed = self.look.newest > before.newest
+        before, self.view = self.view, DirectoryView.of(job.checkpoints)
+        self._renamed = self.view.newest > before.newest
         if self._renamed:
             self._committed = now
-        if (stands := (job.life, job.steps_of_life)) != self._stood:
-            if stands[1] and self._stood == (job.life, 0):
+        if (stands := (job.attempt, job.steps_of_attempt)) != self._stood:
+            if stands[1] and self._stood == (job.attempt, 0):
                 self._start_s = max(2.0, now - job.began)
             self._stood, self._moved = stands, now
         if now - self._moved > STUCK_S:
@@ -97,8 +97,8 @@ class Killer:
         return True
 
     def possible(self, plan: Plan) -> bool:
-        """A life that has made a step does not start any more; everything else may come."""
-        return plan[0] != "start" or not self.job.steps_of_life
+        """Whether a plan's moment may still come: an attempt that has made a step does not start any more."""
+        return plan[0] != "start" or not self.job.steps_of_attempt
 
     def kill_at(self, moment: str, target: str) -> bool:
         """Waits for a moment and kills a target; False where the run was done first."""
@@ -124,32 +124,32 @@ class Killer:
         return True
 
     def settle(self) -> bool:
-        """After a kill: waits for the next life, or for some more steps where the job can go on. False where the run is done."""
-        kill, life, steps = self.kills[-1], self.job.life, self.job.metrics.steps
+        """After a kill: waits for the next attempt, or for some more steps where the job can go on. False where the run is done."""
+        kill, attempt, steps = self.kills[-1], self.job.attempt, self.job.metrics.steps
         while self.alive():
-            if self.job.life > life:
+            if self.job.attempt > attempt:
                 return True
             if kill.target in HELPERS and self.job.metrics.steps > steps + 2:
                 kill.without_restart = True
                 return True
             time.sleep(0.01)
-        kill.without_restart = self.job.life == life
+        kill.without_restart = self.job.attempt == attempt
         return False
 
     def _reached(self, moment: str) -> bool:
         """Whether a moment is on."""
-        job, look = self.job, self.look
+        job, view = self.job, self.view
         if moment == "start":
             return True
-        if not job.steps_of_life:
+        if not job.steps_of_attempt:
             return False
         match moment:
             case "save":
-                return look.growing and not look.manifest
+                return view.growing and not view.manifest
             case "rename":
-                return look.manifest or self._renamed
+                return view.manifest or self._renamed
             case "prune":
-                return bool(look.deleting - self._left_over)
+                return bool(view.deleting - self._left_over)
             case "evaluation":
                 return job.metrics.last % self.evaluate_every == 0
             case "end":
@@ -163,25 +163,25 @@ class Killer:
         pids = job.pids(target)
         for pid in [self.draw.choice(pids)] if target in HELPERS else pids:  # each rank has helpers of its own
             send_signal(pid, signal.SIGKILL)
-        look, now, stamp = Look.at(job.checkpoints), time.monotonic(), time.time()
-        renamed = look.newest > self.look.newest or now - self._committed < JUST_NOW_S
+        view, now, stamp = DirectoryView.of(job.checkpoints), time.monotonic(), time.time()
+        renamed = view.newest > self.view.newest or now - self._committed < JUST_NOW_S
         job.metrics.renew()
         trusted, faults = job.trusted()
         which = f"kill {len(self.kills) + 1} ({target}, aimed at {moment})"
         self.faults += [f"{which}: {fault}" for fault in faults]
-        if look.newest and not trusted:
-            self.faults.append(f"{which}: step {look.newest} had been committed and nothing can be trusted")
-        state = directory_state(look, self._left_over, renamed) if job.steps_of_life else "before the first step"
-        self._left_over |= look.deleting
-        self.kills.append(Kill(moment, target, job.life, job.metrics.last, self._phase(), state, trusted, stamp))
+        if view.newest and not trusted:
+            self.faults.append(f"{which}: step {view.newest} had been committed and nothing can be trusted")
+        state = directory_state(view, self._left_over, renamed) if job.steps_of_attempt else "before the first step"
+        self._left_over |= view.deleting
+        self.kills.append(Kill(moment, target, job.attempt, job.metrics.last, self._phase(), state, trusted, stamp))
 
     def _phase(self) -> str:
         last = self.job.metrics.last
-        if not self.job.steps_of_life:
+        if not self.job.steps_of_attempt:
             return "start"
         if last == self.steps:
             return "end"
         rows = read_jsonl(self.job.run_dir / "ledger.jsonl")
-        life = max((row["life"] for row in rows), default=0)
-        evaluated = any(r["event"] == "evaluation" and (r["step"], r["life"]) == (last, life) for r in rows)
+        attempt = max((row["attempt"] for row in rows), default=0)
+        evaluated = any(r["event"] == "evaluation" and (r["step"], r["attempt"]) == (last, attempt) for r in rows)
         return "evaluation" if last % self.evaluate_every == 0 and not evaluated else "step"

@@ -43,7 +43,7 @@ class Run:
     directory: Path
     kills: list[Kill] = field(default_factory=list)
     seconds: float = 0.0
-    lives: int = 0
+    attempts: int = 0
     launchers: int = 0
     orphaned_s: float = 0.0
     lost_steps: int = 0
@@ -54,7 +54,7 @@ class Run:
 
 
 def write_recipe(work: Path, name: str) -> Path:
-    """Of a run with everything that a real one has; it lives in `work/name`."""
+    """Writes the recipe of a run with everything that a real one has; its directory is `work/name`."""
     shards = work / "shards"
     if not shards.exists():
         make_shards(shards, {"wikipedia": (60, 2), "cc100": (120, 1)}, VOCABULARY)
@@ -86,27 +86,27 @@ def do_run(work: Path, name: str, ahead: list[Plan], seed: str) -> Run:
                 time.sleep(0.05)
             elif killer.kill_at(*plan):
                 ahead.remove(plan)
-                say(name, killer.kills[-1])
+                report(name, killer.kills[-1])
                 killer.settle()
-        run = Run(work / name, killer.kills, time.monotonic() - began, job.life, len(job.launchers), job.orphaned_s)
+        run = Run(work / name, killer.kills, time.monotonic() - began, job.attempt, len(job.launchers), job.orphaned_s)
         run.faults = killer.faults + [f"left over: {part}" for part in left_over(job.mark, 10)]
-        if (unasked := run.lives - 1 - sum(not kill.without_restart for kill in run.kills)) > 0:
-            run.faults.append(f"{unasked} lives ended without a kill; see {job.log}")
+        if (unplanned := run.attempts - 1 - sum(not kill.without_restart for kill in run.kills)) > 0:
+            run.faults.append(f"{unplanned} attempts ended without a kill; see {job.log}")
         return run
     finally:
         job.end()
 
 
-def say(name: str, kill: Kill) -> None:
+def report(name: str, kill: Kill) -> None:
     print(
-        f"{name} life {kill.life} step {kill.step}: {kill.target} killed, aimed at {kill.aimed}, hit {kill.phase}, "
+        f"{name} attempt {kill.attempt} step {kill.step}: {kill.target} killed, aimed at {kill.aimed}, hit {kill.phase}, "
         f"checkpoints: {kill.directory}, newest {kill.trusted}",
         flush=True,
     )
 
 
 def compare(run: Run, unbroken: Path) -> Run:
-    """Fills in what a run's books tell, and what is wrong with it against the unbroken run."""
+    """Fills in what a run's records show, and how it differs from the unbroken run."""
     rows, ledger = read_jsonl(run.directory / "metrics.jsonl"), read_jsonl(run.directory / "ledger.jsonl")
     steps = {row["step"] for row in rows}
     run.lost_steps, run.hangs = len(rows) - len(steps), sum(row["event"] == "hang" for row in ledger)
@@ -130,17 +130,17 @@ def compare(run: Run, unbroken: Path) -> Run:
 
 
 def resumed_too_early(kills: list[Kill], rows: list[dict[str, Any]], ledger: list[dict[str, Any]]) -> list[str]:
-    """Lives that went on from less than was committed when a kill came before them, or elsewhere than they said."""
-    resumed = {row["life"]: row["step"] for row in ledger if row["event"] == "resume"}
-    first = {row["life"]: row["step"] for row in reversed(rows)}
+    """Attempts that resumed from less than was committed before the kill, or at another step than they recorded."""
+    resumed = {row["attempt"]: row["step"] for row in ledger if row["event"] == "resume"}
+    first = {row["attempt"]: row["step"] for row in reversed(rows)}
     faults = []
-    for life, began in ((row["life"], row["time"]) for row in ledger if row["event"] == "start"):
+    for attempt, began in ((row["attempt"], row["time"]) for row in ledger if row["event"] == "start"):
         at_least = max((kill.trusted for kill in kills if kill.time < began), default=0)
-        at = resumed.get(life, 0)
-        if life in first and first[life] != at + 1:
-            faults.append(f"life {life} resumed at step {at} and began with step {first[life]}")
-        if (life in resumed or life in first) and at < at_least:
-            faults.append(f"life {life} resumed at step {at} although step {at_least} had been committed")
+        at = resumed.get(attempt, 0)
+        if attempt in first and first[attempt] != at + 1:
+            faults.append(f"attempt {attempt} resumed at step {at} and began with step {first[attempt]}")
+        if (attempt in resumed or attempt in first) and at < at_least:
+            faults.append(f"attempt {attempt} resumed at step {at} although step {at_least} had been committed")
     return faults
 
 
@@ -175,13 +175,14 @@ def figures(unbroken: Run, runs: list[Run], seconds: float) -> dict[str, Any]:
     def total(key: str) -> int:
         return sum(getattr(run, key) for run in runs)
 
-    table = ("lives", "launchers", "lost_steps", "hangs", "identical")
+    table = ("launchers", "lost_steps", "hangs", "identical")
     return {
         "kills": len(kills),
         "runs": len(runs),
         "bit_identical_runs": total("identical"),
         "faults": [f"{run.directory.name}: {fault}" for run in runs for fault in run.faults],
-        "lives": total("lives"),
+        # Old spelling of attempts, kept: the key of the results file.
+        "lives": total("attempts"),
         "launchers": total("launchers"),
         "lost_steps": total("lost_steps"),
         "hangs_found_by_the_watchdog": total("hangs"),
@@ -202,7 +203,12 @@ def figures(unbroken: Run, runs: list[Run], seconds: float) -> dict[str, Any]:
         },
         "date": datetime.now(UTC).date().isoformat(),
         "each_run": [
-            {"kills": len(run.kills), "seconds": round(run.seconds, 1), **{key: getattr(run, key) for key in table}}
+            {
+                "kills": len(run.kills),
+                "seconds": round(run.seconds, 1),
+                "lives": run.attempts,
+                **{key: getattr(run, key) for key in table},
+            }
             for run in runs
         ],
     }

@@ -1,4 +1,4 @@
-"""A run as it is seen from outside: its processes, its checkpoints directory, its books. Nothing here is told anything by the run."""
+"""A run as it is seen from outside: its processes, its checkpoints directory, its records. It needs nothing from the run itself."""
 
 import contextlib
 import os
@@ -12,17 +12,18 @@ from pathlib import Path
 
 import orjson
 
-from jadeberta.checkpoint.manifest import list_checkpoints, step_of, verify
+from jadeberta.checkpoint.commit import DELETED, TEMPORARY
+from jadeberta.checkpoint.manifest import MANIFEST_NAME, STEP_NAME, directory_name, list_checkpoints, step_of, verify
 from jadeberta.utils.procfs import process_stat, send_signal
 from tests.helpers import ROOT
 
 MARK = "JADEBERTA_CHAOS"
 """Variable that every process of a run inherits, whoever its parent is by now."""
-NAME = re.compile(r"step-(\d{8})(\.tmp|\.deleted)?")
+NAME = re.compile(rf"{STEP_NAME.pattern}({re.escape(TEMPORARY)}|{re.escape(DELETED)})?")
 
 
 @dataclass(frozen=True)
-class Look:
+class DirectoryView:
     """The checkpoints directory at one instant."""
 
     newest: int = 0
@@ -35,14 +36,14 @@ class Look:
     """Steps of checkpoints that are being removed, or were when something was killed."""
 
     @classmethod
-    def at(cls, checkpoints: Path) -> "Look":
-        found: dict[str | None, list[int]] = {None: [0], ".tmp": [], ".deleted": []}
+    def of(cls, checkpoints: Path) -> "DirectoryView":
+        found: dict[str | None, list[int]] = {None: [0], TEMPORARY: [], DELETED: []}
         with contextlib.suppress(FileNotFoundError), os.scandir(checkpoints) as entries:
             for entry in entries:
                 if match := NAME.fullmatch(entry.name):
                     found[match[2]].append(int(match[1]))
-        manifest = any(os.path.exists(f"{checkpoints}/step-{s:08d}.tmp/manifest.json") for s in found[".tmp"])  # noqa: PTH110
-        return cls(max(found[None]), bool(found[".tmp"]), manifest, frozenset(found[".deleted"]))
+        manifest = any(os.path.exists(f"{checkpoints}/{directory_name(s)}{TEMPORARY}/{MANIFEST_NAME}") for s in found[TEMPORARY])  # noqa: PTH110
+        return cls(max(found[None]), bool(found[TEMPORARY]), manifest, frozenset(found[DELETED]))
 
 
 class Metrics:
@@ -50,7 +51,7 @@ class Metrics:
 
     def __init__(self, path: Path) -> None:
         self.path, self.steps = path, 0
-        """`steps`: lines up to now, those of earlier lives too."""
+        """`steps`: lines up to now, those of earlier attempts too."""
         self.last = 0
         """Step of the last line."""
         self._size = 0
@@ -109,9 +110,9 @@ class Job:
         self.parts: dict[int, str] = {}
         self.launchers: list[subprocess.Popen] = []
         self.ranks: list[int] = []
-        """Process of rank 0 in every life up to now."""
+        """Process of rank 0 in every attempt up to now."""
         self.began, self.steps_before, self.orphaned_s = time.monotonic(), 0, 0.0
-        """When this life was first seen, the lines in the metrics then, and the longest that ranks outlived a launcher."""
+        """When this attempt was first seen, the lines in the metrics then, and the longest that ranks outlived a launcher."""
         self._command = [
             sys.executable,
             "-m",
@@ -147,11 +148,11 @@ class Job:
         return True
 
     @property
-    def life(self) -> int:
+    def attempt(self) -> int:
         return len(self.ranks)
 
     @property
-    def steps_of_life(self) -> int:
+    def steps_of_attempt(self) -> int:
         return self.metrics.steps - self.steps_before
 
     def pids(self, target: str) -> list[int]:

@@ -109,7 +109,7 @@ def _follow(job: Job, run: Run, aims: list[str], draw: random.Random, durations:
                 continue
             time.sleep(draw.random() * durations[stage])
         aim, target = aims.pop(0), draw.choice(TARGETS[job.way])
-        stage = job.stage() or seen or "start"  # a file that is just being rewritten tells nothing
+        stage = job.stage() or seen or "start"  # a file that is just being rewritten shows nothing
         if not job.kill(target):
             continue  # it was done first
         run.kills.append({"aimed": aim, "hit": stage, "target": target})

@@ -1,4 +1,4 @@
-"""One run that changes its world size and its ZeRO stage with every life sees the data of the unbroken run and learns the same."""
+"""One run that changes its world size and its ZeRO stage with every attempt sees the data of the unbroken run and learns the same."""
 
 from pathlib import Path
 
@@ -7,38 +7,38 @@ import pytest
 from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import make_recipe, make_shards, read_metrics, run_ranks
 
-# Without dropout, whose random numbers belong to a rank; constant, so that max_steps, which ends each life, moves no learning rate.
+# Without dropout, whose random numbers belong to a rank; constant, so that max_steps, which ends each attempt, moves no learning rate.
 CHANGES = {
     "model": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
     "training": {"precision": "bf16", "schedule": "constant", "lr": 3e-3},
 }
-STEPS_A_LIFE = 4
+STEPS_PER_ATTEMPT = 4
 
 
-def losses_of_lives(tmp_path: Path, name: str, shards: Path, lives: list[tuple[int, int]]) -> list[dict]:
-    """Metrics of a run whose lives have these (ranks, ZeRO stage)."""
+def metrics_of_attempts(tmp_path: Path, name: str, shards: Path, attempts: list[tuple[int, int]]) -> list[dict]:
+    """Metrics of a run whose attempts have these (ranks, ZeRO stage)."""
     run = tmp_path / name
-    for number, (ranks, stage) in enumerate(lives, 1):
-        changes = CHANGES | {"training": CHANGES["training"] | {"max_steps": number * STEPS_A_LIFE}}
+    for number, (ranks, stage) in enumerate(attempts, 1):
+        changes = CHANGES | {"training": CHANGES["training"] | {"max_steps": number * STEPS_PER_ATTEMPT}}
         recipe = make_recipe(tmp_path / f"{name}.yaml", shards, run, deepspeed=f"ds_configs/zero{stage}.json", **changes)
         run_ranks(
             ranks, "pretrain", "--config", str(recipe), "--resume", "required" if number > 1 else "never", log=tmp_path / name
         )
     starts = [row for row in read_jsonl(run / "ledger.jsonl") if row["event"] == "start"]
-    assert [row["world_size"] for row in starts] == [ranks for ranks, _ in lives]
+    assert [row["world_size"] for row in starts] == [ranks for ranks, _ in attempts]
     return read_metrics(run)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "lives", [[(1, 1), (2, 1), (4, 1), (3, 1), (1, 1)], [(2, 1), (2, 2), (2, 3), (2, 1)]], ids=["world sizes", "ZeRO stages"]
+    "attempts", [[(1, 1), (2, 1), (4, 1), (3, 1), (1, 1)], [(2, 1), (2, 2), (2, 3), (2, 1)]], ids=["world sizes", "ZeRO stages"]
 )
-def test_lives_of_other_sizes_or_stages_continue_one_run(tmp_path, lives) -> None:
+def test_attempts_of_other_sizes_or_stages_continue_one_run(tmp_path, attempts) -> None:
     shards = make_shards(tmp_path / "shards", {"wikipedia": (20, 3), "cc100": (40, 1)})
-    unbroken_recipe = CHANGES | {"training": CHANGES["training"] | {"max_steps": len(lives) * STEPS_A_LIFE}}
+    unbroken_recipe = CHANGES | {"training": CHANGES["training"] | {"max_steps": len(attempts) * STEPS_PER_ATTEMPT}}
     recipe = make_recipe(tmp_path / "unbroken.yaml", shards, tmp_path / "unbroken", **unbroken_recipe)
     run_ranks(1, "pretrain", "--config", str(recipe), log=tmp_path / "unbroken")
-    expected, found = read_metrics(tmp_path / "unbroken"), losses_of_lives(tmp_path, "changing", shards, lives)
+    expected, found = read_metrics(tmp_path / "unbroken"), metrics_of_attempts(tmp_path, "changing", shards, attempts)
     assert [row["step"] for row in found] == [row["step"] for row in expected]
     for key in ("batch_hash", "masked_tokens", "lr", "tokens"):
         assert [row[key] for row in found] == [row[key] for row in expected]

@@ -1,4 +1,4 @@
-"""The commit protocol against every crash of the machine: the old checkpoint or the new one is found whole, and once saved, the new one.
+"""The commit protocol against every crash of the machine: the old checkpoint or the new one is found complete, and once saved, the new one.
 
 Two writer processes save under strace; their calls are replayed up to every point, with what was not flushed there, lost or in pieces.
 Recordings that are spoilt on purpose show that the model finds what it is for.
@@ -58,7 +58,7 @@ class Recording:
     old: str | None
     """Newest checkpoint before the save, if any can be trusted."""
     new: str
-    whole: dict[str, Tree]
+    expected: dict[str, Tree]
     """Old and new checkpoint as they should be, files by name."""
 
 
@@ -130,11 +130,11 @@ def record(
     disk = Disk(before)
     for operation in operations:
         disk.apply(operation)
-    assert disk.after_crash(Fate()) == after, "the recording does not tell all that happened"
+    assert disk.after_crash(Fate()) == after, "the recording misses something that happened"
     trusted = [number for number in earlier if not damage.startswith(directory_name(number))]
     old, new = directory_name(trusted[-1]) if trusted else None, directory_name(step)
-    whole = {new: checkpoint_in(after, new)} | ({old: checkpoint_in(before, old)} if old else {})
-    return Recording(before, operations, old, new, whole)
+    expected = {new: checkpoint_in(after, new)} | ({old: checkpoint_in(before, old)} if old else {})
+    return Recording(before, operations, old, new, expected)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def complaint(recording: Recording, run_dir: Path, saved: bool) -> str | None:
         name = found.name if found else None
         if name not in ((recording.new,) if saved else (recording.new, recording.old)):
             return f"{name} was chosen, {'and the save was over' if saved else f'{recording.old} was there'}"
-        if found and {p.name: p.read_bytes() for p in found.iterdir()} != recording.whole[found.name]:
+        if found and {p.name: p.read_bytes() for p in found.iterdir()} != recording.expected[found.name]:
             return f"{name} was chosen and is not what was saved"
         if chosen not in (None, name):
             return f"removing leftovers turned {chosen} into {name}"

@@ -32,7 +32,7 @@ def shards(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def unbroken(shards, tmp_path_factory) -> Path:
-    """A whole run of two ranks with a checkpoint of every step."""
+    """A complete run of two ranks with a checkpoint of every step."""
     folder = tmp_path_factory.mktemp("unbroken")
     recipe = make_recipe(folder / "recipe.yaml", shards, folder / "run", **CHANGES)
     run_ranks(2, "pretrain", "--config", str(recipe), log=folder / "log")
@@ -107,8 +107,8 @@ def test_every_damage_to_every_file_is_found_and_the_checkpoint_before_is_used(u
         if all(files.get(name) == data for name, data in damage.files.items()):
             continue  # zeros where zeros were
         put(newest, damage.files)
-        said: list[str] = []
-        chosen = choose(root, "auto", said.append)
+        reported: list[str] = []
+        chosen = choose(root, "auto", reported.append)
         if chosen == newest:
             # Only the manifest's spelling may change, by which nothing else is read or trusted.
             assert damage.files.keys() == {"manifest.json"}, damage.what
@@ -116,9 +116,9 @@ def test_every_damage_to_every_file_is_found_and_the_checkpoint_before_is_used(u
             harmless.append(damage.what)
         else:
             assert chosen == before, damage.what
-            assert len(said) == 1 and newest.name in said[0] and any(name in said[0] for name in damage.named), (
+            assert len(reported) == 1 and newest.name in reported[0] and any(name in reported[0] for name in damage.named), (
                 damage.what,
-                said,
+                reported,
             )
             found += 1
         put(newest, {**dict.fromkeys(damage.files), **{name: files[name] for name in damage.files if name in files}})
@@ -140,7 +140,7 @@ def damaged_copy(
 
 
 @pytest.mark.slow
-def test_a_run_passes_over_all_that_is_damaged_and_ends_with_the_bits_of_the_unbroken_run(shards, unbroken, tmp_path) -> None:
+def test_a_run_skips_all_that_is_damaged_and_ends_with_the_bits_of_the_unbroken_run(shards, unbroken, tmp_path) -> None:
     damage: dict[int, tuple[str, Callable[[bytes], bytes | None]]] = {
         7: ("optimizer-00002-of-00002.safetensors", lambda data: flipped(data, len(data) - 5, 2)),
         6: ("model.safetensors", lambda data: flipped(data, len(data) // 2, 0)),
@@ -157,21 +157,21 @@ def test_a_run_passes_over_all_that_is_damaged_and_ends_with_the_bits_of_the_unb
     recipe = make_recipe(tmp_path / "recipe.yaml", shards, run_dir, **CHANGES)
     printed = run_ranks(2, "pretrain", "--config", str(recipe), log=tmp_path / "log")
 
-    said = [line for line in printed.splitlines() if line.startswith("SKIPPED")]
-    life = [row for row in read_jsonl(run_dir / "ledger.jsonl") if row["life"] == 1]
-    noted = [row for row in life if row["event"] == "checkpoint_passed_over"]
-    assert [row["checkpoint"] for row in noted] == [f"step-{step:08d}" for step in damage]
-    assert [row["reason"] for row in noted] == said
-    for line, (name, _) in zip(said, damage.values(), strict=True):
+    reported = [line for line in printed.splitlines() if line.startswith("SKIPPED")]
+    attempt = [row for row in read_jsonl(run_dir / "ledger.jsonl") if row["attempt"] == 1]
+    recorded = [row for row in attempt if row["event"] == "checkpoint_passed_over"]
+    assert [row["checkpoint"] for row in recorded] == [f"step-{step:08d}" for step in damage]
+    assert [row["reason"] for row in recorded] == reported
+    for line, (name, _) in zip(reported, damage.values(), strict=True):
         assert name in line
-    assert next(row["step"] for row in life if row["event"] == "resume") == 1
+    assert next(row["step"] for row in attempt if row["event"] == "resume") == 1
 
     # What was damaged is written anew, and every step is the unbroken run's.
     assert [step_of(d) for d in list_checkpoints(run_dir / "checkpoints")] == list(range(1, STEPS + 1))
     for directory in list_checkpoints(run_dir / "checkpoints"):
         assert verify(directory) == [] and content(directory) == content(unbroken / "checkpoints" / directory.name)
     hashes = {row["step"]: row["batch_hash"] for row in read_metrics(unbroken)}
-    again = [row for row in read_metrics(run_dir) if row["life"] == 1]
+    again = [row for row in read_metrics(run_dir) if row["attempt"] == 1]
     assert [row["batch_hash"] for row in again] == [hashes[step] for step in range(2, STEPS + 1)]
 
 
@@ -180,7 +180,7 @@ def test_a_run_passes_over_all_that_is_damaged_and_ends_with_the_bits_of_the_unb
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start(shards, unbroken, tmp_path, mode, status) -> None:
     optimizer = "optimizer-00001-of-00002.safetensors"
     run_dir = tmp_path / "run"
-    # The last byte of a tensor: nothing but the hash tells that it is another one.
+    # The last byte of a tensor: only the hash shows that it is another one.
     damaged_copy(
         unbroken,
         run_dir,

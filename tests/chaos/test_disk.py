@@ -113,7 +113,7 @@ class Run:
     def until(self, condition: Callable[[], object], seconds: float = 90) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline and all(p.poll() is None for p in self._processes), self.said()[-3000:]
+            assert time.monotonic() < deadline and all(p.poll() is None for p in self._processes), self.printed()[-3000:]
             time.sleep(0.01)
 
     def events(self, kind: str) -> list[dict]:
@@ -126,7 +126,7 @@ class Run:
         """Steps whose save did not fail, with a save at every second."""
         return [step for step in range(2, STEPS + 1, 2) if step not in self.steps_of("save_failed")]
 
-    def said(self) -> str:
+    def printed(self) -> str:
         return self.log.with_suffix(".0.log").read_text()
 
     def end(self, seconds: float = 120) -> list[int]:
@@ -138,9 +138,9 @@ class Run:
             p.kill()
             p.wait()
 
-    def assert_whole(self, expected: dict[str, str], saved: list[int]) -> None:
+    def assert_complete(self, expected: dict[str, str], saved: list[int]) -> None:
         """It ended well, with the bits of the unbroken run and these checkpoints, all of which verify."""
-        assert self.end() == [0] * self.ranks, self.said()[-3000:]
+        assert self.end() == [0] * self.ranks, self.printed()[-3000:]
         assert [step_of(d) for d in list_checkpoints(self.checkpoints)] == saved == self.steps_of("save")
         assert [p.name for p in self.checkpoints.iterdir() if p.suffix] == []
         assert all(verify(d) == [] for d in list_checkpoints(self.checkpoints))
@@ -189,7 +189,7 @@ def test_a_disk_that_fills_up_in_mid_write_and_is_cleared_later_costs_only_the_s
     failed = run.events("save_failed")
     assert [row["step"] for row in failed[:2]] == [4, 6] and len(failed) <= 4
     assert "No space left on device" in failed[0]["error"] and "MiB needed, 0 MiB free" in failed[1]["error"]
-    run.assert_whole(unbroken(1), run.all_but_failed())
+    run.assert_complete(unbroken(1), run.all_but_failed())
 
 
 @pytest.mark.slow
@@ -207,7 +207,7 @@ def test_io_errors_at_every_stage_of_a_save_cost_that_save_and_nothing_else(run_
     failed = {row["step"]: row["error"] for row in run.events("save_failed")}
     assert list(failed) == [2, 4, 6, 8, 10, 14] and all("Input/output error" in error for error in failed.values()), failed
     assert failed[2].startswith("rank 1") and "rank 1" not in failed[4]
-    run.assert_whole(unbroken(2), [12, 16])
+    run.assert_complete(unbroken(2), [12, 16])
 
 
 @pytest.mark.slow
@@ -230,7 +230,7 @@ def test_a_disk_that_turns_read_only_and_back_costs_only_the_saves_between(run_o
     failed = run.events("save_failed")
     assert [row["step"] for row in failed[:2]] == [4, 6] and len(failed) <= 4
     assert all("Read-only file system" in row["error"] for row in failed)
-    run.assert_whole(unbroken(1), run.all_but_failed())
+    run.assert_complete(unbroken(1), run.all_but_failed())
 
 
 @pytest.mark.slow
@@ -243,7 +243,7 @@ def test_steps_go_on_beside_a_save_on_a_slow_disk_and_the_next_save_waits(run_on
     assert first["write_s"] > 2.5 and first["stall_s"] < 0.5
     assert len(beside) >= 3 and beside[0] == STEPS // 2 + 1, beside
     assert second["time"] - first["time"] > 2.5  # one after the other
-    run.assert_whole(unbroken(1), [STEPS // 2, STEPS])
+    run.assert_complete(unbroken(1), [STEPS // 2, STEPS])
 
 
 @pytest.mark.slow
@@ -252,44 +252,47 @@ def test_a_disk_that_hangs_is_given_up_after_the_limit_and_the_next_save_is_anot
     run.start("fsync step-00000004.tmp/optimizer sleep=1000")
     run.end()
     failed = run.events("save_failed")
-    assert [row["step"] for row in failed] == [4], run.said()[-3000:]
+    assert [row["step"] for row in failed] == [4], run.printed()[-3000:]
     assert "given up; the disk may hang" in failed[0]["error"]
-    run.assert_whole(unbroken(1), run.all_but_failed())
+    run.assert_complete(unbroken(1), run.all_but_failed())
 
 
 @pytest.mark.slow
 def test_a_last_save_that_hangs_ends_the_run_with_the_sentence_that_says_so_and_the_next_start_makes_it(run_on, unbroken) -> None:
     run = run_on(watchdog={"save_s": 8.0}, checkpoint={"every_steps": 8})
     run.start(f"fsync step-{STEPS:08d}.tmp sleep=1000")
-    assert run.end() == [1], run.said()[-2000:]
-    assert f"the last checkpoint, of step {STEPS}, could not be written; the newest is of step 8" in run.said()
+    assert run.end() == [1], run.printed()[-2000:]
+    assert f"the last checkpoint, of step {STEPS}, could not be written; the newest is of step 8" in run.printed()
     assert run.steps_of("save_failed") == [STEPS] and not (run.dir / "DONE").exists()
     run.start()
-    run.assert_whole(unbroken(1), [8, STEPS])
+    run.assert_complete(unbroken(1), [8, STEPS])
 
 
 @pytest.mark.slow
-def test_a_run_directory_that_is_full_loses_lines_of_its_books_and_nothing_else(run_on, mount, unbroken) -> None:
+def test_a_run_directory_that_is_full_loses_lines_of_its_records_and_nothing_else(run_on, mount, unbroken) -> None:
     run = run_on(checkpoint={"every_steps": 4})
     mount("-t", "tmpfs", "-o", "size=80m", "none", run.dir)
     metrics, ledger = run.dir / "metrics.jsonl", run.dir / "ledger.jsonl"
     run.start(A_MOMENT, f"write metrics.jsonl$ hold={run.gate('trainer')}")
     run.until(lambda: run.steps_of("verified"))
     with run.holding("trainer"):
-        for book in (metrics, ledger):
+        for records in (metrics, ledger):
             # The page that a file ends in takes some more bytes on a full disk: let it be so few that they end in mid-line.
-            with open(book, "ab") as f:
-                f.write(b"\n" * (-(book.stat().st_size + 50) % mmap.PAGESIZE))
+            with open(records, "ab") as f:
+                f.write(b"\n" * (-(records.stat().st_size + 50) % mmap.PAGESIZE))
         filler = fill(run.dir)
     run.until(
-        lambda: fill(run.dir) and all(f"{book} cannot be written (No space left" in run.said() for book in ("metrics", "ledger"))
+        lambda: (
+            fill(run.dir)
+            and all(f"{records} cannot be written (No space left" in run.printed() for records in ("metrics", "ledger"))
+        )
     )
     with run.holding("trainer"):
         filler.unlink()
-    assert run.end() == [0], run.said()[-3000:]
+    assert run.end() == [0], run.printed()[-3000:]
     # What was written before and after can be read; a line that the full disk cut spoils no other.
     written = [row["step"] for row in read_jsonl(metrics)]
     assert written[:4] == [1, 2, 3, 4] and written[-3:] == [STEPS - 2, STEPS - 1, STEPS], written
     saved = [step_of(d) for d in list_checkpoints(run.checkpoints)]
     assert saved[0] == 4 and saved[-1] == STEPS and run.events("done")
-    run.assert_whole(unbroken(1), saved)
+    run.assert_complete(unbroken(1), saved)

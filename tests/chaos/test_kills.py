@@ -4,7 +4,7 @@ import pytest
 
 from tests.chaos.killer import NEVER, Kill, Plan, all_plans, directory_state
 from tests.chaos.kills import figures, resumed_too_early, runs_until
-from tests.chaos.observer import Look
+from tests.chaos.observer import DirectoryView
 
 FEW: list[Plan] = [("rename", "everything"), ("save", "writer"), ("end", "rank 1")]
 MORE: list[Plan] = [("save", "rank 0"), ("rename", "rank 1"), ("prune", "launcher")]
@@ -23,28 +23,28 @@ def test_killed_while_it_saves_renames_prunes_and_ends_a_run_goes_on_by_itself_t
     assert {"save", "manifest", "renamed"} & found["kills_by_checkpoints_directory_hit"].keys()
 
 
-def test_a_life_that_goes_back_behind_a_commit_or_starts_elsewhere_than_it_says_is_a_fault() -> None:
-    kills = [Kill("step", "ranks", life=1, step=8, phase="step", directory="at rest", trusted=6, time=10.0)]
-    ledger = [{"event": "start", "life": 0, "time": 1.0}, {"event": "start", "life": 1, "time": 11.0}]
+def test_an_attempt_that_goes_back_behind_a_commit_or_starts_elsewhere_than_it_records_is_a_fault() -> None:
+    kills = [Kill("step", "ranks", attempt=1, step=8, phase="step", directory="at rest", trusted=6, time=10.0)]
+    ledger = [{"event": "start", "attempt": 0, "time": 1.0}, {"event": "start", "attempt": 1, "time": 11.0}]
 
     def faults(resumed: int, first_step: int) -> list[str]:
-        rows = [{"life": 0, "step": s} for s in range(1, 9)] + [{"life": 1, "step": s} for s in range(first_step, 12)]
-        events = [*ledger, {"event": "resume", "life": 1, "step": resumed}] if resumed else ledger
+        rows = [{"attempt": 0, "step": s} for s in range(1, 9)] + [{"attempt": 1, "step": s} for s in range(first_step, 12)]
+        events = [*ledger, {"event": "resume", "attempt": 1, "step": resumed}] if resumed else ledger
         return resumed_too_early(kills, rows, events)
 
     assert faults(6, 7) == faults(8, 9) == []
-    assert faults(3, 4) == ["life 1 resumed at step 3 although step 6 had been committed"]
-    assert faults(0, 1) == ["life 1 resumed at step 0 although step 6 had been committed"]
-    assert faults(6, 8) == ["life 1 resumed at step 6 and began with step 8"]
+    assert faults(3, 4) == ["attempt 1 resumed at step 3 although step 6 had been committed"]
+    assert faults(0, 1) == ["attempt 1 resumed at step 0 although step 6 had been committed"]
+    assert faults(6, 8) == ["attempt 1 resumed at step 6 and began with step 8"]
 
 
 def test_the_checkpoints_directory_tells_what_a_kill_has_hit(tmp_path) -> None:
     def seen(left_over: int = 0) -> str:
-        return directory_state(Look.at(tmp_path), frozenset({left_over}), renamed=False)
+        return directory_state(DirectoryView.of(tmp_path), frozenset({left_over}), renamed=False)
 
-    assert seen() == "at rest" and Look.at(tmp_path / "missing") == Look()
+    assert seen() == "at rest" and DirectoryView.of(tmp_path / "missing") == DirectoryView()
     (tmp_path / "step-00000006").mkdir()
-    assert seen() == "at rest" and Look.at(tmp_path).newest == 6
+    assert seen() == "at rest" and DirectoryView.of(tmp_path).newest == 6
     (tmp_path / "step-00000009.tmp").mkdir()
     assert seen() == "save"
     (tmp_path / "step-00000009.tmp/manifest.json").touch()
