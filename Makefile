@@ -43,7 +43,7 @@ lock: ## resolve requirements/cpu.lock and cuda.lock again from pyproject.toml (
 	build/lock/bin/pip install --quiet --upgrade pip packaging
 	build/lock/bin/python requirements/lock.py
 
-demo: setup ## the whole path on a generated corpus, from text to a model that fills masks (10 minutes)
+demo: setup ## the whole path on a generated corpus, from text to a model that fills masks (3 minutes)
 	$(BIN)/python -m jadeberta.demo --ranks $(RANKS)
 
 # The order in which groups of tests start is tests/conftest.py's, heaviest first.

@@ -1,6 +1,6 @@
 """`make demo`: the whole path on a generated corpus, with every rank killed in the middle of training.
 
-Each part is skipped where its result lies there already; every command that runs is the one that a user would type.
+A part is skipped if its result exists. Every command that runs is the one that a user would type.
 """
 
 import argparse
@@ -25,7 +25,7 @@ BASE = Path("demo")
 CORPORA, SHARDS, RUN, RELEASE = BASE / "corpora", BASE / "shards", BASE / "run", BASE / "release"
 EVALUATION = BASE / "evaluation.json"
 KILL_AT = 0.45
-"""Share of the steps after which every rank is killed."""
+"""Fraction of the steps after which every rank is killed."""
 
 FILL_MASK = """
 import json, sys
@@ -53,37 +53,38 @@ def main() -> None:
     os.chdir(PROJECT)
     began = time.monotonic()
     try:
-        part("corpus", CORPORA / "expected.json", make_corpus)
-        part("shards", SHARDS / "report.json", lambda: make_shards(ranks))
+        part("1/6 generate a Japanese corpus", CORPORA / "expected.json", make_corpus)
+        part("2/6 make shards: extract, segment, tokenizer, pack", SHARDS / "report.json", lambda: make_shards(ranks))
         check_counts()
-        part("training", RUN / "DONE", lambda: train_and_kill(ranks))
-        part("evaluation", EVALUATION, evaluate)
-        part("release", RELEASE / "README.md", export)
+        part(f"3/6 train on {ranks} ranks, kill them all, resume", RUN / "DONE", lambda: train_and_kill(ranks))
+        check_repeated_steps()
+        part("4/6 evaluate on held-out documents", EVALUATION, evaluate)
+        part("5/6 export to Hugging Face's format", RELEASE / "README.md", export)
         fill_masks()
     except JadebertaError as e:
         print(f"\ndemo: {e}", file=sys.stderr)
         sys.exit(e.exit_status)
     except subprocess.CalledProcessError as e:
         print(
-            f"\ndemo: '{' '.join(map(str, e.cmd))}' ended with status {e.returncode}; what it printed above says why.",
+            f"\ndemo: '{' '.join(map(str, e.cmd))}' ended with status {e.returncode}; its output above gives the reason.",
             file=sys.stderr,
         )
         sys.exit(1)
     except KeyboardInterrupt:
-        print("\ndemo: interrupted; 'make demo' goes on from here", file=sys.stderr)
+        print("\ndemo: interrupted; 'make demo' resumes here", file=sys.stderr)
         sys.exit(130)
     print_summary(time.monotonic() - began)
 
 
 def part(name: str, result: Path, work: Callable[[], None]) -> None:
-    """Does one part of the demo, or says that its result is there."""
+    """Runs one part of the demo, or reports that its result exists."""
     if result.exists():
-        print(f"== {name}: done before, reused ({result}; 'make clean' starts afresh)", flush=True)
+        print(f"\n== {name}: reused from an earlier call ('make clean' removes {BASE}/)", flush=True)
         return
-    print(f"== {name}", flush=True)
+    print(f"\n== {name}", flush=True)
     began = time.monotonic()
     work()
-    print(f"== {name}: {time.monotonic() - began:.0f} s", flush=True)
+    print(f"   done in {time.monotonic() - began:.0f} s", flush=True)
 
 
 def run(*arguments: str | Path) -> None:
@@ -111,7 +112,7 @@ def check_counts() -> None:
         if report[corpus]["documents"] != expected[key]:
             raise InputError(f"{SHARDS}: {report[corpus]['documents']} documents of {corpus}, {expected[key]} were generated.")
     counts = ", ".join(f"{c} {report[c]['documents']}" for c in pairs)
-    print(f"   documents: {counts}: exactly those that were generated")
+    print(f"   extracted exactly the documents that were generated: {counts}")
 
 
 def start_training(ranks: int, *options: str) -> list[subprocess.Popen]:
@@ -121,24 +122,38 @@ def start_training(ranks: int, *options: str) -> list[subprocess.Popen]:
 
 
 def train_and_kill(ranks: int) -> None:
-    """Trains to about half, kills every rank without warning, and starts the same command again."""
+    """Trains to about half, kills every rank without warning, and runs the same command again."""
     kill_step = int(KILL_AT * load_recipe(RECIPE).training.max_steps)
     if last_step() < kill_step:
         processes = start_training(ranks)
         try:
             while last_step() < kill_step:
                 if any(p.poll() is not None for p in processes):
-                    raise InputError(f"training ended before step {kill_step}; {RUN}/logs and the lines above say why.")
-                time.sleep(0.05)
+                    raise InputError(f"training ended before step {kill_step}; {RUN}/logs and the lines above give the reason.")
+                time.sleep(0.05)  # metrics.jsonl is a file: nothing reports a new line of it
         finally:
             for p in processes:
                 p.send_signal(signal.SIGKILL)
                 p.wait()
-        print(f"   KILLED every rank with SIGKILL at step {last_step()}; starting again", flush=True)
+        print(f"   KILLED every rank with SIGKILL at step {last_step()}; running the same command again", flush=True)
     processes = start_training(ranks, "--resume", "required")
     statuses = [p.wait() for p in processes]
     if any(statuses):
-        raise InputError(f"training ended with statuses {statuses}; {RUN}/logs and the lines above say why.")
+        raise InputError(f"training ended with statuses {statuses}; {RUN}/logs and the lines above give the reason.")
+
+
+def check_repeated_steps() -> None:
+    """Raises InputError where a step that was trained before and after the kill had another batch or another loss."""
+    seen: dict[int, tuple[Any, ...]] = {}
+    repeated = 0
+    for row in read_jsonl(RUN / "metrics.jsonl"):
+        numbers = tuple(row[key] for key in ("batch_hash", "loss", "grad_norm"))
+        if row["step"] in seen:
+            repeated += 1
+            if seen[row["step"]] != numbers:
+                raise InputError(f"{RUN}: step {row['step']} had {seen[row['step']]} before the kill and {numbers} after it.")
+        seen[row["step"]] = numbers
+    print(f"   {repeated} steps were trained before and after the kill: same batches, same losses, same gradient norms")
 
 
 def last_step() -> int:
@@ -146,9 +161,16 @@ def last_step() -> int:
 
 
 def evaluate() -> None:
+    """Raises InputError where the model is no better than the most frequent token."""
     command = ["-m", "jadeberta", "evaluate", "mlm", "--checkpoint", RUN, "--shards", SHARDS]
     result = subprocess.run([sys.executable, *map(str, command)], check=True, capture_output=True, text=True)
+    found = json.loads(result.stdout)["all"]
+    if found["accuracy"] <= found["unigram_accuracy"]:
+        raise InputError(
+            f"{RUN}: accuracy {found['accuracy']:.3f}, and the most frequent token alone has {found['unigram_accuracy']:.3f}."
+        )
     EVALUATION.write_text(result.stdout, encoding="utf-8")
+    print(f"   accuracy {found['accuracy']:.3f}; a unigram baseline has {found['unigram_accuracy']:.3f}")
 
 
 def export() -> None:
@@ -169,8 +191,8 @@ def heldout_sentence() -> tuple[str, str]:
 
 
 def fill_masks() -> None:
-    """Fills masks with the release, in a process that knows nothing of this project."""
-    print("== filling masks with transformers alone", flush=True)
+    """Fills masks with the release, in a process that does not import this project."""
+    print("\n== 6/6 fill masks with transformers alone", flush=True)
     masked, answer = heldout_sentence()
     sentences = {
         masked: f"held out; the word was {answer}",
@@ -191,22 +213,22 @@ def print_summary(seconds: float) -> None:
     sentences = sum(c["sentences"] for c in segmented.values())
     seconds_segmenting = max(1e-9, sum(c["seconds"] for c in segmented.values()))
     packed = [c["train"] for c in report["pack"]["result"].values()]
-    lives = [row["life"] for row in metrics]
+    attempts = {row["attempt"] for row in metrics}
     rates = sorted(row["tokens_per_second"] for row in metrics)
     rows = {
         "documents": f"{sum(c['documents'] for c in segmented.values()):,}",
-        "sentences": f"{sentences:,} segmented at {sentences / seconds_segmenting:,.0f} a second and core",
+        "sentences": f"{sentences:,}, segmented at {sentences / seconds_segmenting:,.0f} a second and core",
         "tokens": f"{sum(p['tokens'] for p in packed):,} in {sum(p['sequences'] for p in packed):,} sequences",
-        "steps": f"{max(row['step'] for row in metrics)}, {len(metrics) - len({row['step'] for row in metrics})} of them trained twice",
+        "steps": f"{max(row['step'] for row in metrics)} in {len(attempts)} attempts",
+        "speed": f"{rates[len(rates) // 2]:,.0f} tokens a second, median",
         "loss": f"{metrics[0]['loss']:.3f} at the start, {mean_loss(metrics):.3f} at the end",
-        "masked accuracy": f"{evaluation['accuracy']:.3f} held out; {evaluation['unigram_accuracy']:.3f} always the most frequent token",
-        "restarts survived": f"{sum(row['event'] == 'resume' for row in ledger)} (process lives: {max(lives) + 1})",
-        "speed": f"{rates[len(rates) // 2]:,.0f} tokens/s, median",
+        "accuracy": f"{evaluation['accuracy']:.3f} on held-out masked tokens; unigram baseline {evaluation['unigram_accuracy']:.3f}",
+        "resumed": f"{sum(row['event'] == 'resume' for row in ledger)} time, after SIGKILL to every rank",
         "model": str(RELEASE.resolve()),
-        "TensorBoard": f"{RUN.resolve() / 'tensorboard'}  (.venv/bin/tensorboard --logdir demo/run)",
+        "TensorBoard": f".venv/bin/tensorboard --logdir {RUN}",
         "this call": f"{seconds:.0f} s",
     }
-    print("\njadeberta demo")
+    print("\nSummary")
     for name, value in rows.items():
         print(f"  {name:<18} {value}")
 

@@ -66,6 +66,8 @@ def test_pretraining_on_the_sample_lowers_the_loss(shards, tmp_path) -> None:
         "40",
         "--training.warmup_steps",
         "10",
+        "--training.global_batch_size",
+        "8",
         "--training.lr",
         "5e-3",
         "--checkpoint.every_steps",
