@@ -44,7 +44,7 @@ def test_both_16_bit_dtypes_share_rows_and_32_bits_have_their_own(tmp_path, monk
     entries = [TileEntry("sm_90", "tables", "forward", bits, 64, tile, "counted") for bits, tile in ((16, A), (32, B))]
     tiles.dump([], entries, table)
     monkeypatch.setattr(
-        tiles, "_rows", lambda: {(r.chip, r.form, r.kernel, r.bits, r.head_size): r for r in tiles.load(table)[1]}
+        tiles, "_entries", lambda: {(r.chip, r.form, r.kernel, r.bits, r.head_size): r for r in tiles.load(table)[1]}
     )
     found = [tiles.tile_for("tables", "forward", dtype, 64, (9, 0)) for dtype in (torch.bfloat16, torch.float16, torch.float32)]
     assert found == [A, A, B]
