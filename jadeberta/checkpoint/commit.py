@@ -125,6 +125,7 @@ def prunable(checkpoints: list[Path], keep_last: int, keep_every: int, trusted: 
         if keep_last > 0 and newer >= keep_last:
             if not (keep_every and step_of(directory) % keep_every == 0):
                 doomed.append(directory)
+        # Asked for the newest ones alone: to find out may mean to read every byte of a checkpoint.
         elif trusted(directory):
             newer += 1
     return doomed[::-1]

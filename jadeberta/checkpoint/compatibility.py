@@ -72,6 +72,7 @@ def describe_data(shards: ShardReader, settings: dict[str, Any]) -> dict[str, An
         for name, corpus in index.corpora.items()
     }
     keys = ("sequence_length", "vocab_size", "segmenter", "normaliser", "sentence_splitter")
+    # Left out at its default, which all shards had before the key existed.
     by_character = {"word_starts": index.word_starts} if index.word_starts != "pieces" else {}
     return {key: getattr(index, key) for key in keys} | by_character | {"corpora": corpora}
 
@@ -79,12 +80,14 @@ def describe_data(shards: ShardReader, settings: dict[str, Any]) -> dict[str, An
 def refuse_inconsistent(directory: Path, state: dict[str, Any]) -> None:
     """Raises CheckpointError where a checkpoint's counters contradict each other or its own recipe."""
     training = state["recipe"]["training"]
+    # A skipped step changes nothing, so it is the only kind of step that the optimizer does not count.
     if state["adam_step"] != state["step"] - state["skipped_steps"]:
         raise CheckpointError(
             f"{directory}: {state['adam_step']} updates at step {state['step']} with {state['skipped_steps']} skipped; "
             "these do not add up. Remove it and go on from an older one."
         )
     keys = ("warmup_steps", "max_steps", "schedule", "decay_steps")
+    # Exactly equal: the same pure function made it. A difference is a damaged counter that no hash of a file would show.
     lr = learning_rate(state["step"] - 1, peak=training["lr"], **{k: training[k] for k in keys if k in training})
     if lr != state["lr"]:
         raise CheckpointError(
@@ -96,6 +99,7 @@ def refuse_other_counters(root: Path, state: RunState, ledger: list[dict[str, An
     """Raises CheckpointError where the ledger's record of a save has other counters than the checkpoint that a run resumes from."""
     recorded = [row for row in ledger if row.get("event") == "save" and row.get("step") == state.step]
     counters = {"tokens": state.tokens, "skipped_steps": state.skipped_steps}
+    # The last record counts: a roll-back may have saved this step before, with other counters.
     if recorded and any(recorded[-1].get(key, value) != value for key, value in counters.items()):
         in_ledger = {key: recorded[-1].get(key) for key in counters}
         raise CheckpointError(

@@ -75,6 +75,7 @@ def verify(directory: Path, small_only: bool = False) -> list[str]:
         return [f"{path}: {e.strerror}; without a manifest this is not a checkpoint."]
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as e:
         return [f"{path}: damaged ({e})."]
+    # A renamed directory has right bytes and a wrong step: the run would resume at a step that its weights have not seen.
     faults = [] if step == step_of(directory) else [f"{path}: written for step {step}, the directory was renamed."]
     for required in (STATE_NAME, "model.safetensors", "config.json"):
         if required not in files:
@@ -86,6 +87,7 @@ def verify(directory: Path, small_only: bool = False) -> list[str]:
             faults.append(f"{file}: missing.")
         elif (size := file.stat().st_size) != entry["bytes"]:
             faults.append(f"{file}: {size} bytes, the manifest says {entry['bytes']}.")
+        # Sizes of the large files cost nothing; their hashes are taken while they are read into the engine (`restore.py`).
         elif not small_only or size <= SMALL:
             to_read.append((file, entry["sha256"]))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # hashing releases the interpreter lock

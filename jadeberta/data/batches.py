@@ -97,6 +97,7 @@ class StepDataset(Dataset):
 
     def _make(self, step: int) -> StepBatch:
         epochs, samples = self.order.step(step)
+        # Of the global batch, before it is shared out over the ranks: the hash must not depend on the world size.
         digest = xxhash.xxh64(np.stack([epochs, samples], axis=1).astype("<i8").tobytes()).hexdigest()
         micro_batches, masked, tokens = [], 0, 0
         self.shards.take_excluded()  # records of earlier reads do not belong to this batch

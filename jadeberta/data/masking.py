@@ -48,6 +48,7 @@ class Masker:
         else:
             chosen = may_mask & self._choose_words(word_starts | ~may_mask, may_mask, epochs, samples)
         labels = np.where(chosen, ids, IGNORED)
+        # A stream of its own for each decision: what becomes of a token must not depend on whether it was chosen.
         action = self._uniform(ids.shape, epochs, samples, stream=1)
         random_ids = len(SPECIAL_TOKENS) + self._bits(ids.shape, epochs, samples, stream=2) % np.uint64(
             self.vocab_size - len(SPECIAL_TOKENS)

@@ -76,6 +76,7 @@ def export(
         for name in TOKENIZER_FILES:
             shutil.copyfile(checkpoint / name, temporary / name)
         write_origin(temporary, origin_of(read_state(checkpoint)))
+        # Before the rename: a wrong export must never appear under the final name.
         _compare_logits(temporary, weights)
         predictions = fill_mask(temporary, card_sentence(read_state(checkpoint)["data"]))
         ledger = read_jsonl(checkpoint.parent.parent / "ledger.jsonl")

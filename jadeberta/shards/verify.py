@@ -31,6 +31,7 @@ def verify(directory: str | Path, progress: Callable[[str], None] = lambda line:
     faults: list[str] = []
     model = index_path.parent / "tokenizer" / MODEL_FILE
     if not model.is_file():
+        # Without the tokenizer the rows are numbers that nobody can turn into text again.
         faults.append(f"{model}: missing. Run 'python -m preprocess tokenizer' again.")
     elif (found := file_sha256(model)) != index.tokenizer_sha256:
         faults.append(f"{model}: sha256 differs from index.json (expected {index.tokenizer_sha256[:12]}…, found {found[:12]}…).")
@@ -102,6 +103,7 @@ def _row_faults(path: Path, entry: ShardEntry, index: ShardIndex, checksums: np.
         sequences, tokens = sequences + rows, tokens + int(np.count_nonzero(ids))
         if ids.max(initial=0) >= index.vocab_size:
             faults.append(f"block {block}: token id {ids.max()} with a vocabulary of {index.vocab_size}.")
+        # Training masks attention by the one and skips labels by the other; they must agree on what is padding.
         if not np.array_equal(ids == 0, documents == 0):
             faults.append(f"block {block}: padding of tokens and of document numbers disagree.")
         before, after = documents[:, :-1], documents[:, 1:]

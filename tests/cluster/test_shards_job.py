@@ -58,7 +58,7 @@ class Place:
 
 
 def hashes(out: Path) -> dict[str, str]:
-    """The sha256 of every file that training reads: shards, their sums, the index and the tokenizer."""
+    """The sha256 of every file that training reads: shards, their checksums, the index and the tokenizer."""
     files = [path for path in [*out.glob("*"), *(out / "tokenizer").glob("*")] if path.is_file() and path.name != "report.json"]
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 

@@ -104,9 +104,7 @@ def test_missing_or_other_file_is_refused_when_the_directory_is_opened(
 
 
 @pytest.mark.parametrize(("name", "damage", "what"), OPENING)
-def test_missing_or_other_file_sets_its_whole_shard_aside_and_no_other_row(
-    copied: Path, name: str, damage: Callable, what: str
-) -> None:
+def test_missing_or_other_file_excludes_its_shard_and_no_other_row(copied: Path, name: str, damage: Callable, what: str) -> None:
     damage(copied / name)
     shards = open_shards(copied, damaged="exclude")
     (shard,) = shards.excluded_shards

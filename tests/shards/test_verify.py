@@ -69,7 +69,7 @@ def test_changed_rows_are_named_with_their_block_and_bytes(copied: Path) -> None
     assert "row 103 (" in verify(copied)[0] and " and 98 more. Delete it" in verify(copied)[0]
 
 
-def test_change_between_the_rows_is_told_from_one_in_them(copied: Path) -> None:
+def test_change_between_the_rows_is_distinguished_from_one_in_them(copied: Path) -> None:
     flip_bit(copied / "web-00001.tar", 700)
     assert "; every row is as written, the change lies between them. Delete it" in verify(copied)[0]
 

@@ -1,4 +1,4 @@
-"""A run that meets a damaged shard stops and names it, or leaves its rows out, logs and counts them: as the recipe says."""
+"""A run that meets a damaged shard stops and names it, or excludes its rows, logs and counts them, as the recipe decides."""
 
 import json
 from pathlib import Path
@@ -9,15 +9,15 @@ from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import LENGTH, make_recipe, make_shards, read_metrics, run_ranks, start_ranks
 
 
-def damaged_shards(folder: Path, *, sums: bool = True) -> Path:
-    """Shards of two corpora, of which cc100 has one flipped bit in its row 3; without sums as old directories are."""
+def damaged_shards(folder: Path, *, checksums: bool = True) -> Path:
+    """Shards of two corpora, of which cc100 has one flipped bit in its row 3; without checksums as old directories are."""
     shards = make_shards(folder, {"wikipedia": (20, 1), "cc100": (10, 1)})
     index = json.loads((shards / "index.json").read_text())
     (entry,) = index["corpora"]["cc100"]["train"]
     content = bytearray((shards / entry["file"]).read_bytes())
     content[entry["blocks"][0][1] + 3 * 2 * LENGTH + 100] ^= 1
     (shards / entry["file"]).write_bytes(content)
-    if not sums:
+    if not checksums:
         for corpus in index["corpora"].values():
             for each in corpus["train"] + corpus["valid"]:
                 del each["sums_sha256"]
@@ -70,8 +70,8 @@ def test_excluded_its_row_is_padding_logged_and_counted_and_the_run_ends_well(tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["stop", "exclude"])
-def test_without_sums_the_damage_is_found_beside_the_training_and_all_ranks_act_on_it(tmp_path, policy) -> None:
-    shards = damaged_shards(tmp_path / "shards", sums=False)
+def test_without_checksums_the_damage_is_found_beside_the_training_and_all_ranks_act_on_it(tmp_path, policy) -> None:
+    shards = damaged_shards(tmp_path / "shards", checksums=False)
     statuses, printed = train(tmp_path, shards, 200, policy)
     rows = read_jsonl(tmp_path / "run/ledger.jsonl")
     if policy == "stop":

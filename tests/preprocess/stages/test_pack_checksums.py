@@ -1,4 +1,4 @@
-"""The sums of a shard are part of it: they come first, are made again when they are missing or damaged, and go with it."""
+"""The checksums of a shard are part of it: they come first, are made again when they are missing or damaged, and go with it."""
 
 import shutil
 from pathlib import Path
@@ -28,7 +28,7 @@ def times(out: Path, kind: str) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in out.glob(f"*.{kind}")}
 
 
-def test_every_shard_has_its_sums(tiny_shards: Made) -> None:
+def test_every_shard_has_its_checksums(tiny_shards: Made) -> None:
     tars = {path.stem: path for path in tiny_shards.out.glob("*.tar")}
     assert {path.stem for path in tiny_shards.out.glob("*.sums")} == set(tars)
     assert len(tars) == 7
@@ -37,13 +37,13 @@ def test_every_shard_has_its_sums(tiny_shards: Made) -> None:
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_damaged_sums_are_made_again_from_the_tar_alone(copied: Made, damage: str) -> None:
     before, tars = contents(copied.out), times(copied.out, "tar")
-    sums = copied.out / "web-00001.sums"
-    content = bytearray(sums.read_bytes())
+    checksums = copied.out / "web-00001.sums"
+    content = bytearray(checksums.read_bytes())
     content[3] ^= 1
     if damage == "remove":
-        sums.unlink()
+        checksums.unlink()
     else:
-        sums.write_bytes(content if damage == "flip" else content[:-1])
+        checksums.write_bytes(content if damage == "flip" else content[:-1])
     assert len(verify(copied.out)) == 1
     pack(copied.config, copied.out, Executor())
     assert contents(copied.out) == before and times(copied.out, "tar") == tars and verify(copied.out) == []
@@ -75,8 +75,8 @@ def test_packing_broken_off_between_sums_and_tar_is_done_again(copied: Made, mon
     (copied.out / "web-00001.sums").unlink()
     write = writer.write_checksums
 
-    def is_killed_after(shard: Path, sums: np.ndarray) -> Any:
-        write(shard, sums)
+    def is_killed_after(shard: Path, checksums: np.ndarray) -> Any:
+        write(shard, checksums)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(writer, "write_checksums", is_killed_after)
