@@ -94,7 +94,7 @@ def _count(attention: str, config: ModelConfig, layers: int, batch: int, masked_
     with torch.device("meta") if attention == "eager" else FakeTensorMode(allow_non_fake_inputs=True):
         torch.set_default_dtype(torch.bfloat16)
         try:
-            with mock.patch("jadeberta.model.deberta.require_fused"):  # what a GPU would start is counted without one
+            with mock.patch("jadeberta.model.deberta.require_triton"):  # what a GPU would start is counted without one
                 model = build(config.hugging_face(), attention).train()
         finally:
             torch.set_default_dtype(torch.float32)

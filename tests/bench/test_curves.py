@@ -82,7 +82,7 @@ def test_the_two_attentions_are_trained_with_the_same_options() -> None:
 @pytest.mark.slow
 @pytest.mark.long
 def test_what_redraws_the_dropout_changes_nothing_where_there_is_none(tmp_path) -> None:
-    shards = make_shards(tmp_path / "shards", {"cc100": (40, 1)}, vocab_size=8000)
+    shards = make_shards(tmp_path / "shards", {"cc100": (40, 1)}, vocab_size=1400)
     wanted = [("eager", 3), ("redrawn", 3)]
     setting = Setting(shards, 3, dropout=0.0, rows=2, layers=1, width=64)
     curves = train(setting, wanted, tmp_path / "runs", at_once=2)
