@@ -8,7 +8,7 @@ from tests.chaos.preprocess_kills import figures, runs_until
 
 
 @pytest.mark.slow
-def test_a_job_killed_in_any_stage_goes_on_to_the_same_bytes_and_does_no_finished_piece_again(tmp_path: Path) -> None:
+def test_a_job_killed_in_any_stage_goes_on_to_the_same_bytes_and_does_no_finished_task_again(tmp_path: Path) -> None:
     *_, runs = runs_until(tmp_path, 4, seed=1, ways=("mpi", "pool"), aims=("extract", "segment", "pack"))
     found = figures(runs, 0.0)
     assert found["faults"] == []

@@ -51,7 +51,7 @@ def test_the_head_of_a_file_is_whole_documents_of_about_its_first_bytes(tmp_path
     assert head_lines(path, cc100.begins, 10**9) == (path.stat().st_size, "\n\n".join(texts).encode().split(b"\n"))
 
 
-def test_the_plan_tells_of_files_that_will_be_cut_and_of_time_and_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_names_files_that_will_be_split_and_time_and_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(split, "SPLIT_BYTES", 10_000)
     config = tiny.configure(tiny.write_corpora(tmp_path / "corpora"))
     lines = describe_plan(config, tmp_path / "out", ("extract", "segment"), 4)

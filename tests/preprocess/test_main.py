@@ -133,7 +133,7 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(recipe: Path, tmp_path
     assert others[1] == f"  web-ja: jsonl {recipe.parent}/corpora/web-ja.jsonl, seen 3x an epoch"
 
 
-def test_status_from_another_process_tells_who_works_and_how_far(recipe: Path, tmp_path: Path) -> None:
+def test_status_from_another_process_shows_who_works_and_how_far(recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "preprocess", "all", "--config", str(recipe), "--out", str(out)]
     job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -141,13 +141,13 @@ def test_status_from_another_process_tells_who_works_and_how_far(recipe: Path, t
         while not list(out.glob("work/progress/*.json")):
             assert job.poll() is None, "it ended without a sign of its progress"
         os.kill(job.pid, signal.SIGSTOP)
-        told = run("status", out)
-        assert told.returncode == 0 and f"process {job.pid} on " in told.stdout and f"-{job.pid}  " in told.stdout
+        shown = run("status", out)
+        assert shown.returncode == 0 and f"process {job.pid} on " in shown.stdout and f"-{job.pid}  " in shown.stdout
     finally:
         job.kill()
         job.wait()
-    told = run("status", out)
-    assert "nobody works here now" in told.stdout and f"-{job.pid}  DEAD, was at " in told.stdout
+    shown = run("status", out)
+    assert "nobody works here now" in shown.stdout and f"-{job.pid}  DEAD, was at " in shown.stdout
 
 
 def test_a_second_job_in_the_same_directory_is_refused_while_the_first_works(recipe: Path, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_damaged_corpus_is_named_with_its_line_and_no_traceback(recipe: Path, tm
 
 
 @needs_mpi
-def test_mistake_is_said_once_by_two_ranks(tmp_path: Path) -> None:
+def test_mistake_is_printed_once_by_two_ranks(tmp_path: Path) -> None:
     done = run("all", "--config", tmp_path / "none.yaml", "--out", tmp_path / "out", ranks=2)
     assert done.returncode != 0
     assert done.stderr.count("no such recipe") == 1 and "Traceback" not in done.stderr

@@ -111,7 +111,7 @@ except InputError as e:
 
 @needs_mpi
 def test_rank_that_fails_outside_the_shared_work_ends_the_others() -> None:
-    """Without it the others wait for ever in their next collective."""
+    """Without the abort the others would wait forever in their next collective."""
     began = time.monotonic()
     done = run(
         2,

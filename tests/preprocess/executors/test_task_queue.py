@@ -16,7 +16,7 @@ def test_tasks_are_handed_out_once_and_in_their_order() -> None:
     assert [queue.take() for _ in range(5)] == [0, 1, 2, END, END]
 
 
-def test_a_task_that_is_not_ready_is_passed_over_until_it_is() -> None:
+def test_a_task_that_is_not_ready_is_skipped_until_it_is() -> None:
     clock, ready = Clock(), {1}
     queue = TaskQueue(3, ready.__contains__, clock)
     assert [queue.take(), queue.take()] == [1, WAIT]

@@ -41,7 +41,7 @@ def test_no_filter_is_asked_in_the_recipes_of_published_models() -> None:
         assert config.quality == {} and config.duplicates.remove == "none"
 
 
-def test_a_document_is_left_out_by_the_first_filter_that_rejects_it(config: PreprocessConfig, tmp_path: Path) -> None:
+def test_a_document_is_dropped_by_the_first_filter_that_rejects_it(config: PreprocessConfig, tmp_path: Path) -> None:
     needs_hojichar()
     report = run(config, tmp_path / "out", {"DocumentLengthFilter": {"min_doc_len": 10}, "AcceptJapanese": None})
     assert report["dropped"] == {"quality: AcceptJapanese": 1, "quality: DocumentLengthFilter": 1}

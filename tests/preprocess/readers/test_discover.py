@@ -1,4 +1,4 @@
-"""The corpora in a folder are told by the names under which they are published."""
+"""The corpora in a folder are found by the names under which they are published."""
 
 from pathlib import Path
 

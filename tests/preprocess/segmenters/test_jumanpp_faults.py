@@ -1,4 +1,4 @@
-"""Juman++ that crashes, hangs, floods and lies: what it costs is the guilty sentence, and never a neighbour's words."""
+"""A Juman++ that crashes, hangs, floods and lies costs only the guilty sentence, never the words of another."""
 
 import os
 import signal
@@ -116,7 +116,7 @@ def test_interrupted_segmenter_leaves_no_program_behind(monkeypatch):
     assert not [child for child in children() if b"standins/jumanpp" in child]
 
 
-def test_program_that_turns_for_ever_is_ended_by_the_kernel_when_nobody_waits_for_it():
+def test_program_in_an_endless_loop_is_ended_by_the_kernel_when_nobody_waits_for_it():
     done = subprocess.run(limited(["/bin/sh", "-c", "while :; do :; done"], memory_mib=100, processor_seconds=1), timeout=60)
     assert done.returncode in (-signal.SIGKILL, -signal.SIGXCPU)
 

@@ -44,7 +44,7 @@ def contents(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in [*out.glob("*.tar"), *out.glob("*.sums"), out / INDEX_NAME]}
 
 
-def pieces_of(tokens: np.ndarray, numbers: np.ndarray) -> list[tuple[int, ...]]:
+def fragments_of(tokens: np.ndarray, numbers: np.ndarray) -> list[tuple[int, ...]]:
     return [
         tuple(row[of == number].tolist())
         for row, of in zip(tokens, numbers, strict=True)
@@ -52,19 +52,19 @@ def pieces_of(tokens: np.ndarray, numbers: np.ndarray) -> list[tuple[int, ...]]:
     ]
 
 
-def test_every_document_is_in_the_rows_once_and_whole_or_in_consecutive_pieces(packed: Made) -> None:
+def test_every_document_is_in_the_rows_once_and_whole_or_in_consecutive_fragments(packed: Made) -> None:
     processor = sentencepiece.SentencePieceProcessor(model_file=str(packed.out / "tokenizer" / "spm.model"))
     for corpus in packed.config.corpora:
         rows = (row for part in list_words(packed.out, corpus) for row in read_words(part))
         documents = [document.tokens.tolist() for document in encode_documents(rows, processor)]
         readers = [open_shards(packed.out, split) for split in ("train", "valid")]
-        found = [piece for r in readers for piece in pieces_of(*r.rows(np.asarray(r.corpora[corpus])))]
+        found = [fragment for r in readers for fragment in fragments_of(*r.rows(np.asarray(r.corpora[corpus])))]
         short = Counter(tuple(document) for document in documents if len(document) <= 512)
         long = [document for document in documents if len(document) > 512]
         assert len(short) > 15 and long and not short - Counter(found)
         rest = list((Counter(found) - short).elements())
-        assert sum(len(piece) - 2 for piece in rest) == sum(len(document) - 2 for document in long)
-        assert all("".join(map(chr, piece[1:-1])) in "\0".join("".join(map(chr, d)) for d in long) for piece in rest)
+        assert sum(len(fragment) - 2 for fragment in rest) == sum(len(document) - 2 for document in long)
+        assert all("".join(map(chr, fragment[1:-1])) in "\0".join("".join(map(chr, d)) for d in long) for fragment in rest)
 
 
 def test_rows_are_padded_and_the_directory_says_how_it_was_packed(packed: Made, tiny_shards: Made) -> None:
@@ -101,7 +101,7 @@ def test_packing_that_nobody_knows_is_refused(copied: Made) -> None:
 
 
 @pytest.mark.parametrize("place", ["start", "end", "inside"])
-def test_verify_finds_a_piece_without_its_frame(copied: Made, place: str) -> None:
+def test_verify_finds_a_fragment_without_its_frame(copied: Made, place: str) -> None:
     reader = open_shards(copied.out)
     entry = reader.index.corpora["web"].train[0]
     tokens, numbers = (a.copy() for a in reader.rows(np.arange(entry.sequences)))
@@ -142,7 +142,7 @@ stage.pack(tiny.configure(Path({str(copied.corpora)!r}), packing="best_fit"), Pa
     assert contents(copied.out) == before
 
 
-def test_report_tells_the_share_of_padding(packed: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_shows_the_share_of_padding(packed: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index = ShardIndex.load(packed.out / INDEX_NAME)
     report = write_report(tmp_path, {"pack": {"result": index, "seconds": 1.0, "ranks": 1}})
     train = report["pack"]["result"]["web"]["train"]

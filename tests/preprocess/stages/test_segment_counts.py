@@ -1,4 +1,4 @@
-"""The account that the segment stage gives: every sentence is in the words or in the rejects, and some are asked again in other company."""
+"""Counts of the segment stage: every sentence is in the words or in the rejects, and some are segmented again among others."""
 
 import json
 import re

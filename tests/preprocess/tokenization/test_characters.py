@@ -70,7 +70,7 @@ def test_unknown_characters_in_a_row_are_one_token_and_join_the_words_that_they_
     assert marks == [False, True, True, False, False, True, False]
 
 
-def test_a_quarantined_sentence_is_left_out_and_the_spaces_of_others_stay(processor) -> None:
+def test_a_quarantined_sentence_is_skipped_and_the_spaces_of_others_stay(processor) -> None:
     rows = [{"id": "a", "sentences": ["New York", "は"]}]
     found = with_spaces(rows, [{"id": "a", "text": "古い。New York\n京都\nは"}])
     assert [row["sentences"] for row in found] == [["New ▁York", "は"]]

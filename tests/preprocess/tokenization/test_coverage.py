@@ -68,7 +68,7 @@ def test_our_seeds_make_more_words_whole_than_sentencepiece_does_by_itself(tmp_p
     print_report(report)  # an entry that is of none of the four stages harms no table
 
 
-def test_more_pieces_than_sentencepiece_finds_by_itself_are_told(tiny_shards: Made) -> None:
+def test_more_pieces_than_sentencepiece_finds_by_itself_are_reported(tiny_shards: Made) -> None:
     done = coverage(tiny_shards.out)
     assert (
         done.returncode == 2 and "sentencepiece alone finds no 150 pieces in it. There is nothing to compare with." in done.stderr
