@@ -50,7 +50,7 @@ def chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[bytes
 
 
 def placed_chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
-    """Streams the chunks that `chunks` gives, as (bytes of the file read so far, content)."""
+    """Streams the chunks that `chunks` gives, as (bytes of the file read so far, content); raises DamagedFile as it does."""
     new = DECOMPRESSORS.get(path.suffix)
     position = start
     decompressor = None

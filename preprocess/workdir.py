@@ -35,10 +35,12 @@ TRAINING_NAME = "training.json"
 
 
 def documents_dir(out: Path, corpus: str) -> Path:
+    """Folder of the extracted parts and markers of a corpus."""
     return out / "work" / "documents" / corpus
 
 
 def cuts_dir(out: Path, corpus: str) -> Path:
+    """Folder of the texts and notes of input splits that wait for extraction."""
     return out / "work" / "cuts" / corpus
 
 
@@ -60,6 +62,7 @@ def complete_path(out: Path, corpus: str) -> Path:
 
 
 def words_dir(out: Path, corpus: str) -> Path:
+    """Folder of the segmented parts of a corpus."""
     return out / "work" / "words" / corpus
 
 
@@ -74,18 +77,22 @@ def words_marker(words: Path) -> Path:
 
 
 def counts_dir(out: Path) -> Path:
+    """Folder of the word counts."""
     return out / "work" / "counts"
 
 
 def pack_dir(out: Path) -> Path:
+    """Folder of the shards' markers and held-out documents."""
     return out / "work" / "pack"
 
 
 def pool_dir(out: Path) -> Path:
+    """Folder of the pools' state."""
     return out / "work" / "pool"
 
 
 def progress_dir(out: Path) -> Path:
+    """Folder of the ranks' progress files."""
     return out / "work" / "progress"
 
 

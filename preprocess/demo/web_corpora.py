@@ -76,7 +76,14 @@ def _oscar_row(key: str, lines: list[str], tags: list[str] | None, schema: str) 
 
 
 def write_oscar(directory: Path, seed: int, kept: int, schema: str = "2201") -> dict[str, int]:
-    """JSON Lines until `kept` documents have no tag that removes them; schema 2201 as gzip, 2301 as zstd."""
+    """Writes JSON Lines until `kept` documents have no tag that removes them.
+
+    Args:
+        directory: folder for the file.
+        seed: seed of the corpus.
+        kept: number of documents that the reader keeps.
+        schema: 2201 (gzip) or 2301 (zstd).
+    """
     rows: list[bytes] = []
     found = 0
     while found < kept:

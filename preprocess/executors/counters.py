@@ -47,7 +47,7 @@ class RankState:
     counts: dict[str, float] = field(default_factory=dict)
     """Number of documents, sentences and bytes of text that this rank has done in the stage."""
     rates: dict[str, float] = field(default_factory=dict)
-    """The same numbers a second."""
+    """Rates of those numbers, a second."""
     call_seconds: float = 0.0
     """Time since the call began."""
 

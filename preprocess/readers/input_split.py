@@ -38,7 +38,7 @@ class InputSplit:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the text of a split is, and how many lines and documents of its file come before it."""
+    """Location of a split's text, and how many lines and documents of its file come before it."""
 
     path: Path
     start: int

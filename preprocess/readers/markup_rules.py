@@ -1,4 +1,4 @@
-"""What of a Wikipedia page is text: every rule about a name, in one table for each kind of markup. `markup.py` applies them.
+"""Rules for what is text on a Wikipedia page, by name, in one table for each kind of markup. `markup.py` applies them.
 
 Kept are the words that a reader sees in running text; dropped is what is no sentence: tables, notes, media, navigation, lists of
 sources. A rule is added here together with a case in tests/preprocess/readers/test_markup.py, which fails where a name has none.
@@ -50,7 +50,7 @@ TEMPLATE_ARGUMENT: dict[str, tuple[str, ...]] = {
     # passages
     **dict.fromkeys(_words("quote quotation cquote blockquote center indent"), ("1",)),
 }
-"""Which argument of a template is running text: the first of these that is given. Every other template is dropped."""
+"""Arguments of a template that are running text: the first of these that is given. Every other template is dropped."""
 
 FIRST_ARGUMENT_FAMILY = re.compile(r"(?:lang|link)-[a-z-]+|ruby-[a-z-]+|[^\s{}|]{1,12}範囲")
 """{{lang-en|word}}, {{link-en|記事|article}}, {{ruby-ja|漢字|かんじ}}, {{要出典範囲|doubted passage}}: the first argument is text."""

@@ -53,6 +53,7 @@ class SplitTask:
 
     @property
     def corpus(self) -> str:
+        """Name of the file's corpus."""
         return self.splits[0].corpus
 
     @property

@@ -12,7 +12,7 @@ MAX_DEPTH = 100
 """Largest number of brackets open at once. MediaWiki expands no deeper either; what is left open adds up too, and a hundred such are
 no page to read."""
 Parts = list[list[str]]
-"""What stands between the bars of a template or link: of each the strings of its text, brackets inside it resolved."""
+"""Texts between the bars of a template or link, each as strings in which inner brackets are resolved."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class Rejected:
 Answer = list[str] | Rejected
 """The words of a sentence, or why there are none."""
 Spaced = str | Rejected
-"""The same as one string with a half-width space between words, as the stage writes it; four times as fast as lists."""
+"""An answer as one string with a half-width space between words, as the stage writes it; four times as fast as lists."""
 
 
 class Segmenter(ABC):

@@ -56,6 +56,7 @@ def first_line_to_v(command: list[str], timeout: float, remedy: str) -> str:
 
 
 def last_line(complaint: bytes) -> str:
+    """Returns the last line that a program wrote to its standard error, at most 200 characters."""
     lines = complaint.decode(errors="replace").strip().splitlines()
     return lines[-1][:200] if lines else ""
 

@@ -23,7 +23,7 @@ GOOD = {
     "oscar": jsonl([oscar_row(f"本文{n}。", "annotation", None) for n in range(40)]),
     "jsonl": jsonl([{"text": f"本文{n}。"} for n in range(40)]),
 }
-deep = settings(max_examples=150)
+deep = settings(max_examples=80)
 formats = st.sampled_from(sorted(NAMES))
 suffixes = st.sampled_from(sorted(COMPRESS))
 

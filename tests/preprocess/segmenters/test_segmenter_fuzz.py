@@ -34,7 +34,7 @@ def almost_right(draw) -> tuple[list[str], bytes]:
 @given(almost_right() | st.tuples(LINES, st.binary(max_size=200)))
 @example((["あい"], b"\xe3\x81\x1f\x82\xe3\x81\x84\n"))
 @example((["あ"], b""))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_output_of_a_batch_is_accepted_only_if_it_spells_every_line(case: tuple[list[str], bytes]) -> None:
     lines, output = case
     fed = "".join(disguise(line) + "\n" for line in lines).encode()
@@ -63,7 +63,7 @@ class Printing:
 @given(LINE, st.text(max_size=80) | st.lists(LINE).map(lambda rows: "".join(f"{row} {FIELDS}\n" for row in rows)))
 @example("あ", f"@ @ {FIELDS}\nあ {FIELDS}\n")
 @example("@", f"@ @ {FIELDS}\n")
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_answer_to_a_single_sentence_spells_it_or_is_an_error_of_ours(line: str, answer: str) -> None:
     single = SingleSentence.__new__(SingleSentence)
     single._config, single._juman = SegmenterConfig(), Printing(answer)
@@ -89,7 +89,7 @@ class Deaf(Jumanpp):
 
 
 @given(LINES, st.binary(max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_halving_ends_with_one_answer_for_each_sentence_whatever_is_printed(sentences: list[str], printed: bytes) -> None:
     segmenter: Segmenter = Deaf(printed)
     answers = segmenter.segment(sentences)
@@ -100,7 +100,7 @@ def test_halving_ends_with_one_answer_for_each_sentence_whatever_is_printed(sent
 
 
 @given(st.lists(st.tuples(st.text(LETTERS, min_size=1, max_size=5), st.integers(1, 500)), max_size=6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_line_is_cut_into_fragments_that_the_program_can_bear_and_that_are_the_line(parts: list[tuple[str, int]]) -> None:
     line = "".join(unit * times for unit, times in parts)
     cut = fragments(line)

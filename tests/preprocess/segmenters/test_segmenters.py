@@ -57,7 +57,7 @@ def test_description_names_the_dictionary(mecab: Segmenter):
 
 @given(st.lists(SOME_TEXT, max_size=6))
 @example(["x" * 70_000, "", "あ" * 23_000])
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_words_spell_the_sentence_or_it_is_rejected(mecab: Segmenter, sentences: list[str]):
     answers = mecab.segment(sentences)
     assert len(answers) == len(sentences)

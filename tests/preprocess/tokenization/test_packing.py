@@ -78,7 +78,7 @@ word_starts = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(s
 @given(texts, word_starts)
 @example([[510], [511], [1]], np.ones(2**16, bool))
 @example([[1] * 1021], np.zeros(2**16, bool))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 def test_best_fit_holds_every_token_once_and_in_order_and_no_fragment_crosses_a_row(lengths: Texts, starts: np.ndarray) -> None:
     documents = counted(lengths)
     rows = best_fit(documents, starts)
@@ -95,7 +95,7 @@ def test_best_fit_holds_every_token_once_and_in_order_and_no_fragment_crosses_a_
 
 
 @given(texts, word_starts)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_best_fit_numbers_fragments_from_one_in_the_order_of_the_text_and_pads_at_the_end(
     lengths: Texts, starts: np.ndarray
 ) -> None:

@@ -69,7 +69,7 @@ def test_the_most_frequent_words_are_found_and_all_are_counted(parts: list[tuple
 
 
 @given(st.lists(st.tuples(st.text(ALPHABET, min_size=1, max_size=3), st.integers(1, 9))), st.integers(1, 9), st.integers(2, 4))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_tally_sums_up_and_sorts_however_often_it_is_set_down(
     tmp_path_factory: pytest.TempPathFactory, items: list[tuple[str, int]], most: int, runs: int
 ) -> None:
