@@ -43,7 +43,7 @@ from tests.chaos.crash_model import (
     write_tree,
 )
 
-DRAWS = {"true": 20, "spoilt": 8}
+DRAWS = {"true": 60, "spoilt": 8}
 """Random fates at each point of a recording."""
 TEXTS = {"config.json": "{}\n", "state.json": '{"step": 0, "of": "a test"}\n'}
 RANKS = 2
