@@ -12,7 +12,7 @@ SHOWN_BY = {
     "The same data, whatever happens.": [
         "data/test_sample_order.py::test_any_number_of_ranks_and_workers_gives_the_same_global_batches",
         "data/test_sample_order.py::test_starting_at_a_later_step_gives_the_batches_of_the_unbroken_run",
-        "chaos/test_changing_world_size.py::test_lives_of_other_sizes_or_stages_continue_one_run",
+        "chaos/test_changing_world_size.py::test_attempts_of_other_sizes_or_stages_continue_one_run",
     ],
     "No sentence is lost silently.": [
         "preprocess/segmenters/test_segmenters.py::test_words_spell_the_sentence_or_it_is_rejected",
@@ -20,7 +20,7 @@ SHOWN_BY = {
         "preprocess/stages/test_segment.py::test_sentence_that_kills_the_program_is_quarantined_with_its_place_and_counted",
     ],
     "Preprocessing survives any kill.": [
-        "chaos/test_preprocess_kills.py::test_a_job_killed_in_any_stage_goes_on_to_the_same_bytes_and_does_no_finished_piece_again",
+        "chaos/test_preprocess_kills.py::test_a_job_killed_in_any_stage_goes_on_to_the_same_bytes_and_does_no_finished_task_again",
     ],
     "The same bits after a kill.": [
         "training/test_resume.py::test_killed_at_three_random_points_it_ends_bit_identical_to_the_unbroken_run",
