@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from jadeberta.checkpoint.manifest import newest_step
 from jadeberta.errors import is_retryable
@@ -21,8 +22,6 @@ from jadeberta.utils.processes import end_with_parent
 
 GRACE_SECONDS = 20.0
 """Time between TERM and KILL for ranks that are left over: they may be writing a checkpoint."""
-MAX_RESTARTS_WITHOUT_PROGRESS = 3
-"""Consecutive restarts without a newer checkpoint; a fault that ends every attempt at the same place will end the next one too."""
 COMMAND = [sys.executable, "-m", "jadeberta"]
 """Command of a rank, without its arguments."""
 
@@ -67,18 +66,30 @@ def start_rank(command: list[str], rank: int, ranks: int, port: int) -> subproce
 
 def run_directory(arguments: list[str]) -> Path:
     """Finds the run directory of a command line: its option --run.dir, its recipe's, or the default."""
-    import yaml
-
     from jadeberta.config import RunConfig
 
+    return Path(recipe_value(arguments, "run", "dir", RunConfig.dir))
+
+
+def recipe_value(arguments: list[str], section: str, key: str, default: Any) -> Any:
+    """Finds a value of the recipe that a command line names, without checking the recipe: the ranks do that.
+
+    Args:
+        arguments: of the jadeberta command; an option such as --run.dir wins over the file.
+        section: of the recipe, such as run.
+        key: in the section.
+        default: for a recipe that does not name the key or cannot be read.
+    """
+    import yaml
+
     given = dict(itertools.pairwise(arguments)) | dict(a.split("=", 1) for a in arguments if "=" in a)
-    if "--run.dir" in given:
-        return Path(given["--run.dir"])
+    if (option := f"--{section}.{key}") in given:
+        return type(default)(given[option])
     try:
         recipe = yaml.safe_load(Path(given["--config"]).read_text(encoding="utf-8"))
-        return Path(recipe["run"]["dir"])
+        return type(default)(recipe[section][key])
     except (KeyError, TypeError, OSError, ValueError, yaml.YAMLError):
-        return Path(RunConfig.dir)
+        return default
 
 
 class LocalJob:
@@ -143,8 +154,11 @@ def launch(ranks: int, arguments: list[str], restarts: int = 0) -> int:
     Returns:
         The exit status of the last attempt.
     """
+    from jadeberta.config import ClusterConfig
+
     job = LocalJob(ranks, arguments)
     run_dir = run_directory(arguments)
+    limit = recipe_value(arguments, "cluster", "max_attempts_without_progress", ClusterConfig.max_attempts_without_progress)
     newest, restarted, without_progress = newest_step(run_dir), 0, 0
     while True:
         status = job.run_attempt()
@@ -152,10 +166,10 @@ def launch(ranks: int, arguments: list[str], restarts: int = 0) -> int:
             return status
         step = newest_step(run_dir)
         newest, without_progress = max(newest, step), 0 if step > newest else without_progress + 1
-        if without_progress > MAX_RESTARTS_WITHOUT_PROGRESS:
+        if without_progress >= limit:  # as under Slurm, see requeue_policy.py
             say(
-                f"the job ended with status {status}, {without_progress} attempts in a row without a newer checkpoint; "
-                "it is not started again"
+                f"the job ended with status {status}, {without_progress} attempts in a row without a newer checkpoint "
+                "(cluster.max_attempts_without_progress); it is not started again"
             )
             return status
         restarted += 1
@@ -176,7 +190,7 @@ def main() -> None:
         type=int,
         default=0,
         help="most times that a job is started again after it was killed, hung, requested a requeue or failed in an unforeseen way; "
-        f"{MAX_RESTARTS_WITHOUT_PROGRESS} in a row without a newer checkpoint end it",
+        "cluster.max_attempts_without_progress attempts in a row without a newer checkpoint end it",
     )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="-- and the jadeberta command with its options")
     options = parser.parse_args()

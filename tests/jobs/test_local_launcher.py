@@ -75,12 +75,18 @@ def test_a_failure_that_another_attempt_would_not_mend_is_final(tmp_path) -> Non
     assert attempts(tmp_path) == 1
 
 
-def test_after_three_restarts_in_a_row_without_a_newer_checkpoint_it_gives_up(tmp_path) -> None:
+def test_after_three_attempts_in_a_row_without_a_newer_checkpoint_it_gives_up(tmp_path) -> None:
     gets_on = "pathlib.Path('run/checkpoints/step-00000007').mkdir(parents=True)"
     body = f"if rank == '1': time.sleep(100)\nif attempt == 3: {gets_on}\nsys.exit(1)"
     status, printed = ended(start(tmp_path, body, restarts=50, arguments=["pretrain", "--run.dir", "run"]))
-    assert status == 1 and attempts(tmp_path) == 3 + 4
-    assert "4 attempts in a row without a newer checkpoint" in printed
+    assert status == 1 and attempts(tmp_path) == 3 + 3
+    assert "3 attempts in a row without a newer checkpoint" in printed
+
+
+def test_the_recipe_says_how_many_attempts_may_bring_no_progress(tmp_path) -> None:
+    (tmp_path / "recipe.yaml").write_text("cluster: {max_attempts_without_progress: 2}")
+    status, printed = ended(start(tmp_path, "sys.exit(1)", restarts=50, arguments=["pretrain", "--config", "recipe.yaml"]))
+    assert status == 1 and attempts(tmp_path) == 2 and "(cluster.max_attempts_without_progress)" in printed
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 
 import pytest
 
@@ -44,6 +45,15 @@ def test_a_terminal_keeps_the_progress_line_below_the_log_lines(monkeypatch) -> 
     assert stream.getvalue().endswith("\r\x1b[K" + "y" * 39)
     handler.close_line()
     assert stream.getvalue().endswith("\r\x1b[K")
+
+
+def test_a_terminal_without_a_width_is_a_log(monkeypatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr("os.get_terminal_size", lambda descriptor: os.terminal_size((0, 0)))
+    monkeypatch.setattr(Terminal, "fileno", lambda self: 1)
+    handler = ConsoleHandler(stream := Terminal(), log_seconds=0.0)
+    handler.show("step 1")
+    assert not handler.is_live and stream.getvalue() == "step 1\n"
 
 
 def test_a_log_gets_progress_as_lines_and_not_too_many() -> None:
