@@ -151,6 +151,9 @@ def _mpi_address(env: Mapping[str, str], outer: LauncherVariables) -> tuple[str,
 
 def host_name(env: Mapping[str, str]) -> str:
     """This host's name: the one that Slurm uses, so that a job can exclude the host by it; outside Slurm the machine's own."""
+    # mpirun copies the environment of its own host to all others, so there the variable names the wrong host.
+    if OPEN_MPI.rank in env or MPICH.local_rank in env:
+        return socket.gethostname()
     return env.get("SLURMD_NODENAME") or socket.gethostname()
 
 

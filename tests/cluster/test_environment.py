@@ -1,5 +1,6 @@
 """Each launcher's variables are recognised, and contradictions are refused with what was seen."""
 
+import platform
 import subprocess
 import sys
 import time
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jadeberta.cluster.environment import Process, detect, slurm_job
+from jadeberta.cluster.environment import Process, detect, host_name, slurm_job
 from jadeberta.errors import ConfigError
 from tests.helpers import ROOT
 
@@ -138,3 +139,10 @@ def is_alive(pid: int) -> bool:
 
 def test_when_every_rank_ends_well_so_does_the_job() -> None:
     assert run_local("import os; assert os.environ['WORLD_SIZE'] == '3'", ranks=3) == 0
+
+
+@pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_RANK", "MPI_LOCALRANKID"])
+def test_a_host_has_slurms_name_except_under_mpirun_which_copies_the_environment_of_another_host(variable) -> None:
+    env = {"SLURMD_NODENAME": "node7"}
+    assert host_name(env) == "node7" and host_name(env | {"PMI_RANK": "0"}) == "node7"  # srun --mpi=pmi2
+    assert host_name(env | {variable: "0"}) == host_name({}) == platform.node()
