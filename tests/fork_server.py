@@ -9,6 +9,7 @@ Tests of the command line itself, of launchers and of Slurm start the real one.
 import array
 import atexit
 import contextlib
+import ctypes
 import functools
 import gc
 import importlib
@@ -26,6 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGEST_REQUEST = 1 << 17
+MOUNTS, CLONE_NEWNS = "/proc/thread-self/ns/mnt", 0x20000
 
 
 class ForkedProcess:
@@ -98,8 +100,11 @@ class ForkServer:
         """
         request = json.dumps({"arguments": arguments, "env": env, "code": code}).encode()
         assert len(request) < LARGEST_REQUEST
-        files = array.array("i", [output, errors])
+        # A test that has mounted something where only it sees it means its ranks too.
+        namespace = os.open(MOUNTS, os.O_RDONLY)
+        files = array.array("i", [output, errors, namespace])
         self._socket.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
+        os.close(namespace)
         while (pid := self.collect(None)) is None:
             pass
         return ForkedProcess(self, pid)
@@ -180,7 +185,7 @@ def serve(control: socket.socket) -> tuple[dict, list[int]]:
                 control.send(json.dumps({"pid": found[0], "status": os.waitstatus_to_exitcode(found[1])}).encode())
         if control not in ready:
             continue
-        message, files, _, _ = socket.recv_fds(control, LARGEST_REQUEST, 2)
+        message, files, _, _ = socket.recv_fds(control, LARGEST_REQUEST, 3)
         if not message:
             for pid in alive:
                 os.kill(pid, signal.SIGKILL)
@@ -201,9 +206,16 @@ def become(request: dict, files: list[int]) -> None:
     """Makes a child look as if it had been started by its command line."""
     import numpy as np
 
-    for target, file in zip((1, 2), files, strict=True):
+    *streams, namespace = files
+    for target, file in zip((1, 2), streams, strict=True):
         os.dup2(file, target)
         os.close(file)
+    if not os.path.sameopenfile(namespace, own := os.open(MOUNTS, os.O_RDONLY)):
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.setns(namespace, CLONE_NEWNS) == 0, os.strerror(ctypes.get_errno())
+        os.chdir(ROOT)  # the other namespace's root is the working directory now
+    os.close(own)
+    os.close(namespace)
     os.environ.clear()
     os.environ.update(request["env"])
     sys.argv[:] = ["-c" if request["code"] else "jadeberta", *request["arguments"]]

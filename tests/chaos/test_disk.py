@@ -24,7 +24,7 @@ from tests.training.test_resume import content
 STEPS = 16
 CHANGES = {"training": {"max_steps": STEPS, "global_batch_size": 2}}
 """With a save at every second step, as make_recipe has it."""
-A_MOMENT = "write metrics.jsonl$ sleep=0.1"
+A_MOMENT = "write metrics.jsonl$ sleep=0.3"
 """Makes every step a little longer, so that a test that watches is never far behind."""
 CLONE_NEWNS, MS_PRIVATE_ALL = 0x20000, 1 << 18 | 1 << 14
 
