@@ -37,6 +37,7 @@ def align(text: str) -> tuple[str, list[Span]]:
 @cache
 def _stands_alone(character: str) -> bool:
     """Whether NFKC joins and reorders nothing across the position before a character."""
+    # Decomposed, because ﾞ (U+FF9E) is no combining mark itself but becomes one (U+3099).
     first = unicodedata.normalize("NFKD", character)[0]
     return unicodedata.combining(first) == 0 and first not in _joining_starters()
 

@@ -59,6 +59,7 @@ def main(arguments: list[str]) -> int:
         lock = GroupLock(out, "--out", f"finetune {options.pool}") if options.pool else DirectoryLock(out, "--out")
         try:
             enough = results_dir.model if options.save_models else results_dir.path
+            # A trial that diverged has no model, so that is no reason to train it again.
             done = {r.trial for r in results_dir.finished() if r.diverged or enough(r.trial).exists()}
             if missing := [trial for trial in wanted if trial not in done]:
                 _train(experiment, missing, results_dir, options)

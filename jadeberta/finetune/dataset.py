@@ -85,6 +85,7 @@ def read_data(task: Task, files: dict[str, Path], encoder: Encoder, config: Fine
         reasons: dict[str, int] = {}
         for found in pieces.values():
             if found.rejected:
+                # What follows the colon differs from text to text and cannot be counted.
                 reason = found.rejected.split(":")[0]
                 reasons[reason] = reasons.get(reason, 0) + 1
         if reasons:

@@ -60,6 +60,7 @@ def open_engine(origin: dict[str, Any] | None, where: Path, engine: str | None, 
         then: dict[str, Any] = {"engine": engine}
     else:
         then = origin["segmenter"]
+        # Words of another engine would become other pieces than those that the model was trained on.
         if engine not in (None, then.get("engine")):
             raise ConfigError(
                 f"{where} was pre-trained on words of {then.get('engine')}, not of {engine}. Leave --segmenter out."
@@ -106,6 +107,7 @@ class Encoder:
     def __call__(self, texts: Iterable[str]) -> dict[str, Pieces]:
         """Every distinct text with its pieces."""
         found: dict[str, Pieces] = {}
+        # JSQuAD asks several questions about one context; it is segmented once.
         distinct = iter(dict.fromkeys(texts))
         while chunk := list(islice(distinct, AT_ONCE)):
             answers = self.segmenter.segment([normalise(text) for text in chunk])
@@ -115,6 +117,7 @@ class Encoder:
     def _encode(self, text: str, answer: list[str] | Rejected) -> Pieces:
         characters, origins = align(text)
         words = [characters] if isinstance(answer, Rejected) else answer
+        # Spans are counted in these characters: a single extra one would move every later answer.
         assert "".join(words) == characters, f"{text!r}: alignment and words spell it differently"
         line = " ".join(words)
         found = self._processor.encode(line, return_type="offset_mapping")

@@ -96,11 +96,15 @@ class Experiment:
             loss = train(model, examples, collate, trial, self.config, micro_batch_size, device)
             for name, split in data.splits.items():
                 if name != "train":
+                    # Prediction keeps nothing for a backward pass, so an example takes less memory than in training.
                     answers = predict_logits(model, split.examples, collate, micro_batch_size * 2, self.config.precision, device)
                     found = predict(self.task, split.rows, split.examples, answers)
                     scores[name], predictions[name] = score(self.task, split.rows, found), record(self.task, split.rows, found)
+            # Before the result is written, which marks the trial as finished.
             if keep_model is not None:
                 keep_model(model)
+        # A result without scores and no error: the other trials go on, and a repeated command
+        # does not train this one again.
         except Diverged:
             scores, predictions = {}, {}
         except torch.OutOfMemoryError as e:

@@ -98,17 +98,21 @@ def _windows(
         at = len(parts[0]) + len(MARK)
         ids = np.concatenate([ids, sep, pieces[parts[1]].ids])
         spans = np.concatenate([spans, np.array([[len(parts[0]) + 1, at - 1]], np.int32), pieces[parts[1]].spans + at])
+    # Training needs one target; scoring compares with all answers.
     text, start = row.answers[0]
     answer = places_of(spans, start, start + len(text))
+    # A long question must leave room for the context.
     head = np.concatenate([cls, pieces[question].ids[: min(LONGEST_QUESTION, max_length // 2)], sep])
     room = max_length - len(head) - 1
     examples = []
+    # With a stride above the length of a window, pieces between two windows would be in neither.
     for begin in range(0, max(1, len(ids)), min(STRIDE, room)):
         end = min(begin + room, len(ids))
         inside = answer is not None and begin <= answer[0] and answer[1] < end
         places = (len(head) + answer[0] - begin, len(head) + answer[1] - begin) if answer is not None and inside else (0, 0)
         sequence = np.concatenate([head, ids[begin:end], sep])
         examples.append(Example(number, (sequence,), 0, places, len(head), spans[begin:end]))
+        # Any further window would lie within this one.
         if end == len(ids):
             break
     return examples
@@ -125,6 +129,7 @@ def collator(kind: Kind, pad: int) -> Callable[[Sequence[Example]], dict[str, to
             for choice, sequence in enumerate(example.ids):
                 ids[n, choice, : len(sequence)] = torch.from_numpy(sequence)
                 mask[n, choice, : len(sequence)] = 1
+        # Of Hugging Face's heads only the one for choices takes three dimensions.
         if kind != "choice":
             ids, mask = ids[:, 0], mask[:, 0]
         batch = {"input_ids": ids, "attention_mask": mask}

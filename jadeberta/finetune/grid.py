@@ -94,6 +94,7 @@ def split_fold(rows: Sequence[JglueRow], share: float = FOLD_SHARE) -> tuple[lis
     sizes: dict[str, int] = {}
     for row in rows:
         sizes[row.group] = sizes.get(row.group, 0) + 1
+    # Not Python's own hash, which differs between processes.
     groups = sorted(sizes, key=lambda group: hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest())
     out: set[str] = set()
     wanted, count = math.ceil(len(rows) * share), 0

@@ -57,6 +57,7 @@ def find_files(data: Path, task: Task, train: Path | None = None, valid: Path | 
     versions: dict[tuple[int, ...], dict[str, Path]] = {}
     for path in (p for folder in folders for p in folder.glob("*.json")):
         if match := NAMED.fullmatch(path.name):
+            # Compared as numbers: 1.10 is newer than 1.9.
             versions.setdefault(tuple(map(int, match[2].split("."))), {})[match[1]] = path
     wanted = [name for name in ("train", "valid") if name not in given]
     whole = [version for version, found in versions.items() if all(name in found for name in wanted)]
@@ -68,6 +69,7 @@ def find_files(data: Path, task: Task, train: Path | None = None, valid: Path | 
             "or name the files with --train and --valid."
         )
     found = versions[max(whole)]
+    # Beside a valid file of another set, JGLUE's test file would be scored as if it belonged to that set.
     taken = {name: path for name, path in found.items() if name != "test" or "valid" not in given} | given
     return {name: taken[name] for name in ("train", "valid", "test") if name in taken}
 

@@ -100,6 +100,8 @@ def build(pretrained: PretrainedEncoder, task: Task, seed: int) -> PreTrainedMod
     Raises:
         CheckpointError: the weights do not fit the config.
     """
+    # A copy, because the head changes it and every trial starts from the original.
+    # The config of a bf16 export names bf16, but the weights here are fp32.
     config = DebertaV2Config.from_dict(pretrained.config.to_dict() | {"dtype": "float32"})
     if task.kind == "regression":
         config.num_labels, config.problem_type = 1, "regression"
@@ -115,5 +117,6 @@ def build(pretrained: PretrainedEncoder, task: Task, seed: int) -> PreTrainedMod
         raise CheckpointError(
             f"{pretrained.directory}: {wrong[0]} is {list(given.get(wrong[0], ()))} there and {list(own.get(wrong[0], ()))} by config.json."
         )
+    # Not strict, because the head has weights of its own; those of the encoder were compared above.
     model.load_state_dict(pretrained.weights, strict=False)
     return model

@@ -73,9 +73,11 @@ class ResultsDir:
         """Writes a fine-tuned model atomically; `save` writes it into the directory that it is given."""
         final = self.model(trial)
         temporary = final.with_name(f".{final.name}.tmp")
+        # A kill may have left an incomplete one.
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         save(temporary)
+        # A rename does not replace a directory that holds files.
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
 

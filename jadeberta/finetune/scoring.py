@@ -38,6 +38,7 @@ def predict(
     windows: list[list[Window]] = [[] for _ in rows]
     for example, (starts, ends) in zip(examples, answers, strict=True):
         assert example.spans is not None
+        # An answer is a part of the context, so logits of the question count for nothing.
         inside = slice(example.offset, example.offset + len(example.spans))
         windows[example.row].append(Window(starts[inside], ends[inside], example.spans))
     return [_text(row, best_span(own)) for row, own in zip(rows, windows, strict=True)]

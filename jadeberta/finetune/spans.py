@@ -31,6 +31,7 @@ class Window:
 def places_of(spans: np.ndarray, start: int, end: int) -> tuple[int, int] | None:
     """Returns the first and last piece that share a character with [start, end), or None. `spans` as in `Pieces`."""
     first, last = spans.T
+    # An empty span is a lone word mark, which holds nothing of the answer.
     shared = np.flatnonzero((first < end) & (start < last) & (first < last))
     return (int(shared[0]), int(shared[-1])) if len(shared) else None
 
@@ -51,5 +52,6 @@ def best_span(windows: Iterable[Window]) -> Span:
 
 
 def _highest(logits: np.ndarray) -> list[int]:
+    # A stable sort: of equal logits the first one counts.
     places: list[int] = np.argsort(-logits, kind="stable")[:BEST].tolist()
     return places

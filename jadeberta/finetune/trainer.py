@@ -33,6 +33,7 @@ def steps_of(rows: int, batch_size: int, epochs: int) -> int:
 
 def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
     """Returns the order of the rows in an epoch, a function of its arguments alone."""
+    # Not the global generator: dropout draws from it, so the order would depend on the model.
     generator = torch.Generator().manual_seed((seed << 16) + epoch)
     positions: list[int] = torch.randperm(rows, generator=generator).tolist()
     return positions
@@ -66,6 +67,7 @@ def train(
     total = steps_of(len(examples), config.batch_size, trial.epochs)
     optimizer = torch.optim.AdamW(model.parameters(), lr=trial.lr, weight_decay=config.weight_decay)
     schedule = get_scheduler(config.schedule, optimizer, math.ceil(total * config.warmup_ratio), total)
+    # Set again, so that dropout does not depend on what was drawn since the model was built.
     torch.manual_seed(trial.seed)
     progress, mean = TrialProgress(trial.name, total), 0.0
     try:
@@ -79,6 +81,7 @@ def train(
                     part = batch[first : first + micro_batch_size]
                     given = {name: tensor.to(device) for name, tensor in collate(part).items()}
                     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                        # The loss is a mean over the part; shares of it add up to the mean over the batch.
                         share = model(**given).loss * (len(part) / len(batch))
                     share.backward()
                     loss += share.detach()
@@ -86,9 +89,11 @@ def train(
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad(set_to_none=True)
+                # Summed on the device, because reading a loss waits for it.
                 losses += loss * len(batch)
                 progress.step(loss)
             mean = (losses / len(examples)).item()
+            # A loss that is not finite stays in the sum, so one check an epoch finds it.
             if not math.isfinite(mean):
                 raise Diverged
     finally:
@@ -124,6 +129,7 @@ def predict_logits(
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             found = model(**given)
         outputs = [found.logits] if "logits" in found else [found.start_logits, found.end_logits]
+        # NumPy has no bf16.
         arrays = [output.float().cpu().numpy() for output in outputs]
         if not all(np.isfinite(array).all() for array in arrays):
             raise Diverged

@@ -47,6 +47,7 @@ def card_sentence(data: dict[str, Any]) -> str:
 
 def _front_matter(sentence: str) -> str:
     tags = "".join(f"- {tag}\n" for tag in ("deberta", "deberta-v2", "fill-mask"))
+    # In quotes, because YAML reads a bare [MASK] as a list.
     head = f'language: ja\nlibrary_name: transformers\npipeline_tag: fill-mask\ntags:\n{tags}mask_token: "[MASK]"\n'
     return f'---\n{head}widget:\n- text: "{sentence}"\n---\n'
 

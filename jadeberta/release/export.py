@@ -64,6 +64,7 @@ def export(
             f"the evaluation is of the {evaluated} weights, the export of the {kind} ones. Make it anew with "
             f"'jadeberta evaluate mlm --weights {kind}'."
         )
+    # Beside `out`, because a rename works within one file system only.
     temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -114,6 +115,7 @@ def fill_mask(directory: Path, sentence: str, top: int = 5) -> list[tuple[str, f
 def _compare_logits(directory: Path, weights: dict[str, torch.Tensor]) -> None:
     """Raises CheckpointError where transformers' model of the directory differs from ours with the same weights."""
     ours = load(directory).float().eval()
+    # Both models have the weights as they are released, so rounding to that dtype is no difference.
     ours.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
     theirs = transformers.AutoModelForMaskedLM.from_pretrained(directory, dtype=torch.float32).eval()
     ids = torch.randint(len(SPECIAL_TOKENS), ours.config.vocab_size, (2, 64), generator=torch.Generator().manual_seed(0))
