@@ -70,6 +70,7 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     """
     import jsonargparse
 
+    # By default jsonargparse prints its usage and exits; here a mistake becomes one sentence.
     parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     add_recipe_arguments(parser)
     if not Path(path).is_file():

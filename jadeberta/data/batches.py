@@ -173,6 +173,7 @@ def iterate_steps(dataset: StepDataset, first_step: int, end_step: int, workers:
     """
     loader = DataLoader(
         dataset,
+        # The data set makes the batch of a whole step; torch must not join several of them.
         batch_size=None,
         sampler=range(first_step, end_step),
         num_workers=workers,

@@ -76,6 +76,7 @@ class Masker:
 
     def _uniform(self, shape: tuple[int, ...], epochs: np.ndarray, samples: np.ndarray, stream: int) -> np.ndarray:
         """Random float64 in [0, 1), of `shape`."""
+        # 53 bits are all that a float64 holds exactly; with more of them some values would be rounded up to 1.
         return (self._bits(shape, epochs, samples, stream) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

@@ -46,6 +46,7 @@ def devices(local_results: Mapping[int, LocalResults], measurements: Measurement
     """
     kinds = Counter(each.device for each in local_results.values() if each.device)
     for each in local_results.values():
+        # Where no host has a GPU, the run is meant for CPUs.
         if each.device == "cpu" and kinds["cuda"]:
             faults.add("device", each.host, "torch sees no GPU here, on other hosts it does; look at the driver")
         if each.device == "cuda" and each.device_free_bytes < DEVICE_FREE_SHARE * each.device_total_bytes:
@@ -134,6 +135,7 @@ def disks(local_results: Mapping[int, LocalResults], requirements: Requirements,
                 wanted, inodes, what = requirements.share(ranks[each.host]), requirements.files, "its part of a checkpoint needs"
             _room(each.host, key, disk, wanted, inodes, what, faults)
     if for_whole_run and not faults.by_kind.get("run.dir"):
+        # One sentence is enough, because all hosts share the run directory.
         verdict.warnings.append(for_whole_run[0])
 
 

@@ -43,6 +43,7 @@ def time_collective(collective: str, device: torch.device, seconds: float) -> tu
             break
         if number > MANDATORY and last * size / SIZES[number - 1] > share:
             break
+        # A multiple of the number of ranks, because all-gather takes parts of one size.
         numbers = max(ranks, size // 4 // ranks * ranks)
         message = torch.ones(numbers, device=device)
         part = message[: numbers // ranks].clone()
@@ -67,6 +68,7 @@ def _timed(once: Callable[[], None], device: torch.device) -> float:
     began = time.perf_counter()
     once()
     if device.type == "cuda":
+        # The call only queues the work; without waiting for it the clock would show the queueing.
         torch.cuda.synchronize(device)
     return time.perf_counter() - began
 

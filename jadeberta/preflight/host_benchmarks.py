@@ -25,6 +25,7 @@ FLUSH_S = 10.0
 
 def see_run_directory(context: Context) -> None:
     """Checks that every host sees a file that rank 0 makes in the run directory."""
+    # A new name each time: a network file system may have cached that an old one does not exist.
     path = context.directory / f"seen-{uuid.uuid4().hex}"
     name = ""
     if context.is_root:
@@ -62,6 +63,7 @@ def read_clocks(context: Context) -> None:
 
 
 def _answer(context: Context, others: list[int]) -> None:
+    # One rank after another: rank 0 answers one at a time, and waiting would lengthen the round trips.
     for rank in others:
         for n in range(EXCHANGES):
             context.rendezvous.put(f"clock-turn/{rank}/{n}", "")
@@ -115,6 +117,7 @@ def _write(context: Context, seconds: float) -> dict[str, dict[str, Any]]:
     speeds, errors = {}, {}
     for key, directory in checkpoint_directories(context.recipe).items():
         try:
+            # A name for each rank, because hosts write into one shared directory.
             speeds[key] = call_with_timeout(FLUSH_S, write_speed, directory, f".preflight-{context.rank:05d}", seconds)
         except (OSError, TimedOut) as e:
             errors[key] = f"{directory}: {e.strerror if isinstance(e, OSError) else e}"
@@ -131,6 +134,7 @@ def time_products(context: Context) -> None:
 
     measurements = context.measurements
     for attempt in range(1 + REPEATS):
+        # All ranks take part in every pass, since only rank 0 knows whether a device looks slow.
         wanted = attempt == 0 or bool(slow_devices(measurements.gemm_best, context.device_share))
         plan = {"members": context.device_ranks(), "seconds": GEMM_S, "wanted": wanted}
         results = context.rendezvous.run_on_all(f"matrix products, pass {attempt + 1}", plan, multiply, ANSWER_S)

@@ -115,6 +115,7 @@ def check_device(wanted: str, results: LocalResults) -> None:
     results.device_free_bytes, results.device_total_bytes = torch.cuda.mem_get_info(results.local_rank)
     results.versions["GPU"] = results.device_name
     devices = read_devices(_nvidia_smi(QUERY_DEVICES))
+    # Found by UUID and not by index, because CUDA_VISIBLE_DEVICES renumbers the GPUs for torch alone.
     own_uuid = str(torch.cuda.get_device_properties(results.local_rank).uuid)
     device = next((d for d in devices if d.uuid.removeprefix("GPU-") == own_uuid.removeprefix("GPU-")), None)
     if device is None:

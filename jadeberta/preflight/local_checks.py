@@ -44,6 +44,7 @@ def run_local_checks(recipe: Recipe, process: Process, env: Mapping[str, str]) -
     except (RuntimeError, OSError, TimedOut) as e:  # torch raises the first
         results.device = ""
         results.faults.append(Fault("device", f"the GPU of local rank {process.local_rank} cannot be used ({_reason(e)})"))
+    # Once per host: its ranks see the same processes.
     if process.local_rank == 0:
         results.warnings += stale_processes()
     return results

@@ -145,6 +145,7 @@ class Rendezvous:
         for rank in ranks:
             key = f"{name}/{rank}"
             try:
+                # At least an instant for each: ranks may have answered while an earlier one used up the time.
                 self.store.wait([key], timedelta(seconds=max(0.01, end - time.monotonic())))
                 found[rank] = orjson.loads(self.store.get(key)) if read else None
             except dist.DistStoreError:
@@ -165,6 +166,7 @@ def _store(process: Process, patience: float) -> dist.Store:
             None,
             serves,
             timeout=timedelta(seconds=patience),
+            # A rank that is missing must not keep rank 0 from serving the others.
             wait_for_workers=False,
         )
     except dist.DistError as e:
@@ -175,5 +177,6 @@ def _store(process: Process, patience: float) -> dist.Store:
             ) from e
         raise HangError(f"did not reach rank 0 at {where} within {patience:.0f} s") from e
     if of_torchrun:
+        # The store of torchrun's agent outlives a restart, and keys of the earlier attempt must not be read.
         return dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     return store

@@ -89,6 +89,7 @@ class Preflight:
         try:
             rendezvous = Rendezvous(self.process, self.patience, self.deadline)
         except HangError as e:
+            # A rank that judges in place of rank 0 reads in this file how far this rank came.
             found.at = str(e)
             self.rank_files.write(found)
             self._report_error(f"{found.host}: {e}")

@@ -57,6 +57,7 @@ def disk_space(directory: Path) -> DiskSpace:
     if not os.access(directory, os.W_OK | os.X_OK):
         raise PermissionError(13, "Permission denied", str(directory))
     disk = os.statvfs(directory)
+    # File systems that make inodes as needed, such as btrfs, report none at all.
     return DiskSpace(str(directory), disk.f_bavail * disk.f_frsize, disk.f_favail if disk.f_files else None)
 
 

@@ -62,6 +62,7 @@ def call_with_timeout(seconds: float, function: Callable[..., T], *arguments: An
 
 def process_age() -> float:
     """Returns the seconds since this process started, imports included."""
+    # From the right: the name stands in brackets and may itself hold spaces and brackets.
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     return float(Path("/proc/uptime").read_text().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
 
@@ -98,4 +99,5 @@ class Deadline:
         sentence = f"the preflight was not done after {self._limit:.0f} s; this rank was at: {self.section}"
         with contextlib.suppress(Exception):  # the process ends in any case
             call_with_timeout(ON_DEADLINE_S, self._on_deadline, sentence)
+        # sys.exit would end this thread only, and the main thread may hang in a system call.
         os._exit(1)

@@ -62,6 +62,7 @@ class SlurmLauncher:
         return job
 
     def states(self, jobs: list[str]) -> dict[str, str] | None:
+        # Without --states=all squeue leaves out jobs that have ended.
         command = ["squeue", "--noheader", "--states=all", "--format=%i %T", f"--jobs={','.join(jobs)}"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -83,10 +84,12 @@ class LocalLauncher:
         given = ["--config", str(directory / RECIPE)]
         with open(directory / LOG, "ab") as log:
             for verb, more in (("preflight", ["--json", str(directory / PREFLIGHT)]), ("pretrain", [])):
+                # The status is not read: as with Slurm, DONE in the point's directory tells whether it succeeded.
                 subprocess.run([*self.command(point, directory), verb, *given, *more], stdout=log, stderr=log, cwd=PROJECT)
         return "here"
 
     def states(self, jobs: list[str]) -> dict[str, str] | None:
+        # `start` returns only when all ranks have ended.
         return dict.fromkeys(jobs, "COMPLETED")
 
     def remedy(self, jobs: list[str]) -> str:

@@ -15,6 +15,7 @@ def draw(rows: list[ReportRow], path: Path, title: str) -> None:
     """Writes a PNG: above tokens/s and efficiency against the number of ranks, below one panel of stacked steps a series."""
     import matplotlib
 
+    # A login node may have no display.
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

@@ -128,6 +128,7 @@ def recipe_of(recipe: Recipe, point: Point, run_dir: str, steps: int) -> Recipe:
     training.max_steps, training.warmup_steps = steps, min(training.warmup_steps, steps)
     if point.zero != zero_of(recipe)[0]:
         result.deepspeed = f"ds_configs/zero{point.zero}.json"
+    # One save after the last step, no evaluation and no sinks: nothing may disturb the steps that are measured.
     result.checkpoint.every_steps, result.checkpoint.keep_last, result.checkpoint.keep_every = steps, 1, 0
     result.evaluation.every_steps = 0
     result.logging.sinks, result.logging.communication = [], True

@@ -100,6 +100,7 @@ def collect(points_dir: PointsDir) -> dict[str, Any]:
 
 def write_csv(path: Path, rows: list[ReportRow]) -> None:
     """Writes report.csv, one row per point and series."""
+    # The csv module ends the lines itself.
     with open(path, "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, [field.name for field in fields(ReportRow)])
         writer.writeheader()

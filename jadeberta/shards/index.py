@@ -127,6 +127,7 @@ class ShardIndex:
             ("packing", index.packing, get_args(Packing)),
             ("word_starts", index.word_starts, get_args(WordStarts)),
         ):
+            # Refused and not ignored: rows read by another rule would get wrong masks or wrong attention.
             if value not in known:
                 raise ShardError(
                     f"{path}: {key} {value!r}, this program knows {' and '.join(known)}. Read it with the version that wrote it."

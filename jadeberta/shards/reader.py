@@ -176,6 +176,7 @@ class ShardReader:
         raw = bytearray().join(parts)
         view = memoryview(raw)
         found = [xxhash.xxh3_64_intdigest(view[start : start + 2 * half]) for start in range(0, len(raw), 2 * half)]
+        # A truncated file gives short reads, and each of them moves all rows after it to a wrong place.
         if len(raw) != 2 * half * len(blocks) or found != wanted.tolist():
             return None
         out = np.frombuffer(raw, "<u2").reshape(len(blocks), 2, self.sequence_length)

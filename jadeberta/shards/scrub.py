@@ -53,6 +53,7 @@ class Scrubber:
             except BlockingIOError:
                 break
             ended = not content
+            # A read may end inside a line; its rest comes with a later read.
             *lines, self._pending = (self._pending + content).split(b"\n")
             for message in map(orjson.loads, lines):
                 if "done" in message:

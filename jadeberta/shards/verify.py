@@ -59,6 +59,7 @@ def _tar_faults(path: Path, entry: ShardEntry, index: ShardIndex, checksums: np.
     remedy = f"Delete it and run 'python -m preprocess pack' again to make {entry.file} anew."
     if not path.is_file():
         return [f"missing. {remedy}"]
+    # The size comes first, because comparing it reads nothing of the file.
     if (size := path.stat().st_size) != entry.bytes:
         return [f"{size} bytes, index.json says {entry.bytes}. {remedy}"]
     if (found := file_sha256(path)) != entry.sha256:

@@ -55,9 +55,11 @@ def write_shard(
         with open(temporary, "wb") as f:
             # A fixed time and owner: the same rows must give the same bytes.
             with TarWriter(f, user="", group="", mode=0o644, mtime=0.0) as tar:
+                # Sorted keys: the order in which `meta` was built must not change the bytes.
                 tar.write({"__key__": "meta", "json": orjson.dumps(meta, option=orjson.OPT_SORT_KEYS)})
                 for first in range(0, len(tokens), BLOCK_SEQUENCES):
                     rows = slice(first, first + BLOCK_SEQUENCES)
+                    # WebDataset joins members into one sample where their names are equal up to the dot.
                     tar.write(
                         {
                             "__key__": f"{first:010d}",
@@ -89,6 +91,7 @@ def write_shard(
 def list_blocks(path: Path, sequence_length: int) -> list[list[int]]:
     """Lists the blocks of a tar file: sequences, offset of the tokens, offset of the document numbers (bytes from the file's start)."""
     blocks: dict[str, list[int]] = {}
+    # "r:" refuses a compressed tar, whose offsets would not be those of the file on the disk.
     with tarfile.open(path, "r:") as tar:
         for member in tar:
             key, _, extension = member.name.rpartition(".")

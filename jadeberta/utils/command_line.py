@@ -29,6 +29,7 @@ def _at_least(text: str, above: bool) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
+    # float() takes "nan" and "inf" too, and no comparison refuses nan.
     if not math.isfinite(value) or value < 0 or (above and value == 0):
         raise argparse.ArgumentTypeError(f"'{text}' is not a number {'above 0' if above else 'of at least 0'}")
     return value

@@ -38,6 +38,7 @@ class DirectoryLock:
         while not self._take():
             if time.monotonic() >= end:
                 raise _refusal(self._file, directory, what)
+            # Waiting for a record lock has no time limit in POSIX, so it is tried again and again.
             time.sleep(0.2)
         self._file.truncate(0)
         self._file.write(orjson.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
@@ -46,6 +47,7 @@ class DirectoryLock:
     def _take(self) -> bool:
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Systems differ in the error for a lock that is held: fcntl(2) allows EAGAIN and EACCES.
         except (BlockingIOError, PermissionError):
             return False
         return True
@@ -96,6 +98,7 @@ class GroupLock:
             self._file.flush()
             if self._prepare is not None:
                 self._prepare()
+            # A record lock is converted in one step, so no process of another group comes in between.
             fcntl.lockf(self._file, fcntl.LOCK_SH)
             return True
         if self._try(fcntl.LOCK_SH):
@@ -140,6 +143,7 @@ def is_held(descriptor: int) -> bool:
 def _open(directory: Path, what: str) -> BinaryIO:
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        # Opened for appending: the name of the holder must stay until the lock is taken.
         return open(directory / LOCK_NAME, "a+b")
     except OSError as e:
         raise ConfigError(f"{directory}: cannot be written ({e.strerror}). Choose another {what}.") from e

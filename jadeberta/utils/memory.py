@@ -17,5 +17,6 @@ def available_memory() -> int:
         limit = int((folder / "memory.max").read_text())  # "max" is no number: no limit
         used = int((folder / "memory.current").read_text())
         figures = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        # The page cache counts as used, but the kernel takes it back when a process needs memory.
         free = min(free, limit - used + int(figures["inactive_file"]) + int(figures["active_file"]))
     return free

@@ -22,6 +22,7 @@ def end_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
         number: signal that the kernel sends.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
+    # A parent that ended before prctl took effect causes no signal any more.
     if os.getppid() != parent:
         os._exit(1)
 

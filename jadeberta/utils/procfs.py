@@ -18,6 +18,7 @@ def process_table() -> dict[int, tuple[int, str, str]]:
 def process_stat(pid: int) -> tuple[int, str, str] | None:
     """Of one process; None where it is gone."""
     try:
+        # From the right: the name stands in brackets and may itself hold spaces and brackets.
         head, _, tail = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
     except OSError:
         return None
