@@ -164,6 +164,7 @@ def timed(implementation: Implementation) -> tuple[float, float]:
     events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
     with in_form(implementation):
         torch.cuda.synchronize()
+        # The device sleeps while everything is queued; otherwise it would wait for the launches.
         torch.cuda._sleep(AHEAD)
         events[0].record()
         implementation.run()
@@ -174,6 +175,7 @@ def timed(implementation: Implementation) -> tuple[float, float]:
         events[3].record()
         torch.cuda.synchronize()
     for leaf in implementation.leaves:
+        # The next backward pass would otherwise add to it, which takes time.
         leaf.grad = None
     return events[0].elapsed_time(events[1]) / 1e3, events[2].elapsed_time(events[3]) / 1e3
 

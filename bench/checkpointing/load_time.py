@@ -49,9 +49,11 @@ def measure(
             warm(paths)
             began = time.perf_counter()
             work()
+            # Copies to the device are only queued when the call returns.
             settle(engine.device)
             times[name].append(time.perf_counter() - began)
             tell(f"  load {number + 1}: {name}: {times[name][-1]:.2f} s")
+    # Emptied first: otherwise a load that does nothing would pass the comparison.
     for tensor in state.values():
         tensor.zero_()
     checkpointer.roll_back(step_of(checkpoint))

@@ -27,6 +27,7 @@ def measure(engine: TrainingEngine, checkpointer: Checkpointer, directory: Path,
     durable: dict[str, list[float]] = {way.name: [] for way in ways}
     for number in range(rounds):
         for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
+            # Work that is still queued would count as part of the stall.
             settle(engine.device)
             await_quiet(patience)
             times = way.save(directory / "save")

@@ -109,6 +109,7 @@ class Stepper:
     def __call__(self) -> float:
         began = time.perf_counter()
         result = self.engine.step(self.batch, 1e-6, RankFlags())
+        # The step is only queued when the call returns.
         settle(self.engine.device)
         self.skipped += result.fault is not None
         return time.perf_counter() - began
@@ -118,6 +119,7 @@ class Stepper:
         seconds: list[float] = []
         while True:
             taken = self()
+            # Asked after the step: one that outlasts the write ran without it for a part of its time.
             if not lasts():
                 return seconds
             seconds.append(taken)

@@ -133,6 +133,7 @@ def await_quiet(patience: float) -> bool:
 
 def _busy_share(seconds: float) -> float:
     def jiffies() -> tuple[int, int]:
+        # Guest time, in the columns after these, is part of user time already.
         figures = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
         return sum(figures), figures[3] + figures[4]  # all, idle and waiting for disks
 

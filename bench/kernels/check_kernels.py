@@ -98,6 +98,7 @@ def errors(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> di
     wrong = {}
     for name, wanted in exact.items():
         error = float((found[name].double() - wanted).abs().max() / wanted.abs().max().clamp(min=1e-3))
+        # NaN is the one number that differs from itself; max() over all results could miss it.
         wrong[name] = error if error == error else float("inf")
     return wrong
 

@@ -48,15 +48,18 @@ def losses(
     model = build(config, attention, seed=seed)
     model.to(device=device, dtype=torch.bfloat16).train()  # type: ignore[call-arg]
     working: list[torch.Tensor] = list(model.parameters())
+    # Updates go into fp32 copies: bf16 would round small ones away.
     behind = [p.detach().float().requires_grad_() for p in working]
     optimizer = torch.optim.AdamW(behind, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
     warm_up = max(1, len(batches) // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warm_up))
     found = []
     for step, (ids, labels) in enumerate(batches):
+        # Set at each step, so that a step's dropout does not depend on how many numbers the steps before drew.
         torch.manual_seed(1000 * dropout_seed + step)
         loss = model(ids, labels=labels, z_loss=0.0).loss / labels.ge(0).sum()  # a sum in fp32; the mean would be rounded to bf16
         loss.backward()
+        # Read after the last step: reading each loss would wait for the device.
         found.append(loss.detach())
         for mine, theirs in zip(behind, working, strict=True):
             mine.grad = None if theirs.grad is None else theirs.grad.float()

@@ -62,6 +62,7 @@ def _write(folder: Path, rows: int) -> None:
 def _forget(folder: Path) -> None:
     """Has the kernel drop what it keeps of the shards in memory."""
     for path in folder.glob("*.tar"):
+        # Flushed first: the kernel does not drop pages that are not on the disk yet.
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

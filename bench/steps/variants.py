@@ -122,6 +122,7 @@ def measure(
             if way.compiled:
                 print(f"{way.name}: its first step took {first[0]:.1f} s", flush=True)
             timings.append(Timing(way))
+    # From 1, because the steps above were the first round.
     for round_ in range(1, max(1, warm_up) + rounds):
         if timings and timings[0].seconds and time.monotonic() - began > seconds:
             print(f"no time left for round {round_ + 1 - max(1, warm_up)} of {rounds}", flush=True)
@@ -186,6 +187,7 @@ def _step(run: Callable[..., Any], model: torch.nn.Module, inputs: dict[str, Any
     if on_gpu:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - began
+    # Freed, because the models of all ways stay on the device together.
     model.zero_grad(set_to_none=True)
     return seconds, torch.cuda.max_memory_allocated() - others if on_gpu else None
 
@@ -198,6 +200,7 @@ def _largest(setting: Setting, way: Way, model: torch.nn.Module) -> int:
     """
     peaks = []
     for batch in (setting.batch // 2, setting.batch):
+        # Compared are two peaks, so nothing of an earlier size may still be held.
         gc.collect()
         torch.cuda.empty_cache()
         peaks.append(_step(model.forward, model, setting.inputs(batch, way.masked_head))[1] or 0)
