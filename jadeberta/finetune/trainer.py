@@ -54,8 +54,8 @@ def train(
         model: Hugging Face's head, fp32.
         examples: all that is trained on.
         collate: makes a batch of them.
-        point: rate, epochs and seed; the seed sets order and dropout.
-        conduct: the rest.
+        trial: rate, epochs and seed; the seed sets order and dropout.
+        config: the rest.
         micro_batch_size: examples at once; a batch of more is accumulated with the same weight for each example.
         device: to train on.
 

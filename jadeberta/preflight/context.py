@@ -32,10 +32,10 @@ class Context:
 
         Args:
             recipe: names the directories to write to.
-            meeting: of the ranks.
+            rendezvous: of the ranks.
             directory: of this attempt, within the run directory.
             device: of this rank; None if it has none that works.
-            findings: on rank 0, of every rank that came; on others empty.
+            local_results: on rank 0, of every rank that came; on others empty.
             device_share: share of the median below which a device is slow.
             link_share: share of the median below which a link is slow.
         """

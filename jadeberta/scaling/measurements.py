@@ -37,16 +37,16 @@ class Measured:
 
 
 def measure(ledger: list[JsonRow], metrics: list[JsonRow], warm_up: int) -> Measured | None:
-    """The medians of the last life's steps; None where there are none after the warm-up.
+    """The medians of the last attempt's steps; None where there are none after the warm-up.
 
     Args:
         ledger, metrics: rows of the point's run.
-        warm_up: steps at the beginning of the life that are left out.
+        warm_up: steps at the beginning of the attempt that are left out.
     """
-    lives = [life for life in read_history(ledger, metrics) if life.steps]
-    if not lives:
+    attempts = [attempt for attempt in read_history(ledger, metrics) if attempt.steps]
+    if not attempts:
         return None
-    steps = [step.row for step in lives[-1].steps[warm_up:] if not step.lost]
+    steps = [step.row for step in attempts[-1].steps[warm_up:] if not step.lost]
     rows = [row for row in steps if finite(row, "step_s") and finite(row, "communication_s") is not None]
     if not rows:
         return None
@@ -55,9 +55,9 @@ def measure(ledger: list[JsonRow], metrics: list[JsonRow], warm_up: int) -> Meas
         return statistics.median(finite(row, key) or 0.0 for row in rows)
 
     step_s = median("step_s")
-    saves = [stall_seconds(event) for event in lives[-1].events if event.get("event") == "save"]
-    ends = [event for event in lives[-1].events if event.get("event") == "done"]
-    starts = [event for event in lives[-1].events if event.get("event") == "start"]
+    saves = [stall_seconds(event) for event in attempts[-1].events if event.get("event") == "save"]
+    ends = [event for event in attempts[-1].events if event.get("event") == "done"]
+    starts = [event for event in attempts[-1].events if event.get("event") == "start"]
     memory = finite(ends[-1], "peak_memory_bytes") if ends else None
     return Measured(
         steps=len(rows),
