@@ -1,11 +1,14 @@
 """What holds for every test."""
 
+import logging
 import os
 import time
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from jadeberta.utils.logs import PROJECT_LOGGERS
 from tests.helpers import ROOT
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -46,3 +49,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("long") and time.time() > LONG_TESTS_UNTIL:
         pytest.skip("the time that .ci/run has for long tests is over; make test-long runs it")
+
+
+@pytest.fixture(autouse=True)
+def no_console_handler_stays() -> Iterator[None]:
+    """A command that a test runs in its own process leaves its console handler, whose stream ends with the test."""
+    yield
+    for name in PROJECT_LOGGERS:
+        for handler in logging.getLogger(name).handlers[:]:
+            logging.getLogger(name).removeHandler(handler)

@@ -54,6 +54,8 @@ def test_pretraining_on_the_sample_lowers_the_loss(shards, tmp_path) -> None:
     small = [
         "--model.vocab_size",
         "8000",
+        "--preprocess.vocab_size",
+        "8000",
         "--model.hidden_size",
         "64",
         "--model.num_attention_heads",

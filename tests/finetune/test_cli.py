@@ -226,10 +226,10 @@ def test_a_model_that_does_not_say_its_engine_needs_the_option(model, data, tmp_
 @pytest.mark.parametrize(
     "options,message",
     [
-        (["--setting", "3e-5"], "'3e-5' is no rate and number of epochs"),
-        (["--setting", "3,4"], "'3,4' is no rate and number of epochs"),
-        (["--seeds", "1,x"], "'1,x' is no list of seeds"),
-        (["--seeds", "4294967296"], "is no list of seeds from 0 to 4294967295"),
+        (["--setting", "3e-5"], "'3e-5' is not a learning rate and a number of epochs"),
+        (["--setting", "3,4"], "'3,4' is not a learning rate and a number of epochs"),
+        (["--seeds", "1,x"], "'1,x' is not a list of seeds"),
+        (["--seeds", "4294967296"], "is not a list of seeds from 0 to 4294967295"),
         (["--grid", "--setting", "3e-5,4"], "not allowed with"),
         (["--max-length", "513"], "--max-length 513: must lie between 8 and 512"),
         (["--batch-size", "0"], "'0' is not a whole number above 0"),
