@@ -28,7 +28,7 @@ def results_json(task: Task, config: FinetuneConfig, about: dict[str, Any], resu
 
     Args:
         task: that was fine-tuned.
-        conduct: how.
+        config: settings that all trials share.
         about: task, model, data, segmenter and config, plain JSON.
         results: of the finished trials.
     """
@@ -52,7 +52,7 @@ def format_results(task: Task, config: FinetuneConfig, results: Sequence[Result]
 
     Args:
         task: that was fine-tuned.
-        conduct: how.
+        config: settings that all trials share.
         results: of the finished trials.
         wanted: trials of this call that are not finished.
     """
