@@ -88,7 +88,8 @@ def test_a_cut_cable_is_found_by_the_watchdog_and_the_job_goes_on_elsewhere(
     cluster.tool("cut-node", "node2")
     run.until("another attempt has begun", lambda: len(run.attempts) == 2)
     assert "node2" not in run.attempts[1]["hosts"]
-    assert run.endings[0]["action"] == "requeue" and run.endings[0]["excluded"] == ["node2"]
+    # The cut may come when node2 has the sum of an all-reduce and node1 has not: then the rank on node1 is behind, and is blamed too.
+    assert run.endings[0]["action"] == "requeue" and set(run.endings[0]["excluded"]) in ({"node2"}, {"node1", "node2"})
     run.until_ended(job, "COMPLETED")
     assert run.done and same_run(run, reference)
 
