@@ -91,8 +91,14 @@ def node_that_hangs(flag: Path, timeout: float = 60) -> str:
 def test_a_job_over_mpi_that_loses_a_node_is_requeued_and_makes_the_same_bytes(pmix: Cluster, place: Place) -> None:
     job = place.submit(pmix, "mpi", f"--nodes={NODES}", hang=True)
     node = node_that_hangs(place.flag("mpi"))
-    kept = {path: path.read_bytes() for path in (place.folder / "mpi/work/words").glob("*/*.json")}
-    assert kept and not (place.folder / "mpi/index.json").exists()
+    end = time.monotonic() + 60
+    while not (
+        markers := list((place.folder / "mpi/work/words").glob("*/*.json"))
+    ):  # of parts that the other ranks finish meanwhile
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    kept = {path: path.read_bytes() for path in markers}
+    assert not (place.folder / "mpi/index.json").exists()
     pmix.tool("kill-node", node, "--tell")
     pmix.wait(job, "PENDING")
     pmix.tool("start-node", node)
