@@ -22,6 +22,7 @@ from bench.results_file import write_results
 from bench.steps.other_packages import versions
 from jadeberta.model.attention.triton import tiles
 from jadeberta.utils.hardware import peak_flops
+from jadeberta.utils.paths import path_option
 
 PASSES = ("forward", "forward and backward")
 AHEAD = 40_000_000
@@ -35,7 +36,7 @@ def main() -> int:
     parser.add_argument("--head-size", type=int, choices=[32, 64, 128], default=64)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--output", type=Path, help="JSON file; the plot goes beside it")
+    parser.add_argument("--output", type=path_option, help="JSON file; the plot goes beside it")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("attention: torch finds no GPU here, and the kernels run on nothing else; nothing was measured", file=sys.stderr)

@@ -43,6 +43,7 @@ from jadeberta.checkpoint.checkpointer import Checkpointer
 from jadeberta.cluster.process_group import choose_device, join_process_group
 from jadeberta.training.console import redirect_library_logs
 from jadeberta.training.ledger import Ledger
+from jadeberta.utils.paths import path_option
 
 PARTS = {"stall": stall, "beside": step_during_write, "load": load_time, "overhead": overhead}
 
@@ -52,13 +53,13 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="tiny", help="of the model whose state is saved")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--directory", type=Path, default=Path(), help="on the disk to measure; a new directory in it is used and removed"
+        "--directory", type=path_option, default=Path(), help="on the disk to measure; a new directory in it is used and removed"
     )
     parser.add_argument("--parts", choices=PARTS, nargs="+", default=list(PARTS), help="what to measure")
     parser.add_argument(
         "--patience", type=float, default=0.0, help="seconds to wait before each measurement while others use the machine"
     )
-    parser.add_argument("--output", type=Path, help="JSON file")
+    parser.add_argument("--output", type=path_option, help="JSON file")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that the directory is removed
     directory = Path(tempfile.mkdtemp(prefix="bench-checkpoint-", dir=options.directory)).absolute()

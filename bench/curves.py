@@ -22,6 +22,7 @@ from bench.loss_curves.runs import RECIPE, VARIANTS, Curve, Setting, check_batch
 from bench.loss_curves.significance import LIMIT, SIGNIFICANCE, Comparison, compare, largest_relative
 from bench.results_file import write_results
 from jadeberta.config import PROJECT
+from jadeberta.utils.paths import path_option
 
 EXACT_STEPS = 30
 EXACT_LIMIT = 1e-5
@@ -30,13 +31,15 @@ EXACT_LIMIT = 1e-5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpora", type=Path, help="folder with corpora under their usual names; default: a generated corpus")
+    parser.add_argument(
+        "--corpora", type=path_option, help="folder with corpora under their usual names; default: a generated corpus"
+    )
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--window", type=int, help="steps whose mean is compared; default: a tenth of all")
     parser.add_argument("--at-once", type=int, default=2, help="runs, one thread each")
-    parser.add_argument("--directory", type=Path, default=PROJECT / "runs" / "curves", help="for shards and runs")
-    parser.add_argument("--output", type=Path, help="JSON file; the picture lies beside it")
+    parser.add_argument("--directory", type=path_option, default=PROJECT / "runs" / "curves", help="for shards and runs")
+    parser.add_argument("--output", type=path_option, help="JSON file; the picture lies beside it")
     options = parser.parse_args()
     window = options.window or max(1, options.steps // 10)
     if not 0 < window <= options.steps:

@@ -18,6 +18,8 @@ from typing import Any
 
 import orjson
 
+from jadeberta.utils.paths import path_option
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -78,8 +80,10 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=2000, help="text of the corpus (default: %(default)s)")
     parser.add_argument("--ranks", type=int, default=2, help="over MPI (default: %(default)s)")
     parser.add_argument("--packing", choices=["concat", "best_fit"], default="concat")
-    parser.add_argument("--directory", type=Path, help="where to work; default: a temporary one")
-    parser.add_argument("--output", type=Path, default=ROOT / "bench/results/preprocess-memory.json", help="the figures as JSON")
+    parser.add_argument("--directory", type=path_option, help="where to work; default: a temporary one")
+    parser.add_argument(
+        "--output", type=path_option, default=ROOT / "bench/results/preprocess-memory.json", help="the figures as JSON"
+    )
     options = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="preprocess-memory-", dir=options.directory))
     try:

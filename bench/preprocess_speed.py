@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
+from jadeberta.utils.paths import path_option
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # in place of bench/, where files are named like packages
 
@@ -31,7 +33,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="less text: to see that it runs")
-    parser.add_argument("--output", type=Path, help="JSON file; parts that are not measured now are kept in it")
+    parser.add_argument("--output", type=path_option, help="JSON file; parts that are not measured now are kept in it")
     options = parser.parse_args()
     found: dict[str, list[Row]] = {}
     loads: dict[str, float] = {}

@@ -23,6 +23,7 @@ from bench.steps.variants import Setting, Timing, measure, ways_on
 from jadeberta.config import ModelConfig, load_recipe
 from jadeberta.training.metrics import training_flops_per_token
 from jadeberta.utils.hardware import peak_flops
+from jadeberta.utils.paths import path_option
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=86400, help="after so long no way is compiled any more, and no round begun"
     )
-    parser.add_argument("--output", type=Path, help="JSON file, written after every round; the plot goes beside it")
+    parser.add_argument("--output", type=path_option, help="JSON file, written after every round; the plot goes beside it")
     options = parser.parse_args()
     document: dict[str, Any] = {
         "machine": machine(),

@@ -16,6 +16,7 @@ from typing import Any
 
 from jadeberta.shards import ConfigError, DirectoryLock, JadebertaError, ShardIndex, find_index, verify
 from jadeberta.utils.logs import configure_console
+from jadeberta.utils.paths import path_option
 from jadeberta.utils.progress_line import ConsoleHandler
 from preprocess.config import PreprocessConfig
 from preprocess.corpus_report import print_report, write_report
@@ -49,12 +50,12 @@ def main() -> None:
         "coverage compares its tokenizer with sentencepiece's own",
     )
     parser.add_argument(
-        "directory", nargs="?", type=Path, help="status, verify, coverage: the directory to look at (or give --out)"
+        "directory", nargs="?", type=path_option, help="status, verify, coverage: the directory to look at (or give --out)"
     )
-    parser.add_argument("--config", type=Path, help="recipe; its preprocess section is read")
-    parser.add_argument("--out", type=Path, help="where everything is written: index.json, the shards, tokenizer/, work/")
+    parser.add_argument("--config", type=path_option, help="recipe; its preprocess section is read")
+    parser.add_argument("--out", type=path_option, help="where everything is written: index.json, the shards, tokenizer/, work/")
     parser.add_argument(
-        "--corpora", type=Path, help="take the corpora found in this folder by their usual names, not the recipe's"
+        "--corpora", type=path_option, help="take the corpora found in this folder by their usual names, not the recipe's"
     )
     parser.add_argument(
         "--pool",

@@ -4,9 +4,10 @@
 set -uo pipefail
 
 { # bash reads a block as a whole before it runs it, so the file may change while the job runs
-# %a in a setting is the task of a job array.
+# %a in a setting is the task of a job array. No shell has expanded the ~ of --export=RUN_DIR=~/runs/large.
 for name in RECIPE RUN_DIR SHARDS EXTRA; do
     value="${!name:-}"
+    value="${value/#\~\//$HOME/}"
     printf -v "$name" '%s' "${value//%a/${SLURM_ARRAY_TASK_ID:-}}"
 done
 # shellcheck disable=SC2153 # EXTRA is a setting

@@ -29,6 +29,7 @@ from bench.kernels.sass import by_kind, loops, read
 from bench.results_file import write_results
 from jadeberta.model.attention.triton import tiles
 from jadeberta.model.attention.triton.tiles import KERNELS, FormChoice, Tile, TileEntry
+from jadeberta.utils.paths import path_option
 
 SCORES = 64 * 64
 DTYPES = {16: torch.bfloat16, 32: torch.float32}
@@ -126,7 +127,7 @@ def main() -> None:
     parser.add_argument("--head-sizes", nargs="+", type=int, choices=(32, 64, 128), default=[64])
     parser.add_argument("--quick", action="store_true", help="leave out candidates that rarely win")
     parser.add_argument("--table", action="store_true", help="write the best into the table of tiles")
-    parser.add_argument("--output", type=Path, help="JSON file; what it holds of other kernels stays")
+    parser.add_argument("--output", type=path_option, help="JSON file; what it holds of other kernels stays")
     options = parser.parse_args()
     for chip_name, name, bits, head_size in product(options.chips, options.kernels, options.bits, options.head_sizes):
         form, kernel = name.split(".")

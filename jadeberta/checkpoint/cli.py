@@ -7,6 +7,7 @@ from jadeberta.checkpoint.commit import prunable, prune
 from jadeberta.checkpoint.manifest import list_checkpoints, verify
 from jadeberta.checkpoint.state_dict import read_state
 from jadeberta.errors import CheckpointError, ConfigError
+from jadeberta.utils.paths import path_option
 
 
 def main(arguments: list[str]) -> int:
@@ -17,7 +18,7 @@ def main(arguments: list[str]) -> int:
         choices=["list", "verify", "prune"],
         help="verify and prune read every byte; prune removes by the two rules below",
     )
-    parser.add_argument("run", type=Path, help="run directory, its checkpoints directory, or one checkpoint (verify)")
+    parser.add_argument("run", type=path_option, help="run directory, its checkpoints directory, or one checkpoint (verify)")
     parser.add_argument("--keep-last", type=int, default=3, help="prune: newest trusted checkpoints to keep")
     parser.add_argument("--keep-every", type=int, default=0, help="prune: keep multiples of this step for good")
     parser.add_argument("--dry-run", action="store_true", help="prune: say what would go, remove nothing")

@@ -21,12 +21,16 @@ from jadeberta.config.schema import (
 )
 from jadeberta.config.validate import validate
 from jadeberta.errors import ConfigError
+from jadeberta.utils.paths import expand_user, user_path
 from jadeberta.utils.recipe_errors import explain_recipe_error
 
 PROJECT = Path(__file__).resolve().parents[2]
 """Root of the checkout."""
 OLD_KEYS = ("cluster.fruitless_lives", "logging.tensorboard")
 """Old spellings of keys, still accepted; the resolved recipe has the new one."""
+
+PATH_KEYS = ("run.dir", "data.shards", "checkpoint.staging", "deepspeed")
+"""Keys that hold a path; that of a corpus, under preprocess, is read by `python -m preprocess`."""
 
 
 def add_recipe_arguments(parser: Any) -> None:
@@ -47,13 +51,17 @@ def add_recipe_arguments(parser: Any) -> None:
 
 
 def recipe_from_arguments(arguments: Any) -> Recipe:
-    """Makes the recipe from a parser's result, and checks it.
+    """Makes the recipe from a parser's result, with `~` expanded in its paths, and checks it.
 
     Raises:
         ConfigError: two settings contradict each other, or a number is out of its range.
     """
     sections = {name: getattr(arguments, name) for name in Recipe.__dataclass_fields__}
     recipe = Recipe(**{name: value for name, value in sections.items() if value is not None})
+    for key in PATH_KEYS:
+        section, _, name = key.rpartition(".")
+        holder = getattr(recipe, section) if section else recipe
+        setattr(holder, name, expand_user(getattr(holder, name), key))
     validate(recipe)
     return recipe
 
@@ -73,12 +81,13 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     # By default jsonargparse prints its usage and exits; here a mistake becomes one sentence.
     parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     add_recipe_arguments(parser)
-    if not Path(path).is_file():
+    path = user_path(str(path), "--config")
+    if not path.is_file():
         raise ConfigError(f"{path}: no such recipe. The ones that come with the project lie in recipes/.")
     try:
         arguments = parser.instantiate(parser.parse_args(["--config", str(path), *overrides]))
     except (jsonargparse.ArgumentError, yaml.YAMLError) as e:
-        raise ConfigError(explain_recipe_error(str(e), Path(path), [*known_keys(), *OLD_KEYS], overrides)) from e
+        raise ConfigError(explain_recipe_error(str(e), path, [*known_keys(), *OLD_KEYS], overrides)) from e
     return recipe_from_arguments(arguments)
 
 
@@ -97,7 +106,7 @@ def resolve_file(name: str) -> Path:
     Raises:
         ConfigError: it is in neither place.
     """
-    for path in (Path(name), PROJECT / name):
+    for path in (user_path(name), PROJECT / name):
         if path.is_file():
             return path
     raise ConfigError(f"{name}: no such file, neither here nor in {PROJECT}.")

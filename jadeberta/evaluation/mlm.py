@@ -23,6 +23,7 @@ from jadeberta.errors import CheckpointError, ConfigError
 from jadeberta.model import DebertaForMaskedLM, load
 from jadeberta.shards import ShardReader
 from jadeberta.shards import open as open_shards
+from jadeberta.utils.paths import path_option
 
 logger = logging.getLogger(__name__)
 
@@ -140,10 +141,13 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("what", choices=["mlm"], help="mlm: masked-token accuracy per corpus and over all")
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="a checkpoint, an exported directory, or a run (its newest checkpoint)"
+        "--checkpoint",
+        type=path_option,
+        required=True,
+        help="a checkpoint, an exported directory, or a run (its newest checkpoint)",
     )
     parser.add_argument("--weights", choices=["trained", "ema"], default="trained", help="ema: a checkpoint's running average")
-    parser.add_argument("--shards", type=Path, required=True, help="directory with index.json")
+    parser.add_argument("--shards", type=path_option, required=True, help="directory with index.json")
     parser.add_argument(
         "--split", choices=["valid", "train"], default="valid", help="held-out documents (default) or training rows"
     )
@@ -152,7 +156,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--limit", type=int, default=0, help="rows of each corpus; 0 takes all")
     parser.add_argument("--mask-probability", type=float, default=0.15)
     parser.add_argument("--seed", type=int, default=EVALUATION_SEED, help="of the masks")
-    parser.add_argument("--output", type=Path, help="also write the JSON there")
+    parser.add_argument("--output", type=path_option, help="also write the JSON there")
     parser.add_argument("--dry-run", action="store_true", help="check the inputs, evaluate nothing")
     options = parser.parse_args(arguments)
     if options.batch_size < 1 or options.limit < 0 or not 0 < options.mask_probability < 1:

@@ -24,6 +24,7 @@ from jadeberta.finetune.tasks import TASKS
 from jadeberta.shards import DirectoryLock, GroupLock
 from jadeberta.utils.command_line import OneSentenceParser
 from jadeberta.utils.durations import format_duration
+from jadeberta.utils.paths import path_option
 
 DEFAULT_SETTING = (3e-5, 3)
 DEFAULT_SEED = 42
@@ -166,10 +167,10 @@ def _make_parser() -> OneSentenceParser:
     )
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument(
-        "--model", type=Path, required=True, help="an exported directory, a checkpoint, or a run (its newest one)"
+        "--model", type=path_option, required=True, help="an exported directory, a checkpoint, or a run (its newest one)"
     )
-    parser.add_argument("--data", type=Path, required=True, help="JGLUE's folder 'datasets', or the task's folder in it")
-    parser.add_argument("--out", type=Path, help="directory for results (default: runs/finetune/TASK)")
+    parser.add_argument("--data", type=path_option, required=True, help="JGLUE's folder 'datasets', or the task's folder in it")
+    parser.add_argument("--out", type=path_option, help="directory for results (default: runs/finetune/TASK)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--setting",
@@ -190,8 +191,8 @@ def _make_parser() -> OneSentenceParser:
     )
     parser.add_argument("--point", type=int, metavar="N", help="only the N-th point, from 0, as --dry-run numbers them")
     parser.add_argument("--pool", metavar="NAME", help="with --point: processes of the same name share --out")
-    parser.add_argument("--train", type=Path, metavar="FILE", help="a file to train on instead")
-    parser.add_argument("--valid", type=Path, metavar="FILE", help="a file to be scored on instead")
+    parser.add_argument("--train", type=path_option, metavar="FILE", help="a file to train on instead")
+    parser.add_argument("--valid", type=path_option, metavar="FILE", help="a file to be scored on instead")
     parser.add_argument("--batch-size", type=_count, help="sequences of a step (default: 32; jcommonsenseqa 64)")
     parser.add_argument(
         "--micro-batch-size", type=_count, help="sequences at once, less for less memory (default: all of a batch)"

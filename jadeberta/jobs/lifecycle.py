@@ -24,6 +24,7 @@ from jadeberta.jobs.preflight_policy import judge_fitness
 from jadeberta.jobs.requeue_policy import Decision, Ending, Limits, decide
 from jadeberta.training.ledger import ENDING_EVENTS
 from jadeberta.utils.json_lines import JsonRow, read_jsonl, time_of
+from jadeberta.utils.paths import path_option
 
 LATE_S = 25.0
 """Time in which srun ends after the ranks have reported their end. They need some seconds; for a host that is gone srun waits until Slurm
@@ -50,7 +51,7 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m jadeberta.jobs.lifecycle", description=__doc__, allow_abbrev=False)
     parser.add_argument("what", choices=("begin", "fit", "watch", "end"))
-    parser.add_argument("--config", type=Path, required=True, help="recipe; its keys are options too")
+    parser.add_argument("--config", type=path_option, required=True, help="recipe; its keys are options too")
     parser.add_argument("--status", type=int, default=0, help="end: exit status of srun")
     parser.add_argument("--state", default=RUNNING, help="state of the job in Slurm")
     parser.add_argument(

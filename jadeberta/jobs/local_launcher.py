@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from jadeberta.checkpoint.manifest import newest_step
-from jadeberta.errors import is_retryable
+from jadeberta.errors import ConfigError, is_retryable
+from jadeberta.utils.paths import user_path
 from jadeberta.utils.ports import free_port
 from jadeberta.utils.processes import end_with_parent
 
@@ -65,10 +66,14 @@ def start_rank(command: list[str], rank: int, ranks: int, port: int) -> subproce
 
 
 def run_directory(arguments: list[str]) -> Path:
-    """Finds the run directory of a command line: its option --run.dir, its recipe's, or the default."""
+    """Finds the run directory of a command line: its option --run.dir, its recipe's, or the default.
+
+    Raises:
+        ConfigError: it cannot be a path, see `user_path`.
+    """
     from jadeberta.config import RunConfig
 
-    return Path(recipe_value(arguments, "run", "dir", RunConfig.dir))
+    return user_path(recipe_value(arguments, "run", "dir", RunConfig.dir), "run.dir")
 
 
 def recipe_value(arguments: list[str], section: str, key: str, default: Any) -> Any:
@@ -86,9 +91,9 @@ def recipe_value(arguments: list[str], section: str, key: str, default: Any) -> 
     if (option := f"--{section}.{key}") in given:
         return type(default)(given[option])
     try:
-        recipe = yaml.safe_load(Path(given["--config"]).read_text(encoding="utf-8"))
+        recipe = yaml.safe_load(user_path(given["--config"]).read_text(encoding="utf-8"))
         return type(default)(recipe[section][key])
-    except (KeyError, TypeError, OSError, ValueError, yaml.YAMLError):
+    except (ConfigError, KeyError, TypeError, OSError, ValueError, yaml.YAMLError):
         return default
 
 
@@ -197,7 +202,12 @@ def main() -> None:
     arguments = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
     if options.ranks < 1 or options.restarts < 0 or not arguments:
         parser.error("give --ranks of at least 1 and a command, e.g. '-- pretrain --config recipes/demo.yaml'")
-    sys.exit(launch(options.ranks, arguments, options.restarts))
+    try:
+        status = launch(options.ranks, arguments, options.restarts)
+    except ConfigError as e:
+        say(f"ConfigError: {e}")
+        status = e.exit_status
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import argparse
 import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import orjson
 
@@ -16,6 +15,7 @@ from jadeberta.plan.world_sizes import DEFAULTS as NETWORK_DEFAULTS
 from jadeberta.plan.world_sizes import WorldSize, compare, network_inputs, read_preflight, sizes_table
 from jadeberta.status.attempts import read_rows
 from jadeberta.utils.command_line import OneSentenceParser, not_negative, positive
+from jadeberta.utils.paths import path_option
 from jadeberta.utils.text_table import format_table
 
 WIDTH = 130
@@ -90,7 +90,7 @@ def _parser() -> OneSentenceParser:
         epilog="Keys of the recipe can be given as options too, such as --training.max_steps 1000. Goodput is the expected share of "
         "the wall time that is useful, for failures that strike at random; jadeberta/plan/checkpoint_interval.py derives it.",
     )
-    parser.add_argument("--config", type=Path, required=True, metavar="RECIPE", help="recipe, a YAML file")
+    parser.add_argument("--config", type=path_option, required=True, metavar="RECIPE", help="recipe, a YAML file")
     parser.add_argument(
         "--nodes",
         type=_counts,
@@ -104,10 +104,13 @@ def _parser() -> OneSentenceParser:
         default = f" (assumed: {ASSUMED[name].value:g})" if name in ASSUMED else ""
         parser.add_argument(_option(name), type=read, metavar="X", help=text + default)
     parser.add_argument(
-        "--measured", type=Path, metavar="RUN", help="take stall, write, restart and speed from a run's own ledger"
+        "--measured", type=path_option, metavar="RUN", help="take stall, write, restart and speed from a run's own ledger"
     )
     parser.add_argument(
-        "--preflight", type=Path, metavar="FILE", help="take latency and bandwidth of the ranks' ring from a preflight.json"
+        "--preflight",
+        type=path_option,
+        metavar="FILE",
+        help="take latency and bandwidth of the ranks' ring from a preflight.json",
     )
     parser.add_argument("--json", action="store_true", help="the plan as one JSON object")
     return parser

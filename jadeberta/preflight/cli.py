@@ -10,6 +10,7 @@ from jadeberta.config import load_recipe
 from jadeberta.errors import ConfigError
 from jadeberta.preflight.checks import DEVICE_SHARE, LINK_SHARE
 from jadeberta.utils.command_line import OneSentenceParser, positive
+from jadeberta.utils.paths import path_option
 
 DESCRIPTION = """Checks in less than a minute whether this allocation is fit to train on. Run one process per rank, with any launcher.
 
@@ -48,8 +49,10 @@ def _parser() -> OneSentenceParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", type=Path, required=True, metavar="RECIPE", help="recipe, a YAML file")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the report is written (default RUN_DIR/preflight.json)")
+    parser.add_argument("--config", type=path_option, required=True, metavar="RECIPE", help="recipe, a YAML file")
+    parser.add_argument(
+        "--json", type=path_option, metavar="FILE", help="where the report is written (default RUN_DIR/preflight.json)"
+    )
     shares = (
         ("--siblings", DEVICE_SHARE, "a device below this share of the median of all is slow"),
         ("--links", LINK_SHARE, "a host whose best link to another is below this share of the median of all hosts is slow"),

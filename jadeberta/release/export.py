@@ -24,6 +24,7 @@ from jadeberta.release.card import card_sentence, write_card
 from jadeberta.release.origin import origin_of, write_origin
 from jadeberta.shards.tokenizer_format import SPECIAL_TOKENS, TOKENIZER_FILES
 from jadeberta.utils.json_lines import read_jsonl
+from jadeberta.utils.paths import path_option
 
 FIGURES = {"accuracy", "loss", "unigram_accuracy", "masked_tokens"}
 LOGIT_TOLERANCE = 2e-4
@@ -144,11 +145,11 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 def main(arguments: list[str]) -> int:
     """Runs the command; prints the likeliest words for the card's sentence."""
     parser = argparse.ArgumentParser(prog="jadeberta export", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint, or a run (its newest valid one)")
-    parser.add_argument("--out", type=Path, required=True, help="directory to make")
+    parser.add_argument("--checkpoint", type=path_option, required=True, help="a checkpoint, or a run (its newest valid one)")
+    parser.add_argument("--out", type=path_option, required=True, help="directory to make")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the released weights")
     parser.add_argument("--weights", choices=["trained", "ema"], default="trained", help="ema: the average of training.ema_decay")
-    parser.add_argument("--evaluation", type=Path, help="JSON of 'jadeberta evaluate mlm --output', for the card")
+    parser.add_argument("--evaluation", type=path_option, help="JSON of 'jadeberta evaluate mlm --output', for the card")
     parser.add_argument("--dry-run", action="store_true", help="say which checkpoint would be exported, write nothing")
     options = parser.parse_args(arguments)
     checkpoint = resolve_checkpoint(options.checkpoint)

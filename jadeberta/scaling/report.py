@@ -18,6 +18,7 @@ from jadeberta.scaling.points_dir import PointsDir
 from jadeberta.utils.command_line import OneSentenceParser
 from jadeberta.utils.files import write_atomically
 from jadeberta.utils.json_lines import read_jsonl
+from jadeberta.utils.paths import path_option
 from jadeberta.utils.text_table import format_table
 
 HEADERS = (
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> int:
         description="Table, report.csv, report.json and report.png of a scaling test, with the prediction beside the measurement.",
         epilog="docs/scale.md explains the columns and what the prediction assumes.",
     )
-    parser.add_argument("directory", type=Path, metavar="DIR", help="the --out of 'jadeberta scaling run'")
+    parser.add_argument("directory", type=path_option, metavar="DIR", help="the --out of 'jadeberta scaling run'")
     parser.add_argument("--json", action="store_true", help="print report.json instead of the table")
     options = parser.parse_args(arguments)
     report = collect(PointsDir(options.directory))

@@ -16,6 +16,7 @@ from jadeberta.scaling.points import MODES, STAGES, Mode, Point, lay_out, points
 from jadeberta.scaling.points_dir import LOG, PointsDir, Settings
 from jadeberta.shards import DirectoryLock
 from jadeberta.utils.command_line import OneSentenceParser
+from jadeberta.utils.paths import path_option
 from jadeberta.utils.text_table import format_table
 
 QUIET_S = 15.0
@@ -159,8 +160,10 @@ def _parser() -> OneSentenceParser:
         epilog="Started again with the same --out it takes up the jobs that still run and submits only points that are missing or have "
         "failed. Keys of the recipe can be given as options too, such as --data.shards /data/shards. docs/scale.md shows a test.",
     )
-    parser.add_argument("--config", type=Path, required=True, metavar="RECIPE", help="recipe, a YAML file")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where points and report go, seen by all nodes")
+    parser.add_argument("--config", type=path_option, required=True, metavar="RECIPE", help="recipe, a YAML file")
+    parser.add_argument(
+        "--out", type=path_option, required=True, metavar="DIR", help="where points and report go, seen by all nodes"
+    )
     parser.add_argument("--nodes", type=counts, required=True, metavar="N,N,..", help="world sizes, in nodes")
     parser.add_argument(
         "--gpus-per-node",

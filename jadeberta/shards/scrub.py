@@ -18,6 +18,7 @@ import orjson
 from jadeberta.shards.index import ShardEntry, ShardIndex, find_index
 from jadeberta.shards.reader import ExcludedRows, ShardReader
 from jadeberta.utils.files import file_sha256
+from jadeberta.utils.paths import path_option
 from jadeberta.utils.processes import JOB_SIGNALS, end_with_parent, helper_signals_blocked
 
 
@@ -94,7 +95,7 @@ def shard_reason(path: Path, entry: ShardEntry) -> str | None:
 def main() -> None:
     """Command line of the process; exits with status 0 when all shards of this share were read, faulty or not."""
     parser = argparse.ArgumentParser(prog="python -m jadeberta.shards.scrub", description=__doc__, allow_abbrev=False)
-    parser.add_argument("directory", type=Path, help="holds index.json")
+    parser.add_argument("directory", type=path_option, help="holds index.json")
     parser.add_argument(
         "--rank", type=int, default=0, help="share of the training shards: those whose number modulo --world is this"
     )

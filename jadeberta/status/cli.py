@@ -27,6 +27,7 @@ from jadeberta.status.text_tables import (
 from jadeberta.utils.command_line import OneSentenceParser, positive
 from jadeberta.utils.durations import format_duration
 from jadeberta.utils.json_lines import JsonRow, finite, read_jsonl
+from jadeberta.utils.paths import path_option
 
 SILENT_S = 600.0
 """A run without an ending counts as running while its last row is younger than this."""
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
         "metrics.jsonl; checkpoints are listed by name, 'jadeberta checkpoint verify' reads them. A run that is a job of Slurm is looked "
         "up there, on any host that has scontrol; jobs.jsonl says how its earlier attempts ended.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="run directory, run.dir of the recipe")
+    parser.add_argument("run", type=path_option, metavar="RUN", help="run directory, run.dir of the recipe")
     parser.add_argument("--json", action="store_true", help="one JSON object with all figures instead of the table")
     parser.add_argument("--watch", type=positive, metavar="SECONDS", help="again every so many seconds, until the run is done")
     options = parser.parse_args(arguments)

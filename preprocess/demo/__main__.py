@@ -2,8 +2,8 @@
 
 import argparse
 import time
-from pathlib import Path
 
+from jadeberta.utils.paths import path_option
 from preprocess.demo.corpus import DOCUMENTS, write_corpus
 
 
@@ -13,7 +13,7 @@ def main() -> None:
         description="Write a Japanese corpus of our own as a Wikipedia dump, a CC-100 file and an OSCAR file, "
         "with expected.json to check an extraction by. The same seed gives the same bytes.",
     )
-    parser.add_argument("directory", type=Path, help="folder for the files; made if it does not exist")
+    parser.add_argument("directory", type=path_option, help="folder for the files; made if it does not exist")
     parser.add_argument("--documents", type=int, default=DOCUMENTS, help="documents that extraction keeps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another corpus (default: %(default)s)")
     parser.add_argument("--oscar-2301", action="store_true", help="also write an OSCAR 23.01 file, with half as many documents")

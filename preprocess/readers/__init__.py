@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from jadeberta.shards import ConfigError, InputError
+from jadeberta.utils.paths import expand_user
 from preprocess.config import CorpusConfig
 from preprocess.readers import cc100, jsonl, oscar, wikipedia
 from preprocess.readers.input_split import Document, InputSplit, natural_key
@@ -59,7 +60,7 @@ def documents(split: InputSplit, dropped: Counter[str]) -> Iterator[Document]:
 
 
 def _files(corpus: str, pattern: str) -> list[Path]:
-    expanded = str(Path(pattern).expanduser())
+    expanded = expand_user(pattern, f"preprocess.corpora.{corpus}.path")
     found = [Path(name) for name in glob.glob(expanded, recursive=True)]  # noqa: PTH207 - Path.glob refuses absolute patterns
     # A name with brackets in it is a file before it is a pattern.
     files = [path for path in ([Path(expanded)] if Path(expanded).is_file() else found) if path.is_file()]

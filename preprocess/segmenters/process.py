@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from typing import IO
 
 from jadeberta.shards import SegmenterError
+from jadeberta.utils.paths import expand_user
 
 Ended = tuple[int, bytes, bytes]
 """Exit status, standard output and standard error of a program."""
@@ -32,14 +33,21 @@ def find_program(command: str, default: str, remedy: str) -> list[str]:
 
     Raises:
         SegmenterError: the program is not on PATH.
+        ConfigError: a path in the command cannot be expanded, see `expand_user`.
     """
     try:
-        words = shlex.split(command) or [default]
+        words = [_expand_path(word) for word in shlex.split(command)] or [default]
     except ValueError as e:
         raise SegmenterError(f"preprocess.segmenter.command {command!r} cannot be read ({e}). Balance its quotes.") from e
     if shutil.which(words[0]) is None:
         raise SegmenterError(f"{words[0]}: no such program. {remedy}.")
     return words
+
+
+def _expand_path(word: str) -> str:
+    """Expands `~` in a word of a command, or after the = of an option such as --model=~/jumanpp.jppmdl."""
+    option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    return option + equals + expand_user(value, "preprocess.segmenter.command")
 
 
 def first_line_to_v(command: list[str], timeout: float, remedy: str) -> str:

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -21,6 +20,7 @@ from jadeberta.model.attention.relative_positions import distance_buckets
 from jadeberta.model.attention.triton import tiles
 from jadeberta.model.attention.triton.arguments import KernelArguments
 from jadeberta.model.attention.triton.tiles import KERNELS, SAFE, FormChoice, Tile, TileEntry
+from jadeberta.utils.paths import path_option
 
 LENGTH, SPAN, WIDTH, DROPOUT = 512, 256, 1024, 0.1
 """Sequence length, span, hidden size and dropout of the large model; the number of heads follows from the head size."""
@@ -203,7 +203,9 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=16, help="rows")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=170, help="no kernel is begun after that")
-    parser.add_argument("--table", type=Path, default=tiles.TABLE, help="the JSON file that is rewritten (the package's own)")
+    parser.add_argument(
+        "--table", type=path_option, default=tiles.TABLE, help="the JSON file that is rewritten (the package's own)"
+    )
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("tune: torch finds no GPU here; the table of tiles stays as it is", file=sys.stderr)

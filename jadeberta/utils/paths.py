@@ -1,0 +1,56 @@
+"""The one rule for every path that a user writes: in a recipe, as an option, or in a setting of a launch script.
+
+`~` and `~name` stand for a home directory, and a relative path starts at the current directory of whoever typed the command.
+Nothing else is expanded: what looks like a variable of the shell is refused, so that no directory is named after it.
+"""
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+from jadeberta.errors import ConfigError
+
+SHELL_VARIABLE = re.compile(r"(?:^|/)\$(?:\w+|\{\w+\})(?:/|$)")
+
+
+def expand_user(text: str, what: str = "") -> str:
+    """Returns a path, or a pattern of paths, with `~` replaced by the home directory; an empty one stays empty.
+
+    Args:
+        text: as the user wrote it.
+        what: names the key or option in the error, e.g. "run.dir".
+
+    Raises:
+        ConfigError: there is no such home directory, or the path holds a variable of the shell.
+    """
+    where = f"{what} {text}" if what else text
+    if variable := SHELL_VARIABLE.search(text):
+        raise ConfigError(f"{where}: {variable[0].strip('/')} is not expanded here; write the path in full, or begin it with ~/.")
+    expanded = os.path.expanduser(text)  # noqa: PTH111 - Path would drop the trailing slash and dots of a pattern
+    if text.startswith("~") and expanded == text:
+        raise ConfigError(f"{where}: no home directory is known for {text.split('/')[0]}; write the path in full.")
+    return expanded
+
+
+def user_path(text: str, what: str = "") -> Path:
+    """Returns the path that a user wrote, with `~` expanded.
+
+    Args:
+        text: as the user wrote it.
+        what: names the key or option in the error, e.g. "run.dir".
+
+    Raises:
+        ConfigError: it is empty, or as for `expand_user`. An empty path would mean the current directory.
+    """
+    if not text.strip():
+        raise ConfigError(f"{what or 'the path'} is empty; name a path, or '.' for the current directory.")
+    return Path(expand_user(text, what))
+
+
+def path_option(text: str) -> Path:
+    """Reads an option that names a file or directory; give it to argparse as `type`."""
+    try:
+        return user_path(text)
+    except ConfigError as e:
+        raise argparse.ArgumentTypeError(str(e)) from None
