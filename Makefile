@@ -47,7 +47,7 @@ demo: setup ## the whole path on a generated corpus, from text to a model that f
 	$(BIN)/python -m jadeberta.demo --ranks $(RANKS)
 
 # The order in which groups of tests start is tests/conftest.py's, heaviest first.
-PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=10
+PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations=10
 
 test: setup ## every test that is not long and can run here, in WORKERS processes (2); those that cannot say why
 	$(PYTEST)

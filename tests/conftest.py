@@ -4,12 +4,13 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 from jadeberta.utils.logs import PROJECT_LOGGERS
-from tests.helpers import ROOT
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several workers share the cores; threads of one that wait for a core hold up its others.
@@ -24,26 +25,39 @@ settings.load_profile("steady")
 LONG_TESTS_UNTIL = float(os.environ.get("LONG_TESTS_UNTIL", "inf"))
 """Time, in seconds since 1970, after which no long test starts; .ci/run sets it."""
 HEAVY = (
-    "slurm", "tests/chaos/", "tests/test_end_to_end.py", "tests/training/", "tests/preprocess/stages/", "tests/cluster/",
-    "tests/preflight/", "tests/finetune/", "tests/evaluation/", "tests/scaling/", "tests/bench/", "tests/model/",
+    "tests/cluster", "tests/chaos/", "tests/test_end_to_end.py", "tests/training/", "tests/preprocess/stages", "tests/preflight/",
+    "tests/finetune", "tests/evaluation/", "tests/scaling/", "tests/bench/", "tests/model/",
 )  # fmt: skip
 """Beginnings of the groups that start first, so that no worker is left with a heavy one at the end."""
+SHARED = ("tests/cluster", "tests/finetune", "tests/model/triton", "tests/preprocess/stages")
+"""Folders whose tests share something that takes long to make: a Slurm, a model, a Triton interpreter, the shards of the sample."""
 
 
-def group_of(item: pytest.Item) -> str:
-    """Tests of a group run one after another in one worker: those of the session's Slurm, and else those of a file."""
-    return "slurm" if "slurm" in getattr(item, "fixturenames", ()) else item.path.relative_to(ROOT).as_posix()
+def group_of(nodeid: str) -> str:
+    """Tests of a group run one after another in one worker: those of a folder in SHARED, and else those of a file."""
+    file = nodeid.partition("::")[0]
+    return next((folder for folder in SHARED if file.startswith(f"{folder}/")), file)
 
 
-def rank_of(group: str) -> int:
-    return next((place for place, beginning in enumerate(HEAVY) if group.startswith(beginning)), len(HEAVY))
+def rank_of(nodeid: str) -> int:
+    return next((place for place, beginning in enumerate(HEAVY) if nodeid.startswith(beginning)), len(HEAVY))
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+class GroupScheduling(LoadScopeScheduling):
+    """Gives a worker the next group when it has done its last one. xdist's own loadgroup does nothing under pytest 9.2: it writes the
+    group into an attribute that pytest no longer reads, and each worker starts a Slurm of its own."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return GroupScheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
-    items.sort(key=lambda item: rank_of(group_of(item)))
+    items.sort(key=lambda item: rank_of(item.nodeid))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
