@@ -20,7 +20,7 @@ from jadeberta.errors import (
     StopRequested,
 )
 from jadeberta.jobs.exit_reason import EXIT_REASONS_VARIABLE, write_exit_reason
-from jadeberta.utils.paths import user_path
+from jadeberta.utils.paths import find_recipe
 from jadeberta.utils.recipe_errors import explain_recipe_error
 
 RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")
@@ -128,10 +128,7 @@ def _recipe_file(arguments: list[str]) -> Path | None:
         name = arguments[index + 1] if argument == "--config" and index + 1 < len(arguments) else None
         name = argument.removeprefix("--config=") if argument.startswith("--config=") else name
         if name is not None:
-            path = user_path(name, "--config")
-            if not path.is_file():
-                raise ConfigError(f"{path}: no such recipe. The ones that come with the project lie in recipes/.")
-            return path
+            return find_recipe(name)
     return None
 
 

@@ -11,16 +11,17 @@ HOSTFILE="${HOSTFILE:-}"                 # lines "host slots=8"; empty: this mac
 LAUNCHER="${LAUNCHER:-pdsh}"             # pdsh, slurm or openmpi, see above
 LAUNCHER_EXTRA="${LAUNCHER_EXTRA:-}"     # more options of srun or mpirun
 NODE_RANK="${NODE_RANK:-}"               # this host's place in HOSTFILE, from 0; empty: LAUNCHER starts the processes on all hosts
-RECIPE="${RECIPE:-recipes/large.yaml}"   # what to train
+RECIPE="${RECIPE:-}"                     # what to train; empty: recipes/large.yaml of the project
 RUN_DIR="${RUN_DIR:-}"                   # run directory; empty: the recipe's
 SHARDS="${SHARDS:-}"                     # directory with index.json; empty: the recipe's
 EXTRA="${EXTRA:-}"                       # more options, e.g. "--training.max_steps 100"
-PYTHON="${PYTHON:-.venv/bin/python}"     # interpreter with jadeberta installed
+PYTHON="${PYTHON:-}"                     # interpreter with jadeberta installed; empty: .venv/bin/python of the project
 MASTER_ADDR="${MASTER_ADDR:-}"           # host of rank 0; empty: the first of HOSTFILE
 MASTER_PORT="${MASTER_PORT:-}"           # a port that is free there; empty: by the job's number, or any; the same on all hosts
 
 [[ $RANKS =~ ^[1-9][0-9]*$ ]] || { echo "RANKS=$RANKS: give a whole number of processes, at least 1." >&2; exit 2; }
-cd "$(dirname "$0")/.."
+# shellcheck source=launch/paths.sh
+. "$(dirname "$0")/paths.sh"
 if ! command -v nvidia-smi >/dev/null; then
     export DS_ACCELERATOR=cpu
 fi
@@ -55,7 +56,7 @@ fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( $(nproc) / processes > 0 ? $(nproc) / processes : 1 ))}"
 # DeepSpeed's runner dies of a signal and forwards none: the processes that it has started would train on without it.
 # shellcheck source=launch/forward_signals.sh
-. launch/forward_signals.sh
+. "$ROOT/launch/forward_signals.sh"
 # shellcheck disable=SC2086 # EXTRA is several words on purpose
 wait_and_forward "$signal" children "$PYTHON" -m deepspeed.launcher.runner "${options[@]}" --master_port "$MASTER_PORT" --no_local_rank \
     "${command[@]}" pretrain --config "$RECIPE" ${RUN_DIR:+--run.dir "$RUN_DIR"} ${SHARDS:+--data.shards "$SHARDS"} $EXTRA "$@"

@@ -9,16 +9,17 @@ NODES="${NODES:-${SLURM_STEP_NUM_NODES:-1}}"  # machines; min:max makes the job 
 NODE_RANK="${NODE_RANK:-}"               # this machine's number, from 0; empty: the machines number themselves (c10d)
 RDZV_ENDPOINT="${RDZV_ENDPOINT:-}"       # host:port of the first machine where NODES is not 1; empty: Slurm's first node
 RESTARTS="${RESTARTS:-0}"                # most restarts of all processes after one has died; each goes on from the newest checkpoint
-RECIPE="${RECIPE:-recipes/large.yaml}"   # what to train
+RECIPE="${RECIPE:-}"                     # what to train; empty: recipes/large.yaml of the project
 RUN_DIR="${RUN_DIR:-}"                   # run directory; empty: the recipe's
 SHARDS="${SHARDS:-}"                     # directory with index.json; empty: the recipe's
 EXTRA="${EXTRA:-}"                       # more options, e.g. "--training.max_steps 100"
-PYTHON="${PYTHON:-.venv/bin/python}"     # interpreter with jadeberta installed
+PYTHON="${PYTHON:-}"                     # interpreter with jadeberta installed; empty: .venv/bin/python of the project
 
 [[ $RANKS =~ ^[1-9][0-9]*$ ]] || { echo "RANKS=$RANKS: give a whole number of processes, at least 1." >&2; exit 2; }
 [[ $NODES =~ ^[1-9][0-9]*(:[1-9][0-9]*)?$ ]] || { echo "NODES=$NODES: give a whole number of machines, or min:max." >&2; exit 2; }
 [ "$RESTARTS" = 0 ] || [ -z "$NODE_RANK" ] || { echo "RESTARTS=$RESTARTS needs machines that number themselves: unset NODE_RANK." >&2; exit 2; }
-cd "$(dirname "$0")/.."
+# shellcheck source=launch/paths.sh
+. "$(dirname "$0")/paths.sh"
 # torch 2.13 would keep one store over all restarts, in which the processes find the addresses of dead ones.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( $(nproc) / RANKS > 0 ? $(nproc) / RANKS : 1 ))}"

@@ -11,6 +11,7 @@ import jsonargparse
 import yaml
 
 from jadeberta.shards import WORD_START, ConfigError
+from jadeberta.utils.paths import find_recipe
 from jadeberta.utils.recipe_errors import explain_recipe_error
 from preprocess.config import CorpusConfig, DuplicatesConfig, PreprocessConfig, SegmenterConfig
 from preprocess.readers.discover import discover
@@ -48,8 +49,8 @@ def load_config(recipe: Path | None, overrides: tuple[str, ...] = (), corpora: P
     # Accepted as they are: their keys are checked by the programs that read them.
     for section in OTHER_SECTIONS:
         parser.add_argument(f"--{section}", type=Any)
-    if recipe is not None and not recipe.is_file():
-        raise ConfigError(f"{recipe}: no such recipe. The ones that come with the project lie in recipes/.")
+    if recipe is not None:
+        recipe = find_recipe(str(recipe))
     try:
         arguments = parser.parse_args([*(["--config", str(recipe)] if recipe else []), *overrides])
         config = parser.instantiate(arguments).preprocess or PreprocessConfig()

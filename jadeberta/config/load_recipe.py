@@ -21,7 +21,7 @@ from jadeberta.config.schema import (
 )
 from jadeberta.config.validate import validate
 from jadeberta.errors import ConfigError
-from jadeberta.utils.paths import expand_user, user_path
+from jadeberta.utils.paths import expand_user, find_recipe, user_path
 from jadeberta.utils.recipe_errors import explain_recipe_error
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -81,9 +81,7 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     # By default jsonargparse prints its usage and exits; here a mistake becomes one sentence.
     parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     add_recipe_arguments(parser)
-    path = user_path(str(path), "--config")
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such recipe. The ones that come with the project lie in recipes/.")
+    path = find_recipe(str(path))
     try:
         arguments = parser.instantiate(parser.parse_args(["--config", str(path), *overrides]))
     except (jsonargparse.ArgumentError, yaml.YAMLError) as e:

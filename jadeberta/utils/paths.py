@@ -11,6 +11,8 @@ from pathlib import Path
 
 from jadeberta.errors import ConfigError
 
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+"""The recipes that come with the project."""
 SHELL_VARIABLE = re.compile(r"(?:^|/)\$(?:\w+|\{\w+\})(?:/|$)")
 
 
@@ -46,6 +48,18 @@ def user_path(text: str, what: str = "") -> Path:
     if not text.strip():
         raise ConfigError(f"{what or 'the path'} is empty; name a path, or '.' for the current directory.")
     return Path(expand_user(text, what))
+
+
+def find_recipe(text: str) -> Path:
+    """Returns the file of a recipe that the user named.
+
+    Raises:
+        ConfigError: there is no such file, or as for `user_path`.
+    """
+    path = user_path(text, "--config")
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such recipe. The ones that come with the project lie in {RECIPES}.")
+    return path
 
 
 def path_option(text: str) -> Path:

@@ -8,6 +8,7 @@ import pytest
 from jadeberta.shards import ConfigError, InputError
 from preprocess.config import CorpusConfig, PreprocessConfig
 from preprocess.load_config import load_config
+from tests.helpers import ROOT
 
 GOOD = """\
 run: {dir: somewhere}
@@ -121,7 +122,7 @@ def test_file_that_is_no_recipe_is_refused_with_its_name(recipe: Path, content: 
 def test_missing_recipe_is_refused_with_its_name(tmp_path: Path) -> None:
     assert (
         refused(tmp_path / "none.yaml")
-        == f"{tmp_path}/none.yaml: no such recipe. The ones that come with the project lie in recipes/."
+        == f"{tmp_path}/none.yaml: no such recipe. The ones that come with the project lie in {ROOT / 'recipes'}."
     )
 
 
