@@ -17,6 +17,7 @@ fails leaves the run going and is recorded in the ledger. One save, from state t
       | PublishAnswer: `save` in the ledger, `committed` is this step                  rank 0
     committed
       | VerifyCommand: read back; PruneCommand: remove old checkpoints                 rank 0
+      | VerifyAnswer without faults: `verified` is this step; secure() waits for it    rank 0
     verified
 """
 
@@ -53,12 +54,15 @@ from jadeberta.checkpoint.writer_messages import (
 )
 from jadeberta.errors import NumericsError
 from jadeberta.training.engine import TrainingEngine
+from jadeberta.training.loop import NewestSave
 from jadeberta.training.run_context import RunContext
 from jadeberta.training.run_state import RunState
 from jadeberta.utils.json_lines import read_jsonl
 
 logger = logging.getLogger(__name__)
 
+READ_BACK_SHARE = 0.4
+"""Share of the watchdog's limit of a save that reading it back may take; writing has half of it, so that both end before the limit."""
 RESERVED_BYTES = 1 << 20
 """Counted for the small files of a checkpoint when the free space of the disk is checked."""
 
@@ -88,6 +92,8 @@ class Checkpointer:
         self.expected = expected_of(self.recipe, self.shards, context.repeats)
         self.committed = 0
         """Step of the newest checkpoint that this attempt wrote or resumed from; known to rank 0."""
+        self.verified = 0
+        """Step of the newest checkpoint that was read back, or resumed from, as it was written; known to rank 0."""
         self._is_root = engine.process.is_root
         # Half of the watchdog's limit: a hanging disk must cost a checkpoint before the watchdog takes the training for hung.
         self._time_limit = self.recipe.watchdog.save_s / 2 or float("inf")
@@ -97,6 +103,11 @@ class Checkpointer:
         self._pending: PendingSave | None = None  # staged, writing or written; on every rank
         self._written: WriteAnswer | None = None  # what this rank's writer answered about the pending save
         self._publishing: PendingSave | None = None  # on rank 0 alone
+        self._reading_back: float | None = (
+            None  # time.monotonic() when the newest checkpoint was given to the writer to read; rank 0
+        )
+        self._last_save, self._save_began = 0, 0.0  # step of the last save, and its time.monotonic()
+        self._fault = ""  # what is wrong with the newest checkpoint where it could not be verified
         self._stale_steps: set[int] = set()  # failed saves whose files may still be on the disk; on rank 0 alone
         # A collective: all ranks make the group. gloo, because Python objects cannot travel over NCCL without a copy to the GPU.
         self.group = dist.new_group(backend="gloo")
@@ -152,7 +163,7 @@ class Checkpointer:
 
     def _restore(self, found: list[Path]) -> RunState | None:
         state = self._loader.load_first_trusted(found)
-        self.committed = state.step if state is not None else 0
+        self.committed = self.verified = state.step if state is not None else 0
         return state
 
     def _record_skipped(self, directory: Path, line: str) -> None:
@@ -166,7 +177,8 @@ class Checkpointer:
             state: the run's counters.
             lr: learning rate of the last update.
         """
-        began = time.monotonic()
+        began = self._save_began = time.monotonic()
+        self._last_save = state.step
         if self._pending is not None:
             # The memory holds one save. All ranks call save at the same step, so all of them wait here.
             self._finish_pending()
@@ -257,6 +269,24 @@ class Checkpointer:
         dist.broadcast_object_list(committed, src=0, group=self.group)
         return committed[0]
 
+    def secure(self) -> NewestSave:
+        """Waits until no save is pending and the newest checkpoint has been read back; returns what is certain then, on every rank."""
+        self.drain()
+        limit = self.recipe.watchdog.save_s * READ_BACK_SHARE or float("inf")
+        while self._reading_back is not None:
+            self._take_answers(1.0)
+            if self._reading_back is not None and time.monotonic() - self._reading_back > limit:
+                self._give_up()
+        # A save that took long is not tried again: the disk may hang, and who asked for the end may have no time left.
+        is_quick = time.monotonic() - self._save_began < self._time_limit / 2
+        fault = f"could not be written; the newest is of step {self.committed}"
+        if self.committed == self._last_save:
+            fault = f"{self._fault}; the newest that was read back as it was written is of step {self.verified}"
+        found = [NewestSave(self.verified, fault, is_quick)]
+        # Only rank 0 waits for the verdict and knows it; the others wait here.
+        dist.broadcast_object_list(found, src=0, group=self.group)
+        return found[0]
+
     def _finish_pending(self) -> None:
         """Waits for this rank's part and settles; settling waits for the other ranks."""
         while not self.has_written():
@@ -298,7 +328,13 @@ class Checkpointer:
             case PublishAnswer():
                 self._end_publishing(answer.error)
             case VerifyAnswer():
-                if answer.faults:
+                self._reading_back = None
+                if answer.error:
+                    self._fault = f"could not be read back ({answer.error})"
+                elif not answer.faults:
+                    self.verified = answer.step or 0
+                else:
+                    self._fault = f"was read back and is not what was written ({answer.faults[0].rstrip('.')})"
                     # Nothing is removed: pruning counts only trusted checkpoints, and a resume skips this one.
                     name = directory_name(answer.step or 0)
                     logger.warning(f"{name} was written and cannot be trusted: {answer.faults[0]}")
@@ -336,6 +372,7 @@ class Checkpointer:
         self._stale_steps.discard(save.step)
         self._remove_stale()
         keep = self.recipe.checkpoint
+        self._reading_back = time.monotonic()
         self._writer.send(VerifyCommand(root=str(self.root), step=save.step))
         self._writer.send(PruneCommand(root=str(self.root), keep_last=keep.keep_last, keep_every=keep.keep_every))
 

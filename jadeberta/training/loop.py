@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,6 +18,21 @@ from jadeberta.training.lr_schedule import rate_of
 from jadeberta.training.run_log import RunLog, StepTimes
 from jadeberta.training.run_state import RunState
 
+SAVE_TRIES = 3
+"""Saves of an attempt's last state, as long as the one before was not written as it should be."""
+REMEDY = "Make room or repair the disk, and start again."
+
+
+class NewestSave(NamedTuple):
+    """What is certain about the checkpoints of a run when nothing is pending."""
+
+    step: int
+    """Step of the newest checkpoint that was read back as it was written; 0 where there is none."""
+    fault: str = ""
+    """What is wrong with the last save where that checkpoint is an older one, and which is the newest then."""
+    may_retry: bool = True
+    """Whether another save is worth a try: False where the disk took too long."""
+
 
 class Saver(Protocol):
     """The checkpointer as the loop sees it; every rank makes the same calls in the same order."""
@@ -31,8 +46,8 @@ class Saver(Protocol):
     def settle(self) -> None:
         """Decides about the pending save, once all ranks have written their parts."""
 
-    def drain(self) -> int:
-        """Waits until no save is pending; returns the step of the newest checkpoint."""
+    def secure(self) -> NewestSave:
+        """Waits until no save is pending and the newest checkpoint has been read back."""
 
 
 class Hooks(Protocol):
@@ -104,7 +119,8 @@ def train(
         RollBack: on every rank, where more steps in a row were skipped than the guard allows.
         NumericsError: on every rank, where the ranks' weights differ.
         ShardError: on every rank, where one found a damaged shard and the recipe says stop.
-        CheckpointError: the last checkpoint could not be written.
+        CheckpointError: on every rank, where the last checkpoint could not be written, or not read back as it was written; a
+            requeue is raised as such, and names the checkpoint that the next attempt goes on from.
     """
     is_first, consecutive_skips, save_stall_s = True, 0, 0.0
     mark = time.monotonic()
@@ -156,15 +172,13 @@ def train(
             hooks.clear("SAVE")
         # A run that has reached its last step is done, whatever was asked of it.
         if (flags.stop or flags.requeue) and state.step < recipe.training.max_steps:
-            _end_early(recipe, saver, hooks, state.step, flags)
+            _end_early(recipe, saver, hooks, state, lr, flags)
         hooks.beat("step", state.step + 1, "data")
         mark = time.monotonic()  # a save or an evaluation is no part of the next step
     hooks.beat("save", state.step, "last save")
-    if (saved := saver.drain()) != recipe.training.max_steps:
-        raise CheckpointError(
-            f"{recipe.run.dir}: the last checkpoint, of step {recipe.training.max_steps}, could not be written; the newest is of "
-            f"step {saved}. Make room and start again."
-        )
+    last = recipe.training.max_steps
+    if (newest := _secure_last(saver, hooks, state, rate_of(recipe.training, last - 1))).step != last:
+        raise CheckpointError(f"{recipe.run.dir}: {_unsaved(last, newest)} {REMEDY}")
     return state
 
 
@@ -196,10 +210,43 @@ def _evaluate_if_due(recipe: Recipe, hooks: Hooks, step: int, flags: RankFlags) 
     return replace(flags, stop=flags.stop + new.stop, requeue=flags.requeue + new.requeue, save=flags.save + new.save)
 
 
-def _end_early(recipe: Recipe, saver: Saver, hooks: Hooks, step: int, flags: RankFlags) -> None:
-    """Raises StopRequested or RequeueRequested once the checkpoint is on the disk."""
-    hooks.beat("save", step, "save before the end")
-    where = f"at step {step} of {recipe.training.max_steps}; the newest checkpoint is of step {saver.drain()}"
+def _secure_last(saver: Saver, hooks: Hooks, state: RunState, lr: float) -> NewestSave:
+    """Waits until the last checkpoint is on the disk and read back; it is saved again where it is not as it was written."""
+    newest = saver.secure()
+    for _ in range(SAVE_TRIES - 1):
+        if newest.step == state.step or not newest.may_retry:
+            break
+        # The weights are still in memory. Another phase in between: the watchdog's limit is that of each try.
+        hooks.beat("step", state.step, "save again")
+        hooks.beat("save", state.step, "save again")
+        saver.save(state, lr)
+        newest = saver.secure()
+    return newest
+
+
+def _unsaved(step: int, newest: NewestSave) -> str:
+    return f"the last checkpoint, of step {step}, {newest.fault}."
+
+
+def _end_early(recipe: Recipe, saver: Saver, hooks: Hooks, state: RunState, lr: float, flags: RankFlags) -> None:
+    """Raises StopRequested or RequeueRequested once the checkpoint is on the disk and read back.
+
+    Args:
+        recipe: of the run.
+        saver: has been given the state to save.
+        hooks: of the loop.
+        state: the last one.
+        lr: learning rate of its update.
+        flags: what asked for the end.
+    """
+    hooks.beat("save", state.step, "save before the end")
+    newest = _secure_last(saver, hooks, state, lr)
+    where = f"at step {state.step} of {recipe.training.max_steps}; the newest checkpoint is of step {newest.step}"
+    if newest.step != state.step:
+        where = f"at step {state.step} of {recipe.training.max_steps}, but {_unsaved(state.step, newest).rstrip('.')}"
+    if flags.stop and newest.step != state.step:
+        # Status 10 would promise that the run has saved. STOP stays, so that another attempt saves and stops at its first step.
+        raise CheckpointError(f"{recipe.run.dir}/STOP was found {where}. {REMEDY}")
     if flags.stop:  # before requeue: who wrote STOP wants no further attempt
         hooks.clear("STOP")
         raise StopRequested(f"{recipe.run.dir}/STOP was found {where}. Start again to go on.")

@@ -2,7 +2,8 @@
  * and mkdir.
  *
  * The file that the variable FAULTY_DISK names is read at every call. Each line holds a call, a part of a path (with a '$' at its end:
- * the end of the path) and what happens there: EIO or ENOSPC (the call fails), sleep=SECONDS, hold=FILE (waits while FILE exists).
+ * the end of the path) and what happens there: EIO or ENOSPC (the call fails), sleep=SECONDS, hold=FILE (waits while FILE exists),
+ * flip (write puts another last byte on the disk) or flip=FILE (the same once, and FILE is removed).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -14,6 +15,8 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
+
+#define FLIP -1
 
 static int is_meant(const char *path, char *part)
 {
@@ -38,7 +41,9 @@ static int fate(const char *call, const char *path)
         else if (strncmp(action, "hold=", 5) == 0)
             while (access(action + 5, F_OK) == 0)
                 usleep(10000);
-        else
+        else if (strcmp(action, "flip") == 0 || (strncmp(action, "flip=", 5) == 0 && unlink(action + 5) == 0))
+            error = FLIP;
+        else if (strncmp(action, "flip=", 5) != 0)
             error = strcmp(action, "EIO") == 0 ? EIO : ENOSPC;
     }
     if (rules)
@@ -64,6 +69,14 @@ ssize_t write(int descriptor, const void *data, size_t size)
 {
     int saved = errno, error = fate_of_descriptor("write", descriptor);
     errno = saved;
+    if (error == FLIP && size) {
+        char *flipped = malloc(size);
+        memcpy(flipped, data, size);
+        flipped[size - 1] ^= 1;
+        ssize_t written = REAL(write)(descriptor, flipped, size);
+        free(flipped);
+        return written;
+    }
     return FAIL_OR(error, write, descriptor, data, size);
 }
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from jadeberta.checkpoint.manifest import list_checkpoints, step_of, verify
+from jadeberta.training.loop import SAVE_TRIES
 from jadeberta.utils.json_lines import read_jsonl
 from tests.fork_server import ForkedProcess
 from tests.helpers import make_recipe, make_shards, read_metrics, run_ranks, start_ranks
@@ -266,6 +267,27 @@ def test_a_last_save_that_hangs_ends_the_run_with_the_sentence_that_says_so_and_
     assert run.steps_of("save_failed") == [STEPS] and not (run.dir / "DONE").exists()
     run.start()
     run.assert_complete(unbroken(1), [8, STEPS])
+
+
+@pytest.mark.slow
+def test_a_last_checkpoint_that_is_read_back_bad_is_saved_again_and_a_run_without_a_good_one_is_not_done(
+    run_on, unbroken
+) -> None:
+    run = run_on(checkpoint={"every_steps": 8})
+    weights = f"write step-{STEPS:08d}.tmp/model.safetensors$"
+    run.start(f"{weights} flip")
+    assert run.end() == [1], run.printed()[-2000:]
+    assert (
+        f"of step {STEPS}, was read back and is not what was written" in run.printed() and "written is of step 8" in run.printed()
+    )
+    bad = [row["faults"] for row in run.events("verified") if row["step"] == STEPS]
+    assert len(bad) == SAVE_TRIES and all("model.safetensors: sha256 differs" in faults[0] for faults in bad)
+    assert not (run.dir / "DONE").exists() and not run.events("done")
+    run.gate("writer").touch()
+    run.start(f"{weights} flip={run.gate('writer')}")
+    assert run.end() == [0], run.printed()[-2000:]
+    assert [len(row["faults"]) for row in run.events("verified") if row["step"] == STEPS][SAVE_TRIES:] == [1, 0]
+    assert content(run.checkpoints / f"step-{STEPS:08d}") == unbroken(1) and (run.dir / "DONE").exists()
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from jadeberta.errors import ShardError
 from jadeberta.shards import ExcludedRows
 from jadeberta.training.control import RankFlags
 from jadeberta.training.engine import StepResult
-from jadeberta.training.loop import train
+from jadeberta.training.loop import NewestSave, train
 from jadeberta.training.run_state import RunState
 
 TOKENS = 10
@@ -44,7 +44,10 @@ class LoopRun:
     differing: dict[int, list[int]] = field(default_factory=dict)
     written_after: int = 2
     """Looks of the loop until this rank's part of a save is written; the other rank's is at the same time."""
-    fails_to_save: set[int] = field(default_factory=set)
+    fails_to_save: dict[int, int] = field(default_factory=dict)
+    """How many saves of a step fail, or are read back bad."""
+    may_retry: bool = True
+    """Whether the disk answers in time."""
     is_strict: bool = False
     """Damage ends the run, as `data.damaged: stop` says."""
     first_step: int = 0
@@ -57,6 +60,7 @@ class LoopRun:
         self.skip_rows: list[dict[str, Any]] = []
         self.step = self.first_step
         self.pending, self.committed, self.looks = 0, 0, 0
+        self.failures: dict[int, int] = {}
         self.reason = "SIGUSR1"
         self.process, self.context = SimpleNamespace(world_size=2), None
         self.recipe = Recipe(
@@ -126,15 +130,18 @@ class FakeSaver:
 
     def settle(self) -> None:
         self.job.calls.append(f"settle {self.job.pending}")
-        if self.job.pending not in self.job.fails_to_save:
+        self.job.failures[self.job.pending] = failed = self.job.failures.get(self.job.pending, 0) + 1
+        if failed > self.job.fails_to_save.get(self.job.pending, 0):
             self.job.committed = self.job.pending
         self.job.pending = 0
 
-    def drain(self) -> int:
+    def secure(self) -> NewestSave:
         if self.job.pending:
             self.settle()
-        self.job.calls.append("drain")
-        return self.job.committed
+        self.job.calls.append("secure")
+        return NewestSave(
+            self.job.committed, f"could not be written; the newest is of step {self.job.committed}", self.job.may_retry
+        )
 
 
 class FakeHooks:

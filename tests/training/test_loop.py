@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from jadeberta.data.batches import StepBatch
-from jadeberta.errors import CheckpointError, NumericsError, RequeueRequested, ShardError, StopRequested
+from jadeberta.errors import CheckpointError, NumericsError, RequeueRequested, ShardError, StopRequested, is_retryable
 from jadeberta.training.control import RankFlags
 from jadeberta.training.engine import StepResult
-from jadeberta.training.loop import RollBack
+from jadeberta.training.loop import SAVE_TRIES, RollBack
 from jadeberta.training.lr_schedule import rate_of
 from jadeberta.training.run_state import RunState
 from tests.training.loop_fakes import ROW, SHARD, TOKENS, FakeEngine, FakeSaver, LoopRun
@@ -32,7 +32,7 @@ def test_ordinary_steps_then_the_save_at_the_end_and_nothing_else() -> None:
         "beat first_step 1 data", "step 1", "beat first_step 1 metrics", "log 1", "first step done", "beat step 2 data",
         *step(2),
         "step 3", "beat step 3 metrics", "log 3", "beat save 3 snapshot", "save 3", "beat step 4 data",
-        "beat save 3 last save", "settle 3", "drain",
+        "beat save 3 last save", "settle 3", "secure",
     ]  # fmt: skip
     assert job.lrs == [rate_of(job.recipe.training, n) for n in range(3)] == [0.0, 0.5, 1.0]
     assert job.own_flags == [RankFlags()] * 3
@@ -82,7 +82,7 @@ def test_a_due_save_is_settled_at_the_step_where_all_ranks_have_written() -> Non
         "step 1", "log 1", "first step done", "step 2", "log 2", "save 2",
         # The first look comes before step 3, the second before step 4, which carries the flag to all ranks.
         "step 3", "log 3", "step 4", "log 4", "settle 2", "save 4",
-        "step 5", "log 5", "step 6", "log 6", "settle 4", "save 6", "settle 6", "drain",
+        "step 5", "log 5", "step 6", "log 6", "settle 4", "save 6", "settle 6", "secure",
     ]  # fmt: skip
     assert [flags.written for flags in job.own_flags] == [0, 0, 0, 1, 0, 1]
 
@@ -118,7 +118,7 @@ def test_the_file_stop_saves_waits_for_the_disk_and_ends_the_run() -> None:
     job = LoopRun(flags={2: RankFlags(stop=1)})
     error = job.ends_with(StopRequested)
     assert job.calls[job.calls.index("log 2") :] == [
-        "log 2", "beat save 2 snapshot", "save 2", "beat save 2 save before the end", "settle 2", "drain", "clear STOP",
+        "log 2", "beat save 2 snapshot", "save 2", "beat save 2 save before the end", "settle 2", "secure", "clear STOP",
     ]  # fmt: skip
     assert "runs/test/STOP was found at step 2 of 4; the newest checkpoint is of step 2" in str(error)
 
@@ -131,20 +131,27 @@ def test_a_signal_or_the_time_limit_saves_and_asks_for_a_requeue(reason, named) 
     job = LoopRun(flags={3: RankFlags(requeue=1)})
     job.reason = reason
     error = job.ends_with(RequeueRequested)
-    assert without_beats(job)[-3:] == ["save 3", "settle 3", "drain"]
+    assert without_beats(job)[-3:] == ["save 3", "settle 3", "secure"]
     assert f"{named} asked to end at step 3 of 4; the newest checkpoint is of step 3" in str(error)
 
 
-def test_stop_goes_before_requeue_and_a_save_that_fails_is_named() -> None:
-    job = LoopRun(flags={3: RankFlags(stop=1, requeue=1)}, every=1, fails_to_save={3}, written_after=1)
-    error = job.ends_with(StopRequested)
-    assert "at step 3 of 4; the newest checkpoint is of step 2" in str(error)
+def test_stop_goes_before_requeue() -> None:
+    job = LoopRun(flags={3: RankFlags(stop=1, requeue=1)}, every=1, written_after=1)
+    assert "STOP was found at step 3 of 4" in str(job.ends_with(StopRequested))
+
+
+@pytest.mark.parametrize(("flags", "error"), [(RankFlags(stop=1), CheckpointError), (RankFlags(requeue=1), RequeueRequested)])
+def test_an_end_that_was_asked_for_is_no_good_end_where_the_last_checkpoint_is_not_as_it_was_written(flags, error) -> None:
+    job = LoopRun(flags={3: flags}, every=2, fails_to_save={3: SAVE_TRIES}, written_after=1)
+    ended = job.ends_with(error)
+    assert is_retryable(ended.exit_status) and "clear STOP" not in job.calls
+    assert "at step 3 of 4, but the last checkpoint, of step 3, could not be written; the newest is of step 2" in str(ended)
 
 
 def test_a_request_at_the_last_step_changes_nothing_the_run_is_done() -> None:
     job = LoopRun(max_steps=2, flags={2: RankFlags(stop=1, requeue=1)})
     assert job.run().step == 2
-    assert without_beats(job)[-3:] == ["save 2", "settle 2", "drain"] and "clear STOP" not in job.calls
+    assert without_beats(job)[-3:] == ["save 2", "settle 2", "secure"] and "clear STOP" not in job.calls
 
 
 def test_an_evaluation_comes_when_it_is_due_and_at_the_end_and_before_the_save() -> None:
@@ -231,6 +238,26 @@ def test_ranks_whose_weights_differ_end_the_run_before_the_save(odd, who) -> Non
 
 
 def test_a_last_checkpoint_that_cannot_be_written_is_an_error() -> None:
-    job = LoopRun(max_steps=4, every=2, fails_to_save={4}, written_after=1)
+    job = LoopRun(max_steps=4, every=2, fails_to_save={4: SAVE_TRIES}, written_after=1)
     error = job.ends_with(CheckpointError)
     assert "the last checkpoint, of step 4, could not be written; the newest is of step 2" in str(error)
+    assert [call for call in job.calls if call.startswith("save")] == ["save 2", *["save 4"] * SAVE_TRIES]
+
+
+def test_a_last_checkpoint_that_is_not_as_it_was_written_is_saved_again_each_time_with_the_watchdogs_whole_limit() -> None:
+    job = LoopRun(max_steps=3, fails_to_save={3: SAVE_TRIES - 1})
+    assert job.run().step == 3
+    again = ["beat step 3 save again", "beat save 3 save again", "save 3", "settle 3", "secure"]
+    assert job.calls[job.calls.index("beat save 3 last save") :] == [
+        "beat save 3 last save",
+        "settle 3",
+        "secure",
+        *again,
+        *again,
+    ]
+
+
+def test_a_save_on_a_disk_that_does_not_answer_is_not_tried_again() -> None:
+    job = LoopRun(max_steps=3, fails_to_save={3: 1}, may_retry=False)
+    job.ends_with(CheckpointError)
+    assert job.calls.count("save 3") == 1
