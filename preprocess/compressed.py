@@ -22,6 +22,7 @@ CHUNKS_AHEAD = 4
 """Number of chunks that `chunks_ahead` decompresses in advance."""
 MAX_LINE_BYTES = 2**30
 DOWNLOAD_AGAIN = "copy or download it again"
+EXCLUDE = "set preprocess.bad_input: exclude"
 # zstd --long=31 is what archives of web text use; the library refuses such a window unless it is allowed by name.
 _ZSTD_WINDOW = 2**31
 DECOMPRESSORS: dict[str, Callable[[], Any]] = {
@@ -38,6 +39,25 @@ class DamagedFile(Exception):
     def __init__(self, problem: str, byte: int) -> None:
         super().__init__(problem)
         self.byte = byte
+
+
+class BadRecord(InputError):
+    """One line or page of a file cannot be read; the rest of the file can."""
+
+    def __init__(self, path: Path, place: str, kind: str, reason: str, remedy: str) -> None:
+        """Args:
+        path: the file.
+        place: where in it, e.g. "line 3".
+        kind: one of a few short names for what is wrong, for counts.
+        reason: what is wrong.
+        remedy: what the user can do.
+        """
+        super().__init__(f"{path}: {place}: {reason}; {remedy}.")
+        self.path, self.place, self.kind, self.reason = path, place, kind, reason
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[str]]:
+        """Other ranks get the sentence alone."""
+        return InputError, (str(self),)
 
 
 def chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[bytes]:
@@ -135,10 +155,11 @@ def decode(path: Path, number: int, line: bytes) -> str:
     """Decodes line `number` of `path`; drops a byte order mark at the start of the file.
 
     Raises:
-        InputError: the line is not UTF-8.
+        BadRecord: the line is not UTF-8.
     """
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as e:
         problem = f"byte {e.start + 1} of the line is not valid UTF-8"
-        raise InputError(f"{path}: line {number}: {problem}; convert the file to UTF-8 or download it again.") from e
+        remedy = f"convert the file to UTF-8, download it again, or {EXCLUDE}"
+        raise BadRecord(path, f"line {number}", "not UTF-8", problem, remedy) from e

@@ -8,6 +8,7 @@ from jadeberta.shards import Packing
 Engine = Literal["jumanpp", "juman", "mecab"]
 Duplicates = Literal["none", "exact", "near"]
 Pieces = Literal["subwords", "characters"]
+BadInput = Literal["stop", "exclude"]
 CorpusFormat = Literal["wikipedia", "cc100", "oscar", "jsonl"]
 
 
@@ -65,6 +66,10 @@ class PreprocessConfig:
     """Share of the running characters that must be in the vocabulary; the rest becomes [UNK]."""
     heldout_documents: int = 5000
     """Number of documents of each corpus kept out of training, chosen by a hash of the id; at most a tenth of the corpus."""
+    bad_input: BadInput = "stop"
+    """A line or page that cannot be read: stop ends the stage and names it; exclude leaves it out, counts it and names it in the report."""
+    bad_input_limit: float | Literal["auto"] = "auto"
+    """Largest share of a corpus that bad_input: exclude may leave out, of its lines or pages; auto: 0.01, and always up to 10."""
     part_bytes: int = 32 * 2**20
     """UTF-8 bytes of text in one part of extracted documents; a part is a task of the segment stage."""
     shard_bytes: int = 256 * 2**20

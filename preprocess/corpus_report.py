@@ -15,6 +15,9 @@ ORDER = (
 )
 """Order of the table's rows, by how their names begin."""
 
+EXCLUDED_SHOWN = 5
+"""Number of excluded records of a corpus that the terminal shows."""
+
 
 def write_report(out: Path, reports: dict[str, Any]) -> dict[str, Any]:
     """Writes the results of some stages into `out/report.json`, which keeps the last results of the other stages.
@@ -63,6 +66,11 @@ def print_report(report: dict[str, Any]) -> None:
                 rows.setdefault(name, {})[corpus] = f"{value:.2%}" if name.endswith("padding") else f"{value:,}"
     names = sorted(rows, key=lambda n: next(i for i, prefix in enumerate(ORDER) if n.startswith(prefix)))
     print(format_table(["", *corpora], ([name, *(rows[name].get(c, "0") for c in corpora)] for name in names)))
+    for corpus, counts in extract.items():
+        if excluded := counts.get("excluded"):
+            print(f"{corpus}: {excluded['records']:,} records could not be read and are excluded; report.json names the first:")
+            for row in excluded["first"][:EXCLUDED_SHOWN]:
+                print(f"  {row['file']}, {row['place']}: {row['reason']}")
     if coverage := report.get("tokenizer", {}).get("result", {}).get("coverage"):
         share, tokens, unknown = (coverage[key] for key in ("one_piece", "tokens_per_word", "unknown"))
         print(f"{share:.2%} of the running words are one piece; {tokens:.4f} tokens a word, {unknown:.4%} of them [UNK]")

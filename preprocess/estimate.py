@@ -19,6 +19,7 @@ from jadeberta.utils.text_table import format_table
 from preprocess import readers
 from preprocess.config import PreprocessConfig
 from preprocess.document_files import write_json
+from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit
 from preprocess.readers.split_file import LEVEL, head_lines
 from preprocess.segmenters import Rejected, Segmenter, open_segmenter
@@ -152,7 +153,7 @@ def _try_extract(split: InputSplit, scratch: Path) -> tuple[int, int, list[Docum
     write_json(note, place)
     dropped: Counter[str] = Counter()
     tried = replace(split, path=head, start=0, end=max(1, len(content)), note=note)
-    return read, _compressed(content, LEVEL), list(readers.documents(tried, dropped))
+    return read, _compressed(content, LEVEL), list(readers.documents(tried, dropped, BadRecords("exclude")))
 
 
 def _try_segment(documents: list[Document], segmenter: Segmenter) -> tuple[int, int, list[bytes]]:

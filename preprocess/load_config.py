@@ -127,6 +127,8 @@ def _validate(config: PreprocessConfig) -> None:
         raise ConfigError(
             f"preprocess.duplicates.similarity is {config.duplicates.similarity}; it must lie between 0.3 and 0.99."
         )
+    if config.bad_input_limit != "auto" and not 0 <= config.bad_input_limit <= 1:
+        raise ConfigError(f"preprocess.bad_input_limit is {config.bad_input_limit}; it must be auto, or lie between 0 and 1.")
     if not 0.9 <= config.character_coverage <= 1:
         raise ConfigError(f"preprocess.character_coverage is {config.character_coverage}; it must lie between 0.9 and 1.")
 

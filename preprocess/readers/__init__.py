@@ -1,7 +1,7 @@
 """Readers, one module a format; each streams documents and counts the dropped ones by reason.
 
 A reader has three functions: `splits(corpus, files)` returns the input splits, `begins(line, before)` recognises the first line of a
-document (for files that are split in one pass), and `documents(split, dropped)` reads a split. A new format is one more module.
+document (for files that are split in one pass), and `documents(split, dropped, bad)` reads a split. A new format is one more module.
 """
 
 import glob
@@ -14,6 +14,7 @@ from jadeberta.shards import ConfigError, InputError
 from jadeberta.utils.paths import expand_user
 from preprocess.config import CorpusConfig
 from preprocess.readers import cc100, jsonl, oscar, wikipedia
+from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit, natural_key
 
 READERS: dict[str, ModuleType] = {"wikipedia": wikipedia, "cc100": cc100, "oscar": oscar, "jsonl": jsonl}
@@ -42,17 +43,25 @@ def splits(corpus: str, config: CorpusConfig) -> list[InputSplit]:
     return found
 
 
-def documents(split: InputSplit, dropped: Counter[str]) -> Iterator[Document]:
-    """Streams the documents of a split, {"id", "source", "title", "text"}; `dropped` counts dropped ones by reason.
+def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords | None = None) -> Iterator[Document]:
+    """Streams the documents of a split, {"id", "source", "title", "text"}.
+
+    Args:
+        split: the split.
+        dropped: counts dropped documents by reason.
+        bad: what happens to lines and pages that cannot be read; None: they are errors.
 
     Raises:
         InputError: the file is empty, damaged, or holds no document.
     """
+    bad = BadRecords() if bad is None else bad
+    bad.dropped = dropped
     if split.end == 0:
         raise InputError(f"{split.path}: byte 0: the file is empty; copy or download it again.")
     found = False
-    for document in READERS[split.format].documents(split, dropped):
+    for document in READERS[split.format].documents(split, dropped, bad):
         found = True
+        bad.documents += 1
         yield document
     # A whole file without any document is damaged or of another format; a split of one may be empty.
     if not found and not dropped and split.note is None:

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from preprocess.compressed import decode
+from preprocess.compressed import BadRecord, decode
+from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit, file_splits, source_of
 
 
@@ -24,24 +25,30 @@ def begins(line: bytes, before: bytes) -> bool:
     return line not in (b"", b"\r") and before in (b"", b"\r")
 
 
-def documents(split: InputSplit, dropped: Counter[str]) -> Iterator[Document]:
-    """Streams the documents of a split."""
+def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords) -> Iterator[Document]:
+    """Streams the documents of a split. A document of which a line is excluded keeps its other lines, and its number."""
     source = source_of(split)
-    for ordinal, paragraphs in enumerate(_blocks(split.path, source.lines()), source.first_unit + 1):
+    for ordinal, paragraphs in enumerate(_blocks(split.path, source.lines(), bad), source.first_unit + 1):
         text = "\n".join(paragraphs).strip()
         if text:
             yield {"id": f"{split.id_prefix}-{ordinal}", "source": split.corpus, "title": "", "text": text}
-        else:
+        elif paragraphs:
             dropped["empty"] += 1
 
 
-def _blocks(path: Path, lines: Iterator[tuple[int, bytes]]) -> Iterator[list[str]]:
-    block: list[str] = []
+def _blocks(path: Path, lines: Iterator[tuple[int, bytes]], bad: BadRecords) -> Iterator[list[str]]:
+    """Yields the lines of each document; none where all of them are excluded."""
+    block: list[str] | None = None
     for number, line in lines:
-        if line:
+        if not line:
+            if block is not None:
+                yield block
+            block = None
+            continue
+        block = [] if block is None else block
+        try:
             block.append(decode(path, number, line))
-        elif block:
-            yield block
-            block = []
-    if block:
+        except BadRecord as e:
+            bad.add(e)
+    if block is not None:
         yield block

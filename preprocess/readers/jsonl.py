@@ -2,15 +2,20 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
-from jadeberta.shards import InputError
-from preprocess.compressed import decode
+from preprocess.compressed import EXCLUDE, BadRecord, decode
+from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit, file_splits, source_of
+
+TEXT_KEYS = ("text", "content")
+TAKE_OUT = f"take the line out, or {EXCLUDE}"
+
+Parsed = TypeVar("Parsed")
 
 
 def splits(corpus: str, files: list[Path]) -> list[InputSplit]:
@@ -24,35 +29,36 @@ def begins(line: bytes, before: bytes) -> bool:
     return True
 
 
-def documents(split: InputSplit, dropped: Counter[str]) -> Iterator[Document]:
+def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords) -> Iterator[Document]:
     """Streams the documents of a split."""
-    for number, row in rows(split):
-        text = text_of(split.path, number, row, ("text", "content"))
-        key = f"{split.corpus}-{row['id']}" if row.get("id") is not None else f"{split.id_prefix}-{number}"
+    for number, (text, title, key) in parsed(split, bad, _fields):
         if text:
-            yield {"id": without_surrogates(key), "source": split.corpus, "title": _title(row), "text": text}
+            id_ = f"{split.id_prefix}-{number}" if key is None else f"{split.corpus}-{key}"
+            yield {"id": without_surrogates(id_), "source": split.corpus, "title": title, "text": text}
         else:
             dropped["empty"] += 1
 
 
-def rows(split: InputSplit) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Streams the rows of a split as (line number in the file, object), without blank lines.
+def parsed(
+    split: InputSplit, bad: BadRecords, parse: Callable[[Path, int, dict[str, Any], bytes], Parsed]
+) -> Iterator[tuple[int, Parsed]]:
+    """Streams (line number in the file, what `parse` makes of the line's object) without blank lines.
 
-    Raises:
-        InputError: a line is not a JSON object.
+    Args:
+        split: the split.
+        bad: what happens to a line that is not a JSON object, or that `parse` refuses by BadRecord.
+        parse: called with the file, the line's number, its object and its bytes.
     """
     path = split.path
     for number, line in source_of(split).lines():
         if not line.strip():
             continue
         try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            row = _parse_leniently(path, number, line)
-        if not isinstance(row, dict):
-            problem = f"a JSON {type(row).__name__} where an object is expected"
-            raise InputError(f"{path}: line {number}: {problem}; check that the file is JSON Lines or take the line out.")
-        yield number, row
+            found = parse(path, number, _object(path, number, line), line)
+        except BadRecord as e:
+            bad.add(e)
+            continue
+        yield number, found
 
 
 def text_of(path: Path, number: int, row: dict[str, Any], keys: tuple[str, ...]) -> str:
@@ -65,17 +71,18 @@ def text_of(path: Path, number: int, row: dict[str, Any], keys: tuple[str, ...])
         keys: keys that may hold the text.
 
     Raises:
-        InputError: the row has none of the keys, or the value is not a string.
+        BadRecord: the row has none of the keys, or the value is not a string.
     """
-    names = " or ".join(f'"{key}"' for key in keys)
+    names, place = " or ".join(f'"{key}"' for key in keys), f"line {number}"
     for key in keys:
         if key in row:
             if isinstance(row[key], str):
                 return without_surrogates(row[key]).strip()
-            raise InputError(f'{path}: line {number}: "{key}" is not a string; mend the line or take it out.')
-    raise InputError(
-        f"{path}: line {number}: no {names} in the object; check the corpus's format in the recipe or take the line out."
-    )
+            if row[key] is None:
+                raise BadRecord(path, place, "no text", f'"{key}" is null', f"give the line a text, {TAKE_OUT}")
+            raise BadRecord(path, place, "wrong type", f'"{key}" is not a string', f"mend the line, {TAKE_OUT}")
+    remedy = f"check the corpus's format in the recipe, {TAKE_OUT}"
+    raise BadRecord(path, place, "no text", f"no {names} in the object", remedy)
 
 
 def without_surrogates(text: str) -> str:
@@ -83,9 +90,33 @@ def without_surrogates(text: str) -> str:
     return text.encode("utf-8", "ignore").decode("utf-8")
 
 
-def _title(row: dict[str, Any]) -> str:
+def _fields(path: Path, number: int, row: dict[str, Any], line: bytes) -> tuple[str, str, str | None]:
+    """Returns text, title and the row's own id, if it has one."""
     title = row.get("title")
-    return without_surrogates(title) if isinstance(title, str) else ""
+    key = _key(path, number, row.get("id"), line)
+    return text_of(path, number, row, TEXT_KEYS), without_surrogates(title) if isinstance(title, str) else "", key
+
+
+def _key(path: Path, number: int, found: object, line: bytes) -> str | None:
+    """Returns an id as it is written in the line; None where there is none, or one that says nothing (null, NaN, a truth value)."""
+    if found is None or found == "" or isinstance(found, bool):
+        return None
+    if isinstance(found, float):
+        # Ids that differ in the file must differ here: as a float, an integer of 2^64 and more loses its last digits.
+        written = json.loads(decode(path, number, line), parse_float=str, parse_int=str, parse_constant=lambda name: None)["id"]
+        return None if written is None else str(written)
+    return str(found)
+
+
+def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        row = _parse_leniently(path, number, line)
+    if not isinstance(row, dict):
+        problem = f"a JSON {type(row).__name__} where an object is expected"
+        raise BadRecord(path, f"line {number}", "not an object", problem, f"check that the file is JSON Lines, {TAKE_OUT}")
+    return row
 
 
 def _parse_leniently(path: Path, number: int, line: bytes) -> Any:
@@ -95,9 +126,9 @@ def _parse_leniently(path: Path, number: int, line: bytes) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as e:
         # The error's own text counts lines from the start of this line.
-        problem = f"not JSON ({e.msg} at column {e.colno})"
+        problem = f"not JSON ({e.msg.removesuffix(' at')} at column {e.colno})"
     except ValueError:
         problem = "JSON with a number of thousands of digits"
     except RecursionError:
         problem = "JSON nested too deep"
-    raise InputError(f"{path}: line {number}: {problem}; download the file again or take the line out.")
+    raise BadRecord(path, f"line {number}", "not JSON", problem, f"download the file again, {TAKE_OUT}")

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from jadeberta.shards import InputError
+from preprocess.compressed import EXCLUDE, BadRecord
+from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit, file_splits
-from preprocess.readers.jsonl import begins, rows, text_of
+from preprocess.readers.jsonl import begins, parsed, text_of
 
 __all__ = ["begins", "documents", "splits"]
 
@@ -37,15 +39,18 @@ def splits(corpus: str, files: list[Path]) -> list[InputSplit]:
     return [split for part, path in parts.items() for split in file_splits(corpus, "oscar", path, f"{corpus}-{part}", files)]
 
 
-def documents(split: InputSplit, dropped: Counter[str]) -> Iterator[Document]:
+def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords) -> Iterator[Document]:
     """Streams the documents of a split."""
-    for number, row in rows(split):
-        text = text_of(split.path, number, row, ("content",))
-        reason = _reason_to_drop(_tags(split.path, number, row), text)
+    for number, (text, tags) in parsed(split, bad, _text_and_tags):
+        reason = _reason_to_drop(tags, text)
         if reason is None:
             yield {"id": f"{split.id_prefix}-{number}", "source": split.corpus, "title": "", "text": text}
         else:
             dropped[reason] += 1
+
+
+def _text_and_tags(path: Path, number: int, row: dict[str, Any], line: bytes) -> tuple[str, list[str]]:
+    return text_of(path, number, row, ("content",)), _tags(path, number, row)
 
 
 def _reason_to_drop(tags: list[str], text: str) -> str | None:
@@ -56,8 +61,9 @@ def _tags(path: Path, number: int, row: dict[str, Any]) -> list[str]:
     metadata = row.get("metadata")
     if not isinstance(metadata, dict):
         remedy = "give the corpus the format jsonl if its documents carry no tags"
-        raise InputError(f'{path}: line {number}: no "metadata" object, so its tags are unknown; {remedy}.')
+        raise BadRecord(path, f"line {number}", "no metadata", 'no "metadata" object, so its tags are unknown', remedy)
     tags = next((metadata[key] for key in TAG_KEYS if key in metadata), None)
     if tags is not None and not isinstance(tags, list):
-        raise InputError(f"{path}: line {number}: the tags are neither a list nor null; mend the line or take it out.")
+        problem = "the tags are neither a list nor null"
+        raise BadRecord(path, f"line {number}", "wrong type", problem, f"mend the line, take it out, or {EXCLUDE}")
     return tags or []

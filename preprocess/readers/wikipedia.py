@@ -11,7 +11,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from jadeberta.shards import InputError
-from preprocess.compressed import DOWNLOAD_AGAIN, DamagedFile, chunks, lines
+from preprocess.compressed import DOWNLOAD_AGAIN, EXCLUDE, BadRecord, DamagedFile, chunks, lines
+from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit, file_splits, source_of, stem
 from preprocess.readers.markup import clean, is_disambiguation
 
@@ -49,10 +50,14 @@ def begins(line: bytes, before: bytes) -> bool:
     return line.endswith(b"<page>")
 
 
-def documents(split: InputSplit, dropped: Counter[str]) -> Iterator[Document]:
+def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords) -> Iterator[Document]:
     """Streams the articles of a split as plain text; other pages are dropped and counted by reason."""
     for number, page in _pages(split):
-        title, namespace, page_id, redirect, wikitext = _fields(split, number, page)
+        try:
+            title, namespace, page_id, redirect, wikitext = _fields(split, number, page)
+        except BadRecord as e:
+            bad.add(e)
+            continue
         reason = (
             "namespace"
             if namespace != "0"
@@ -170,18 +175,23 @@ def _fields(split: InputSplit, number: int, page: bytes) -> tuple[str, str, str,
     """Returns (title, namespace, id, whether the page redirects, wikitext)."""
     start = page.find(b"<page>")
     if start < 0:
-        raise _error(split, number, "</page> without <page>")
+        raise _bad_page(split, number, "not XML", "</page> without <page>")
     try:
         # Parsed by itself a page has no namespace, so that export-0.10 and 0.11 look the same.
         element = ElementTree.fromstring(page[start:].decode())
     except UnicodeDecodeError as e:
-        raise _error(split, number, f"not valid UTF-8 ({e.reason})") from e
+        raise _bad_page(split, number, "not UTF-8", f"not valid UTF-8 ({e.reason})") from e
     except ElementTree.ParseError as e:
-        raise _error(split, number, f"not valid XML ({e})") from e
+        raise _bad_page(split, number, "not XML", f"not valid XML ({e})") from e
     title, namespace, page_id = (element.findtext(name) for name in ("title", "ns", "id"))
     if title is None or namespace is None or not page_id:
-        raise _error(split, number, "a page without <title>, <ns> or <id>")
+        raise _bad_page(split, number, "no id", "a page without <title>, <ns> or <id>")
     return title, namespace, page_id, element.find("redirect") is not None, element.findtext("revision/text") or ""
+
+
+def _bad_page(split: InputSplit, page_number: int, kind: str, problem: str) -> BadRecord:
+    place = f"page {page_number} after byte {split.start}"
+    return BadRecord(split.path, place, kind, problem, f"{DOWNLOAD_AGAIN}, or {EXCLUDE}")
 
 
 def _error(split: InputSplit, page_number: int, problem: str) -> InputError:

@@ -27,6 +27,7 @@ from preprocess.document_files import FolderListing, read_json, write_json, writ
 from preprocess.executors.executor import Executor
 from preprocess.filters import deduplicate as duplicates
 from preprocess.filters import quality
+from preprocess.readers.bad_records import MAX_NAMED, BadRecords
 from preprocess.readers.input_split import Document, InputSplit
 from preprocess.readers.split_file import Extent, SplitTask, extent_of, is_written, remove_text, require_whole, split_file
 from preprocess.workdir import (
@@ -44,6 +45,8 @@ from preprocess.workdir import (
 EXTRACTOR = "extract-2"
 SPLITTING_SHARE = 0.5
 """Time to split a file, relative to the time to extract its documents."""
+AUTO_LIMIT_SHARE, AUTO_LIMIT_RECORDS = 0.01, 10
+"""What preprocess.bad_input_limit: auto lets a corpus exclude: this share of its lines or pages, and always so many."""
 _START_AGAIN = "give another --out or delete"
 
 log = logging.getLogger(__name__)
@@ -53,10 +56,11 @@ def extract(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
     """Writes every document of the corpora under `out`.
 
     Returns:
-        {corpus: {"documents", "bytes" (UTF-8), "dropped": {reason: n}, "files": {name: {"documents", "in_file"}}}}
+        {corpus: {"documents", "bytes" (UTF-8), "dropped": {reason: n}, "files": {name: {"documents", "in_file"}},
+        "excluded": {"records": n, "first": [{"file", "place", "reason"}]}}}; "excluded" only where records were.
 
     Raises:
-        InputError: a corpus cannot be read.
+        InputError: a corpus cannot be read, or more of it than `preprocess.bad_input_limit` allows is excluded.
         ConfigError: `out` holds documents made with other settings, or a library of a filter is missing.
     """
     # A missing library is found now, not after hours of work.
@@ -90,6 +94,8 @@ def extract(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
         )
 
     executor.map(pending, work, _weight, ready)
+    if config.bad_input == "exclude":
+        executor.run_on_root(lambda: _check_excluded(config, out))
     parts = executor.run_on_root(lambda: [part for corpus in config.corpora for part in list_parts(out, corpus)])
     if config.duplicates.remove == "none":
         executor.run_on_root(lambda: duplicates.forget(parts))
@@ -139,7 +145,13 @@ def _plan(config: PreprocessConfig, out: Path) -> list[InputSplit | SplitTask]:
                 here = f"{source} is not in {config.corpora[corpus].path} or is now split otherwise"
                 raise ConfigError(f"{marker}: made from another set of files ({here}); {_START_AGAIN} {marker.parent}.")
             split = expected.pop(marker.stem)
-            _require_parts(marker.parent, marker, _check_settings(marker, _settings(split, config)))
+            content = _check_settings(marker, _settings(split, config))
+            _require_parts(marker.parent, marker, content)
+            if config.bad_input == "stop" and (excluded := content.get("excluded")):
+                here = f"without {excluded['records']} bad records ({excluded['first'][0]['place']} is the first)"
+                raise ConfigError(
+                    f"{marker}: made {here} but preprocess.bad_input is stop; set it to exclude, or {_START_AGAIN} {marker.parent}."
+                )
             remove_text(split)
             log.info("%s: %s: done before, skipped", corpus, split.name)
         # Before any new part is written: a killed run must not look complete.
@@ -239,7 +251,8 @@ def _write_split(split: InputSplit, config: PreprocessConfig, folder: Path, coun
     dropped: Counter[str] = Counter()
     smallest = _Smallest(config.heldout_documents)
     parts: list[dict[str, Any]] = []
-    documents = quality.keep(readers.documents(split, dropped), config.quality, dropped)
+    bad = BadRecords(config.bad_input)
+    documents = quality.keep(readers.documents(split, dropped, bad), config.quality, dropped)
     # One document decides whether there is another part at all: no part is empty.
     for first in documents:
         counts = Counter(documents=0, bytes=0)
@@ -248,7 +261,9 @@ def _write_split(split: InputSplit, config: PreprocessConfig, folder: Path, coun
         parts.append({"file": name, **counts})
         # No weight here: progress goes by bytes of the input, which are counted when the split ends.
         count(**counts, weight=0)
-    return {
+    # Absent where nothing was excluded: the marker is then the same under both settings of bad_input, and that of older versions.
+    excluded = {"excluded": {"records": bad.count, "first": bad.records}} if bad.count else {}
+    return excluded | {
         "counts": {
             "documents": sum(part["documents"] for part in parts),
             "bytes": sum(part["bytes"] for part in parts),
@@ -299,12 +314,38 @@ class _Smallest:
         return [[-negative, document_id] for negative, document_id in sorted(self._heap, reverse=True)]
 
 
+def _check_excluded(config: PreprocessConfig, out: Path) -> None:
+    """Checks that no corpus excluded more bad records than allowed.
+
+    Raises:
+        InputError: one did.
+    """
+    for corpus in config.corpora:
+        markers = read_markers(out, corpus)
+        excluded = sum(marker.get("excluded", {}).get("records", 0) for marker in markers)
+        counts = [marker["counts"] for marker in markers]
+        records = sum(count["documents"] + sum(count["dropped"].values()) for count in counts)
+        limit = config.bad_input_limit
+        allowed = max(AUTO_LIMIT_RECORDS, AUTO_LIMIT_SHARE * records) if limit == "auto" else limit * records
+        if excluded > allowed:
+            first = next(marker["excluded"]["first"][0] for marker in markers if "excluded" in marker)
+            raise InputError(
+                f"{config.corpora[corpus].path}: {excluded:,} of {records:,} records of '{corpus}' cannot be read, the first of them "
+                f"{first['file']}, {first['place']} ({first['reason']}), and preprocess.bad_input_limit is {limit}; mend the corpus, "
+                "or raise the limit and run the same command again."
+            )
+
+
 def _summary(config: PreprocessConfig, out: Path) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for name in config.corpora:
         corpus = summary[name] = {"documents": 0, "bytes": 0, "dropped": {}, "files": {}}
         for marker in read_markers(out, name):
             counts = marker["counts"]
+            if excluded := marker.get("excluded"):
+                listed = corpus.setdefault("excluded", {"records": 0, "first": []})
+                listed["records"] += excluded["records"]
+                listed["first"] = (listed["first"] + excluded["first"])[:MAX_NAMED]
             corpus["documents"] += counts["documents"]
             corpus["bytes"] += counts["bytes"]
             for reason, number in counts["dropped"].items():

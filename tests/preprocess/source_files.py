@@ -15,6 +15,7 @@ import zstandard
 from jadeberta.shards import InputError
 from preprocess import readers
 from preprocess.config import CorpusConfig
+from preprocess.readers.bad_records import BadRecords
 
 HEADER = (
     '<mediawiki xmlns="http://www.mediawiki.org/xml/export-{}/" xml:lang="ja">\n  <siteinfo><dbname>jawiki</dbname></siteinfo>\n'
@@ -29,10 +30,10 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def read(corpus: str, format: str, path: Path | str) -> tuple[list[dict[str, str]], Counter[str]]:
+def read(corpus: str, format: str, path: Path | str, bad: BadRecords | None = None) -> tuple[list[dict[str, str]], Counter[str]]:
     dropped: Counter[str] = Counter()
     config = CorpusConfig(format=format, path=str(path))  # type: ignore[arg-type]
-    return [d for split in readers.splits(corpus, config) for d in readers.documents(split, dropped)], dropped
+    return [d for split in readers.splits(corpus, config) for d in readers.documents(split, dropped, bad)], dropped
 
 
 def ids(corpus: str, format: str, path: Path | str) -> list[str]:

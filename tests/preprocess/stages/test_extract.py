@@ -103,8 +103,8 @@ def test_after_a_failure_midway_the_next_run_does_the_rest_and_gives_the_same_fi
 ) -> None:
     real, read = stage.readers.documents, []
 
-    def failing(split: Any, dropped: Any) -> Iterator[dict[str, str]]:
-        for number, document in enumerate(real(split, dropped)):
+    def failing(split: Any, dropped: Any, bad: Any) -> Iterator[dict[str, str]]:
+        for number, document in enumerate(real(split, dropped, bad)):
             if split.name == "web-1" and number == 20:
                 raise OSError("the disk is gone")
             yield document
@@ -117,9 +117,9 @@ def test_after_a_failure_midway_the_next_run_does_the_rest_and_gives_the_same_fi
     assert {m["settings"]["file"] for m in read_markers(tmp_path / "out", "web")} == {"web-0.jsonl"}
     assert all(part.name.startswith("web-0-") for part in list_parts(tmp_path / "out", "web"))
 
-    def counting(split: Any, dropped: Any) -> Iterator[dict[str, str]]:
+    def counting(split: Any, dropped: Any, bad: Any) -> Iterator[dict[str, str]]:
         read.append(split.name)
-        return real(split, dropped)
+        return real(split, dropped, bad)
 
     monkeypatch.setattr(stage.readers, "documents", counting)
     extract(config_of(source), tmp_path / "out", Executor())
@@ -141,10 +141,10 @@ def test_the_documents_are_complete_only_once_every_split_is_done(
             return True
         return False
 
-    def failing(split: Any, dropped: Any) -> Iterator[dict[str, str]]:
+    def failing(split: Any, dropped: Any, bad: Any) -> Iterator[dict[str, str]]:
         if split.name in ("web-2", "web-3"):
             raise OSError("the disk is gone")
-        yield from real(split, dropped)
+        yield from real(split, dropped, bad)
 
     monkeypatch.setattr(stage.readers, "documents", failing)
     with pytest.raises(RuntimeError, match="the disk is gone"):
