@@ -186,6 +186,7 @@ class Checkpointer:
         # Under ZeRO 3 a collective: rank 0 is sent the weights of the other ranks.
         tensors = tensor_files(self.engine)
         self._snapshot.fill({name: content for name, (content, _) in tensors.items()})
+        staging = self.recipe.checkpoint.staging
         self._pending = PendingSave(state.step, state.tokens, state.skipped_steps, began, sent=time.monotonic())
         self._writer.send(
             WriteCommand(
@@ -195,7 +196,8 @@ class Checkpointer:
                 files=self._snapshot.files,
                 texts=text_files(self.engine, self._describe(state, lr)) if self._is_root else {},
                 copies=[str(p.absolute()) for p in tokenizer_files(self.shards.directory / "tokenizer")] if self._is_root else [],
-                staging=self._staging(),
+                staging=str(Path(staging).absolute()) if staging else "",
+                rank=self.engine.process.rank,
             )
         )
         self._pending.stall_s = time.monotonic() - began
@@ -397,8 +399,3 @@ class Checkpointer:
         assert self._writer is not None
         self._writer.give_up(f"not done after {self._time_limit:.0f} s, given up; the disk may hang")
         self._take_answers()
-
-    def _staging(self) -> str:
-        """Directory on this node for this run and rank alone; empty where the recipe names none."""
-        staging = self.recipe.checkpoint.staging
-        return str(Path(staging).absolute() / self.root.parent.name / f"rank-{self.engine.process.rank:05d}") if staging else ""

@@ -61,18 +61,19 @@ def require_space(directory: Path, space_needed: int) -> None:
         )
 
 
-def write_file(path: Path, content: Any) -> tuple[int, str]:
+def write_file(path: Path, content: Any, opener: Callable[[str, int], int] | None = None) -> tuple[int, str]:
     """Writes and flushes one file; returns its size and the sha256 of the content in memory, not of what the disk gives back.
 
     Args:
         path: path of the file.
         content: bytes, or another object with the buffer protocol.
+        opener: opens the file, see Python's `open`; None: by its path.
     """
     view = memoryview(content)
     with ThreadPoolExecutor(1) as thread:  # hashing and writing both release the interpreter lock
         digest = thread.submit(lambda: hashlib.sha256(view).hexdigest())
         try:
-            with open(path, "wb", buffering=0) as f:
+            with open(path, "wb", buffering=0, opener=opener) as f:
                 start = 0
                 while start < len(view):
                     start += f.write(view[start : start + CHUNK])

@@ -40,7 +40,9 @@ class WriteCommand:
     copies: list[str] = field(default_factory=list)
     """Paths of files to copy into the checkpoint; only rank 0 has some."""
     staging: str = ""
-    """Directory on the node's own disk that the files pass through; empty: written to `root` at once."""
+    """Directory on the node's own disk in which a folder for this save is made; empty: written to `root` at once."""
+    rank: int = 0
+    """Rank whose files these are."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,14 +6,15 @@ hashes and writes would take the interpreter from the training. Knows bytes and 
 
 import mmap
 import os
-import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jadeberta.checkpoint.commit import Files, discard, prepare, prune, publish, require_space, write_file
 from jadeberta.checkpoint.manifest import directory_name, verify
+from jadeberta.checkpoint.staging import StagingFolder
 from jadeberta.checkpoint.writer_messages import (
     Answer,
     Command,
@@ -28,7 +29,6 @@ from jadeberta.checkpoint.writer_messages import (
     encode,
 )
 from jadeberta.errors import CheckpointError
-from jadeberta.utils.files import sync_directory
 from jadeberta.utils.processes import end_with_parent
 
 NICENESS = 19
@@ -79,32 +79,26 @@ class Writer:
     def _write(self, command: WriteCommand) -> Files:
         directory = prepare(Path(command.root), command.step, command.space_needed)
         if not command.staging:
-            return self._write_files(directory, command)
+            return self._write_files(lambda name, content: write_file(directory / name, content), command)
         # The node's own disk first; the shared file system then gets a copy of what is already safe there.
-        staging = Path(command.staging)
-        staging.mkdir(parents=True, exist_ok=True)
-        require_space(staging, sum(file.size for file in command.files))
-        staged = staging / directory.name
-        staged.mkdir(exist_ok=True)
-        try:
-            files = self._write_files(staged, command)
-            sync_directory(staged)
+        with StagingFolder(Path(command.staging), Path(command.root), command.rank) as staged:
+            require_space(staged.path, sum(file.size for file in command.files))
+            files = self._write_files(staged.write, command)
+            staged.sync()
             for name, (_, sha) in files.items():
                 # The copy is hashed while it is read: a bad disk of the node must not give a checkpoint with a right hash.
-                if _copy(staged / name, directory / name) != sha:
-                    raise CheckpointError(f"{staged / name}: is not what was written there; look at the disk of this node.")
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+                if staged.copy(name, directory / name) != sha:
+                    raise CheckpointError(f"{staged.path / name}: is not what was written there; look at the disk of this node.")
         return files
 
-    def _write_files(self, directory: Path, command: WriteCommand) -> Files:
+    def _write_files(self, write: Callable[[str, Any], tuple[int, str]], command: WriteCommand) -> Files:
         files = {}
         for file in command.files:
-            files[file.name] = write_file(directory / file.name, self.memory[file.offset : file.offset + file.size])
+            files[file.name] = write(file.name, self.memory[file.offset : file.offset + file.size])
         for name, text in command.texts.items():
-            files[name] = write_file(directory / name, text.encode())
+            files[name] = write(name, text.encode())
         for source in map(Path, command.copies):
-            files[source.name] = write_file(directory / source.name, source.read_bytes())
+            files[source.name] = write(source.name, source.read_bytes())
         return files
 
     def _read_back(self, directory: Path) -> list[str]:
@@ -123,13 +117,6 @@ class Writer:
         if not faults:
             self.trusted.add(directory.name)
         return faults
-
-
-def _copy(source: Path, target: Path) -> str:
-    """Writes and flushes a copy; returns the sha256 of the bytes that were read."""
-    with open(source, "rb") as f:
-        content = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ) if source.stat().st_size else b""
-        return write_file(target, content)[1]
 
 
 def serve(writer: Writer) -> None:
