@@ -13,14 +13,16 @@ import torch.distributed as dist
 from jadeberta import config as config_module
 from jadeberta.checkpoint.checkpointer import Checkpointer
 from jadeberta.checkpoint.compatibility import expected_of, preview
+from jadeberta.cluster.device import choose_device, describe_device
 from jadeberta.cluster.environment import Process, detect, slurm_job
-from jadeberta.cluster.process_group import choose_device, is_lost_peer, join_process_group, set_timeouts
+from jadeberta.cluster.process_group import is_lost_peer, join_process_group, set_timeouts
 from jadeberta.config import Recipe
 from jadeberta.data.batches import StepBatch, StepDataset, iterate_steps
 from jadeberta.data.masking import Masker, read_word_starts
 from jadeberta.data.sample_order import SampleOrder
 from jadeberta.errors import ConfigError, HangError, JadebertaError, NumericsError, RequeueRequested
 from jadeberta.evaluation.validation import Validation
+from jadeberta.model.attention.dispatch import attention_form
 from jadeberta.shards import DirectoryLock, ShardError, ShardReader, file_sha256
 from jadeberta.shards import open as open_shards
 from jadeberta.shards.scrub import Scrubber
@@ -110,7 +112,7 @@ def _print_dry_run(
     """
     deepspeed_settings(recipe, process.world_size)
     if process.is_root:
-        print(describe(recipe, process, shards, order))
+        print(describe(recipe, process, shards, order, f"{recipe.run.device} (a dry run looks for none)"))
         found = preview(Path(recipe.run.dir) / "checkpoints", resume, expected_of(recipe, shards, repeats))
         print(f"would resume from {found}" if found else "would start at step 0")
 
@@ -150,7 +152,7 @@ def _start(
         ) from e
     # The clock of run.max_hours starts here: the job's time limit counts the waiting too.
     control = RunControl(run_dir, process.is_root, recipe.run.max_hours)
-    device = choose_device(recipe, process)
+    device = choose_device(recipe.run.device, process.local_rank)
     path = run_dir / "ledger.jsonl"
     attempt = next_attempt(path) if process.is_root else 0
     if process.is_root:
@@ -165,7 +167,8 @@ def _start(
     set_timeouts(max(limits.start_s, limits.first_step_s, limits.save_s) + GRACE_S if limits.start_s else NO_LIMIT_S)
     ledger = Ledger(path, _broadcast(attempt), mend=False)
     console = Console(recipe.training.max_steps, recipe.logging.every_steps, recipe.training.batch_sizes, handler)
-    logger.info(describe(recipe, process, shards, order))
+    form = attention_form(recipe.model.attention, device.type)
+    logger.info(describe(recipe, process, shards, order, f"{describe_device(device)}, attention by {form}"))
     context = RunContext(recipe, process, device, shards, repeats, order, ledger, console, watchdog, control)
     return context, lock
 
@@ -312,7 +315,7 @@ def check_against_shards(recipe: Recipe, shards: ShardReader) -> None:
         )
 
 
-def describe(recipe: Recipe, process: Process, shards: ShardReader, order: SampleOrder) -> str:
+def describe(recipe: Recipe, process: Process, shards: ShardReader, order: SampleOrder, device: str) -> str:
     """The run in a few lines.
 
     Args:
@@ -320,6 +323,7 @@ def describe(recipe: Recipe, process: Process, shards: ShardReader, order: Sampl
         process: of the job.
         shards: the training split.
         order: the sample order.
+        device: of the ranks, in words.
     """
     training = recipe.training
     accumulation = training.accumulation(process.world_size)
@@ -334,7 +338,8 @@ def describe(recipe: Recipe, process: Process, shards: ShardReader, order: Sampl
         f"= {training.global_batch_size} sequences a step{growing}, {training.max_steps:,} steps, {epochs:.2f} epochs\n"
         f"data {shards.directory}: {corpora} sequences; fingerprint {shards.index.fingerprint[:12]}\n"
         f"model {recipe.model.num_hidden_layers} x {recipe.model.hidden_size}, attention {recipe.model.attention}, "
-        f"{training.precision}, {recipe.deepspeed}; run {recipe.run.dir}"
+        f"{training.precision}, {recipe.deepspeed}; run {recipe.run.dir}\n"
+        f"device {device}"
     )
 
 
