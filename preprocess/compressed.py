@@ -55,10 +55,6 @@ class BadRecord(InputError):
         super().__init__(f"{path}: {place}: {reason}; {remedy}.")
         self.path, self.place, self.kind, self.reason = path, place, kind, reason
 
-    def __reduce__(self) -> tuple[type[InputError], tuple[str]]:
-        """Other ranks get the sentence alone."""
-        return InputError, (str(self),)
-
 
 def chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[bytes]:
     """Streams the decompressed content of the bytes [start, end) of `path`, which must hold whole streams; the suffix names the format.

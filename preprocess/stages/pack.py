@@ -27,7 +27,6 @@ from jadeberta.shards import (
     InputError,
     ShardEntry,
     ShardIndex,
-    checksums_path,
     ensure_checksums,
     file_sha256,
     write_shard,
@@ -51,6 +50,7 @@ from preprocess.workdir import (
     stream_markers,
     words_marker,
 )
+from preprocess.written_files import claim, remove_stale, shard_names
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +166,8 @@ def _plan(config: PreprocessConfig, out: Path) -> _Plan:
         word_starts="documents" if characters else "pieces",
     )
     meta = {k: v for k, v in index.document().items() if k != "corpora"}
+    tars = [f"{corpus}-{n:05d}.tar" for corpus in config.corpora for n, _ in enumerate(groups[corpus])]
+    claim(out, [INDEX_NAME, *shard_names([*tars, *(f"valid-{corpus}-00000.tar" for corpus in config.corpora)])])
     heldout = {corpus: heldout_ids(out, corpus, config.heldout_documents) for corpus in config.corpora}
     texts = {
         words: text
@@ -176,13 +178,9 @@ def _plan(config: PreprocessConfig, out: Path) -> _Plan:
 
 
 def _write_index(out: Path, index: ShardIndex) -> None:
-    wanted = {entry.file for corpus in index.corpora.values() for entry in [*corpus.train, *corpus.valid]}
-    wanted |= {checksums_path(out / file).name for file in wanted}
-    for stale in (path for path in [*out.glob("*.tar"), *out.glob("*.sums")] if path.name not in wanted):
-        log.warning("%s: belongs to no corpus of this recipe any more, removed", stale)
-        stale.unlink()
-    for broken_off in [*out.glob(".*.tar.tmp-*"), *out.glob(".*.sums.tmp-*")]:
-        broken_off.unlink()  # a killed run left it; the lock says that no other run writes here
+    kept = shard_names(entry.file for corpus in index.corpora.values() for entry in [*corpus.train, *corpus.valid])
+    for stale in remove_stale(out, [INDEX_NAME, *kept]):
+        log.warning("%s: no corpus of this recipe has rows for it any more, removed", stale)
     with atomic_file(out / INDEX_NAME) as f:
         f.write(index.to_json())
 
