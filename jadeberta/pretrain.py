@@ -20,7 +20,7 @@ from jadeberta.config import Recipe
 from jadeberta.data.batches import StepBatch, StepDataset, iterate_steps
 from jadeberta.data.masking import Masker, read_word_starts
 from jadeberta.data.sample_order import SampleOrder
-from jadeberta.errors import ConfigError, HangError, JadebertaError, NumericsError, RequeueRequested
+from jadeberta.errors import ConfigError, HangError, JadebertaError, NumericsError, RequeueRequested, ResourceError
 from jadeberta.evaluation.validation import Validation
 from jadeberta.model.attention.dispatch import attention_form
 from jadeberta.shards import DirectoryLock, ShardError, ShardReader, file_sha256
@@ -75,8 +75,8 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
     try:
         state = Trainer(context).train(resume)
     except JadebertaError as e:
-        # A damaged shard may be one rank's own finding; every other error meets all ranks, and rank 0 writes it once.
-        if process.is_root or isinstance(e, ShardError):
+        # A damaged shard or a shortage may be one rank's own finding; other errors meet all ranks, and rank 0 writes them once.
+        if process.is_root or isinstance(e, ShardError | ResourceError):
             context.ledger.write("requeue" if isinstance(e, RequeueRequested) else "stop", status=e.exit_status, reason=str(e))
         raise
     except RuntimeError as e:

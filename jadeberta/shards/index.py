@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args
 import orjson
 
 from jadeberta.errors import ShardError
+from jadeberta.shards.index_checks import check_index
+from jadeberta.shards.open_files import retry_io
 
 INDEX_NAME = "index.json"
 FORMAT = "jadeberta-shards"
@@ -102,9 +104,10 @@ class ShardIndex:
 
         Raises:
             ShardError: the file is missing, not JSON, of another version, incomplete, or has a value that this program does not know.
+            ResourceError: the process lacks something, or the file system does not answer.
         """
         try:
-            document = orjson.loads(path.read_bytes())
+            document = orjson.loads(retry_io(path.read_bytes, f"reading {path}"))
         except OSError as e:
             raise ShardError(f"{path}: cannot be read ({e.strerror}). Make the shards with 'python -m preprocess all'.") from e
         except orjson.JSONDecodeError as e:
@@ -115,6 +118,10 @@ class ShardIndex:
         if (version := document.pop("version", None)) != VERSION:
             remedy = "Run 'python -m preprocess pack' again."
             raise ShardError(f"{path}: format version {version}, this program reads {VERSION}. {remedy}")
+        try:
+            check_index(document)
+        except ValueError as e:
+            raise ShardError(f"{path}: {e}. Run 'python -m preprocess pack' again, or copy the directory again.") from e
         try:
             corpora = {
                 name: CorpusEntry(c["repeats"], [ShardEntry(**s) for s in c["train"]], [ShardEntry(**s) for s in c["valid"]])
@@ -139,4 +146,8 @@ def find_index(directory: str | Path) -> Path:
     """Returns the index of a shard directory: `DIR/index.json`, or `DIR/shards/index.json` where only that exists."""
     top = Path(directory)
     nested = top / "shards" / INDEX_NAME
-    return nested if nested.exists() and not (top / INDEX_NAME).exists() else top / INDEX_NAME
+    try:
+        is_nested = retry_io(lambda: nested.exists() and not (top / INDEX_NAME).exists(), f"looking for {top / INDEX_NAME}")
+    except OSError:
+        is_nested = False  # reading it gives the error to its reader
+    return nested if is_nested else top / INDEX_NAME

@@ -16,8 +16,8 @@ from jadeberta.shards import (
     INDEX_NAME,
     ShardError,
     ShardIndex,
+    open_files,
     open_shards,
-    reader,
     verify,
     write_shard,
 )
@@ -158,7 +158,7 @@ def test_unusable_index_is_refused_with_its_name_and_a_remedy(tmp_path: Path, co
 
 
 def test_no_more_files_are_held_open_than_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "OPEN_FILES", 3)
+    monkeypatch.setattr(open_files, "OPEN_FILES", 3)
     rows = {f"web-{n:05d}.tar": random_rows(2, n) for n in range(8)}
     shards = open_shards(write(tmp_path / "out", rows))
 
