@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from jadeberta import config as config_module
 from jadeberta.checkpoint.checkpointer import Checkpointer
 from jadeberta.checkpoint.compatibility import expected_of, preview
+from jadeberta.checkpoint.held_tokenizer import read_tokenizer
 from jadeberta.cluster.device import choose_device, describe_device
 from jadeberta.cluster.environment import Process, detect, slurm_job
 from jadeberta.cluster.process_group import is_lost_peer, join_process_group, set_timeouts
@@ -23,9 +25,10 @@ from jadeberta.data.sample_order import SampleOrder
 from jadeberta.errors import ConfigError, HangError, JadebertaError, NumericsError, RequeueRequested, ResourceError
 from jadeberta.evaluation.validation import Validation
 from jadeberta.model.attention.dispatch import attention_form
-from jadeberta.shards import DirectoryLock, ShardError, ShardReader, file_sha256
+from jadeberta.shards import DirectoryLock, ShardError, ShardReader
 from jadeberta.shards import open as open_shards
 from jadeberta.shards.scrub import Scrubber
+from jadeberta.shards.tokenizer_format import MODEL_FILE
 from jadeberta.training.console import Console, redirect_library_logs
 from jadeberta.training.control import RunControl
 from jadeberta.training.engine import TrainingEngine, deepspeed_settings
@@ -62,7 +65,7 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
     require_known_sinks(recipe.logging.sinks)
     shards = open_shards(recipe.data.shards or _missing("data.shards"), damaged=recipe.data.damaged)
     repeats = effective_repeats(recipe, shards)
-    check_against_shards(recipe, shards)
+    tokenizer = check_against_shards(recipe, shards)
     recipe.training.accumulation(process.world_size)
     sizes = recipe.training.batch_sizes
     order = SampleOrder.of(recipe.training.seed, sizes.last, shards.corpora, repeats, sizes.warmup)
@@ -72,6 +75,7 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
         _print_dry_run(recipe, process, shards, order, repeats, resume)
         return
     context, lock = _start(recipe, process, shards, order, repeats)
+    context = replace(context, tokenizer=tokenizer)
     try:
         state = Trainer(context).train(resume)
     except JadebertaError as e:
@@ -237,7 +241,7 @@ class Trainer:
         """This rank's batches from `first_step` on."""
         recipe, training, shards = self.context.recipe, self.context.recipe.training, self.context.shards
         by_pieces = training.whole_word_mask and shards.index.word_starts == "pieces"
-        words = read_word_starts(str(shards.directory / "tokenizer" / "spm.model")) if by_pieces else None
+        words = read_word_starts(self.context.tokenizer[MODEL_FILE]) if by_pieces else None
         masker = Masker(training.seed, recipe.model.vocab_size, training.mask_probability, words)
         by_document = recipe.data.packing == "documents"
         ranks = (self.context.process.rank, self.context.process.world_size)
@@ -281,8 +285,8 @@ def effective_repeats(recipe: Recipe, shards: ShardReader) -> dict[str, int]:
     return repeats | recipe.data.repeats
 
 
-def check_against_shards(recipe: Recipe, shards: ShardReader) -> None:
-    """Checks that the model of a recipe can be trained on these shards.
+def check_against_shards(recipe: Recipe, shards: ShardReader) -> dict[str, bytes]:
+    """Checks that the model of a recipe can be trained on these shards; returns the tokenizer's files, read and checked.
 
     Raises:
         ConfigError: vocabulary, row length or packing do not fit.
@@ -293,16 +297,7 @@ def check_against_shards(recipe: Recipe, shards: ShardReader) -> None:
         raise ConfigError(
             f"model.vocab_size is {recipe.model.vocab_size} but {shards.index_path} was made with a tokenizer of {index.vocab_size} pieces."
         )
-    tokenizer = shards.directory / "tokenizer" / "spm.model"
-    if not tokenizer.is_file():
-        raise ShardError(
-            f"{tokenizer}: missing; a checkpoint carries its tokenizer. Copy the whole directory that 'preprocess' wrote."
-        )
-    if (found := file_sha256(tokenizer)) != index.tokenizer_sha256:
-        raise ShardError(
-            f"{tokenizer}: sha256 {found[:12]}… but {shards.index_path} was made with {index.tokenizer_sha256[:12]}…. "
-            "Run 'python -m preprocess pack' again, or put the tokenizer back."
-        )
+    tokenizer = read_tokenizer(shards)
     if index.packing == "best_fit" and recipe.data.packing == "concat":
         raise ConfigError(
             f"data.packing is concat, but the rows of {shards.index_path} hold unrelated documents (preprocess.packing best_fit), "
@@ -313,6 +308,7 @@ def check_against_shards(recipe: Recipe, shards: ShardReader) -> None:
             f"model.max_position_embeddings is {recipe.model.max_position_embeddings} but the rows of {shards.index_path} "
             f"have {index.sequence_length} tokens."
         )
+    return tokenizer
 
 
 def describe(recipe: Recipe, process: Process, shards: ShardReader, order: SampleOrder, device: str) -> str:

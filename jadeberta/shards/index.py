@@ -72,17 +72,21 @@ class ShardIndex:
     """How documents became rows. concat: one after the other, cut where a row ends; best_fit: uncut where they fit, then padding."""
     word_starts: WordStarts = "pieces"
     """How word starts are recorded. pieces: a piece that begins with ▁ starts a word; documents: `WORD_START` in the document numbers."""
+    tokenizer_files: dict[str, str] = field(default_factory=dict)
+    """sha256 of the files that were made from the sentencepiece model, such as `tokenizer.json`, by name; empty in older indexes."""
 
     def document(self) -> dict[str, Any]:
         """Returns the fields as plain values.
 
-        `packing` and `word_starts` are left out at their defaults: shards that are older than these keys keep the same bytes.
+        `packing`, `word_starts` and `tokenizer_files` are left out at their defaults: indexes older than these keys keep their bytes.
         """
         fields = asdict(self)
         if self.packing == "concat":
             del fields["packing"]
         if self.word_starts == "pieces":
             del fields["word_starts"]
+        if not self.tokenizer_files:
+            del fields["tokenizer_files"]
         return fields
 
     def to_json(self) -> bytes:
@@ -128,6 +132,8 @@ class ShardIndex:
                 for name, c in document.pop("corpora").items()
             }
             index = cls(**document, corpora=corpora)
+            if not all(isinstance(sha, str) for sha in index.tokenizer_files.values()):
+                raise TypeError("tokenizer_files holds something else than hashes")
         except (KeyError, TypeError, AttributeError) as e:
             raise ShardError(f"{path}: incomplete or of another layout ({e}). Run 'python -m preprocess pack' again.") from e
         for key, value, known in (

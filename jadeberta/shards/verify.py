@@ -38,6 +38,10 @@ def verify(directory: str | Path, progress: Callable[[str], None] = lambda line:
         faults.append(f"{model}: missing. Run 'python -m preprocess tokenizer' again.")
     elif (found := file_sha256(model)) != index.tokenizer_sha256:
         faults.append(f"{model}: sha256 differs from index.json (expected {index.tokenizer_sha256[:12]}…, found {found[:12]}…).")
+    for name, sha in index.tokenizer_files.items():
+        path = model.with_name(name)
+        if (found := file_sha256(path) if path.is_file() else "no file") != sha:
+            faults.append(f"{path}: sha256 differs from index.json (expected {sha[:12]}…, found {found[:12]}…).")
     for name, corpus in index.corpora.items():
         for entry in [*corpus.train, *corpus.valid]:
             found_faults = _shard_faults(index_path.parent / entry.file, entry, index)

@@ -31,7 +31,7 @@ from jadeberta.shards import (
     file_sha256,
     write_shard,
 )
-from jadeberta.shards.tokenizer_format import CLS, SEP
+from jadeberta.shards.tokenizer_format import CLS, MODEL_FILE, SEP, TOKENIZER_FILES
 from jadeberta.utils.files import atomic_file
 from preprocess.config import PreprocessConfig
 from preprocess.document_files import jsonl_zst_writer, read_json, read_jsonl_zst, write_json
@@ -114,7 +114,7 @@ def pack(config: PreprocessConfig, out: Path, executor: Executor) -> ShardIndex:
     # A second call of map: the first one ends only when every held-out document is on the disk.
     held = [corpus for corpus in config.corpora if heldout[corpus]]
     valid = dict(zip(held, executor.map(held, pack_valid), strict=True))
-    index = ShardIndex(**plan.meta, corpora={})
+    index = ShardIndex(**plan.meta, corpora={}, tokenizer_files=plan.tokenizer_files)
     for corpus, settings in config.corpora.items():
         index.corpora[corpus] = CorpusEntry(
             repeats=settings.repeats,
@@ -140,6 +140,8 @@ class _Plan:
     """Ids of the held-out documents, by corpus."""
     texts: dict[Path, Path]
     """Part of documents of each part of words, if the tokens are characters, which need the text's spaces; else empty."""
+    tokenizer_files: dict[str, str]
+    """sha256 of the files made from the sentencepiece model, for `index.json`."""
 
 
 def _plan(config: PreprocessConfig, out: Path) -> _Plan:
@@ -164,17 +166,37 @@ def _plan(config: PreprocessConfig, out: Path) -> _Plan:
         corpora={},
         packing=config.packing,
         word_starts="documents" if characters else "pieces",
+        tokenizer_files=_tokenizer_files(model.parent, tokenizer),
     )
-    meta = {k: v for k, v in index.document().items() if k != "corpora"}
     tars = [f"{corpus}-{n:05d}.tar" for corpus in config.corpora for n, _ in enumerate(groups[corpus])]
     claim(out, [INDEX_NAME, *shard_names([*tars, *(f"valid-{corpus}-00000.tar" for corpus in config.corpora)])])
+    # Without the hashes of the tokenizer's other files: a shard's bytes do not hang on them.
+    meta = {k: v for k, v in index.document().items() if k not in ("corpora", "tokenizer_files")}
     heldout = {corpus: heldout_ids(out, corpus, config.heldout_documents) for corpus in config.corpora}
     texts = {
         words: text
         for corpus in (config.corpora if characters else ())
         for words, text in zip(list_words(out, corpus), list_parts(out, corpus), strict=True)
     }
-    return _Plan(model, meta, groups, heldout, texts)
+    return _Plan(model, meta, groups, heldout, texts, index.tokenizer_files)
+
+
+def _tokenizer_files(directory: Path, training: dict[str, Any]) -> dict[str, str]:
+    """sha256 of the files beside the sentencepiece model; a tokenizer of an older version did not record them when it wrote them.
+
+    Raises:
+        ConfigError: a file is not the one that the tokenizer stage wrote.
+    """
+    names = [name for name in TOKENIZER_FILES if name != MODEL_FILE and (directory / name).is_file()]
+    found = {name: file_sha256(directory / name) for name in names}
+    written = training.get("files", found)
+    for name, sha in written.items():
+        if found.get(name) != sha:
+            raise ConfigError(
+                f"{directory / name}: not the file that the tokenizer stage wrote (sha256 {found.get(name, 'none')[:12]}, written "
+                f"{sha[:12]}). Put it back, or remove {directory / MODEL_FILE} and run 'python -m preprocess tokenizer' again."
+            )
+    return found
 
 
 def _write_index(out: Path, index: ShardIndex) -> None:

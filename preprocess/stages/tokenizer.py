@@ -17,7 +17,7 @@ import orjson
 import sentencepiece
 
 from jadeberta.shards import ConfigError, file_sha256
-from jadeberta.shards.tokenizer_format import CLS, MODEL_FILE, SEP, SPECIAL_TOKENS, UNK
+from jadeberta.shards.tokenizer_format import CLS, MODEL_FILE, SEP, SPECIAL_TOKENS, TOKENIZER_FILES, UNK
 from jadeberta.utils.files import atomic_file, atomic_path
 from preprocess.config import PreprocessConfig
 from preprocess.document_files import write_json
@@ -137,6 +137,7 @@ def _train(
     trained = sentencepiece.SentencePieceProcessor(model_file=str(directory / MODEL_FILE))
     result = {
         "sha256": file_sha256(directory / MODEL_FILE),
+        "files": {name: file_sha256(directory / name) for name in TOKENIZER_FILES if name != MODEL_FILE},
         "pieces": config.vocab_size,
         "words": ranked.words,
         "distinct_words": ranked.distinct,
