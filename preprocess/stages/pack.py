@@ -133,7 +133,7 @@ class _Plan:
 
     model: Path
     meta: dict[str, Any]
-    """Keys that `index.json` and the `meta.json` of every shard share."""
+    """Keys that `index.json` and the samples of every shard share."""
     groups: dict[str, list[list[Path]]]
     """Parts of words of each shard, by corpus."""
     heldout: dict[str, frozenset[str]]
