@@ -8,7 +8,6 @@ from jadeberta.shards import CorpusEntry, ShardIndex
 from jadeberta.utils.durations import format_duration
 from jadeberta.utils.text_table import format_table
 from preprocess.document_files import read_json, write_json
-from preprocess.workdir import REPORT_NAME
 
 ORDER = (
     *("documents", "text", "  dropped", "sentences in", "sentences out", "  quarantined", "  order-dependent", "words"),
@@ -30,7 +29,7 @@ def write_report(out: Path, reports: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The content of the file: as `reports`, with the "time" (seconds since 1970) of each entry.
     """
-    path = out / REPORT_NAME
+    path = out / "report.json"
     # Stages can run on different days; each keeps its entry until it runs again.
     report: dict[str, Any] = read_json(path) if path.exists() else {}
     for stage, entry in reports.items():
@@ -72,6 +71,11 @@ def print_report(report: dict[str, Any]) -> None:
             print(f"{corpus}: {excluded['records']:,} records could not be read and are excluded; report.json names the first:")
             for row in excluded["first"][:EXCLUDED_SHOWN]:
                 print(f"  {row['file']}, {row['place']}: {row['reason']}")
+        if incomplete := counts.get("incomplete"):
+            causes = ", ".join(f"{name} {number:,}" for name, number in list(incomplete["templates"].items())[:EXCLUDED_SHOWN])
+            print(
+                f"{corpus}: {incomplete['sentences']:,} sentences are left out as a template's words are missing in them: {causes}, ..."
+            )
     if coverage := report.get("tokenizer", {}).get("result", {}).get("coverage"):
         share, tokens, unknown = (coverage[key] for key in ("one_piece", "tokens_per_word", "unknown"))
         print(f"{share:.2%} of the running words are one piece; {tokens:.4f} tokens a word, {unknown:.4%} of them [UNK]")

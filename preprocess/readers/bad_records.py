@@ -11,6 +11,7 @@ from typing import Any
 from jadeberta.shards import InputError
 from preprocess.compressed import BadRecord
 from preprocess.config import BadInput
+from preprocess.readers.wiki.incomplete_sentences import Losses
 
 MAX_NAMED = 100
 """Most excluded records that a split, and a corpus in the report, names one by one; all of them are counted."""
@@ -37,6 +38,8 @@ class BadRecords:
     """Number of excluded records."""
     records: list[dict[str, Any]] = field(default_factory=list)
     """The first of them: {"file", "place", "reason"}."""
+    losses: Losses = field(default_factory=Losses)
+    """Sentences left out of documents that stay, as words are missing in them."""
 
     def add(self, error: BadRecord) -> None:
         """Excludes a record.
@@ -45,7 +48,7 @@ class BadRecords:
             InputError: records are not excluded (`policy` is stop), or most of the split is bad.
         """
         if self.policy == "stop":
-            raise InputError(str(error)) from error
+            raise error
         self.count += 1
         self.dropped[f"{REASON}{error.kind}"] += 1
         if len(self.records) < MAX_NAMED:

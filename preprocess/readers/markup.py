@@ -1,4 +1,5 @@
-"""Converts wikitext to plain text: `wikitext.py` resolves nested markup, `markup_rules.py` says what is kept, the rest goes line by line.
+"""Converts wikitext to plain text: `wikitext.py` resolves nested markup, `templates.py` and `markup_rules.py` say what is kept, the rest
+goes line by line. `incomplete_sentences.py` then excludes the sentences in which words are missing.
 
 Every pattern here takes time in proportion to the page, whatever the page holds: no two repeats in a row can match the same text, or the
 first one is possessive (`*+`).
@@ -11,16 +12,32 @@ from html.entities import html5
 
 from preprocess.readers import markup_rules as rules
 from preprocess.readers.language_codes import LANGUAGE_CODES
+from preprocess.readers.wiki.formulas import line_of_chemistry, line_of_tex, spelled_powers, spelled_signs
+from preprocess.readers.wiki.incomplete_sentences import (
+    ASIDE,
+    GAP,
+    Holes,
+    Losses,
+    complete,
+    unmarked,
+    without_marks,
+    without_trailing_marks,
+)
+from preprocess.readers.wiki.template_call import call_of
+from preprocess.readers.wiki.template_rules import DISAMBIGUATION
+from preprocess.readers.wiki.templates import printed_words
 from preprocess.readers.wikitext import Parts, Resolver, Rules
 
-# Stands where something was dropped until the text is whole: only brackets that we emptied are removed, not those of 'main()'.
-_GAP = "\x00"
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _DISAMBIGUATION = re.compile(
-    rf"\{{\{{\s*+(?:(?:template|テンプレート):\s*+)?(?:{rules.DISAMBIGUATION})\s*+(?:\||\}}\}})", re.IGNORECASE
+    rf"\{{\{{\s*+(?:(?:template|テンプレート):\s*+)?(?:{DISAMBIGUATION})\s*+(?:\||\}}\}})", re.IGNORECASE
 )
+_REDIRECT = re.compile(r"\s*#\s*(?:redirect|転送|リダイレクト)\s*:?\s*\[\[", re.IGNORECASE)
+# An address ends at a space, a bracket or a tag; [2001:db8::1] is a host.
 _EXTERNAL_LINK = re.compile(
-    r"\[(?:(?:https?|ftps?|irc|news|gopher):)?//[^\s\[\]<>\x00]*+[ \t　]*+((?:[^\[\]\n]|\[[^\[\]\n]*\])*+)\]"
+    rf"\[(?:{rules.SCHEMES})(?:\[[0-9A-Fa-f:.%]++\][^\s\[\]<>\x00-\x02]*+|[^\s\[\]<>\x00-\x02]++)"
+    r"[ \t　]*+((?:[^\[\]\n]|\[[^\[\]\n]*\])*+)\]",
+    re.IGNORECASE,
 )
 _SWITCH = re.compile(rf"__(?:{rules.SWITCHES})__")
 _QUOTES = re.compile("'{2,}")
@@ -30,17 +47,17 @@ _READING = re.compile(
     rf"<(?:{'|'.join(rules.READING_TAGS)})\b[^<>]*>[^<\n]*+(?:<(?!/?(?:ruby|rb|rt|rp|rtc)\b)[^<\n]*+)*+", re.IGNORECASE
 )
 _ELEMENT = re.compile(rf"<(/?)(?:{'|'.join(rules.DROPPED_ELEMENTS)})\b[^<>]*>", re.IGNORECASE)
+_EXTENSIONS = rules.DROPPED_EXTENSIONS | rules.BLOCK_EXTENSIONS | rules.FORMULA_EXTENSIONS
 _TAG_REPLACEMENT = (
-    dict.fromkeys(rules.PLAIN_TAGS | rules.READING_TAGS | rules.DROPPED_ELEMENTS | rules.DROPPED_EXTENSIONS, "")
+    dict.fromkeys(rules.PLAIN_TAGS | rules.READING_TAGS | rules.DROPPED_ELEMENTS | _EXTENSIONS, "")
     | dict.fromkeys(rules.LINE_BREAK_TAGS | rules.BLOCK_TAGS, "\n")
 )  # fmt: skip
 _TAG = re.compile(rf"<(/?)({'|'.join(sorted(_TAG_REPLACEMENT, key=len, reverse=True))})(?=[\s/>])[^<>]*>", re.IGNORECASE)
 _LINE_MARKS = frozenset("*#:;=")
 _MARKUP_CHARACTER = re.compile(r"[\[\]{}|<>&='_*#:;!-]")
-# （{{IPA|…}}、{{lang|…}}） of which nothing is left; （{{ラテン語}}、1900年 - ）; （1900年 - 、{{ラテン語}}）
-_EMPTIED = re.compile(r"[（(][\s、，,;；:：・/／]*\x00[\s、，,;；:：・/／\x00]*[）)]")
-_GAP_AFTER_BRACKET = re.compile(r"([（(])\s*+\x00[\s\x00]*[、，,;；]\s*")
-_GAP_BEFORE_BRACKET = re.compile(r"[、，,;；]\s*+\x00[\s\x00]*([）)])")
+# The colon between a term and its definition: not that of 1:2, of 12:30 or of an address.
+_DEFINITION = re.compile(r"\s:|(?<![0-9０-９:]):(?!//|:)|:(?![0-9０-９/:])")
+_resolve = Resolver({"nowiki", *_EXTENSIONS})
 
 
 def is_disambiguation(wikitext: str) -> bool:
@@ -48,50 +65,79 @@ def is_disambiguation(wikitext: str) -> bool:
     return _DISAMBIGUATION.search(_without_comments(wikitext)) is not None
 
 
-def clean(wikitext: str) -> str:
-    """Returns the running text of a page, one paragraph, heading or list item a line.
+def is_redirect(wikitext: str) -> bool:
+    """Returns whether a page leads to another one, as a reader sees it: dumps mark most of these pages, but not all."""
+    return _REDIRECT.match(_without_comments(wikitext[:2000])) is not None
+
+
+def clean(wikitext: str, title: str = "", losses: Losses | None = None) -> str:
+    """Returns the running text of a page, one paragraph, heading or list item a line; nothing of a redirect.
+
+    A sentence in which a template without a rule prints words is left out.
+
+    Args:
+        wikitext: source of the page.
+        title: title of the page, which {{PAGENAME}} prints; without it such a sentence is left out.
+        losses: counts what is left out; added to.
 
     Raises:
         ValueError: so many brackets are open at once that the page is no text (`wikitext.MAX_DEPTH`).
     """
-    text = _resolve(wikitext.replace(_GAP, ""))
+    if is_redirect(wikitext):
+        return ""
+    page = _Page(title)
+    losses = Losses() if losses is None else losses
+    text = _resolve(without_marks(wikitext), Rules(page.template, _argument, _link, page.extension))
+    if "[" in text:
+        text = _EXTERNAL_LINK.sub(lambda match: match[1] or GAP, text)
     if "<" in text:
-        text = _without_tags(text)
-    text = _EXTERNAL_LINK.sub(lambda match: match[1] or _GAP, text)
+        text = _without_tags(spelled_powers(text))
     if "__" in text:
         text = _SWITCH.sub("", text)
     text = "\n".join(_lines(_without_tables(text.split("\n"))))
-    # Bold and italics are never paired: one stray apostrophe would pair up half a page.
-    text = _STRAY_BRACKETS.sub("", _QUOTES.sub("", text))
+    text = _STRAY_BRACKETS.sub("", _without_quotes(text))
     if "&" in text:
         # Last of what reads markup: &#91;&#91; is two brackets and no link.
         text = _ENTITY.sub(_character, text)
-    if _GAP in text:
-        text = _GAP_BEFORE_BRACKET.sub(r"\1", _GAP_AFTER_BRACKET.sub(r"\1", _EMPTIED.sub("", text))).replace(_GAP, "")
-    return "\n".join(stripped for line in text.split("\n") if (stripped := line.strip()))
+    lines = (complete(line, page.holes, losses).strip() for line in spelled_signs(text).split("\n"))
+    return "\n".join(line for line in lines if line)
 
 
-def _template(parts: Parts) -> str:
-    name = "".join(parts[0]).strip().replace("_", " ").lower()
-    if name in rules.TEMPLATE_CHARACTER:
-        return rules.TEMPLATE_CHARACTER[name]
-    wanted = ("1",) if rules.FIRST_ARGUMENT_FAMILY.fullmatch(name) else rules.TEMPLATE_ARGUMENT.get(name)
-    if wanted is None:
-        return _GAP
-    arguments: dict[str, str] = {}
-    unnamed = 0
-    for part in parts[1:]:
-        key, equals, value = part[0].partition("=") if part else ("", "", "")
-        if equals:
-            arguments[key.strip()] = "".join([value, *part[1:]]).strip()
-        else:
-            unnamed += 1
-            arguments[str(unnamed)] = "".join(part).strip()
-    return next((arguments[key] for key in wanted if arguments.get(key)), _GAP)
+class _Page:
+    """Rules that depend on the page."""
+
+    def __init__(self, title: str) -> None:
+        self._title = _literally(title)
+        self.holes = Holes()
+
+    def template(self, parts: Parts) -> str:
+        words = printed_words(parts, self._title)
+        if words is not None:
+            return words
+        return self.holes.mark(call_of(parts).name, block=any("\n" in text for part in parts for text in part))
+
+    def extension(self, name: str, attributes: str, content: str) -> str:
+        if name == "nowiki":
+            return _literally(content) or GAP
+        if name in rules.DROPPED_EXTENSIONS:
+            return GAP
+        if name in rules.BLOCK_EXTENSIONS and not re.search(r"\binline\b", attributes):
+            return f"\n{GAP}"
+        if name in ("math", "chem", "ce"):
+            words = line_of_tex(content) if name == "math" else line_of_chemistry(content)
+            if words:
+                return f"{ASIDE}{_literally(words)}{ASIDE}"
+        elif name == "maplink" and (shown := re.search(r"\btext\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|(\S+))", attributes)):
+            return shown[1] or shown[2] or shown[3]
+        elif name in rules.BLOCK_EXTENSIONS:
+            return _literally(content.strip()) or GAP
+        elif name == "maplink" or not content:
+            return GAP
+        return self.holes.mark(f"<{name}>", block="\n" in content)
 
 
 def _argument(parts: Parts) -> str:
-    return "".join(parts[1]) if len(parts) > 1 else _GAP
+    return "".join(parts[1]) if len(parts) > 1 else GAP
 
 
 def _link(parts: Parts) -> str:
@@ -99,21 +145,20 @@ def _link(parts: Parts) -> str:
     namespace, colon, _ = target.partition(":")
     if colon:
         namespace = namespace.strip().replace("_", " ").lower()
-        if namespace in rules.DROPPED_NAMESPACES or namespace in LANGUAGE_CODES:
+        if namespace in rules.FILE_NAMESPACES:
+            # A picture in a sentence may stand for a word; one beside the text does not.
+            return "" if any("".join(part).strip().lower() in rules.PLACED_FILE for part in parts[1:]) else GAP
+        if namespace in rules.CATEGORY_NAMESPACES or namespace in LANGUAGE_CODES:
             return ""
     shown = "|".join(map("".join, parts[1:])) or target.strip().removeprefix(":")
-    # [[*NSYNC]] is no item of a list.
+    # [[*NSYNC]] is no item of a list, and no colon of a link ends the term of a definition.
+    shown = shown.replace(":", "&#58;") if ":" in shown else shown
     return f"&#{ord(shown[0])};{shown[1:]}" if shown[:1] in _LINE_MARKS else shown
 
 
-def _nowiki(content: str) -> str:
-    """Returns the content with everything that could be markup as entities; an empty <nowiki /> separates its two sides."""
-    return _GAP if not content else _MARKUP_CHARACTER.sub(lambda match: f"&#{ord(match[0])};", _ENTITY.sub(_character, content))
-
-
-_resolve = Resolver(
-    Rules(_template, _argument, _link, {"nowiki": _nowiki, **dict.fromkeys(rules.DROPPED_EXTENSIONS, lambda content: _GAP)})
-)
+def _literally(content: str) -> str:
+    """Returns the content with everything that could be markup as entities."""
+    return _MARKUP_CHARACTER.sub(lambda match: f"&#{ord(match[0])};", _ENTITY.sub(_character, content))
 
 
 def _without_comments(wikitext: str) -> str:
@@ -130,7 +175,7 @@ def _without_tags(text: str) -> str:
         elif depth:
             depth -= 1
             if not depth:
-                kept += [text[position:start], _GAP]
+                kept += [text[position:start], GAP]
                 position = match.end()
     text = "".join([*kept, text[position:]])
     opened: Counter[str] = Counter()
@@ -139,11 +184,43 @@ def _without_tags(text: str) -> str:
         name = match[2].lower()
         if not match[1]:
             opened[name] += 1
-        elif not opened[name]:
+        elif not opened[name] and name != "br":
             return ""  # a line is not broken by a tag that ends nothing
         return _TAG_REPLACEMENT[name]
 
     return _TAG.sub(replacement, _READING.sub("", text))
+
+
+def _without_quotes(text: str) -> str:
+    """Returns the text without the apostrophes of bold and italics, which are never paired: one stray apostrophe would pair up half a page.
+
+    As MediaWiki does, four are an apostrophe and bold, and in a line where neither bold nor italics end, one bold is an apostrophe and
+    italics: that of L'''amour''.
+    """
+    if "''" not in text:
+        return text
+    return "\n".join(_line_without_quotes(line) if "''" in line else line for line in text.split("\n"))
+
+
+def _line_without_quotes(line: str) -> str:
+    runs = [(match.start(), match.end()) for match in _QUOTES.finditer(line)]
+    lengths = [end - start for start, end in runs]
+    bold = sum(length != 2 for length in lengths)
+    italics = sum(length == 2 or length >= 5 for length in lengths)
+    apostrophe = -1
+    if bold % 2 and italics % 2:
+        candidates = [start for (start, end), length in zip(runs, lengths, strict=True) if length in (3, 4)]
+        behind_letter = [
+            start for start in candidates if line[start - 1 : start].isalpha() and not line[max(start - 2, 0) : start - 1].strip()
+        ]
+        behind_word = [start for start in candidates if start and not line[start - 1].isspace()]
+        apostrophe = next(iter([*behind_letter, *behind_word, *candidates]), -1)
+    kept, position = [], 0
+    for (start, end), length in zip(runs, lengths, strict=True):
+        literal = 1 if length == 4 or start == apostrophe else max(length - 5, 0)
+        kept += [line[position:start], "'" * literal]
+        position = end
+    return "".join([*kept, line[position:]])
 
 
 def _without_tables(lines: list[str]) -> list[str]:
@@ -162,7 +239,14 @@ def _without_tables(lines: list[str]) -> list[str]:
                 kept.append(line[line.index("|}") + 2 :])
                 continue
         kept.append(line)
-    return [line for line in kept if not line.lstrip().startswith(("{|", "|"))]
+    if depth:
+        # To its headers too: behind a table that is open, ! begins a cell.
+        kept[start:] = [line for line in kept[start:] if not line.lstrip().startswith("!")]
+    return [line for line in kept if not _is_row(line.lstrip())]
+
+
+def _is_row(line: str) -> bool:
+    return line.startswith(("{|", "|")) or (line.startswith("!") and "!!" in line[1:] and line[1:2] != "!")
 
 
 def _lines(lines: list[str]) -> Iterator[str]:
@@ -177,9 +261,8 @@ def _lines(lines: list[str]) -> Iterator[str]:
                     yield title
         elif dropped_level:
             continue
-        elif line[:1] == ";" and (definition := line.lstrip("*#:;").partition(" :"))[1]:
-            yield definition[0]
-            yield definition[2].lstrip(":")
+        elif line[:1] in "*#:;" and (text := line.lstrip("*#:;")) and line[-len(text) - 1] == ";":
+            yield from _DEFINITION.split(text, maxsplit=1)
         elif line.startswith("----"):
             yield line.lstrip("-")
         else:
@@ -187,7 +270,7 @@ def _lines(lines: list[str]) -> Iterator[str]:
 
 
 def _heading(line: str) -> tuple[int, str] | None:
-    line = line.rstrip(" \t\x00")
+    line = without_trailing_marks(line)
     opening, closing = len(line) - len(line.lstrip("=")), len(line) - len(line.rstrip("="))
     level = min(opening, closing, 6)
     title = line[level : len(line) - level].strip()
@@ -195,8 +278,11 @@ def _heading(line: str) -> tuple[int, str] | None:
 
 
 def _is_dropped(title: str) -> bool:
-    title = _QUOTES.sub("", title).replace(_GAP, "").strip().lower()
-    return all(part in rules.DROPPED_SECTIONS for part in rules.SECTION_JOINT.split(title))
+    title = _ENTITY.sub(_character, _QUOTES.sub("", unmarked(title)))
+    parts = rules.SECTION_JOINT.split(rules.SECTION_BRACKETS.sub("・", title.lower()))
+    parts = [part for text in [title.lower(), *parts] if (part := text.strip(rules.SECTION_SIGNS))]
+    # A name may hold a joint itself.
+    return any(parts) and (parts[0] in rules.DROPPED_SECTIONS or all(part in rules.DROPPED_SECTIONS for part in parts[1:]))
 
 
 def _character(match: re.Match[str]) -> str:
@@ -205,4 +291,5 @@ def _character(match: re.Match[str]) -> str:
     if name[0] != "#":
         return html5.get(name + ";", match[0])
     number = int(name[2:], 16) if name[1] in "xX" else int(name[1:])
-    return chr(number) if 0 < number < 0x110000 and not 0xD800 <= number < 0xE000 else ""
+    # The marks of this package are no characters of a text.
+    return chr(number) if 2 < number < 0x110000 and not 0xD800 <= number < 0xE000 else ""

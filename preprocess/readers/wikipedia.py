@@ -1,4 +1,4 @@
-"""Reads Wikipedia's pages-articles dumps: multistream or plain .xml.bz2, or .xml, in any version of the export schema.
+"""Reads Wikipedia's pages-articles dumps: multistream or plain .xml.bz2, or .xml, in any version of the export schema from 0.3 on.
 
 A multistream dump gives splits of some streams each. Only one page at a time is in memory.
 """
@@ -14,7 +14,8 @@ from jadeberta.shards import InputError
 from preprocess.compressed import DOWNLOAD_AGAIN, EXCLUDE, BadRecord, DamagedFile, chunks, lines
 from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit, file_splits, source_of, stem
-from preprocess.readers.markup import clean, is_disambiguation
+from preprocess.readers.markup import clean, is_disambiguation, is_redirect
+from preprocess.readers.wiki.incomplete_sentences import Losses
 
 # About 1,600 pages, 2.5 MB compressed: half a minute of work, so that a kill costs little and ranks end together.
 STREAMS_PER_SPLIT = 16
@@ -22,6 +23,13 @@ STREAMS_PER_SPLIT = 16
 MAX_PAGE_BYTES = 2**28
 _SCAN_BYTES = 2**24
 _STREAM_START = re.compile(rb"BZh[1-9]1AY&SY")
+_OTHER_NAMESPACE = re.compile(
+    r"(?:(?:利用者|user|wikipedia|project|ファイル|画像|file|image|mediawiki|template|テンプレート|help|ヘルプ|category|カテゴリ|portal|ポータル|"
+    r"プロジェクト|module|モジュール|book|draft|gadget|timedtext)(?:[‐ _-]?(?:ノート|会話|talk)|・トーク)?|ノート|talk|"
+    r"特別|special|メディア|media|トーク):",
+    re.IGNORECASE,
+)
+"""Begins the titles of pages outside the articles' namespace, in Japanese and English."""
 _INDEX_NAME = re.compile(r"-multistream-index\d*\.txt")
 
 
@@ -62,19 +70,21 @@ def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords) -> Iter
             "namespace"
             if namespace != "0"
             else "redirect"
-            if redirect
+            if redirect or is_redirect(wikitext)
             else "disambiguation"
             if is_disambiguation(wikitext)
             else ""
         )
         if not reason:
+            losses = Losses()
             try:
-                text = clean(wikitext)
+                text = clean(wikitext, title, losses)
             except Exception:
                 # A page that is all brackets raises ValueError; whatever else happens, one page must not end a run.
                 reason = "unparsable"
             else:
                 reason = "" if text else "empty"
+                bad.losses.add(losses)
         if reason:
             dropped[reason] += 1
         else:
@@ -156,10 +166,18 @@ def _pages(split: InputSplit) -> Iterator[tuple[int, bytes]]:
             buffer += chunk
             position = 0
             while (end := buffer.find(b"</page>", position)) >= 0:
-                number += 1
-                yield number, buffer[position : end + len(b"</page>")]
-                position = end + len(b"</page>")
+                end += len(b"</page>")
+                for page in _begun_pages(buffer[position:end]):
+                    number += 1
+                    yield number, page
+                position = end
             buffer = buffer[position:]
+            if len(buffer) > MAX_PAGE_BYTES:
+                # Where a page ends is not known, but where the next one begins is.
+                *broken, buffer = _begun_pages(buffer)
+                for page in broken:
+                    number += 1
+                    yield number, page
             if len(buffer) > MAX_PAGE_BYTES:
                 raise _error(split, number + 1, "a page of more than 256 MiB, so this is not a pages-articles dump")
     except DamagedFile as e:
@@ -171,11 +189,19 @@ def _pages(split: InputSplit) -> Iterator[tuple[int, bytes]]:
         raise _error(split, number + 1, "the file is cut short: </mediawiki> is missing")
 
 
+def _begun_pages(data: bytes) -> list[bytes]:
+    """Returns what stands before each second and further <page>, and the rest: a page that never ends costs no other one."""
+    starts = [match.start() for match in re.finditer(b"<page>", data)][1:]
+    return [data[start:end] for start, end in pairwise([0, *starts, len(data)])]
+
+
 def _fields(split: InputSplit, number: int, page: bytes) -> tuple[str, str, str, bool, str]:
     """Returns (title, namespace, id, whether the page redirects, wikitext)."""
     start = page.find(b"<page>")
     if start < 0:
         raise _bad_page(split, number, "not XML", "</page> without <page>")
+    if not page.endswith(b"</page>"):
+        raise _bad_page(split, number, "not XML", "</page> is missing before the next page begins")
     try:
         # Parsed by itself a page has no namespace, so that export-0.10 and 0.11 look the same.
         element = ElementTree.fromstring(page[start:].decode())
@@ -184,8 +210,11 @@ def _fields(split: InputSplit, number: int, page: bytes) -> tuple[str, str, str,
     except ElementTree.ParseError as e:
         raise _bad_page(split, number, "not XML", f"not valid XML ({e})") from e
     title, namespace, page_id = (element.findtext(name) for name in ("title", "ns", "id"))
-    if title is None or namespace is None or not page_id:
-        raise _bad_page(split, number, "no id", "a page without <title>, <ns> or <id>")
+    if title is None or not page_id:
+        raise _bad_page(split, number, "no id", "a page without <title> or <id>")
+    if namespace is None:
+        # Schemas before 0.6 have no <ns>.
+        namespace = "0" if _OTHER_NAMESPACE.match(title) is None else "other"
     return title, namespace, page_id, element.find("redirect") is not None, element.findtext("revision/text") or ""
 
 

@@ -5,7 +5,7 @@ the length of the page whatever is left open; a parser that backtracks could not
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 MAX_DEPTH = 100
@@ -25,8 +25,8 @@ class Rules:
     """{{{name|default}}}"""
     link: Callable[[Parts], str]
     """[[target|label|...]]"""
-    extensions: Mapping[str, Callable[[str], str]]
-    """Tags whose content is no wikitext, by name in small letters, with the function that replaces the content."""
+    extension: Callable[[str, str, str], str]
+    """A tag whose content is no wikitext: its name in small letters, its attributes and its content."""
 
 
 @dataclass(slots=True)
@@ -45,19 +45,44 @@ class _Open:
         return texts
 
 
-class Resolver:
-    """Resolves the markup of pages by `rules`."""
+class _Tags:
+    """Finds the ends of one page's extension tags. What a search found is kept, so that no part of the page is searched twice."""
 
-    def __init__(self, rules: Rules) -> None:
-        self._rules = rules
-        names = "|".join(sorted(rules.extensions, key=len, reverse=True))
+    def __init__(self, text: str, closing: dict[str, re.Pattern[str]]) -> None:
+        self._text = text
+        self._closing = closing
+        self._end_of_tag = -1
+        self._never_closed: set[str] = set()
+
+    def content(self, name: str, start: int) -> tuple[str, str, int] | None:
+        """Returns (attributes, content, where the text goes on) of a tag whose name ends at `start`; None if it is never closed."""
+        if self._end_of_tag < start:
+            found = self._text.find(">", start)
+            self._end_of_tag = len(self._text) if found < 0 else found
+        end = self._end_of_tag
+        if end == len(self._text):
+            return None
+        if self._text[end - 1] == "/":
+            return self._text[start : end - 1], "", end + 1
+        close = None if name in self._never_closed else self._closing[name].search(self._text, end + 1)
+        if close is None:
+            self._never_closed.add(name)
+            return None
+        return self._text[start:end], self._text[end + 1 : close.start()], close.end()
+
+
+class Resolver:
+    """Resolves the markup of pages; `extensions` are the names, in small letters, of the tags whose content is no wikitext."""
+
+    def __init__(self, extensions: Iterable[str]) -> None:
+        names = sorted(extensions, key=lambda name: (-len(name), name))
         self._token = re.compile(
-            rf"\{{{{2,}}|\}}{{2,}}|\[{{2,}}|\]{{2,}}|\||<!--|<(?P<tag>{names})(?=[\s/>])",
+            rf"\{{{{2,}}|\}}{{2,}}|\[{{2,}}|\]{{2,}}|\||<!--|<(?P<tag>{'|'.join(names)})(?=[\s/>])",
             re.IGNORECASE,
         )
-        self._closing = {name: re.compile(rf"</{name}\s*+>", re.IGNORECASE) for name in rules.extensions}
+        self._closing = {name: re.compile(rf"</{name}\s*+>", re.IGNORECASE) for name in names}
 
-    def __call__(self, text: str) -> str:
+    def __call__(self, text: str, rules: Rules) -> str:
         """Returns the page without templates, links, extension tags and comments; unpaired brackets stay.
 
         Raises:
@@ -66,7 +91,7 @@ class Resolver:
         top: list[str] = []
         into = top  # where text goes: the last part of the innermost bracket, or the page
         stack: list[_Open] = []
-        never_closed: set[str] = set()
+        tags = _Tags(text, self._closing)
         position, search = 0, self._token.search
         while match := search(text, position):
             start, end = match.span()
@@ -85,70 +110,57 @@ class Resolver:
                 stack.append(_Open(mark, end - start))
                 into = stack[-1].parts[0]
             elif mark in "}]":
-                self._close(mark, end - start, stack, top)
+                _close(mark, end - start, stack, top, rules)
                 into = stack[-1].parts[-1] if stack else top
             elif match["tag"] is None:
                 close = text.find("-->", end)
                 position = len(text) if close < 0 else close + 3
             else:
-                replacement, position = self._extension(match["tag"].lower(), text, end, never_closed)
-                into.append(text[start:end] if replacement is None else replacement)
+                name = match["tag"].lower()
+                found = tags.content(name, end)
+                if found is None:
+                    into.append(text[start:end])
+                else:
+                    attributes, content, position = found
+                    # As in `_close`: what replaces markup never begins a part, where it could be taken for the name of an argument.
+                    into += ["", rules.extension(name, attributes, content)]
         top += [literal for unclosed in stack for literal in unclosed.literally()]
         top.append(text[position:])
         return "".join(top)
 
-    def _close(self, mark: str, count: int, stack: list[_Open], top: list[str]) -> None:
-        """Pairs a run of closing brackets with open ones; unpaired brackets become text.
 
-        Args:
-            mark: the closing bracket.
-            count: length of the run.
-            stack: open brackets; changed.
-            top: text outside all brackets; added to.
-        """
-        wanted = "{" if mark == "}" else "["
-        while count >= 2 and stack:
-            opened = stack[-1]
-            if opened.bracket != wanted:
-                # A template ends over a link left open in it, as editors forget ]] more often than }}; not the other way round.
-                if wanted == "[" or not any(other.bracket == "{" for other in stack):
-                    break
-                stack.pop()
-                self._into(stack, top).extend(opened.literally())
-                continue
-            matched = min(count, opened.count, 3 if wanted == "{" else 2)
-            rule = self._rules.link if wanted == "[" else self._rules.template if matched == 2 else self._rules.argument
+def _close(mark: str, count: int, stack: list[_Open], top: list[str], rules: Rules) -> None:
+    """Pairs a run of closing brackets with open ones; unpaired brackets become text.
+
+    Args:
+        mark: the closing bracket.
+        count: length of the run.
+        stack: open brackets; changed.
+        top: text outside all brackets; added to.
+        rules: what replaces a pair.
+    """
+    wanted = "{" if mark == "}" else "["
+    while count >= 2 and stack:
+        opened = stack[-1]
+        if opened.bracket != wanted:
+            # A template ends over a link left open in it, as editors forget ]] more often than }}; not the other way round.
+            if wanted == "[" or not any(other.bracket == "{" for other in stack):
+                break
             stack.pop()
-            left = opened.count - matched
-            if left >= 2:
-                stack.append(_Open(wanted, left))
-            into = self._into(stack, top)
-            # The text of a part begins with what is no markup itself: only there may the name of an argument stand.
-            into += [wanted if left == 1 else "", rule(opened.parts)]
-            count -= matched
-        self._into(stack, top).append(mark * count)
+            _innermost(stack, top).extend(opened.literally())
+            continue
+        matched = min(count, opened.count, 3 if wanted == "{" else 2)
+        rule = rules.link if wanted == "[" else rules.template if matched == 2 else rules.argument
+        stack.pop()
+        left = opened.count - matched
+        if left >= 2:
+            stack.append(_Open(wanted, left))
+        into = _innermost(stack, top)
+        # The text of a part begins with what is no markup itself: only there may the name of an argument stand.
+        into += [wanted if left == 1 else "", rule(opened.parts)]
+        count -= matched
+    _innermost(stack, top).append(mark * count)
 
-    @staticmethod
-    def _into(stack: list[_Open], top: list[str]) -> list[str]:
-        return stack[-1].parts[-1] if stack else top
 
-    def _extension(self, name: str, text: str, start: int, never_closed: set[str]) -> tuple[str | None, int]:
-        """Returns (replacement of an extension tag, where the text goes on); (None, start) if the tag is never closed.
-
-        Args:
-            name: name of the tag.
-            text: the page.
-            start: where the tag's name ends.
-            never_closed: tags that are known to have no closing tag in the rest of the page, or '>' if none follows; added to.
-        """
-        end = -1 if ">" in never_closed else text.find(">", start)
-        if end < 0:
-            never_closed.add(">")
-            return None, start
-        if text[end - 1] == "/":
-            return self._rules.extensions[name](""), end + 1
-        close = None if name in never_closed else self._closing[name].search(text, end + 1)
-        if close is None:
-            never_closed.add(name)
-            return None, start
-        return self._rules.extensions[name](text[end + 1 : close.start()]), close.end()
+def _innermost(stack: list[_Open], top: list[str]) -> list[str]:
+    return stack[-1].parts[-1] if stack else top

@@ -30,6 +30,7 @@ from preprocess.filters import quality
 from preprocess.readers.bad_records import MAX_NAMED, BadRecords
 from preprocess.readers.input_split import Document, InputSplit
 from preprocess.readers.split_file import Extent, SplitTask, extent_of, is_written, remove_text, require_whole, split_file
+from preprocess.readers.wiki.incomplete_sentences import Losses
 from preprocess.workdir import (
     complete_path,
     cuts_dir,
@@ -42,11 +43,13 @@ from preprocess.workdir import (
 )
 
 # Goes into every marker: change it with any rule of a reader, so that old and new texts never mix in one output.
-EXTRACTOR = "extract-2"
+EXTRACTOR = "extract-3"
 SPLITTING_SHARE = 0.5
 """Time to split a file, relative to the time to extract its documents."""
 AUTO_LIMIT_SHARE, AUTO_LIMIT_RECORDS = 0.01, 10
 """What preprocess.bad_input_limit: auto lets a corpus exclude: this share of its lines or pages, and always so many."""
+MARKER_TEMPLATES, REPORT_TEMPLATES = 500, 50
+"""Most templates that a split's marker, and a corpus in the report, names as causes of incomplete sentences."""
 _START_AGAIN = "give another --out or delete"
 
 log = logging.getLogger(__name__)
@@ -57,7 +60,8 @@ def extract(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
 
     Returns:
         {corpus: {"documents", "bytes" (UTF-8), "dropped": {reason: n}, "files": {name: {"documents", "in_file"}},
-        "excluded": {"records": n, "first": [{"file", "place", "reason"}]}}}; "excluded" only where records were.
+        "excluded": {"records": n, "first": [{"file", "place", "reason"}]}, "incomplete": {"sentences", "brackets", "templates":
+        {name: n}}}}; "excluded" and "incomplete" (sentences of Wikipedia left out as a word is missing) only where there are any.
 
     Raises:
         InputError: a corpus cannot be read, or more of it than `preprocess.bad_input_limit` allows is excluded.
@@ -263,16 +267,21 @@ def _write_split(split: InputSplit, config: PreprocessConfig, folder: Path, coun
         count(**counts, weight=0)
     # Absent where nothing was excluded: the marker is then the same under both settings of bad_input, and that of older versions.
     excluded = {"excluded": {"records": bad.count, "first": bad.records}} if bad.count else {}
-    return excluded | {
-        "counts": {
-            "documents": sum(part["documents"] for part in parts),
-            "bytes": sum(part["bytes"] for part in parts),
-            "dropped": dict(sorted(dropped.items())),
-        },
-        "parts": parts,
-        "heldout": smallest.pairs(),
-        "seconds": round(time.monotonic() - began, 3),
-    }
+    incomplete = {"incomplete": bad.losses.counts(MARKER_TEMPLATES)} if bad.losses.templates else {}
+    return (
+        excluded
+        | incomplete
+        | {
+            "counts": {
+                "documents": sum(part["documents"] for part in parts),
+                "bytes": sum(part["bytes"] for part in parts),
+                "dropped": dict(sorted(dropped.items())),
+            },
+            "parts": parts,
+            "heldout": smallest.pairs(),
+            "seconds": round(time.monotonic() - began, 3),
+        }
+    )
 
 
 def _one_part(documents: Iterator[Document], part_bytes: int, counts: Counter[str], smallest: "_Smallest") -> Iterator[Document]:
@@ -340,12 +349,15 @@ def _summary(config: PreprocessConfig, out: Path) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for name in config.corpora:
         corpus = summary[name] = {"documents": 0, "bytes": 0, "dropped": {}, "files": {}}
+        losses = Losses()
         for marker in read_markers(out, name):
             counts = marker["counts"]
             if excluded := marker.get("excluded"):
                 listed = corpus.setdefault("excluded", {"records": 0, "first": []})
                 listed["records"] += excluded["records"]
                 listed["first"] = (listed["first"] + excluded["first"])[:MAX_NAMED]
+            if "incomplete" in marker:
+                losses.add(Losses.of_counts(marker["incomplete"]))
             corpus["documents"] += counts["documents"]
             corpus["bytes"] += counts["bytes"]
             for reason, number in counts["dropped"].items():
@@ -353,4 +365,6 @@ def _summary(config: PreprocessConfig, out: Path) -> dict[str, Any]:
             file = corpus["files"].setdefault(marker["settings"]["file"], {"documents": 0, "in_file": 0})
             file["documents"] += counts["documents"]
             file["in_file"] += counts["documents"] + sum(counts["dropped"].values())
+        if losses.templates:
+            corpus["incomplete"] = losses.counts(REPORT_TEMPLATES)
     return summary

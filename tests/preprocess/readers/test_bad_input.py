@@ -129,7 +129,7 @@ def test_invalid_utf8_in_cc100_is_named_by_line_and_byte(tmp_path: Path) -> None
         (dump([page(1, "本文。")])[: -len(FOOTER)], "page 2 after byte 0: the file is cut short: </mediawiki> is missing"),
         (b"<html>404</html>", "byte 0: not a MediaWiki export"),
         (dump([page(1, "本文。"), page(2, "二").replace("<ns>", "<ns")]), "page 2 after byte 0: not valid XML"),
-        (dump([page(1, "本文。").replace("<id>1</id>", "")]), "page 1 after byte 0: a page without <title>, <ns> or <id>"),
+        (dump([page(1, "本文。").replace("<id>1</id>", "")]), "page 1 after byte 0: a page without <title> or <id>"),
         (dump([page(1, "A")]).replace(b"A<", b"\xff<"), "page 1 after byte 0: not valid UTF-8"),
         (dump([]), "no document in the whole file"),
     ],

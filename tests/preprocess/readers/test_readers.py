@@ -4,6 +4,7 @@ import bz2
 import gzip
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,10 +49,10 @@ def test_wikipedia_keeps_articles_and_counts_the_rest_by_reason(tmp_path: Path, 
 
 
 def test_a_page_that_the_parser_fails_on_is_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(wikitext: str) -> str:
+    def failing(wikitext: str, *known: Any) -> str:
         if "壊" in wikitext:
             raise RecursionError
-        return clean(wikitext)
+        return clean(wikitext, *known)
 
     monkeypatch.setattr(wikipedia, "clean", failing)
     path = tmp_path / "jawiki.xml"
