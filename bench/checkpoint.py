@@ -40,7 +40,8 @@ from bench.checkpointing.workload import (
 )
 from bench.results_file import write_results
 from jadeberta.checkpoint.checkpointer import Checkpointer
-from jadeberta.cluster.process_group import choose_device, join_process_group
+from jadeberta.cluster.device import choose_device
+from jadeberta.cluster.process_group import join_process_group
 from jadeberta.training.console import redirect_library_logs
 from jadeberta.training.ledger import Ledger
 from jadeberta.utils.paths import path_option
@@ -95,7 +96,7 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     run_dir = directory / "run"
     redirect_library_logs(run_dir, 0)
     recipe = recipe_of(size, run_dir)
-    device = choose_device(recipe, ALONE)
+    device = choose_device(recipe.run.device, ALONE.local_rank)
     join_process_group(ALONE, device, 600)
     parts: dict[str, dict[str, Any]] = {}
     conditions: dict[str, dict[str, Any]] = {}

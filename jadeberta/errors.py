@@ -35,6 +35,10 @@ class ShardError(JadebertaError):
     """A shard directory is missing, damaged or not the expected one."""
 
 
+class ResourceError(JadebertaError):
+    """This process or its host ran out of something (descriptors, memory), or a file system does not answer; no file is damaged."""
+
+
 class SegmenterError(JadebertaError):
     """The word segmenter cannot be started, or its dictionary is not usable."""
 

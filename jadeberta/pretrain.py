@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -13,17 +14,21 @@ import torch.distributed as dist
 from jadeberta import config as config_module
 from jadeberta.checkpoint.checkpointer import Checkpointer
 from jadeberta.checkpoint.compatibility import expected_of, preview
+from jadeberta.checkpoint.held_tokenizer import read_tokenizer
+from jadeberta.cluster.device import choose_device, describe_device
 from jadeberta.cluster.environment import Process, detect, slurm_job
-from jadeberta.cluster.process_group import choose_device, is_lost_peer, join_process_group, set_timeouts
+from jadeberta.cluster.process_group import is_lost_peer, join_process_group, set_timeouts
 from jadeberta.config import Recipe
 from jadeberta.data.batches import StepBatch, StepDataset, iterate_steps
 from jadeberta.data.masking import Masker, read_word_starts
 from jadeberta.data.sample_order import SampleOrder
-from jadeberta.errors import ConfigError, HangError, JadebertaError, NumericsError, RequeueRequested
+from jadeberta.errors import ConfigError, HangError, JadebertaError, NumericsError, RequeueRequested, ResourceError
 from jadeberta.evaluation.validation import Validation
-from jadeberta.shards import DirectoryLock, ShardError, ShardReader, file_sha256
+from jadeberta.model.attention.dispatch import attention_form
+from jadeberta.shards import DirectoryLock, ShardError, ShardReader
 from jadeberta.shards import open as open_shards
 from jadeberta.shards.scrub import Scrubber
+from jadeberta.shards.tokenizer_format import MODEL_FILE
 from jadeberta.training.console import Console, redirect_library_logs
 from jadeberta.training.control import RunControl
 from jadeberta.training.engine import TrainingEngine, deepspeed_settings
@@ -60,7 +65,7 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
     require_known_sinks(recipe.logging.sinks)
     shards = open_shards(recipe.data.shards or _missing("data.shards"), damaged=recipe.data.damaged)
     repeats = effective_repeats(recipe, shards)
-    check_against_shards(recipe, shards)
+    tokenizer = check_against_shards(recipe, shards)
     recipe.training.accumulation(process.world_size)
     sizes = recipe.training.batch_sizes
     order = SampleOrder.of(recipe.training.seed, sizes.last, shards.corpora, repeats, sizes.warmup)
@@ -70,11 +75,12 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
         _print_dry_run(recipe, process, shards, order, repeats, resume)
         return
     context, lock = _start(recipe, process, shards, order, repeats)
+    context = replace(context, tokenizer=tokenizer)
     try:
         state = Trainer(context).train(resume)
     except JadebertaError as e:
-        # A damaged shard may be one rank's own finding; every other error meets all ranks, and rank 0 writes it once.
-        if process.is_root or isinstance(e, ShardError):
+        # A damaged shard or a shortage may be one rank's own finding; other errors meet all ranks, and rank 0 writes them once.
+        if process.is_root or isinstance(e, ShardError | ResourceError):
             context.ledger.write("requeue" if isinstance(e, RequeueRequested) else "stop", status=e.exit_status, reason=str(e))
         raise
     except RuntimeError as e:
@@ -110,7 +116,7 @@ def _print_dry_run(
     """
     deepspeed_settings(recipe, process.world_size)
     if process.is_root:
-        print(describe(recipe, process, shards, order))
+        print(describe(recipe, process, shards, order, f"{recipe.run.device} (a dry run looks for none)"))
         found = preview(Path(recipe.run.dir) / "checkpoints", resume, expected_of(recipe, shards, repeats))
         print(f"would resume from {found}" if found else "would start at step 0")
 
@@ -150,7 +156,7 @@ def _start(
         ) from e
     # The clock of run.max_hours starts here: the job's time limit counts the waiting too.
     control = RunControl(run_dir, process.is_root, recipe.run.max_hours)
-    device = choose_device(recipe, process)
+    device = choose_device(recipe.run.device, process.local_rank)
     path = run_dir / "ledger.jsonl"
     attempt = next_attempt(path) if process.is_root else 0
     if process.is_root:
@@ -165,7 +171,8 @@ def _start(
     set_timeouts(max(limits.start_s, limits.first_step_s, limits.save_s) + GRACE_S if limits.start_s else NO_LIMIT_S)
     ledger = Ledger(path, _broadcast(attempt), mend=False)
     console = Console(recipe.training.max_steps, recipe.logging.every_steps, recipe.training.batch_sizes, handler)
-    logger.info(describe(recipe, process, shards, order))
+    form = attention_form(recipe.model.attention, device.type)
+    logger.info(describe(recipe, process, shards, order, f"{describe_device(device)}, attention by {form}"))
     context = RunContext(recipe, process, device, shards, repeats, order, ledger, console, watchdog, control)
     return context, lock
 
@@ -234,7 +241,7 @@ class Trainer:
         """This rank's batches from `first_step` on."""
         recipe, training, shards = self.context.recipe, self.context.recipe.training, self.context.shards
         by_pieces = training.whole_word_mask and shards.index.word_starts == "pieces"
-        words = read_word_starts(str(shards.directory / "tokenizer" / "spm.model")) if by_pieces else None
+        words = read_word_starts(self.context.tokenizer[MODEL_FILE]) if by_pieces else None
         masker = Masker(training.seed, recipe.model.vocab_size, training.mask_probability, words)
         by_document = recipe.data.packing == "documents"
         ranks = (self.context.process.rank, self.context.process.world_size)
@@ -278,8 +285,8 @@ def effective_repeats(recipe: Recipe, shards: ShardReader) -> dict[str, int]:
     return repeats | recipe.data.repeats
 
 
-def check_against_shards(recipe: Recipe, shards: ShardReader) -> None:
-    """Checks that the model of a recipe can be trained on these shards.
+def check_against_shards(recipe: Recipe, shards: ShardReader) -> dict[str, bytes]:
+    """Checks that the model of a recipe can be trained on these shards; returns the tokenizer's files, read and checked.
 
     Raises:
         ConfigError: vocabulary, row length or packing do not fit.
@@ -290,16 +297,7 @@ def check_against_shards(recipe: Recipe, shards: ShardReader) -> None:
         raise ConfigError(
             f"model.vocab_size is {recipe.model.vocab_size} but {shards.index_path} was made with a tokenizer of {index.vocab_size} pieces."
         )
-    tokenizer = shards.directory / "tokenizer" / "spm.model"
-    if not tokenizer.is_file():
-        raise ShardError(
-            f"{tokenizer}: missing; a checkpoint carries its tokenizer. Copy the whole directory that 'preprocess' wrote."
-        )
-    if (found := file_sha256(tokenizer)) != index.tokenizer_sha256:
-        raise ShardError(
-            f"{tokenizer}: sha256 {found[:12]}… but {shards.index_path} was made with {index.tokenizer_sha256[:12]}…. "
-            "Run 'python -m preprocess pack' again, or put the tokenizer back."
-        )
+    tokenizer = read_tokenizer(shards)
     if index.packing == "best_fit" and recipe.data.packing == "concat":
         raise ConfigError(
             f"data.packing is concat, but the rows of {shards.index_path} hold unrelated documents (preprocess.packing best_fit), "
@@ -310,9 +308,10 @@ def check_against_shards(recipe: Recipe, shards: ShardReader) -> None:
             f"model.max_position_embeddings is {recipe.model.max_position_embeddings} but the rows of {shards.index_path} "
             f"have {index.sequence_length} tokens."
         )
+    return tokenizer
 
 
-def describe(recipe: Recipe, process: Process, shards: ShardReader, order: SampleOrder) -> str:
+def describe(recipe: Recipe, process: Process, shards: ShardReader, order: SampleOrder, device: str) -> str:
     """The run in a few lines.
 
     Args:
@@ -320,6 +319,7 @@ def describe(recipe: Recipe, process: Process, shards: ShardReader, order: Sampl
         process: of the job.
         shards: the training split.
         order: the sample order.
+        device: of the ranks, in words.
     """
     training = recipe.training
     accumulation = training.accumulation(process.world_size)
@@ -334,7 +334,8 @@ def describe(recipe: Recipe, process: Process, shards: ShardReader, order: Sampl
         f"= {training.global_batch_size} sequences a step{growing}, {training.max_steps:,} steps, {epochs:.2f} epochs\n"
         f"data {shards.directory}: {corpora} sequences; fingerprint {shards.index.fingerprint[:12]}\n"
         f"model {recipe.model.num_hidden_layers} x {recipe.model.hidden_size}, attention {recipe.model.attention}, "
-        f"{training.precision}, {recipe.deepspeed}; run {recipe.run.dir}"
+        f"{training.precision}, {recipe.deepspeed}; run {recipe.run.dir}\n"
+        f"device {device}"
     )
 
 

@@ -27,7 +27,8 @@ from preprocess.executors.progress import ProgressReporter, clear
 from preprocess.job_status import describe_directory
 from preprocess.load_config import load_config
 from preprocess.segmenters import open_segmenter
-from preprocess.workdir import progress_dir, read_training, remove_leftovers
+from preprocess.workdir import REPORT_NAME, progress_dir, read_training
+from preprocess.written_files import claim, remove_leftovers, require_own_work
 
 STAGES = ("extract", "segment", "tokenizer", "pack")
 REQUEUED_PATIENCE_SECONDS = 120.0
@@ -115,6 +116,8 @@ def _join(options: argparse.Namespace) -> Executor:
     try:
         if options.pool is None or out is None or options.dry_run or (verifies and not out.is_dir()):
             return Executor()
+        if not verifies:
+            require_own_work(out)
         return FileExecutor(out, options.pool, options.stage, options.pool_silence, holds=not verifies)
     except (JadebertaError, OSError) as e:
         error = portable_error(e, "this process")
@@ -141,10 +144,12 @@ def _run(options: argparse.Namespace, overrides: list[str], executor: Executor, 
 
     def prepare() -> None:
         if options.pool is None:
+            require_own_work(options.out)
             # A requeued job may start before the last process of its former attempt has ended.
             patience = REQUEUED_PATIENCE_SECONDS if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else 0.0
             held.append(DirectoryLock(options.out / "work", "--out", patience))
             remove_leftovers(options.out)
+        claim(options.out, [REPORT_NAME])
         clear(progress_dir(options.out))
 
     executor.run_on_root(prepare)

@@ -8,6 +8,7 @@ from jadeberta.shards import CorpusEntry, ShardIndex
 from jadeberta.utils.durations import format_duration
 from jadeberta.utils.text_table import format_table
 from preprocess.document_files import read_json, write_json
+from preprocess.workdir import REPORT_NAME
 
 ORDER = (
     *("documents", "text", "  dropped", "sentences in", "sentences out", "  quarantined", "  order-dependent", "words"),
@@ -29,7 +30,7 @@ def write_report(out: Path, reports: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The content of the file: as `reports`, with the "time" (seconds since 1970) of each entry.
     """
-    path = out / "report.json"
+    path = out / REPORT_NAME
     # Stages can run on different days; each keeps its entry until it runs again.
     report: dict[str, Any] = read_json(path) if path.exists() else {}
     for stage, entry in reports.items():

@@ -5,7 +5,7 @@ Pure functions on strings. The names go into the shards' metadata: change a rule
 
 import re
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -32,6 +32,12 @@ _LETTER = re.compile(r"[^\W\d_]")
 _LATIN_OR_DIGIT = re.compile("[0-9A-Za-z０-９Ａ-Ｚａ-ｚ]")
 _SPACES = re.compile(" {2,}")
 
+MOST_MARKS = 30
+"""Number of combining marks that may follow each other, as in UAX #15's Stream-Safe Text Format."""
+# A character may end with up to three marks of its own, which are not seen before it is decomposed.
+_SUSPICIOUS_MARKS = MOST_MARKS - 4
+_JOINER = "\u034f"  # COMBINING GRAPHEME JOINER: no mark is sorted across it
+
 
 def normalise(text: str) -> str:
     """Applies NFKC and drops lone surrogates; runs of control characters, spaces of any kind and ▁ become one space, none at the ends.
@@ -39,7 +45,7 @@ def normalise(text: str) -> str:
     Works on one line or sentence: a newline becomes a space like any other control character.
     """
     # Surrogates first: between a letter and its combining mark they would hide the pair from NFKC.
-    return _SPACE.sub(" ", unicodedata.normalize("NFKC", _SURROGATE.sub("", text))).strip(" ")
+    return _SPACE.sub(" ", unicodedata.normalize("NFKC", _stream_safe(_SURROGATE.sub("", text)))).strip(" ")
 
 
 def split_sentences(text: str) -> list[str]:
@@ -63,9 +69,60 @@ def _normalise_lines(text: str) -> str:
     """Normalises each line of a text without surrogates, except spaces at its ends; takes a third of the time of `normalise` on a
     whole text."""
     # … is not in the table, as NFKC makes three characters of it; it is frequent in novels.
-    units = np.frombuffer(text.replace("…", "...").encode("utf-16-le"), np.uint16)
+    text = text.replace("…", "...")
+    units = np.frombuffer(text.encode("utf-16-le"), np.uint16)
+    if _is_suspicious(units):
+        units = np.frombuffer(_stream_safe(text).encode("utf-16-le"), np.uint16)
     text = unicodedata.normalize("NFKC", _plain_units()[units].tobytes().decode("utf-16-le"))
     return _SPACES.sub(" ", text) if "  " in text else text
+
+
+def _stream_safe(text: str) -> str:
+    """Inserts U+034F so that at most MOST_MARKS combining marks follow each other: the Stream-Safe Text Format of UAX #15, section 13.
+
+    Python sorts the marks of a run in quadratic time: 40,000 of them take 20 s. No language puts 30 marks on one letter, so ordinary text
+    is returned unchanged.
+    """
+    if len(text) <= _SUSPICIOUS_MARKS or not _is_suspicious(np.frombuffer(text.encode("utf-16-le"), np.uint16)):
+        return text
+    safe: list[str] = []
+    run = 0
+    for character in text:
+        first, last, has_starter = _own_marks(character)
+        if first and run + first > MOST_MARKS:
+            safe.append(_JOINER)
+            run = 0
+        run = last if has_starter else run + last
+        safe.append(character)
+    return "".join(safe)
+
+
+def _is_suspicious(units: np.ndarray) -> bool:
+    """Returns whether a text, uint16 [UTF-16 units], may hold more than MOST_MARKS combining marks in a row."""
+    marks = _mark_units()[units]
+    if np.count_nonzero(marks) <= _SUSPICIOUS_MARKS:
+        return False
+    # Places of the characters that are no marks, with one before the text and one behind it: a run of marks is a gap between two of them.
+    others = np.concatenate(([-1], np.flatnonzero(~marks), [len(units)]))
+    return bool(np.diff(others).max() > _SUSPICIOUS_MARKS)
+
+
+@lru_cache(maxsize=4096)
+def _own_marks(character: str) -> tuple[int, int, bool]:
+    """Returns how many combining marks a decomposed character begins with and ends with, and whether it holds anything else."""
+    classes = [unicodedata.combining(c) for c in unicodedata.normalize("NFKD", character)]
+    starters = [place for place, found in enumerate(classes) if not found]
+    return (starters[0], len(classes) - 1 - starters[-1], True) if starters else (len(classes), len(classes), False)
+
+
+@cache
+def _mark_units() -> np.ndarray:
+    """Returns for each UTF-16 unit whether it may belong to a combining mark, or to a character that NFKC makes one of; bool [65,536]."""
+    decomposed = (unicodedata.normalize("NFKD", chr(unit))[0] for unit in range(2**16))
+    marks = np.fromiter((unicodedata.combining(first) > 0 for first in decomposed), np.bool_, 2**16)
+    # Pairs: any second half, and the first halves below those of emoji and of rare kanji, which are frequent and hold no marks.
+    marks[0xDC00:0xE000] = marks[0xD800:0xD83C] = True
+    return marks
 
 
 @cache

@@ -1,9 +1,10 @@
 """Layout of the output directory: names of its files and folders, and how the stages read what an earlier one wrote.
 
-The stages know this module and not each other. It writes nothing but removes what killed processes left behind.
+The stages know this module and not each other. It writes and removes nothing.
 
     OUT/index.json, *.tar, *.sums           shards (pack)
     OUT/tokenizer/training.json             marker of the tokenizer stage
+    OUT/work/written.json                   names of the files beside work/ that the stages wrote (written_files.py)
     OUT/work/documents/CORPUS/*.jsonl.zst   documents in parts (extract), one marker (.json) for each input split
     OUT/work/documents/CORPUS.pieces.json   planned input splits; CORPUS.complete.json: all of them are done
     OUT/work/cuts/CORPUS/                   text of input splits that wait for extraction
@@ -14,8 +15,6 @@ The stages know this module and not each other. It writes nothing but removes wh
     OUT/work/pool/, OUT/work/progress/      state of the running processes
 """
 
-import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,13 @@ SUFFIX = ".jsonl.zst"
 """Suffix of every part of documents or words."""
 TRAINING_NAME = "training.json"
 """Marker of the tokenizer stage: settings, hash and counts of the finished tokenizer; written last."""
+
+WRITTEN_NAME = "written.json"
+"""Record of the files beside work/ that the stages wrote."""
+REPORT_NAME = "report.json"
+"""Results of the newest run of each stage."""
+WORK_FOLDERS = ("documents", "cuts", "duplicates", "words", "counts", "pack", "pool", "progress")
+"""Folders of the stages in OUT/work."""
 
 
 def documents_dir(out: Path, corpus: str) -> Path:
@@ -250,18 +256,3 @@ def read_training(directory: Path) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = read_json(marker)
     return found if file_sha256(model) == found["sha256"] else None
-
-
-def remove_leftovers(out: Path) -> None:
-    """Removes the temporary files of killed processes under `out`. Call it only while no other process writes there.
-
-    `work/pool` is not touched: other processes of that pool may be starting.
-    """
-    # Hidden names are temporary files: no stage gives an output such a name.
-    for path in [*out.glob(".*"), *(out / "tokenizer").glob(".*"), *(out / "work").glob("**/.*")]:
-        if pool_dir(out) in path.parents:
-            continue
-        if re.search(r"\.tmp-\d+$", path.name):
-            path.unlink(missing_ok=True)
-        elif path.name.startswith(".seeds-"):
-            shutil.rmtree(path, ignore_errors=True)

@@ -20,6 +20,7 @@ LAYERS = [
     "preprocess.readers",
     "preprocess.segmenters",
     "preprocess.workdir",
+    "preprocess.written_files",
     "preprocess.load_config",
     "preprocess.executors",
     "preprocess.filters",

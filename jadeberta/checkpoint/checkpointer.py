@@ -23,7 +23,7 @@ fails leaves the run going and is recorded in the ledger. One save, from state t
 
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,10 @@ import torch.distributed as dist
 from jadeberta.checkpoint.commit import remove, remove_leftovers
 from jadeberta.checkpoint.compatibility import describe_data, expected_of, refuse_other_counters
 from jadeberta.checkpoint.manifest import candidates, directory_name, refuse_fresh_start, step_of
+from jadeberta.checkpoint.pending_save import PendingSave
 from jadeberta.checkpoint.restore import CheckpointLoader, on_root
 from jadeberta.checkpoint.snapshot import Snapshot
-from jadeberta.checkpoint.state_dict import current_adam_step, tensor_files, text_files, tokenizer_files
+from jadeberta.checkpoint.state_dict import current_adam_step, tensor_files, text_files
 from jadeberta.checkpoint.writer_client import WriterClient
 from jadeberta.checkpoint.writer_messages import (
     Answer,
@@ -65,21 +66,6 @@ READ_BACK_SHARE = 0.4
 """Share of the watchdog's limit of a save that reading it back may take; writing has half of it, so that both end before the limit."""
 RESERVED_BYTES = 1 << 20
 """Counted for the small files of a checkpoint when the free space of the disk is checked."""
-
-
-@dataclass
-class PendingSave:
-    """A save between `save()` and the end of its commit."""
-
-    step: int
-    tokens: int
-    skipped_steps: int
-    began: float
-    """time.monotonic() when the training began to wait for it."""
-    sent: float
-    """time.monotonic() when the copy was complete; the time limit counts from here."""
-    stall_s: float = 0.0
-    """Seconds that the training waited."""
 
 
 class Checkpointer:
@@ -195,7 +181,6 @@ class Checkpointer:
                 space_needed=self._space_needed,
                 files=self._snapshot.files,
                 texts=text_files(self.engine, self._describe(state, lr)) if self._is_root else {},
-                copies=[str(p.absolute()) for p in tokenizer_files(self.shards.directory / "tokenizer")] if self._is_root else [],
                 staging=str(Path(staging).absolute()) if staging else "",
                 rank=self.engine.process.rank,
             )
@@ -204,7 +189,9 @@ class Checkpointer:
 
     def _take_memory(self) -> None:
         """Takes the memory for snapshots now: a node that has not enough fails before the first step."""
-        self._snapshot = Snapshot(tensor_files(self.engine), pin=self.engine.device.type == "cuda")
+        # The tokenizer as it was checked at the start: the files beside the shards may have changed since.
+        tokenizer = self.context.tokenizer if self._is_root else {}
+        self._snapshot = Snapshot(tensor_files(self.engine), pin=self.engine.device.type == "cuda", fixed=tokenizer)
         self._writer = WriterClient(self._snapshot)
         size = torch.tensor(self._snapshot.size + RESERVED_BYTES)
         # The ranks share one disk: each checks that the whole checkpoint fits, not only its own part.

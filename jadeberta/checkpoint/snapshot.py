@@ -29,12 +29,15 @@ class Snapshot:
         files: where each file lies in it.
     """
 
-    def __init__(self, files: dict[str, tuple[Tensors, dict[str, str]]], pin: bool) -> None:
-        """Takes the memory and writes the headers.
+    def __init__(
+        self, files: dict[str, tuple[Tensors, dict[str, str]]], pin: bool, fixed: dict[str, bytes] | None = None
+    ) -> None:
+        """Takes the memory and writes the headers and the fixed files.
 
         Args:
             files: per file name, tensors whose shapes and dtypes count, and the metadata for the header.
             pin: lock the pages, so that copies from a GPU are fast and can overlap.
+            fixed: content of files that are the same in every save, by name.
 
         Raises:
             CheckpointError: there is not enough memory.
@@ -48,6 +51,10 @@ class Snapshot:
             self.files.append(MemoryFile(name, end, size))
             headers.append((end, header))
             end += -(-size // PAGE) * PAGE
+        for name, content in (fixed or {}).items():
+            self.files.append(MemoryFile(name, end, len(content)))
+            headers.append((end, content))
+            end += -(-len(content) // PAGE) * PAGE
         self.size = max(end, PAGE)
         if self.size > (free := available_memory()):
             raise CheckpointError(

@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from jadeberta.checkpoint.manifest import MANIFEST_NAME, STATE_NAME
 from jadeberta.checkpoint.snapshot import Tensors
 from jadeberta.errors import CheckpointError
-from jadeberta.shards.tokenizer_format import TOKENIZER_FILES
 from jadeberta.training.engine import TrainingEngine
 from jadeberta.training.zero_state import (
     adam_step,
@@ -66,11 +65,6 @@ def text_files(engine: TrainingEngine, state: dict[str, Any]) -> dict[str, str]:
     config = engine.model.config.to_dict() | {"architectures": ["DebertaV2ForMaskedLM"], "dtype": dtype}
     text = orjson.dumps(state, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
     return {"config.json": json.dumps(config, indent=2, sort_keys=True) + "\n", STATE_NAME: text}
-
-
-def tokenizer_files(tokenizer: Path) -> list[Path]:
-    """Returns the tokenizer files that a directory holds."""
-    return [tokenizer / file for file in TOKENIZER_FILES if (tokenizer / file).is_file()]
 
 
 def read_state(directory: Path) -> dict[str, Any]:

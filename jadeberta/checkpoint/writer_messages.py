@@ -37,8 +37,6 @@ class WriteCommand:
     """Files in the shared memory."""
     texts: dict[str, str] = field(default_factory=dict)
     """Content of small files, by name; only rank 0 has some."""
-    copies: list[str] = field(default_factory=list)
-    """Paths of files to copy into the checkpoint; only rank 0 has some."""
     staging: str = ""
     """Directory on the node's own disk in which a folder for this save is made; empty: written to `root` at once."""
     rank: int = 0

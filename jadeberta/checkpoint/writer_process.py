@@ -97,8 +97,6 @@ class Writer:
             files[file.name] = write(file.name, self.memory[file.offset : file.offset + file.size])
         for name, text in command.texts.items():
             files[name] = write(name, text.encode())
-        for source in map(Path, command.copies):
-            files[source.name] = write(source.name, source.read_bytes())
         return files
 
     def _read_back(self, directory: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Process group of a job: device, address and port, time-outs, and how a lost peer is recognised."""
+"""Process group of a job: address and port, time-outs, and how a lost peer is recognised."""
 
 import os
 from datetime import timedelta
@@ -7,33 +7,8 @@ import torch
 import torch.distributed as dist
 
 from jadeberta.cluster.environment import Process
-from jadeberta.config import Recipe
 from jadeberta.errors import ConfigError, HangError
 from jadeberta.utils.ports import free_port
-
-
-def choose_device(recipe: Recipe, process: Process) -> torch.device:
-    """Chooses the device of this rank, and makes it torch's current one.
-
-    Raises:
-        ConfigError: the recipe asks for a GPU and torch sees none, or there are more ranks than GPUs on the host.
-    """
-    available = torch.cuda.is_available()
-    if recipe.run.device == "cuda" and not available:
-        raise ConfigError(
-            "run.device is 'cuda' but torch sees no GPU on this machine; check the driver or set run.device to cpu."
-        )
-    if recipe.run.device == "cpu" or not available:
-        return torch.device("cpu")
-    devices = torch.cuda.device_count()
-    # srun --gpus-per-task shows each rank a single device, its own.
-    index = process.local_rank if devices > 1 else 0
-    if index >= devices:
-        raise ConfigError(
-            f"local rank {process.local_rank} has no GPU: {devices} are visible on this host. Start one rank a GPU (--ntasks-per-node)."
-        )
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
 
 
 def join_process_group(process: Process, device: torch.device, patience: float) -> None:

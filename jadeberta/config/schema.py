@@ -20,7 +20,7 @@ class RunConfig:
     dir: str = "runs/default"
     """Run directory: recipe, ledger, metrics, TensorBoard files, checkpoints."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device to train on. auto: the GPU where there is one, else the CPU."""
+    """Device to train on. auto: the GPU where there is one, else the CPU; refused in a job that holds GPUs which torch cannot use."""
     max_hours: float = 0.0
     """Wall time of one attempt in hours, after which it saves and ends with status 11 (requeue); 0: no limit."""
 

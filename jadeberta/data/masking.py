@@ -80,9 +80,10 @@ class Masker:
         return (self._bits(shape, epochs, samples, stream) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def read_word_starts(model_file: str) -> np.ndarray:
-    """Reads which pieces of a sentencepiece model start a word; bool [pieces]."""
+def read_word_starts(model: str | bytes) -> np.ndarray:
+    """Reads which pieces of a sentencepiece model, a file or its content, start a word; bool [pieces]."""
     import sentencepiece
 
-    processor = sentencepiece.SentencePieceProcessor(model_file=model_file)
+    named = {"model_file": model} if isinstance(model, str) else {"model_proto": model}
+    processor = sentencepiece.SentencePieceProcessor(**named)
     return np.asarray([processor.id_to_piece(i).startswith("▁") for i in range(len(processor))])

@@ -7,6 +7,7 @@ import argparse
 import json
 import logging
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 
 from jadeberta.checkpoint.consolidate import consolidate_weights
 from jadeberta.checkpoint.manifest import MANIFEST_NAME, choose, list_checkpoints, verify
+from jadeberta.cluster.device import choose_single_device, describe_device
 from jadeberta.data.batches import make_micro_batch
 from jadeberta.data.masking import Masker
 from jadeberta.errors import CheckpointError, ConfigError
@@ -180,7 +182,10 @@ def main(arguments: list[str]) -> int:
         return 0
     if options.weights == "ema":
         model.load_state_dict(consolidate_weights(checkpoint, "ema"), strict=False)
-    model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_single_device()
+    # Not on standard output, which is one JSON document.
+    print(f"device {describe_device(device)}", file=sys.stderr, flush=True)
+    model = model.eval().to(device)
     figures = evaluate_mlm(
         model,
         shards,

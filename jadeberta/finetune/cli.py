@@ -8,10 +8,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 import transformers
 from transformers import PreTrainedModel
 
+from jadeberta.cluster.device import choose_single_device, describe_device
 from jadeberta.errors import ConfigError, NumericsError, OutputError
 from jadeberta.finetune.encoder import ENGINES, Encoder, open_engine
 from jadeberta.finetune.experiment import Experiment
@@ -101,7 +101,8 @@ def _open(options: argparse.Namespace) -> tuple[Experiment, list[str]]:
 def _train(experiment: Experiment, trials: Sequence[Trial], results_dir: ResultsDir, options: argparse.Namespace) -> None:
     """Trains trials one after another; each result is written as soon as it is known."""
     data = experiment.read()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_single_device()
+    print(f"device {describe_device(device)}", flush=True)
     micro_batch_size = min(options.micro_batch_size or experiment.config.batch_size, experiment.config.batch_size)
     print(f"{experiment.task.name}: {data}; points to train on {device.type}: {len(trials)}", flush=True)
     for number, trial in enumerate(trials, 1):

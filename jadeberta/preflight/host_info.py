@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 
 import jadeberta
+from jadeberta.cluster.device import choose_device, cpu_name, sees_gpus
+from jadeberta.errors import ConfigError
 from jadeberta.preflight.results import Fault, LocalResults
 from jadeberta.utils.procfs import process_table
 
@@ -101,8 +103,14 @@ def check_device(wanted: str, results: LocalResults) -> None:
         wanted: the recipe's run.device.
         results: of this rank.
     """
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
-        results.device, results.device_name = "cpu", platform.machine()
+    if not sees_gpus() and wanted != "cpu":
+        try:
+            choose_device(wanted, results.local_rank)
+        except ConfigError as e:
+            results.faults.append(Fault("device", str(e).rstrip(".")))
+            return
+    if wanted == "cpu" or not sees_gpus():
+        results.device, results.device_name = "cpu", cpu_name()
         return
     count = torch.cuda.device_count()
     if results.local_rank >= count:

@@ -1,6 +1,7 @@
 """The report of a preflight: preflight.json for programs, a table and sentences for people."""
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,7 +121,7 @@ def render_table(report: Report, verdict: Verdict) -> str:
         marks = verdict.marks.get(row["host"], set())
         cells = [text(row) + ("!" if marks & set(kinds.split()) else "") for _, kinds, text in COLUMNS]
         rows.append([row["host"] + ("!" if row["host"] in report["unfit"] else ""), *cells])
-    text = [format_table(["host", *(title for title, _, _ in COLUMNS)], rows, rule=False)]
+    text = [format_table(["host", *(title for title, _, _ in COLUMNS)], rows, rule=False), _devices(report["hosts"])]
     measured, total = report["rounds"]["played"], report["rounds"]["of"]
     if measured < total:
         text.append(f"links: time allowed {measured} of {total} rounds of pairs; every host was measured with as many others")
@@ -135,6 +136,14 @@ def render_table(report: Report, verdict: Verdict) -> str:
         summary = f"not fit: {len(report['unfit'])} of {count} hosts are unfit, {len(report['common'])} faults are no host's own"
     text.append(f"{summary}; preflight took {format_duration(report['took_s'])}")
     return "\n".join(text)
+
+
+def _devices(rows: list[Report]) -> str:
+    """Says on which devices how many ranks are; a rank without a device that works is on none."""
+    ranks: Counter[str] = Counter()
+    for row in rows:
+        ranks[row["device"] or "none"] += len(row["ranks"])
+    return "devices: " + ", ".join(f"{number} rank{'s' * (number > 1)} on {name}" for name, number in ranks.items())
 
 
 def _overall(found: dict[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ import transformers
 from safetensors import SafetensorError
 
 from jadeberta.checkpoint.consolidate import Weights, consolidate_weights
+from jadeberta.checkpoint.held_tokenizer import refuse_mixed_tokenizer
 from jadeberta.checkpoint.manifest import verify
 from jadeberta.checkpoint.state_dict import read_state, save_tensors
 from jadeberta.errors import CheckpointError, OutputError
@@ -49,7 +50,7 @@ def export(
 
     Raises:
         CheckpointError: the checkpoint cannot be trusted, has no tokenizer or no average, the evaluation is of other weights, `out`
-            exists, or the export gives other logits.
+            exists, the tokenizer is not the one of the training, or its files disagree, or the export gives other logits.
         OutputError: `out` cannot be written.
     """
     if faults := verify(checkpoint):
@@ -78,6 +79,7 @@ def export(
         for name in TOKENIZER_FILES:
             shutil.copyfile(checkpoint / name, temporary / name)
         write_origin(temporary, origin_of(read_state(checkpoint)))
+        refuse_mixed_tokenizer(temporary, read_state(checkpoint)["fingerprints"]["tokenizer"])
         # Before the rename: a wrong export must never appear under the final name.
         _compare_logits(temporary, weights)
         predictions = fill_mask(temporary, card_sentence(read_state(checkpoint)["data"]))

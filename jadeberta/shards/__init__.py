@@ -3,7 +3,7 @@
 A directory holds tar files of token rows and one `index.json` that says what is in them and how it was made.
 """
 
-from jadeberta.errors import ConfigError, InputError, JadebertaError, OutputError, SegmenterError, ShardError
+from jadeberta.errors import ConfigError, InputError, JadebertaError, OutputError, ResourceError, SegmenterError, ShardError
 from jadeberta.shards.checksums import checksums_path, ensure_checksums
 from jadeberta.shards.index import INDEX_NAME, WORD_START, CorpusEntry, Packing, ShardEntry, ShardIndex, find_index
 from jadeberta.shards.reader import ExcludedRows, ShardReader, open_shards
@@ -29,6 +29,7 @@ __all__ = [
     "JadebertaError",
     "OutputError",
     "Packing",
+    "ResourceError",
     "SegmenterError",
     "ShardEntry",
     "ShardError",

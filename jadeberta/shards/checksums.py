@@ -12,7 +12,9 @@ import xxhash
 
 from jadeberta.errors import ShardError
 from jadeberta.shards.index import ShardEntry
+from jadeberta.shards.open_files import retry_io
 from jadeberta.utils.files import write_atomically
+from jadeberta.utils.resources import map_file
 
 CHECKSUM_BYTES = 8
 
@@ -50,10 +52,23 @@ def read_checksums(shard: Path, entry: ShardEntry) -> np.ndarray:
 
     Raises:
         ShardError: the file cannot be read or is not the one of the index. The sentence names no remedy; callers add theirs.
+        ResourceError: the process lacks something, or the file system does not answer.
     """
+    return _open_checksums(shard, entry, is_mapped=False)
+
+
+def map_checksums(shard: Path, entry: ShardEntry) -> np.ndarray:
+    """The same as a map of the file, which takes memory once for all processes of a host and no descriptor; raises the same errors.
+
+    Where the file system cannot map files, the checksums are read.
+    """
+    return _open_checksums(shard, entry, is_mapped=True)
+
+
+def _open_checksums(shard: Path, entry: ShardEntry, is_mapped: bool) -> np.ndarray:
     path = checksums_path(shard)
     try:
-        content = path.read_bytes()
+        content, mapped = retry_io(lambda: _read_and_map(path, is_mapped), f"reading {path}")
     except OSError as e:
         raise ShardError(f"{path}: {e.strerror}; it holds the checksums of the rows of {entry.file}.") from e
     if (found := hashlib.sha256(content).hexdigest()) != entry.sums_sha256:
@@ -61,7 +76,17 @@ def read_checksums(shard: Path, entry: ShardEntry) -> np.ndarray:
             expected = f"{entry.sequences} checksums of {CHECKSUM_BYTES} bytes expected"
             raise ShardError(f"{path}: {len(content)} bytes, {expected}.")
         raise ShardError(f"{path}: sha256 differs from index.json (expected {entry.sums_sha256[:12]}…, found {found[:12]}…).")
-    return np.frombuffer(content, "<u8")
+    return np.frombuffer(content if mapped is None else mapped, "<u8")
+
+
+def _read_and_map(path: Path, is_mapped: bool) -> tuple[bytes, memoryview | None]:
+    """Content of a file, and a map of it where it is asked for and can be had."""
+    with open(path, "rb") as f:
+        content = f.read()  # and not only mapped: a disk that fails gives an error to a read
+        try:
+            return content, map_file(f.fileno(), len(content)) if is_mapped and content else None
+        except OSError:
+            return content, None
 
 
 def ensure_checksums(shard: Path, entry: ShardEntry, length: int) -> bool:

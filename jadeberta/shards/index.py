@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args
 import orjson
 
 from jadeberta.errors import ShardError
+from jadeberta.shards.index_checks import check_index
+from jadeberta.shards.open_files import retry_io
 
 INDEX_NAME = "index.json"
 FORMAT = "jadeberta-shards"
@@ -70,17 +72,21 @@ class ShardIndex:
     """How documents became rows. concat: one after the other, cut where a row ends; best_fit: uncut where they fit, then padding."""
     word_starts: WordStarts = "pieces"
     """How word starts are recorded. pieces: a piece that begins with ▁ starts a word; documents: `WORD_START` in the document numbers."""
+    tokenizer_files: dict[str, str] = field(default_factory=dict)
+    """sha256 of the files that were made from the sentencepiece model, such as `tokenizer.json`, by name; empty in older indexes."""
 
     def document(self) -> dict[str, Any]:
         """Returns the fields as plain values.
 
-        `packing` and `word_starts` are left out at their defaults: shards that are older than these keys keep the same bytes.
+        `packing`, `word_starts` and `tokenizer_files` are left out at their defaults: indexes older than these keys keep their bytes.
         """
         fields = asdict(self)
         if self.packing == "concat":
             del fields["packing"]
         if self.word_starts == "pieces":
             del fields["word_starts"]
+        if not self.tokenizer_files:
+            del fields["tokenizer_files"]
         return fields
 
     def to_json(self) -> bytes:
@@ -102,9 +108,10 @@ class ShardIndex:
 
         Raises:
             ShardError: the file is missing, not JSON, of another version, incomplete, or has a value that this program does not know.
+            ResourceError: the process lacks something, or the file system does not answer.
         """
         try:
-            document = orjson.loads(path.read_bytes())
+            document = orjson.loads(retry_io(path.read_bytes, f"reading {path}"))
         except OSError as e:
             raise ShardError(f"{path}: cannot be read ({e.strerror}). Make the shards with 'python -m preprocess all'.") from e
         except orjson.JSONDecodeError as e:
@@ -116,11 +123,17 @@ class ShardIndex:
             remedy = "Run 'python -m preprocess pack' again."
             raise ShardError(f"{path}: format version {version}, this program reads {VERSION}. {remedy}")
         try:
+            check_index(document)
+        except ValueError as e:
+            raise ShardError(f"{path}: {e}. Run 'python -m preprocess pack' again, or copy the directory again.") from e
+        try:
             corpora = {
                 name: CorpusEntry(c["repeats"], [ShardEntry(**s) for s in c["train"]], [ShardEntry(**s) for s in c["valid"]])
                 for name, c in document.pop("corpora").items()
             }
             index = cls(**document, corpora=corpora)
+            if not all(isinstance(sha, str) for sha in index.tokenizer_files.values()):
+                raise TypeError("tokenizer_files holds something else than hashes")
         except (KeyError, TypeError, AttributeError) as e:
             raise ShardError(f"{path}: incomplete or of another layout ({e}). Run 'python -m preprocess pack' again.") from e
         for key, value, known in (
@@ -139,4 +152,8 @@ def find_index(directory: str | Path) -> Path:
     """Returns the index of a shard directory: `DIR/index.json`, or `DIR/shards/index.json` where only that exists."""
     top = Path(directory)
     nested = top / "shards" / INDEX_NAME
-    return nested if nested.exists() and not (top / INDEX_NAME).exists() else top / INDEX_NAME
+    try:
+        is_nested = retry_io(lambda: nested.exists() and not (top / INDEX_NAME).exists(), f"looking for {top / INDEX_NAME}")
+    except OSError:
+        is_nested = False  # reading it gives the error to its reader
+    return nested if is_nested else top / INDEX_NAME

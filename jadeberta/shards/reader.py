@@ -2,13 +2,14 @@
 
 Promises that a row is served as it was written or not at all: opening a directory checks every file's size and the sha256 of its
 checksums, and reading checks every row by its checksum. Damage is an error that names file, row and byte, or is excluded and recorded.
-Reads with pread: a shard on a failing network disk gives an error here, where a memory map would kill the process.
+Trouble of the process or of a file system that does not answer is never taken for damage: it is waited for, then a ResourceError.
+Reads rows with pread: a shard on a failing network disk gives an error here. The checksums alone are memory maps, so that the processes of
+a host share them; where the system cannot read such a file back any more, SIGBUS ends the process.
 """
 
 import mmap
 import os
 from bisect import bisect_right
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,12 +18,13 @@ import numpy as np
 import xxhash
 
 from jadeberta.errors import ShardError
-from jadeberta.shards.checksums import CHECKSUM_BYTES, checksums_path, read_checksums
+from jadeberta.shards.checksums import CHECKSUM_BYTES, checksums_path, map_checksums
 from jadeberta.shards.index import WORD_START, ShardEntry, ShardIndex, find_index
+from jadeberta.shards.index_checks import outer_block
+from jadeberta.shards.open_files import OpenFiles, retry_io
 
-OPEN_FILES = 256
-CHECKSUM_MEMORY_BYTES = 2**30
-"""Checksums of 134 million rows stay in memory; those of further shards are read with each row, which costs an open file too."""
+MAPPED_FILES = 16384
+"""Files of checksums that are mapped; those of further shards are read with each row. Linux lets a process have 65,530 maps."""
 REMEDY = "Restore it or run 'python -m preprocess pack' again; data.damaged: exclude trains without what is damaged."
 
 Damaged = Literal["stop", "exclude", "set_aside"]
@@ -67,6 +69,7 @@ class ShardReader:
         Raises:
             ShardError: the index cannot be used; a tar is missing or has another size; or its checksums are missing or not those of
                 the index. One such shard is enough with damaged="stop"; with "exclude" only when no shard can be used.
+            ResourceError: the process lacks descriptors or memory, or the file system does not answer.
         """
         self.index_path = find_index(directory)
         self.directory = self.index_path.parent
@@ -103,7 +106,7 @@ class ShardReader:
         tars = [self.directory / entry.file for entry in self._entries]
         self._files = [*tars, *map(checksums_path, tars)]
         self._checksums: list[np.ndarray | None] = [None] * len(tars)
-        self._descriptors: OrderedDict[int, int] = OrderedDict()
+        self._open_files = OpenFiles(self._files)
         # One byte a shard, 1 where it is excluded, in memory shared with loader processes forked from here: they see later additions.
         self._is_excluded = mmap.mmap(-1, max(1, len(tars)))
         self._check_files()
@@ -137,6 +140,7 @@ class ShardReader:
         Raises:
             IndexError: a row is out of range.
             ShardError: with damaged="stop", a file cannot be read in full or a row is not as written; names file, row and byte.
+            ResourceError: the process lacks descriptors or memory, or the file system does not answer.
         """
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"row {rows.min()}..{rows.max()} of {len(self)}")
@@ -167,7 +171,7 @@ class ShardReader:
                 return None
             wanted[mine] = checksums[place[mine]]
             try:
-                descriptor = self._descriptor(file)
+                descriptor = self._open_files.descriptor(file)
                 for i, tokens, documents in zip(mine.tolist(), first[mine].tolist(), second[mine].tolist(), strict=True):
                     parts[2 * i] = os.pread(descriptor, half, tokens)
                     parts[2 * i + 1] = os.pread(descriptor, half, documents)
@@ -189,7 +193,7 @@ class ShardReader:
         if (checksums := self._checksums[file]) is None or self._is_excluded[file]:
             return None
         try:
-            descriptor = self._descriptor(file)
+            descriptor = self._open_files.descriptor(file)
             raw = bytearray(os.pread(descriptor, half, self._block_tokens[block] + within * half))
             raw += os.pread(descriptor, half, self._block_documents[block] + within * half)
         except OSError:
@@ -235,27 +239,24 @@ class ShardReader:
 
     def close(self) -> None:
         """Closes the open tar files; a later read opens them again."""
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
+        self._open_files.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_descriptors"):  # absent where __init__ raised early
+        if hasattr(self, "_open_files"):  # absent where __init__ raised early
             self.close()
 
     def _check_files(self) -> None:
-        """Checks what can be seen without reading the tars, and loads the checksums."""
-        room = CHECKSUM_MEMORY_BYTES
+        """Checks what can be seen without reading the tars, and maps the checksums."""
         for number, entry in enumerate(self._entries):
             try:
-                _check_file(self._files[number], entry)
+                _check_file(self._files[number], entry, self.sequence_length)
                 if entry.sums_sha256:
-                    checksums = read_checksums(self._files[number], entry)
+                    checksums = map_checksums(self._files[number], entry)
                     if len(checksums) != entry.sequences:
                         raise ShardError(
                             f"{self._files[number]}: {entry.sequences} sequences and {len(checksums)} checksums in index.json."
                         )
-                    room -= checksums.nbytes
-                    self._checksums[number] = checksums if room >= 0 else None
+                    self._checksums[number] = checksums if number < MAPPED_FILES else None
             except ShardError as e:
                 if self.damaged == "stop":
                     raise ShardError(f"{e} {REMEDY}") from e
@@ -285,12 +286,12 @@ class ShardReader:
         if (checksums := self._checksums[file]) is not None:
             return checksums[row].item()
         content = bytearray(CHECKSUM_BYTES)
-        self._read(len(self._entries) + file, content, row * CHECKSUM_BYTES)
+        self._read(len(self._entries) + file, memoryview(content), row * CHECKSUM_BYTES)
         return int.from_bytes(content, "little")
 
-    def _read(self, file: int, into: memoryview | bytearray, offset: int) -> None:
+    def _read(self, file: int, into: memoryview, offset: int) -> None:
         try:
-            read = os.preadv(self._descriptor(file), [into], offset)
+            read = self._open_files.read(file, into, offset)
         except OSError as e:
             raise _DamagedRow(f"reading {self._files[file].name} at byte {offset} failed ({e.strerror})") from e
         if read != len(into):
@@ -311,15 +312,6 @@ class ShardReader:
         row[:] = 0
         self.excluded.append(record)
 
-    def _descriptor(self, file: int) -> int:
-        if file in self._descriptors:
-            self._descriptors.move_to_end(file)
-            return self._descriptors[file]
-        while len(self._descriptors) >= OPEN_FILES:
-            os.close(self._descriptors.popitem(last=False)[1])
-        self._descriptors[file] = os.open(self._files[file], os.O_RDONLY | os.O_CLOEXEC)
-        return self._descriptors[file]
-
 
 def open_shards(directory: str | Path, split: Literal["train", "valid"] = "train", damaged: Damaged = "stop") -> ShardReader:
     """Opens a shard directory for reading by row number.
@@ -330,18 +322,20 @@ def open_shards(directory: str | Path, split: Literal["train", "valid"] = "train
         damaged: stop raises at damage; exclude serves damaged rows as padding and records them.
 
     Raises:
-        ShardError: the index or the shards cannot be used; see `ShardReader`.
+        ShardError, ResourceError: the index or the shards cannot be used; see `ShardReader`.
     """
     return ShardReader(directory, split, damaged)
 
 
-def _check_file(path: Path, entry: ShardEntry) -> None:
+def _check_file(path: Path, entry: ShardEntry, length: int) -> None:
     """Raises ShardError, without a remedy, where a tar file has not the size and rows of its index entry."""
     try:
-        size = path.stat().st_size
+        size = retry_io(lambda: path.stat().st_size, f"looking at {path}")
     except OSError as e:
         raise ShardError(f"{path}: {e.strerror}; it is listed in index.json.") from e
     if size != entry.bytes:
         raise ShardError(f"{path}: {size} bytes, index.json says {entry.bytes}.")
     if (rows := sum(rows for rows, *_ in entry.blocks)) != entry.sequences:
         raise ShardError(f"{path}: {entry.sequences} sequences and blocks of {rows} in index.json.")
+    if (block := outer_block(entry.blocks, length, size)) is not None:
+        raise ShardError(f"{path}: block {block} of index.json ends beyond its {size} bytes.")

@@ -15,7 +15,9 @@ from typing import IO, Literal
 
 import orjson
 
+from jadeberta.errors import ResourceError
 from jadeberta.shards.index import ShardEntry, ShardIndex, find_index
+from jadeberta.shards.open_files import retry_io
 from jadeberta.shards.reader import ExcludedRows, ShardReader
 from jadeberta.utils.files import file_sha256
 from jadeberta.utils.paths import path_option
@@ -82,9 +84,13 @@ class Scrubber:
 
 
 def shard_reason(path: Path, entry: ShardEntry) -> str | None:
-    """Reads a tar file from end to end and says what is wrong with it; None where nothing is."""
+    """Reads a tar file from end to end and says what is wrong with it; None where nothing is.
+
+    Raises:
+        ResourceError: the process lacks something, or the file system does not answer.
+    """
     try:
-        found = file_sha256(path)
+        found = retry_io(lambda: file_sha256(path), f"reading {path}")
     except OSError as e:
         return f"{path}: reading it failed ({e.strerror})."
     if found != entry.sha256:
@@ -108,6 +114,8 @@ def main() -> None:
     os.nice(19)
     try:
         _scrub(options.directory, options.rank, options.world)
+    except ResourceError as e:
+        sys.exit(str(e))
     except BrokenPipeError:
         os._exit(1)  # the training process closed its end; an ordinary exit would raise again when it flushes
 

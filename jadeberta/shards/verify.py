@@ -8,6 +8,8 @@ import numpy as np
 from jadeberta.errors import ShardError
 from jadeberta.shards.checksums import checksums_path, read_checksums, row_checksums, tar_checksums
 from jadeberta.shards.index import WORD_START, ShardEntry, ShardIndex, find_index
+from jadeberta.shards.index_checks import outer_block
+from jadeberta.shards.open_files import retry_io
 from jadeberta.shards.tokenizer_format import CLS, MODEL_FILE, SEP
 from jadeberta.shards.writer import list_blocks
 from jadeberta.utils.files import file_sha256
@@ -25,6 +27,7 @@ def verify(directory: str | Path, progress: Callable[[str], None] = lambda line:
 
     Raises:
         ShardError: the index itself cannot be used.
+        ResourceError: the process lacks something, or the file system does not answer.
     """
     index_path = find_index(directory)
     index = ShardIndex.load(index_path)
@@ -35,6 +38,10 @@ def verify(directory: str | Path, progress: Callable[[str], None] = lambda line:
         faults.append(f"{model}: missing. Run 'python -m preprocess tokenizer' again.")
     elif (found := file_sha256(model)) != index.tokenizer_sha256:
         faults.append(f"{model}: sha256 differs from index.json (expected {index.tokenizer_sha256[:12]}…, found {found[:12]}…).")
+    for name, sha in index.tokenizer_files.items():
+        path = model.with_name(name)
+        if (found := file_sha256(path) if path.is_file() else "no file") != sha:
+            faults.append(f"{path}: sha256 differs from index.json (expected {sha[:12]}…, found {found[:12]}…).")
     for name, corpus in index.corpora.items():
         for entry in [*corpus.train, *corpus.valid]:
             found_faults = _shard_faults(index_path.parent / entry.file, entry, index)
@@ -57,12 +64,16 @@ def _shard_faults(path: Path, entry: ShardEntry, index: ShardIndex) -> list[str]
 
 def _tar_faults(path: Path, entry: ShardEntry, index: ShardIndex, checksums: np.ndarray | None) -> list[str]:
     remedy = f"Delete it and run 'python -m preprocess pack' again to make {entry.file} anew."
-    if not path.is_file():
-        return [f"missing. {remedy}"]
-    # The size comes first, because comparing it reads nothing of the file.
-    if (size := path.stat().st_size) != entry.bytes:
-        return [f"{size} bytes, index.json says {entry.bytes}. {remedy}"]
-    if (found := file_sha256(path)) != entry.sha256:
+    try:
+        if not path.is_file():
+            return [f"missing. {remedy}"]
+        # The size comes first, because comparing it reads nothing of the file.
+        if (size := path.stat().st_size) != entry.bytes:
+            return [f"{size} bytes, index.json says {entry.bytes}. {remedy}"]
+        found = retry_io(lambda: file_sha256(path), f"reading {path}")
+    except OSError as e:
+        return [f"cannot be read ({e.strerror}). {remedy}"]
+    if found != entry.sha256:
         where = "" if checksums is None else _changed_rows(path, entry, index.sequence_length, checksums)
         return [f"sha256 differs from index.json (expected {entry.sha256[:12]}…, found {found[:12]}…){where}. {remedy}"]
     if list_blocks(path, index.sequence_length) != entry.blocks:
@@ -74,6 +85,8 @@ def _changed_rows(path: Path, entry: ShardEntry, length: int, checksums: np.ndar
     """Names the rows of a changed file that are not as written."""
     if sum(rows for rows, *_ in entry.blocks) != len(checksums):
         return "; its blocks in index.json are not those of its checksums"
+    if (block := outer_block(entry.blocks, length, entry.bytes)) is not None:
+        return f"; block {block} of index.json ends beyond the file"
     wrong = np.flatnonzero(tar_checksums(path, entry, length) != checksums).tolist()
     if not wrong:
         return "; every row is as written, the change lies between them"

@@ -1,7 +1,8 @@
 """Writes one shard: a WebDataset tar of blocks of token rows, and the checksums of the rows beside it.
 
 Promises the same bytes for the same rows. Once the tar has its final name, it and its checksums are complete and on the disk.
-Each block is a member `<first sequence, 10 digits>.bin` (uint16 little-endian, C order) with `.doc` (document numbers) beside it.
+Each block is a sample of three members, `<shard>/<first sequence, 10 digits>` with `.bin` (tokens, uint16 little-endian, C order), `.doc`
+(document numbers) and `.json` (how the shard was made). Shards of earlier versions have names without `<shard>/`, and one `meta.json`.
 """
 
 import os
@@ -36,7 +37,7 @@ def write_shard(
         tokens: token ids, [sequences, sequence_length] uint16, 0 = padding.
         documents: number of the document within its row, same shape, 0 = padding, from 1.
         document_count: number of documents that the rows were cut from.
-        meta: content of `meta.json`, the first member of the tar.
+        meta: content of `.json` in every sample.
         sequence_length: tokens in a row.
 
     Raises:
@@ -51,20 +52,22 @@ def write_shard(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     checksums = [np.empty(0, "<u8")]
+    # Sorted keys: the order in which `meta` was built must not change the bytes.
+    described = orjson.dumps(meta, option=orjson.OPT_SORT_KEYS)
     try:
         with open(temporary, "wb") as f:
             # A fixed time and owner: the same rows must give the same bytes.
             with TarWriter(f, user="", group="", mode=0o644, mtime=0.0) as tar:
-                # Sorted keys: the order in which `meta` was built must not change the bytes.
-                tar.write({"__key__": "meta", "json": orjson.dumps(meta, option=orjson.OPT_SORT_KEYS)})
                 for first in range(0, len(tokens), BLOCK_SEQUENCES):
                     rows = slice(first, first + BLOCK_SEQUENCES)
-                    # WebDataset joins members into one sample where their names are equal up to the dot.
+                    # WebDataset joins members into one sample where their names are equal up to the dot. A program that asks for some
+                    # parts of each sample must find them in all, so the metadata is no sample of its own; keys are unique in all tars.
                     tar.write(
                         {
-                            "__key__": f"{first:010d}",
+                            "__key__": f"{path.stem}/{first:010d}",
                             "bin": tokens[rows].astype(DTYPE).tobytes(),
                             "doc": documents[rows].astype(DTYPE).tobytes(),
+                            "json": described,
                         }
                     )
                     checksums.append(row_checksums(tokens[rows], documents[rows]))

@@ -1,6 +1,6 @@
 """The run context: what every part of one attempt needs, put together once in `jadeberta/pretrain.py`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class RunContext:
     console: Console
     watchdog: WatchdogClient
     control: RunControl
+    tokenizer: dict[str, bytes] = field(default_factory=dict)
+    """Content of the tokenizer's files by name, as it was checked at the start; every checkpoint carries it."""
 
     @property
     def run_dir(self) -> Path:

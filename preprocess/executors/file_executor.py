@@ -26,7 +26,8 @@ from preprocess.executors.executor import MPI_VARIABLES, Executor, Result, Task,
 from preprocess.executors.file_claims import Decision, TaskState, decide, read_states
 from preprocess.executors.liveness import LivenessMonitor, LivenessWriter
 from preprocess.executors.task_queue import STALL_SECONDS
-from preprocess.workdir import pool_dir, remove_leftovers
+from preprocess.workdir import pool_dir
+from preprocess.written_files import remove_leftovers
 
 SILENCE_SECONDS = 60.0
 """A process whose liveness file does not change for this long is taken for dead."""

@@ -48,7 +48,7 @@ class BadRecords:
             InputError: records are not excluded (`policy` is stop), or most of the split is bad.
         """
         if self.policy == "stop":
-            raise error
+            raise InputError(str(error)) from error
         self.count += 1
         self.dropped[f"{REASON}{error.kind}"] += 1
         if len(self.records) < MAX_NAMED:

@@ -27,12 +27,11 @@ from jadeberta.shards import (
     InputError,
     ShardEntry,
     ShardIndex,
-    checksums_path,
     ensure_checksums,
     file_sha256,
     write_shard,
 )
-from jadeberta.shards.tokenizer_format import CLS, SEP
+from jadeberta.shards.tokenizer_format import CLS, MODEL_FILE, SEP, TOKENIZER_FILES
 from jadeberta.utils.files import atomic_file
 from preprocess.config import PreprocessConfig
 from preprocess.document_files import jsonl_zst_writer, read_json, read_jsonl_zst, write_json
@@ -51,6 +50,7 @@ from preprocess.workdir import (
     stream_markers,
     words_marker,
 )
+from preprocess.written_files import claim, remove_stale, shard_names
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def pack(config: PreprocessConfig, out: Path, executor: Executor) -> ShardIndex:
     # A second call of map: the first one ends only when every held-out document is on the disk.
     held = [corpus for corpus in config.corpora if heldout[corpus]]
     valid = dict(zip(held, executor.map(held, pack_valid), strict=True))
-    index = ShardIndex(**plan.meta, corpora={})
+    index = ShardIndex(**plan.meta, corpora={}, tokenizer_files=plan.tokenizer_files)
     for corpus, settings in config.corpora.items():
         index.corpora[corpus] = CorpusEntry(
             repeats=settings.repeats,
@@ -133,13 +133,15 @@ class _Plan:
 
     model: Path
     meta: dict[str, Any]
-    """Keys that `index.json` and the `meta.json` of every shard share."""
+    """Keys that `index.json` and the samples of every shard share."""
     groups: dict[str, list[list[Path]]]
     """Parts of words of each shard, by corpus."""
     heldout: dict[str, frozenset[str]]
     """Ids of the held-out documents, by corpus."""
     texts: dict[Path, Path]
     """Part of documents of each part of words, if the tokens are characters, which need the text's spaces; else empty."""
+    tokenizer_files: dict[str, str]
+    """sha256 of the files made from the sentencepiece model, for `index.json`."""
 
 
 def _plan(config: PreprocessConfig, out: Path) -> _Plan:
@@ -164,25 +166,43 @@ def _plan(config: PreprocessConfig, out: Path) -> _Plan:
         corpora={},
         packing=config.packing,
         word_starts="documents" if characters else "pieces",
+        tokenizer_files=_tokenizer_files(model.parent, tokenizer),
     )
-    meta = {k: v for k, v in index.document().items() if k != "corpora"}
+    tars = [f"{corpus}-{n:05d}.tar" for corpus in config.corpora for n, _ in enumerate(groups[corpus])]
+    claim(out, [INDEX_NAME, *shard_names([*tars, *(f"valid-{corpus}-00000.tar" for corpus in config.corpora)])])
+    # Without the hashes of the tokenizer's other files: a shard's bytes do not hang on them.
+    meta = {k: v for k, v in index.document().items() if k not in ("corpora", "tokenizer_files")}
     heldout = {corpus: heldout_ids(out, corpus, config.heldout_documents) for corpus in config.corpora}
     texts = {
         words: text
         for corpus in (config.corpora if characters else ())
         for words, text in zip(list_words(out, corpus), list_parts(out, corpus), strict=True)
     }
-    return _Plan(model, meta, groups, heldout, texts)
+    return _Plan(model, meta, groups, heldout, texts, index.tokenizer_files)
+
+
+def _tokenizer_files(directory: Path, training: dict[str, Any]) -> dict[str, str]:
+    """sha256 of the files beside the sentencepiece model; a tokenizer of an older version did not record them when it wrote them.
+
+    Raises:
+        ConfigError: a file is not the one that the tokenizer stage wrote.
+    """
+    names = [name for name in TOKENIZER_FILES if name != MODEL_FILE and (directory / name).is_file()]
+    found = {name: file_sha256(directory / name) for name in names}
+    written = training.get("files", found)
+    for name, sha in written.items():
+        if found.get(name) != sha:
+            raise ConfigError(
+                f"{directory / name}: not the file that the tokenizer stage wrote (sha256 {found.get(name, 'none')[:12]}, written "
+                f"{sha[:12]}). Put it back, or remove {directory / MODEL_FILE} and run 'python -m preprocess tokenizer' again."
+            )
+    return found
 
 
 def _write_index(out: Path, index: ShardIndex) -> None:
-    wanted = {entry.file for corpus in index.corpora.values() for entry in [*corpus.train, *corpus.valid]}
-    wanted |= {checksums_path(out / file).name for file in wanted}
-    for stale in (path for path in [*out.glob("*.tar"), *out.glob("*.sums")] if path.name not in wanted):
-        log.warning("%s: belongs to no corpus of this recipe any more, removed", stale)
-        stale.unlink()
-    for broken_off in [*out.glob(".*.tar.tmp-*"), *out.glob(".*.sums.tmp-*")]:
-        broken_off.unlink()  # a killed run left it; the lock says that no other run writes here
+    kept = shard_names(entry.file for corpus in index.corpora.values() for entry in [*corpus.train, *corpus.valid])
+    for stale in remove_stale(out, [INDEX_NAME, *kept]):
+        log.warning("%s: no corpus of this recipe has rows for it any more, removed", stale)
     with atomic_file(out / INDEX_NAME) as f:
         f.write(index.to_json())
 

@@ -24,6 +24,7 @@ from preprocess.workdir import (
     list_parts,
     read_markers,
     require_complete,
+    words_dir,
     words_marker,
     words_path,
 )
@@ -56,7 +57,7 @@ def segment(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
         executor.map(
             pending, lambda part: _segment_part(part, out, segmenter, config.segmenter, executor.count), sizes.__getitem__
         )
-    return executor.run_on_root(lambda: {corpus: _summary(corpus, out) for corpus in config.corpora})
+    return executor.run_on_root(lambda: {corpus: _conclude(corpus, out) for corpus in config.corpora})
 
 
 def _open_everywhere(config: SegmenterConfig, executor: Executor, stack: ExitStack) -> Segmenter:
@@ -148,6 +149,14 @@ def _segment_part(part: Path, out: Path, segmenter: Segmenter, config: Segmenter
     counts = segment_part(part, words, segmenter, config.batch_sentences, count)
     content = {"settings": _settings(part, segmenter.description), "counts": counts, "file_bytes": words.stat().st_size}
     write_json(words_marker(words), content)
+
+
+def _conclude(corpus: str, out: Path) -> dict[str, Any]:
+    """Removes what killed processes of a pool left, and adds up the counts of all parts."""
+    # Once for all parts: to look for the leftovers of each one took a listing of the whole folder every time.
+    for leftover in words_dir(out, corpus).glob(".*.tmp-*"):
+        leftover.unlink(missing_ok=True)
+    return _summary(corpus, out)
 
 
 def _summary(corpus: str, out: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 Promises that sentences in = sentences out + rejects, checked before the marker is written. Knows no corpora, ranks or markers.
 """
 
-import glob
 import logging
 import time
 from collections import Counter, deque
@@ -56,8 +55,6 @@ def segment_part(part: Path, words: Path, segmenter: Segmenter, batch: int, coun
     """
     began, restarts = time.monotonic(), segmenter.restarts
     tally, stem = _Tally(), words.name.removesuffix(SUFFIX)
-    for leftover in words.parent.glob(f".{glob.escape(stem)}.*.tmp-*"):
-        leftover.unlink()  # a killed attempt left it
     # Atomic: a killed attempt leaves no part that could be taken for a whole one.
     write_jsonl_zst(words, _rows(part, segmenter, batch, tally, count))
     counts, rejects = tally.counts, tally.rejects

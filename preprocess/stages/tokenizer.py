@@ -17,7 +17,7 @@ import orjson
 import sentencepiece
 
 from jadeberta.shards import ConfigError, file_sha256
-from jadeberta.shards.tokenizer_format import CLS, MODEL_FILE, SEP, SPECIAL_TOKENS, UNK
+from jadeberta.shards.tokenizer_format import CLS, MODEL_FILE, SEP, SPECIAL_TOKENS, TOKENIZER_FILES, UNK
 from jadeberta.utils.files import atomic_file, atomic_path
 from preprocess.config import PreprocessConfig
 from preprocess.document_files import write_json
@@ -31,6 +31,7 @@ from preprocess.tokenization.sentencepiece_training import (
 )
 from preprocess.tokenization.word_counts import RankedWords, rank_words
 from preprocess.workdir import TRAINING_NAME, counts_dir, list_words, read_training
+from preprocess.written_files import TOKENIZER_NAMES, claim
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def train_tokenizer(config: PreprocessConfig, out: Path, executor: Executor) -> 
         executor.run_on_root(lambda: shutil.rmtree(folder, ignore_errors=True))
         return found
     ranked = rank_words(parts, MAX_WORDS, folder, executor)
-    result = executor.run_on_root(lambda: _finished(directory, settings) or _train(config, directory, ranked, settings))
+    result = executor.run_on_root(lambda: _finished(directory, settings) or _train(config, directory, ranked, settings, folder))
     executor.run_on_root(lambda: shutil.rmtree(folder, ignore_errors=True))
     return result
 
@@ -92,7 +93,10 @@ def _plan(
     if config.pieces != "subwords":
         settings["pieces"] = config.pieces  # only then: settings of earlier versions lack the key
     weighted = [(part, config.corpora[name].repeats) for name in parts for part in parts[name]]
-    return weighted, settings, _finished(directory, settings)
+    found = _finished(directory, settings)
+    if found is None:
+        claim(out, TOKENIZER_NAMES)
+    return weighted, settings, found
 
 
 def _finished(directory: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -101,7 +105,10 @@ def _finished(directory: Path, settings: dict[str, Any]) -> dict[str, Any] | Non
     return found if found is not None and found["settings"] == settings else None
 
 
-def _train(config: PreprocessConfig, directory: Path, ranked: RankedWords, settings: dict[str, Any]) -> dict[str, Any]:
+def _train(
+    config: PreprocessConfig, directory: Path, ranked: RankedWords, settings: dict[str, Any], folder: Path
+) -> dict[str, Any]:
+    """Trains on the ranked words and writes the files of the tokenizer; `folder` is for scratch files."""
     if not ranked.distinct:
         raise ConfigError(f"{directory}: no words to train a tokenizer on. Run the segment stage on a corpus that is not empty.")
     marker, words, seeds = directory / TRAINING_NAME, directory / "words.tsv", directory / "seed.tsv"
@@ -109,7 +116,7 @@ def _train(config: PreprocessConfig, directory: Path, ranked: RankedWords, setti
     write_counts(words, islice(ranked, MAX_WORDS))
     characters = config.pieces == "characters"
     if not characters:
-        with TemporaryDirectory(dir=directory, prefix=".seeds-") as scratch:
+        with TemporaryDirectory(dir=folder, prefix="seeds-") as scratch:
             write_counts(seeds, seed_pieces(read_counts(words), Path(scratch)))
     log.info("tokenizer: %d words, %d of them distinct; training %d pieces", ranked.words, ranked.distinct, config.vocab_size)
     try:
@@ -130,6 +137,7 @@ def _train(config: PreprocessConfig, directory: Path, ranked: RankedWords, setti
     trained = sentencepiece.SentencePieceProcessor(model_file=str(directory / MODEL_FILE))
     result = {
         "sha256": file_sha256(directory / MODEL_FILE),
+        "files": {name: file_sha256(directory / name) for name in TOKENIZER_FILES if name != MODEL_FILE},
         "pieces": config.vocab_size,
         "words": ranked.words,
         "distinct_words": ranked.distinct,

@@ -69,7 +69,8 @@ def snapshots(step: int) -> list[Snapshot]:
         files = {f"optimizer-{rank + 1:05d}-of-{RANKS:05d}.safetensors": {"exp_avg.w": torch.arange(300.0) + 1000 * step + rank}}
         if rank == 0:
             files["model.safetensors"] = {"w": torch.arange(500.0) * (step + 0.5)}
-        taken.append(Snapshot({name: (tensors, {}) for name, tensors in files.items()}, pin=False))
+        fixed = {"spm.model": b"stands for a tokenizer"} if rank == 0 else {}
+        taken.append(Snapshot({name: (tensors, {}) for name, tensors in files.items()}, pin=False, fixed=fixed))
         taken[-1].fill(files)
     return taken
 
@@ -84,13 +85,13 @@ def answers(writer: WriterClient, count: int) -> list[Answer]:
     return found
 
 
-def save(root: Path, step: int, keep_last: int, copies: Path) -> None:
+def save(root: Path, step: int, keep_last: int) -> None:
     """Saves as a job of two ranks does, each with its own writer."""
     parts = snapshots(step)
     writers = [WriterClient(part) for part in parts]
     try:
         for rank, (writer, part) in enumerate(zip(writers, parts, strict=True)):
-            extra: dict = {"texts": TEXTS, "copies": [str(copies)]} if rank == 0 else {}
+            extra: dict = {"texts": TEXTS} if rank == 0 else {}
             writer.send(WriteCommand(root=str(root), step=step, space_needed=10_000, files=part.files, **extra))
         written = [answer for writer in writers for answer in answers(writer, 1) if isinstance(answer, WriteAnswer)]
         files = {name: entry for answer in written for name, entry in answer.files.items()}
@@ -112,17 +113,16 @@ def checkpoint_in(tree: Tree, name: str) -> Tree:
 def record(
     folder: Path, monkeypatch: pytest.MonkeyPatch, earlier: list[int], step: int, keep_last: int, damage: str = ""
 ) -> Recording:
-    run_dir, tokenizer = folder / "run", folder / "spm.model"
+    run_dir = folder / "run"
     run_dir.mkdir(parents=True)
-    tokenizer.write_bytes(b"stands for a tokenizer")
     for number in earlier:
-        save(run_dir / "checkpoints", number, 0, tokenizer)
+        save(run_dir / "checkpoints", number, 0)
     if damage:
         spoilt = run_dir / "checkpoints" / damage
         spoilt.write_bytes(spoilt.read_bytes()[:-9])
     before = read_tree(run_dir)
     monkeypatch.setattr(sys, "executable", str(tracing_interpreter(sys.executable, folder / "trace")))
-    save(run_dir / "checkpoints", step, keep_last, tokenizer)
+    save(run_dir / "checkpoints", step, keep_last)
     monkeypatch.undo()
     after = read_tree(run_dir)
     operations = read_recording(folder / "trace", run_dir)

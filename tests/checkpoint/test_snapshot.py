@@ -42,6 +42,14 @@ def test_the_library_reads_back_every_tensor_and_the_metadata_of_every_file(tmp_
         assert file.metadata() == {"fragments": '{"a": 1}'}
 
 
+def test_fixed_files_lie_beside_the_tensors_and_stay_through_every_save() -> None:
+    content = {"spm.model": bytes(range(256)) * 20, "empty": b""}
+    snapshot = Snapshot({"one": ({"w": torch.zeros(3)}, {})}, pin=False, fixed=content)
+    for value in (1.0, 2.0):
+        snapshot.fill({"one": {"w": torch.full((3,), value)}})
+        assert {file.name: file_of(snapshot, n) for n, file in enumerate(snapshot.files) if n} == content
+
+
 def test_a_tensor_that_is_not_contiguous_is_written_in_its_own_order(tmp_path) -> None:
     turned = torch.arange(12.0).view(3, 4).t()
     snapshot = Snapshot({"one": ({"w": turned}, {})}, pin=False)

@@ -132,9 +132,7 @@ def test_signals_to_the_process_group_are_not_the_writers(writer, tmp_path) -> N
 def test_every_message_comes_through_the_pipe_as_it_was_sent() -> None:
     files = {"model.safetensors": (7, "ab"), "optimizer-00001-of-00001.safetensors": (0, "cd")}
     commands = [
-        WriteCommand(
-            root="/r", step=3, space_needed=9, files=[MemoryFile("m", 0, 7)], texts={"a": "長い"}, copies=["/t"], staging="/s"
-        ),
+        WriteCommand(root="/r", step=3, space_needed=9, files=[MemoryFile("m", 0, 7)], texts={"a": "長い"}, staging="/s"),
         PublishCommand(root="/r", step=3, files=files),
         DiscardCommand(root="/r", step=3),
         VerifyCommand(root="/r", step=3),

@@ -3,10 +3,10 @@
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocess.text import normalise, split_sentences
+from preprocess.text import MOST_MARKS, normalise, split_sentences
 
 AWKWARD = "▁。！？!?.．…♪「」『』（）()[]【】 　\n\r\u2028\u2029\x85\t\x00\u00a0\ufeff\u200b\ud800かｶﾞ゙㌔①Ａ1.aé\u0301"
 any_text = st.text(alphabet=st.one_of(st.characters(), st.sampled_from(AWKWARD)), max_size=80)
@@ -38,6 +38,43 @@ def test_normalised_text_is_stable_and_holds_no_space_but_the_half_width_one(tex
     assert normalise(normal) == normal
     assert not [c for c in normal if c != " " and (unicodedata.category(c) in ("Cc", "Cs", "Zs", "Zl", "Zp") or c in "\ufeff▁")]
     assert "  " not in normal and normal == normal.strip()
+
+
+MARKS = "\u0301\u0316\u3099ﾞ\u0344\u0958\U00010a0f\u0327aか"
+
+
+@given(st.text(st.sampled_from(MARKS), max_size=120), st.text(st.sampled_from(MARKS[:4]), min_size=20, max_size=90))
+@settings(max_examples=50, deadline=None)
+def test_marks_of_one_letter_are_bounded_as_in_stream_safe_text_and_few_marks_stay_as_they_are(text: str, run: str) -> None:
+    for raw in (text, "e" + run + text):
+        normal = normalise(raw)
+        runs = "".join("m" if unicodedata.combining(c) else " " for c in normal).split()
+        assert max(map(len, runs), default=0) <= MOST_MARKS
+        assert normalise(normal) == normal and split_sentences(raw) == [normal] * bool(normal)
+        # Nothing is lost, and a text is changed only where a run is too long.
+        unbounded = unicodedata.normalize("NFKC", raw)
+        runs = "".join("m" if unicodedata.combining(c) else " " for c in unicodedata.normalize("NFKD", raw)).split()
+        if max(map(len, runs), default=0) <= MOST_MARKS:
+            assert normal == unbounded
+        assert sorted(unicodedata.normalize("NFKD", normal.replace("\u034f", ""))) == sorted(unicodedata.normalize("NFKD", raw))
+
+
+def test_a_page_of_combining_marks_gives_the_normaliser_no_run_that_it_would_sort_in_quadratic_time(monkeypatch) -> None:
+    given_runs: list[int] = []
+
+    class Watched:
+        combining = staticmethod(unicodedata.combining)
+
+        @staticmethod
+        def normalize(form: str, text: str) -> str:
+            marks = "".join("m" if unicodedata.combining(c) else " " for c in text).split()
+            given_runs.append(max(map(len, marks), default=0))
+            return unicodedata.normalize(form, text)
+
+    monkeypatch.setattr("preprocess.text.unicodedata", Watched)
+    page = "a" + "\u0301\u0316" * 5000 + "\n" + "\u0323" * 3000 + "\u0307" * 3000
+    assert len(split_sentences(page)) == 2 and len(normalise(page)) > 16_000
+    assert max(given_runs) == MOST_MARKS
 
 
 @given(any_text)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from jadeberta.shards import ShardError, ShardIndex, open_shards, reader
+from jadeberta.shards import ShardError, ShardIndex, open_files, open_shards, reader
 from jadeberta.shards.index import INDEX_NAME
 from tests.helpers import make_shards
 from tests.shards.damage import DOCUMENTS, TOKENS, append, change_index, cut, flip_bit, random_rows, without_checksums, write
@@ -19,10 +19,10 @@ WEB1 = range(1003, 1005)
 """Rows of web-00001.tar."""
 
 
-@pytest.fixture(params=["in memory", "on disk"])
+@pytest.fixture(params=["mapped", "on disk"])
 def sums_kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "on disk":
-        monkeypatch.setattr(reader, "CHECKSUM_MEMORY_BYTES", 0)
+        monkeypatch.setattr(reader, "MAPPED_FILES", 0)
 
 
 def row_at(index: ShardIndex, offset: int) -> tuple[int, int] | None:
@@ -147,7 +147,7 @@ def test_read_from_a_file_cut_after_it_was_opened_is_an_error_that_names_it(copi
 
 
 def test_sums_cut_or_gone_after_they_were_opened_set_rows_aside(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "CHECKSUM_MEMORY_BYTES", 0)
+    monkeypatch.setattr(reader, "MAPPED_FILES", 0)
     shards = open_shards(copied, damaged="exclude")
     os.truncate(copied / "web-00001.sums", 8)
     (copied / "wiki-00000.sums").unlink()
@@ -160,17 +160,20 @@ def test_sums_cut_or_gone_after_they_were_opened_set_rows_aside(copied: Path, mo
 
 
 def test_read_that_the_disk_fails_is_an_error_or_set_aside(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_files, "RETRY_PAUSES_S", (0.0,))
     strict, lenient = open_shards(copied), open_shards(copied, damaged="exclude")
 
     def fails(*arguments: object) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    for name in ("preadv", "pread"):
+    working = {name: getattr(os, name) for name in ("preadv", "pread")}
+    for name in working:
         monkeypatch.setattr(os, name, fails)
     with pytest.raises(ShardError, match=r"web-00000\.tar: row 7, .* failed \(Input/output error\)"):
         strict[7]
     assert not lenient[7][0].any() and lenient.take_excluded()[0].row == 7
-    monkeypatch.undo()
+    for name, sound in working.items():
+        monkeypatch.setattr(os, name, sound)
     assert np.array_equal(lenient[7][0], TOKENS[7])
 
 

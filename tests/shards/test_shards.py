@@ -1,6 +1,7 @@
 """The shard format: what is written is read back, plain WebDataset reads it too, and damage is found and named."""
 
 import hashlib
+import io
 import shutil
 import tarfile
 from pathlib import Path
@@ -16,11 +17,13 @@ from jadeberta.shards import (
     INDEX_NAME,
     ShardError,
     ShardIndex,
+    file_sha256,
+    open_files,
     open_shards,
-    reader,
     verify,
     write_shard,
 )
+from jadeberta.shards.writer import list_blocks
 from tests.shards.damage import DOCUMENTS, ROWS, TOKENS, VALID, change_index, random_rows, write
 
 
@@ -66,11 +69,11 @@ def test_directory_above_shards_is_understood(written: Path, tmp_path: Path) -> 
 
 
 def test_same_rows_give_the_same_bytes_at_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_shard(tmp_path / "first.tar", *random_rows(5, 0), 3, {"a": 1, "b": 2})
+    write_shard(tmp_path / "first" / "a.tar", *random_rows(5, 0), 3, {"a": 1, "b": 2})
     monkeypatch.setattr("time.time", lambda: 1.0e9)
-    write_shard(tmp_path / "second.tar", *random_rows(5, 0), 3, {"b": 2, "a": 1})
+    write_shard(tmp_path / "second" / "a.tar", *random_rows(5, 0), 3, {"b": 2, "a": 1})
     for kind in ("tar", "sums"):
-        assert (tmp_path / f"first.{kind}").read_bytes() == (tmp_path / f"second.{kind}").read_bytes()
+        assert (tmp_path / f"first/a.{kind}").read_bytes() == (tmp_path / f"second/a.{kind}").read_bytes()
 
 
 def test_sums_are_of_the_tokens_and_then_the_document_numbers_of_each_row_in_order(written: Path) -> None:
@@ -97,17 +100,50 @@ def test_sums_are_there_before_the_tar_appears(tmp_path: Path, monkeypatch: pyte
 
 def test_plain_webdataset_reads_the_same_rows(written: Path) -> None:
     samples = list(webdataset.WebDataset(str(written / "web-00000.tar"), shardshuffle=False))
-    assert [sample["__key__"] for sample in samples] == ["meta", "0000000000", "0000001000"]
-    assert orjson.loads(samples[0]["json"]) == {"corpus": "web"}
+    assert [sample["__key__"] for sample in samples] == ["web-00000/0000000000", "web-00000/0000001000"]
+    assert [orjson.loads(sample["json"]) for sample in samples] == [{"corpus": "web"}] * 2
     for part, expected in (("bin", ROWS["web-00000.tar"][0]), ("doc", ROWS["web-00000.tar"][1])):
-        blocks = [np.frombuffer(sample[part], "<u2").reshape(-1, 512) for sample in samples[1:]]
+        blocks = [np.frombuffer(sample[part], "<u2").reshape(-1, 512) for sample in samples]
         assert [len(block) for block in blocks] == [1000, 3]
         np.testing.assert_array_equal(np.concatenate(blocks), expected)
 
 
-def test_meta_json_is_the_first_member(written: Path) -> None:
+def test_every_sample_of_plain_webdataset_has_all_parts_and_a_key_of_its_own(written: Path) -> None:
+    tars = sorted(map(str, written.glob("*.tar")))
+    pairs = list(webdataset.WebDataset(tars, shardshuffle=False).to_tuple("bin", "doc"))
+    assert sum(len(tokens) // 1024 for tokens, _ in pairs) == sum(len(tokens) for tokens, _ in (ROWS | VALID).values())
+    assert all(len(tokens) == len(documents) for tokens, documents in pairs)
+    keys = [sample["__key__"] for sample in webdataset.WebDataset(tars, shardshuffle=False)]
+    assert len(keys) == len(set(keys)) == len(pairs)
+
+
+def test_members_of_a_shard_are_named_by_shard_and_first_row(written: Path) -> None:
     with tarfile.open(written / "web-00001.tar") as tar:
-        assert tar.getnames() == ["meta.json", "0000000000.bin", "0000000000.doc"]
+        assert tar.getnames() == [f"web-00001/0000000000.{part}" for part in ("bin", "doc", "json")]
+
+
+def test_shards_of_earlier_versions_are_read_and_verified(written: Path, tmp_path: Path) -> None:
+    """Their tars have one meta.json, which is no sample, and names that are unique in one tar only."""
+    shutil.copytree(written, tmp_path / "old")
+    index = ShardIndex.load(tmp_path / "old" / INDEX_NAME)
+    for entry in (entry for corpus in index.corpora.values() for entry in [*corpus.train, *corpus.valid]):
+        path = tmp_path / "old" / entry.file
+        with tarfile.open(path) as tar:
+            members = [(member.name.rpartition("/")[2], tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]
+        with tarfile.open(path, "w") as tar:
+            for name, content in [("meta.json", b"{}"), *(pair for pair in members if not pair[0].endswith(".json"))]:
+                added = tarfile.TarInfo(name)
+                added.size = len(content)
+                tar.addfile(added, io.BytesIO(content))
+        entry.bytes, entry.sha256, entry.blocks = path.stat().st_size, file_sha256(path), list_blocks(path, 512)
+    (tmp_path / "old" / INDEX_NAME).write_bytes(index.to_json())
+    assert verify(tmp_path / "old") == []
+    np.testing.assert_array_equal(open_shards(tmp_path / "old").rows(np.arange(len(TOKENS)))[0], TOKENS)
+
+
+def test_a_shard_without_rows_is_a_whole_tar(tmp_path: Path) -> None:
+    entry = write_shard(tmp_path / "a.tar", np.empty((0, 512), np.uint16), np.empty((0, 512), np.uint16), 0, {"corpus": "a"})
+    assert entry.sequences == 0 and entry.blocks == list_blocks(tmp_path / "a.tar", 512) == []
 
 
 @pytest.mark.parametrize(
@@ -158,7 +194,7 @@ def test_unusable_index_is_refused_with_its_name_and_a_remedy(tmp_path: Path, co
 
 
 def test_no_more_files_are_held_open_than_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "OPEN_FILES", 3)
+    monkeypatch.setattr(open_files, "OPEN_FILES", 3)
     rows = {f"web-{n:05d}.tar": random_rows(2, n) for n in range(8)}
     shards = open_shards(write(tmp_path / "out", rows))
 

@@ -47,10 +47,16 @@ def test_signals_and_files_save_and_end_with_their_status_and_the_run_goes_on_to
     start = ["pretrain", "--config", str(run / "recipe.yaml")]
     processes = start_ranks(2, *start, log=run / "log")
     wait_for_step(run, 5, processes)
+    model = run / "shards/tokenizer/spm.model"
+    held = model.read_bytes()
+    model.write_bytes(b"of another run")
     processes[1].send_signal(signal.SIGUSR1)  # one rank gets the signal, both must act at the same step
     assert ended(processes) == [11, 11]
     first = [int(p.name[-8:]) for p in list_checkpoints(run / "run/checkpoints")]
     assert len(first) == 1 and 5 <= first[0] < STEPS
+    # A checkpoint carries the tokenizer that was checked at the start, not what lies there by now.
+    assert (run / f"run/checkpoints/step-{first[0]:08d}/spm.model").read_bytes() == held
+    model.write_bytes(held)
 
     processes = start_ranks(2, *start, "--resume", "required", log=run / "log")
     rows = len(read_metrics(run / "run"))

@@ -53,6 +53,20 @@ def attend(
     return _headwise(qkv, position_keys, position_queries, bucket_ids, document_ids, seed, dropout, scale)
 
 
+def attention_form(attention: str, device_type: str) -> str:
+    """Returns in words how the attention of a model is computed.
+
+    Args:
+        attention: the recipe's model.attention.
+        device_type: cpu or cuda.
+    """
+    if attention == "eager":
+        return "Hugging Face's module"
+    if attention == "fused":
+        return "Triton kernels"
+    return "torch's memory-efficient kernel" if device_type == "cuda" else "one head at a time"
+
+
 # One operator for each pass, which torch.compile does not trace: unrolled over heads, the graph of a model would have a million nodes.
 @torch.library.custom_op("jadeberta::headwise_attention", mutates_args=())
 def _headwise(

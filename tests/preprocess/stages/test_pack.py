@@ -1,5 +1,6 @@
 """Packing: rows hold the documents and nothing else, held-out ones stay out, and what is done is kept unless something changed."""
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from itertools import pairwise
@@ -228,6 +229,18 @@ def test_missing_or_unfinished_tokenizer_is_refused(copied: Made) -> None:
         with pytest.raises(ConfigError, match=r"spm\.model: missing, or not .* Run 'python -m preprocess tokenizer' with"):
             pack(copied.config, copied.out, Executor())
         shutil.rmtree(copied.out / "tokenizer", ignore_errors=True)
+
+
+def test_a_tokenizer_file_that_the_tokenizer_stage_did_not_write_is_refused_and_the_index_names_the_right_ones(
+    copied: Made,
+) -> None:
+    path = copied.out / "tokenizer" / "tokenizer.json"
+    index = open_shards(copied.out).index
+    assert index.tokenizer_files["tokenizer.json"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert sorted(index.tokenizer_files) == ["special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"]
+    path.write_bytes(path.read_bytes().replace(b"\xe3", b"\xe4", 1))
+    with pytest.raises(ConfigError, match=r"tokenizer\.json: not the file that the tokenizer stage wrote"):
+        pack(copied.config, copied.out, Executor())
 
 
 def test_other_vocabulary_than_the_tokenizers_is_refused_with_both_sizes(copied: Made) -> None:

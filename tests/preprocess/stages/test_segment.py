@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import orjson
@@ -200,6 +201,37 @@ def test_sentence_lost_by_an_engine_stops_the_stage(out, monkeypatch):
     with pytest.raises(RuntimeError, match="argument 2 is shorter"):
         segment(configure(MECAB), out, Executor())
     assert not list(out.glob("work/words/*/*"))
+
+
+def calls_of_the_file_system(out: Path, parts: int) -> Counter[str]:
+    """How often the stage lists a folder under `out`, and opens a file there, while it segments so many parts."""
+    calls: Counter[str] = Counter()
+
+    def see(event: str, arguments: tuple) -> None:
+        if watching and event in ("open", "os.listdir", "os.scandir") and str(arguments[0]).startswith(f"{out}/"):
+            calls["open" if event == "open" else "list"] += 1
+
+    put_documents(out, "ja", [[f"文{n}。"] for n in range(parts)])
+    put_documents(out, "web", [["文。"]])
+    watching = [True]
+    sys.addaudithook(see)  # stays to the end of the process, and sees nothing more
+    segment(configure(MECAB), out, Executor())
+    watching.clear()
+    return calls
+
+
+def test_work_beside_the_words_is_in_proportion_to_the_number_of_parts(tmp_path):
+    few, many = (calls_of_the_file_system(tmp_path / str(parts), parts) for parts in (5, 25))
+    assert 0 < many["list"] == few["list"], "a part lists a folder"
+    assert 5 < (many["open"] - few["open"]) / 20 < 20
+
+
+def test_what_a_killed_process_of_a_pool_left_is_removed_at_the_end(out):
+    leftover = out / "work/words/ja/.piece-00001.jsonl.zst.tmp-4711"
+    leftover.parent.mkdir(parents=True)
+    leftover.write_bytes(b"half")
+    segment(configure(MECAB), out, Executor())
+    assert not list(out.glob("work/words/*/.*"))
 
 
 def test_batch_size_changes_no_byte(out, tmp_path):

@@ -152,7 +152,7 @@ def test_pieces_that_fit_in_two_orders_are_ordered_alike(tmp_path: Path) -> None
     counts = Counter({stem + "I" * n: 50 - 3 * n + place for place, stem in enumerate(stems) for n in (1, 3)})
     write_jsonl_zst(tmp_path / "ranked.jsonl.zst", [counts.most_common()])
     ranked = RankedWords(counts.total(), len(counts), [tmp_path / "ranked.jsonl.zst"])
-    stage._train(tiny.configure(tmp_path, vocab_size=60), tmp_path, ranked, {})
+    stage._train(tiny.configure(tmp_path, vocab_size=60), tmp_path, ranked, {}, tmp_path)
     both = Both(tmp_path)
     assert both.raw.encode("III", out_type=str)[-1] == "III"
     before = [f"{stem} " * words for stem in stems for words in (1, 5, 20)]
