@@ -10,35 +10,33 @@ RANKS   ?= 2
 EXTRA   ?=
 KILLS   ?= 200
 WORKERS ?= 2
-# cpu, cuda, or empty: cuda where there is an NVIDIA GPU or pip finds no CPU build of torch, else cpu
+# cpu, cuda, or empty: cuda where there is an NVIDIA GPU or pip finds no CPU build of torch, else cpu (requirements/install.py)
 HARDWARE ?=
-PIP     := $(BIN)/pip install --quiet --disable-pip-version-check
 
 # Open MPI refuses root unless told; inside a container root is the usual user.
 MPIRUN  := $(BIN)/mpirun --oversubscribe $(shell [ "$$(id -u)" = 0 ] && echo --allow-run-as-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-long lint shards verify bench chaos chaos-preprocess clean
+.PHONY: help setup setup-dev lock demo test test-long lint shards verify bench chaos chaos-preprocess clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(BIN)/.installed: pyproject.toml requirements/cpu.lock requirements/cuda.lock
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || { echo 'Python 3.11 or 3.12 is needed: make PYTHON=python3.11' >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	@set -e; hardware=$(HARDWARE); if [ -z "$$hardware" ]; then \
-	    if ! command -v nvidia-smi >/dev/null && $(PIP) --dry-run --no-deps "$$(grep -o '^torch==[^ ]*' requirements/cpu.lock)" >/dev/null 2>&1; \
-	    then hardware=cpu; else hardware=cuda; fi; fi; \
-	echo "installing requirements/$$hardware.lock into $(VENV)"; \
-	sed -n '/^setuptools==/,/[^\\]$$/p' requirements/$$hardware.lock > $(VENV)/setuptools.lock; \
-	$(PIP) --require-hashes -r $(VENV)/setuptools.lock; \
-	$(PIP) --require-hashes --no-deps --no-build-isolation --use-pep517 -r requirements/$$hardware.lock
-	$(PIP) --no-deps --no-build-isolation -e .
-	touch $@
+$(BIN)/.installed: pyproject.toml requirements/cpu.lock requirements/cuda.lock requirements/install.py
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || { echo 'Python 3.11 or 3.12 is needed: make PYTHON=python3.11' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python requirements/install.py $(HARDWARE)
+	@touch $@
+
+$(BIN)/.installed-dev: $(BIN)/.installed requirements/cpu-dev.lock requirements/cuda-dev.lock
+	@$(BIN)/python requirements/install.py --dev
+	@touch $@
 
 setup: $(BIN)/.installed ## make .venv and install the project with the locked packages; HARDWARE=cpu or cuda picks the lock
 
-lock: ## resolve requirements/cpu.lock and cuda.lock again from pyproject.toml (needs a place with torch's CPU build)
+setup-dev: $(BIN)/.installed-dev ## setup, and the tools for tests, lint and benchmarks
+
+lock: ## resolve the four lock files in requirements/ again from pyproject.toml (needs a place with torch's CPU build)
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet --upgrade pip packaging
 	build/lock/bin/python requirements/lock.py
@@ -49,13 +47,13 @@ demo: setup ## the whole path on a generated corpus, from text to a model that f
 # The order in which groups of tests start is tests/conftest.py's, heaviest first.
 PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations=10
 
-test: setup ## every test that is not long and can run here, in WORKERS processes (2); those that cannot say why
+test: setup-dev ## every test that is not long and can run here, in WORKERS processes (2); those that cannot say why
 	$(PYTEST)
 
-test-long: setup ## the long tests: real time limits, launchers under Slurm, many kills, benchmarks (30 minutes)
+test-long: setup-dev ## the long tests: real time limits, launchers under Slurm, many kills, benchmarks (30 minutes)
 	$(PYTEST) -m long
 
-lint: setup ## ruff, mypy, shellcheck
+lint: setup-dev ## ruff, mypy, shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -69,13 +67,13 @@ shards: setup ## corpora to shards: make shards CORPORA=dir OUT=dir RECIPE=file 
 verify: setup ## check a directory of shards: make verify OUT=dir
 	$(BIN)/python -m preprocess verify "$(OUT)"
 
-bench: setup ## every benchmark in bench/
+bench: setup-dev ## every benchmark in bench/
 	for file in bench/*.py; do $(BIN)/python "$$file"; done
 
-chaos: setup ## kill a small run KILLS times (200; about 40 minutes) and compare it with one that nobody touched
+chaos: setup-dev ## kill a small run KILLS times (200; about 40 minutes) and compare it with one that nobody touched
 	$(BIN)/python -m tests.chaos.kills --kills $(KILLS) --output bench/results/chaos-kills.json
 
-chaos-preprocess: setup ## kill small preprocessing jobs 120 times in all stages (3 minutes) and compare them with one that nobody touched
+chaos-preprocess: setup-dev ## kill small preprocessing jobs 120 times in all stages (3 minutes) and compare them with one that nobody touched
 	$(BIN)/python -m tests.chaos.preprocess_kills --kills 120 --output bench/results/chaos-preprocess.json
 
 clean: ## remove what the demo made

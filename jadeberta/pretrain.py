@@ -172,7 +172,7 @@ def _start(
     ledger = Ledger(path, _broadcast(attempt), mend=False)
     console = Console(recipe.training.max_steps, recipe.logging.every_steps, recipe.training.batch_sizes, handler)
     form = attention_form(recipe.model.attention, device.type)
-    logger.info(describe(recipe, process, shards, order, f"{describe_device(device)}, attention by {form}"))
+    logger.info(describe(recipe, process, shards, order, f"{describe_device(device)}, attention: {form}"))
     context = RunContext(recipe, process, device, shards, repeats, order, ledger, console, watchdog, control)
     return context, lock
 

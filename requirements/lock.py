@@ -1,7 +1,9 @@
-"""Writes cpu.lock and cuda.lock beside this file: every package of pyproject.toml's `dev` extra with its version and hashes.
+"""Writes four lock files beside this file: for CPUs and for CUDA, the packages of users and on top of them those of developers.
 
-pip resolves both without downloading the wheels. The hashes of a version are those that the package index publishes for files that
-Python 3.11 or 3.12 can use on Linux x86-64, and that of the file pip itself chose. `make lock` runs this with a recent pip.
+cpu.lock and cuda.lock hold what the dependencies and the `quality` extra of pyproject.toml need, cpu-dev.lock and cuda-dev.lock the rest of
+the `dev` extra, every package with its version and hashes. pip resolves them without downloading the wheels. The hashes of a version are
+those that the package index publishes for files that Python 3.11 or 3.12 can use on Linux x86-64, and that of the file pip itself chose.
+`make lock` runs this with a recent pip.
 """
 
 import json
@@ -9,10 +11,12 @@ import os
 import subprocess
 import sys
 import tempfile
+import tomllib
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from packaging.requirements import Requirement
 from packaging.tags import Tag, compatible_tags, cpython_tags, platform_tags
 from packaging.utils import (
     InvalidSdistFilename,
@@ -26,12 +30,18 @@ from packaging.version import Version
 HERE = Path(__file__).parent
 PYTHONS = [(3, 11), (3, 12)]
 HEAD = {
-    "cpu": "torch is the CPU build (a version that ends in +cpu). The default package index has no such build for Linux x86-64: pip finds\n"
-    "# it where its settings name a place that has one (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS). The hash of torch is that of the build\n"
-    "# found when this file was made. Without such a place use cuda.lock, which runs on a CPU too.",
+    "cpu": "torch is the CPU build (a version that ends in +cpu). The default package index has none for Linux x86-64: install.py\n"
+    "# looks for it where pip's settings name a place (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), then at PyTorch's own index. The hash of\n"
+    "# torch is that of the build found when this file was made. Without such a place use cuda.lock, which runs on a CPU too.",
     "cuda": "torch is the build for CUDA that the default package index publishes, with NVIDIA's libraries. The hashes are those that the\n"
     "# index states; the wheels themselves were not downloaded when this file was made.",
 }
+
+
+DEV_HEAD = "The tools for development that come on top of {}.lock."
+USERS_EXTRA = "quality"
+"""The extra that users get too: filters that a recipe may name."""
+NOTE = "# Made by `make lock` from pyproject.toml; not edited by hand. For Linux x86-64 and Python 3.11 or 3.12."
 
 
 def resolve(environment: dict[str, str]) -> list[dict]:
@@ -94,17 +104,37 @@ def entry(item: dict) -> str:
     return " \\\n".join([f"{name}=={version}", *(f"    --hash=sha256:{h}" for h in sorted(hashes))])
 
 
+def needed_by(requirements: list[str], items: list[dict]) -> set[str]:
+    """Names of the packages that some requirements lead to, directly or not.
+
+    Args:
+        requirements: such as "torch==2.13.0", as pyproject.toml has them.
+        items: the resolved packages, see `resolve`.
+    """
+    metadata = {canonicalize_name(item["metadata"]["name"]): item["metadata"] for item in items}
+    ahead, found = [Requirement(line) for line in requirements], set()
+    while ahead:
+        wanted = ahead.pop()
+        name, extras = canonicalize_name(wanted.name), frozenset(wanted.extras)
+        if name not in metadata or (name, extras) in found:
+            continue
+        found.add((name, extras))
+        for line in metadata[name].get("requires_dist", []):
+            inner = Requirement(line)
+            if inner.marker is None or any(inner.marker.evaluate({"extra": extra}) for extra in ["", *extras]):
+                ahead.append(inner)
+    return {name for name, _ in found}
+
+
 def lock(items: list[dict], head: str) -> str:
-    note = (
-        "# Made by `make lock` from pyproject.toml's `dev` extra; not edited by hand. For Linux x86-64 and Python 3.11 or 3.12."
-    )
     with ThreadPoolExecutor(4) as pool:
         entries = sorted(pool.map(entry, items))
-    return "\n".join([note, f"# {head}", *entries]) + "\n"
+    return "\n".join([NOTE, f"# {head}", *entries]) + "\n"
 
 
 def main() -> None:
     # Settings of the user and the machine can name places with other builds of torch: the CUDA lock is made without them.
+    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     plain = {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": ""}
     for kind, environment in (("cpu", {}), ("cuda", plain)):
         items = resolve(environment)
@@ -113,8 +143,11 @@ def main() -> None:
             sys.exit(
                 f"{kind}.lock: pip found torch {torch}; name a place with the CPU build in PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS."
             )
-        (HERE / f"{kind}.lock").write_text(lock(items, HEAD[kind]), encoding="utf-8")
-        print(f"requirements/{kind}.lock: {len(items)} packages, torch {torch}")
+        users = needed_by([*project["dependencies"], *project["optional-dependencies"][USERS_EXTRA]], items)
+        for name, head, wanted in ((f"{kind}.lock", HEAD[kind], True), (f"{kind}-dev.lock", DEV_HEAD.format(kind), False)):
+            chosen = [item for item in items if (canonicalize_name(item["metadata"]["name"]) in users) == wanted]
+            (HERE / name).write_text(lock(chosen, head), encoding="utf-8")
+            print(f"requirements/{name}: {len(chosen)} packages, torch {torch}")
 
 
 if __name__ == "__main__":

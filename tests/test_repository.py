@@ -80,13 +80,27 @@ def test_no_file_is_two_jobs_long() -> None:
 
 
 @pytest.mark.parametrize("hardware", ["cpu", "cuda"])
-def test_the_lock_holds_every_dependency_with_hashes_and_names_no_place(hardware) -> None:
+def test_the_locks_hold_every_dependency_with_hashes_and_users_get_no_tools_for_development(hardware) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [Requirement(line) for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]]
-    lines = (ROOT / f"requirements/{hardware}.lock").read_text(encoding="utf-8").splitlines()
+    extras = project["optional-dependencies"]
+    users, developers = (_locked(f"{hardware}{kind}.lock") for kind in ("", "-dev"))
+    for line in [*project["dependencies"], *extras["quality"]]:
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(users[requirement.name.lower()], prereleases=True), requirement
+    for line in extras["dev"]:
+        requirement = Requirement(line)
+        if requirement.name != "jadeberta":
+            assert requirement.specifier.contains((users | developers)[requirement.name], prereleases=True), requirement
+    assert users.keys() & developers.keys() == set()
+    assert (
+        not {"pytest", "mypy", "ruff", "hypothesis", "mwparserfromhell", *(["triton"] if hardware == "cpu" else [])}
+        & users.keys()
+    )
+
+
+def _locked(name: str) -> dict[str, str]:
+    """Version of each package of a lock file; every entry has a hash, and none names a place."""
+    lines = (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines()
     entries = re.split(r"\n(?=\S)", "\n".join(line for line in lines if not line.startswith("#")))
     assert all(re.fullmatch(r"[\w.-]+==\S+( \\\n    --hash=sha256:[0-9a-f]{64})+", entry) for entry in entries)
-    versions = dict(entry.split()[0].split("==") for entry in entries)
-    for requirement in wanted:
-        if requirement.name != "jadeberta":
-            assert requirement.specifier.contains(versions[requirement.name.lower()], prereleases=True), requirement
+    return dict(entry.split()[0].split("==") for entry in entries)
