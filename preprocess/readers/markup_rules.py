@@ -22,14 +22,13 @@ PLACED_FILE = _words(
 DROPPED_SECTIONS = _words("""
     脚注 脚註 注釈 註釈 注 註 注記 注釈一覧 出典 出典一覧 出典元 引用元 典拠 参照 参照元 参照文献 参照資料 引用文献 参考 参考文献
     参考図書 参考書
-    参考書籍 参考資料 参考サイト 参考リンク 参考論文 参考項目 主な参考文献 主要参考文献 関連文献 関連書籍 関連書 関連図書 関連資料
-    関連 文献 文献情報 主要文献
-    書誌 書誌情報 関連項目 関連事項 関連記事 関連リンク 関連サイト 関連ページ 外部リンク 外部サイト 外部ページ リンク集 公式サイト
-    公式ホームページ 脚注リスト 脚注一覧 原注 訳注 補注 references notes note sources bibliography footnotes
+    参考書籍 参考資料 参考サイト 参考リンク 参考論文 主な参考文献 主要参考文献 関連文献 関連書籍 関連書 関連資料
+    文献 文献情報 主要文献
+    書誌 書誌情報 関連項目 関連リンク 関連サイト 関連ページ 外部リンク 外部サイト 外部ページ リンク集 公式サイト
+    脚注リスト 脚注一覧 原注 訳注 補注 references notes note sources bibliography footnotes
 """) | {"see also", "external links", "further reading", "notes and references"}
-"""Sections of references and links, dropped with their subsections; also where a heading joins several (脚注・出典,
-注釈と出典) or stands in
-brackets (【参考文献】, 脚注（注釈）)."""
+"""Sections of references and links, dropped with their subsections; also where a heading joins several (脚注・出典, 注釈と出典) or
+stands in brackets (【参考文献】, 脚注（注釈）)."""
 SECTION_JOINT = re.compile(r"\s*(?:[・･、，,/／:：&＆+＋\-–—]|および|及び|ならびに|並びに|または|又は|や|と|\sand\s)\s*")
 SECTION_BRACKETS = re.compile(r"[（）()【】〔〕\[\]［］〈〉《》「」『』<>＜＞]")
 SECTION_SIGNS = " \t　■□◆◇●○※*★☆▼▽・.。:：0123456789０１２３４５６７８９"

@@ -58,7 +58,16 @@ TEMPLATE_ARGUMENT: dict[str, tuple[str, ...]] = {
         """),
         ("1",),
     ),
-    "audio": ("2",),
+    "interlang": ("3", "2"),
+    "wikt-lang": ("3", "2"),
+    **dict.fromkeys(_words("snamei sname snamei2 学名 属名 種名 wsp wikispecies-link"), ("2", "1")),
+    **dict.fromkeys(_names("au | ipa link | ipablink | ipaslink | ipa記号 | lj | lkana | jpsize | varserif | midsize"), ("1",)),
+    **dict.fromkeys(
+        _names("arab | hebr | cyrl | grek | manchusibeunicode | mongolunicode | mongolian | tibetan | siddham"), ("1", "2")
+    ),
+    **dict.fromkeys(
+        _names("code | vanchor | visible anchor | anchor text | ipa | unicode | ipaテンプレート | linktext"), ("1", "text")
+    ),
     "audio-ipa": ("2",),
     "audio-de": ("1",),
     "音声リンク": ("2",),
@@ -78,7 +87,6 @@ TEMPLATE_ARGUMENT: dict[str, tuple[str, ...]] = {
     "sortname": ("3", "1"),
     "display": ("1",),
     "by": ("1",),
-    "stn": ("1",),
 }
 """Arguments of a template that are running text: the first of these that is given."""
 
@@ -92,12 +100,12 @@ LAST_ARGUMENT = _names("""
     sub2 | underline | uline | u | s | strike | del | ins | 下線 | 傍線 | 二重下線 | 取消線 | 打ち消し線 | 取り消し線 | 抹消
     傍点 | 圏点 | bouten | 上線
     overline | smallcaps | small caps | sc | allcaps | 縦書き | 囲み | 囲み線 | 枠 | 枠線 | 枠囲み | border | boxed | まるかっこ
-    unicode | ipa | ipaテンプレート | vanchor | visible anchor | anchor text | 拡張漢字 | jis2004フォント | jis90フォント
+    拡張漢字 | jis2004フォント | jis90フォント
     補助漢字フォント | cp932フォント
-    外字 | 異体字 | ucs | code | mono | monospace | tt | kbd | samp | var | dfn | key | script/hebrew | script/arabic | script/greek
+    外字 | 異体字 | ucs | mono | monospace | tt | kbd | samp | var | dfn | key | script/hebrew | script/arabic | script/greek
     math | mvar | mathit | mathbf | bigmath | serif | sans-serif | sfont | ゴシック | 明朝 | center | left | right | indent | 中央
     右寄せ
-    align | plainlist | flatlist | longitem | nobold | 細字 | text | spoiler | hover title | 訳語 | 訳
+    weight | align | plainlist | flatlist | longitem | nobold | 細字 | text | spoiler | hover title | 訳語 | 訳
     red | blue | green | white | black | gray | grey | yellow | orange | purple | pink | 赤 | 青 | 緑 | 白 | 黒 | 黄 | 灰
     赤字 | 青字 | 太字赤 | 緑字 | 白字 | 灰色 | 赤色 | 青色
     cn-span | 年 | years | year | 西暦 | 月 | 約
@@ -133,7 +141,8 @@ TEMPLATE_CHARACTER = {
     "〜": "〜", "~": "~", "br": "\n", "改行": "\n", "break": "\n", "crlf": "\n", "-brk": "\n", "hr": "\n", "zwsp": "", "shy": "",
     "wbr": "",
     "ローマ数字1": "I", "○": "○", "×": "×", "●": "●", "°": "°", "degree": "°", "′": "′", "″": "″", "times": "×", "±": "±", "minus": "−",
-    "no break space": " ", "en dash": "–", "em dash": "—", "tm": "™", "copyright": "©", "r-mark": "®", "euro": "€", "pound": "£",
+    "no break space": " ", "gap": " ", "pad": " ", "spaces": " ", "in5": " ", "quad": " ", "en dash": "–", "em dash": "—",
+    "tm": "™", "copyright": "©", "r-mark": "®", "euro": "€", "pound": "£",
     "yen": "¥",
 }  # fmt: skip
 """Templates that stand for a character or two, where they have no argument."""
@@ -157,14 +166,14 @@ SILENT = re.compile(
     # doubts of editors
     |要(?!約$)[^|]*|いつ|誰.*|どこ\d?|どの\d?|どれ|何\d?|なぜ|どう.*|疑問.*|独自研究.*|信頼性.*|正確性.*
     |中立.*|大言壮語|言葉を濁さない|by.?whom|when\??|who\??|which\??|whom|where|why|how|clarify.*|fact|cn|dubious.*|citation.?needed.*
-    |vague|weasel.*|peacock.*|.*-inline|inline.*|specify|verify.*|failed.?verification|or|syn|neologism|update.?after|as.?of.*|sic|ママ
+    |vague|weasel.*|peacock.*|.*-inline|specify|verify.*|failed.?verification|or|syn|neologism|update.?after|sic|ママ
     |原文ママ|誤字|bare.?url.*|出典無効|出典の明記.*|未検証.*|検証.*|単一の出典|一次資料.*|脚注の不足|参照方法.*|特筆性.*|観点.*
     |宣伝.*|広告.*|百科事典.*
     |複数の問題.*|multiple.?issues|改名.*|統合.*|分割.*|削除.*|移動.*|転記.*|翻訳.*|加筆.*|更新.*|古い情報|現在進行|最新.*
     |工事中.*|執筆中|内容過剰
     |雑多.*|冗長.*|長すぎる.*|あらすじ.*|ネタバレ.*|物語.*(?:始|終).*|存命.*|性的.*|色|告知|保護.*|半保護.*|全保護.*|拡張半保護.*
     |pp-.*|pp|good.?article|featured.*
-    |秀逸.*|良質.*|暫定記事名|記事名.*|wikify|マークアップ.*|国際化.*|日本中心.*|地域的.*|独り歩き.*|言語.*リンク|特殊文字.*
+    |秀逸.*|良質.*|暫定記事名|記事名.*|wikify|マークアップ.*|国際化.*|日本中心.*|地域的.*|特殊文字.*
     |機種依存.*|jis2004|入力支援.*
     # navigation, boxes and media
     |main\d?|main.?article|see.?also|see|see.?wiktionary|further.*|details?|参照.*|関連項目.*|otheruses.*|other.*|for|about
@@ -181,12 +190,12 @@ SILENT = re.compile(
     |試聴|speaker.*|ogg|multi-?listen.*|動画
     |[^|]*画像.*|image.*|multiple.?image.*|double.?image.*|superimpose.*|css.?image.*|gallery|location.?map.*|mapplot|座標.*
     |日本の位置.*|osm.*|geogroup.*|maplink|mapframe
-    |external.?media|外部メディア.*|family.?tree.*|chart.*|clade.*|legend.*|color.?box|colorbox|カラーボックス|graph.*|timeline.*
+    |external.?media|外部メディア.*|family.?tree.*|chart.*|clade.*|graph.*|timeline.*
     |bar.?box.*|bar.?percent|pie.*|円グラフ.*
     # signs without words
     |0|00|000|anchors?|アンカー|nowrap.?(?:begin|end)|nobr.?(?:begin|end)|indent.?(?:start|end)|small.?(?:start|end)|hs|ntsh|dtsh
     |sort.?key|hidden.?sort.*
-    |display.?none|visible.?sort|enlink|interlang|中国語版|英語版.*|lang.?icon|pdf|doc|xls|ppt|html|adobe.*|増加|減少|上昇|下降
+    |display.?none|visible.?sort|enlink|中国語版|英語版.*|lang.?icon|pdf|doc|xls|ppt|html|adobe.*|増加|減少|上昇|下降
     |increase.*|decrease.*|steady|増減なし|横ばい
     |defaultsort.*|displaytitle.*|italic.?title.*|小文字|lowercase.*|temp|nobots|bots|use.*dates|short.?description|年代?ナビ
     |templatestyles|#tag:ref|転送|カテゴリ.*|category.*

@@ -13,6 +13,13 @@ from preprocess.readers.wiki.parser_functions import PARSER_FUNCTION, parser_fun
 from preprocess.readers.wiki.template_call import Call, call_of
 from preprocess.readers.wikitext import Parts
 
+_STYLE = re.compile(
+    r"#[0-9A-Fa-f]{3,8}|[0-9.]+\s*(?:%|％|px|pt|em|rem|ex|倍)?|(?:x+-)?(?:small|large)(?:er)?|medium|normal|bold|[a-z-]+\s*:[^:]*;?|"
+    r"(?:light|dark|medium|deep)?(?:red|blue|green|white|black|yellow|orange|purple|pink|gray|grey|navy|teal|maroon|silver|gold|brown|"
+    r"cyan|magenta|lime|olive|transparent)",
+    re.IGNORECASE,
+)
+"""A size or colour among the arguments of a template."""
 _OTHER_LANGUAGES = frozenset(
     ("zh-t", "zh-s", "zh-tw", "zh-cn", "zh-hk", "zh-hant", "zh-hans", "cjkv", "grc", "cmn", "heb", "ang", "sux")
 )
@@ -38,6 +45,8 @@ def printed_words(parts: Parts, title: str) -> str | None:
         return words
     # Codes are in capitals: {{BOT}} is Botswana, {{bot}} is none.
     words = None if key in FUNCTIONS and call.arguments else _by_country(call)
+    if words is None and key in LANGUAGE_CODES and key not in FUNCTIONS and call.unnamed:
+        words = _by_code(call)
     words = _by_rule(call) if words is None else words
     if words is None:
         return _by_code(call)
@@ -51,9 +60,10 @@ def _by_rule(call: Call) -> str | None:
     if (function := FUNCTIONS.get(key)) is not None:
         return function(call)
     if (wanted := rules.TEMPLATE_ARGUMENT.get(key)) is not None:
-        return call.first(*wanted) if call.arguments else None
+        # Words in another argument than the known ones are words that are not known.
+        return call.first(*wanted) or (None if any(call.unnamed) or not call.arguments else "")
     if key in rules.LAST_ARGUMENT:
-        return call.first(str(len(call.numbered())), "text", "content") if call.arguments else None
+        return _styled(call)
     if key in rules.TRANSLITERATION:
         numbered = call.numbered()
         return numbered[-1] if numbered else None
@@ -68,6 +78,18 @@ def _by_rule(call: Call) -> str | None:
     if rules.SILENT.fullmatch(key):
         return ""
     return None
+
+
+def _styled(call: Call) -> str | None:
+    """Returns what is left of the arguments without sizes and colours."""
+    numbered = call.numbered()
+    texts = [text for text in numbered if text and not _STYLE.fullmatch(text)]
+    if texts:
+        return texts[-1]
+    words = call.first("text", "content", "文字", "文章", "文")
+    if words or not call.arguments:
+        return words or None
+    return numbered[-1] if len(numbered) == len(call.arguments) else None
 
 
 def _by_code(call: Call) -> str | None:
@@ -107,6 +129,27 @@ def _chinese(call: Call) -> str | None:
     return "、".join(dict.fromkeys(words)) or None
 
 
+def _author(before: str, after: str) -> Callable[[Call], str | None]:
+    """{{Harvtxt|山田|田中|1990|p=5}}: the names, and the year between `before` and `after`."""
+
+    def words(call: Call) -> str | None:
+        *names, year = call.numbered() or [""]
+        return "・".join(names) + before + year + after if names else None
+
+    return words
+
+
+def _of_date(call: Call) -> str | None:
+    words = quantities.date(call)
+    return words and words + "現在"
+
+
+def _sound(call: Call) -> str | None:
+    """{{audio|A.ogg|鐘}}, {{audio|A.ogg||ka|word|reading}}: the words, not the label of a sign to listen."""
+    words = call.first("2", "4")
+    return "" if words in ("発音", "発音例", "聞く", "再生", "音声", "listen") or len(call.unnamed) < 2 else words or None
+
+
 def _list(joint: str) -> Callable[[Call], str | None]:
     return lambda call: joint.join(part for part in call.numbered() if part) or None
 
@@ -138,6 +181,16 @@ FUNCTIONS: dict[str, Callable[[Call], str | None]] = {
     **dict.fromkeys(("e", "×10^", "esp"), _between("×10^", "")),
     **dict.fromkeys(("10^", "10のべき", "10の累乗"), _between("10^", "")),
     **dict.fromkeys(("sqrt", "radical", "根号"), _between("√", "")),
+    "audio": _sound,
+    **dict.fromkeys(("harvtxt", "harvcoltxt", "harvard citation text", "citet"), _author(" (", ")")),
+    **dict.fromkeys(("harvnb", "harvcolnb", "harvard citation no brackets"), _author(" ", "")),
+    **dict.fromkeys(("auy", "au year"), _list(", ")),
+    **dict.fromkeys(("as of", "asof", "時点"), _of_date),
+    **dict.fromkeys(("color box", "colorbox", "カラーボックス", "legend", "legend2", "凡例", "凡例2"), lambda call: call.first("2")),
+    **dict.fromkeys(("angbr", "angbr ipa", "grapheme", "angle bracket"), _between("⟨", "⟩")),
+    **dict.fromkeys(("bracket", "brackets", "角括弧"), _between("&#91;", "&#93;")),
+    **dict.fromkeys(("stn", "駅"), lambda call: f"{name}駅" if (name := call.first("1")) else None),
+    **dict.fromkeys(("rfc", "ietf rfc"), _between("RFC ", "")),
     "abs": _between("|", "|"),
     "key press": _between("", "", "+"),
     "keypress": _between("", "", "+"),

@@ -87,6 +87,12 @@ MORE = {
     "{{テンプレート:Small|小}}": "小", "{{safesubst:small|小}}": "小", "{{読み|漢字|かんじ}}": "漢字",
     "{{よみがな|漢字|かんじ}}": "漢字",
     "{{仮リンク|塔|en|Tower|redirect=1}}": "塔", "{{Link-interwiki|ja=塔|lang=en}}": "塔",
+    "{{Snamei|Homo sapiens}}": "Homo sapiens", "{{AUY|Linnaeus|1758}}": "Linnaeus, 1758", "{{Wikt-lang|en|tower}}": "tower",
+    "{{Harvtxt|山田|1990|p=5}}": "山田 (1990)", "{{Harvnb|山田|田中|1990}}": "山田・田中 1990", "{{As of|2010|5}}": "2010年5月現在",
+    "{{code|print|python}}": "print", "{{vanchor|塔|tower}}": "塔", "{{color|red|text=赤}}": "赤", "{{resize|大|150%}}": "大",
+    "{{interlang|en|Tower}}": "Tower", "{{interlang|en|Tower|塔}}": "塔", "{{audio|A.ogg||de|Turm|トゥルム}}": "Turm",
+    "{{audio|A.ogg|発音}}": "",
+    "{{color box|red|赤}}": "赤", "{{color box|red}}": "", "{{angbr|x}}": "⟨x⟩", "{{駅|東京}}": "東京駅", "{{RFC|2616}}": "RFC 2616",
     # places are no sentence of their own
     "{{coord|35|30|N|139|45|E}}": "", "位置は{{coord|35|30|N|139|45|E}}である": "位置は北緯35度30分 東経139度45分である",
     "位置は{{ウィキ座標度分秒|35|0|10|S|139|0|20|W}}である": "位置は南緯35度0分10秒 西経139度0分20秒である",
@@ -120,10 +126,10 @@ def test_every_calculated_template_gives_words_or_costs_the_sentence() -> None:
 
 def test_every_code_of_a_language_keeps_the_words_and_alone_prints_none() -> None:
     # These are names of other templates too.
-    for code in LANGUAGE_CODES - {"or", "ce", "cr", "pi", "br"}:
+    for code in LANGUAGE_CODES - {"ce", "cr"}:
         assert clean(f"原題は{{{{{code}|Tower}}}}である。") == "原題はTowerである。", code
         assert clean(f"原題は{{{{lang-{code}|Tower}}}}である。") == "原題はTowerである。", code
-        assert clean(f"塔は高い（{{{{{code}}}}}）。") == "塔は高い。", code
+        assert code in ("br", "pi") or clean(f"塔は高い（{{{{{code}}}}}）。") == "塔は高い。", code
 
 
 def test_every_code_of_a_country_prints_its_name() -> None:

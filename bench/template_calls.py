@@ -1,0 +1,138 @@
+"""Template calls in the running text of real articles: which print words that are kept, which cost a sentence, which print none.
+
+    python bench/template_calls.py ARTICLES.json.gz [--top 40] [--silent]
+
+ARTICLES holds a JSON object a line with "title" and "text", the wikitext. Names are ordered by the sentences that they cost. What
+is taken for silent although it prints words is the one fault that no count here shows: `--silent` lists those names, with an example.
+"""
+
+import argparse
+import gzip
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of bench/, where files are named like packages
+
+from preprocess.readers import markup  # noqa: E402
+from preprocess.readers.wiki import incomplete_sentences  # noqa: E402
+from preprocess.readers.wiki.incomplete_sentences import GAP, Losses  # noqa: E402
+from preprocess.readers.wiki.template_call import call_of  # noqa: E402
+from preprocess.readers.wiki.templates import printed_words  # noqa: E402
+from preprocess.readers.wikitext import Parts  # noqa: E402
+from preprocess.text import split_sentences  # noqa: E402
+
+# Two characters that no article holds: the second one says which call it was.
+_CALL = re.compile("\ufdd0(.)")
+_SIGNS = {
+    "empty brackets or quotes": re.compile(r"「\s*」|『\s*』|（[\s、，・/]*）|\([\s,、]*\)|“\s*”"),
+    "begins with a particle or comma": re.compile(r"^(?:[、，,を]|[はがにのとでへ](?![ぁ-ん]))"),
+    "particles with nothing between them": re.compile(
+        r"[をへ][はがをへの](?![ぁ-ん])|はは(?![ぁ-ん])|にに|をを|がが(?![ぁ-ん])|はである|はという|はと書"
+    ),
+    "a counter without its number": re.compile(r"(?:は|が|の|約|、|に)(?:メートル|キロ|パーセント|km|％|平方|万人|億円)"),
+}
+
+
+def articles(path: Path) -> Iterator[tuple[str, str]]:
+    """Streams (title, wikitext)."""
+    with gzip.open(path, "rt", encoding="utf-8") as f:
+        for line in f:
+            row = json.loads(line)
+            yield row["title"], row["text"]
+
+
+class Calls:
+    """Calls that stand in running text, by kind and name."""
+
+    def __init__(self) -> None:
+        self.names: dict[tuple[str, str], int] = {}
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.examples: dict[tuple[str, str], str] = {}
+
+    def mark(self, kind: str, name: str) -> str:
+        return "\ufdd0" + chr(0x20000 + self.names.setdefault((kind, name), len(self.names)))
+
+    def count(self, line: str) -> None:
+        """Counts the calls in a line that holds more than calls."""
+        by_number = list(self.names)
+        if not re.search(r"[^\W_]", incomplete_sentences.unmarked(_CALL.sub("", line))):
+            return
+        for match in _CALL.finditer(line):
+            call = by_number[ord(match[1]) - 0x20000]
+            self.counts[call] += 1
+            around = line[max(match.start() - 20, 0) : match.end() + 25]
+            self.examples.setdefault(call, incomplete_sentences.unmarked(_CALL.sub("▲", around)))
+
+
+class _CountedPage(markup._Page):
+    """Writes a mark in front of what each template prints."""
+
+    calls: Calls
+
+    def template(self, parts: Parts) -> str:
+        name = " ".join(call_of(parts).name.split()).lower()[:60]
+        words = printed_words(parts, self._title)
+        kind = "unknown" if words is None else "silent" if words == GAP or words.startswith("\n|}") else "words"
+        return self.calls.mark(kind, name) + super().template(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("articles", type=Path)
+    parser.add_argument("--top", type=int, default=40)
+    parser.add_argument("--silent", action="store_true")
+    options = parser.parse_args()
+
+    losses, signs, examples = Losses(), Counter[str](), dict[str, str]()
+    pages = sentences = 0
+    for title, wikitext in articles(options.articles):
+        pages += 1
+        for sentence in split_sentences(markup.clean(wikitext, title, losses)):
+            sentences += 1
+            for sign, pattern in _SIGNS.items():
+                if pattern.search(sentence):
+                    signs[sign] += 1
+                    examples.setdefault(sign, sentence[:100])
+
+    calls = _CountedPage.calls = Calls()
+    whole_page, whole_line = markup._Page, markup.complete
+    try:
+        markup._Page = _CountedPage  # type: ignore[misc]
+        markup.complete = lambda line, *_: calls.count(line) or ""
+        for title, wikitext in articles(options.articles):
+            markup.clean(wikitext, title)
+    finally:
+        markup._Page, markup.complete = whole_page, whole_line  # type: ignore[misc]
+
+    kinds = Counter[str]()
+    for (kind, _), number in calls.counts.items():
+        kinds[kind] += number
+    printing = kinds["words"] + kinds["unknown"]
+    print(
+        f"{pages:,} articles, {sentences:,} sentences kept; {losses.sentences:,} left out, {losses.brackets:,} brackets left out"
+    )
+    print(
+        f"calls in running text: {kinds['silent']:,} print no words; of {printing:,} that print words, {kinds['words']:,} are kept"
+    )
+    print(
+        f"({kinds['words'] / max(printing, 1):.2%}); the sentence or bracket of the other {kinds['unknown']:,} is left out and counted."
+    )
+    print("sentences or brackets left out, by template:")
+    for name, number in losses.templates.most_common(options.top):
+        print(f"  {number:6,}  {name}: {calls.examples.get(('unknown', name.lower()), '')}")
+    print("signs of a missing word in the sentences kept (an author may have written them so):")
+    for sign in _SIGNS:
+        print(f"  {signs[sign]:6,}  {sign}: {examples.get(sign, '')}")
+    if options.silent:
+        print("silent in running text:")
+        for (kind, name), number in calls.counts.most_common():
+            if kind == "silent":
+                print(f"  {number:6,}  {name}: {calls.examples[kind, name]}")
+
+
+if __name__ == "__main__":
+    main()
