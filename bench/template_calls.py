@@ -56,16 +56,17 @@ class Calls:
     def mark(self, kind: str, name: str) -> str:
         return "\ufdd0" + chr(0x20000 + self.names.setdefault((kind, name), len(self.names)))
 
-    def count(self, line: str) -> None:
-        """Counts the calls in a line that holds more than calls."""
+    def count(self, line: str, *_: object) -> str:
+        """Counts the calls in a line that holds more than calls; returns nothing of it."""
         by_number = list(self.names)
         if not re.search(r"[^\W_]", incomplete_sentences.unmarked(_CALL.sub("", line))):
-            return
+            return ""
         for match in _CALL.finditer(line):
             call = by_number[ord(match[1]) - 0x20000]
             self.counts[call] += 1
             around = line[max(match.start() - 20, 0) : match.end() + 25]
             self.examples.setdefault(call, incomplete_sentences.unmarked(_CALL.sub("▲", around)))
+        return ""
 
 
 class _CountedPage(markup._Page):
@@ -102,7 +103,7 @@ def main() -> None:
     whole_page, whole_line = markup._Page, markup.complete
     try:
         markup._Page = _CountedPage  # type: ignore[misc]
-        markup.complete = lambda line, *_: calls.count(line) or ""
+        markup.complete = calls.count
         for title, wikitext in articles(options.articles):
             markup.clean(wikitext, title)
     finally:
