@@ -31,7 +31,7 @@ _SIGNS = {
     "empty brackets or quotes": re.compile(r"「\s*」|『\s*』|（[\s、，・/]*）|\([\s,、]*\)|“\s*”"),
     "begins with a particle or comma": re.compile(r"^(?:[、，,を]|[はがにのとでへ](?![ぁ-ん]))"),
     "particles with nothing between them": re.compile(
-        r"[をへ][はがをへの](?![ぁ-ん])|はは(?![ぁ-ん])|にに|をを|がが(?![ぁ-ん])|はである|はという|はと書"
+        r"[をが][はがをへ](?![ぁ-ん])|は[をがは](?![ぁ-ん])|(?:は|が|を|に)である|はと(?:書|呼|表)"
     ),
     "a counter without its number": re.compile(r"(?:は|が|の|約|、|に)(?:メートル|キロ|パーセント|km|％|平方|万人|億円)"),
 }
@@ -103,7 +103,7 @@ def main() -> None:
     whole_page, whole_line = markup._Page, markup.complete
     try:
         markup._Page = _CountedPage  # type: ignore[misc]
-        markup.complete = calls.count
+        markup.complete = calls.count  # type: ignore[assignment]
         for title, wikitext in articles(options.articles):
             markup.clean(wikitext, title)
     finally:
@@ -120,7 +120,7 @@ def main() -> None:
         f"calls in running text: {kinds['silent']:,} print no words; of {printing:,} that print words, {kinds['words']:,} are kept"
     )
     print(
-        f"({kinds['words'] / max(printing, 1):.2%}); the sentence or bracket of the other {kinds['unknown']:,} is left out and counted."
+        f"({kinds['words'] / max(printing, 1):.2%}); the sentence or bracket of the other {kinds['unknown']:,} is left out, or they stand between sentences."
     )
     print("sentences or brackets left out, by template:")
     for name, number in losses.templates.most_common(options.top):
