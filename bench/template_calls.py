@@ -119,9 +119,8 @@ def main() -> None:
     print(
         f"calls in running text: {kinds['silent']:,} print no words; of {printing:,} that print words, {kinds['words']:,} are kept"
     )
-    print(
-        f"({kinds['words'] / max(printing, 1):.2%}); the sentence or bracket of the other {kinds['unknown']:,} is left out, or they stand between sentences."
-    )
+    print(f"({kinds['words'] / max(printing, 1):.2%}); the sentence or bracket of the other {kinds['unknown']:,} is left out,")
+    print("or they stand between sentences.")
     print("sentences or brackets left out, by template:")
     for name, number in losses.templates.most_common(options.top):
         print(f"  {number:6,}  {name}: {calls.examples.get(('unknown', name.lower()), '')}")
