@@ -22,6 +22,7 @@ from jadeberta.errors import (
 from jadeberta.jobs.exit_reason import EXIT_REASONS_VARIABLE, write_exit_reason
 from jadeberta.utils.paths import find_recipe
 from jadeberta.utils.recipe_errors import explain_recipe_error
+from jadeberta.utils.temporary import remove_own
 
 RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")
 COMMON_ERRORS = (ConfigError, CheckpointError, NothingToResume, NumericsError, StopRequested, RequeueRequested)
@@ -88,6 +89,7 @@ def _report(error: JadebertaError) -> None:
 
 def _exit_now(status: int) -> None:
     """Ends the process without the interpreter's clean-up, which may wait for other ranks or for loaders."""
+    remove_own()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

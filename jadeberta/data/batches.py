@@ -20,6 +20,7 @@ from jadeberta.errors import JadebertaError
 from jadeberta.shards import ExcludedRows, ShardReader
 from jadeberta.shards.tokenizer_format import PAD
 from jadeberta.utils.processes import end_with_parent
+from jadeberta.utils.temporary import share_temporary_directory
 
 
 @dataclass
@@ -171,6 +172,8 @@ def iterate_steps(dataset: StepDataset, first_step: int, end_step: int, workers:
         ShardError: a row is damaged or cannot be read, and the reader stops at damage.
         RuntimeError: a loader process died; torch raises this at any point of the training.
     """
+    if workers:
+        share_temporary_directory()
     loader = DataLoader(
         dataset,
         # The data set makes the batch of a whole step; torch must not join several of them.
