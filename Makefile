@@ -17,7 +17,7 @@ HARDWARE ?=
 MPIRUN  := $(BIN)/mpirun --oversubscribe $(shell [ "$$(id -u)" = 0 ] && echo --allow-run-as-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev lock demo test test-long lint shards verify bench chaos chaos-preprocess clean
+.PHONY: help setup setup-dev lock demo test test-long lint shards make-shards verify bench chaos chaos-preprocess clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,7 @@ lock: ## resolve the four lock files in requirements/ again from pyproject.toml 
 	build/lock/bin/python requirements/lock.py
 
 demo: setup ## the whole path on a generated corpus, from text to a model that fills masks (3 minutes)
+	@:$(check_ranks)
 	$(BIN)/python -m jadeberta.demo --ranks $(RANKS)
 
 # The order in which groups of tests start is tests/conftest.py's, heaviest first.
@@ -59,13 +60,26 @@ lint: setup-dev ## ruff, mypy, shellcheck
 	$(BIN)/mypy
 	shellcheck launch/*.sh slurm/*.sh tests/cluster/*.sh .ci/run
 
-shards: setup ## corpora to shards: make shards CORPORA=dir OUT=dir RECIPE=file RANKS=n [EXTRA='--preprocess.key value']
-	if [ -t 1 ]; then export COLUMNS=$$(tput cols); fi; \
-	$(MPIRUN) -n $(RANKS) $(BIN)/python -m preprocess all --config "$(RECIPE)" --out "$(OUT)" $(if $(CORPORA),--corpora "$(CORPORA)") $(EXTRA)
-	$(BIN)/python -m preprocess verify "$(OUT)"
+# make's own line about a failed recipe would hide why it failed: the recipe leaves the sentence in a file, and make ends with it.
+SENTENCE := $(VENV)/.sentence-$(shell echo $$PPID)
+end_with_sentence = $(if $(wildcard $(SENTENCE)),$(error $(shell sed 's/[.]$$//' $(SENTENCE); rm $(SENTENCE))))
+# mpirun -n 0 would start as many processes as there are cores.
+check_ranks = $(if $(shell echo '$(RANKS)' | grep -x '[1-9][0-9]*'),,$(error RANKS=$(RANKS): give a whole number of processes, at least 1))
+DRY_RUN := $(findstring --dry-run,$(EXTRA))
+
+make-shards: setup
+	@:$(check_ranks)
+	@if [ -t 1 ]; then export COLUMNS=$$(tput cols); fi; export JADEBERTA_SENTENCE_FILE=$(SENTENCE); \
+	$(BIN)/python -m jadeberta.jobs.launcher_output -- \
+	    $(MPIRUN) --stream-buffering 0 -n $(RANKS) $(BIN)/python -m preprocess all --config "$(RECIPE)" --out "$(OUT)" \
+	    $(if $(CORPORA),--corpora "$(CORPORA)") $(EXTRA) || [ -s $(SENTENCE) ]
+	$(if $(DRY_RUN),,@[ -s $(SENTENCE) ] || $(BIN)/python -m preprocess verify "$(OUT)")
+
+shards: make-shards ## corpora to shards: make shards CORPORA=dir OUT=dir RECIPE=file RANKS=n [EXTRA='--preprocess.key value']
+	@:$(end_with_sentence)
 
 verify: setup ## check a directory of shards: make verify OUT=dir
-	$(BIN)/python -m preprocess verify "$(OUT)"
+	@$(BIN)/python -m preprocess verify "$(OUT)"
 
 bench: setup-dev ## every benchmark in bench/
 	for file in bench/*.py; do $(BIN)/python "$$file"; done

@@ -16,6 +16,7 @@ from typing import Any
 
 from jadeberta.config import PROJECT, load_recipe
 from jadeberta.errors import InputError, JadebertaError
+from jadeberta.jobs import launcher_output
 from jadeberta.jobs.local_launcher import COMMAND, start_rank
 from jadeberta.utils.json_lines import read_jsonl
 from jadeberta.utils.ports import free_port
@@ -99,7 +100,8 @@ def make_shards(ranks: int) -> None:
     mpirun = Path(sys.executable).parent / "mpirun"
     command = [str(mpirun), "--oversubscribe", "-n", str(ranks), *(["--allow-run-as-root"] if os.geteuid() == 0 else [])]
     command += [sys.executable, "-m", "preprocess", "all", "--config", RECIPE, "--out", str(SHARDS)]
-    subprocess.run(command, check=True)
+    if status := launcher_output.run(command):
+        raise subprocess.CalledProcessError(status, command)
     run("-m", "preprocess", "verify", SHARDS)
 
 

@@ -1,7 +1,8 @@
 """One temporary directory for a process and the loaders that it starts, which is removed however the process ends.
 
 Loaders hand their tensors over sockets in a directory that `multiprocessing` makes for each of them. A loader ends by a signal when its
-trainer ends, so nobody would remove it. Here all of them share their trainer's. That of a killed trainer is removed by the next one on the host.
+trainer ends, so nobody would remove it. Here all of them share their trainer's. That of a killed trainer is removed by the next one on
+the host.
 """
 
 import atexit
