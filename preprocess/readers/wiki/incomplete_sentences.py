@@ -32,13 +32,13 @@ _BRACKET = re.compile(r"[（(）)]")
 _MAX_BRACKETS = 40
 _SEPARATOR = re.compile(r"\s*[、，,;；・/／]\s*")
 _EMPTY_ITEM = re.compile(r"[\s:：\x00\x02\-–—~〜=＝]*")
-_LABEL = re.compile(r"[^\x00\x01:：]{1,20}[:：][\s\x00\x02]*(?:(?:\x00|\x01.)[\s\x00\x02]*)+")
+_LABEL = re.compile(r"[^\x00\x01:：]{1,20}[:：](?:[\s\x00\x02]|\x01.)*+")
 _EMPTY_QUOTES = re.compile(
-    r"(?:「[\s\x00]*\x00[\s\x00]*」|『[\s\x00]*\x00[\s\x00]*』|“[\s\x00]*\x00[\s\x00]*”|\"\x00+\"|〈\x00+〉|《\x00+》)"
+    r"「\s*+\x00[\s\x00]*+」|『\s*+\x00[\s\x00]*+』|“\s*+\x00[\s\x00]*+”|\"\x00++\"|〈\s*+\x00[\s\x00]*+〉|《\s*+\x00[\s\x00]*+》"
 )
 # A sentence that lost its beginning: a particle, or a comma, where a word must stand.
 _HEADLESS = re.compile(
-    r"[\s\x00]*\x00[\s\x00]*(?:[、，,]|を|(?:[はがにのとでへもや]|[にでとへ]は|[とへで]の|から|まで|より|という|として|による|である)(?![ぁ-ゖー]))"
+    r"\s*+\x00[\s\x00]*+(?:[、，,]|を|(?:[はがにのとでへもや]|[にでとへ]は|[とへで]の|から|まで|より|という|として|による|である)(?![ぁ-ゖー]))"
 )
 _SAMPLE_LETTER = "字"
 _LINE_BREAK = re.compile("[\\r\x85\u2028\u2029]")
