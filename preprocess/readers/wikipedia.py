@@ -173,12 +173,6 @@ def _pages(split: InputSplit) -> Iterator[tuple[int, bytes]]:
                 position = end
             buffer = buffer[position:]
             if len(buffer) > MAX_PAGE_BYTES:
-                # Where a page ends is not known, but where the next one begins is.
-                *broken, buffer = _begun_pages(buffer)
-                for page in broken:
-                    number += 1
-                    yield number, page
-            if len(buffer) > MAX_PAGE_BYTES:
                 raise _error(split, number + 1, "a page of more than 256 MiB, so this is not a pages-articles dump")
     except DamagedFile as e:
         raise InputError(f"{split.path}: byte {e.byte}, after page {number} of the split: {e}; {DOWNLOAD_AGAIN}.") from e
