@@ -72,7 +72,7 @@ make-shards: setup
 	@if [ -t 1 ]; then export COLUMNS=$$(tput cols); fi; export JADEBERTA_SENTENCE_FILE=$(SENTENCE); \
 	$(BIN)/python -m jadeberta.jobs.launcher_output -- \
 	    $(MPIRUN) --stream-buffering 0 -n $(RANKS) $(BIN)/python -m preprocess all --config "$(RECIPE)" --out "$(OUT)" \
-	    $(if $(CORPORA),--corpora "$(CORPORA)") $(EXTRA) || [ -s $(SENTENCE) ]
+	    $(if $(CORPORA),--corpora "$(CORPORA)") $(strip $(EXTRA)) || [ -s $(SENTENCE) ]
 	$(if $(DRY_RUN),,@[ -s $(SENTENCE) ] || $(BIN)/python -m preprocess verify "$(OUT)")
 
 shards: make-shards ## corpora to shards: make shards CORPORA=dir OUT=dir RECIPE=file RANKS=n [EXTRA='--preprocess.key value']

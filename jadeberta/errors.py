@@ -23,6 +23,13 @@ class ConfigError(JadebertaError):
     retryable = False
 
 
+class ForeignRunError(JadebertaError):
+    """Another run, or another launch of this one, meets at the address where this process looked for its own."""
+
+    exit_status = 2
+    retryable = False
+
+
 class InputError(JadebertaError):
     """A corpus file or another input is missing, truncated or not in its format."""
 

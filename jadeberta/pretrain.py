@@ -164,7 +164,7 @@ def _start(
             "start", world_size=process.world_size, launcher=process.launcher, device=str(device), slurm=slurm_job(os.environ)
         )
     limits = recipe.watchdog
-    join_process_group(process, device, limits.start_s or NO_LIMIT_S)
+    join_process_group(process, device, limits.start_s or NO_LIMIT_S, run_dir)
     # Not before: the other ranks of a job that is refused here would write heartbeats for the job that holds the directory.
     watchdog = WatchdogClient(run_dir, process.rank, process.world_size, limits)
     # The watchdog must be first: it knows who hangs.

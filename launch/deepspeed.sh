@@ -28,16 +28,21 @@ fi
 command=(--module jadeberta)
 signal=TERM  # DeepSpeed's launcher on a host forwards it to the ranks; srun and mpirun forward USR1
 if [ -z "$HOSTFILE" ]; then
-    MASTER_PORT="${MASTER_PORT:-$((15000 + ${SLURM_JOB_ID:-$$} % 17000))}"
+    MASTER_PORT="${MASTER_PORT:-$((15000 + (${SLURM_JOB_ID:-0} + $$) % 17000))}"
+    export JADEBERTA_LAUNCH="$HOSTNAME-$$-$RANDOM" # ranks of another launch that find this port are refused
     options=(--num_gpus "$RANKS" --hostfile /nonexistent)
     processes=$RANKS
 else
     read -r first processes < <(awk '!/^#/ && NF { sub(/.*slots=/, "", $2); print $1, $2 + 0; exit }' "$HOSTFILE")
     MASTER_ADDR="${MASTER_ADDR:-$first}"
-    MASTER_PORT="${MASTER_PORT:-$((15000 + ${SLURM_JOB_ID:-14500} % 17000))}"
+    NODE_RANK="${NODE_RANK:-${SLURM_STEP_ID:+$SLURM_NODEID}}"
+    if [ -n "$NODE_RANK" ]; then # every host runs this script and must come to the same port
+        MASTER_PORT="${MASTER_PORT:-$((15000 + (${SLURM_JOB_ID:-14500} + 4099 * ${SLURM_STEP_ID:-0}) % 17000))}"
+    else
+        MASTER_PORT="${MASTER_PORT:-$((15000 + (${SLURM_JOB_ID:-0} + $$) % 17000))}"
+    fi
     options=(--hostfile "$HOSTFILE" --master_addr "$MASTER_ADDR")
     export MASTER_ADDR MASTER_PORT
-    NODE_RANK="${NODE_RANK:-${SLURM_STEP_ID:+$SLURM_NODEID}}"
     if [ -n "$NODE_RANK" ]; then
         options+=(--no_ssh --node_rank "$NODE_RANK")
     elif [ "$LAUNCHER" != pdsh ]; then
@@ -57,6 +62,5 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( $(nproc) / processes > 0 ? $(npro
 # DeepSpeed's runner dies of a signal and forwards none: the processes that it has started would train on without it.
 # shellcheck source=launch/forward_signals.sh
 . "$ROOT/launch/forward_signals.sh"
-# shellcheck disable=SC2086 # EXTRA is several words on purpose
 wait_and_forward "$signal" children "$PYTHON" -m deepspeed.launcher.runner "${options[@]}" --master_port "$MASTER_PORT" --no_local_rank \
-    "${command[@]}" pretrain --config "$RECIPE" ${RUN_DIR:+--run.dir "$RUN_DIR"} ${SHARDS:+--data.shards "$SHARDS"} $EXTRA "$@"
+    "${command[@]}" pretrain --config "$RECIPE" ${RUN_DIR:+--run.dir "$RUN_DIR"} ${SHARDS:+--data.shards "$SHARDS"} "${extra[@]}" "$@"

@@ -13,6 +13,5 @@ PYTHON="${PYTHON:-}"                     # interpreter with jadeberta installed;
 [[ $RANKS =~ ^[1-9][0-9]*$ ]] || { echo "RANKS=$RANKS: give a whole number of processes, at least 1." >&2; exit 2; }
 # shellcheck source=launch/paths.sh
 . "$(dirname "$0")/paths.sh"
-# shellcheck disable=SC2086 # EXTRA is several words on purpose
 exec "$PYTHON" -m jadeberta.jobs.local_launcher --ranks "$RANKS" --restarts "$RESTARTS" -- pretrain --config "$RECIPE" \
-    ${RUN_DIR:+--run.dir "$RUN_DIR"} ${SHARDS:+--data.shards "$SHARDS"} $EXTRA "$@"
+    ${RUN_DIR:+--run.dir "$RUN_DIR"} ${SHARDS:+--data.shards "$SHARDS"} "${extra[@]}" "$@"

@@ -13,7 +13,7 @@ PYTHON="${PYTHON:-}"                     # interpreter with jadeberta installed;
 MPIRUN="${MPIRUN:-}"                     # your cluster's mpirun; empty: the one that pip installed, or the first on PATH
 MPIRUN_EXTRA="${MPIRUN_EXTRA:-}"         # more options of mpirun, e.g. "--map-by ppr:8:node"
 MASTER_ADDR="${MASTER_ADDR:-}"           # host of rank 0; empty: the first of HOSTFILE or of Slurm's nodes, or this machine
-MASTER_PORT="${MASTER_PORT:-$((15000 + ${SLURM_JOB_ID:-$$} % 17000))}"   # a port that is free there
+MASTER_PORT="${MASTER_PORT:-$((15000 + (${SLURM_JOB_ID:-0} + $$) % 17000))}"   # a port that is free there
 
 [[ $RANKS =~ ^[1-9][0-9]*$ ]] || { echo "RANKS=$RANKS: give a whole number of processes, at least 1." >&2; exit 2; }
 # shellcheck source=launch/paths.sh
@@ -33,14 +33,15 @@ elif [ -n "${SLURM_JOB_NODELIST:-}" ]; then
 fi
 MASTER_ADDR="${MASTER_ADDR:-${first:-127.0.0.1}}"
 OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-$(( $(nproc) / RANKS > 0 ? $(nproc) / RANKS : 1 ))}}"
-export MASTER_ADDR MASTER_PORT OMP_NUM_THREADS
+JADEBERTA_LAUNCH="$HOSTNAME-$$-$RANDOM"    # ranks of another launch that find this address are refused
+export MASTER_ADDR MASTER_PORT OMP_NUM_THREADS JADEBERTA_LAUNCH
 if "$MPIRUN" --version 2>/dev/null | grep -q 'Open MPI\|PRRTE\|OpenRTE'; then
-    options+=(--oversubscribe --bind-to none -x MASTER_ADDR -x MASTER_PORT -x OMP_NUM_THREADS -x PYTHONPATH -x PYTHONSAFEPATH)
+    options+=(--oversubscribe --bind-to none -x MASTER_ADDR -x MASTER_PORT -x JADEBERTA_LAUNCH -x OMP_NUM_THREADS -x PYTHONPATH -x PYTHONSAFEPATH)
     [ "$(id -u)" != 0 ] || options+=(--allow-run-as-root)
 fi
+read -d '' -ra mpirun_extra <<<"$MPIRUN_EXTRA" || :
 # Open MPI's mpirun forwards USR1, but at TERM it kills the ranks before they have saved.
 # shellcheck source=launch/forward_signals.sh
 . "$ROOT/launch/forward_signals.sh"
-# shellcheck disable=SC2086 # EXTRA and MPIRUN_EXTRA are several words on purpose
-wait_and_forward USR1 command "$MPIRUN" "${options[@]}" $MPIRUN_EXTRA "$PYTHON" -m jadeberta pretrain --config "$RECIPE" \
-    ${RUN_DIR:+--run.dir "$RUN_DIR"} ${SHARDS:+--data.shards "$SHARDS"} $EXTRA "$@"
+wait_and_forward USR1 command "$MPIRUN" "${options[@]}" "${mpirun_extra[@]}" "$PYTHON" -m jadeberta pretrain --config "$RECIPE" \
+    ${RUN_DIR:+--run.dir "$RUN_DIR"} ${SHARDS:+--data.shards "$SHARDS"} "${extra[@]}" "$@"

@@ -11,5 +11,8 @@ for name in PYTHON HOSTFILE MPIRUN; do
     [[ $value != \~/* ]] || printf -v "$name" '%s' "$HOME/${value#\~/}"
 done
 unset name value
+# EXTRA is several words, maybe on several lines. `read` splits it and, unlike a bare $EXTRA, takes a * as it stands.
+# shellcheck disable=SC2034 # the launchers use it
+read -d '' -ra extra <<<"${EXTRA:-}" || :
 # A file of the user's directory, such as random.py, must not stand for a module.
 export PYTHONSAFEPATH=1 PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"

@@ -25,7 +25,7 @@ export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( $(nproc) / RANKS > 0 ? $(nproc) / RANKS : 1 ))}"
 if [ -z "$RDZV_ENDPOINT" ] && [ -n "${SLURM_STEP_NODELIST:-}" ]; then
     hosts="$(scontrol show hostnames "$SLURM_STEP_NODELIST")"
-    RDZV_ENDPOINT="${hosts%%$'\n'*}:$((15000 + SLURM_JOB_ID % 17000))"
+    RDZV_ENDPOINT="${hosts%%$'\n'*}:$((15000 + (SLURM_JOB_ID + 4099 * ${SLURM_STEP_ID:-0}) % 17000))"
 fi
 if [ "$NODES" = 1 ]; then
     options=(--standalone)
@@ -35,10 +35,9 @@ elif [ -z "$RDZV_ENDPOINT" ]; then
 elif [ -n "$NODE_RANK" ]; then
     options=(--node_rank "$NODE_RANK" --master_addr "${RDZV_ENDPOINT%:*}" --master_port "${RDZV_ENDPOINT##*:}")
 else
-    options=(--rdzv_backend c10d --rdzv_id "jadeberta-${SLURM_JOB_ID:-0}" --rdzv_endpoint "$RDZV_ENDPOINT")
+    options=(--rdzv_backend c10d --rdzv_id "jadeberta-${SLURM_JOB_ID:-0}-${SLURM_STEP_ID:-0}" --rdzv_endpoint "$RDZV_ENDPOINT")
 fi
-# shellcheck disable=SC2086 # EXTRA is several words on purpose
 exec "$PYTHON" -m torch.distributed.run --nnodes "$NODES" --nproc_per_node "$RANKS" --max_restarts "$RESTARTS" "${options[@]}" \
     --signals_to_handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \
     -m jadeberta pretrain --config "$RECIPE" \
-    ${RUN_DIR:+--run.dir "$RUN_DIR"} ${SHARDS:+--data.shards "$SHARDS"} $EXTRA "$@"
+    ${RUN_DIR:+--run.dir "$RUN_DIR"} ${SHARDS:+--data.shards "$SHARDS"} "${extra[@]}" "$@"

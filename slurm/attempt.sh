@@ -2,6 +2,7 @@
 # One attempt of a training job: preflight, training, and what happens to the job then. Called by slurm/pretrain_*.sh with their settings
 # in the environment. It forwards signals and does what `python -m jadeberta.jobs.lifecycle` answers; nothing is decided here.
 set -uo pipefail
+[ -n "${SLURM_JOB_ID:-}" ] || { echo "slurm/attempt.sh is a part of a Slurm job: submit 'sbatch slurm/pretrain_large.sh'." >&2; exit 2; }
 
 { # bash reads a block as a whole before it runs it, so the file may change while the job runs
 # %a in a setting is the task of a job array. No shell has expanded the ~ of --export=RUN_DIR=~/runs/large.
@@ -11,7 +12,7 @@ for name in RECIPE RUN_DIR SHARDS EXTRA; do
     printf -v "$name" '%s' "${value//%a/${SLURM_ARRAY_TASK_ID:-}}"
 done
 # shellcheck disable=SC2153 # EXTRA is a setting
-read -ra extra <<<"$EXTRA"
+read -d '' -ra extra <<<"$EXTRA" || :
 options=(--config "$RECIPE" --run.dir "$RUN_DIR" --data.shards "$SHARDS" "${extra[@]}")
 OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 JADEBERTA_EXIT_REASONS="$RUN_DIR/logs/exit-reasons"

@@ -16,6 +16,7 @@
 ##SBATCH --partition=gpu
 ##SBATCH --account=me
 set -euo pipefail
+[ -n "${SLURM_JOB_ID:-}" ] || { echo "slurm/finetune_jglue.sh is the script of a Slurm job: submit it with 'sbatch slurm/finetune_jglue.sh'. Without Slurm use 'jadeberta finetune'." >&2; exit 2; }
 
 # --- Settings: edit here, or set them before sbatch (its --export would cut values at a comma) ----------------------
 TASK="${TASK:-jsts}"                     # jsts, jnli, jsquad, jcommonsenseqa or marc-ja
@@ -34,8 +35,8 @@ BINDS="${BINDS:-}"                       # directories that the container sees b
 cd "${JADEBERTA:-$SLURM_SUBMIT_DIR}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 . slurm/container.sh
-read -ra which <<<"$WHICH"
-read -ra extra <<<"$EXTRA"
+read -d '' -ra which <<<"$WHICH" || :
+read -d '' -ra extra <<<"$EXTRA" || :
 options=(--task "$TASK" --model "$MODEL" --data "$DATA" --out "$OUT" --seeds "$SEEDS" "${which[@]}" "${extra[@]}")
 if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then
     options+=(--point "$SLURM_ARRAY_TASK_ID" --pool "$SLURM_ARRAY_JOB_ID")

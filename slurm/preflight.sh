@@ -12,6 +12,7 @@
 ##SBATCH --partition=gpu
 ##SBATCH --account=me
 set -euo pipefail
+[ -n "${SLURM_JOB_ID:-}" ] || { echo "slurm/preflight.sh is the script of a Slurm job: submit it with 'sbatch slurm/preflight.sh'. Without Slurm use 'jadeberta preflight'." >&2; exit 2; }
 
 # --- Settings: edit here (and the lines above), or give them with --export -----------------------------------------
 RECIPE="${RECIPE:-recipes/large.yaml}"   # what is to be trained
@@ -32,6 +33,6 @@ unset RANK LOCAL_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT
 # A rank that fails must not end the others: they find out which host is to blame, and may need their whole minute for that.
 # --wait ends tasks that are left over after it, such as those on a host that Slurm cannot reach any more.
 . slurm/container.sh
+read -d '' -ra extra <<<"$EXTRA" || :
 step+=(--kill-on-bad-exit=0 --wait=60)
-# shellcheck disable=SC2086 # EXTRA is several words on purpose
-"${step[@]}" "${python[@]}" -m jadeberta preflight --config "$RECIPE" --run.dir "$RUN_DIR" --data.shards "$SHARDS" $EXTRA
+"${step[@]}" "${python[@]}" -m jadeberta preflight --config "$RECIPE" --run.dir "$RUN_DIR" --data.shards "$SHARDS" "${extra[@]}"

@@ -12,6 +12,7 @@
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@300
 set -euo pipefail
+[ -n "${SLURM_JOB_ID:-}" ] || { echo "slurm/pretrain_base.sh is the script of a Slurm job: submit it with 'sbatch slurm/pretrain_base.sh'. Without Slurm use launch/local.sh." >&2; exit 2; }
 
 export RECIPE="${RECIPE:-recipes/base.yaml}"   # what to train
 export RUN_DIR="${RUN_DIR:-runs/base}"         # run directory, on a file system that all nodes see

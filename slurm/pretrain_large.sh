@@ -15,6 +15,7 @@
 ##SBATCH --partition=gpu
 ##SBATCH --account=me
 set -euo pipefail
+[ -n "${SLURM_JOB_ID:-}" ] || { echo "slurm/pretrain_large.sh is the script of a Slurm job: submit it with 'sbatch slurm/pretrain_large.sh'. Without Slurm use launch/local.sh." >&2; exit 2; }
 
 # --- Settings: edit here (and the lines above), or give them with --export -----------------------------------------
 RECIPE="${RECIPE:-recipes/large.yaml}"   # what to train

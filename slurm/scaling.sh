@@ -12,6 +12,7 @@
 ##SBATCH --partition=gpu
 ##SBATCH --account=me
 set -euo pipefail
+[ -n "${SLURM_JOB_ID:-}" ] || { echo "slurm/scaling.sh is the script of a Slurm job: 'jadeberta scaling run' submits it. Without Slurm use 'jadeberta scaling run --local'." >&2; exit 2; }
 
 # --- Settings: edit here (and the lines above), or set them before `jadeberta scaling run` -------------------------
 EXTRA="${EXTRA:-}"                       # more options, e.g. "--data.workers 4"
@@ -25,7 +26,7 @@ cd "$SLURM_SUBMIT_DIR"
 : "${RECIPE:?is set by jadeberta scaling run}" "${RUN_DIR:?is set by jadeberta scaling run}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 . slurm/container.sh
-read -ra extra <<<"$EXTRA"
+read -d '' -ra extra <<<"$EXTRA" || :
 options=(--config "$RECIPE" --run.dir "$RUN_DIR" "${extra[@]}")
 
 # A point is measured even where the preflight finds the allocation unfit: the report says so.

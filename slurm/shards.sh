@@ -13,6 +13,7 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 set -euo pipefail
+[ -n "${SLURM_JOB_ID:-}" ] || { echo "slurm/shards.sh is the script of a Slurm job: submit it with 'sbatch slurm/shards.sh'. Without Slurm use 'make shards'." >&2; exit 2; }
 
 # --- Settings: edit here or give them with --export -------------------------------------------------------------
 RECIPE="${RECIPE:-recipes/large.yaml}"   # its preprocess section is read
@@ -25,8 +26,8 @@ MPI="${MPI:-pmix}"                       # as `srun --mpi=list` names it; none: 
 # -----------------------------------------------------------------------------------------------------------------
 
 cd "$SLURM_SUBMIT_DIR"
-# shellcheck disable=SC2206 # EXTRA is several words on purpose
-stages=(all --config "$RECIPE" --out "$OUT" ${CORPORA:+--corpora "$CORPORA"} $EXTRA)
+read -d '' -ra extra <<<"$EXTRA" || :
+stages=(all --config "$RECIPE" --out "$OUT" ${CORPORA:+--corpora "$CORPORA"} "${extra[@]}")
 if [ "$MPI" != none ] && [ -z "${SLURM_ARRAY_JOB_ID:-}" ]; then
     srun --export=ALL --mpi="$MPI" --kill-on-bad-exit=1 "$PYTHON" -m preprocess "${stages[@]}"
     exec "$PYTHON" -m preprocess verify "$OUT"

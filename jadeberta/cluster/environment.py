@@ -4,6 +4,7 @@ Pure functions of the environment's variables; only `host_name` may ask the mach
 """
 
 import socket
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,14 @@ from jadeberta.errors import ConfigError
 
 DEFAULT_PORT = 29500
 FIRST_PORT, PORTS = 15000, 17000
-"""Range of the ports where ranks of Slurm jobs meet: below the ephemeral ports of Linux (from 32768 on), which any connection may take."""
+"""Range of the ports where ranks meet that nobody gave a port: below the ephemeral ports of Linux (from 32768 on), which any connection may
+take."""
+PORTS_BETWEEN_STEPS = 4099
+"""Distance of the ports of two steps of a Slurm job: a prime, so that a later job rarely has the port of an earlier one's step."""
 INNER = ("LOCAL_WORLD_SIZE", "CROSS_SIZE", "TORCHELASTIC_RUN_ID")
 """Variables of torchrun, the DeepSpeed launcher and ours. Where one is set, RANK is theirs and not left over from elsewhere."""
+LAUNCH_VARIABLE, LAUNCHER_VARIABLE = "JADEBERTA_LAUNCH", "JADEBERTA_LAUNCHER"
+"""Set by our own launchers: a name that no other launch has, and what the launcher calls itself."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +73,38 @@ def detect(env: Mapping[str, str]) -> Process:
                 f"RANK={env.get('RANK')} and WORLD_SIZE={env.get('WORLD_SIZE')} are set but MASTER_ADDR is not set; "
                 "unset them, or start through the scripts in launch/ and slurm/."
             )
-        return _process(LauncherVariables("torchrun", "RANK", "LOCAL_RANK", "WORLD_SIZE"), env, _given(env))
+        return _process(LauncherVariables(_inner_name(env), "RANK", "LOCAL_RANK", "WORLD_SIZE"), env, _given(env))
     if outer is None:
         return Process("none", 0, 0, 1, "127.0.0.1", 0)
     if "MASTER_ADDR" in env:
         return _process(outer, env, _given(env))
     return _process(outer, env, _slurm_address(env) if outer is SRUN else _mpi_address(env, outer))
+
+
+def _inner_name(env: Mapping[str, str]) -> str:
+    """Who set RANK and WORLD_SIZE."""
+    if "TORCHELASTIC_RUN_ID" in env:
+        return "torchrun"
+    if "CROSS_SIZE" in env:
+        return "deepspeed"
+    return env.get(LAUNCHER_VARIABLE) or "RANK and WORLD_SIZE"
+
+
+def launch_name(env: Mapping[str, str], process: Process) -> str:
+    """Returns how the launcher of this process names the launch, the same on all its ranks; empty where it has no name for it.
+
+    Args:
+        env: environment of the process.
+        process: what `detect` found there.
+    """
+    if process.launcher == "torchrun":
+        return f"id {env['TORCHELASTIC_RUN_ID']}, start {env.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    if process.launcher == SRUN.name:
+        job = env.get("SLURM_HET_JOB_ID") or env.get("SLURM_JOB_ID")
+        return f"job {job}, step {env.get('SLURM_STEP_ID')}, start {env.get('SLURM_RESTART_COUNT', '0')}"
+    # Not in general: srun --mpi=pmix has a namespace as well, which mpirun's ranks inherit from it.
+    namespace = env.get("PMIX_NAMESPACE", "") if process.launcher == OPEN_MPI.name else ""
+    return env.get(LAUNCH_VARIABLE) or namespace
 
 
 def _outer(env: Mapping[str, str]) -> LauncherVariables | None:
@@ -133,12 +165,15 @@ def _slurm_address(env: Mapping[str, str]) -> tuple[str, int]:
     nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST")
     if not nodes:
         raise ConfigError("srun started this process but MASTER_ADDR and SLURM_STEP_NODELIST are not set; set MASTER_ADDR.")
-    return expand(nodes)[0], job_port(_number(env, "SLURM_JOB_ID", "0"))
+    return expand(nodes)[0], step_port(_number(env, "SLURM_JOB_ID", "0"), _number(env, "SLURM_STEP_ID", "0"))
 
 
-def job_port(job: int) -> int:
-    """Returns the port where the ranks of a Slurm job meet; jobs with consecutive numbers on one host get different ports."""
-    return FIRST_PORT + job % PORTS
+def step_port(job: int, step: int) -> int:
+    """Returns the port where the ranks of a step of a Slurm job meet; jobs and steps that share a host get different ports.
+
+    The scripts in launch/ compute the same.
+    """
+    return FIRST_PORT + (job + PORTS_BETWEEN_STEPS * step) % PORTS
 
 
 def _mpi_address(env: Mapping[str, str], outer: LauncherVariables) -> tuple[str, int]:
@@ -146,7 +181,10 @@ def _mpi_address(env: Mapping[str, str], outer: LauncherVariables) -> tuple[str,
     local_sizes = {OPEN_MPI: "OMPI_COMM_WORLD_LOCAL_SIZE", MPICH: "MPI_LOCALNRANKS"}
     if env.get(local_sizes[outer], env.get(outer.size)) != env.get(outer.size):
         raise ConfigError("mpirun started ranks on several machines but MASTER_ADDR is not set; launch/mpi.sh sets it.")
-    return "127.0.0.1", _number(env, "MASTER_PORT", str(DEFAULT_PORT))
+    name = env.get(LAUNCH_VARIABLE) or (env.get("PMIX_NAMESPACE", "") if outer is OPEN_MPI else "")
+    # Two mpiruns at the same time have different namespaces, hence different ports.
+    chosen = FIRST_PORT + zlib.crc32(name.encode()) % PORTS if name else DEFAULT_PORT
+    return "127.0.0.1", _number(env, "MASTER_PORT", str(chosen))
 
 
 def host_name(env: Mapping[str, str]) -> str:

@@ -1,42 +1,49 @@
 """Process group of a job: address and port, time-outs, and how a lost peer is recognised."""
 
 import os
+import time
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from jadeberta.cluster.environment import Process
-from jadeberta.errors import ConfigError, HangError
-from jadeberta.utils.ports import free_port
+from jadeberta.cluster.run_store import RunIdentity, is_loopback, open_store
+from jadeberta.errors import HangError
 
 
-def join_process_group(process: Process, device: torch.device, patience: float) -> None:
+def join_process_group(process: Process, device: torch.device, patience: float, run_dir: Path = Path()) -> None:
     """Makes this process a rank of the job, over NCCL on GPUs and gloo on CPUs.
 
     Args:
         process: rank, world size and address.
         device: of this rank.
         patience: seconds to wait for the other ranks.
+        run_dir: of the run; ranks of another are refused.
 
     Raises:
         ConfigError: the port is taken.
+        ForeignRunError: the ranks of another run meet at this address.
         HangError: the other ranks did not come in time.
     """
     os.environ["DS_ACCELERATOR"] = device.type
-    # DeepSpeed and torch read these variables from the environment; torchrun's own store is found there too.
+    # DeepSpeed and torch read these variables from the environment.
     os.environ |= {"RANK": str(process.rank), "LOCAL_RANK": str(process.local_rank), "WORLD_SIZE": str(process.world_size)}
-    os.environ |= {"MASTER_ADDR": process.master_addr, "MASTER_PORT": str(process.master_port or free_port())}
+    os.environ |= {"MASTER_ADDR": process.master_addr, "MASTER_PORT": str(process.master_port)}
+    if is_loopback(process.master_addr):
+        # All ranks are on this machine: gloo need not listen where others can reach it.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    identity = RunIdentity.of("pretrain", run_dir, process, os.environ)
+    began = time.monotonic()
+    store = open_store(identity, process, patience)
     backend = "nccl" if device.type == "cuda" else "gloo"
+    left = timedelta(seconds=max(1.0, patience - (time.monotonic() - began)))
     try:
-        dist.init_process_group(backend, init_method="env://", timeout=timedelta(seconds=patience))
+        dist.init_process_group(backend, store=store, rank=process.rank, world_size=process.world_size, timeout=left)
     except dist.DistError as e:
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        where = f"{process.master_addr}:{process.master_port}"
         reason = str(e).splitlines()[0]
-        if "EADDRINUSE" in reason:
-            raise ConfigError(
-                f"rank {process.rank} cannot meet the others at {where} ({reason}). Free the port or set MASTER_PORT."
-            ) from e
         raise HangError(f"rank {process.rank} did not meet the others at {where} within {patience:.0f} s ({reason}).") from e
 
 

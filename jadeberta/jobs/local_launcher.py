@@ -14,8 +14,10 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from jadeberta.checkpoint.manifest import newest_step
+from jadeberta.cluster.environment import LAUNCH_VARIABLE, LAUNCHER_VARIABLE
 from jadeberta.errors import ConfigError, is_retryable
 from jadeberta.utils.paths import user_path
 from jadeberta.utils.ports import free_port
@@ -27,7 +29,7 @@ COMMAND = [sys.executable, "-m", "jadeberta"]
 """Command of a rank, without its arguments."""
 
 
-def rank_environment(rank: int, ranks: int, port: int, cores: int) -> dict[str, str]:
+def rank_environment(rank: int, ranks: int, port: int, cores: int, launch: str = "") -> dict[str, str]:
     """Environment variables that make a process one rank of a local job.
 
     Args:
@@ -35,8 +37,11 @@ def rank_environment(rank: int, ranks: int, port: int, cores: int) -> dict[str, 
         ranks: world size.
         port: where the ranks meet, on this machine.
         cores: cores of the machine, which the ranks share.
+        launch: a name that all ranks of this attempt have and no other process has.
     """
     return {
+        LAUNCHER_VARIABLE: "local",
+        LAUNCH_VARIABLE: launch,
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(ranks),
@@ -47,7 +52,7 @@ def rank_environment(rank: int, ranks: int, port: int, cores: int) -> dict[str, 
     }
 
 
-def start_rank(command: list[str], rank: int, ranks: int, port: int) -> subprocess.Popen:
+def start_rank(command: list[str], rank: int, ranks: int, port: int, launch: str = "") -> subprocess.Popen:
     """Starts one rank of a local job; the kernel sends it TERM when this process dies, so that no rank trains on alone.
 
     Args:
@@ -55,12 +60,13 @@ def start_rank(command: list[str], rank: int, ranks: int, port: int) -> subproce
         rank: number of the process, from 0.
         ranks: world size.
         port: where the ranks meet, on this machine.
+        launch: a name that all ranks of this attempt have and no other process has.
     """
     parent = os.getpid()
     cores = len(os.sched_getaffinity(0))
     return subprocess.Popen(
         command,
-        env=os.environ | rank_environment(rank, ranks, port, cores),
+        env=os.environ | rank_environment(rank, ranks, port, cores, launch),
         preexec_fn=lambda: end_with_parent(parent, signal.SIGTERM),
     )
 
@@ -120,9 +126,9 @@ class LocalJob:
     def run_attempt(self) -> int:
         """Starts all ranks and waits for them; returns the status of the first that failed, as a shell reports it, else 0."""
         # A new port for each attempt: connections of the last one may still hold the old port.
-        port, self.processes = free_port(), []
+        port, launch, self.processes = free_port(), uuid4().hex[:12], []
         for rank in range(self.ranks):
-            self.processes.append(start_rank([*COMMAND, *self.arguments], rank, self.ranks, port))
+            self.processes.append(start_rank([*COMMAND, *self.arguments], rank, self.ranks, port, launch))
         if self.ended_by_signal:  # the signal came before all ranks were started
             self._send(signal.SIGTERM)
         status, deadline = 0, None

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -15,7 +16,8 @@ import torch
 import torch.distributed as dist
 
 from jadeberta.cluster.environment import Process
-from jadeberta.errors import ConfigError, HangError
+from jadeberta.cluster.run_store import RunIdentity, open_store
+from jadeberta.errors import HangError
 from jadeberta.preflight.results import LocalResults
 from jadeberta.preflight.timeouts import Deadline
 
@@ -30,24 +32,26 @@ class DroppedRank(Exception):
 class Rendezvous:
     """The connection of the ranks. Rank 0 plans each measurement and gathers its results."""
 
-    def __init__(self, process: Process, patience: float, deadline: Deadline) -> None:
+    def __init__(self, process: Process, patience: float, deadline: Deadline, run_dir: Path) -> None:
         """Connects to the store, or serves it on rank 0.
 
         Args:
             process: this rank.
             patience: seconds to wait for rank 0.
             deadline: of the whole preflight.
+            run_dir: of the run that is checked; ranks of another are refused.
 
         Raises:
             HangError: rank 0 cannot be reached within `patience` seconds.
             ConfigError: the port is taken.
+            ForeignRunError: the ranks of another run meet at this address.
         """
         self.process, self.patience, self.deadline = process, patience, deadline
         self.active_ranks = list(range(process.world_size))
         """Ranks that still take part."""
         self.lost: dict[int, str] = {}
         """On rank 0, the ranks that stopped answering, and the measurement during which they did."""
-        self.store = dist.PrefixStore("jadeberta-preflight", _store(process, patience))
+        self.store = open_store(RunIdentity.of("preflight", run_dir, process, os.environ), process, patience)
 
     def gather_results(self, own: LocalResults) -> dict[int, LocalResults]:
         """Returns on rank 0 the local results of every rank that arrives within the patience, by rank; on other ranks nothing."""
@@ -151,32 +155,3 @@ class Rendezvous:
             except dist.DistStoreError:
                 continue
         return found
-
-
-def _store(process: Process, patience: float) -> dist.Store:
-    """Opens the store: rank 0 serves it, except under torchrun, which serves its own."""
-    if process.world_size == 1:
-        return dist.HashStore()
-    of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    serves = process.is_root and not of_torchrun
-    try:
-        store = dist.TCPStore(
-            process.master_addr,
-            process.master_port,
-            None,
-            serves,
-            timeout=timedelta(seconds=patience),
-            # A rank that is missing must not keep rank 0 from serving the others.
-            wait_for_workers=False,
-        )
-    except dist.DistError as e:
-        where = f"{process.master_addr}:{process.master_port}"
-        if serves:
-            raise ConfigError(
-                f"rank 0 cannot listen at {where} ({next(iter(str(e).splitlines()))}). Free the port or set MASTER_PORT."
-            ) from e
-        raise HangError(f"did not reach rank 0 at {where} within {patience:.0f} s") from e
-    if of_torchrun:
-        # The store of torchrun's agent outlives a restart, and keys of the earlier attempt must not be read.
-        return dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
-    return store

@@ -75,6 +75,7 @@ class Preflight:
 
         Raises:
             ConfigError: rank 0 cannot listen at its port.
+            ForeignRunError: another run meets there.
         """
         if self.process.is_root:
             self._remove_earlier_verdict()
@@ -87,7 +88,7 @@ class Preflight:
             self.requirements_call.wait(REQUIREMENTS_S)  # it would disturb the measurements
         self.deadline.section = "rendezvous"
         try:
-            rendezvous = Rendezvous(self.process, self.patience, self.deadline)
+            rendezvous = Rendezvous(self.process, self.patience, self.deadline, Path(self.recipe.run.dir))
         except HangError as e:
             # A rank that judges in place of rank 0 reads in this file how far this rank came.
             found.at = str(e)

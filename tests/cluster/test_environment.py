@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jadeberta.cluster.environment import Process, detect, host_name, slurm_job
+from jadeberta.cluster.environment import FIRST_PORT, PORTS, Process, detect, host_name, launch_name, slurm_job
 from jadeberta.errors import ConfigError
+from jadeberta.jobs.local_launcher import rank_environment
 from tests.helpers import ROOT
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "9", "SLURM_LOCALID": "1", "SLURM_NTASKS": "16"}
@@ -21,7 +22,9 @@ OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMP
     "env,expected",
     [
         ({}, Process("none", 0, 0, 1, "127.0.0.1", 0)),
-        (RANK_3, Process("torchrun", 3, 1, 4, "node1", 1234)),
+        (RANK_3, Process("RANK and WORLD_SIZE", 3, 1, 4, "node1", 1234)),
+        (RANK_3 | {"TORCHELASTIC_RUN_ID": "x"}, Process("torchrun", 3, 1, 4, "node1", 1234)),
+        (rank_environment(1, 2, 1234, 8, "a"), Process("local", 1, 1, 2, "127.0.0.1", 1234)),
         (OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, Process("mpirun (Open MPI)", 1, 1, 2, "127.0.0.1", 29500)),
         (OPEN_MPI | {"MASTER_ADDR": "node1", "MASTER_PORT": "99"}, Process("mpirun (Open MPI)", 1, 1, 2, "node1", 99)),
         ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"}, Process("mpirun (MPICH)", 1, 1, 2, "127.0.0.1", 29500)),
@@ -34,6 +37,8 @@ OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMP
             SLURM | {"SLURM_JOB_ID": "34001", "SLURM_JOB_NODELIST": "a[1-3]", "SLURM_STEP_NODELIST": "a[2-3]"},
             Process("srun", 9, 1, 16, "a2", 15001),
         ),
+        # Two steps of one job at the same time.
+        (SLURM | {"SLURM_STEP_ID": "1", "SLURM_JOB_NODELIST": "x"}, Process("srun", 9, 1, 16, "x", 15007 + 4099)),
         # Addresses of the sixth version, also as a URL has them.
         (
             SLURM | {"MASTER_ADDR": "[::ffff:10.77.0.1]", "MASTER_PORT": "10007"},
@@ -47,12 +52,12 @@ OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMP
         ),
         # torchrun or the DeepSpeed launcher, one a node by srun or mpirun: the inner launcher's ranks count.
         (SLURM | RANK_3 | {"LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"}, Process("torchrun", 3, 1, 4, "node1", 1234)),
-        (SLURM | RANK_3 | {"CROSS_SIZE": "2"}, Process("torchrun", 3, 1, 4, "node1", 1234)),
-        (OPEN_MPI | RANK_3 | {"LOCAL_WORLD_SIZE": "2"}, Process("torchrun", 3, 1, 4, "node1", 1234)),
+        (SLURM | RANK_3 | {"CROSS_SIZE": "2"}, Process("deepspeed", 3, 1, 4, "node1", 1234)),
+        (OPEN_MPI | RANK_3 | {"LOCAL_WORLD_SIZE": "2"}, Process("RANK and WORLD_SIZE", 3, 1, 4, "node1", 1234)),
         # A script that translates Slurm's variables itself.
         (
             SLURM | {"RANK": "9", "LOCAL_RANK": "1", "WORLD_SIZE": "16", "MASTER_ADDR": "node1"},
-            Process("torchrun", 9, 1, 16, "node1", 29500),
+            Process("RANK and WORLD_SIZE", 9, 1, 16, "node1", 29500),
         ),
         # A shell of salloc or the batch step is one process, whatever the allocation holds.
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "16"}, Process("none", 0, 0, 1, "127.0.0.1", 0)),
@@ -89,6 +94,29 @@ def test_a_launcher_is_recognised_by_its_variables(env, expected) -> None:
 def test_a_contradiction_is_refused_with_what_was_seen(env, message) -> None:
     with pytest.raises(ConfigError, match=message):
         detect(env)
+
+
+def test_two_mpiruns_on_one_machine_meet_at_different_ports() -> None:
+    spaces = [OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2", "PMIX_NAMESPACE": f"prterun-vm-{pid}@1"} for pid in (101, 102)]
+    first, second = (detect(env) for env in spaces)
+    assert first.master_port != second.master_port
+    assert all(FIRST_PORT <= p.master_port < FIRST_PORT + PORTS for p in (first, second))
+
+
+@pytest.mark.parametrize(
+    "env,name",
+    [
+        (SLURM | {"SLURM_JOB_NODELIST": "x", "SLURM_RESTART_COUNT": "2"}, "job 7, step 0, start 2"),
+        (RANK_3 | {"TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_RESTART_COUNT": "1"}, "id x, start 1"),
+        (OPEN_MPI | {"MASTER_ADDR": "a", "PMIX_NAMESPACE": "prterun-vm-8@1"}, "prterun-vm-8@1"),
+        (rank_environment(1, 2, 1234, 8, "a1b2"), "a1b2"),
+        (RANK_3, ""),
+        # srun --mpi=pmix has a namespace too; a launcher that it starts once a node gets it from there.
+        (RANK_3 | {"CROSS_SIZE": "2", "PMIX_NAMESPACE": "slurm.pmix.7.0"}, ""),
+    ],
+)
+def test_a_launch_has_the_name_that_its_launcher_gave_it(env, name) -> None:
+    assert launch_name(env, detect(env)) == name
 
 
 def test_the_books_name_the_job_and_its_hosts() -> None:

@@ -1,0 +1,75 @@
+"""The scripts in launch/ and slurm/: every word of EXTRA arrives as it was given, and a job script outside a job says what to do."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT
+
+LAUNCHERS = ["launch/local.sh", "launch/mpi.sh", "launch/torchrun.sh", "launch/deepspeed.sh"]
+JOBS = ["pretrain_large.sh", "pretrain_base.sh", "preflight.sh", "scaling.sh", "finetune_jglue.sh", "shards.sh"]
+
+
+@pytest.fixture
+def called(tmp_path: Path):
+    """Runs a script whose programs only write down their arguments; returns the arguments of each call."""
+    program = tmp_path / "program"
+    record = tmp_path / "calls"
+    program.write_text(
+        f'#!/bin/sh\n{{ for word; do printf "%s\\037" "$word"; done; printf "\\n\\036"; }} >> "{record}"\necho JobState=RUNNING\n'
+    )
+    program.chmod(0o755)
+    for name in ("srun", "scontrol", "squeue", "sinfo", "scancel", "mpirun"):
+        (tmp_path / name).symlink_to(program)
+
+    def run(script: str, **settings: str) -> list[list[str]]:
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "OMPI_", "PMI"))}
+        env |= {"PATH": f"{tmp_path}:{env['PATH']}", "PYTHON": str(program), "MPIRUN": str(tmp_path / "mpirun"), **settings}
+        # In a directory with files that a bare * would name.
+        subprocess.run(["bash", ROOT / script], env=env, cwd=tmp_path, capture_output=True, timeout=60)
+        return [call.split("\037")[:-1] for call in record.read_text().split("\n\036")]
+
+    return run
+
+
+@pytest.mark.parametrize("script", [*LAUNCHERS, *(f"slurm/{job}" for job in JOBS)])
+def test_every_line_of_extra_counts_and_no_word_is_taken_for_a_pattern(called, script) -> None:
+    inside = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_NTASKS": "2", "SLURM_JOB_NUM_NODES": "1"}
+    more = {"RECIPE": str(ROOT / "recipes/demo.yaml"), "RUN_DIR": "run", "PREFLIGHT": "no", "REST": "0"}
+    words = ["--training.max_steps", "100", "--training.lr", "1e-3", "--data.repeats", "*"]
+    calls = called(
+        script,
+        EXTRA="--training.max_steps 100\n--training.lr\t1e-3\n\n--data.repeats *\n",
+        **(inside if "slurm" in script else {}),
+        **more,
+    )
+    with_extra = [call for call in calls if "--training.max_steps" in call]
+    assert with_extra
+    for call in with_extra:
+        first = call.index("--training.max_steps")
+        assert call[first : first + len(words)] == words
+
+
+@pytest.mark.parametrize("job", [*JOBS, "attempt.sh"])
+def test_a_job_script_outside_a_job_says_how_it_is_submitted(job) -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
+    done = subprocess.run(["bash", ROOT / "slurm" / job], env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"slurm/{job} is ") and ("sbatch slurm/" in done.stderr or "scaling run" in done.stderr)
+
+
+def test_steps_of_one_job_get_different_ports_from_torchrun_and_deepspeed(called, tmp_path) -> None:
+    (tmp_path / "hosts").write_text("node1 slots=1\nnode2 slots=1\n")
+    ports = set()
+    for step in ("0", "1"):
+        slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": step, "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_NODEID": "1"}
+        calls = called("launch/deepspeed.sh", HOSTFILE=str(tmp_path / "hosts"), **slurm)
+        (call,) = [call for call in calls[-3:] if "--master_port" in call]
+        ports.add(call[call.index("--master_port") + 1])
+        calls = called("launch/torchrun.sh", NODES="2", **slurm)
+        call = next(call for call in reversed(calls) if "--rdzv_endpoint" in call)
+        ports.add(call[call.index("--rdzv_endpoint") + 1].rpartition(":")[2])
+        assert call[call.index("--rdzv_id") + 1] == f"jadeberta-7-{step}"
+    assert ports == {"15007", str(15007 + 4099)}
