@@ -39,11 +39,11 @@ def main() -> None:
         "evaluate": ("MLM accuracy per corpus, as JSON", _evaluate),
         "checkpoint": ("what is on disk and whether it can be trusted", _checkpoint),
         "status": ("how far a run is, and where its time went", _status),
-        "plan": ("days, checkpoint interval and expected goodput of a recipe on a cluster", _plan),
+        "plan": ("days, checkpoint interval and goodput to expect on a cluster", _plan),
         "scaling": ("strong and weak scaling over world sizes: run, report", _scaling),
-        "preflight": ("whether an allocation is fit to train on; names the slow or broken host", _preflight),
+        "preflight": ("whether an allocation is fit; names the slow or broken host", _preflight),
         "finetune": ("a task of JGLUE, with one setting or the grid, scored", _finetune),
-        "export": ("a directory that AutoTokenizer and AutoModelForMaskedLM load, with its model card", _export),
+        "export": ("a directory that Hugging Face's classes load, with its card", _export),
     }
     width = max(map(len, verbs))
     listing = "\n".join(f"  {name:<{width}}  {text}" for name, (text, _) in verbs.items())
@@ -95,23 +95,33 @@ def _exit_now(status: int) -> None:
     os._exit(status)
 
 
+PRETRAIN_OPTIONS = (
+    ("--config RECIPE", "Recipe, a YAML file; options after it override its keys."),
+    (
+        "--resume auto|required|never",
+        "What to do about earlier checkpoints: resume where there is one, require one, or refuse any (default auto).",
+    ),
+    ("--dry-run", "Check everything, print what the run would be, start nothing."),
+    ("--print_config", "Print the recipe with all options applied as YAML, start nothing."),
+)
+"""Options of `pretrain` that are no keys of a recipe, as its help shows them."""
+
+
 def _pretrain(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        from jadeberta.config.option_help import render_help
+
+        print(render_help(list(PRETRAIN_OPTIONS)))
+        return 0
     import jsonargparse
 
     from jadeberta.config import OLD_KEYS, add_recipe_arguments, known_keys, recipe_from_arguments
 
-    parser = jsonargparse.ArgumentParser(
-        prog="jadeberta pretrain",
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Trains to training.max_steps; resumes from the run's newest checkpoint.",
-    )
+    parser = jsonargparse.ArgumentParser(prog="jadeberta pretrain", exit_on_error=False, allow_abbrev=False)
     add_recipe_arguments(parser)
-    parser.add_argument(
-        "--resume", choices=["auto", "required", "never"], default="auto", help="what to do about earlier checkpoints"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="check everything, print what the run would be, start nothing")
-    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # the DeepSpeed launcher adds it
+    parser.add_argument("--resume", choices=["auto", "required", "never"], default="auto")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--local_rank", "--local-rank", type=int)  # the DeepSpeed launcher adds it
     recipe_file = _recipe_file(arguments)
     try:
         options = parser.instantiate(parser.parse_args(arguments))

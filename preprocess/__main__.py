@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jadeberta.shards import ConfigError, DirectoryLock, JadebertaError, ShardIndex, find_index, verify
+from jadeberta.utils.command_line import ParagraphFormatter
 from jadeberta.utils.logs import configure_console
 from jadeberta.utils.paths import path_option
 from jadeberta.utils.progress_line import ConsoleHandler
@@ -41,7 +42,7 @@ def main() -> None:
         prog="python -m preprocess",
         allow_abbrev=False,
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=ParagraphFormatter,
         epilog="Any key of the recipe's preprocess section can be given as an option: --preprocess.segmenter.engine mecab",
     )
     parser.add_argument(

@@ -60,7 +60,9 @@ class ModelConfig:
     hidden_size: int = 1024
     """Width of the hidden states."""
     num_hidden_layers: int = 24
+    """Transformer layers."""
     num_attention_heads: int = 16
+    """Attention heads of a layer."""
     attention_head_size: int = 64
     """Width of one head; num_attention_heads times this must be hidden_size."""
     intermediate_size: int = 4096
@@ -68,7 +70,9 @@ class ModelConfig:
     hidden_act: str = "gelu"
     """Activation of the feed-forward layers."""
     hidden_dropout_prob: float = 0.1
+    """Dropout of embeddings, attention outputs and feed-forward outputs."""
     attention_probs_dropout_prob: float = 0.1
+    """Dropout of the attention weights."""
     max_position_embeddings: int = 512
     """Longest sequence, tokens."""
     type_vocab_size: int = 0
@@ -76,6 +80,7 @@ class ModelConfig:
     initializer_range: float = 0.02
     """Standard deviation of the initial weights."""
     layer_norm_eps: float = 1e-7
+    """Added to the variance in every LayerNorm."""
     relative_attention: bool = True
     """Disentangled attention over relative positions."""
     max_relative_positions: int = -1
@@ -97,7 +102,9 @@ class ModelConfig:
     pooler_dropout: float = 0.0
     """Dropout of the pooler, which pre-training does not use; kept for fine-tuning's configuration."""
     pooler_hidden_act: str = "gelu"
+    """Activation of the pooler."""
     pooler_hidden_size: int = 1024
+    """Width of the pooler."""
 
     def hugging_face(self) -> dict[str, Any]:
         """Returns the keyword arguments of transformers.DebertaV2Config."""
@@ -129,8 +136,11 @@ class TrainingConfig:
     decay_steps: int = 0
     """Last steps before max_steps in which the schedule wsd falls to 0; 0: it does not fall."""
     adam_beta1: float = 0.9
+    """Decay of Adam's average of the gradients."""
     adam_beta2: float = 0.999
+    """Decay of Adam's average of their squares."""
     adam_eps: float = 1e-6
+    """Added to the denominator of Adam's update."""
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW); biases and LayerNorm weights have none."""
     max_grad_norm: float = 1.0

@@ -153,10 +153,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--split", choices=["valid", "train"], default="valid", help="held-out documents (default) or training rows"
     )
-    parser.add_argument("--attention", choices=["eager", "sdpa", "fused"], default="sdpa")
+    parser.add_argument(
+        "--attention", choices=["eager", "sdpa", "fused"], default="sdpa", help="form of the attention (default sdpa)"
+    )
     parser.add_argument("--batch-size", type=int, default=16, help="rows at once")
     parser.add_argument("--limit", type=int, default=0, help="rows of each corpus; 0 takes all")
-    parser.add_argument("--mask-probability", type=float, default=0.15)
+    parser.add_argument("--mask-probability", type=float, default=0.15, help="share of the tokens to predict (default 0.15)")
     parser.add_argument("--seed", type=int, default=EVALUATION_SEED, help="of the masks")
     parser.add_argument("--output", type=path_option, help="also write the JSON there")
     parser.add_argument("--dry-run", action="store_true", help="check the inputs, evaluate nothing")

@@ -166,7 +166,7 @@ def _make_parser() -> OneSentenceParser:
         description="Fine-tunes a model on a task of JGLUE and scores it, with one setting or the grid of JGLUE's authors.",
         epilog="Points that are done are skipped: give the same command again after an interruption. docs/fine-tune.md explains more.",
     )
-    parser.add_argument("--task", choices=TASKS, required=True)
+    parser.add_argument("--task", choices=TASKS, required=True, help="task of JGLUE")
     parser.add_argument(
         "--model", type=path_option, required=True, help="an exported directory, a checkpoint, or a run (its newest one)"
     )

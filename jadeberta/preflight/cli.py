@@ -9,7 +9,7 @@ from jadeberta.cluster.environment import detect
 from jadeberta.config import load_recipe
 from jadeberta.errors import ConfigError
 from jadeberta.preflight.checks import DEVICE_SHARE, LINK_SHARE
-from jadeberta.utils.command_line import OneSentenceParser, positive
+from jadeberta.utils.command_line import OneSentenceParser, ParagraphFormatter, positive
 from jadeberta.utils.paths import path_option
 
 DESCRIPTION = """Checks in less than a minute whether this allocation is fit to train on. Run one process per rank, with any launcher.
@@ -18,6 +18,7 @@ It compares versions and clocks, checks shards, disks, memory and devices, and m
 interconnect between each two hosts and over all ranks. Rank 0 prints a table, writes preflight.json and names hosts that are
 slow, broken or missing. It reads and writes no checkpoint, and it does not load DeepSpeed."""
 EPILOG = """Keys of the recipe are options too, such as --run.dir DIR.
+
 exit status: 0 fit; 1 not fit, or no verdict in time; 2 wrong options, recipe or environment"""
 
 
@@ -47,7 +48,7 @@ def _parser() -> OneSentenceParser:
         allow_abbrev=False,
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=ParagraphFormatter,
     )
     parser.add_argument("--config", type=path_option, required=True, metavar="RECIPE", help="recipe, a YAML file")
     parser.add_argument(

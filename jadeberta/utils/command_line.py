@@ -7,6 +7,14 @@ from typing import NoReturn
 from jadeberta.errors import ConfigError
 
 
+class ParagraphFormatter(argparse.HelpFormatter):
+    """argparse's help, but the paragraphs of a description stay apart; all are wrapped to the terminal."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(paragraph, width, indent) for paragraph in text.strip().split("\n\n"))
+
+
 class OneSentenceParser(argparse.ArgumentParser):
     """argparse, but a mistake raises ConfigError instead of printing the usage."""
 
