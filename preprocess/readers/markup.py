@@ -8,6 +8,7 @@ first one is possessive (`*+`).
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from html.entities import html5
 
 from preprocess.readers import markup_rules as rules
@@ -35,9 +36,8 @@ _DISAMBIGUATION = re.compile(
 _REDIRECT = re.compile(r"\s*#\s*(?:redirect|転送|リダイレクト)\s*:?\s*\[\[", re.IGNORECASE)
 # An address ends at a space, a bracket or a tag; [2001:db8::1] is a host.
 _EXTERNAL_LINK = re.compile(
-    rf"\[(?:{rules.SCHEMES})(?:\[[0-9A-Fa-f:.%]++\][^\s\[\]<>\x00-\x02]*+|[^\s\[\]<>\x00-\x02]++)"
-    r"[ \t　]*+((?:[^\[\]\n]|\[[^\[\]\n]*\])*+)\]",
-    re.IGNORECASE,
+    rf"\[(?i:{rules.SCHEMES})(?:\[[0-9A-Fa-f:.%]++\][^\s\[\]<>\x00-\x02]*+|[^\s\[\]<>\x00-\x02]++)"
+    r"[ \t　]*+((?:[^\[\]\n]|\[[^\[\]\n]*\])*+)\]"
 )
 _SWITCH = re.compile(rf"__(?:{rules.SWITCHES})__")
 _QUOTES = re.compile("'{2,}")
@@ -53,6 +53,7 @@ _TAG_REPLACEMENT = (
     | dict.fromkeys(rules.LINE_BREAK_TAGS | rules.BLOCK_TAGS, "\n")
 )  # fmt: skip
 _TAG = re.compile(rf"<(/?)({'|'.join(sorted(_TAG_REPLACEMENT, key=len, reverse=True))})(?=[\s/>])[^<>]*>", re.IGNORECASE)
+_ROW_MARK = re.compile(r"\s*+[{|!]")
 _LINE_MARKS = frozenset("*#:;=")
 _MARKUP_CHARACTER = re.compile(r"[\[\]{}|<>&='_*#:;!-]")
 # The colon between a term and its definition: not that of 1:2, of 12:30 or of an address.
@@ -203,10 +204,12 @@ def _without_quotes(text: str) -> str:
 
 
 def _line_without_quotes(line: str) -> str:
-    runs = [(match.start(), match.end()) for match in _QUOTES.finditer(line)]
-    lengths = [end - start for start, end in runs]
+    lengths = [len(run) for run in _QUOTES.findall(line)]
     bold = sum(length != 2 for length in lengths)
     italics = sum(length == 2 or length >= 5 for length in lengths)
+    if "''''" not in line and not (bold % 2 and italics % 2):
+        return _QUOTES.sub("", line)
+    runs = [(match.start(), match.end()) for match in _QUOTES.finditer(line)]
     apostrophe = -1
     if bold % 2 and italics % 2:
         candidates = [start for (start, end), length in zip(runs, lengths, strict=True) if length in (3, 4)]
@@ -242,11 +245,11 @@ def _without_tables(lines: list[str]) -> list[str]:
     if depth:
         # To its headers too: behind a table that is open, ! begins a cell.
         kept[start:] = [line for line in kept[start:] if not line.lstrip().startswith("!")]
-    return [line for line in kept if not _is_row(line.lstrip())]
+    return [line for line in kept if not (_ROW_MARK.match(line) and _is_row(line.lstrip()))]
 
 
 def _is_row(line: str) -> bool:
-    return line.startswith(("{|", "|")) or (line.startswith("!") and "!!" in line[1:] and line[1:2] != "!")
+    return line[0] == "|" or line[:2] == "{|" or (line[0] == "!" and "!!" in line[1:] and line[1:2] != "!")
 
 
 def _lines(lines: list[str]) -> Iterator[str]:
@@ -277,6 +280,7 @@ def _heading(line: str) -> tuple[int, str] | None:
     return (level, title) if level and title else None
 
 
+@lru_cache(4096)
 def _is_dropped(title: str) -> bool:
     title = _ENTITY.sub(_character, _QUOTES.sub("", unmarked(title)))
     parts = rules.SECTION_JOINT.split(rules.SECTION_BRACKETS.sub("・", title.lower()))

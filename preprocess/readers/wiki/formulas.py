@@ -42,12 +42,10 @@ _STYLE_NAMES = """
 _STYLES = frozenset(_STYLE_NAMES.split())
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 # NFKC, which comes later, makes 103 of 10³ and 31⁄2 of 3½.
-_RAISED = re.compile(r"(?<=[0-9０-９])([⁺⁻]?[⁰¹²³⁴-⁹ⁿ][⁰¹²³⁴-⁹ⁿ]*+)")
-_FRACTION = re.compile(r"(?<=[0-9０-９])(?=[¼-¾⅐-⅞])")
-_SUP = re.compile(
-    r"(?P<base>(?<![A-Za-z])[A-Za-z]|[0-9０-９)\]}|])(?P<quotes>'*+)<sup\b[^<>]*>\s*(?P<power>[^<>\n]{1,40}+)</sup\s*>",
-    re.IGNORECASE,
-)
+_RAISED = re.compile("[⁺⁻⁰¹²³⁴-⁹ⁿ]++")
+_FRACTION = re.compile("[¼-¾⅐-⅞]")
+_SUP = re.compile(r"<sup\b[^<>]*>\s*([^<>\n]{1,40}+)</sup\s*>", re.IGNORECASE)
+_BASE = re.compile(r"(?:(?<![A-Za-z])[A-Za-z]|[0-9０-９)\]}|])'*+\Z")
 _POWER = re.compile(r"[+\-−–±]?\s*[0-9０-９]+(?:[.,/][0-9]+)?|[+\-−–]?\s*[0-9]*[b-df-np-qs-zA-Z](?:\s*[+\-−–]\s*[0-9]+)?")
 _UNITS = frozenset("msglhKWV")
 
@@ -79,21 +77,32 @@ def line_of_chemistry(formula: str) -> str | None:
 
 def spelled_powers(text: str) -> str:
     """Returns text in which <sup>3</sup> behind a number or a variable is ^3; without that, 10<sup>3</sup> would become 103."""
-    return _SUP.sub(_spelled, text) if "sup" in text or "SUP" in text else text
+    return _SUP.sub(_spelled, text) if "<sup" in text or "<SUP" in text or "<Sup" in text else text
 
 
 def spelled_signs(text: str) -> str:
     """Returns text in which the Unicode characters ³ and ½ behind a digit are set off from it."""
-    return _FRACTION.sub(" ", _RAISED.sub(lambda match: "^" + match[1].translate(_SUPERSCRIPTS), text))
+    return _FRACTION.sub(_set_off, _RAISED.sub(_spelled_sign, text))
 
 
 def _spelled(match: re.Match[str]) -> str:
-    base, power = match["base"], match["power"].strip().strip("'")
-    plain = not _POWER.fullmatch(power) or (base in _UNITS and power.lstrip("+-−–").isdigit())
+    # What stands before it: a variable or number and the marks of italics.
+    base = _BASE.search(match.string, max(match.start() - 8, 0), match.start())
+    power = match[1].strip().strip("'")
     # m2 and km2 are what Unicode's ㎡ and ㎢ become too.
-    if plain:
-        return f"{base}{match['quotes']}{match['power'].strip()}"
-    return f"{base}{match['quotes']}^{f'({power})' if re.search(r'.[+−–-]', power) else power}"
+    if base is None or not _POWER.fullmatch(power) or (base[0][0] in _UNITS and power.lstrip("+-−–").isdigit()):
+        return match[1].strip()
+    return f"^({power})" if re.search(r".[+−–-]", power) else f"^{power}"
+
+
+def _spelled_sign(match: re.Match[str]) -> str:
+    power = match[0].translate(_SUPERSCRIPTS)
+    behind_number = match.string[match.start() - 1 : match.start()].isdecimal()
+    return f"^{power}" if behind_number and power not in ("+", "-") else match[0]
+
+
+def _set_off(match: re.Match[str]) -> str:
+    return f" {match[0]}" if match.string[match.start() - 1 : match.start()].isdecimal() else match[0]
 
 
 def _sequence(tokens: list[str], end: str) -> str:

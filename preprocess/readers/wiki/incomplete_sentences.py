@@ -143,7 +143,7 @@ def complete(line: str, holes: Holes, losses: Losses) -> str:
         holes: names of the page's holes.
         losses: what is left out; added to.
     """
-    if not any(mark in line for mark in MARKS):
+    if GAP not in line and _HOLE not in line and ASIDE not in line:
         return line
     if (match := _LEADING_BLOCK.match(line)) is not None:
         line = line[match.end() :]
