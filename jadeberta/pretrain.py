@@ -295,7 +295,8 @@ def check_against_shards(recipe: Recipe, shards: ShardReader) -> dict[str, bytes
     index = shards.index
     if index.vocab_size != recipe.model.vocab_size:
         raise ConfigError(
-            f"model.vocab_size is {recipe.model.vocab_size} but {shards.index_path} was made with a tokenizer of {index.vocab_size} pieces."
+            f"model.vocab_size is {recipe.model.vocab_size}, but the tokenizer of {shards.index_path} has {index.vocab_size} pieces. "
+            f"Set model.vocab_size to {index.vocab_size}; preprocess.vocab_size only counts when shards are made."
         )
     tokenizer = read_tokenizer(shards)
     if index.packing == "best_fit" and recipe.data.packing == "concat":

@@ -139,8 +139,3 @@ def _check_model(recipe: Recipe) -> None:
         raise ConfigError(
             "data.packing 'documents' needs model.attention 'sdpa' or 'fused': Hugging Face's own module cannot keep documents apart."
         )
-    pieces = recipe.preprocess.get("vocab_size", model.vocab_size)
-    if str(pieces) != str(model.vocab_size):  # from the command line it comes as text
-        raise ConfigError(
-            f"model.vocab_size {model.vocab_size} differs from preprocess.vocab_size {pieces}; they must be the same."
-        )

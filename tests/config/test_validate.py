@@ -1,12 +1,19 @@
 """What a recipe may not be is refused with one sentence that names the key and what would do."""
 
+import re
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from jadeberta.config import TrainingConfig, accumulation_steps, load_recipe
 from jadeberta.errors import ConfigError
+from jadeberta.pretrain import check_against_shards
 from tests.helpers import ROOT
 
 LARGE = ROOT / "recipes/large.yaml"
+SOURCES = {"card", "char", "paper", "HF", "ours", "recalled"}
+"""Marks of the values' sources; the head of a recipe says what each is."""
 
 
 @pytest.mark.parametrize(
@@ -49,3 +56,25 @@ def test_ranks_that_fit_the_full_batch_alone_are_refused_with_those_that_fit_all
     with pytest.raises(ConfigError, match=r"24 \(and in training.batch_size_warmup 4, 12\) .* fit: 1, 2; .* fit 4 ranks: 1\."):
         accumulation_steps(24, 2, 4, [4, 12])
     assert accumulation_steps(24, 2, 2, [4, 12]) == 6
+
+
+def test_the_vocabulary_of_the_shards_decides_and_its_remedy_leads_to_no_other_error(monkeypatch) -> None:
+    index = SimpleNamespace(vocab_size=900, packing="concat", sequence_length=512)
+    shards: Any = SimpleNamespace(index=index, index_path="shards/index.json")
+    recipe = load_recipe(LARGE, ("--preprocess.vocab_size", "900"))
+    with pytest.raises(
+        ConfigError, match=r"32000, but the tokenizer of .*index.json has 900 pieces. Set model.vocab_size to 900; "
+    ) as e:
+        check_against_shards(recipe, shards)
+    assert "\n" not in str(e.value)
+    monkeypatch.setattr("jadeberta.pretrain.read_tokenizer", lambda shards: {})
+    for other in ((), ("--preprocess.vocab_size", "900")):
+        assert check_against_shards(load_recipe(LARGE, ("--model.vocab_size", "900", *other)), shards) == {}
+
+
+@pytest.mark.parametrize("name", ["large", "base", "char_wwm", "demo"])
+def test_every_value_of_a_shipped_recipe_has_a_source_that_can_be_read(name: str) -> None:
+    text = (ROOT / f"recipes/{name}.yaml").read_text(encoding="utf-8")
+    sources = set(re.findall(r"(?m)^#   \[(\w+)\]", text))
+    used = set(re.findall(r"\[(\w+)(?=[\]:, ])", text)) & SOURCES
+    assert "recalled" not in text and used <= sources
