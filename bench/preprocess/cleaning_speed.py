@@ -22,7 +22,7 @@ from preprocess.readers.markup import clean, is_disambiguation
 from preprocess.text import normalise, split_sentences
 
 ROOT = Path(__file__).resolve().parents[2]
-ARTICLE = ROOT / "tests" / "preprocess" / "article.wiki"
+ARTICLE = ROOT / "tests" / "preprocess" / "readers" / "article.wiki"
 SAMPLE = ROOT.parent / "shared" / "data" / "corpora"
 MEGABYTES = 8
 """Of each text; a quarter where it has to be quick."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 from preprocess.readers.language_codes import LANGUAGE_CODES
 from preprocess.readers.wiki import quantities
@@ -60,24 +61,35 @@ def _by_rule(call: Call) -> str | None:
     if (function := FUNCTIONS.get(key)) is not None:
         return function(call)
     if (wanted := rules.TEMPLATE_ARGUMENT.get(key)) is not None:
-        # Words in another argument than the known ones are words that are not known.
-        return call.first(*wanted) or (None if any(call.unnamed) or not call.arguments else "")
+        return _one_of(call, *wanted)
     if key in rules.LAST_ARGUMENT:
         return _styled(call)
     if key in rules.TRANSLITERATION:
         numbered = call.numbered()
         return numbered[-1] if numbered else None
-    if rules.PHONETIC.fullmatch(key):
-        numbered = call.numbered()
-        words = "".join(numbered) if key.startswith("ipac") else call.first("1")
+    family = _family_of(key)
+    if family == "phonetic":
+        words = "".join(call.numbered()) if key.startswith("ipac") else call.first("1")
         return f"&#91;{words.strip('[]/')}&#93;" if words else None
-    if rules.FIRST_ARGUMENT_FAMILY.fullmatch(key):
-        return call.first("1", "label") if call.arguments else "" if key.endswith("語") else None
-    if rules.TABLE_END.fullmatch(key):
-        return "\n|}\n"
-    if rules.SILENT.fullmatch(key):
-        return ""
-    return None
+    if family == "first argument":
+        return "" if key.endswith("語") and not call.arguments else _one_of(call, "1", "label", "text")
+    return {"table end": "\n|}\n", "silent": ""}.get(family)
+
+
+def _one_of(call: Call, *names: str) -> str | None:
+    # Words in another argument than the known ones are words that are not known.
+    return call.first(*names) or (None if any(call.unnamed) or not call.arguments else "")
+
+
+@lru_cache(2**14)
+def _family_of(key: str) -> str:
+    patterns = {
+        "phonetic": rules.PHONETIC,
+        "first argument": rules.FIRST_ARGUMENT_FAMILY,
+        "table end": rules.TABLE_END,
+        "silent": rules.SILENT,
+    }
+    return next((family for family, pattern in patterns.items() if pattern.fullmatch(key)), "")
 
 
 def _styled(call: Call) -> str | None:
