@@ -40,6 +40,11 @@ _EMPTY_QUOTES = re.compile(
 _HEADLESS = re.compile(
     r"\s*+\x00[\s\x00]*+(?:[、，,]|を|(?:[はがにのとでへもや]|[にでとへ]は|[とへで]の|から|まで|より|という|として|による|である)(?![ぁ-ゖー]))"
 )
+# Two particles, or a particle and a counter, between which a word must stand.
+_WORDLESS = re.compile(
+    r"[はがを約]\x00[\s\x00]*+(?:である|です|だった|[をが](?![ぁ-ん])|(?:人|円|年|メートル|キロ|[ck]?m(?![A-Za-z])|%|％|パーセント|平方|ドル|歳|回|個|トン)"
+    r"(?![々間物気口民類]))"
+)
 _SAMPLE_LETTER = "字"
 _LINE_BREAK = re.compile("[\\r\x85\u2028\u2029]")
 OTHERS = "(all others)"
@@ -157,7 +162,7 @@ def complete(line: str, holes: Holes, losses: Losses) -> str:
     for sentence in _sentences(line):
         if _HOLE in sentence and _LETTER.search(sentence) is None:
             continue  # it stands between sentences
-        if _HOLE in sentence or _EMPTY_QUOTES.search(sentence) or _HEADLESS.match(sentence):
+        if _HOLE in sentence or _HEADLESS.match(sentence) or _EMPTY_QUOTES.search(sentence) or _WORDLESS.search(sentence):
             losses.sentences += 1
             losses.templates.update(set(holes.names(sentence)) or {"(dropped markup)"})
         else:

@@ -114,6 +114,7 @@ def value(call: Call) -> str | None:
     elif len(numbered) == 2:
         text += numbered[1] if numbered[1].startswith("(") else f"±{numbered[1]}"
     text = call.first("p") + text
+    text = re.sub(r"(?<=\d)[eE](?=[+\-−]?\d)", "×10^", text)
     if power := call.first("e"):
         text += f"×10^{power}"
     unit = call.first("u", "ul", "up", "upl")

@@ -115,7 +115,7 @@ LAST_ARGUMENT = _names("""
 FIRST_ARGUMENT_FAMILY = re.compile(
     r"(?:lang|link|ruby|link)-[a-z-]+\d?|script/[a-z ]+|[^\s{}|]{1,12}範囲|.*フォント|"
     # {{by|2005年}}, {{mlby|2005}}, {{baseball year|2005}}, {{nfl year|2005}}
-    r"by\d?|(?:ml|np|kb|cp|nf|nh|nb|wnb|ml|cf|af|f|ws|ms)(?:b|p)?y|(?:[a-z0-9 ]* )?[a-z]*years?|(?:.*[の ])?年度?|"
+    r"by\d?|(?:mlb|npb?|kbo|cpbl|nfl|nhl|w?nba|cfl|afl|mls|f|ws)y|(?:[a-z0-9 ]* )?[a-z]*years?|(?:.*[の ])?年度?|"
     # {{tooltip|略|説明}}
     r"tooltip\d?|abbr\d?|abbrlink|abbreviation|略語?|ツールチップ|"
     # {{ラテン語|word}}
@@ -140,7 +140,8 @@ TEMPLATE_CHARACTER = {
     ")": "&#125;", "(!": "{|", "!)": "|}", "!-": "|-", "!!": "||", "!(": "&#91;", ")!": "&#93;", "pipe": "|", "π": "π", "pi": "π",
     "〜": "〜", "~": "~", "br": "\n", "改行": "\n", "break": "\n", "crlf": "\n", "-brk": "\n", "zwsp": "", "shy": "",
     "wbr": "",
-    "ローマ数字1": "I", "○": "○", "×": "×", "●": "●", "°": "°", "degree": "°", "′": "′", "″": "″", "times": "×", "±": "±", "minus": "−",
+    "ローマ数字1": "I", "○": "○", "×": "×", "●": "●", "°": "°", "degree": "°", "°c": "°C", "°f": "°F", "℃": "°C", "′": "′",
+    "″": "″", "times": "×", "±": "±", "minus": "−",
     "no break space": " ", "gap": " ", "pad": " ", "spaces": " ", "in5": " ", "quad": " ", "en dash": "–", "em dash": "—",
     "tm": "™", "copyright": "©", "r-mark": "®", "euro": "€", "pound": "£",
     "yen": "¥",

@@ -61,7 +61,9 @@ def _by_rule(call: Call) -> str | None:
     if (function := FUNCTIONS.get(key)) is not None:
         return function(call)
     if (wanted := rules.TEMPLATE_ARGUMENT.get(key)) is not None:
-        return _one_of(call, *wanted)
+        words = _one_of(call, *wanted)
+        # A quotation of whole sentences is a block of its own: what follows it is no part of them.
+        return f"{words}\n{GAP}" if words and "quote" in wanted and words.endswith("。") else words
     if key in rules.LAST_ARGUMENT:
         return _styled(call)
     if key in rules.TRANSLITERATION:

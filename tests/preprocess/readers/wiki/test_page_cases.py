@@ -83,6 +83,15 @@ PAGES = {
     "picture in place of a word": ("前の文。[[ファイル:A.svg|16px]]は国旗。", "前の文。"),
     "picture beside the text": ("[[ファイル:A.svg|thumb|塔]]は行の頭。", "は行の頭。"),
     "link without words in place of a word": ("[http://example.jp]を見る。次の文。", "次の文。"),
+    "link without words before a counter": ("人口は[http://example.jp]人。面積は[http://example.jp]である。次の文。", "次の文。"),
+    "note between two particles": (
+        "研究者は{{誰}}と述べ、日本に{{要出典}}は、人は{{いつ}}人間だ。",
+        "研究者はと述べ、日本には、人は人間だ。",
+    ),
+    "quotation of whole sentences": (
+        "{{Quote|塔は高い。}}と述べた。次。\n{{Quote|塔は高い。}}\n次。",
+        "塔は高い。\n次。\n塔は高い。\n次。",
+    ),
     "brackets in brackets": ("塔（東京（{{foo}}）、1958年）は高い。", "塔（東京、1958年）は高い。"),
     "brackets that lose a word": ("塔（1958年に{{foo}}が建設）は高い。", "塔は高い。"),
     "brackets with an unknown item": ("塔（1958年、{{foo}}、東京）は高い。", "塔（1958年、東京）は高い。"),

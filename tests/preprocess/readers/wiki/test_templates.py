@@ -93,6 +93,7 @@ MORE = {
     "{{interlang|en|Tower}}": "Tower", "{{interlang|en|Tower|塔}}": "塔", "{{audio|A.ogg||de|Turm|トゥルム}}": "Turm",
     "{{audio|A.ogg|発音}}": "",
     "{{color box|red|赤}}": "赤", "{{color box|red}}": "", "{{angbr|x}}": "⟨x⟩", "{{駅|東京}}": "東京駅", "{{RFC|2616}}": "RFC 2616",
+    "25 {{°C}}": "25 °C", "{{nhly|2005}}": "2005", "{{val|3.2e6|u=m}}": "3.2×10^6 m",
     # places are no sentence of their own
     "{{coord|35|30|N|139|45|E}}": "", "位置は{{coord|35|30|N|139|45|E}}である": "位置は北緯35度30分 東経139度45分である",
     "位置は{{ウィキ座標度分秒|35|0|10|S|139|0|20|W}}である": "位置は南緯35度0分10秒 西経139度0分20秒である",
