@@ -13,9 +13,12 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of bench/, where files are named like packages
+ROOT = Path(__file__).resolve().parents[1]
+if sys.path[0] == str(ROOT / "bench"):
+    sys.path[0] = str(ROOT)  # in place of bench/, where files are named like packages
 
 from preprocess.readers import markup  # noqa: E402
 from preprocess.readers.wiki import incomplete_sentences  # noqa: E402
@@ -81,52 +84,70 @@ class _CountedPage(markup._Page):
         return self.calls.mark(kind, name) + super().template(parts)
 
 
+@dataclass
+class Measured:
+    """What became of some articles."""
+
+    pages: int = 0
+    sentences: int = 0
+    losses: Losses = field(default_factory=Losses)
+    signs: dict[str, list[str]] = field(default_factory=dict)
+    """Sentences kept that look as if a word were missing, by sign."""
+    calls: Calls = field(default_factory=Calls)
+
+    def kind(self, kind: str) -> int:
+        """Returns the number of calls of a kind in running text."""
+        return sum(number for (found, _), number in self.calls.counts.items() if found == kind)
+
+    @property
+    def share(self) -> float:
+        """Calls whose words are kept, of those that print words or may do so."""
+        return self.kind("words") / max(self.kind("words") + self.kind("unknown"), 1)
+
+
+def measure(path: Path) -> Measured:
+    """Cleans the articles of a file twice: as the reader does, and with a mark at each call."""
+    found = Measured()
+    for title, wikitext in articles(path):
+        found.pages += 1
+        for sentence in split_sentences(markup.clean(wikitext, title, found.losses)):
+            found.sentences += 1
+            for sign, pattern in _SIGNS.items():
+                if pattern.search(sentence):
+                    found.signs.setdefault(sign, []).append(sentence)
+    _CountedPage.calls = found.calls
+    page, complete = markup._Page, markup.complete
+    try:
+        markup._Page = _CountedPage  # type: ignore[misc]
+        markup.complete = found.calls.count  # type: ignore[assignment]
+        for title, wikitext in articles(path):
+            markup.clean(wikitext, title)
+    finally:
+        markup._Page, markup.complete = page, complete  # type: ignore[misc]
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("articles", type=Path)
-    parser.add_argument("--top", type=int, default=40)
-    parser.add_argument("--silent", action="store_true")
+    parser.add_argument("--top", type=int, default=40, help="how many templates are named")
+    parser.add_argument("--silent", action="store_true", help="list the templates taken for silent")
     options = parser.parse_args()
-
-    losses, signs, examples = Losses(), Counter[str](), dict[str, str]()
-    pages = sentences = 0
-    for title, wikitext in articles(options.articles):
-        pages += 1
-        for sentence in split_sentences(markup.clean(wikitext, title, losses)):
-            sentences += 1
-            for sign, pattern in _SIGNS.items():
-                if pattern.search(sentence):
-                    signs[sign] += 1
-                    examples.setdefault(sign, sentence[:100])
-
-    calls = _CountedPage.calls = Calls()
-    whole_page, whole_line = markup._Page, markup.complete
-    try:
-        markup._Page = _CountedPage  # type: ignore[misc]
-        markup.complete = calls.count  # type: ignore[assignment]
-        for title, wikitext in articles(options.articles):
-            markup.clean(wikitext, title)
-    finally:
-        markup._Page, markup.complete = whole_page, whole_line  # type: ignore[misc]
-
-    kinds = Counter[str]()
-    for (kind, _), number in calls.counts.items():
-        kinds[kind] += number
-    printing = kinds["words"] + kinds["unknown"]
+    found = measure(options.articles)
+    losses, calls = found.losses, found.calls
+    left_out = f"{losses.sentences:,} sentences and {losses.brackets:,} brackets left out"
+    print(f"{found.pages:,} articles, {found.sentences:,} sentences kept; {left_out}")
+    print(f"calls in running text: {found.kind('silent'):,} print no words; {found.kind('words'):,} print words that are kept,")
     print(
-        f"{pages:,} articles, {sentences:,} sentences kept; {losses.sentences:,} left out, {losses.brackets:,} brackets left out"
+        f"{found.share:.2%} of those that may print some; the sentence or bracket of the other {found.kind('unknown'):,} is left out,"
     )
-    print(
-        f"calls in running text: {kinds['silent']:,} print no words; of {printing:,} that print words, {kinds['words']:,} are kept"
-    )
-    print(f"({kinds['words'] / max(printing, 1):.2%}); the sentence or bracket of the other {kinds['unknown']:,} is left out,")
     print("or they stand between sentences.")
     print("sentences or brackets left out, by template:")
     for name, number in losses.templates.most_common(options.top):
         print(f"  {number:6,}  {name}: {calls.examples.get(('unknown', name.lower()), '')}")
     print("signs of a missing word in the sentences kept (an author may have written them so):")
-    for sign in _SIGNS:
-        print(f"  {signs[sign]:6,}  {sign}: {examples.get(sign, '')}")
+    for sign, sentences in found.signs.items():
+        print(f"  {len(sentences):6,}  {sign}: {sentences[0][:100]}")
     if options.silent:
         print("silent in running text:")
         for (kind, name), number in calls.counts.most_common():
