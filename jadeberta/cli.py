@@ -20,6 +20,7 @@ from jadeberta.errors import (
     StopRequested,
 )
 from jadeberta.jobs.exit_reason import EXIT_REASONS_VARIABLE, write_exit_reason
+from jadeberta.utils.launcher_watch import end_with_launcher
 from jadeberta.utils.paths import find_recipe
 from jadeberta.utils.recipe_errors import explain_recipe_error
 from jadeberta.utils.temporary import remove_own
@@ -34,6 +35,7 @@ Handler = Callable[[list[str]], int]
 
 def main() -> None:
     """Runs the verb named on the command line and ends with its status."""
+    end_with_launcher(os.environ)
     verbs: dict[str, tuple[str, Handler]] = {
         "pretrain": ("train on shards; resumes by itself", _pretrain),
         "evaluate": ("MLM accuracy per corpus, as JSON", _evaluate),

@@ -16,6 +16,7 @@ from typing import Any
 
 from jadeberta.shards import ConfigError, DirectoryLock, JadebertaError, ShardIndex, find_index, verify
 from jadeberta.utils.command_line import ParagraphFormatter
+from jadeberta.utils.launcher_watch import end_with_launcher
 from jadeberta.utils.logs import configure_console
 from jadeberta.utils.paths import path_option
 from jadeberta.utils.progress_line import ConsoleHandler
@@ -38,6 +39,7 @@ REQUEUED_PATIENCE_SECONDS = 120.0
 
 def main() -> None:
     """Ends with status 0 where every stage ran or `verify` found no fault."""
+    end_with_launcher(os.environ)
     parser = argparse.ArgumentParser(
         prog="python -m preprocess",
         allow_abbrev=False,

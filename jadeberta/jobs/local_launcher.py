@@ -53,7 +53,7 @@ def rank_environment(rank: int, ranks: int, port: int, cores: int, launch: str =
 
 
 def start_rank(command: list[str], rank: int, ranks: int, port: int, launch: str = "") -> subprocess.Popen:
-    """Starts one rank of a local job; the kernel sends it TERM when this process dies, so that no rank trains on alone.
+    """Starts one rank of a local job; the kernel kills it when this process dies, so that no rank trains on alone.
 
     Args:
         command: program and arguments.
@@ -67,7 +67,7 @@ def start_rank(command: list[str], rank: int, ranks: int, port: int, launch: str
     return subprocess.Popen(
         command,
         env=os.environ | rank_environment(rank, ranks, port, cores, launch),
-        preexec_fn=lambda: end_with_parent(parent, signal.SIGTERM),
+        preexec_fn=lambda: end_with_parent(parent),
     )
 
 
