@@ -135,7 +135,8 @@ def _text(token: str, tokens: list[str]) -> str:
     if token in "^_":
         inside = _group(tokens).strip()
         if token == "_":
-            return inside
+            # H2O, but a_n, as 'an' would be a word.
+            return inside if inside.isdecimal() else f"_{inside}" if inside.isalnum() else f"_({inside})"
         return inside if inside in ("°", "′", "″") else f"^{inside}" if len(inside) == 1 or inside.isalnum() else f"^({inside})"
     if token in "=<>":
         return f" {token} "
@@ -150,6 +151,8 @@ def _text(token: str, tokens: list[str]) -> str:
         return f"{_bracketed(_group(tokens))}/{_bracketed(_group(tokens))}"
     if name == "sqrt":
         return f"√{_bracketed(_group(tokens))}" if tokens[-1] != "[" else _unknown(name)
+    if name in ("lim", "max", "min") and tokens and tokens[-1] == "_":
+        return _unknown(name)  # what stands under it does not fit into a line
     if name in _STYLES:
         return _group(tokens) if tokens and tokens[-1] in "{ " else ""
     if name in _RELATIONS:

@@ -98,7 +98,7 @@ class Holes:
             name: name of the template.
             block: its call takes several lines, as that of a box does.
         """
-        name = " ".join(name.split())[:80] or "(no name)"
+        name = " ".join(name.split()).lower()[:80] or "(no name)"
         place = self._places.setdefault(name, len(self._names))
         if place == len(self._names):
             if place == _MAX_NAMES:

@@ -105,7 +105,7 @@ LAST_ARGUMENT = _names("""
     外字 | 異体字 | ucs | mono | monospace | tt | kbd | samp | var | dfn | key | script/hebrew | script/arabic | script/greek
     math | mvar | mathit | mathbf | bigmath | serif | sans-serif | sfont | ゴシック | 明朝 | center | left | right | indent | 中央
     右寄せ
-    weight | align | plainlist | flatlist | longitem | nobold | 細字 | text | spoiler | hover title | 訳語 | 訳
+    weight | columns-list | align | plainlist | flatlist | longitem | nobold | 細字 | text | spoiler | hover title | 訳語 | 訳
     red | blue | green | white | black | gray | grey | yellow | orange | purple | pink | 赤 | 青 | 緑 | 白 | 黒 | 黄 | 灰
     赤字 | 青字 | 太字赤 | 緑字 | 白字 | 灰色 | 赤色 | 青色
     cn-span | 年 | years | year | 西暦 | 月 | 約
@@ -157,7 +157,8 @@ TABLE_END = re.compile(
 SILENT = re.compile(
     r"""(?x)
     # notes, sources and their parts
-    r|rp|ref.*|refn.*|sfn.*|sfnm|harv.*|efn.*|fn|fnb|notetag.*|note|notelist.*|notefoot.*|cite.*|citation.*|r\+page|脚注.*|注釈.*
+    r|rp|cref.*|cnote.*|ref.*|refn.*|sfn.*|sfnm|harv.*|efn.*|fn|fnb|notetag.*|note|notelist.*|notefoot.*|cite.*|citation.*|r\+page
+    |脚注.*|注釈.*
     |注|出典.*|参考.*
     |isbn.*|issn.*|oclc|doi|ncid|naid|crid|ndljp|全国書誌番号|国立国会図書館.*|asin|jan|arxiv|pmid|pmc|lccn|hdl|jstor|bibcode
     |s2cid|zbl|mr|oeis
@@ -165,7 +166,7 @@ SILENT = re.compile(
     |要購読契約|登録制|paywall
     |subscription.*|registration.*|和書|full|page.?needed|ページ番号|要ページ番号
     # doubts of editors
-    |要(?!約$)[^|]*|いつ|誰.*|どこ\d?|どの\d?|どれ|何\d?|なぜ|どう.*|疑問.*|独自研究.*|信頼性.*|正確性.*
+    |要(?!約$)[^|]*|いつ|誰.*|どこ.*|どの.*|どれ|何\d?|なぜ|どう.*|疑問.*|独自研究.*|信頼性.*|正確性.*
     |中立.*|大言壮語|言葉を濁さない|by.?whom|when\??|who\??|which\??|whom|where|why|how|clarify.*|fact|cn|dubious.*|citation.?needed.*
     |vague|weasel.*|peacock.*|.*-inline|specify|verify.*|failed.?verification|or|syn|neologism|update.?after|sic|ママ
     |原文ママ|誤字|bare.?url.*|出典無効|出典の明記.*|未検証.*|検証.*|単一の出典|一次資料.*|脚注の不足|参照方法.*|特筆性.*|観点.*
@@ -185,9 +186,11 @@ SILENT = re.compile(
     |sister.*|meta
     |portal.*|ポータル.*|ウィキポータル.*|ウィキ(?!座標).*|プロジェクト.*|project.*|節.?stub|clear.*|-|toc.*|目次.*|横並び目次
     |normdaten|authority.?control|multicol.*
-    |col-.*|div.?col.*|段組.*|columns.*|top|bottom|hidden.*|collapse.*|start|s-.*|succession.*|先代.*|前後.*|start.?box|flagicon.*
+    |col-.*|div.?col.*|段組.*|columns?.?(?:start|begin|end|break).*|col.?(?:begin|end|break).*|top|bottom|hidden.*|collapse.*
+    |start|s-.*|succession.*|先代.*|前後.*|start.?box|flagicon.*
     |flag.?icon.*
-    |flagdeco|flag.?image|flag.?cell|flagimage|国旗.*|country.?icon|.*\ icon|.*アイコン|icon.*|audio.?template|音声|sound|listen.*
+    |flagdeco|flag.?image|flag.?cell|flagimage|国旗アイコン|国旗画像|country.?icon|.*\ icon|.*アイコン|icon.*|audio.?template|音声
+    |sound|listen.*
     |試聴|speaker.*|ogg|multi-?listen.*|動画
     |[^|]*画像.*|image.*|multiple.?image.*|double.?image.*|superimpose.*|css.?image.*|gallery|location.?map.*|mapplot|座標.*
     |日本の位置.*|osm.*|geogroup.*|maplink|mapframe

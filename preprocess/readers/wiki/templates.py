@@ -24,7 +24,7 @@ _STYLE = re.compile(
 _OTHER_LANGUAGES = frozenset(
     ("zh-t", "zh-s", "zh-tw", "zh-cn", "zh-hk", "zh-hant", "zh-hans", "cjkv", "grc", "cmn", "heb", "ang", "sux")
 )
-_COUNTRY = re.compile(r"([A-Z]{2,4})(?:[0-9]?|[a-z]|-[A-Z].*)")
+_COUNTRY = re.compile(r"([A-Z]{2,4})(?:[0-9]?|[a-z]|-TW|-?[0-9]{4})")
 
 
 def printed_words(parts: Parts, title: str) -> str | None:
@@ -206,6 +206,9 @@ FUNCTIONS: dict[str, Callable[[Call], str | None]] = {
     **dict.fromkeys(("stn", "駅"), lambda call: f"{name}駅" if (name := call.first("1")) else None),
     **dict.fromkeys(("rfc", "ietf rfc"), _between("RFC ", "")),
     "abs": _between("|", "|"),
+    "floor": _between("⌊", "⌋"),
+    "ceil": _between("⌈", "⌉"),
+    "norm": _between("‖", "‖"),
     "key press": _between("", "", "+"),
     "keypress": _between("", "", "+"),
     "tl": _between("&#123;&#123;", "&#125;&#125;"),

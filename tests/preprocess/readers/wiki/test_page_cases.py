@@ -125,7 +125,7 @@ def test_what_is_left_out_is_counted_by_the_template_that_prints_it() -> None:
         losses,
     )
     assert (losses.sentences, losses.brackets) == (2, 1)
-    assert losses.templates == {"foo": 2, "Foo bar": 1, "<math>": 1}
+    assert losses.templates == {"foo": 2, "foo bar": 1, "<math>": 1}
 
 
 def test_counts_of_templates_are_bounded_and_keep_their_sum() -> None:
