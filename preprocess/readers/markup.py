@@ -33,7 +33,7 @@ _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _DISAMBIGUATION = re.compile(
     rf"\{{\{{\s*+(?:(?:template|テンプレート):\s*+)?(?:{DISAMBIGUATION})\s*+(?:\||\}}\}})", re.IGNORECASE
 )
-_REDIRECT = re.compile(r"\s*#\s*(?:redirect|転送|リダイレクト)\s*:?\s*\[\[", re.IGNORECASE)
+_REDIRECT = re.compile(r"\s*#\s*(?:redirect|転送|リダイレクト)\s*[:：]?\s*\[\[", re.IGNORECASE)
 # An address ends at a space, a bracket or a tag; [2001:db8::1] is a host.
 _EXTERNAL_LINK = re.compile(
     rf"\[(?i:{rules.SCHEMES})(?:\[[0-9A-Fa-f:.%]++\][^\s\[\]<>\x00-\x02]*+|[^\s\[\]<>\x00-\x02]++)"
@@ -52,7 +52,7 @@ _TAG_REPLACEMENT = (
     dict.fromkeys(rules.PLAIN_TAGS | rules.READING_TAGS | rules.DROPPED_ELEMENTS | _EXTENSIONS, "")
     | dict.fromkeys(rules.LINE_BREAK_TAGS | rules.BLOCK_TAGS, "\n")
 )  # fmt: skip
-_TAG = re.compile(rf"<(/?)({'|'.join(sorted(_TAG_REPLACEMENT, key=len, reverse=True))})(?=[\s/>])[^<>]*>", re.IGNORECASE)
+_TAG = re.compile(rf"<(/?)({'|'.join(sorted(_TAG_REPLACEMENT, key=len, reverse=True))})(?=[\s/>|])[^<>]*>", re.IGNORECASE)
 _ROW_MARK = re.compile(r"\s*+[{|!]")
 _LINE_MARKS = frozenset("*#:;=")
 _MARKUP_CHARACTER = re.compile(r"[\[\]{}|<>&='_*#:;!-]")
@@ -185,10 +185,15 @@ def _without_tags(text: str) -> str:
         name = match[2].lower()
         if not match[1]:
             opened[name] += 1
+            if name == "phonos" and match[0].endswith("/>"):
+                sound = re.search(r"\b(?:text|ipa)\s*=\s*[\"']?([^\"'/>]+)", match[0])
+                return f"[{sound[1].strip()}]" if sound else GAP
         elif not opened[name] and name != "br":
             return ""  # a line is not broken by a tag that ends nothing
         return _TAG_REPLACEMENT[name]
 
+    if "<tvar" in text:
+        text = text.replace("</>", "")
     return _TAG.sub(replacement, _READING.sub("", text))
 
 

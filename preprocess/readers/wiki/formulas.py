@@ -45,6 +45,7 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "012345678
 _RAISED = re.compile("[⁺⁻⁰¹²³⁴-⁹ⁿ]++")
 _FRACTION = re.compile("[¼-¾⅐-⅞]")
 _SUP = re.compile(r"<sup\b[^<>]*>\s*([^<>\n]{1,40}+)</sup\s*>", re.IGNORECASE)
+_SUB = re.compile(r"<sub\b[^<>]*>\s*([^<>\n]{1,40}+)</sub\s*>", re.IGNORECASE)
 _BASE = re.compile(r"(?:(?<![A-Za-z])[A-Za-z]|[0-9０-９)\]}|])'*+\Z")
 _POWER = re.compile(r"[+\-−–±]?\s*[0-9０-９]+(?:[.,/][0-9]+)?|[+\-−–]?\s*[0-9]*[b-df-np-qs-zA-Z](?:\s*[+\-−–]\s*[0-9]+)?")
 _UNITS = frozenset("msglhKWV")
@@ -76,8 +77,13 @@ def line_of_chemistry(formula: str) -> str | None:
 
 
 def spelled_powers(text: str) -> str:
-    """Returns text in which <sup>3</sup> behind a number or a variable is ^3; without that, 10<sup>3</sup> would become 103."""
-    return _SUP.sub(_spelled, text) if "<sup" in text or "<SUP" in text or "<Sup" in text else text
+    """Returns text in which <sup>3</sup> behind a number or a variable is ^3, and <sub>2</sub> beside digits is set off from them.
+
+    Without that, 10<sup>3</sup> would become 103, and 10<sub>2</sub> 102.
+    """
+    lower = text.lower() if "<" in text else ""
+    text = _SUP.sub(_spelled, text) if "<sup" in lower else text
+    return _SUB.sub(_spelled_below, text) if "<sub" in lower else text
 
 
 def spelled_signs(text: str) -> str:
@@ -93,6 +99,14 @@ def _spelled(match: re.Match[str]) -> str:
     if base is None or not _POWER.fullmatch(power) or (base[0][0] in _UNITS and power.lstrip("+-−–").isdigit()):
         return match[1].strip()
     return f"^({power})" if re.search(r".[+−–-]", power) else f"^{power}"
+
+
+def _spelled_below(match: re.Match[str]) -> str:
+    below = match[1].strip()
+    base = _BASE.search(match.string, max(match.start() - 8, 0), match.start())
+    behind_number = base is not None and base[0][0].isdecimal() and below[:1].isdecimal()
+    before_number = below[-1:].isdecimal() and match.string[match.end() : match.end() + 1].isdecimal()
+    return f"{'_' if behind_number else ''}{below}{' ' if before_number else ''}"
 
 
 def _spelled_sign(match: re.Match[str]) -> str:

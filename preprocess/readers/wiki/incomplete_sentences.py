@@ -45,6 +45,7 @@ _WORDLESS = re.compile(
     r"[はがを約]\x00[\s\x00]*+(?:である|です|だった|[をが](?![ぁ-ん])|(?:人|円|年|メートル|キロ|[ck]?m(?![A-Za-z])|%|％|パーセント|平方|ドル|歳|回|個|トン)"
     r"(?![々間物気口民類]))"
 )
+_BETWEEN_DIGITS = re.compile(r"(?<=[0-9０-９])\x02(?=[0-9０-９])")
 _SAMPLE_LETTER = "字"
 _LINE_BREAK = re.compile("[\\r\x85\u2028\u2029]")
 OTHERS = "(all others)"
@@ -150,6 +151,8 @@ def complete(line: str, holes: Holes, losses: Losses) -> str:
     """
     if GAP not in line and _HOLE not in line and ASIDE not in line:
         return line
+    # 3{{frac|1|2}} is not 31/2.
+    line = _BETWEEN_DIGITS.sub(" \\g<0>", line)
     if (match := _LEADING_BLOCK.match(line)) is not None:
         line = line[match.end() :]
     if _LETTER.search(_ASIDE_TEXT.sub("", line)) is None:

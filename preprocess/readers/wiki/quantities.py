@@ -88,6 +88,8 @@ def _unit(unit: str, brief: bool) -> str:
         return _SIGNS[key.strip("°")]
     if not brief and key in _UNITS:
         return _UNITS[key]
+    if match := re.fullmatch(r"e(3|6|9|12)(.+)", key):
+        return f"×10^{match[1]}{_unit(unit[1 + len(match[1]) :], brief)}"
     return " " + _SIGNS.get(key, unit)
 
 
@@ -125,12 +127,21 @@ def fraction(call: Call) -> str | None:
     """{{frac|1|2}}, {{frac|3|1|2}}."""
     numbered = [part for part in call.numbered() if part]
     if len(numbered) == 1:
-        return f"1/{numbered[0]}"
-    return {2: "{}/{}", 3: "{} {}/{}"}.get(len(numbered), "").format(*numbered) or None
+        numbered.insert(0, "1")
+    words = {2: "{}/{}", 3: "{} {}/{}"}.get(len(numbered), "").format(*numbered)
+    return f"{ASIDE}{words}{ASIDE}" if words else None
+
+
+def chemical(call: Call) -> str | None:
+    """{{chem|SO|4|2-}}: the arguments in a row, a charge behind a number set off from it."""
+    numbered = [part for part in call.numbered() if part]
+    if len(numbered) > 1 and numbered[-2].isdecimal() and re.fullmatch(r"[0-9]*[+\-−–]", numbered[-1]):
+        numbered[-1] = f"^{numbered[-1]}"
+    return "".join(numbered) or None
 
 
 def joined(call: Call) -> str | None:
-    """{{chem|H|2|O}}, {{gaps|1|234}}: the arguments in a row."""
+    """{{gaps|1|234}}: the arguments in a row."""
     return "".join(call.numbered()) or None
 
 

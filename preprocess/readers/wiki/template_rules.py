@@ -74,7 +74,8 @@ TEMPLATE_ARGUMENT: dict[str, tuple[str, ...]] = {
     # passages and marks of the text's history
     **dict.fromkeys(
         _names("""
-            quote | quotation | cquote | blockquote | 引用 | 行内引用 | 文内引用 | inline quote | inlinequote | quote box | tq
+            quote | quotation | cquote | blockquote | 引用 | 行内引用 | 文中引用 | 引用2 | 引用句 | bq | pull quote | quote text
+            文内引用 | inline quote | inlinequote | quote box | tq
             tq2 | xt | bquote
             rquote | quote inline | 引用文 | citation needed span | 補足 | 補助 | 訳注 | 括弧 | 鍵括弧
         """),
@@ -87,6 +88,7 @@ TEMPLATE_ARGUMENT: dict[str, tuple[str, ...]] = {
     "sortname": ("3", "1"),
     "display": ("1",),
     "by": ("1",),
+    **dict.fromkeys(_names("h:title | hover"), ("2", "1")),
 }
 """Arguments of a template that are running text: the first of these that is given."""
 
@@ -95,8 +97,10 @@ LAST_ARGUMENT = _names("""
     文字色 | 色
     背景色2 | font | fontsize | font size | size | resize | fs | 文字サイズ | フォントサイズ | font-size | highlight
     color highlight | rgb
+    lower | raise | 縮小 | 拡大 | 極小 | 特大 | フォント | 文字の色 | 赤文字 | 青文字
     small | smaller | small2 | smaller2 | big | bigger | large | larger | huge | tiny | 小 | 大 | 小文字 | 大文字 | larger2 | big2
-    nowrap | nobr | nbsp | 改行禁止 | noitalic | noitalics | normal | bold | b | i | italic | italics | em | strong | 太字 | 斜体 | 強調
+    nowrap | nowraplinks | nobreak | nwr | 改行なし | nobr | nbsp | 改行禁止 | noitalic | noitalics | normal | bold | b | i
+    italic | italics | em | strong | 太字 | 斜体 | 強調
     sub2 | underline | uline | u | s | strike | del | ins | 下線 | 傍線 | 二重下線 | 取消線 | 打ち消し線 | 取り消し線 | 抹消
     傍点 | 圏点 | bouten | 上線
     overline | smallcaps | small caps | sc | allcaps | 縦書き | 囲み | 囲み線 | 枠 | 枠線 | 枠囲み | border | boxed | まるかっこ
@@ -113,7 +117,7 @@ LAST_ARGUMENT = _names("""
 """Templates that change the looks of their last argument without a name. {{small|小}}, {{resize|150%|大}}"""
 
 FIRST_ARGUMENT_FAMILY = re.compile(
-    r"(?:lang|link|ruby|link)-[a-z-]+\d?|script/[a-z ]+|[^\s{}|]{1,12}範囲|.*フォント|"
+    r"(?:lang|link|ruby|ルビ)-[a-z-]+\d?|(?:fs|size|resize|font|small|big)-?\d+%?|script/[a-z ]+|[^\s{}|]{1,12}範囲|.*フォント|"
     # {{by|2005年}}, {{mlby|2005}}, {{baseball year|2005}}, {{nfl year|2005}}
     r"by\d?|(?:mlb|npb?|kbo|cpbl|nfl|nhl|w?nba|cfl|afl|mls|f|ws)y|(?:[a-z0-9 ]* )?[a-z]*years?|(?:.*[の ])?年度?|"
     # {{tooltip|略|説明}}

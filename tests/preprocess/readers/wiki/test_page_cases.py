@@ -66,6 +66,12 @@ PAGES = {
     "rows without a table": ("前。\n! 年 !! 作品\n| 1990 || 塔\n!!!は楽団。", "前。\n!!!は楽団。"),
     "sound with a label": ('発音は<phonos ipa="toː" lang="ja">聞く</phonos>である。', "発音は聞くである。"),
     "translated page": ("<translate>塔</translate>は<tvar name=1>高い</tvar>。<languages />", "塔は高い。"),
+    "translated page of old": ("<translate><!--T:1-->塔</translate>は<tvar|a>高い</>。", "塔は高い。"),
+    "sound without a label": ('発音は<phonos ipa="toː" />である。<phonos file="a.ogg" />は音。次。', "発音は[toː]である。次。"),
+    "digits below the line": (
+        "10<sub>2</sub>とlog<sub>2</sub>8とC<sub>2</sub>H<sub>5</sub>OHと<sub>92</sub>U。",
+        "10_2とlog2 8とC2H5OHと92U。",
+    ),
     "redirect": ("#REDIRECT [[塔]]\n{{転送}}", ""),
     "redirect in Japanese": ("<!-- 注 -->\n#転送　[[塔]]\n本文。", ""),
     "list that begins like a redirect": ("# redirectは転送。\n#[[塔]]", "redirectは転送。\n塔"),
