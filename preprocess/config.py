@@ -33,11 +33,11 @@ class SegmenterConfig:
     command: str = ""
     """Program and its own options for jumanpp and juman, e.g. "jumanpp --model=/opt/j.jppmdl"; empty: the engine on PATH."""
     batch_sentences: int = 5000
-    """Number of sentences given to one jumanpp process."""
+    """Number of sentences given to one jumanpp process, or at once to mecab."""
     timeout_seconds: float = 60.0
-    """Wall time limit of one batch, in seconds."""
+    """Wall time limit of one batch, in seconds; one line may take a quarter of it."""
     memory_mib: int = 3000
-    """Limit on the address space of one jumanpp process (RLIMIT_AS), in MiB; it grows cubically with repeated characters."""
+    """Limit on the address space of the engine's process (RLIMIT_AS), in MiB; Juman++'s grows cubically with repeated characters."""
 
 
 @dataclass

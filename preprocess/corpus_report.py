@@ -11,8 +11,8 @@ from preprocess.document_files import read_json, write_json
 from preprocess.workdir import REPORT_NAME
 
 ORDER = (
-    *("documents", "text", "  dropped", "sentences in", "sentences out", "  quarantined", "  order-dependent", "words"),
-    *("segmenter", "train", "valid", "repeats"),
+    *("documents", "text", "  dropped", "sentences in", "sentences out", "  cut", "  quarantined", "  order-dependent"),
+    *("words", "segmenter", "train", "valid", "repeats"),
 )
 """Order of the table's rows, by how their names begin."""
 
@@ -93,6 +93,8 @@ def _figures(extracted: dict[str, Any], segmented: dict[str, Any], packed: dict[
     figures |= {f"  quarantined: {reason}": n for reason, n in segmented.get("quarantined", {}).items()}
     figures |= {"words": segmented.get("words"), "words, bytes": segmented.get("bytes")}
     figures |= {"segmenter restarts": segmented.get("restarts"), "segmenter seconds": _rounded(segmented.get("seconds"))}
+    if segmented.get("sentences_cut"):
+        figures["  cut for the segmenter"] = segmented["sentences_cut"]
     if segmented.get("order_dependent"):
         figures["  order-dependent"] = segmented["order_dependent"]
     for split in ("train", "valid"):

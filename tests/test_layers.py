@@ -18,6 +18,7 @@ LAYERS = [
     "preprocess.document_files",
     "preprocess.config",
     "preprocess.readers",
+    "preprocess.engines",
     "preprocess.segmenters",
     "preprocess.workdir",
     "preprocess.written_files",

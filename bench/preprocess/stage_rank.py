@@ -20,7 +20,6 @@ from preprocess.config import PreprocessConfig
 from preprocess.executors.executor import Executor
 from preprocess.load_config import load_config
 from preprocess.readers import input_split as split
-from preprocess.segmenters import mecab
 from preprocess.stages.extract import extract
 from preprocess.stages.pack import pack
 from preprocess.stages.segment import segment
@@ -42,8 +41,6 @@ def main() -> None:
     profiled = "--profile" in options
     executor, found = Executor(), dict[str, dict[str, Any]]()
     config = load_config(None, tuple(option for option in options if option != "--profile"), Path(corpora))
-    if profiled:
-        _show_mecab()
     for name in names.split(","):
         executor.run_on_all(lambda: None)
         began, cpu = time.perf_counter(), time.process_time()
@@ -82,30 +79,6 @@ STAGES: dict[str, Callable[[PreprocessConfig, Path, Executor], object]] = {
     "counting": _count,
     "pack": pack,
 }
-
-
-class _Shown:
-    """MeCab behind a function of Python's own: the profiler does not see calls into Cython, and would call its time ours."""
-
-    def __init__(self, tagger: Any) -> None:
-        self._tagger = tagger
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tagger, name)
-
-    def parse(self, line: str) -> str:
-        parsed: str = self._tagger.parse(line)
-        return parsed
-
-
-def _show_mecab() -> None:
-    opens = mecab._open
-
-    def shown(options: str) -> tuple[Any, str]:
-        tagger, dictionary = opens(options)
-        return _Shown(tagger), dictionary
-
-    setattr(mecab, "_open", shown)  # noqa: B010 - a function of another module is replaced
 
 
 def _shares(profile: cProfile.Profile) -> dict[str, Any]:

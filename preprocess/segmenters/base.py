@@ -37,6 +37,8 @@ class Segmenter(ABC):
     """Engine, version, dictionary and options, as plain JSON: written into every shard, and the same on every rank."""
     restarts: int = 0
     """Number of processes started again because one crashed, hung or answered nonsense."""
+    cut_sentences: int = 0
+    """Number of sentences given to the engine in fragments, because it cannot bear them whole."""
     groups_ahead: ClassVar[int] = 0
     """Number of groups of sentences given to the engine before the answers to the first are read."""
 

@@ -16,7 +16,8 @@ import pyknp
 from jadeberta.shards import SegmenterError
 from preprocess.config import SegmenterConfig
 from preprocess.segmenters.base import Answer, Rejected, Segmenter, Spaced
-from preprocess.segmenters.jumanpp import REMEDY, TEST_SENTENCE, describe
+from preprocess.segmenters.isolating import HURRY_AFTER, TEST_SENTENCE
+from preprocess.segmenters.jumanpp import REMEDY, describe
 from preprocess.segmenters.lines import FEEDING, disguise, fragments, joined
 from preprocess.segmenters.process import find_program, first_line_to_v, limited
 
@@ -42,6 +43,7 @@ class _ByPyknp(Segmenter):
     """Segments sentence by sentence through one pyknp.Juman at a time."""
 
     _juman: Any = None
+    _failures = 0
     _command: list[str]
     _remedy: str
 
@@ -49,14 +51,19 @@ class _ByPyknp(Segmenter):
         self._config = config
 
     def _tokenize(self, lines: list[str]) -> list[Spaced]:
-        return [joined([self._solve(disguise(fragment)) for fragment in fragments(line)]) for line in lines]
+        self._failures = 0
+        cut = [fragments(line) for line in lines]
+        self.cut_sentences += sum(len(parts) > 1 for parts in cut)
+        return [joined([self._solve(disguise(fragment)) for fragment in parts]) for parts in cut]
 
     def _solve(self, line: str) -> Spaced:
         answer = self._ask(line)
-        if isinstance(answer, Rejected):
+        # After many failures a second attempt at each sentence would take hours.
+        if isinstance(answer, Rejected) and self._failures < HURRY_AFTER:
             self.restarts += 1
             answer = self._ask(line)
         if isinstance(answer, Rejected):
+            self._failures += 1
             self._require_health()
         return answer
 
@@ -86,7 +93,8 @@ class _ByPyknp(Segmenter):
             signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
 
     def _open(self, multithreading: bool) -> Any:
-        timeout = max(1, math.ceil(self._config.timeout_seconds / 4))
+        # A whole number: pyknp's limit is an alarm of whole seconds.
+        timeout = max(1, math.ceil(self._config.timeout_seconds / (60 if self._failures >= HURRY_AFTER else 4)))
         juman = pyknp.Juman(command=self._command[0], timeout=timeout, multithreading=multithreading)
         # pyknp would split the options at every space and has no limit on memory.
         juman.analyzer.command = limited(self._command, self._config.memory_mib)

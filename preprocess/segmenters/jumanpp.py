@@ -1,26 +1,23 @@
-"""Juman++ in batches: a new process for each; a batch's answers are accepted only if the words of every line spell it.
+"""Juman++ in batches: a new process for each; an answer is accepted only if its words spell the line.
 
-Promises that a crash, a hang or nonsense costs only the sentence that causes it: a failed batch is halved until that sentence is
-found; it is tried once more alone, then quarantined. Facts about the program were measured with 2.0.0-rc3.
+A batch that ends well is accepted only as a whole. Of one that dies or hangs the answers before that place are accepted, and the line there
+is tried alone (`isolating.py`). Facts about the program were measured with 2.0.0-rc3.
 """
 
 import math
-import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice, pairwise
 from typing import Any
 
 from jadeberta.shards import SegmenterError
 from preprocess.config import SegmenterConfig
-from preprocess.segmenters.base import Rejected, Segmenter, Spaced
+from preprocess.segmenters.base import Rejected, Spaced
+from preprocess.segmenters.isolating import Interrupted, Isolating, Outcome
 from preprocess.segmenters.lines import FEEDING, disguise, fragments, joined
-from preprocess.segmenters.process import Worker, find_program, first_line_to_v, last_line, limited
+from preprocess.segmenters.process import Stalled, Worker, find_program, first_line_to_v, how_ended, last_line, limited
 
 SEPARATOR = b"\x1f"
-TEST_SENTENCE = "これは試験です。"
-HEALTH_ATTEMPTS = 3
-"""Number of times that the program may fail at a plain sentence before the stage gives up; one that crashes sometimes is still of use."""
 MOST_COMPLAINTS = 2**20
 """Bytes that a process may print in addition to its answers."""
 REMEDY = (
@@ -28,14 +25,12 @@ REMEDY = (
     "or choose another preprocess.segmenter.engine, such as mecab"
 )
 
-Outcome = list[str] | Rejected
-"""Tokens of every line of a batch with spaces between them, or what was wrong with the batch."""
 
-
-class Jumanpp(Segmenter):
+class Jumanpp(Isolating):
     """`jumanpp --segment`, one process for about `batch_sentences` lines; it works while the answers of the last one are read."""
 
     groups_ahead = 2
+    remedy = REMEDY
 
     def __init__(self, config: SegmenterConfig) -> None:
         self._config = config
@@ -44,14 +39,20 @@ class Jumanpp(Segmenter):
         self._worker = Worker()
         self._require_health()
 
+    @property
+    def _called(self) -> str:
+        return self._command[0]
+
     def close(self) -> None:
         self._worker.close()
 
     def _begin(self, lines: list[str]) -> Callable[[], list[Spaced]]:
         cut = [fragments(line) for line in lines]
+        self.cut_sentences += sum(len(parts) > 1 for parts in cut)
         launched = [(batch, self._launch(batch)) for batch in self._batches([disguise(p) for parts in cut for p in parts])]
 
         def tokenized() -> list[Spaced]:
+            self._failures = 0
             answers = (answer for batch, outcome in launched for answer in self._settle(batch, outcome()))
             return [joined(list(islice(answers, len(parts)))) for parts in cut]
 
@@ -66,24 +67,6 @@ class Jumanpp(Segmenter):
         cuts = [len(fed) * number // count for number in range(count + 1)] if count else []
         return [fed[start:end] for start, end in pairwise(cuts)]
 
-    def _settle(self, batch: list[str], outcome: Outcome) -> Iterator[Spaced]:
-        """Yields the answer for each line, whatever the program did with the batch."""
-        if isinstance(outcome, Rejected) and len(batch) > 1:
-            self.restarts += 2
-            half = len(batch) // 2
-            yield from self._settle(batch[:half], self._run(batch[:half]))
-            yield from self._settle(batch[half:], self._run(batch[half:]))
-            return
-        if isinstance(outcome, Rejected):
-            self.restarts += 1
-            outcome = self._run(batch)
-        if isinstance(outcome, Rejected):
-            # A program that answers nothing any more must stop the stage, not empty the corpus into the reject file.
-            self._require_health()
-            yield outcome
-        else:
-            yield from outcome
-
     def _run(self, batch: list[str]) -> Outcome:
         return self._launch(batch)()
 
@@ -93,37 +76,48 @@ class Jumanpp(Segmenter):
         command = [*self._command, "--segment", f"--segment-separator={SEPARATOR.decode()}"]
         # The answer is the line and a byte for each word. Time of the processor ends one that nobody waits for any more.
         under_limits = limited(command, self._config.memory_mib, math.ceil(timeout) + 1, 4 * len(data) + MOST_COMPLAINTS)
-        future = self._worker.submit(under_limits, data, timeout)
+        future = self._worker.submit(under_limits, data, timeout, self._patience)
 
         def outcome() -> Outcome:
             try:
                 status, output, complaint = future.result()
             except subprocess.TimeoutExpired as e:
-                return Rejected("timeout", f"no answer within {e.timeout:.0f} s")
+                answers = first_answers(data, e.output)
+                place = len(answers) if isinstance(e, Stalled) else None
+                return Interrupted("timeout", f"no answer within {e.timeout:.0f} s", answers, place)
             except OSError as e:
                 return Rejected("crash", str(e))
             if status:
-                what = f"signal {-status} ({signal.strsignal(-status)})" if status < 0 else f"status {status}"
-                how = "ended by" if status < 0 else "ended with"
-                return Rejected("crash", f"{how} {what} {last_line(complaint)}".strip())
-            return read_answers(data, output, complaint)
+                answers = first_answers(data, output)
+                return Interrupted("crash", how_ended(status, complaint), answers, len(answers))
+            found = read_answers(data, output, complaint)
+            # No answer of this batch is accepted: it is not known where the program began to answer other lines.
+            place = len(first_answers(data, output)) if isinstance(found, Rejected) else 0
+            return Interrupted(found.reason, found.detail, suspect=place) if isinstance(found, Rejected) else found
 
         return outcome
 
     def _timeout(self, lines: int) -> float:
-        """Returns the time limit in seconds, shorter for parts of a batch: all halvings that find one hanging line take about five times
-        `timeout_seconds`."""
+        """Returns the time limit in seconds, shorter for parts of a batch. A program that stands still is ended before, see `_patience`."""
         return self._config.timeout_seconds * (0.25 + 0.75 * min(1.0, lines / self._config.batch_sentences))
 
-    def _require_health(self) -> None:
-        outcome: Outcome = []
-        for _ in range(HEALTH_ATTEMPTS):
-            outcome = self._run([TEST_SENTENCE])
-            if not isinstance(outcome, Rejected):
-                return
-        assert isinstance(outcome, Rejected)
-        seen = f"{outcome.reason}: {outcome.detail}"
-        raise SegmenterError(f"{self._command[0]} does not segment a plain sentence ({seen}). {REMEDY}.")
+
+def first_answers(fed: bytes, output: bytes) -> list[str]:
+    """Returns the tokens of the first lines of a batch, up to the first that has no whole answer which spells it.
+
+    Args:
+        fed: the lines, each with its newline.
+        output: standard output of a program that was interrupted.
+    """
+    found: list[str] = []
+    for line, row in zip(fed.split(b"\n")[:-1], output.split(b"\n")[:-1], strict=False):
+        if row.replace(SEPARATOR, b"") != line:
+            break
+        try:
+            found.append(row.decode().replace(SEPARATOR.decode(), " "))
+        except UnicodeDecodeError:
+            break
+    return found
 
 
 def read_answers(fed: bytes, output: bytes, complaint: bytes = b"") -> Outcome:

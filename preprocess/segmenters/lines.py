@@ -7,16 +7,22 @@ import re
 from collections.abc import Iterator
 
 from preprocess.segmenters.base import Rejected, Spaced
+from preprocess.segmenters.cuts import ONE_SCRIPT, cut_long, cut_runs
 
-FEEDING = "pieces-1500-40-1"
+FEEDING = "pieces-4090-40-100"
 """Version of the rules of this file, on which words depend: change a rule, change the name. ("pieces" are fragments.)"""
 
-# Juman++ gives no answer beyond 4,096 bytes, and its time and memory are bounded well below that.
-MAX_BYTES = 1500
+# Juman++ gives no answer to lines of more than 4,096 bytes; `disguise` may add a space.
+MAX_BYTES = 4090
 
 # Juman++ makes a node of every substring of repeated characters: 800 of them take 1.8 to 7 GB, 40 next to nothing.
 MAX_REPEATS = 40
 REPEATED = re.compile(rf"(.{{1,4}}?)\1{{{MAX_REPEATS},}}", re.DOTALL)
+
+# The same holds for characters of one script that do not repeat: time and memory grow with the third power of their number. Of 430,000
+# sentences of real text none has 100 in a row.
+MAX_RUN = 100
+RUNS = re.compile(ONE_SCRIPT)
 
 SPACE = "\u3000"
 
@@ -27,13 +33,15 @@ POINTS = frozenset("．・·")
 
 
 def fragments(line: str) -> list[str]:
-    """Splits a line into fragments of at most MAX_BYTES without long repetitions; joined they are the line.
+    """Splits a line into fragments of at most MAX_BYTES as they are fed, without long repetitions and runs; joined they are the line.
 
-    Splits after 。 、 or a space if there is one, else in the middle of the text: a word may then be split, no character is lost.
+    A fragment ends where the program would end a word too, wherever the line has such a place: after punctuation, else between two scripts.
     """
-    if len(line) <= MAX_REPEATS or (len(line) <= MAX_BYTES // 4 and REPEATED.search(line) is None):
+    # The common case first. A character has at most four bytes.
+    if len(line) <= MAX_REPEATS or (len(line) <= MAX_RUN and REPEATED.search(line) is None):
         return [line]
-    return [fragment for part in _cut_repeated(line) for fragment in _cut_long(part)]
+    parts = (run for part in _cut_repeated(line) for run in cut_runs(part, RUNS, MAX_RUN))
+    return [fragment for part in parts for fragment in cut_long(part, _fitting)]
 
 
 def disguise(fragment: str) -> str:
@@ -71,16 +79,7 @@ def _cut_repeated(line: str) -> Iterator[str]:
         yield line[start:]
 
 
-def _cut_long(line: str) -> Iterator[str]:
-    # Only a prefix is encoded: with the whole rest each time, a megabyte without a break would take quadratic time.
-    start = 0
-    while len(line) - start > MAX_BYTES // 4:
-        window = line[start : start + MAX_BYTES].encode()
-        if len(window) <= MAX_BYTES and start + MAX_BYTES >= len(line):
-            break
-        head = window[:MAX_BYTES].decode(errors="ignore")
-        cut = max(head.rfind(mark) for mark in "。、 ") + 1 or len(head)
-        yield head[:cut]
-        start += cut
-    if start < len(line):
-        yield line[start:]
+def _fitting(line: str, start: int) -> int:
+    """Returns how many of the characters from `start` on are MAX_BYTES as they are fed, with three bytes for a space."""
+    fed = line[start : start + MAX_BYTES].replace(" ", SPACE).encode()
+    return len(fed[:MAX_BYTES].decode(errors="ignore"))

@@ -1,4 +1,4 @@
-"""MeCab with JumanDIC in this process, both installed by pip; the engine of the demo.
+"""MeCab with JumanDIC in a child process, both installed by pip; the engine of the demo.
 
 About three words in a hundred differ from those of Juman++, so a model trained on these words names MeCab as its segmenter.
 """
@@ -9,45 +9,48 @@ from typing import Any
 
 from jadeberta.shards import ConfigError, SegmenterError
 from preprocess.config import SegmenterConfig
-from preprocess.segmenters.base import Segmenter, Spaced
+from preprocess.engines.mecab_engine import open_tagger
+from preprocess.segmenters.cuts import ONE_SCRIPT, cut_long, cut_runs
+from preprocess.segmenters.in_child import InChild
 
-CUT_CHARACTER = re.compile(rb" (?=[\x80-\xbf])")
-"""A space that a UTF-8 continuation byte follows."""
+REMEDY = "Run 'pip install fugashi jumandic'"
+
+# MeCab adds up the costs of a line's words in 32 bits and dies where the sum does not fit (no path is then cheaper than 2^31 - 1). A word
+# costs at most 65,534 (two numbers of 16 bits), so 32,768 words are the fewest that can: 140,000 digits do.
+MAX_CHARACTERS = 30_000
+# It reads the rest of a run of one kind of character at each place of the run: 66,000 of one script take 4 to 7 s, 1,000 some milliseconds.
+MAX_RUN = 1000
+RUNS = re.compile(rf"{ONE_SCRIPT}|\d+|[^\w ]+|[_]+")
 
 
-class Mecab(Segmenter):
+def fragments(line: str) -> list[str]:
+    """Splits a line into fragments of at most MAX_CHARACTERS without runs of over MAX_RUN characters; joined they are the line."""
+    if len(line) <= MAX_RUN:
+        return [line]
+    runs = cut_runs(line, RUNS, MAX_RUN)
+    return [fragment for run in runs for fragment in cut_long(run, lambda text, start: MAX_CHARACTERS)]
+
+
+class Mecab(InChild):
     """fugashi's MeCab with the dictionary of the `jumandic` package."""
+
+    name, remedy = "mecab", REMEDY
+    engine = "preprocess.engines.mecab_engine:open_parser"
+    fragments = staticmethod(fragments)
 
     def __init__(self, config: SegmenterConfig) -> None:
         if config.command:
             raise ConfigError(
                 f"preprocess.segmenter.command {config.command!r} is for jumanpp and juman, not for mecab. Leave it empty."
             )
-        # One string with spaces between the words is twice as fast to take over as node objects.
-        self._tagger, dictionary = _open("-Owakati")
+        _, dictionary = _open("-Owakati")
         self.description = {
             "engine": "mecab",
             "version": f"fugashi {version('fugashi')}",
             "dictionary": dictionary,
             "options": [],
         }
-
-    def _tokenize(self, lines: list[str]) -> list[Spaced]:
-        # MeCab ends a line at NUL; the caller sees the rest missing and rejects it.
-        parse = self._tagger.parse
-        try:
-            return [parse(line) for line in lines]
-        except UnicodeDecodeError:
-            return [self._parse(line) for line in lines]
-
-    def _parse(self, line: str) -> str:
-        try:
-            parsed: str = self._tagger.parse(line)
-            return parsed
-        except UnicodeDecodeError as e:
-            # JumanDIC 1.0.0 holds six entries that end inside a character (で, ま or こと and half a kana). Where one of them is
-            # chosen, as in でっち奉公, the character is cut into two words: joined again it is whole.
-            return CUT_CHARACTER.sub(b"", e.object).decode()
+        super().__init__(config)
 
 
 class JumanDic:
@@ -66,13 +69,7 @@ class JumanDic:
 
 
 def _open(options: str) -> tuple[Any, str]:
-    """Returns MeCab with JumanDIC, and the dictionary's name with its number of entries."""
     try:
-        import fugashi
-        import jumandic
-
-        tagger = fugashi.GenericTagger(f"{jumandic.MECAB_ARGS} {options}")
+        return open_tagger(options)
     except (ImportError, RuntimeError) as e:
-        raise SegmenterError(f"MeCab with JumanDIC cannot be loaded ({e}). Run 'pip install fugashi jumandic'.") from e
-    entries = sum(dictionary["size"] for dictionary in tagger.dictionary_info)
-    return tagger, f"jumandic {version('jumandic')} ({entries} entries)"
+        raise SegmenterError(f"MeCab with JumanDIC cannot be loaded ({e}). {REMEDY}.") from e

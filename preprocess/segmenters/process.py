@@ -69,6 +69,12 @@ def last_line(complaint: bytes) -> str:
     return lines[-1][:200] if lines else ""
 
 
+def how_ended(status: int, complaint: bytes) -> str:
+    """Returns how a program ended that should not have, with the last line that it wrote to its standard error."""
+    what = f"ended by signal {-status} ({signal.strsignal(-status)})" if status < 0 else f"ended with status {status}"
+    return f"{what} {last_line(complaint)}".strip()
+
+
 def limited(
     command: list[str], memory_mib: int, processor_seconds: int | None = None, output_bytes: int | None = None
 ) -> list[str]:
@@ -82,12 +88,21 @@ def limited(
     """
     processor = "unlimited" if processor_seconds is None else str(processor_seconds)
     blocks = "unlimited" if output_bytes is None else str(-(-output_bytes // 512))
-    script = 'ulimit -v "$0" && ulimit -t "$1" && ulimit -f "$2" && shift 2 && exec "$@"'
+    # No core dumps: each would be as large as the memory of the program that died.
+    script = 'ulimit -c 0; ulimit -v "$0" && ulimit -t "$1" && ulimit -f "$2" && shift 2 && exec "$@"'
     return ["/bin/sh", "-c", script, str(memory_mib * 1024), processor, blocks, *command]
 
 
+class Stalled(subprocess.TimeoutExpired):
+    """A program printed nothing for a time."""
+
+
 def run_limited(
-    command: list[str], data: bytes, timeout: float, started: Callable[[subprocess.Popen[bytes]], None] = lambda process: None
+    command: list[str],
+    data: bytes,
+    timeout: float,
+    started: Callable[[subprocess.Popen[bytes]], None] = lambda process: None,
+    patience: float | None = None,
 ) -> Ended:
     """Runs `command` on `data`; kills it with its children if it exceeds the time limit.
 
@@ -98,13 +113,15 @@ def run_limited(
         data: its standard input.
         timeout: limit of wall time, in seconds.
         started: called with the process.
+        patience: limit of the time, in seconds, in which it prints nothing.
 
     Raises:
-        subprocess.TimeoutExpired: it exceeded the time limit.
+        subprocess.TimeoutExpired: it exceeded the time limit; with what it had printed.
+        Stalled: it printed nothing for `patience` seconds.
         OSError: it cannot be started.
     """
     with ExitStack() as stack:
-        fed, output, complaint = (stack.enter_context(_memory_file()) for _ in range(3))
+        fed, output, complaint = (stack.enter_context(memory_file()) for _ in range(3))
         fed.write(data)
         fed.seek(0)
         # The program's end of this pipe closes when it ends, so that poll returns at once; process.wait with a limit would sleep and look.
@@ -119,22 +136,43 @@ def run_limited(
         with process:
             try:
                 started(process)
-                deadline, poll = time.monotonic() + timeout, select.poll()
-                poll.register(ended)
-                if not poll.poll(timeout * 1000):
-                    raise subprocess.TimeoutExpired(command, timeout)
-                process.wait(max(0.0, deadline - time.monotonic()))
+                deadline = time.monotonic() + timeout
+                problem = _wait(ended, output, deadline, patience)
+                if problem is None:
+                    process.wait(max(0.0, deadline - time.monotonic()))
             except BaseException:
                 kill(process)
                 raise
-        return process.returncode, _content(output), _content(complaint)
+            if problem is not None:
+                kill(process)
+                process.wait()
+                limit = timeout if problem is subprocess.TimeoutExpired else patience
+                raise problem(command, limit or timeout, content_of(output), content_of(complaint))
+        return process.returncode, content_of(output), content_of(complaint)
 
 
-def _memory_file() -> IO[bytes]:
+def _wait(ended: int, output: IO[bytes], deadline: float, patience: float | None) -> type[subprocess.TimeoutExpired] | None:
+    """Waits until the pipe `ended` closes, and returns None; else what went wrong."""
+    poll, size = select.poll(), 0
+    poll.register(ended)
+    while True:
+        left = max(0.0, deadline - time.monotonic())
+        if poll.poll(1000 * (left if patience is None else min(left, patience))):
+            return None
+        if time.monotonic() >= deadline:
+            return subprocess.TimeoutExpired
+        before, size = size, os.fstat(output.fileno()).st_size
+        if size == before:
+            return Stalled
+
+
+def memory_file() -> IO[bytes]:
+    """Returns an empty file in memory, without a buffer."""
     return open(os.memfd_create("segmenter"), "w+b", buffering=0)
 
 
-def _content(file: IO[bytes]) -> bytes:
+def content_of(file: IO[bytes]) -> bytes:
+    """Returns all that a file holds."""
     file.seek(0)
     return file.read()
 
@@ -154,9 +192,9 @@ class Worker:
         self._lock, self._closed = threading.Lock(), False
         self._process: subprocess.Popen[bytes] | None = None
 
-    def submit(self, command: list[str], data: bytes, timeout: float) -> "Future[Ended]":
+    def submit(self, command: list[str], data: bytes, timeout: float, patience: float | None = None) -> "Future[Ended]":
         """Calls `run_limited` when the programs before it have ended."""
-        return self._thread.submit(run_limited, command, data, timeout, self._started)
+        return self._thread.submit(run_limited, command, data, timeout, self._started, patience)
 
     def _started(self, process: subprocess.Popen[bytes]) -> None:
         with self._lock:

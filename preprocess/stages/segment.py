@@ -29,7 +29,7 @@ from preprocess.workdir import (
     words_path,
 )
 
-COUNTS = ("documents", "sentences", "words", "bytes", "restarts", "order_checked", "order_dependent", "seconds")
+COUNTS = ("documents", "sentences", "words", "bytes", "sentences_cut", "restarts", "order_checked", "order_dependent", "seconds")
 """Counts that are added up over the parts of a corpus."""
 
 log = logging.getLogger(__name__)
@@ -39,10 +39,10 @@ def segment(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
     """Segments every extracted part of the corpora under `out`.
 
     Returns:
-        {corpus: {"documents", "sentences_in", "sentences", "words", "bytes", "restarts", "order_checked", "order_dependent", "seconds",
-        "quarantined": {reason: n}}}. `sentences_in` is `sentences` plus the quarantined ones; `bytes` are those of the words with a
-        space between them; `order_checked` sentences were segmented again among others, and `order_dependent` of them then had other
-        words.
+        {corpus: {"documents", "sentences_in", "sentences", "words", "bytes", "sentences_cut", "restarts", "order_checked",
+        "order_dependent", "seconds", "quarantined": {reason: n}}}. `sentences_in` is `sentences` plus the quarantined ones; `bytes` are
+        those of the words with a space between them; `sentences_cut` of the sentences were given to the engine in fragments;
+        `order_checked` sentences were segmented again among others, and `order_dependent` of them then had other words.
 
     Raises:
         SegmenterError: the engine cannot be used, or differs between ranks.

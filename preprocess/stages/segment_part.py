@@ -47,13 +47,13 @@ def segment_part(part: Path, words: Path, segmenter: Segmenter, batch: int, coun
         count: called with the documents, sentences and bytes of text that are done.
 
     Returns:
-        {"documents", "sentences", "words", "bytes", "quarantined": {reason: n}, "restarts", "order_checked", "order_dependent",
-        "seconds"}
+        {"documents", "sentences", "words", "bytes", "sentences_cut", "quarantined": {reason: n}, "restarts", "order_checked",
+        "order_dependent", "seconds"}
 
     Raises:
         SegmenterError: the engine stopped working, or sentences in are not sentences out plus rejects.
     """
-    began, restarts = time.monotonic(), segmenter.restarts
+    began, restarts, cut = time.monotonic(), segmenter.restarts, segmenter.cut_sentences
     tally, stem = _Tally(), words.name.removesuffix(SUFFIX)
     # Atomic: a killed attempt leaves no part that could be taken for a whole one.
     write_jsonl_zst(words, _rows(part, segmenter, batch, tally, count))
@@ -62,6 +62,7 @@ def segment_part(part: Path, words: Path, segmenter: Segmenter, batch: int, coun
     if counts["read"] != counts["sentences"] + len(rejects):
         kept = f"{counts['sentences']} segmented and {len(rejects)} quarantined"
         raise SegmenterError(f"{part}: {counts['read']} sentences read but {kept}. This is a bug: report it with the part.")
+    cut = segmenter.cut_sentences - cut
     # After the words are written: the check must not change which sentences the engine saw before.
     differing = tally.recheck.differing(segmenter)
     _write_lines(words.with_name(f"{stem}.rejects.jsonl"), rejects)
@@ -69,6 +70,8 @@ def segment_part(part: Path, words: Path, segmenter: Segmenter, batch: int, coun
     seconds, name = time.monotonic() - began, f"{part.parent.name}: {part.name}"
     quarantined = dict(sorted(Counter(row["reason"] for row in rejects).items()))
     log.info("%s: %d sentences, %.0f a second", name, counts["read"], counts["read"] / max(seconds, 1e-9))
+    if cut:
+        log.info("%s: %d sentences given to the segmenter in fragments, as they are too long for it", name, cut)
     if rejects:
         log.warning("%s: %d sentences quarantined: %s", name, len(rejects), quarantined)
     if differing:
@@ -76,6 +79,7 @@ def segment_part(part: Path, words: Path, segmenter: Segmenter, batch: int, coun
         log.warning("%s: %s; see %s.order.jsonl", name, seen, stem)
     return {
         **{key: counts[key] for key in ("documents", "sentences", "words", "bytes")},
+        "sentences_cut": cut,
         "quarantined": quarantined,
         "restarts": segmenter.restarts - restarts,
         "order_checked": tally.recheck.sentences,

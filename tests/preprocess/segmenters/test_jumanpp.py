@@ -129,7 +129,7 @@ def test_description_names_version_and_dictionary_though_rc3_exits_with_1():
             "version": "2.0.0-rc3",
             "dictionary": "stand-in / LM: script runs",
             "options": COMMAND[1:],
-            "feeding": "pieces-1500-40-1",
+            "feeding": "pieces-4090-40-100",
         }
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from jadeberta.errors import SegmenterError
 from preprocess.segmenters import Rejected, open_segmenter
+from preprocess.segmenters.isolating import HURRY_AFTER
 from preprocess.segmenters.juman import SingleSentence
 from preprocess.segmenters.process import limited
 from tests.preprocess.jumanpp_standin import ORDINARY, config
@@ -54,6 +55,30 @@ def test_fault_that_passes_costs_nothing(monkeypatch, tmp_path):
             answers = segmenter.segment(sentences)
             assert segmenter.restarts >= 1
         assert ["".join(words) for words in answers] == sentences
+
+
+def test_a_file_of_hostile_lines_is_cut_before_it_can_cost_time_or_memory() -> None:
+    # No repeats, but 1,365 characters of one script: each line whole would take gigabytes and half a minute.
+    scripts = ("".join(map(chr, range(0x3041, 0x3097))), "".join(map(chr, range(0x30A1, 0x30FB))), "一二三四五六七八九十百千")
+    hostile = [
+        "".join(script[(n * n + n // 3) % len(script)] for n in range(1365 + at)) for at in range(130) for script in scripts
+    ]
+    hostile += ["ワク" * 400, "ワクワクドキ" * 200, "ﾊﾟｰ" * 400]
+    with open_segmenter(config(batch_sentences=5000, memory_mib=400)) as segmenter:
+        answers = segmenter.segment(hostile)
+        assert (segmenter.restarts, segmenter.cut_sentences) == (0, len(hostile))
+    assert all("".join(words) == line for line, words in zip(hostile, answers, strict=True))
+
+
+def test_many_hostile_sentences_cost_two_processes_each_and_their_neighbours_nothing(monkeypatch) -> None:
+    sentences = [f"{'悪い' if n % 5 == 2 else '良い'}文{n}。" for n in range(100)]
+    with open_segmenter(config(batch_sentences=5000)) as segmenter:
+        healthy = segmenter.segment(sentences)
+        monkeypatch.setenv("STANDIN_ABORT", "悪い")
+        answers = segmenter.segment(sentences)
+        assert segmenter.restarts <= 2 * 20 + HURRY_AFTER
+    for n, (answer, words) in enumerate(zip(answers, healthy, strict=True)):
+        assert isinstance(answer, Rejected) if n % 5 == 2 else answer == words
 
 
 def test_program_that_stops_working_ends_the_stage_instead_of_emptying_the_corpus(monkeypatch):

@@ -5,10 +5,12 @@ import json
 import lzma
 import os
 import subprocess
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
 
+from preprocess.segmenters.cuts import cut_long
 from tests.helpers import SHARED_DATA
 from tests.preprocess.jumanpp_standin import COMMAND, SEGMENT
 
@@ -76,6 +78,22 @@ def test_standin_gives_every_recorded_answer_byte_for_byte(recordings: list[dict
         for options, key in ((SEGMENT, "segment"), ((), "juman")):
             expected = (row[f"{key}_rc"], row[key])
             assert standin(row["input"], *options, STANDIN_LEXICON=str(lexicon)) == expected, (row["kind"], row["input"][:80])
+
+
+@pytest.mark.parametrize("most", [40, 60, 100])
+def test_long_lines_are_cut_where_the_real_program_ends_a_word(recordings: list[dict], most: int) -> None:
+    """Lines as long as the limit are not among the recordings, so shorter fragments are asked for: fewer places to choose."""
+    cuts = right = 0
+    for line, words in analyses(recordings).items():
+        ends = set(accumulate(len(surface) for surface, _ in words))
+        fragments = list(cut_long(line, lambda text, start: most))
+        assert "".join(fragments) == line and max(map(len, fragments)) <= most
+        if "ｗｗｗ" in line or "笑笑笑" in line:
+            continue  # repeats are cut before, wherever the limit is
+        places = list(accumulate(map(len, fragments)))[:-1]
+        cuts += len(places)
+        right += len(ends.intersection(places))
+    assert cuts > 30 and right >= (cuts if most > 40 else 0.99 * cuts), f"{right} of {cuts} cuts"
 
 
 def test_standin_swallows_the_sentence_after_a_comment_that_is_too_long() -> None:

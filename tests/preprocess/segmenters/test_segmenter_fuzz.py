@@ -106,4 +106,6 @@ def test_any_line_is_cut_into_fragments_that_the_program_can_bear_and_that_are_t
     cut = fragments(line)
     assert "".join(cut) == line
     assert all(len(fragment.encode()) <= MAX_BYTES for fragment in cut)
+    assert all(len(disguise(fragment).encode()) <= 4096 for fragment in cut if fragment)
     assert not any(re.search(r"(.{1,4}?)\1{40}", fragment) for fragment in cut)
+    assert not any(re.search(r"[ぁ-ゖー]{101}|[ァ-ヺー]{101}|[一-鿿]{101}|[a-zA-Z]{101}", fragment) for fragment in cut)

@@ -118,6 +118,20 @@ def test_report_has_the_counts_of_every_corpus_as_json_and_as_a_table(tmp_path: 
     assert {name: shown[name] for name in expected} == expected
 
 
+def test_a_line_of_thousands_of_digits_costs_no_document_and_is_counted_as_cut(tmp_path: Path, capsys) -> None:
+    digits = "1" * 140_000
+    put_documents(tmp_path, "ja", [["東京の塔は高い。", f"数字の頁。\n{digits}", "京都の寺は古い。"]])
+    put_documents(tmp_path, "web", [["文。"]])
+    summary = segment(configure(SegmenterConfig("mecab")), tmp_path, Executor())
+    rows = [row["sentences"] for part in list_words(tmp_path, "ja") for row in read_words(part)]
+    assert rows[0] == ["東京 の 塔 は 高い 。"] and rows[2] == ["京都 の 寺 は 古い 。"] and rows[1][0] == "数字 の 頁 。"
+    assert rows[1][1].replace(" ", "") == digits
+    assert summary["ja"]["sentences_cut"] == 1 and summary["ja"]["quarantined"] == {} and summary["web"]["sentences_cut"] == 0
+    report = write_report(tmp_path, {"segment": {"result": summary, "seconds": 1.0, "ranks": 1}})
+    print_report(report)
+    assert re.search(r"cut for the segmenter +1 +0", capsys.readouterr().out)
+
+
 def test_mecab_is_asked_again_like_any_other_engine(tmp_path: Path) -> None:
     put_documents(tmp_path, "ja", [[f"{number}匹の猫が京都大学で鳴いた。" for number in range(2000)]])
     put_documents(tmp_path, "web", [["文。"]])
