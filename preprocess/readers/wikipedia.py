@@ -193,26 +193,29 @@ def _fields(split: InputSplit, number: int, page: bytes) -> tuple[str, str, str,
     """Returns (title, namespace, id, whether the page redirects, wikitext)."""
     start = page.find(b"<page>")
     if start < 0:
-        raise _bad_page(split, number, "not XML", "</page> without <page>")
+        raise _bad_page(split, number, page, "not XML", "</page> without <page>")
     if not page.endswith(b"</page>"):
-        raise _bad_page(split, number, "not XML", "</page> is missing before the next page begins")
+        raise _bad_page(split, number, page, "not XML", "</page> is missing before the next page begins")
     try:
         # Parsed by itself a page has no namespace, so that export-0.10 and 0.11 look the same.
         element = ElementTree.fromstring(page[start:].decode())
     except UnicodeDecodeError as e:
-        raise _bad_page(split, number, "not UTF-8", f"not valid UTF-8 ({e.reason})") from e
+        raise _bad_page(split, number, page, "not UTF-8", f"not valid UTF-8 ({e.reason})") from e
     except ElementTree.ParseError as e:
-        raise _bad_page(split, number, "not XML", f"not valid XML ({e})") from e
+        raise _bad_page(split, number, page, "not XML", f"not valid XML ({e})") from e
     title, namespace, page_id = (element.findtext(name) for name in ("title", "ns", "id"))
     if title is None or not page_id:
-        raise _bad_page(split, number, "no id", "a page without <title> or <id>")
+        raise _bad_page(split, number, page, "no id", "a page without <title> or <id>")
     if namespace is None:
         # Schemas before 0.6 have no <ns>.
         namespace = "0" if _OTHER_NAMESPACE.match(title) is None else "other"
     return title, namespace, page_id, element.find("redirect") is not None, element.findtext("revision/text") or ""
 
 
-def _bad_page(split: InputSplit, page_number: int, kind: str, problem: str) -> BadRecord:
+def _bad_page(split: InputSplit, page_number: int, page: bytes, kind: str, problem: str) -> BadRecord:
+    # The title as it stands there, since the page is no XML; a user finds the page by it.
+    title = re.search(rb"<title>([^<>]{1,1000})</title>", page)
+    problem += f", title {title[1].decode(errors='replace')}" if title else ""
     place = f"page {page_number} after byte {split.start}"
     return BadRecord(split.path, place, kind, problem, f"{DOWNLOAD_AGAIN}, or {EXCLUDE}")
 

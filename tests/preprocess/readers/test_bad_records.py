@@ -62,11 +62,16 @@ CASES: dict[str, tuple[str, str, bytes, list[str], str, str, str]] = {
     ),
     "a control character in a page": (
         *("wikipedia", "jawiki.xml", dump([page(1, "一。"), page(2, "二\x0b。"), page(3, "三。")])),
-        *(["c-1", "c-3"], "page 2 after byte 0", "not valid XML (not well-formed (invalid token): line 5, column 33)", "not XML"),
+        *(
+            ["c-1", "c-3"],
+            "page 2 after byte 0",
+            "not valid XML (not well-formed (invalid token): line 5, column 33), title 題2",
+            "not XML",
+        ),
     ),
     "an entity that XML does not know": (
         *("wikipedia", "jawiki.xml", dump([page(1, "一。"), page(2, "二").replace("二", "&nbsp;"), page(3, "三。")])),
-        *(["c-1", "c-3"], "page 2 after byte 0", "not valid XML (undefined entity: line 5, column 32)", "not XML"),
+        *(["c-1", "c-3"], "page 2 after byte 0", "not valid XML (undefined entity: line 5, column 32), title 題2", "not XML"),
     ),
 }
 
