@@ -20,6 +20,7 @@ from jadeberta.utils.launcher_watch import end_with_launcher
 from jadeberta.utils.logs import configure_console
 from jadeberta.utils.paths import path_option
 from jadeberta.utils.progress_line import ConsoleHandler
+from jadeberta.utils.resources import raise_open_files_limit
 from preprocess.config import PreprocessConfig
 from preprocess.corpus_report import print_report, write_report
 from preprocess.estimate import describe_plan
@@ -82,6 +83,7 @@ def main() -> None:
     options, overrides = parser.parse_known_args()
     if options.stage not in (*STAGES, "all") and overrides:
         parser.error(f"{options.stage} takes no option {overrides[0]}")
+    raise_open_files_limit()
     executor = _join(options)
     console = configure_console(executor.is_root, times=True)
     if console is None:
@@ -105,7 +107,12 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)
         executor.abort(130)
-    except Exception:
+    except Exception as e:
+        # An error that this rank alone has met, outside the work that the executor watches over.
+        error = portable_error(e, f"rank {executor.rank}")
+        if isinstance(error, JadebertaError):
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            executor.abort(error.exit_status)
         traceback.print_exc()
         executor.abort(1)
     executor.leave()

@@ -4,6 +4,7 @@ Promises that a truncated or damaged file is found, also where Python's own read
 """
 
 import bz2
+import errno
 import lzma
 import zlib
 from collections import deque
@@ -97,7 +98,13 @@ def placed_chunks(path: Path, start: int = 0, end: int | None = None) -> Iterato
     # Not a damaged file: a download would not help.
     except PermissionError as e:
         raise InputError(f"{path}: {e.strerror}; give this user the right to read it.") from e
-    except (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as e:
+    # Trouble of this process or of the system, such as no descriptor left; bz2 gives its errors without a number.
+    except OSError as e:
+        if e.errno not in (None, errno.EIO):
+            raise
+        kind = f"not {path.suffix[1:]} data" if new else "not readable"
+        raise DamagedFile(f"{kind} ({e})", max(start, position - CHUNK_BYTES)) from e
+    except (EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as e:
         kind = f"not {path.suffix[1:]} data" if new else "not readable"
         raise DamagedFile(f"{kind} ({e})", max(start, position - CHUNK_BYTES)) from e
     if new is not None and position == start:

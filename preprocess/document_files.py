@@ -10,7 +10,7 @@ import orjson
 import zstandard
 
 from jadeberta.shards import InputError
-from jadeberta.utils.files import atomic_file
+from jadeberta.utils.files import atomic_file, naming
 from preprocess.compressed import lines
 
 
@@ -43,10 +43,11 @@ def read_json(path: Path) -> Any:
 
     Raises:
         InputError: the file is missing or is not JSON.
+        OSError: it cannot be read.
     """
     try:
         return orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as e:
+    except (FileNotFoundError, orjson.JSONDecodeError) as e:
         raise InputError(f"{path}: not readable as JSON ({e}). Delete it and run the stage again.") from e
 
 
@@ -57,6 +58,7 @@ def jsonl_zst_writer(path: Path, scratch: bool = False) -> Iterator[Callable[[An
     With `scratch` the file exists at once and is not flushed to the disk; it is for a file that only this process reads.
     """
     with (
+        naming(path),
         open(path, "wb") if scratch else atomic_file(path) as f,
         zstandard.ZstdCompressor(level=3, write_checksum=True).stream_writer(f, closefd=False) as stream,
     ):

@@ -15,7 +15,7 @@ import orjson
 
 from jadeberta.shards.checksums import row_checksums, write_checksums
 from jadeberta.shards.index import ShardEntry
-from jadeberta.utils.files import file_sha256, sync_directory
+from jadeberta.utils.files import file_sha256, naming, sync_directory
 
 SEQUENCE_LENGTH = 512
 BLOCK_SEQUENCES = 1000
@@ -55,7 +55,7 @@ def write_shard(
     # Sorted keys: the order in which `meta` was built must not change the bytes.
     described = orjson.dumps(meta, option=orjson.OPT_SORT_KEYS)
     try:
-        with open(temporary, "wb") as f:
+        with naming(path), open(temporary, "wb") as f:
             # A fixed time and owner: the same rows must give the same bytes.
             with TarWriter(f, user="", group="", mode=0o644, mtime=0.0) as tar:
                 for first in range(0, len(tokens), BLOCK_SEQUENCES):

@@ -4,6 +4,7 @@ The one place of the project for "write beside, flush, rename". Imports nothing 
 is a whole directory and has a protocol of its own: `jadeberta/checkpoint/commit.py`.
 """
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -45,6 +46,17 @@ def make_directory(directory: Path) -> None:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Names a file in an error of a full disk that a write to it raises: the system names none there."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and e.filename is None:
+            e.filename = str(path)
+        raise
+
+
+@contextmanager
 def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """Gives a temporary path beside `path`; it becomes `path` when the block ends, and is removed when the block raises.
 
@@ -62,12 +74,13 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        yield temporary
-        if durable:
-            # Before the rename: a file system may otherwise keep the new name and lose the content.
-            with open(temporary, "rb") as f:
-                os.fsync(f.fileno())
-        temporary.replace(path)
+        with naming(path):
+            yield temporary
+            if durable:
+                # Before the rename: a file system may otherwise keep the new name and lose the content.
+                with open(temporary, "rb") as f:
+                    os.fsync(f.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     if durable:

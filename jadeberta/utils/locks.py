@@ -12,6 +12,7 @@ from typing import BinaryIO
 import orjson
 
 from jadeberta.errors import ConfigError
+from jadeberta.utils.files import naming
 
 LOCK_NAME = ".lock"
 _FLOCK = "hhqqi4x"
@@ -40,9 +41,10 @@ class DirectoryLock:
                 raise _refusal(self._file, directory, what)
             # Waiting for a record lock has no time limit in POSIX, so it is tried again and again.
             time.sleep(0.2)
-        self._file.truncate(0)
-        self._file.write(orjson.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
-        self._file.flush()
+        with naming(directory / LOCK_NAME):
+            self._file.truncate(0)
+            self._file.write(orjson.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+            self._file.flush()
 
     def _take(self) -> bool:
         try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from jadeberta.shards import ConfigError, InputError, JadebertaError, OutputError
+from jadeberta.utils.system_errors import remedy_for, system_errno
 from preprocess.executors.counters import Counters, Weigh
 from preprocess.executors.task_queue import END, WAIT, TaskQueue
 
@@ -271,9 +272,10 @@ def portable_error(error: Exception, who: str) -> Exception:
     """Makes an error that can be sent to every rank: ours stay as they are, others become text, as their class may not be picklable."""
     if isinstance(error, JadebertaError):
         return error
-    if isinstance(error, OSError) and error.strerror:
-        where = error.filename or "writing"
-        return OutputError(f"{where}: {error.strerror}, on {who}. Make room or mend the path, and run the same command again.")
+    # Libraries hide a full disk in exceptions of their own.
+    if number := system_errno(error):
+        where = getattr(error, "filename", None) or "reading or writing"
+        return OutputError(f"{where}: {os.strerror(number)}, on {who}. {remedy_for(number)}, and run the same command again.")
     text = RuntimeError(f"{who}: {type(error).__name__}: {error}")
     text.__cause__ = error
     return text

@@ -18,6 +18,7 @@ import orjson
 
 from jadeberta.shards import is_held
 from jadeberta.utils.durations import format_duration
+from jadeberta.utils.files import naming
 from preprocess.executors.counters import SINGLE_RANK_WORK, Counters, RankState, parse_state
 
 INTERVAL_SECONDS = 2.0
@@ -135,7 +136,8 @@ class ProgressReporter:
         unnamed = self._path.with_suffix(".new")
         self._file = os.open(unnamed, os.O_CREAT | os.O_RDWR, 0o644)
         fcntl.lockf(self._file, fcntl.LOCK_EX)
-        self._write(counters.state())
+        with naming(self._path):
+            self._write(counters.state())
         unnamed.rename(self._path)  # after the first write: nobody reads an empty file
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)

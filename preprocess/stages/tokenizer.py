@@ -18,7 +18,7 @@ import sentencepiece
 
 from jadeberta.shards import ConfigError, file_sha256
 from jadeberta.shards.tokenizer_format import CLS, MODEL_FILE, SEP, SPECIAL_TOKENS, TOKENIZER_FILES, UNK
-from jadeberta.utils.files import atomic_file, atomic_path
+from jadeberta.utils.files import atomic_file
 from preprocess.config import PreprocessConfig
 from preprocess.document_files import write_json
 from preprocess.executors.executor import Executor
@@ -207,8 +207,9 @@ def write_hugging_face_files(directory: Path, characters: bool = False) -> None:
         single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", special_tokens=ids
     )
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS])
-    with atomic_path(directory / "tokenizer.json") as path:
-        tokenizer.save(str(path))
+    # Not `save`: its errors are no OSError, and name no file.
+    with atomic_file(directory / "tokenizer.json") as f:
+        f.write(tokenizer.to_str(pretty=True).encode())
     write_json(
         directory / "tokenizer_config.json",
         TOKENIZER_CONFIG | ({"tokenizer_class": "PreTrainedTokenizerFast"} if characters else {}),
