@@ -42,7 +42,7 @@ def make_tokenizer(directory: Path) -> str:
     file = directory / "ranked.jsonl.zst"
     write_jsonl_zst(file, [words.most_common()])
     ranked = RankedWords(words.total(), len(words), [file])
-    return _train(PreprocessConfig(vocab_size=64, character_coverage=1.0), directory, ranked, {})["sha256"]
+    return _train(PreprocessConfig(vocab_size=64, character_coverage=1.0), directory, ranked, {}, directory)["sha256"]
 
 
 @pytest.fixture(scope="module")
