@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -166,10 +167,11 @@ def _start(
     limits = recipe.watchdog
     join_process_group(process, device, limits.start_s or NO_LIMIT_S, run_dir)
     # Not before: the other ranks of a job that is refused here would write heartbeats for the job that holds the directory.
-    watchdog = WatchdogClient(run_dir, process.rank, process.world_size, limits)
+    attempt, attempt_id = _broadcast((attempt, uuid.uuid4().hex))
+    watchdog = WatchdogClient(run_dir, process.rank, process.world_size, limits, attempt, attempt_id)
     # The watchdog must be first: it knows who hangs.
     set_timeouts(max(limits.start_s, limits.first_step_s, limits.save_s) + GRACE_S if limits.start_s else NO_LIMIT_S)
-    ledger = Ledger(path, _broadcast(attempt), mend=False)
+    ledger = Ledger(path, attempt, mend=False)
     console = Console(recipe.training.max_steps, recipe.logging.every_steps, recipe.training.batch_sizes, handler)
     form = attention_form(recipe.model.attention, device.type)
     logger.info(describe(recipe, process, shards, order, f"{describe_device(device)}, attention: {form}"))
@@ -177,12 +179,12 @@ def _start(
     return context, lock
 
 
-def _broadcast(number: int) -> int:
-    """Rank 0's number, on every rank."""
-    numbers = [number]
+def _broadcast(attempt: tuple[int, str]) -> tuple[int, str]:
+    """Number and random name of rank 0's attempt, on every rank."""
+    attempts = [attempt]
     # Rank 0 alone reads the ledger: read by each rank, it might already hold this attempt's start on some.
-    dist.broadcast_object_list(numbers, src=0)
-    return numbers[0]
+    dist.broadcast_object_list(attempts, src=0)
+    return attempts[0]
 
 
 class Trainer:

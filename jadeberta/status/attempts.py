@@ -5,13 +5,15 @@ have truncated the files; whatever is there is used.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jadeberta.errors import InputError
 from jadeberta.training.ledger import ENDING_EVENTS
-from jadeberta.utils.json_lines import JsonRow, finite, read_jsonl
+from jadeberta.utils.json_lines import JsonRow, finite, read_jsonl, time_of
 
+CLOCK_SKEW_S = 5.0
+"""Differences up to this much are those between the clocks of two hosts, and are left as they are."""
 STALL_EVENTS = ("save", "save_failed", "evaluation")
 """Events that say how long the training stood still."""
 
@@ -105,9 +107,74 @@ def read_history(ledger: list[JsonRow], metrics: list[JsonRow]) -> list[AttemptH
             seconds = max(0.0, finite(row, "step_s") or 0.0)
             trained = StepRow(attempt, int(step), finite(row, "time"), seconds, bool(row.get("skipped")), row)
             attempts.setdefault(attempt, AttemptHistory(attempt)).steps.append(trained)
-    histories = [attempts[attempt] for attempt in sorted(attempts)]
+    histories = _undo_clock_steps([attempts[attempt] for attempt in sorted(attempts)])
     _mark_lost(histories)
     return histories
+
+
+def _undo_clock_steps(histories: list[AttemptHistory]) -> list[AttemptHistory]:
+    """The attempts of a run, each with all its times on one clock, that of its newest rows, where a clock was set back meanwhile.
+
+    Rows come in the order in which they were written, so a row that seems newer than the one after it was written by a clock that was
+    ahead. Steps last as long as their own monotonic clock says, which tells by how much it was set back.
+    """
+    found, shift, newer_host = [], 0.0, None
+    for history in reversed(histories):
+        host = history.events[0].get("host") if history.events else None
+        if host != newer_host:
+            shift = 0.0  # the clock of the attempt after it says nothing about that of another host
+        newer_host = host
+        steps, shifts = _shift_steps(history.steps, shift)
+        events, shift = _shift_events(history.events, shifts, steps[0].begin if steps else None)
+        found.append(AttemptHistory(history.attempt, events, steps))
+    return found[::-1]
+
+
+def _shift_steps(steps: list[StepRow], shift: float) -> tuple[list[StepRow], list[float]]:
+    """The steps of an attempt on its newest clock, and what was added to their times: first to the newest, last to the oldest.
+
+    Args:
+        steps: in their order.
+        shift: what has to be added to the times of the newest.
+    """
+    shifts, shifted = [shift], []
+    after: float | None = None  # when the step after it began
+    for step in reversed(steps):
+        if step.time is not None:
+            if after is not None and step.time + shifts[-1] > after + CLOCK_SKEW_S:
+                shifts.append(after - step.time)
+            step = replace(step, time=step.time + shifts[-1])
+            after = step.begin
+        shifted.append(step)
+    return shifted[::-1], shifts
+
+
+def _shift_events(events: list[JsonRow], shifts: list[float], trained_from: float | None) -> tuple[list[JsonRow], float]:
+    """The events of an attempt on its newest clock, and what was added to the time of the oldest.
+
+    Args:
+        events: in their order.
+        shifts: of its steps, see `_shift_steps`.
+        trained_from: begin of its first step on the newest clock.
+    """
+    place, shift, shifted = 0, shifts[0], []
+    after: float | None = None
+    for event in reversed(events):
+        if event.get("event") == "start" and trained_from is not None:
+            after = min(after, trained_from) if after is not None else trained_from
+        if finite(event, "time") is not None:
+            at = time_of(event)
+            if after is not None and at + shift > after + CLOCK_SKEW_S:
+                if any(event.get(key) != events[0].get(key) for key in ("host", "pid")):
+                    at = after - shift  # of another process, whose clock says nothing about that of rank 0
+                else:
+                    # The shift of some steps where one puts it before the event after it.
+                    fitting = [(p, s) for p, s in enumerate(shifts) if p > place and at + s <= after + CLOCK_SKEW_S]
+                    place, shift = fitting[0] if fitting else (place, after - at)
+            event = {**event, "time": at + shift}
+            after = at + shift
+        shifted.append(event)
+    return shifted[::-1], shift
 
 
 def _with_attempt(rows: list[JsonRow]) -> Iterator[tuple[int, JsonRow]]:

@@ -143,8 +143,10 @@ def table(run: Path, result: Goodput, beats: list[JsonRow], now: float, jobs: Jo
         lines += ["", *decisions]
     lines += ["", f"checkpoints  {format_checkpoints(run)}"]
     # An earlier attempt may have had more ranks; their files are stale.
-    began = (result.attempts[-1].started or 0.0) if result.attempts else now
-    present = [beat for beat in beats if beat["time"] >= began]
+    last = result.attempts[-1] if result.attempts else None
+    # Heartbeats of old versions do not name their attempt: of those the time must tell.
+    began = now if last is None else last.started or 0.0
+    present = [b for b in beats if (last is not None and b["attempt"] == last.number if "attempt" in b else b["time"] >= began)]
     if present and state(result, jobs) not in ("done", "queued", "starting up"):
         lines += ["", *format_heartbeats(present, now)]
     return "\n".join(lines)

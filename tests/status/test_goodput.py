@@ -76,6 +76,30 @@ def test_a_kill_loses_the_steps_after_the_checkpoint_and_the_time_until_the_run_
     assert result.recovery_s == [pytest.approx(105)]
 
 
+@pytest.mark.parametrize("back", [300, 3600, 10**6])
+def test_a_clock_that_was_set_back_adds_no_time_and_takes_none(back) -> None:
+    # Set back within step 6 of the first attempt: everything after it, the second attempt too, has the new clock.
+    metrics = [*rows(1, 5, 1010, 10), *rows(6, 7, 1060 - back, 10), *rows(8, 9, 1157 - back, 10, attempt=1)]
+    ledger = [
+        event(1000, "start"), event(1052, "save", step=4, stall_s=0.0), event(1081 - back, "save", step=7, stall_s=0.0),
+        event(1142 - back, "start", attempt=1), event(1150 - back, "resume", attempt=1, step=7, seconds=6.0),
+        event(1177 - back, "done", attempt=1, step=9),
+    ]  # fmt: skip
+    result = compute_goodput(ledger, metrics)
+    assert parts(result) == {
+        "steps that stayed": 90, "starting up": 10 + 15, "between two attempts": 61, "not accounted for": 1,
+    }  # fmt: skip
+    assert result.wall_s == pytest.approx(177)
+    # Ages are reckoned from now, so all times are those of the new clock.
+    assert [(a.started, a.last) for a in result.attempts] == [(1000 - back, 1081 - back), (1142 - back, 1177 - back)]
+
+
+def test_a_host_with_another_clock_moves_no_time_of_rank_0() -> None:
+    ledger = [event(1000, "start"), event(4600, "set_aside", host="n2", pid=9), event(1031, "done", step=2)]
+    result = compute_goodput(ledger, rows(1, 2, 1010, 10))
+    assert parts(result) == {"steps that stayed": 20, "starting up": 10, "not accounted for": 1}
+
+
 def test_steps_are_lost_as_soon_as_an_attempt_has_resumed_before_them() -> None:
     metrics = rows(1, 7, 1010, 10)
     ledger = [event(1000, "start"), event(1090, "start", attempt=1)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jadeberta.training.watchdog.diagnose import describe_hang, suspects
+from jadeberta.training.watchdog.diagnose import describe_hang, silences, suspects
 
 
 def at(rank: int, phase: str, step: int, place: str, state: str = "S", **more: Any) -> dict[str, Any]:
@@ -46,6 +46,13 @@ def test_the_one_to_blame_is_found_from_the_heartbeats(case) -> None:
     found, reason = suspects(records, world_size)
     assert found == [(rank, f"node{rank}" if case != "never begun" else "unknown host") for rank in guilty]
     assert words in reason
+
+
+def test_a_rank_is_silent_by_the_uptime_of_its_record_and_not_by_any_hosts_clock() -> None:
+    # Rank 1 was not renewed while rank 0 looked; rank 2 was, with a clock that was set back; the clocks of all hosts differ.
+    before = {0: {"uptime_s": 80.0, "time": 5e9}, 1: {"uptime_s": 60.0, "time": 9e9}, 2: {"uptime_s": 80.5, "time": 7e9}}
+    now = {0: {"uptime_s": 80.0, "time": 5e9}, 1: {"uptime_s": 60.0, "time": 9e9}, 2: {"uptime_s": 82.0, "time": 1e9}}
+    assert silences(before, now, own_rank=0) == {0: 0.0, 1: 22.0, 2: 0.0}
 
 
 def test_the_sentence_names_a_few_and_counts_the_rest() -> None:

@@ -197,6 +197,24 @@ def test_a_hang_of_an_earlier_attempt_ends_no_later_one_and_is_replaced_by_a_new
     assert orjson.loads((job.run / "heartbeat/hang.json").read_bytes())["step"] == 31
 
 
+def test_clocks_that_are_set_back_blame_nobody(job, monkeypatch) -> None:
+    # The wall clock of every process goes back by an hour when the file appears; nothing else changes.
+    clock = "import os, time\nreal = time.time\ntime.time = lambda: real() - 3600 * os.path.exists(os.environ['SET_BACK'])\n"
+    (job.run / "site").mkdir()
+    (job.run / "site/sitecustomize.py").write_text(clock)
+    monkeypatch.setenv("SET_BACK", str(job.run / "set-back"))
+    monkeypatch.setenv("PYTHONPATH", f"{job.run / 'site'}:{ROOT}")
+    stopped = job.start("take_steps(1, 100_000)", ranks=2)
+    until(lambda: job.record(0)["step"] > 5 and job.record(1)["step"] > 5)
+    before = job.record(0)["time"]
+    (job.run / "set-back").touch()
+    until(lambda: job.record(0)["time"] < before and job.record(1)["time"] < before)
+    stopped.send_signal(signal.SIGSTOP)
+    assert job.ended() == [12, 12]
+    (hang,) = job.hangs()
+    assert [s["rank"] for s in hang["suspects"]] == [1] and "stopped by a signal" in hang["reason"]
+
+
 def test_a_killed_watchdog_is_replaced_and_its_successor_finds_the_hang(job) -> None:
     job.start("take_steps(1, 100)\nwatchdog.beat('step', 101, 'data')\ntime.sleep(100)")
     for _ in range(2):

@@ -45,7 +45,9 @@ REPLACEMENTS = 10
 class WatchdogClient:
     """A rank's heartbeat and its watchdog process; SIGUSR2 writes the stacks of all threads and changes nothing else."""
 
-    def __init__(self, run_dir: Path, rank: int, world_size: int, limits: "WatchdogConfig") -> None:
+    def __init__(
+        self, run_dir: Path, rank: int, world_size: int, limits: "WatchdogConfig", attempt: int = 0, attempt_id: str = ""
+    ) -> None:
         """Starts the watchdog process; call it in the main thread, before anything that can hang.
 
         Args:
@@ -53,6 +55,8 @@ class WatchdogClient:
             rank: of this process.
             world_size: ranks of the job.
             limits: seconds that each phase may take.
+            attempt: number of this start of the job, the same on every rank.
+            attempt_id: random, the same on every rank of this attempt and on no other: by it the ranks know each other's heartbeats.
 
         Raises:
             ConfigError: the run directory cannot be written.
@@ -73,7 +77,9 @@ class WatchdogClient:
             "world_size": world_size,
             "limits": {"end": 0.0} | {phase: getattr(limits, f"{phase}_s") for phase in PHASES if phase != "end"},
             "trainer_pid": os.getpid(),
-            "started": time.time(),
+            "attempt": attempt,
+            "attempt_id": attempt_id,
+            "began": time.clock_gettime(time.CLOCK_BOOTTIME),
             # Taken once: to a watchdog that replaces another, a hang of this very attempt must not look like an earlier one.
             "earlier_hang": digest(hang_path(self.run_dir)),
         }

@@ -27,6 +27,21 @@ def progress_key(record: Record) -> tuple[int, int, int]:
     return began, record["step"], AFTER_STEP.get(record["phase"], 0)
 
 
+def silences(before: dict[int, Record], now: dict[int, Record], own_rank: int) -> dict[int, float]:
+    """Seconds for which each rank's record was not renewed, 0 where it was renewed while this rank looked.
+
+    The ranks of an attempt begin together, so their uptimes can be compared. Unix times cannot: hosts differ, and clocks are set.
+
+    Args:
+        before: records of the attempt by rank, when the hang was found.
+        now: the same a little later.
+        own_rank: of the watchdog that looks.
+    """
+    newest = max(r["uptime_s"] for r in now.values())
+    renewed = {rank for rank, r in now.items() if rank == own_rank or before.get(rank, {}).get("uptime_s") != r["uptime_s"]}
+    return {rank: 0.0 if rank in renewed else newest - r["uptime_s"] for rank, r in now.items()}
+
+
 def suspects(records: list[Record], world_size: int) -> tuple[list[tuple[int, str]], str]:
     """Finds the ranks to blame.
 

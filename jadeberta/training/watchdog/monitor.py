@@ -20,7 +20,7 @@ import orjson
 
 from jadeberta.cluster.environment import host_name
 from jadeberta.training.ledger import Ledger, next_attempt
-from jadeberta.training.watchdog.diagnose import STOPPED, Record, describe_hang, position_of, suspects
+from jadeberta.training.watchdog.diagnose import STOPPED, Record, describe_hang, position_of, silences, suspects
 from jadeberta.training.watchdog.heartbeat import (
     HANG,
     PHASES,
@@ -77,8 +77,12 @@ class WatchdogArguments:
     limits: dict[str, float]
     """Seconds that each phase may take; 0: no limit."""
     trainer_pid: int
-    started: float
-    """Unix time at which the trainer began."""
+    attempt: int
+    """Number of this start of the job, the same on every rank."""
+    attempt_id: str
+    """Known to the ranks of this attempt alone."""
+    began: float
+    """CLOCK_BOOTTIME when the trainer began, seconds: a clock that nobody sets, and that goes on while the machine sleeps."""
     earlier_hang: str
     """sha256 of the hang.json that an earlier attempt left; empty where there was none."""
     memory: int
@@ -117,6 +121,8 @@ class Watchdog:
             "place_seconds": round(now - beat.section_since - self.suspended_s, 3),
             "state": (process_stat(self.arguments.trainer_pid) or (0, "X", ""))[1],
             "limit_s": self.arguments.limits[beat.phase], "time": time.time(),
+            "attempt": self.arguments.attempt, "attempt_id": self.arguments.attempt_id,
+            "uptime_s": round(time.clock_gettime(time.CLOCK_BOOTTIME) - self.arguments.began, 3),
         }  # fmt: skip
 
     def run(self) -> None:
@@ -246,14 +252,15 @@ class Watchdog:
             send_signal(trainer, signal.SIGCONT)  # a stopped process takes the other signal when it goes on
 
     def read_records(self) -> dict[int, Record]:
-        """The records of all ranks in this attempt; one that was last renewed before this rank began is of an earlier attempt."""
+        """The records of all ranks in this attempt, by rank."""
         found = {}
         for rank in range(self.arguments.world_size):
             try:
                 record = orjson.loads(_read(record_path(self.run_dir, rank)))
             except orjson.JSONDecodeError:
                 continue
-            if record["time"] > self.arguments.started:
+            # Not by the time in it: clocks of hosts differ, and any may be set while the job runs.
+            if isinstance(record, dict) and record.get("attempt_id") == self.arguments.attempt_id:
                 found[rank] = record
         return found
 
@@ -267,10 +274,8 @@ class Watchdog:
         records = self.read_records()
         everyone = self.arguments.world_size if self.arguments.rank in records else 0
         records[self.arguments.rank] = record
-        newest = max(r["time"] for r in records.values())
-        for rank, other in records.items():
-            renewed = rank == self.arguments.rank or before.get(rank, {}).get("time") != other["time"]
-            other["silent_s"] = 0.0 if renewed else newest - other["time"]
+        for rank, seconds in silences(before, records, self.arguments.rank).items():
+            records[rank]["silent_s"] = seconds
         blamed, reason = suspects([records[rank] for rank in sorted(records)], everyone)
         named = [{"rank": rank, "host": host} for rank, host in blamed]
         first_suspect = named[0] if named else {"rank": None, "host": None}
