@@ -72,7 +72,7 @@ def print_report(report: dict[str, Any]) -> None:
             print(f"{corpus}: {excluded['records']:,} records could not be read and are excluded; report.json names the first:")
             for row in excluded["first"][:EXCLUDED_SHOWN]:
                 print(f"  {row['file']}, {row['place']}: {row['reason']}")
-        if incomplete := counts.get("incomplete"):
+        if (incomplete := counts.get("incomplete")) and incomplete["sentences"]:
             causes = ", ".join(f"{name} {number:,}" for name, number in list(incomplete["templates"].items())[:EXCLUDED_SHOWN])
             print(
                 f"{corpus}: {incomplete['sentences']:,} sentences are left out as a template's words are missing in them: {causes}, ..."

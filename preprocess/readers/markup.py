@@ -20,6 +20,7 @@ from preprocess.readers.wiki.incomplete_sentences import (
     Holes,
     Losses,
     complete,
+    template_name,
     unmarked,
     without_marks,
     without_trailing_marks,
@@ -86,8 +87,8 @@ def clean(wikitext: str, title: str = "", losses: Losses | None = None) -> str:
     """
     if is_redirect(wikitext):
         return ""
-    page = _Page(title)
     losses = Losses() if losses is None else losses
+    page = _Page(title, losses)
     text = _resolve(without_marks(wikitext), Rules(page.template, _argument, _link, page.extension))
     if "[" in text:
         text = _EXTERNAL_LINK.sub(lambda match: match[1] or GAP, text)
@@ -107,14 +108,18 @@ def clean(wikitext: str, title: str = "", losses: Losses | None = None) -> str:
 class _Page:
     """Rules that depend on the page."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, losses: Losses) -> None:
         self._title = _literally(title)
+        self._losses = losses
         self.holes = Holes()
 
     def template(self, parts: Parts) -> str:
         words = printed_words(parts, self._title)
-        if words is not None:
+        if words is not None and words != GAP:
             return words
+        self._losses.dropped[template_name("".join(parts[0]))] += 1
+        if words == GAP:
+            return GAP
         return self.holes.mark(call_of(parts).name, block=any("\n" in text for part in parts for text in part))
 
     def extension(self, name: str, attributes: str, content: str) -> str:

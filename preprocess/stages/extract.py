@@ -61,7 +61,8 @@ def extract(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
     Returns:
         {corpus: {"documents", "bytes" (UTF-8), "dropped": {reason: n}, "files": {name: {"documents", "in_file"}},
         "excluded": {"records": n, "first": [{"file", "place", "reason"}]}, "incomplete": {"sentences", "brackets", "templates":
-        {name: n}}}}; "excluded" and "incomplete" (sentences of Wikipedia left out as a word is missing) only where there are any.
+        {name: n}, "dropped": {name: n}}}}; "excluded" only where records were, "incomplete" (sentences of Wikipedia left out as a word is
+        missing in them, and the templates) only where pages call templates.
 
     Raises:
         InputError: a corpus cannot be read, or more of it than `preprocess.bad_input_limit` allows is excluded.
@@ -267,7 +268,7 @@ def _write_split(split: InputSplit, config: PreprocessConfig, folder: Path, coun
         count(**counts, weight=0)
     # Absent where nothing was excluded: the marker is then the same under both settings of bad_input, and that of older versions.
     excluded = {"excluded": {"records": bad.count, "first": bad.records}} if bad.count else {}
-    incomplete = {"incomplete": bad.losses.counts(MARKER_TEMPLATES)} if bad.losses.templates else {}
+    incomplete = {"incomplete": bad.losses.counts(MARKER_TEMPLATES)} if bad.losses.dropped else {}
     return (
         excluded
         | incomplete
@@ -365,6 +366,6 @@ def _summary(config: PreprocessConfig, out: Path) -> dict[str, Any]:
             file = corpus["files"].setdefault(marker["settings"]["file"], {"documents": 0, "in_file": 0})
             file["documents"] += counts["documents"]
             file["in_file"] += counts["documents"] + sum(counts["dropped"].values())
-        if losses.templates:
+        if losses.dropped:
             corpus["incomplete"] = losses.counts(REPORT_TEMPLATES)
     return summary

@@ -62,27 +62,44 @@ class Losses:
     """Parts in brackets left out of sentences that stay."""
     templates: Counter[str] = field(default_factory=Counter)
     """How often a sentence or bracket was left out for this template."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Calls of templates of which nothing is in the text, in sentences or not: notes and boxes for the most part."""
 
     def add(self, other: "Losses") -> None:
         """Adds the counts of another page or file."""
         self.sentences += other.sentences
         self.brackets += other.brackets
         self.templates.update(other.templates)
+        self.dropped.update(other.dropped)
 
     def counts(self, names: int) -> dict[str, Any]:
-        """Returns the counts for a file: {"sentences", "brackets", "templates": {name: n}}, the latter with the `names` most frequent ones
-        and the sum of all others."""
-        # By count, then by name: equal counts give the same file whatever the order of pages.
-        order = sorted(self.templates.items(), key=lambda item: (-item[1], item[0]))
-        shown = dict(order[:names])
-        if others := sum(number for _, number in order[names:]):
-            shown[OTHERS] = shown.get(OTHERS, 0) + others
-        return {"sentences": self.sentences, "brackets": self.brackets, "templates": shown}
+        """Returns the counts for a file: {"sentences", "brackets", "templates": {name: n}, "dropped": {name: n}}, the last two with the
+        `names` most frequent ones and the sum of all others."""
+        return {
+            "sentences": self.sentences,
+            "brackets": self.brackets,
+            "templates": _most_frequent(self.templates, names),
+            "dropped": _most_frequent(self.dropped, names),
+        }
 
     @staticmethod
     def of_counts(counts: dict[str, Any]) -> "Losses":
         """Returns what `counts` wrote."""
-        return Losses(counts["sentences"], counts["brackets"], Counter(counts["templates"]))
+        return Losses(counts["sentences"], counts["brackets"], Counter(counts["templates"]), Counter(counts["dropped"]))
+
+
+def template_name(name: str) -> str:
+    """Returns a template's name as it is counted."""
+    return " ".join(name[:200].split()).lower()[:80] or "(no name)"
+
+
+def _most_frequent(counter: Counter[str], names: int) -> dict[str, int]:
+    # By count, then by name: equal counts give the same file whatever the order of pages.
+    order = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
+    shown = dict(order[:names])
+    if others := sum(number for _, number in order[names:]):
+        shown[OTHERS] = shown.get(OTHERS, 0) + others
+    return shown
 
 
 class Holes:
@@ -99,7 +116,7 @@ class Holes:
             name: name of the template.
             block: its call takes several lines, as that of a box does.
         """
-        name = " ".join(name.split()).lower()[:80] or "(no name)"
+        name = template_name(name)
         place = self._places.setdefault(name, len(self._names))
         if place == len(self._names):
             if place == _MAX_NAMES:

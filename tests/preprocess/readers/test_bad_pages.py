@@ -86,7 +86,12 @@ def test_sentences_left_out_are_in_the_report_by_template(tmp_path: Path, capsys
     )
     corpora = {"wikipedia": CorpusConfig(format="wikipedia", path=str(tmp_path / "jawiki.xml"))}
     summary = extract(PreprocessConfig(corpora=corpora, heldout_documents=1), tmp_path / "out", Executor())["wikipedia"]
-    assert summary["incomplete"] == {"sentences": 2, "brackets": 1, "templates": {"foo": 2, "qux": 1}}
+    assert summary["incomplete"] == {
+        "sentences": 2,
+        "brackets": 1,
+        "templates": {"foo": 2, "qux": 1},
+        "dropped": {"foo": 2, "qux": 1, "sfn": 1},
+    }
     assert (
         summary["documents"] == 3
         and summary["files"] == {"jawiki.xml": {"documents": 3, "in_file": 3}}
