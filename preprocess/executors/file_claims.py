@@ -43,6 +43,20 @@ def read_states(names: Iterable[str], count: int) -> list[TaskState]:
     return states
 
 
+def unclaimed(states: list[TaskState], after: Decision, unready: Set[int]) -> list[Decision]:
+    """Returns the claims that a process may try after another one, without a new look at the folder: of tasks that nobody has begun.
+
+    Args:
+        states: of all tasks.
+        after: the claim before.
+        unready: tasks that cannot be begun yet.
+    """
+    rest = ((number, states[number]) for number in range(after.task + 1, len(states)))
+    return [
+        Decision("claim", number, 0) for number, state in rest if state.attempt < 0 and not state.done and number not in unready
+    ]
+
+
 def decide(
     states: list[TaskState], forgiven: Set[tuple[int, int]], dead: Set[int] = frozenset(), unready: Set[int] = frozenset()
 ) -> Decision:

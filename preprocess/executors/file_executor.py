@@ -7,7 +7,6 @@ nobody waits for a process that has not started, and the last one alive can fini
 """
 
 import os
-import pickle
 import re
 import shutil
 import socket
@@ -19,13 +18,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jadeberta.shards import ConfigError, GroupLock, InputError, JadebertaError
-from jadeberta.utils.files import atomic_file
+from jadeberta.utils.files import write_atomically
 from preprocess.document_files import write_json
 from preprocess.executors.counters import Counters, Weigh
 from preprocess.executors.executor import MPI_VARIABLES, Executor, Result, Task, missing_source, name_of, portable_error
-from preprocess.executors.file_claims import Decision, TaskState, decide, read_states
+from preprocess.executors.file_claims import Decision, TaskState, decide, read_states, unclaimed
 from preprocess.executors.liveness import LivenessMonitor, LivenessWriter
 from preprocess.executors.task_queue import STALL_SECONDS
+from preprocess.executors.task_results import dump, load
 from preprocess.workdir import pool_dir
 from preprocess.written_files import remove_leftovers
 
@@ -157,6 +157,8 @@ class FileExecutor(Executor):
         pause, longest = POLL_SECONDS
         idle_since = time.monotonic()
         while True:
+            # Before the folder is listed: an error that is noted in between is seen at the next turn.
+            seen_errors, seen = _errors(folder), time.monotonic()
             states = read_states({*(path.name for path in folder.iterdir()), *claimed}, len(listed))
             decision = decide(states, forgiven, unready=unready)
             if decision.kind == "wait":
@@ -170,9 +172,16 @@ class FileExecutor(Executor):
                 self._raised = _read(folder / f"{decision.task:05d}.failed-{decision.attempt}")
                 raise self._raised
             if decision.kind == "claim":
-                if self._claim(folder, decision):
-                    self._work(folder, decision, states[decision.task], listed[decision.task], work)
-                claimed.add(f"{decision.task:05d}.claim-{decision.attempt}")
+                # The next tasks are claimed without another listing, which takes the longer the more tasks there are: whether another
+                # process was faster says the claim itself, and one file says whether there was an error.
+                for choice in (decision, *unclaimed(states, decision, unready)):
+                    if choice is not decision and _errors(folder) != seen_errors:
+                        break
+                    claimed.add(f"{choice.task:05d}.claim-{choice.attempt}")
+                    if self._claim(folder, choice):
+                        self._work(folder, choice, states[choice.task], listed[choice.task], work)
+                    elif time.monotonic() - seen > longest:
+                        break
                 pause, idle_since = POLL_SECONDS[0], time.monotonic()
             else:
                 if any(not state.done and state.attempt >= 0 for state in states):
@@ -206,8 +215,7 @@ class FileExecutor(Executor):
         return True
 
     def _work(self, folder: Path, decision: Decision, state: TaskState, task: Task, work: Callable[[Task], Result]) -> None:
-        deaths = decision.attempt - len(state.failures)
-        outcome: Any
+        deaths, failed = decision.attempt - len(state.failures), False
         self.counters.begin(decision.task, name_of(task))
         try:
             if deaths >= DEATHS:
@@ -215,14 +223,15 @@ class FileExecutor(Executor):
                 raise InputError(
                     f"{name_of(task)}: {deaths} processes died at it, at last {last}. Look into its log: memory may be too small."
                 )
-            name, outcome = f"{decision.task:05d}.done", work(task)
+            content = dump(work(task))
         except Exception as e:
-            name, outcome = f"{decision.task:05d}.failed-{decision.attempt}", portable_error(e, self._description)
+            content, failed = dump(None, portable_error(e, self._description)), True
         self.counters.end()
         if (folder / f"{decision.task:05d}.claim-{decision.attempt + 1}").exists():
             return  # this process was taken for dead: another one does the task, and its result is the same
-        with atomic_file(folder / name) as f:
-            pickle.dump(outcome, f)
+        write_atomically(folder / f"{decision.task:05d}.{f'failed-{decision.attempt}' if failed else 'done'}", content)
+        if failed:
+            _note_error(folder)
 
     def _name_of(self, claim: Path) -> str:
         """Returns the process that made a claim, as its user knows it."""
@@ -253,5 +262,20 @@ def _describe_process() -> str:
 
 
 def _read(path: Path) -> Any:
-    with open(path, "rb") as f:
-        return pickle.load(f)
+    return load(path.read_bytes(), path)
+
+
+def _note_error(folder: Path) -> None:
+    """Tells the other processes of a call that a task has failed; they list the folder to see which."""
+    with open(folder / "errors", "ab") as f:
+        f.write(b"\n")
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def _errors(folder: Path) -> int:
+    """Returns a number that grows with the errors of a call."""
+    try:
+        return (folder / "errors").stat().st_size
+    except FileNotFoundError:
+        return 0

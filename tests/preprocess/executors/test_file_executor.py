@@ -1,5 +1,6 @@
 """Processes that share work through files: who does what, who is dead, and that their number, deaths and delays change no byte."""
 
+import json
 import os
 import re
 import signal
@@ -170,6 +171,52 @@ def test_all_get_all_results_and_each_task_is_done_once(tmp_path: Path) -> None:
     printed = {process.communicate(timeout=60)[0] for process in processes}
     assert len(printed) == 1 and re.fullmatch(r"\[0, 1, 4, 9, 16, 25\] \d+\n", printed.pop())
     assert sorted(task for _, task in did(tmp_path)) == list(range(6))
+
+
+def listings_and_names(folder: Path, tasks: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """How often one process lists a call's folder, and how many names it reads there, while it does so many tasks."""
+    listed: list[int] = []
+    listing = Path.iterdir
+
+    def counted(path: Path):
+        names = list(listing(path))
+        if path.name.startswith("call-"):
+            listed.append(len(names))
+        return iter(names)
+
+    monkeypatch.setattr(Path, "iterdir", counted)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    pool = FileExecutor(folder, "p", "test")
+    assert pool.map(range(tasks), lambda task: task) == list(range(tasks))
+    pool.leave()
+    monkeypatch.undo()
+    return len(listed), sum(listed)
+
+
+def test_the_listings_of_a_pool_do_not_grow_with_the_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for tasks in (50, 400):
+        listings, names = listings_and_names(tmp_path / str(tasks), tasks, monkeypatch)
+        assert listings == 2 and names <= 2 * tasks, "once before the first task, and once after the last"
+
+
+def test_what_processes_exchange_is_json(tmp_path: Path) -> None:
+    pool = FileExecutor(tmp_path, "p", "test")
+    assert pool.map(["a", "b"], lambda task: {Path(task): (1, None)}) == [{Path("a"): (1, None)}, {Path("b"): (1, None)}]
+    with pytest.raises(InputError, match="task is bad"):
+        pool.map([1], lambda task: (_ for _ in ()).throw(InputError("task is bad")))
+    pool.leave()
+    results = [path for path in tmp_path.glob("work/pool/*/call-*/*") if ".done" in path.name or ".failed" in path.name]
+    assert len(results) == 3 and all(json.loads(path.read_bytes()) for path in results)
+
+
+def test_a_planted_result_ends_the_pool_with_a_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "work/pool/77-segment/call-000"
+    folder.mkdir(parents=True)
+    (folder / "00000.done").write_bytes(b"\x80\x04cos\nsystem\n(S'touch planted'\ntR.")
+    pool = FileExecutor(tmp_path, "77", "segment")
+    with pytest.raises(InputError, match=r"call-000/00000\.done: not a result of this pool"):
+        pool.run_on_root(lambda: 1)
+    pool.leave()
 
 
 def test_one_that_comes_when_all_is_done_gets_the_results_and_does_nothing(tmp_path: Path) -> None:
