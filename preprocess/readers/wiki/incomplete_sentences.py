@@ -90,7 +90,7 @@ class Losses:
 
 def template_name(name: str) -> str:
     """Returns a template's name as it is counted."""
-    return " ".join(name[:200].split()).lower()[:80] or "(no name)"
+    return " ".join(unmarked(name[:200]).split()).lower()[:80] or "(no name)"
 
 
 def _most_frequent(counter: Counter[str], names: int) -> dict[str, int]:
