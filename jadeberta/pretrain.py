@@ -94,6 +94,7 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
         raise HangError(f"another rank hung or is gone ({reason}). Its own log and {context.run_dir}/heartbeat tell more.") from e
     context.record("done", step=state.step, tokens=state.tokens, peak_memory_bytes=peak_memory_bytes(context.device))
     if lock is not None:
+        lock.require_held()
         done = {"step": state.step, "tokens": state.tokens, "time": time.time()}
         write_atomically(context.run_dir / "DONE", orjson.dumps(done))
         logger.info("done: %s steps, %s tokens, run in %s", state.step, f"{state.tokens:,}", context.run_dir)
@@ -156,7 +157,7 @@ def _start(
             f"run.dir {run_dir}: cannot be written ({e.strerror}). Choose a directory that every rank can write."
         ) from e
     # The clock of run.max_hours starts here: the job's time limit counts the waiting too.
-    control = RunControl(run_dir, process.is_root, recipe.run.max_hours)
+    control = RunControl(run_dir, process.is_root, recipe.run.max_hours, lock)
     device = choose_device(recipe.run.device, process.local_rank)
     path = run_dir / "ledger.jsonl"
     attempt = next_attempt(path) if process.is_root else 0

@@ -14,5 +14,8 @@ unset name value
 # EXTRA is several words, maybe on several lines. `read` splits it and, unlike a bare $EXTRA, takes a * as it stands.
 # shellcheck disable=SC2034 # the launchers use it
 read -d '' -ra extra <<<"${EXTRA:-}" || :
+# A rank ends when this script is gone, even if it is killed before the rank has begun.
+JADEBERTA_SCRIPT="$HOSTNAME $(readlink /proc/self/ns/pid) $$"
+export JADEBERTA_SCRIPT
 # A file of the user's directory, such as random.py, must not stand for a module.
 export PYTHONSAFEPATH=1 PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"

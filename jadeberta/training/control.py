@@ -9,8 +9,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from jadeberta.utils.locks import DirectoryLock
+
 FILE_CHECK_S = 1.0
 """Shortest time between two looks for STOP and SAVE, seconds; a network file system is not asked more often."""
+
+LOCK_CHECK_S = 10.0
+"""Time between two looks at the lock of the run directory, seconds."""
 
 
 @dataclass
@@ -32,13 +37,14 @@ class RankFlags:
 class RunControl:
     """Collects the requests that reach this rank."""
 
-    def __init__(self, run_dir: Path, is_root: bool, max_hours: float) -> None:
+    def __init__(self, run_dir: Path, is_root: bool, max_hours: float, lock: DirectoryLock | None = None) -> None:
         """Starts the clock of the time limit.
 
         Args:
             run_dir: where the files STOP and SAVE are looked for.
             is_root: whether this is rank 0; the other ranks answer signals only.
             max_hours: time limit from now on, hours; 0: none.
+            lock: of the run directory, on rank 0; a run that has lost it ends.
         """
         self.run_dir, self.is_root = run_dir, is_root
         self.deadline = time.monotonic() + max_hours * 3600 if max_hours > 0 else None
@@ -46,6 +52,7 @@ class RunControl:
         """What asked this rank for a requeue, for the ledger: a signal's name or run.max_hours."""
         self._signal: str | None = None
         self._checked = 0.0
+        self._lock, self._lock_checked = lock, time.monotonic()
         self._stop = self._save = False
 
     def listen(self) -> None:
@@ -58,11 +65,18 @@ class RunControl:
         self._signal = signal.Signals(number).name
 
     def flags(self) -> RankFlags:
-        """The flags of this rank now; `written` and `damaged` are the caller's to fill in."""
+        """The flags of this rank now; `written` and `damaged` are the caller's to fill in.
+
+        Raises:
+            ConfigError: the lock of the run directory was removed or replaced.
+        """
         if self.is_root and time.monotonic() - self._checked > FILE_CHECK_S:
             self._checked = time.monotonic()
             self._stop = (self.run_dir / "STOP").exists()
             self._save = (self.run_dir / "SAVE").exists()
+        if self._lock is not None and time.monotonic() - self._lock_checked > LOCK_CHECK_S:
+            self._lock_checked = time.monotonic()
+            self._lock.require_held()
         # Rank 0 alone looks at the clock: clocks of hosts differ, and one flag is enough.
         overdue = self.is_root and self.deadline is not None and time.monotonic() > self.deadline
         self.reason = self._signal or ("run.max_hours" if overdue else "")

@@ -8,10 +8,12 @@ above it every process that is part of a launcher. srun's step is ended by Slurm
 import contextlib
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from jadeberta.utils.processes import end_with_parent
 
@@ -21,6 +23,8 @@ STATUS = 12
 """Exit status of a rank without a launcher: that of errors.HangError, after which another attempt can succeed."""
 OF_PYTHON = ("TORCHELASTIC_RUN_ID", "CROSS_SIZE", "JADEBERTA_LAUNCHER")
 """A variable of each launcher that starts ranks from the main thread of a Python program: torchrun, DeepSpeed, ours."""
+SCRIPT_VARIABLE = "JADEBERTA_SCRIPT"
+"""Host, process id namespace and process of the script in launch/ that began it all; it may be gone before a rank begins."""
 OF_MPI = ("OMPI_COMM_WORLD_RANK", "PMI_RANK")
 OF_SRUN = ("SLURM_PROCID",)
 """Also in the shell of an interactive step, whose user may leave a process behind on purpose: there the parent alone tells nothing."""
@@ -47,10 +51,15 @@ def end_with_launcher(env: Mapping[str, str]) -> threading.Thread | None:
     Returns:
         The thread that looks; None where no launcher started this process.
     """
-    if not any(name in env for name in (*OF_PYTHON, *OF_MPI, *OF_SRUN)):
+    if not any(name in env for name in (*OF_PYTHON, *OF_MPI, *OF_SRUN, SCRIPT_VARIABLE)):
         return None
     parent = os.getppid()
     watched = launchers_above(parent)
+    if script := _script(env):
+        stat = _stat(script)
+        if stat is None:
+            _end(f"the script that started it, process {script}, ended before it had begun")
+        watched[script] = stat[1]
     if any(name in env for name in OF_PYTHON):
         if is_reaper(parent):
             _end("its launcher ended before it had begun")
@@ -98,6 +107,14 @@ def is_reaper(pid: int) -> bool:
     return Path(command[0]).name in REAPERS if command else pid == 1
 
 
+def _script(env: Mapping[str, str]) -> int | None:
+    """Returns the process of the script in launch/, where it was started on this machine; its variable reaches other hosts too."""
+    host, _, rest = env.get(SCRIPT_VARIABLE, "").partition(" ")
+    namespace, _, pid = rest.partition(" ")
+    here = host == socket.gethostname() and namespace == os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - the link leads to no file
+    return int(pid) if here and pid.isdigit() else None
+
+
 def _watch(parent: int | None, watched: dict[int, str]) -> None:
     while True:
         if parent is not None and os.getppid() != parent:
@@ -108,7 +125,7 @@ def _watch(parent: int | None, watched: dict[int, str]) -> None:
         time.sleep(LOOK_S)
 
 
-def _end(reason: str) -> None:
+def _end(reason: str) -> NoReturn:
     """Ends the process with a sentence; nothing is saved, as the ranks cannot agree on anything any more."""
     with contextlib.suppress(OSError):  # nobody may read it any more
         os.write(2, f"process {os.getpid()} ends: {reason}.\n".encode())

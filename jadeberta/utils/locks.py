@@ -34,17 +34,42 @@ class DirectoryLock:
             what: the option that names it, for the message.
             patience: seconds to wait for a job that holds it.
         """
+        self._directory = directory
         self._file = _open(directory, what)
         end = time.monotonic() + patience
-        while not self._take():
-            if time.monotonic() >= end:
+        while not self._take() or not self._is_there():
+            if time.monotonic() >= end and self._is_there():
                 raise _refusal(self._file, directory, what)
+            if not self._is_there():
+                # Removed between opening and locking: another job may hold a new file of this name by now.
+                self._file.close()
+                self._file = _open(directory, what)
+                continue
             # Waiting for a record lock has no time limit in POSIX, so it is tried again and again.
             time.sleep(0.2)
         with naming(directory / LOCK_NAME):
             self._file.truncate(0)
             self._file.write(orjson.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
             self._file.flush()
+
+    def require_held(self) -> None:
+        """Raises ConfigError where the lock's file was removed or replaced since: another job may work in the directory by now."""
+        if not self._is_there():
+            raise ConfigError(
+                f"{self._directory / LOCK_NAME}: was removed or replaced while process {os.getpid()} on {socket.gethostname()} held it, so "
+                "another job may work there; this one ends without a save. Leave the file alone: a dead job does not hold it."
+            )
+
+    def _is_there(self) -> bool:
+        """Whether the locked file is the one that a new job would lock."""
+        try:
+            there = (self._directory / LOCK_NAME).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True  # a file system that does not answer tells nothing
+        mine = os.fstat(self._file.fileno())
+        return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
 
     def _take(self) -> bool:
         try:
@@ -128,9 +153,12 @@ class GroupLock:
 
 def holder_of(directory: Path) -> str | None:
     """Who holds a directory now, in words; None where nobody does. Not for a process that holds it: it would give its lock back."""
+    path = directory / LOCK_NAME
     try:
-        with open(directory / LOCK_NAME, "rb") as file:
+        with open(path, "rb") as file:
             return _holder(file.read()) if is_held(file.fileno()) else None
+    except PermissionError:
+        return f"perhaps a process of user {path.stat().st_uid}, who alone can look,"
     except OSError:
         return None
 
@@ -143,12 +171,20 @@ def is_held(descriptor: int) -> bool:
 
 
 def _open(directory: Path, what: str) -> BinaryIO:
+    path = directory / LOCK_NAME
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        # Opened for appending: the name of the holder must stay until the lock is taken.
-        return open(directory / LOCK_NAME, "a+b")
+        # Opened for appending: the name of the holder must stay until the lock is taken. 0600: whoever can read the file can lock it.
+        file = open(path, "a+b", opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: SIM115 - the lock keeps it open
+    except PermissionError as e:
+        owner = f"it belongs to user {path.stat().st_uid}" if path.exists() else e.strerror
+        raise ConfigError(f"{path}: cannot be opened ({owner}). Choose another {what}.") from e
     except OSError as e:
         raise ConfigError(f"{directory}: cannot be written ({e.strerror}). Choose another {what}.") from e
+    status = os.fstat(file.fileno())
+    if status.st_uid == os.geteuid() and status.st_mode & 0o077:  # of an older version
+        os.fchmod(file.fileno(), 0o600)
+    return file
 
 
 def _refusal(file: BinaryIO, directory: Path, what: str) -> ConfigError:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -71,6 +72,34 @@ def test_a_rank_ends_when_a_part_of_its_launcher_is_killed(tmp_path, chain, kill
             if is_alive(pid):
                 os.kill(pid, signal.SIGKILL)
         outermost.wait(20)
+
+
+def script_variable(pid: int) -> str:
+    return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')} {pid}"  # noqa: PTH115
+
+
+def test_a_rank_that_begins_after_its_script_was_killed_ends_at_once(tmp_path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    rank = subprocess.run(
+        [sys.executable, "-c", RANK, str(tmp_path / "rank")],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JADEBERTA_SCRIPT": script_variable(gone.pid)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert rank.returncode == 12 and f"process {gone.pid}, ended before it had begun" in rank.stderr
+    assert not (tmp_path / "rank").exists()
+
+
+@pytest.mark.parametrize("place", ["otherhost pid:[1]", f"{socket.gethostname()} pid:[1]"])
+def test_a_script_on_another_host_or_outside_the_container_is_not_looked_for(tmp_path, place) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    pids, outermost = start(tmp_path / "run", ["bin/mpirun"], JADEBERTA_SCRIPT=f"{place} {gone.pid}")
+    assert is_alive(pids[-1])
+    os.kill(pids[-1], signal.SIGKILL)
+    outermost.wait(20)
 
 
 @pytest.mark.parametrize("variables", [{}, {"SLURM_PROCID": "0"}])
