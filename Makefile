@@ -17,7 +17,7 @@ HARDWARE ?=
 MPIRUN  := $(BIN)/mpirun --oversubscribe $(shell [ "$$(id -u)" = 0 ] && echo --allow-run-as-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev lock demo test test-long lint shards make-shards verify bench chaos chaos-preprocess clean
+.PHONY: help setup setup-dev lock demo test test-long lint shards verify bench chaos chaos-preprocess clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,7 +67,7 @@ end_with_sentence = $(if $(wildcard $(SENTENCE)),$(error $(shell sed 's/[.]$$//'
 check_ranks = $(if $(shell echo '$(RANKS)' | grep -x '[1-9][0-9]*'),,$(error RANKS=$(RANKS): give a whole number of processes, at least 1))
 DRY_RUN := $(findstring --dry-run,$(EXTRA))
 
-make-shards: setup
+_make-shards: setup
 	@:$(check_ranks)
 	@if [ -t 1 ]; then export COLUMNS=$$(tput cols); fi; export JADEBERTA_SENTENCE_FILE=$(SENTENCE); \
 	$(BIN)/python -m jadeberta.jobs.launcher_output -- \
@@ -75,7 +75,7 @@ make-shards: setup
 	    $(if $(CORPORA),--corpora "$(CORPORA)") $(strip $(EXTRA)) || [ -s $(SENTENCE) ]
 	$(if $(DRY_RUN),,@[ -s $(SENTENCE) ] || $(BIN)/python -m preprocess verify "$(OUT)")
 
-shards: make-shards ## corpora to shards: make shards CORPORA=dir OUT=dir RECIPE=file RANKS=n [EXTRA='--preprocess.key value']
+shards: _make-shards ## corpora to shards: make shards CORPORA=dir OUT=dir RECIPE=file RANKS=n [EXTRA='--preprocess.key value']
 	@:$(end_with_sentence)
 
 verify: setup ## check a directory of shards: make verify OUT=dir
