@@ -1,5 +1,6 @@
 """`jadeberta pretrain`: puts the parts of a run together and hands them to the loop."""
 
+import contextlib
 import logging
 import os
 import re
@@ -23,7 +24,7 @@ from jadeberta.config import Recipe
 from jadeberta.data.batches import StepBatch, StepDataset, iterate_steps
 from jadeberta.data.masking import Masker, read_word_starts
 from jadeberta.data.sample_order import SampleOrder
-from jadeberta.errors import ConfigError, HangError, JadebertaError, NumericsError, RequeueRequested, ResourceError
+from jadeberta.errors import ConfigError, HangError, JadebertaError, NumericsError, OutputError, RequeueRequested, ResourceError
 from jadeberta.evaluation.validation import Validation
 from jadeberta.model.attention.dispatch import attention_form
 from jadeberta.shards import DirectoryLock, ShardError, ShardReader
@@ -96,11 +97,29 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
     if lock is not None:
         lock.require_held()
         done = {"step": state.step, "tokens": state.tokens, "time": time.time()}
-        write_atomically(context.run_dir / "DONE", orjson.dumps(done))
+        _write_done(context.run_dir / "DONE", orjson.dumps(done))
         logger.info("done: %s steps, %s tokens, run in %s", state.step, f"{state.tokens:,}", context.run_dir)
         lock.release()
     dist.destroy_process_group()
     context.watchdog.stop()
+
+
+def _write_done(path: Path, content: bytes) -> None:
+    """Writes DONE; job scripts take a run without it for one that is not done.
+
+    Raises:
+        OutputError: the disk does not take it, tried for some seconds.
+    """
+    for wait_s in (1.0, 3.0, 0.0):
+        try:
+            return write_atomically(path, content)
+        except OSError as e:
+            error = e
+            time.sleep(wait_s)  # pruning beside it may make room
+    raise OutputError(
+        f"{path}: cannot be written ({error.strerror}). The run is trained to its end and its last checkpoint is good: make room and "
+        "start it again, which writes this file alone."
+    )
 
 
 def _print_dry_run(
@@ -213,11 +232,17 @@ class Trainer:
             )
         is_root = context.process.is_root
         if is_root:
-            write_atomically(run_dir / "recipe.yaml", config_module.dump(recipe).encode())
+            try:
+                write_atomically(run_dir / "recipe.yaml", config_module.dump(recipe).encode())
+            except OSError as e:
+                logger.warning(
+                    "%s: cannot be written (%s); every checkpoint has the recipe too", run_dir / "recipe.yaml", e.strerror
+                )
         if state.step == recipe.training.max_steps:
             return state
         if is_root:
-            (run_dir / "DONE").unlink(missing_ok=True)  # left by a shorter run that goes on now
+            with contextlib.suppress(OSError):  # left by a shorter run that goes on now; its step says so too
+                (run_dir / "DONE").unlink(missing_ok=True)
         log = RunLog(context, MetricsWriter(run_dir, recipe.logging.sinks, state.step) if is_root else None)
         # Not before: until the first step there is nothing to save, and USR1 and TERM end the process as they do by default.
         context.control.listen()

@@ -1,5 +1,6 @@
 """The console of a run: its log lines and step lines on rank 0, the libraries' messages in a file of each rank."""
 
+import contextlib
 import logging
 import time
 import warnings
@@ -56,6 +57,14 @@ class Console:
             self.handler.show(line)
 
 
+class _LogFile(logging.FileHandler):
+    """Drops what the disk does not take: a message of a library must not end a run."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # of the opening, which logging itself does not catch
+            super().emit(record)
+
+
 def redirect_library_logs(run_dir: Path, rank: int) -> None:
     """Sends what libraries log to logs/rank-N.log and leaves the console to the run; warnings of Python are dropped.
 
@@ -63,7 +72,9 @@ def redirect_library_logs(run_dir: Path, rank: int) -> None:
         OSError: the directory cannot be made.
     """
     (run_dir / "logs").mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(run_dir / "logs" / f"rank-{rank:05d}.log", delay=True)
+    # Otherwise logging writes a traceback for every record that a full disk does not take.
+    logging.raiseExceptions = False
+    handler = _LogFile(run_dir / "logs" / f"rank-{rank:05d}.log", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     for name in ("DeepSpeed", "transformers", "torch"):
         library = logging.getLogger(name)

@@ -34,8 +34,11 @@ class Ledger:
             return
         # A kill within a line leaves no newline: the next event would be glued to it and lost.
         if path.exists() and path.stat().st_size and path.read_bytes()[-1:] != b"\n":
-            with open(path, "ab") as f:
-                f.write(b"\n")
+            try:
+                with open(path, "ab") as f:
+                    f.write(b"\n")
+            except OSError:
+                self._cut = True  # the disk is full: the next event tries again
 
     def write(self, event: str, **fields: Any) -> None:
         """Appends one event with time, attempt, host and process id.

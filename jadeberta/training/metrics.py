@@ -1,6 +1,5 @@
 """What a step measured: `metrics.jsonl` and the metrics sinks, and the floating-point work behind MFU."""
 
-import errno
 import logging
 import os
 import resource
@@ -12,6 +11,7 @@ import orjson
 
 from jadeberta.config import ModelConfig
 from jadeberta.training.sinks import MetricsSink, open_sink
+from jadeberta.utils.patient_file import PatientFile
 
 if TYPE_CHECKING:  # what reads metrics must start at once
     import torch
@@ -23,21 +23,17 @@ class MetricsWriter:
     """Writes the metrics of each step: to metrics.jsonl, which is the record, and to the sinks of the recipe."""
 
     def __init__(self, run_dir: Path, sinks: Sequence[str], first_step: int) -> None:
-        """Opens the file, to which a resumed run appends, and the sinks.
+        """Opens the sinks; the file is opened by the first row.
 
         Args:
             run_dir: directory of the run.
             sinks: their names, the recipe's `logging.sinks`.
             first_step: step that the run goes on from.
         """
-        self._file = open(run_dir / "metrics.jsonl", "ab", buffering=0)  # noqa: SIM115 - open until close()
-        if self._file.tell():
-            # A kill within a line leaves no newline: the next row would be glued to it and lost.
-            with open(run_dir / "metrics.jsonl", "rb") as f:
-                f.seek(-1, 2)
-                if f.read(1) != b"\n":
-                    self._file.write(b"\n")
-        self._unended, self._has_failed = b"", False
+        path = run_dir / "metrics.jsonl"
+        self._file, self._has_failed = PatientFile(path), False
+        # A kill within a line leaves no newline: the next row would be glued to it and lost.
+        self._unended = b"\n" if _is_cut(path) else b""
         self._sinks: dict[str, MetricsSink] = {}
         for name in sinks:
             try:
@@ -48,18 +44,15 @@ class MetricsWriter:
     def write(self, row: dict[str, Any]) -> None:
         """Writes the metrics of step `row["step"]`.
 
-        A full disk must not end a run that computes: what cannot be written is lost, which is reported once. A sink that raises an
-        error gets no more steps.
+        A full disk must not end a run that computes: what cannot be written waits in memory, which is reported once. A sink that raises
+        an error gets no more steps.
         """
+        line, self._unended = self._unended + orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE), b""
         try:
-            line = self._unended + orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
-            if self._file.write(line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._unended = b""
+            self._file.write(line)
         except OSError as e:
-            self._unended = b"\n"  # part of the line may be in the file: it must end before the next
             if not self._has_failed:
-                logger.warning("metrics cannot be written (%s); training goes on without them", e.strerror)
+                logger.warning("metrics cannot be written (%s); they are kept in memory and written later", e.strerror)
             self._has_failed = True
         for name, sink in list(self._sinks.items()):
             try:
@@ -69,7 +62,13 @@ class MetricsWriter:
                 self._warn_of_sink(name, e)
 
     def close(self) -> None:
-        """Closes the file and the sinks."""
+        """Writes what waits, closes the file and the sinks; says how many rows are lost for good."""
+        try:
+            self._file.flush()
+        except OSError as e:
+            logger.warning("%s: cannot be written (%s)", self._file.path, e.strerror)
+        if lost := self._file.waiting + self._file.dropped:
+            logger.warning("%s: %s rows of metrics are lost", self._file.path, lost)
         self._file.close()
         for name, sink in self._sinks.items():
             try:
@@ -80,6 +79,15 @@ class MetricsWriter:
 
     def _warn_of_sink(self, name: str, error: Exception) -> None:
         logger.warning("metrics sink %s failed (%s: %s); training goes on without it", name, type(error).__name__, error)
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether a file ends within a line."""
+    try:
+        with open(path, "rb") as f:
+            return f.seek(0, os.SEEK_END) > 0 and f.seek(-1, os.SEEK_END) >= 0 and f.read(1) != b"\n"
+    except OSError:
+        return False
 
 
 def training_flops_per_token(model: ModelConfig, sequence_length: int, micro_batch_size: int, head_share: float) -> float:

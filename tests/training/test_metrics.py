@@ -1,6 +1,8 @@
 """Metrics of a run: FLOPs against torch's own counter, files that survive a cut line, and sinks beside them."""
 
+import errno
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any, ClassVar
 import orjson
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.flop_counter import FlopCounterMode
 
 from jadeberta.config import ModelConfig, load_recipe
@@ -19,6 +22,7 @@ from jadeberta.training import sinks
 from jadeberta.training.ledger import Ledger, next_attempt
 from jadeberta.training.metrics import MetricsWriter, training_flops_per_token
 from jadeberta.utils.json_lines import read_jsonl
+from jadeberta.utils.patient_file import PatientFile
 from tests.helpers import ROOT
 
 
@@ -60,6 +64,73 @@ def test_metrics_are_appended_after_a_cut_line(tmp_path) -> None:
     writer.close()
     assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 2}]
     assert orjson.loads((tmp_path / "metrics.jsonl").read_bytes().splitlines()[-1]) == {"step": 2}
+
+
+@pytest.fixture
+def disk(monkeypatch) -> Iterator[dict[str, int]]:
+    """A disk that takes `free` bytes more; -1: any number."""
+    state, real = {"free": -1}, os.write
+
+    def write(descriptor: int, data: bytes) -> int:
+        if state["free"] == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        size = len(data) if state["free"] < 0 else min(len(data), state["free"])
+        state["free"] -= size if state["free"] > 0 else 0
+        return real(descriptor, data[:size])
+
+    monkeypatch.setattr("jadeberta.utils.patient_file.os.write", write)
+    return state
+
+
+@pytest.mark.parametrize("free", [0, 5, 14])
+def test_rows_that_a_full_disk_does_not_take_are_written_later_in_their_order_and_it_is_said_once(
+    tmp_path, disk, messages, free
+) -> None:
+    writer = MetricsWriter(tmp_path, sinks=["tensorboard"], first_step=0)
+    writer.write({"step": 1, "loss": 1.0})
+    disk["free"] = free
+    for step in (2, 3):
+        writer.write({"step": step, "loss": 1.0})
+    disk["free"] = -1
+    writer.write({"step": 4, "loss": 1.0})
+    writer.close()
+    assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert messages == ["metrics cannot be written (No space left on device); they are kept in memory and written later"]
+    curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [point.step for point in curves.Scalars("train/loss")] == [1, 2, 3, 4]
+
+
+def test_a_run_starts_on_a_full_disk_and_says_at_its_end_how_many_rows_are_lost(tmp_path, disk, messages, capfd) -> None:
+    disk["free"] = 0
+    writer = MetricsWriter(tmp_path, sinks=["tensorboard"], first_step=0)
+    for step in (1, 2):
+        writer.write({"step": step, "loss": 1.0})
+    writer.close()
+    assert len(messages) == 3 and "2 rows of metrics are lost" in messages[-1]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["moved", "removed"])
+def test_a_file_that_is_moved_or_removed_while_it_is_written_is_made_again(tmp_path, how) -> None:
+    path = tmp_path / "metrics.jsonl"
+    writer = MetricsWriter(tmp_path, sinks=[], first_step=0)
+    writer.write({"step": 1})
+    path.rename(tmp_path / "old") if how == "moved" else path.unlink()
+    writer.write({"step": 2})
+    writer.close()
+    assert read_jsonl(path) == [{"step": 2}]
+
+
+def test_memory_for_rows_is_bounded_and_what_finds_no_place_is_counted(tmp_path, disk) -> None:
+    disk["free"] = 0
+    file = PatientFile(tmp_path / "file", limit=10)
+    for _ in range(3):
+        with pytest.raises(OSError, match="No space left"):
+            file.write(b"1234\n")
+    assert (file.waiting, file.dropped) == (2, 1)
+    disk["free"] = -1
+    file.flush()
+    assert file.path.read_bytes() == b"1234\n" * 2
 
 
 class Memory(sinks.MetricsSink):
@@ -134,8 +205,6 @@ def test_a_sink_that_cannot_be_opened_ends_no_run(tmp_path, monkeypatch, message
 
 
 def test_tensorboard_has_a_curve_for_each_metric_that_was_measured(tmp_path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     writer = MetricsWriter(tmp_path, ["tensorboard"], first_step=0)
     for step in (1, 2):
         writer.write({"step": step, "loss": 3.0 - step, "mfu": None, "batch_hash": "ab"})

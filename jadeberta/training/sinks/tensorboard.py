@@ -1,11 +1,24 @@
-"""TensorBoard: curves in the run directory's `tensorboard` folder."""
+"""TensorBoard: curves in the run directory's `tensorboard` folder.
 
+Writes the event file itself and not through `SummaryWriter`, whose thread ends with a traceback where the disk is full.
+"""
+
+import logging
+import os
+import socket
+import time
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from jadeberta.training.sinks import MetricsSink
+from jadeberta.utils.patient_file import PatientFile
+
+logger = logging.getLogger(__name__)
 
 TAGS = {
     "loss": "train/loss",
@@ -25,16 +38,38 @@ TAGS = {
 
 
 class Sink(MetricsSink):
-    """Writes one point a step and curve."""
+    """Writes one point a step and curve; points that the disk does not take wait in memory."""
 
     def __init__(self, run_dir: Path, first_step: int) -> None:
-        # purge_step takes the points of steps that are trained again off the curves.
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step + 1, flush_secs=10)
+        name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.0"
+        self._file, self._has_failed = PatientFile(run_dir / "tensorboard" / name), False
+        # A start of the session takes the points of steps that are trained again off the curves.
+        begin = Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START))
+        self._append(Event(file_version="brain.Event:2"), begin)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        for key, tag in TAGS.items():
-            if values.get(key) is not None:
-                self._writer.add_scalar(tag, values[key], step)
+        points = [Summary.Value(tag=tag, simple_value=values[key]) for key, tag in TAGS.items() if values.get(key) is not None]
+        self._append(Event(step=step, summary=Summary(value=points)))
+
+    def _append(self, *events: Event) -> None:
+        content = BytesIO()
+        writer = RecordWriter(content)
+        for event in events:
+            event.wall_time = time.time()
+            writer.write(event.SerializeToString())
+        try:
+            self._file.write(content.getvalue())
+        except OSError as e:
+            if not self._has_failed:
+                logger.warning(
+                    "TensorBoard's file cannot be written (%s); its points are kept in memory and written later", e.strerror
+                )
+            self._has_failed = True
 
     def close(self) -> None:
-        self._writer.close()
+        try:
+            self._file.flush()
+        except OSError as e:
+            lost = self._file.waiting + self._file.dropped
+            logger.warning("%s: cannot be written (%s); %s points are lost", self._file.path, e.strerror, lost)
+        self._file.close()
