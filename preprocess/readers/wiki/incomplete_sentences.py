@@ -38,7 +38,7 @@ _EMPTY_QUOTES = re.compile(
 )
 # A sentence that lost its beginning: a particle, or a comma, where a word must stand.
 _HEADLESS = re.compile(
-    r"\s*+\x00[\s\x00]*+(?:[、，,]|を|(?:[はがにのとでへもや]|[にでとへ]は|[とへで]の|から|まで|より|という|として|による|である)(?![ぁ-ゖー]))"
+    r"\s*+\x00[\s\x00]*+(?:[、，,]|を|によ[らりるれっ]|とい[うえわっ]|とされ|として|にお[いけ]|に対|について|である|だった|(?:[はがにのとでへもや]|[にでとへ]は|[とへで]の|から|まで|より|という|として|による|である)(?![ぁ-ゖー]))"
 )
 # Two particles, or a particle and a counter, between which a word must stand.
 _WORDLESS = re.compile(

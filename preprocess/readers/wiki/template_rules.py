@@ -106,7 +106,8 @@ LAST_ARGUMENT = _names("""
     overline | smallcaps | small caps | sc | allcaps | 縦書き | 囲み | 囲み線 | 枠 | 枠線 | 枠囲み | border | boxed | まるかっこ
     拡張漢字 | jis2004フォント | jis90フォント
     補助漢字フォント | cp932フォント
-    外字 | 異体字 | ucs | mono | monospace | tt | kbd | samp | var | dfn | key | script/hebrew | script/arabic | script/greek
+    外字 | gaiji | 異体字 | 旧字体 | 新字体 | 旧字 | 俗字 | ucs | mono | monospace | tt | kbd | samp | var | dfn | key
+    script/hebrew | script/arabic | script/greek
     math | mvar | mathit | mathbf | bigmath | serif | sans-serif | sfont | ゴシック | 明朝 | center | left | right | indent | 中央
     右寄せ
     weight | columns-list | align | plainlist | flatlist | longitem | nobold | 細字 | text | spoiler | hover title | 訳語 | 訳

@@ -98,6 +98,7 @@ PAGES = {
         "{{Quote|塔は高い。}}と述べた。次。\n{{Quote|塔は高い。}}\n次。",
         "塔は高い。\n次。\n塔は高い。\n次。",
     ),
+    "note in place of an author": ("{{Sfn|山|1990}}によれば、塔は高い。{{R|a}}として知られる。次。", "次。"),
     "brackets in brackets": ("塔（東京（{{foo}}）、1958年）は高い。", "塔（東京、1958年）は高い。"),
     "brackets that lose a word": ("塔（1958年に{{foo}}が建設）は高い。", "塔は高い。"),
     "brackets with an unknown item": ("塔（1958年、{{foo}}、東京）は高い。", "塔（1958年、東京）は高い。"),
