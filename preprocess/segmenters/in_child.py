@@ -128,12 +128,18 @@ class InChild(Isolating):
 
     def _run(self, batch: list[str]) -> Outcome:
         # A process made by fork must not share its parent's child.
-        if self._process is None or self._process.owner != os.getpid():
-            self._process = EngineProcess(self.engine, self._config.memory_mib)
-            weakref.finalize(self, self._process.close)
-        outcome = self._process.ask(batch, self._patience)
-        if isinstance(outcome, Rejected):
-            self.close()
+        outcome: Outcome | None = None
+        try:
+            if self._process is None or self._process.owner != os.getpid():
+                self._process = EngineProcess(self.engine, self._config.memory_mib)
+                weakref.finalize(self, self._process.close)
+            outcome = self._process.ask(batch, self._patience)
+        except OSError as e:
+            outcome = Rejected("crash", f"no process or no memory for it ({e})")
+        finally:
+            # After an interruption too: a late answer must not be taken for the next one.
+            if outcome is None or isinstance(outcome, Rejected):
+                self.close()
         return outcome
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from preprocess.engines.mecab_engine import open_tagger
 from preprocess.segmenters.cuts import ONE_SCRIPT, cut_long, cut_runs
 from preprocess.segmenters.in_child import InChild
 
-REMEDY = "Run 'pip install fugashi jumandic'"
+REMEDY = "Run 'pip install fugashi jumandic', and leave preprocess.segmenter.memory_mib at 500 or more"
 
 # MeCab adds up the costs of a line's words in 32 bits and dies where the sum does not fit (no path is then cheaper than 2^31 - 1). A word
 # costs at most 65,534 (two numbers of 16 bits), so 32,768 words are the fewest that can: 140,000 digits do.
@@ -72,4 +72,4 @@ def _open(options: str) -> tuple[Any, str]:
     try:
         return open_tagger(options)
     except (ImportError, RuntimeError) as e:
-        raise SegmenterError(f"MeCab with JumanDIC cannot be loaded ({e}). {REMEDY}.") from e
+        raise SegmenterError(f"MeCab with JumanDIC cannot be loaded ({e}). Run 'pip install fugashi jumandic'.") from e

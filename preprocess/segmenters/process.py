@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import cache
 from typing import IO
 
 from jadeberta.shards import SegmenterError
@@ -86,15 +87,32 @@ def limited(
         processor_seconds: processor time after which the kernel ends it; nothing else ends an endless loop whose parent was killed.
         output_bytes: limit of bytes written to a file; rc3 can print errors without end.
     """
+    if has_setpriv():
+        # Else a program that hangs would outlive a killed stage.
+        command = ["setpriv", "--pdeathsig", "KILL", *command]
     processor = "unlimited" if processor_seconds is None else str(processor_seconds)
     blocks = "unlimited" if output_bytes is None else str(-(-output_bytes // 512))
-    # No core dumps: each would be as large as the memory of the program that died.
-    script = 'ulimit -c 0; ulimit -v "$0" && ulimit -t "$1" && ulimit -f "$2" && shift 2 && exec "$@"'
+    # No core dumps: each would be as large as the memory of the program that died. Where the host has no memory left, the kernel ends this
+    # program and not the stage.
+    last = "{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null"
+    script = f'ulimit -c 0; {last}; ulimit -v "$0" && ulimit -t "$1" && ulimit -f "$2" && shift 2 && exec "$@"'
     return ["/bin/sh", "-c", script, str(memory_mib * 1024), processor, blocks, *command]
 
 
 class Stalled(subprocess.TimeoutExpired):
     """A program printed nothing for a time."""
+
+
+@cache
+def has_setpriv() -> bool:
+    """Returns whether util-linux's setpriv is here, and new enough to ask the kernel for a signal at the parent's end."""
+    try:
+        done = subprocess.run(
+            ["setpriv", "--pdeathsig", "KILL", "true"], stdin=subprocess.DEVNULL, capture_output=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 def run_limited(

@@ -101,6 +101,39 @@ def test_signals_of_the_job_do_not_reach_the_child() -> None:
         assert segmenter.segment(["一"]) == [["一"]] and segmenter.restarts == 0
 
 
+def test_an_interrupted_question_is_not_answered_to_the_next() -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with failing() as segmenter:
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(KeyboardInterrupt):
+                segmenter.segment(["HANG"])
+            assert segmenter.segment(["一"]) == [["一"]]
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_child_that_cannot_be_started_is_an_error_of_the_stage_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    with failing() as segmenter:
+        segmenter.close()
+        monkeypatch.setattr(subprocess, "Popen", refuse)
+        with pytest.raises(
+            SegmenterError, match=r"does not segment a plain sentence \(crash: no process .*temporarily unavailable"
+        ):
+            segmenter.segment(["一"])
+
+
+def test_too_little_memory_for_the_dictionary_is_said_with_the_key() -> None:
+    with pytest.raises(SegmenterError, match=r"mecab does not segment a plain sentence \(crash: .*memory_mib at 500 or more"):
+        open_segmenter(SegmenterConfig(engine="mecab", memory_mib=60))
+
+
 @pytest.fixture(scope="module")
 def mecab():
     with open_segmenter(SegmenterConfig(engine="mecab")) as segmenter:

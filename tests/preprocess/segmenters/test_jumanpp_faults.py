@@ -3,6 +3,8 @@
 import os
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ from jadeberta.errors import SegmenterError
 from preprocess.segmenters import Rejected, open_segmenter
 from preprocess.segmenters.isolating import HURRY_AFTER
 from preprocess.segmenters.juman import SingleSentence
-from preprocess.segmenters.process import limited
+from preprocess.segmenters.process import has_setpriv, limited, run_limited
+from tests.helpers import ROOT
 from tests.preprocess.jumanpp_standin import ORDINARY, config
 
 
@@ -144,6 +147,29 @@ def test_interrupted_segmenter_leaves_no_program_behind(monkeypatch):
 def test_program_in_an_endless_loop_is_ended_by_the_kernel_when_nobody_waits_for_it():
     done = subprocess.run(limited(["/bin/sh", "-c", "while :; do :; done"], memory_mib=100, processor_seconds=1), timeout=60)
     assert done.returncode in (-signal.SIGKILL, -signal.SIGXCPU)
+
+
+def test_a_program_that_hangs_ends_with_its_killed_stage() -> None:
+    if not has_setpriv():
+        pytest.skip("no setpriv that knows --pdeathsig on this host")
+    code = "from preprocess.segmenters.process import *\n"
+    code += "run_limited(limited(['sleep', '3600'], 100), b'', 3600, lambda process: print(process.pid, flush=True))"
+    stage = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
+    assert stage.stdout is not None
+    program = Path(f"/proc/{int(stage.stdout.readline())}")
+    deadline = time.monotonic() + 20
+    while b"sleep" not in (program / "cmdline").read_bytes()[:5] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    stage.kill()
+    stage.wait()
+    while (program / "stat").exists() and (program / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        assert time.monotonic() < deadline, "the program outlived its stage"
+        time.sleep(0.01)
+
+
+def test_a_program_writes_no_core_dump_and_is_the_first_that_the_kernel_ends_for_memory() -> None:
+    _, output, _ = run_limited(limited(["sh", "-c", "ulimit -c; cat /proc/self/oom_score_adj"], 100), b"", timeout=20)
+    assert output == b"0\n1000\n"
 
 
 def test_late_answer_is_not_taken_for_the_next_sentence(monkeypatch):
