@@ -9,7 +9,7 @@ Engine = Literal["jumanpp", "juman", "mecab"]
 Duplicates = Literal["none", "exact", "near"]
 Pieces = Literal["subwords", "characters"]
 BadInput = Literal["stop", "exclude"]
-CorpusFormat = Literal["wikipedia", "cc100", "oscar", "jsonl"]
+CorpusFormat = Literal["wikipedia", "cc100", "oscar", "jsonl", "wikiextractor"]
 
 
 @dataclass
@@ -17,7 +17,7 @@ class CorpusConfig:
     """One corpus. Its key in `preprocess.corpora` is its name and the prefix of its document ids."""
 
     format: CorpusFormat
-    """wikipedia (multistream XML, .bz2), cc100 (.xz), oscar (22.01 .gz or 23.01 .zst), jsonl ({"text": ...} a line)."""
+    """wikipedia (multistream XML), cc100 (text), oscar (22.01 or 23.01), jsonl ({"text": ...} a line), wikiextractor (<doc ...>)."""
     path: str
     """Glob of the corpus's files; a Wikipedia index file beside a dump is found by its name."""
     repeats: int = 1

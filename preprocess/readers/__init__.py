@@ -5,19 +5,27 @@ document (for files that are split in one pass), and `documents(split, dropped, 
 """
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 from jadeberta.shards import ConfigError, InputError
 from jadeberta.utils.paths import expand_user
 from preprocess.config import CorpusConfig
-from preprocess.readers import cc100, jsonl, oscar, wikipedia
+from preprocess.readers import cc100, jsonl, oscar, wikiextractor, wikipedia
 from preprocess.readers.bad_records import BadRecords
-from preprocess.readers.input_split import Document, InputSplit, natural_key
+from preprocess.readers.input_split import Document, InputSplit, natural_key, stem
 
-READERS: dict[str, ModuleType] = {"wikipedia": wikipedia, "cc100": cc100, "oscar": oscar, "jsonl": jsonl}
+READERS: dict[str, ModuleType] = {
+    "wikipedia": wikipedia,
+    "cc100": cc100,
+    "oscar": oscar,
+    "jsonl": jsonl,
+    "wikiextractor": wikiextractor,
+}
 
 __all__ = ["READERS", "Document", "InputSplit", "documents", "splits"]
 
@@ -32,6 +40,7 @@ def splits(corpus: str, config: CorpusConfig) -> list[InputSplit]:
     if config.format not in READERS:
         raise ConfigError(f"preprocess.corpora.{corpus}.format: {config.format} is unknown; it may be {', '.join(READERS)}.")
     found: list[InputSplit] = READERS[config.format].splits(corpus, _files(corpus, config.path))
+    found = _with_folders(found)
     # Parts are named after their split: two of the same name would overwrite each other.
     names: dict[str, Path] = {}
     for split in found:
@@ -66,6 +75,21 @@ def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords | None =
     # A whole file without any document is damaged or of another format; a split of one may be empty.
     if not found and not dropped and split.note is None:
         raise InputError(f"{split.path}: line 1: no document in the whole file; copy or download it again.")
+
+
+def _with_folders(splits: list[InputSplit]) -> list[InputSplit]:
+    """Returns the splits with the folders in their names if two files in different folders have one name, as AA/wiki_00 and AB/wiki_00."""
+    paths = {split.path for split in splits}
+    if len({stem(path) for path in paths}) == len(paths):
+        return splits
+    top = Path(os.path.commonpath([path.parent for path in paths]))
+
+    def renamed(split: InputSplit) -> InputSplit:
+        inside = split.path.relative_to(top)
+        folders = "".join(f"{part}-" for part in inside.parts[:-1])
+        return replace(split, name=f"{folders}{split.name}", file=inside.as_posix())
+
+    return [renamed(split) for split in splits]
 
 
 def _files(corpus: str, pattern: str) -> list[Path]:

@@ -1,16 +1,26 @@
-"""Finds the corpora in a folder by the names under which their projects publish them.
+"""Finds the corpora in a folder and below it: by the names under which their projects publish them, and others by name or first line.
 
-For `make shards CORPORA=folder`. Looks at the folder itself, not below it, and opens no file.
+For `make shards CORPORA=folder`. What is taken, what is left, and why, is logged. Where it is not clear which files are one corpus, the
+user is asked to name them.
 """
 
 import fnmatch
 import glob
+import logging
+import os
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
-from jadeberta.shards import InputError
-from preprocess.config import CorpusConfig
-from preprocess.readers.input_split import stem
+import orjson
+
+from jadeberta.shards import INDEX_NAME, InputError
+from preprocess.compressed import DECOMPRESSORS, DamagedFile, chunks
+from preprocess.config import CorpusConfig, CorpusFormat
+from preprocess.readers.input_split import natural_key, stem
+from preprocess.readers.jsonl import TEXT_KEYS
 
 # The same pages are published in several ways; the first found is taken, as reading two would double Wikipedia.
 WIKIPEDIA_PATTERNS = (
@@ -24,8 +34,51 @@ WIKIPEDIA_PATTERNS = (
 CC100_PATTERNS = ("cc100*.xz", "ja.txt.xz", "cc100*.txt")
 OSCAR_2201_PATTERN = "*_meta_*.jsonl.gz"
 OSCAR_2301_PATTERN = "*_part_*.jsonl.zst"
-JSONL_PATTERNS = ("*.jsonl", "*.jsonl.gz", "*.jsonl.zst", "*.jsonl.xz")
-_USUAL_NAMES = "jawiki-*-pages-articles*.xml.bz2, cc100*.xz, ja.txt.xz, *_meta_part_N.jsonl.gz, *_part_N.jsonl.zst, *.jsonl"
+OTHER_SPLITS = ("valid", "validation", "val", "dev", "test", "eval")
+"""Names of the parts of a data set that are not for training."""
+NAMES_SHOWN = 4
+"""Most files that are named one by one for each reason why they are left."""
+_USUAL_NAMES = (
+    "jawiki-*-pages-articles*.xml.bz2, cc100*.xz, ja.txt.xz, *_meta_part_N.jsonl.gz, *_part_N.jsonl.zst, *.jsonl, *.json.gz"
+)
+_JSON = re.compile(r"\.(jsonl|json|ndjson)(\.(gz|zst|xz|bz2))?$")
+_HEAD_BYTES = 2**20
+_NUMBER, _LETTERS = "\ue000", "\ue001"
+"""Stand for a number, and for WikiExtractor's AA, AB ..., in the names of a series."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Series:
+    """Files that differ in numbers alone, and are one corpus."""
+
+    format: CorpusFormat
+    pattern: str
+    """Glob, relative to the folder."""
+    files: list[str]
+    """Relative to the folder, in order."""
+    skeleton: str = ""
+    """Their name with `_NUMBER` in place of numbers."""
+
+
+@dataclass
+class _Survey:
+    """What is known of a folder's files."""
+
+    folder: Path
+    series: dict[str, Series] = field(default_factory=dict)
+    left: dict[str, list[str]] = field(default_factory=dict)
+    """Files that are not taken, by the reason."""
+
+    def leave(self, name: str, reason: str) -> None:
+        self.left.setdefault(reason, []).append(name)
+
+    def take(self, name: str, series: Series) -> None:
+        if (other := self.series.get(name)) is not None:
+            problem = f"{series.files[0]} would be a second corpus named {name}, as {other.files[0]} is one"
+            raise _question(self.folder, problem, {name: other, f"{name}-2": series})
+        self.series[name] = series
 
 
 def discover(folder: Path) -> dict[str, CorpusConfig]:
@@ -36,36 +89,190 @@ def discover(folder: Path) -> dict[str, CorpusConfig]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; set CORPORA to the folder that holds the corpora.")
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-
-    def config(format: str, pattern: str) -> CorpusConfig:
-        return CorpusConfig(format=format, path=f"{glob.escape(str(folder))}/{pattern}")  # type: ignore[arg-type]
-
-    corpora: dict[str, CorpusConfig] = {}
-    for format, patterns in (("wikipedia", WIKIPEDIA_PATTERNS), ("cc100", CC100_PATTERNS)):
-        pattern = next((p for p in patterns if fnmatch.filter(names, p)), None)
-        if pattern is not None:
-            corpora[format] = config(format, pattern)
-            _refuse_several_dumps(folder, format, fnmatch.filter(names, pattern))
-    oscar = {"oscar2201": OSCAR_2201_PATTERN, "oscar2301": OSCAR_2301_PATTERN}
-    present = {name: pattern for name, pattern in oscar.items() if fnmatch.filter(names, pattern)}
-    for name, pattern in present.items():
-        corpora[name if len(present) == 2 else "oscar"] = config("oscar", pattern)
-    for name in names:
-        if any(fnmatch.fnmatch(name, p) for p in JSONL_PATTERNS) and not any(fnmatch.fnmatch(name, p) for p in oscar.values()):
-            corpus = stem(Path(name))
-            if corpus in corpora:
-                raise InputError(
-                    f"{folder / name}: a second corpus named {corpus}; rename the file or name the corpora in a recipe."
-                )
-            corpora[corpus] = config("jsonl", glob.escape(name))
-    if not corpora:
+    survey = _Survey(folder)
+    names = _walk(survey)
+    rest = _take_published(survey, names)
+    _take_others(survey, rest)
+    if not survey.series:
+        _log(survey)
         raise InputError(f"{folder}: no corpus in this folder; put files named like {_USUAL_NAMES} there or write a recipe.")
-    return corpora
+    _log(survey)
+    return {name: CorpusConfig(series.format, _path(folder, series)) for name, series in survey.series.items()}
 
 
-def _refuse_several_dumps(folder: Path, format: str, names: list[str]) -> None:
-    """Dumps of two dates hold the same pages twice."""
-    dates = sorted({match.group() for name in names if (match := re.search(r"\d{8}|latest", name))})
+def _walk(survey: _Survey) -> list[str]:
+    """Returns the files in the folder and below it, relative to it; hidden ones and the output of the stages are not looked at."""
+    found = []
+    for top, folders, files in os.walk(survey.folder, followlinks=False):
+        inside = Path(top).relative_to(survey.folder)
+        if (INDEX_NAME in files and any(file.endswith(".tar") for file in files)) or (Path(top) / "work" / ".lock").exists():
+            survey.leave(f"{inside}/", "the output of these stages")
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [(inside / name).as_posix() for name in files if not name.startswith(".")]
+    return sorted(found, key=natural_key)
+
+
+def _take_published(survey: _Survey, names: list[str]) -> list[str]:
+    """Takes the corpora that have names of their own, and returns the other files."""
+    rest = list(names)
+    for format, patterns in (("wikipedia", WIKIPEDIA_PATTERNS), ("cc100", CC100_PATTERNS)):
+        found = {pattern: _matching(rest, pattern) for pattern in patterns}
+        chosen = next((pattern for pattern in patterns if found[pattern]), None)
+        if chosen is None:
+            continue
+        _take_named(survey, format, format, found[chosen], chosen)  # type: ignore[arg-type]
+        for name in sorted({name for group in found.values() for name in group} - set(found[chosen])):
+            survey.leave(name, f"holds what {Path(found[chosen][0]).name} holds")
+        taken = {name for group in found.values() for name in group}
+        rest = [name for name in rest if name not in taken]
+        if format == "wikipedia":
+            # Index files are read beside their dump.
+            rest = [name for name in rest if not re.search(r"-multistream-index\d*\.txt", name)]
+    oscar = {"oscar2201": OSCAR_2201_PATTERN, "oscar2301": OSCAR_2301_PATTERN}
+    present = {name: files for name, pattern in oscar.items() if (files := _matching(rest, pattern))}
+    for name, files in present.items():
+        _take_named(survey, name if len(present) == 2 else "oscar", "oscar", files, oscar[name])
+    return [name for name in rest if not any(name in files for files in present.values())]
+
+
+def _matching(names: Iterable[str], pattern: str) -> list[str]:
+    return [name for name in names if fnmatch.fnmatchcase(Path(name).name, pattern)]
+
+
+def _take_named(survey: _Survey, name: str, format: CorpusFormat, files: list[str], pattern: str) -> None:
+    folders = sorted({str(Path(file).parent) for file in files})
+    dates = sorted({match.group() for file in files if (match := re.search(r"\d{8}|latest", Path(file).name))})
+    by_folder = {f: Series(format, f"{glob.escape(f)}/{pattern}" if f != "." else pattern, files) for f in folders}
     if format == "wikipedia" and len(dates) > 1:
-        raise InputError(f"{folder}: Wikipedia dumps of {' and '.join(dates)} in one folder; keep one of them or write a recipe.")
+        # Dumps of two dates hold the same pages twice.
+        choices = {name: Series(format, glob.escape(files[0]), files[:1])}
+        raise _question(survey.folder, f"Wikipedia dumps of {' and '.join(dates)} in one folder", choices)
+    if len(folders) > 1:
+        choices = {f"{name}-{number}": series for number, series in enumerate(by_folder.values(), 1)}
+        raise _question(
+            survey.folder, f"{format} files in {' and in '.join(folders)}, which may be one corpus or several", choices
+        )
+    survey.take(name, by_folder[folders[0]])
+
+
+def _take_others(survey: _Survey, names: list[str]) -> None:
+    """Takes JSON Lines and the output of WikiExtractor; files that differ in numbers alone are one corpus."""
+    groups: dict[tuple[str, CorpusFormat], list[str]] = {}
+    for name in names:
+        format, reason = _format_of(survey.folder / name)
+        if format is None:
+            survey.leave(name, reason)
+        else:
+            groups.setdefault((_skeleton(name), format), []).append(name)
+    found = [_series(survey, skeleton, format, files) for (skeleton, format), files in groups.items()]
+    for series in list(found):
+        siblings = [other for other in found if Path(other.skeleton).parent == Path(series.skeleton).parent]
+        if _file_word(series) in OTHER_SPLITS and any(_file_word(other).startswith("train") for other in siblings):
+            found.remove(series)
+            for name in series.files:
+                survey.leave(name, "named like held-out data; name it in a recipe to train on it")
+    words = [_folder_word(series) or _name_of(series, survey.folder) for series in found]
+    for series, word in zip(found, words, strict=True):
+        alone = words.count(word) == 1 or not _folder_word(series)
+        survey.take(word if alone else f"{word}-{_name_of(series, survey.folder)}", series)
+
+
+def _format_of(path: Path) -> tuple[CorpusFormat | None, str]:
+    """Returns the format of a file without a published name, or None and why it is not taken."""
+    is_json = _JSON.search(path.name)
+    if is_json and is_json[1] == "jsonl":
+        return "jsonl", ""
+    bare = path.name.removesuffix(path.suffix) if path.suffix in DECOMPRESSORS else path.name
+    if not is_json and Path(bare).suffix not in ("", ".txt"):
+        return None, "not a format that is read"
+    try:
+        head = b"".join(islice(chunks(path), 1))[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
+    except (OSError, InputError, DamagedFile):
+        return None, "cannot be read"
+    if not head:
+        return None, "empty"
+    if head.startswith(b"<doc "):
+        return "wikiextractor", ""
+    if head.startswith(b"["):
+        return None, "a JSON array; write one object a line: jq -c '.[]'"
+    if head.startswith(b"{"):
+        try:
+            row = orjson.loads(head.split(b"\n", 1)[0])
+        except orjson.JSONDecodeError:
+            row = None
+        if isinstance(row, dict) and any(key in row for key in TEXT_KEYS):
+            return "jsonl", ""
+        return None, 'not one JSON object a line with "text" or "content"'
+    if Path(bare).suffix == ".txt":
+        return None, "plain text; name it in a recipe (format: cc100, a blank line ends a document)"
+    return None, "not a format that is read"
+
+
+def _skeleton(name: str) -> str:
+    return re.sub(rf"(^|/)[A-Z]{{2}}(?=/wiki_{_NUMBER})", rf"\1{_LETTERS}", re.sub(r"[0-9]+", _NUMBER, name))
+
+
+def _series(survey: _Survey, skeleton: str, format: CorpusFormat, files: list[str]) -> Series:
+    """Returns the files of a skeleton as one corpus; asks where they may be several."""
+    if len(files) == 1:
+        return Series(format, glob.escape(files[0]), files, files[0])
+    numbers = list(zip(*(re.findall(r"[0-9]+", name) for name in files), strict=True))
+    last = sorted({int(number) for number in next((run for run in reversed(numbers) if len(set(run)) > 1), ("0",))})
+    runs = iter(numbers)
+    # A number that is the same in all of them is part of the name.
+    skeleton = re.sub(_NUMBER, lambda _: run[0] if len(set(run := next(runs))) == 1 else _NUMBER, skeleton)
+    pattern = glob.escape(skeleton).replace(_NUMBER, "[0-9]*").replace(_LETTERS, "[A-Z][A-Z]")
+    counted = last[0] <= 1 or last[-1] - last[0] + 1 == len(last) or re.search(rf"{_NUMBER}[-_.]of[-_.][0-9]", skeleton)
+    if not counted or set(glob.glob(pattern, root_dir=survey.folder)) != set(files):  # noqa: PTH207 - as the reader does it
+        choices = {_clean(stem(Path(name))): Series(format, glob.escape(name), [name]) for name in files[:2]}
+        problem = f"{files[0]} and {files[1]} differ in a number alone, and may be parts of one corpus or corpora of their own"
+        raise _question(survey.folder, problem, choices)
+    return Series(format, pattern, files, skeleton)
+
+
+def _clean(text: str) -> str:
+    """Returns the letters and digits of a name, without numbers that count parts."""
+    text = re.sub(rf"({_NUMBER}|[0-9]+)[-_.]of[-_.]({_NUMBER}|[0-9]+)", "", text).replace(_NUMBER, "").replace(_LETTERS, "")
+    return "-".join(part for part in re.split(r"[^\w]+|[-_]{2,}", text) if part).strip("-_")
+
+
+def _file_word(series: Series) -> str:
+    return _clean(stem(Path(series.skeleton)))
+
+
+def _folder_word(series: Series) -> str:
+    return "-".join(word for part in Path(series.skeleton).parts[:-1] if (word := _clean(part)))
+
+
+def _name_of(series: Series, folder: Path) -> str:
+    return _file_word(series) or _clean(folder.resolve().name) or series.format
+
+
+def _path(folder: Path, series: Series) -> str:
+    return f"{glob.escape(str(folder))}/{series.pattern}"
+
+
+def _question(folder: Path, problem: str, choices: dict[str, Series]) -> InputError:
+    """Returns the error that asks the user to name the corpora, with the lines to write."""
+    lines = ["preprocess:", "  corpora:"]
+    for name, series in choices.items():
+        lines += [f"    {name}:", f"      format: {series.format}", f"      path: {_path(folder, series)}"]
+    return InputError(
+        f"{folder}: {problem}; keep one of them, or leave CORPORA out and name them in the recipe:\n" + "\n".join(lines)
+    )
+
+
+def _log(survey: _Survey) -> None:
+    """Says what is taken and what is left."""
+    log.info("%s:", survey.folder)
+    for name, series in survey.series.items():
+        size = sum((survey.folder / file).stat().st_size for file in series.files)
+        count = "1 file" if len(series.files) == 1 else f"{len(series.files):,} files"
+        log.info("  %s: %s, %s, %s MB", name, series.format, count, f"{size / 1e6:,.1f}")
+        log.info("    %s", series.pattern)
+    for reason, names in survey.left.items():
+        more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
+        log.info("  left, %s:", reason)
+        log.info("    %s%s", ", ".join(names[:NAMES_SHOWN]), more)

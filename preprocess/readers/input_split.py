@@ -34,6 +34,8 @@ class InputSplit:
     end: int
     note: Path | None = None
     """File with the note about the split's content, if its file is split in one pass (`split_file.py`); else None."""
+    file: str = ""
+    """Name of the file in markers and reports: with folders where two files of the corpus have one name; empty: the path's last part."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def natural_key(name: str) -> list[tuple[str, int]]:
 
 def stem(path: Path) -> str:
     """Returns the file's name without the suffixes of formats and compressions."""
-    return re.sub(r"(\.(jsonl|json|txt|xml|bz2|gz|xz|zst))+$", "", path.name)
+    return re.sub(r"(\.(jsonl|ndjson|json|txt|xml|bz2|gz|xz|zst))+$", "", path.name)
 
 
 def file_splits(corpus: str, format: str, path: Path, id_prefix: str, files: list[Path]) -> list[InputSplit]:

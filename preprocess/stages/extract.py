@@ -202,7 +202,7 @@ def _settings(split: InputSplit, config: PreprocessConfig) -> dict[str, Any]:
     """Returns all that the parts of a split depend on."""
     return {
         "extractor": EXTRACTOR,
-        "file": split.path.name,
+        "file": split.file or split.path.name,
         "file_bytes": split.path.stat().st_size,
         "file_ends": _hash_of_ends(split.path),
         "format": split.format,

@@ -60,6 +60,14 @@ CASES: dict[str, tuple[str, str, bytes, list[str], str, str, str]] = {
         *("jsonl", "w.jsonl", b'{"text": "a"}\n["b"]\n{"text": "c"}\n'),
         *(["c-1-1", "c-1-3"], "line 2", "a JSON list where an object is expected", "not an object"),
     ),
+    "an article without an end": (
+        *(
+            "wikiextractor",
+            "wiki_00",
+            b'<doc id="1" title="a">\na\n\nb\n</doc>\n<doc id="2" title="c">\nd\n<doc id="3" title="e">\nf\n</doc>',
+        ),
+        *(["c-1", "c-3"], "line 6", "<doc> without </doc>", "no document"),
+    ),
     "a control character in a page": (
         *("wikipedia", "jawiki.xml", dump([page(1, "一。"), page(2, "二\x0b。"), page(3, "三。")])),
         *(

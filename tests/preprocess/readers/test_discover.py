@@ -1,12 +1,17 @@
 """The corpora in a folder are found by the names under which they are published."""
 
+import glob
+import gzip
+import logging
 from pathlib import Path
 
 import pytest
+import yaml
+import zstandard
 
 from jadeberta.shards import InputError
 from preprocess.readers.discover import discover
-from tests.preprocess.source_files import ids, jsonl
+from tests.preprocess.source_files import ids, jsonl, read
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -15,7 +20,18 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def found(folder: Path) -> dict[str, tuple[str, list[str]]]:
-    return {name: (c.format, sorted(p.name for p in folder.glob(Path(c.path).name))) for name, c in discover(folder).items()}
+    """Format and files of each corpus, as its reader finds them by the path."""
+    return {
+        name: (c.format, sorted(str(Path(p).relative_to(folder)) for p in glob.glob(c.path)))  # noqa: PTH207 - as the reader does it
+        for name, c in discover(folder).items()
+    }
+
+
+def log_of(folder: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
+    with caplog.at_level(logging.INFO, "preprocess"):
+        logging.getLogger("preprocess").propagate = True
+        discover(folder)
+    return [record.getMessage() for record in caplog.records]
 
 
 def test_corpora_are_found_by_their_usual_names(tmp_path: Path) -> None:
@@ -71,3 +87,98 @@ def test_a_folder_without_or_with_unclear_corpora_is_refused(tmp_path: Path, nam
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder; set CORPORA to the folder that holds the corpora"):
         discover(tmp_path / "none")
+
+
+SERIES = {
+    "a published series": (["train-{:05d}-of-00030.jsonl", 0, 30], "train"),
+    "numbers without zeros": (["web_{}.jsonl.gz", 1, 12], "web"),
+    "folders with numbers": (["news-{}/part.jsonl", 0, 3], "news"),
+    "numbers alone": (["{}.jsonl", 2019, 2022], "corpora"),
+    "a number that is part of the name": (["wiki40b_{:02d}.ndjson.zst", 0, 3], "wiki40b"),
+}
+
+
+@pytest.mark.parametrize("case", SERIES)
+def test_files_that_differ_in_a_running_number_are_one_corpus(tmp_path: Path, case: str) -> None:
+    (pattern, first, last), name = SERIES[case]
+    folder = tmp_path / "corpora"
+    files = [pattern.format(number) for number in range(first, last)]
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        content = jsonl([{"text": "一。"}])
+        (folder / file).write_bytes(zstandard.compress(content) if file.endswith(".zst") else content)
+    assert found(folder) == {name: ("jsonl", sorted(files))}
+
+
+def test_json_is_looked_into_and_taken_where_it_is_a_document_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "c4.json.gz").write_bytes(gzip.compress(jsonl([{"text": "一。"}])))
+    (tmp_path / "array.json").write_bytes(b'[{"text": "a"}]')
+    (tmp_path / "pretty.json").write_bytes(b'{\n  "text": "a"\n}\n')
+    (tmp_path / "info.json").write_bytes(b'{"features": {}}')
+    (tmp_path / "book.txt").write_text("一。", encoding="utf-8")
+    (tmp_path / "table.parquet").write_bytes(b"PAR1")
+    said = log_of(tmp_path, caplog)
+    assert list(discover(tmp_path)) == ["c4"]
+    assert said[1:3] == ["  c4: jsonl, 1 file, 0.0 MB", "    c4.json.gz"]
+    left = dict(zip(said[3::2], said[4::2], strict=True))
+    assert left == {
+        "  left, a JSON array; write one object a line: jq -c '.[]':": "    array.json",
+        "  left, plain text; name it in a recipe (format: cc100, a blank line ends a document):": "    book.txt",
+        '  left, not one JSON object a line with "text" or "content":': "    info.json, pretty.json",
+        "  left, not a format that is read:": "    table.parquet",
+    }
+
+
+def test_corpora_in_sub_folders_are_found_and_named_after_them(tmp_path: Path) -> None:
+    for folder in ("wiki", "web/cc", "books", ".cache"):
+        (tmp_path / folder).mkdir(parents=True)
+    touch(tmp_path / "wiki", "jawiki-20221020-pages-articles.xml.bz2")
+    touch(tmp_path / "web/cc", "ja.txt.xz")
+    touch(tmp_path / "books", "a.jsonl", "b.jsonl")
+    touch(tmp_path / ".cache", "c.jsonl")
+    assert found(tmp_path) == {
+        "wikipedia": ("wikipedia", ["wiki/jawiki-20221020-pages-articles.xml.bz2"]),
+        "cc100": ("cc100", ["web/cc/ja.txt.xz"]),
+        "books-a": ("jsonl", ["books/a.jsonl"]),
+        "books-b": ("jsonl", ["books/b.jsonl"]),
+    }
+
+
+def test_the_output_of_wikiextractor_is_one_corpus_and_is_read(tmp_path: Path) -> None:
+    head = '<doc id="{0}" url="https://ja.wikipedia.org/wiki?curid={0}" title="塔 &amp; 橋">\n'
+    article = head + "塔 & 橋\n\n本文{0}。\n&lt;b&gt;太字\n</doc>\n"
+    for name, numbers in (("AA/wiki_00", (0, 1)), ("AA/wiki_01", (2, 3)), ("AB/wiki_00", (7,))):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("".join(map(article.format, numbers)), encoding="utf-8")
+    config = discover(tmp_path)
+    assert [corpus.format for corpus in config.values()] == ["wikiextractor"]
+    documents, dropped = read("w", "wikiextractor", next(iter(config.values())).path)
+    assert sorted(document["id"] for document in documents) == ["w-0", "w-1", "w-2", "w-3", "w-7"] and not dropped
+    assert documents[0]["title"] == "塔 & 橋" and documents[0]["text"] == "本文0。\n<b>太字"
+
+
+def test_held_out_parts_of_a_data_set_are_left_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl", "validation-00000-of-00001.jsonl", "test.jsonl")
+    said = log_of(tmp_path, caplog)
+    assert list(discover(tmp_path)) == ["train"]
+    assert said[3:5] == [
+        "  left, named like held-out data; name it in a recipe to train on it:",
+        "    test.jsonl, validation-00000-of-00001.jsonl",
+    ]
+
+
+def test_shards_that_lie_among_the_corpora_are_not_looked_into(tmp_path: Path) -> None:
+    (tmp_path / "out" / "work").mkdir(parents=True)
+    touch(tmp_path / "out" / "work", ".lock", "a.jsonl")
+    touch(tmp_path, "web.jsonl")
+    assert list(found(tmp_path)) == ["web"]
+
+
+def test_where_it_is_not_clear_the_lines_to_write_are_shown(tmp_path: Path) -> None:
+    touch(tmp_path, "oscar2201.jsonl", "oscar2301.jsonl")
+    with pytest.raises(InputError) as error:
+        discover(tmp_path)
+    sentence, *lines = str(error.value).splitlines()
+    assert "oscar2201.jsonl and oscar2301.jsonl differ in a number alone, and may be parts of one corpus" in sentence
+    written = yaml.safe_load("\n".join(lines))["preprocess"]["corpora"]
+    assert written == {name: {"format": "jsonl", "path": f"{tmp_path}/{name}.jsonl"} for name in ("oscar2201", "oscar2301")}
