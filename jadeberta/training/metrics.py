@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from jadeberta.config import ModelConfig
+from jadeberta.training.patient_file import PatientFile
 from jadeberta.training.sinks import MetricsSink, open_sink
-from jadeberta.utils.patient_file import PatientFile
 
 if TYPE_CHECKING:  # what reads metrics must start at once
     import torch

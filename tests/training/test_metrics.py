@@ -21,8 +21,8 @@ from jadeberta.model import build
 from jadeberta.training import sinks
 from jadeberta.training.ledger import Ledger, next_attempt
 from jadeberta.training.metrics import MetricsWriter, training_flops_per_token
+from jadeberta.training.patient_file import PatientFile
 from jadeberta.utils.json_lines import read_jsonl
-from jadeberta.utils.patient_file import PatientFile
 from tests.helpers import ROOT
 
 
@@ -78,7 +78,7 @@ def disk(monkeypatch) -> Iterator[dict[str, int]]:
         state["free"] -= size if state["free"] > 0 else 0
         return real(descriptor, data[:size])
 
-    monkeypatch.setattr("jadeberta.utils.patient_file.os.write", write)
+    monkeypatch.setattr("jadeberta.training.patient_file.os.write", write)
     return state
 
 

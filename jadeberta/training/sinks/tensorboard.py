@@ -15,8 +15,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from jadeberta.training.patient_file import PatientFile
 from jadeberta.training.sinks import MetricsSink
-from jadeberta.utils.patient_file import PatientFile
 
 logger = logging.getLogger(__name__)
 
