@@ -69,6 +69,9 @@ def main() -> None:
     except BrokenPipeError:
         _exit_now(1)
     except KeyboardInterrupt:
+        # A run that has begun to train answers Ctrl-C by itself, and saves.
+        if _rank() == 0:
+            print("interrupted: ended at once", file=sys.stderr)
         _exit_now(130)
     except Exception:
         # Without this the interpreter would wait at its exit for loader processes that take no signals.
@@ -78,7 +81,7 @@ def main() -> None:
 
 def _report(error: JadebertaError) -> None:
     """Prints an error: a common one on rank 0 alone, any other with the rank that met it."""
-    rank = next((int(os.environ[v]) for v in RANK_VARIABLES if os.environ.get(v, "").isdigit()), 0)
+    rank = _rank()
     if rank == 0 or not isinstance(error, COMMON_ERRORS):
         where = f"rank {rank} on {host_name(os.environ)}: " if rank else ""
         print(f"{where}{type(error).__name__}: {error}", file=sys.stderr)
@@ -87,6 +90,10 @@ def _report(error: JadebertaError) -> None:
     if rank and isinstance(error, COMMON_ERRORS):
         # Rank 0 is still printing.
         time.sleep(RANK_0_FIRST_S)
+
+
+def _rank() -> int:
+    return next((int(os.environ[v]) for v in RANK_VARIABLES if os.environ.get(v, "").isdigit()), 0)
 
 
 def _exit_now(status: int) -> None:

@@ -55,7 +55,7 @@ class CheckpointError(JadebertaError):
 
 
 class StopRequested(JadebertaError):
-    """The file STOP ended the run; a checkpoint was saved."""
+    """The file STOP or Ctrl-C ended the run; a checkpoint was saved."""
 
     exit_status = 10
     retryable = False

@@ -50,6 +50,10 @@ class TrainerHooks(Hooks):
     def reason(self) -> str:
         return self.context.control.reason
 
+    @property
+    def stopped_by(self) -> str:
+        return self.context.control.stopped_by
+
     def damaged_shards(self) -> list[ExcludedRows]:
         found = self._scrubber.faults()
         if self._scrubber.state == "broken" and not self._reported_broken:

@@ -66,6 +66,10 @@ class Hooks(Protocol):
     def reason(self) -> str:
         """What asked this rank for a requeue; empty where another rank was asked."""
 
+    @property
+    def stopped_by(self) -> str:
+        """What asked to end for good, in words: the file STOP, or Ctrl-C."""
+
     def damaged_shards(self) -> list[ExcludedRows]:
         """Damaged shards that this rank has found beside the training since the last call; never waits."""
 
@@ -246,8 +250,8 @@ def _end_early(recipe: Recipe, saver: Saver, hooks: Hooks, state: RunState, lr: 
         where = f"at step {state.step} of {recipe.training.max_steps}, but {_unsaved(state.step, newest).rstrip('.')}"
     if flags.stop and newest.step != state.step:
         # Status 10 would promise that the run has saved. STOP stays, so that another attempt saves and stops at its first step.
-        raise CheckpointError(f"{recipe.run.dir}/STOP was found {where}. {REMEDY}")
+        raise CheckpointError(f"{hooks.stopped_by} {where}. {REMEDY}")
     if flags.stop:  # before requeue: who wrote STOP wants no further attempt
         hooks.clear("STOP")
-        raise StopRequested(f"{recipe.run.dir}/STOP was found {where}. Start again to go on.")
+        raise StopRequested(f"{hooks.stopped_by} {where}. Start again to go on.")
     raise RequeueRequested(f"{hooks.reason or 'another rank'} asked to end {where}. Start again to go on.")

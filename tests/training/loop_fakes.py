@@ -163,6 +163,10 @@ class FakeHooks:
     def reason(self) -> str:
         return self.job.reason
 
+    @property
+    def stopped_by(self) -> str:
+        return "runs/test/STOP was found"
+
     def damaged_shards(self) -> list[ExcludedRows]:
         return self.job.damaged.get(self.job.step + 1, [])
 
