@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from jadeberta.shards import ConfigError, InputError, JadebertaError, OutputError
-from jadeberta.utils.system_errors import remedy_for, system_errno
 from preprocess.executors.counters import Counters, Weigh
+from preprocess.executors.system_errors import remedy_for, system_errno
 from preprocess.executors.task_queue import END, WAIT, TaskQueue
 
 Task = TypeVar("Task")

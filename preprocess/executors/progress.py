@@ -84,17 +84,26 @@ def summarise(statuses: Iterable[RankStatus]) -> JobProgress | None:
 
 
 def describe(summary: JobProgress) -> str:
-    """Returns the progress line: share done, rates, ranks alive, time left."""
-    rates = summary.rates
-    unit = "sentences" if rates.get("sentences") else "documents"
-    left = "time left not known yet" if summary.left_seconds is None else f"{format_duration(summary.left_seconds)} left"
+    """Returns the progress line: share and tasks done, rates, ranks alive, time left. It fits a terminal of 80 columns."""
     if summary.is_single_rank_work:
         return f"{summary.stage}: {SINGLE_RANK_WORK}, {summary.alive} of {summary.ranks} ranks alive"
-    return (
-        f"{summary.stage}: {summary.share:.1%}, {summary.tasks_done:,} of {summary.tasks:,} tasks, "
-        f"{rates.get(unit, 0):,.0f} {unit}/s, {rates.get('bytes', 0) / 1e6:.1f} MB/s, "
-        f"{summary.alive} of {summary.ranks} ranks alive, {left}"
-    )
+    rates = {name: _short(rate) for name, rate in summary.rates.items()}
+    if summary.rates.get("sentences"):
+        speed = f"{rates['sentences']} sentences/s"
+    else:
+        speed = f"{rates.get('documents', '0')} docs/s, {rates.get('bytes', '0')}B/s"
+    left = "?" if summary.left_seconds is None else format_duration(summary.left_seconds)
+    ranks = f"{summary.ranks}" if summary.alive == summary.ranks else f"{summary.alive} of {summary.ranks}"
+    return f"{summary.stage} {summary.share:.1%}, {left} left, {summary.tasks_done}/{summary.tasks} tasks, {speed}, {ranks} ranks"
+
+
+def _short(number: float) -> str:
+    """Returns a number in three or four characters and a unit: 940, 1.2k, 34k, 5.1M."""
+    for unit in ("", "k", "M", "G"):
+        if number < 999.5 or unit == "G":
+            break
+        number /= 1000
+    return f"{number:.1f}{unit}" if unit and number < 9.95 else f"{number:.0f}{unit}"
 
 
 def read_ranks(folder: Path, own: Path | None = None) -> list[RankStatus]:

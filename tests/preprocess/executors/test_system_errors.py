@@ -10,8 +10,8 @@ from tokenizers.models import WordLevel
 
 from jadeberta.errors import OutputError
 from jadeberta.utils.files import atomic_file, naming
-from jadeberta.utils.system_errors import system_errno
 from preprocess.executors.executor import portable_error
+from preprocess.executors.system_errors import system_errno
 
 
 def library_error(cause: OSError) -> RuntimeError:
