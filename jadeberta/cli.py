@@ -20,8 +20,8 @@ from jadeberta.errors import (
     StopRequested,
 )
 from jadeberta.jobs.exit_reason import EXIT_REASONS_VARIABLE, write_exit_reason
-from jadeberta.utils.launcher_watch import end_with_launcher
 from jadeberta.utils.paths import find_recipe
+from jadeberta.utils.processes import end_with_launcher
 from jadeberta.utils.recipe_errors import explain_recipe_error
 from jadeberta.utils.temporary import remove_own
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from jadeberta.shards import ConfigError, DirectoryLock, JadebertaError, ShardIndex, find_index, verify
 from jadeberta.utils.command_line import ParagraphFormatter
-from jadeberta.utils.launcher_watch import end_with_launcher
 from jadeberta.utils.logs import configure_console
 from jadeberta.utils.paths import path_option
+from jadeberta.utils.processes import end_with_launcher
 from jadeberta.utils.progress_line import ConsoleHandler
 from jadeberta.utils.resources import raise_open_files_limit
 from preprocess.config import PreprocessConfig

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from jadeberta.utils.launcher_watch import end_with_launcher, is_launcher, is_reaper
+from jadeberta.utils.processes import end_with_launcher, is_launcher, is_reaper
 from tests.cluster.test_environment import is_alive
 from tests.helpers import ROOT
 
 RANK = (
-    "import os, sys, time, pathlib; from jadeberta.utils.launcher_watch import end_with_launcher; end_with_launcher(os.environ); "
+    "import os, sys, time, pathlib; from jadeberta.utils.processes import end_with_launcher; end_with_launcher(os.environ); "
     "pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)"
 )
 STARTS = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"
