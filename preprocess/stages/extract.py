@@ -311,17 +311,25 @@ class _Smallest:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._heap: list[tuple[int, str]] = []
+        self._copies: Counter[str] = Counter()
 
     def add(self, document_id: str) -> None:
         # Negative, as heapq keeps the smallest on top and the largest hash must be dropped first.
         entry = (-heldout_hash(document_id), document_id)
-        if len(self._heap) < self._limit:
+        if document_id in self._copies:
+            # An id that several documents have takes one place, or it would push all others out.
+            self._copies[document_id] += 1
+        elif len(self._heap) < self._limit:
             heapq.heappush(self._heap, entry)
+            self._copies[document_id] = 1
         elif self._heap and entry > self._heap[0]:
-            heapq.heapreplace(self._heap, entry)
+            del self._copies[heapq.heapreplace(self._heap, entry)[1]]
+            self._copies[document_id] = 1
 
     def pairs(self) -> list[list[int | str]]:
-        return [[-negative, document_id] for negative, document_id in sorted(self._heap, reverse=True)]
+        """Returns [hash, id] in rising order, and [hash, id, number of documents] for an id that several documents have."""
+        kept = [(-negative, document_id) for negative, document_id in sorted(self._heap, reverse=True)]
+        return [[hash_, id_] + ([self._copies[id_]] if self._copies[id_] > 1 else []) for hash_, id_ in kept]
 
 
 def _check_excluded(config: PreprocessConfig, out: Path) -> None:

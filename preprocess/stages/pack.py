@@ -7,6 +7,7 @@ last, and removed before any shard that it may list is written again.
 
 import heapq
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -210,17 +211,19 @@ def _write_index(out: Path, index: ShardIndex) -> None:
 def heldout_ids(out: Path, corpus: str, wanted: int) -> frozenset[str]:
     """Returns the ids of the documents kept out of training: those with the smallest hashes, at most a tenth of the corpus.
 
+    All documents of an id are held out, or none: an id with more of them than may still be held out is passed over.
+
     Raises:
         ConfigError: the corpus was extracted for fewer held-out documents.
     """
     made, documents = wanted, 0
 
-    def candidates() -> Iterator[tuple[int, str]]:
+    def candidates() -> Iterator[tuple[int, str, int]]:
         nonlocal made, documents
         for marker in stream_markers(out, corpus):
             made = min(made, marker["settings"]["heldout_documents"])
             documents += marker["counts"]["documents"]
-            yield from map(tuple, marker["heldout"])
+            yield from ((hash_, id_, *copies) if copies else (hash_, id_, 1) for hash_, id_, *copies in marker["heldout"])
 
     # Markers hold the smallest hashes of their split; the smallest of all are among them.
     smallest = heapq.nsmallest(wanted, candidates())
@@ -232,7 +235,20 @@ def heldout_ids(out: Path, corpus: str, wanted: int) -> frozenset[str]:
     limit = min(wanted, documents // HELDOUT_SHARE)
     if limit < wanted:
         log.warning("%s: %d of its %d documents are held out, not the %d asked for", corpus, limit, documents, wanted)
-    return frozenset(id_ for _, id_ in smallest[:limit])
+    copies: Counter[str] = Counter()
+    for _, id_, number in smallest:
+        copies[id_] += number
+    if len(copies) < len(smallest) == wanted:
+        del copies[smallest[-1][1]]  # others of its documents may be behind the last place
+    held: list[str] = []
+    for id_, number in copies.items():
+        if number <= limit:
+            held.append(id_)
+            limit -= number
+    if repeated := next((id_ for id_, number in copies.items() if number > 1), None):
+        named = f"{copies[repeated]} documents have the id {repeated}"
+        log.warning("%s: ids are not unique (%s, for one); all documents of an id are held out, or none", corpus, named)
+    return frozenset(held)
 
 
 def group_parts(parts: list[Path], shard_bytes: int) -> list[list[Path]]:
