@@ -19,7 +19,7 @@ from jadeberta.utils.command_line import ParagraphFormatter
 from jadeberta.utils.logs import configure_console
 from jadeberta.utils.paths import path_option
 from jadeberta.utils.processes import end_with_launcher
-from jadeberta.utils.progress_line import ConsoleHandler
+from jadeberta.utils.progress_line import CLEAR_LINE, ConsoleHandler
 from jadeberta.utils.resources import raise_open_files_limit
 from preprocess.config import PreprocessConfig
 from preprocess.corpus_report import print_report, write_report
@@ -90,6 +90,9 @@ def main() -> None:
         # Warnings are about the parts that this rank alone has done.
         warnings = logging.StreamHandler(sys.stdout)
         warnings.setLevel(logging.WARNING)
+        if sys.stdout.isatty():
+            # Rank 0 has a progress line there, which is renewed below this one.
+            warnings.setFormatter(logging.Formatter(f"{CLEAR_LINE}%(message)s"))
         logging.getLogger("preprocess").addHandler(warnings)
     directory = options.directory or options.out
     try:

@@ -16,6 +16,7 @@ ORDER = (
 )
 """Order of the table's rows, by how their names begin."""
 
+TERMINAL_COLUMNS = 80
 EXCLUDED_SHOWN = 5
 """Number of excluded records of a corpus that the terminal shows."""
 
@@ -66,7 +67,8 @@ def print_report(report: dict[str, Any]) -> None:
             if value is not None:
                 rows.setdefault(name, {})[corpus] = f"{value:.2%}" if name.endswith("padding") else f"{value:,}"
     names = sorted(rows, key=lambda n: next(i for i, prefix in enumerate(ORDER) if n.startswith(prefix)))
-    print(format_table(["", *corpora], ([name, *(rows[name].get(c, "0") for c in corpora)] for name in names)))
+    for group in _tables(corpora, rows):
+        print(format_table(["", *group], ([name, *(rows[name].get(c, "0") for c in group)] for name in names)))
     for corpus, counts in extract.items():
         if excluded := counts.get("excluded"):
             print(f"{corpus}: {excluded['records']:,} records could not be read and are excluded; report.json names the first:")
@@ -82,6 +84,20 @@ def print_report(report: dict[str, Any]) -> None:
         print(f"{share:.2%} of the running words are one piece; {tokens:.4f} tokens a word, {unknown:.4%} of them [UNK]")
     for stage, entry in report.items():
         print(f"{stage}: {format_duration(entry['seconds'])} on {entry['ranks']} ranks")
+
+
+def _tables(corpora: list[str], rows: dict[str, dict[str, str]]) -> list[list[str]]:
+    """Groups corpora so that the table of each group fits a terminal of 80 columns; one corpus makes a table in any case."""
+    groups: list[list[str]] = []
+    used = 0
+    for corpus in corpora:
+        width = 2 + max(len(corpus), *(len(cells.get(corpus, "")) for cells in rows.values()))
+        if not groups or used + width > TERMINAL_COLUMNS:
+            groups.append([])
+            used = max(map(len, rows))
+        groups[-1].append(corpus)
+        used += width
+    return groups
 
 
 def _figures(extracted: dict[str, Any], segmented: dict[str, Any], packed: dict[str, Any]) -> dict[str, float | None]:

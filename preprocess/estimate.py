@@ -73,7 +73,7 @@ def describe_plan(config: PreprocessConfig, out: Path, stages: tuple[str, ...], 
     lines += [f"  {name}: {c.format} {c.path}, seen {c.repeats}x an epoch" for name, c in config.corpora.items()]
     with open_segmenter(config.segmenter) as segmenter:
         corpora = [estimate_corpus(name, splits, out, segmenter) for name, splits in plan_splits(config, out).items()]
-    headers = ["corpus", "input splits", "done", "MB of files", "MB of text", "sentences", "time of a core"]
+    headers = ["corpus", "splits", "done", "MB of files", "MB of text", "sentences", "core time"]
     lines += format_table(headers, (_cells(corpus, stages) for corpus in corpora)).splitlines()
     spent = {stage: sum(corpus.seconds[stage] for corpus in corpora) / ranks for stage in stages}
     if "tokenizer" in spent:

@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TextIO
 
+CLEAR_LINE = "\r\x1b[K"
+"""Begins the line of a terminal anew."""
 LOG_SECONDS = 60.0
 """Shortest time between two progress lines where there is no terminal to renew one on."""
 
@@ -48,17 +50,18 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         """Writes a record above the progress line."""
         if self._line:
-            self.stream.write("\r\x1b[K")
+            self.stream.write(CLEAR_LINE)
         super().emit(record)
         if self._line:
             self._draw()
 
     def _draw(self) -> None:
         # Cut to the width: a line that wraps could not be renewed in place.
-        self.stream.write(f"\r\x1b[K{self._line[: max(20, terminal_width(self.stream)) - 1]}")
+        self.stream.write(f"{CLEAR_LINE}{self._line[: max(20, terminal_width(self.stream)) - 1]}")
         self.stream.flush()
 
 
 def terminal_width(stream: TextIO) -> int:
     """Returns the columns of a terminal, or of the variable COLUMNS where it is set; 0: not known."""
-    return int(os.environ.get("COLUMNS", "0")) or os.get_terminal_size(stream.fileno()).columns
+    columns = os.environ.get("COLUMNS", "")
+    return (int(columns) if columns.isdecimal() else 0) or os.get_terminal_size(stream.fileno()).columns

@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-NO_LIMIT = 1000
+NO_LIMIT = 100_000
 """Columns of the page that a table is laid out on: rows are never wrapped or cut."""
 
 

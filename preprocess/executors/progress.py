@@ -23,6 +23,8 @@ from preprocess.executors.counters import SINGLE_RANK_WORK, Counters, RankState,
 
 INTERVAL_SECONDS = 2.0
 """Time between two renewals of a rank's file, and of the line on a terminal."""
+FIRST_SECONDS = 0.5
+"""Time until the first of them."""
 PAGE_BYTES = 4096
 """Size of a rank's file; a state takes some hundred bytes."""
 SHORTEST_SECONDS = 3.0
@@ -153,7 +155,9 @@ class ProgressReporter:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._stopping.wait(INTERVAL_SECONDS):
+        pause = min(FIRST_SECONDS, INTERVAL_SECONDS)
+        while not self._stopping.wait(pause):
+            pause = INTERVAL_SECONDS
             # A full disk must not end the work: the line is only for people who watch.
             with contextlib.suppress(OSError):
                 state = self._counters.state()

@@ -329,7 +329,7 @@ class _Smallest:
     def pairs(self) -> list[list[int | str]]:
         """Returns [hash, id] in rising order, and [hash, id, number of documents] for an id that several documents have."""
         kept = [(-negative, document_id) for negative, document_id in sorted(self._heap, reverse=True)]
-        return [[hash_, id_] + ([self._copies[id_]] if self._copies[id_] > 1 else []) for hash_, id_ in kept]
+        return [[hash_, id_, *([self._copies[id_]] if self._copies[id_] > 1 else [])] for hash_, id_ in kept]
 
 
 def _check_excluded(config: PreprocessConfig, out: Path) -> None:
