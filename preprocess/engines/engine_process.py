@@ -54,7 +54,10 @@ def main(parent: int, memory_mib: int, engine: str, requests: int, answers: int,
         progress: see `serve`.
     """
     end_with_parent(parent)
-    resource.setrlimit(resource.RLIMIT_AS, (memory_mib << 20, memory_mib << 20))
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    # A limit of the host that is lower stays: to raise it is not allowed.
+    memory = memory_mib << 20 if hard == resource.RLIM_INFINITY else min(memory_mib << 20, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Where the host has no memory left, the kernel ends this process and not the stage.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as f:

@@ -132,7 +132,7 @@ class InChild(Isolating):
         try:
             if self._process is None or self._process.owner != os.getpid():
                 self._process = EngineProcess(self.engine, self._config.memory_mib)
-                weakref.finalize(self, self._process.close)
+                self._finalizer = weakref.finalize(self, self._process.close)
             outcome = self._process.ask(batch, self._patience)
         except OSError as e:
             outcome = Rejected("crash", f"no process or no memory for it ({e})")
@@ -145,4 +145,6 @@ class InChild(Isolating):
     def close(self) -> None:
         process, self._process = self._process, None
         if process is not None:
+            # Else the object of every process that has failed would be kept to the end.
+            self._finalizer.detach()
             process.close()

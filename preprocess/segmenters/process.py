@@ -95,7 +95,9 @@ def limited(
     # No core dumps: each would be as large as the memory of the program that died. Where the host has no memory left, the kernel ends this
     # program and not the stage.
     last = "{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null"
-    script = f'ulimit -c 0; {last}; ulimit -v "$0" && ulimit -t "$1" && ulimit -f "$2" && shift 2 && exec "$@"'
+    # A limit of the host that is lower stays: to raise it is not allowed.
+    lower = 'lower() { [ "$2" = unlimited ] || ulimit "-$1" "$2" 2>/dev/null || [ "$(ulimit "-$1")" -le "$2" ]; }'
+    script = f'{lower}; ulimit -c 0; {last}; lower v "$0" && lower t "$1" && lower f "$2" && shift 2 && exec "$@"'
     return ["/bin/sh", "-c", script, str(memory_mib * 1024), processor, blocks, *command]
 
 

@@ -101,6 +101,24 @@ def test_signals_of_the_job_do_not_reach_the_child() -> None:
         assert segmenter.segment(["一"]) == [["一"]] and segmenter.restarts == 0
 
 
+def test_children_that_fail_leave_no_descriptors() -> None:
+    with failing() as segmenter:
+        segmenter.segment(["一", "EXIT"])
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(3):
+            segmenter.segment(["一", "EXIT", "二"])
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_lower_limits_of_the_host_stay_and_are_no_error() -> None:
+    code = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)); resource.setrlimit(resource.RLIMIT_CPU, (500, 500))\n"
+    code += "from preprocess.segmenters.process import *\n"
+    code += "from tests.preprocess.segmenters.test_in_child import failing; s = failing(memory_mib=3000)\n"
+    code += "print(s.segment(['一']), run_limited(limited(['sh', '-c', 'ulimit -v; ulimit -t'], 3000, 9999), b'', 20)[:2])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == f"[['一']] (0, b'{2**20}\\n500\\n')\n", done.stderr
+
+
 def test_an_interrupted_question_is_not_answered_to_the_next() -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
