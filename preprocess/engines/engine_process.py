@@ -15,6 +15,8 @@ from collections.abc import Callable
 from jadeberta.utils.processes import end_with_parent
 
 SIZE_BYTES = 8
+READY = bytes(SIZE_BYTES)
+"""First reply, before any request: the library is loaded."""
 
 
 def serve(parse: Callable[[str], str], requests: int, answers: int, progress: int, replies: int) -> None:
@@ -28,6 +30,7 @@ def serve(parse: Callable[[str], str], requests: int, answers: int, progress: in
         replies: pipe that the size of the answers is written to.
     """
     at_work = memoryview(mmap.mmap(progress, SIZE_BYTES)).cast("Q")
+    os.write(replies, READY)
     while size := os.read(0, SIZE_BYTES):
         lines = os.pread(requests, int.from_bytes(size), 0).decode().split("\n")
         found = []

@@ -19,6 +19,9 @@ from preprocess.segmenters.isolating import Interrupted, Isolating, Outcome
 from preprocess.segmenters.lines import joined
 from preprocess.segmenters.process import content_of, how_ended, kill, memory_file
 
+START_SECONDS = 300.0
+"""Time that a library may take to load: many ranks read it from one file server at the same time."""
+
 
 class EngineProcess:
     """One child process. One that has failed cannot be asked again."""
@@ -46,7 +49,7 @@ class EngineProcess:
                     start_new_session=True,
                 )
             stack.pop_all()
-        self.owner = os.getpid()
+        self.owner, self._is_ready = os.getpid(), False
 
     def ask(self, lines: list[str], patience: float) -> Outcome:
         """Returns the answer to each line.
@@ -67,6 +70,12 @@ class EngineProcess:
             return self._failed(self._crash())
         poll, before = select.poll(), -1
         poll.register(self._process.stdout, select.POLLIN)
+        if not self._is_ready:
+            if not poll.poll(START_SECONDS * 1000):
+                return self._failed(Rejected("timeout", f"not loaded within {START_SECONDS:.0f} s"))
+            if not os.read(self._process.stdout.fileno(), SIZE_BYTES):
+                return self._failed(self._crash())
+            self._is_ready = True
         while not poll.poll(patience * 1000):
             if self._progress[0] == before:
                 return self._failed(Rejected("timeout", f"no answer within {patience:.0f} s"))

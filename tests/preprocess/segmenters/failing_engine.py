@@ -13,6 +13,7 @@ WORDS = re.compile(r"[^\W\d]+|\d+|.")
 def open_parser() -> Callable[[str], str]:
     if os.environ.get("ENGINE_IS_BROKEN"):
         raise RuntimeError("no dictionary")
+    time.sleep(float(os.environ.get("ENGINE_LOADS_SECONDS", "0")))
     return parse
 
 

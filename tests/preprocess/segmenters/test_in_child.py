@@ -62,6 +62,15 @@ def test_a_library_that_cannot_be_loaded_is_an_error_of_the_stage_in_one_sentenc
         failing()
 
 
+def test_a_library_may_load_for_longer_than_a_line_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINE_LOADS_SECONDS", "1")
+    with failing(timeout_seconds=0.8) as segmenter:
+        assert segmenter.segment(["一"]) == [["一"]] and segmenter.restarts == 0
+    monkeypatch.setattr("preprocess.segmenters.in_child.START_SECONDS", 0.2)
+    with pytest.raises(SegmenterError, match=r"timeout: not loaded within 0 s"):
+        failing()
+
+
 def test_a_killed_child_is_started_again_and_costs_nothing() -> None:
     with failing() as segmenter:
         assert segmenter._process is not None
