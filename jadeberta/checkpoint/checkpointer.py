@@ -23,7 +23,7 @@ fails leaves the run going and is recorded in the ledger. One save, from state t
 
 import logging
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from jadeberta.checkpoint.compatibility import describe_data, expected_of, refus
 from jadeberta.checkpoint.manifest import candidates, directory_name, refuse_fresh_start, step_of
 from jadeberta.checkpoint.pending_save import PendingSave
 from jadeberta.checkpoint.restore import CheckpointLoader, on_root
-from jadeberta.checkpoint.snapshot import Snapshot
+from jadeberta.checkpoint.snapshot import Snapshot, not_finite
 from jadeberta.checkpoint.state_dict import current_adam_step, tensor_files, text_files
 from jadeberta.checkpoint.writer_client import WriterClient
 from jadeberta.checkpoint.writer_messages import (
@@ -93,6 +93,7 @@ class Checkpointer:
             None  # time.monotonic() when the newest checkpoint was given to the writer to read; rank 0
         )
         self._last_save, self._save_began = 0, 0.0  # step of the last save, and its time.monotonic()
+        self._spoilt: str | None = None  # a tensor of the pending save that no checkpoint may have
         self._fault = ""  # what is wrong with the newest checkpoint where it could not be verified
         self._stale_steps: set[int] = set()  # failed saves whose files may still be on the disk; on rank 0 alone
         # A collective: all ranks make the group. gloo, because Python objects cannot travel over NCCL without a copy to the GPU.
@@ -171,6 +172,7 @@ class Checkpointer:
         assert self._snapshot is not None and self._writer is not None
         # Under ZeRO 3 a collective: rank 0 is sent the weights of the other ranks.
         tensors = tensor_files(self.engine)
+        self._spoilt = not_finite(tensors)
         self._snapshot.fill({name: content for name, (content, _) in tensors.items()})
         staging = self.recipe.checkpoint.staging
         self._pending = PendingSave(state.step, state.tokens, state.skipped_steps, began, sent=time.monotonic())
@@ -231,6 +233,8 @@ class Checkpointer:
         pending, written = self._pending, self._written
         assert pending is not None and written is not None
         self._pending = self._written = None
+        if self._spoilt:
+            written = replace(written, error=f"{self._spoilt} holds NaN or infinity; such a state is no checkpoint")
         answers: list[Any] = [None] * self.engine.process.world_size
         # A checkpoint is good only where every rank's part is, and the manifest needs the hashes of all files.
         dist.all_gather_object(answers, written, group=self.group)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from jadeberta.checkpoint.commit import prunable, prune
+from jadeberta.checkpoint.compatibility import state_fault
 from jadeberta.checkpoint.manifest import list_checkpoints, verify
 from jadeberta.checkpoint.state_dict import read_state
 from jadeberta.errors import CheckpointError, ConfigError
@@ -31,17 +32,23 @@ def main(arguments: list[str]) -> int:
         raise CheckpointError(f"{options.run}: no checkpoint there. Name a run directory that jadeberta pretrain has written.")
     if options.action == "list":
         for directory in directories:
-            size = sum(p.stat().st_size for p in directory.iterdir())
+            size = sum(p.lstat().st_size for p in directory.iterdir())
             print(f"{directory.name}  {size / 2**20:10.1f} MiB  {_summary(directory)}")
         return 0
     if options.action == "prune":
         rules = options.keep_last, options.keep_every, lambda directory: not verify(directory)
-        for directory in prunable(directories, *rules) if options.dry_run else prune(root, *rules):
+        try:
+            removed = prunable(directories, *rules) if options.dry_run else prune(root, *rules)
+        except OSError as e:
+            raise CheckpointError(
+                f"{e.filename or root}: cannot be removed ({e.strerror}). Look at the owner and the mode."
+            ) from e
+        for directory in removed:
             print(f"{'would remove' if options.dry_run else 'removed'} {directory.name}")
         return 0
     bad = 0
     for directory in directories:
-        faults = verify(directory)
+        faults = verify(directory) or _state_faults(directory)
         bad += bool(faults)
         print(f"{directory.name}  {'ok' if not faults else 'NOT TO BE TRUSTED'}")
         for fault in faults:
@@ -49,9 +56,17 @@ def main(arguments: list[str]) -> int:
     return 1 if bad else 0
 
 
+def _state_faults(directory: Path) -> list[str]:
+    try:
+        fault = state_fault(directory)
+    except CheckpointError as e:
+        fault = str(e)
+    return [fault] if fault else []
+
+
 def _summary(directory: Path) -> str:
     try:
         state = read_state(directory)
         return f"{state['tokens']:>18,} tokens  {state['world_size']} ranks  ZeRO {state['zero_stage']}  {state['precision']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "unreadable state.json"

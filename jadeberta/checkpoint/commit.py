@@ -7,7 +7,10 @@ Nothing here knows tensors, ranks or processes.
 
 import contextlib
 import hashlib
+import itertools
+import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +21,11 @@ from jadeberta.checkpoint.manifest import MANIFEST_NAME, STEP_NAME, directory_na
 from jadeberta.errors import CheckpointError
 from jadeberta.utils.files import make_directory, sync_directory, write_durably
 
+logger = logging.getLogger(__name__)
+
 TEMPORARY, DELETED = ".tmp", ".deleted"
+LEFTOVER = re.compile(rf"{STEP_NAME.pattern}(?:\.\d+)?(?:{re.escape(TEMPORARY)}|{re.escape(DELETED)})")
+"""Names of what a save or a pruning that was killed leaves behind."""
 CHUNK = 16 << 20
 RESERVED_SPACE = 64 << 20
 """Bytes that a save leaves free for metrics and ledger."""
@@ -94,15 +101,40 @@ def publish(root: Path, step: int, files: Files) -> Path:
     write_durably(temporary / MANIFEST_NAME, manifest_bytes(step, files))
     # Manifest and names are on the disk before the rename: a crash must not leave a final name with files missing.
     sync_directory(temporary)
-    former = final.with_name(final.name + DELETED)
-    if final.exists():
+    former = None
+    if os.path.lexists(final):
         # It cannot be trusted, or the run would have resumed from it. Renamed first: a directory cannot be renamed over a full one.
-        shutil.rmtree(former, ignore_errors=True)
-        final.rename(former)
+        former = _set_aside(final)
     temporary.rename(final)
     sync_directory(root)
-    shutil.rmtree(former, ignore_errors=True)
+    if former is not None:
+        _try_to_remove(former)
     return final
+
+
+def _set_aside(path: Path) -> Path:
+    """Renames what is to go, so that no kill leaves a part of it under its name; returns the new path."""
+    for number in itertools.count():
+        doomed = path.with_name(f"{path.name}{f'.{number}' * (number > 0)}{DELETED}")
+        # A former one may not let go: a network file system keeps files that another host has open.
+        if not os.path.lexists(doomed) or _try_to_remove(doomed):
+            break
+    return path.rename(doomed)
+
+
+def _try_to_remove(path: Path) -> bool:
+    """Removes a file, a directory with all that is in it, or a link but not what it leads to; False where it does not let go."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return not os.path.lexists(path)
+    except OSError as e:
+        logger.warning("%s: cannot be removed (%s); the next pruning or start tries again", path, e.strerror)
+        return False
+    return True
 
 
 def discard(root: Path, step: int) -> None:
@@ -134,27 +166,31 @@ def prunable(checkpoints: list[Path], keep_last: int, keep_every: int, trusted: 
 
 def prune(root: Path, keep_last: int, keep_every: int, trusted: Callable[[Path], bool]) -> list[Path]:
     """Removes the checkpoints that `prunable` names and returns them; also removes what an interrupted pruning left."""
-    for half in root.glob(f"step-*{DELETED}"):
-        shutil.rmtree(half, ignore_errors=True)
+    for half in _leftovers(root):
+        if half.name.endswith(DELETED):
+            _try_to_remove(half)
     return remove(prunable(list_checkpoints(root), keep_last, keep_every, trusted))
 
 
 def remove(directories: Iterable[Path]) -> list[Path]:
-    """Removes checkpoints and returns them; each is renamed first, so that a kill leaves no incomplete one under its name."""
+    """Removes checkpoints and returns them; each is renamed first, so that a kill leaves no incomplete one under its name.
+
+    Raises:
+        OSError: one cannot be renamed, and is still there. One that is renamed is gone, also where the disk keeps some of its files.
+    """
     removed = list(directories)
     for directory in removed:
-        doomed = directory.with_name(directory.name + DELETED)
-        shutil.rmtree(doomed, ignore_errors=True)
-        directory.rename(doomed)
-        shutil.rmtree(doomed)
+        _try_to_remove(_set_aside(directory))
     return removed
 
 
 def remove_leftovers(root: Path) -> list[Path]:
-    """Removes what killed saves and prunings left, and returns it; only the job that holds the run directory's lock may call it."""
-    if not root.is_dir():
-        return []
-    left = [p for p in root.iterdir() if p.name.endswith((TEMPORARY, DELETED)) and STEP_NAME.fullmatch(p.name.rsplit(".", 1)[0])]
-    for directory in left:
-        shutil.rmtree(directory)
-    return left
+    """Removes what killed saves and prunings left, and returns it; only the job that holds the run directory's lock may call it.
+
+    What does not let go is reported and left: nobody needs it.
+    """
+    return [path for path in _leftovers(root) if _try_to_remove(path)]
+
+
+def _leftovers(root: Path) -> list[Path]:
+    return sorted(p for p in root.iterdir() if LEFTOVER.fullmatch(p.name)) if root.is_dir() else []

@@ -2,10 +2,12 @@
 
 import sys
 from dataclasses import asdict
+from itertools import chain
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from jadeberta.checkpoint.manifest import choose
+from jadeberta.checkpoint.manifest import STATE_NAME, choose, step_of
 from jadeberta.checkpoint.state_dict import read_state
 from jadeberta.config import Recipe
 from jadeberta.errors import CheckpointError
@@ -41,10 +43,38 @@ def expected_of(recipe: Recipe, shards: ShardReader, repeats: dict[str, int]) ->
 
 def preview(root: Path, resume: str, expected: dict[str, Any]) -> Path | None:
     """Returns the checkpoint that a start would resume from, None for a fresh start; raises the errors of that start."""
-    directory = choose(root, resume, lambda line: print(line, file=sys.stderr))
-    if directory is not None:
-        refuse_foreign(directory, read_state(directory), expected)
-    return directory
+    return choose(root, resume, lambda line: print(line, file=sys.stderr), lambda directory: state_fault(directory, expected))
+
+
+def state_fault(directory: Path, expected: dict[str, Any] | None = None) -> str | None:
+    """What is wrong with the state of a checkpoint whose bytes are those of its manifest: anybody can write such a manifest.
+
+    Args:
+        directory: the checkpoint.
+        expected: what a checkpoint of this run must have (`expected_of`); None: of any run.
+
+    Raises:
+        CheckpointError: it is another run's.
+    """
+    path = directory / STATE_NAME
+    try:
+        state = read_state(directory)
+        if state["step"] != step_of(directory):
+            return f"{path}: its step is {state['step']}, the manifest says {step_of(directory)}."
+        if expected is not None:
+            refuse_foreign(directory, state, expected)
+        counters = RunState.of(state)
+        numbers = [counters.step, counters.tokens, counters.skipped_steps, counters.rollbacks, *chain(*counters.skipped_ranges)]
+        if not all(type(n) is int and n >= 0 for n in [*numbers, state["adam_step"]]):
+            return f"{path}: damaged, its counters are no whole numbers."
+        if not all(isinstance(v, int | float) and isfinite(v) for window in state.get("guard", {}).values() for v in window):
+            return f"{path}: damaged, its guard remembers something else than numbers."
+        refuse_inconsistent(directory, state)
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, ArithmeticError) as e:
+        return f"{path}: damaged, not the state of a run ({type(e).__name__}: {e})."
+    return None
 
 
 def refuse_foreign(directory: Path, state: dict[str, Any], expected: dict[str, Any]) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
+from jadeberta.checkpoint.manifest import read_manifest_files
 from jadeberta.errors import CheckpointError
 
 Weights = Literal["trained", "ema"]
@@ -22,12 +23,20 @@ def consolidate_weights(directory: Path, weights: Weights = "trained") -> dict[s
         weights: trained: the master weights; ema: their running average.
 
     Raises:
-        CheckpointError: a fragment is missing, or the run kept no average.
+        CheckpointError: a fragment is missing or does not fit, or the run kept no average.
     """
+    try:
+        return _consolidate(directory, weights)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
+        raise CheckpointError(f"{directory}: its optimizer files cannot be read as weights ({type(e).__name__}: {e}).") from e
+
+
+def _consolidate(directory: Path, weights: Weights) -> dict[str, torch.Tensor]:
     kind = KINDS[weights]
     consolidated: dict[str, torch.Tensor] = {}
     filled: dict[str, int] = {}
-    for path in sorted(directory.glob("optimizer-*.safetensors")):
+    # By the manifest: a stray file, say of a save at another world size, would be taken for a part.
+    for path in [directory / name for name in read_manifest_files(directory) if name.startswith("optimizer-")]:
         with safe_open(path, "pt") as file:
             held = set(file.keys())
             for name, place in json.loads(file.metadata()["fragments"]).items():

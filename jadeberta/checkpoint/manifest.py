@@ -19,6 +19,10 @@ MANIFEST_NAME = "manifest.json"
 STATE_NAME = "state.json"
 FORMAT = "jadeberta-checkpoint"
 VERSION = 1
+LONGEST_NAME = 255
+"""Bytes that a file's name may have on Linux."""
+LARGEST_MANIFEST = 64 << 20
+"""Bytes; a manifest of 10,000 ranks has two million."""
 SMALL = 1 << 20
 """Size in bytes up to which a quick check reads a file."""
 STEP_NAME = re.compile(r"step-(\d{8})")
@@ -40,7 +44,7 @@ def step_of(directory: Path) -> int:
 
 def list_checkpoints(root: Path) -> list[Path]:
     """Returns the directories named like checkpoints, oldest first, whether they can be trusted or not."""
-    found = [p for p in root.iterdir() if p.is_dir() and STEP_NAME.fullmatch(p.name)] if root.is_dir() else []
+    found = [p for p in root.iterdir() if STEP_NAME.fullmatch(p.name) and p.is_dir()] if root.is_dir() else []
     return sorted(found, key=step_of)
 
 
@@ -65,12 +69,20 @@ def verify(directory: Path, small_only: bool = False) -> list[str]:
     """
     path = directory / MANIFEST_NAME
     try:
+        if not path.is_file():
+            return [f"{path}: missing or no file; without a manifest this is not a checkpoint."]
+        if (size := path.stat().st_size) > LARGEST_MANIFEST:
+            return [f"{path}: damaged, {size:,} bytes are no manifest."]
         manifest = orjson.loads(path.read_bytes())
+        if not isinstance(manifest, dict):
+            return [f"{path}: damaged, no JSON object."]
         if manifest["format"] != FORMAT or manifest["version"] != VERSION:
             return [f"{path}: format {manifest['format']} version {manifest['version']}, this program reads {FORMAT} {VERSION}."]
         files, step = manifest["files"], manifest["step"]
         if manifest["sha256"] != _own_hash(step, files):
             return [f"{path}: damaged, its own hash does not fit."]
+        if fault := _form_fault(step, files):
+            return [f"{path}: {fault}."]
     except OSError as e:
         return [f"{path}: {e.strerror}; without a manifest this is not a checkpoint."]
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as e:
@@ -83,7 +95,10 @@ def verify(directory: Path, small_only: bool = False) -> list[str]:
     to_read = []
     for name, entry in files.items():
         file = directory / name
-        if not file.is_file():
+        if file.is_symlink():
+            # Nothing outside the directory is read, nor called part of the checkpoint.
+            faults.append(f"{file}: a link, where the manifest lists a file.")
+        elif not file.is_file():
             faults.append(f"{file}: missing.")
         elif (size := file.stat().st_size) != entry["bytes"]:
             faults.append(f"{file}: {size} bytes, the manifest says {entry['bytes']}.")
@@ -92,6 +107,23 @@ def verify(directory: Path, small_only: bool = False) -> list[str]:
             to_read.append((file, entry["sha256"]))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # hashing releases the interpreter lock
         return faults + [fault for fault in threads.map(_hash_fault, to_read) if fault]
+
+
+def read_manifest_files(directory: Path) -> list[str]:
+    """Returns the names of the files that belong to a verified checkpoint; others that lie there do not."""
+    return sorted(orjson.loads((directory / MANIFEST_NAME).read_bytes())["files"])
+
+
+def _form_fault(step: object, files: object) -> str | None:
+    """What is wrong with the form of a manifest whose hash is right: anybody can compute one."""
+    if not isinstance(step, int) or isinstance(step, bool) or not isinstance(files, dict):
+        return "its step is no number, or its files are no object"
+    for name, entry in files.items():
+        if name in ("", ".", "..", MANIFEST_NAME) or "/" in name or "\0" in name or len(name.encode()) > LONGEST_NAME:
+            return f"lists '{name[:40]}', which is no name of a file in this directory"
+        if not isinstance(entry, dict) or not isinstance(entry.get("bytes"), int) or not isinstance(entry.get("sha256"), str):
+            return f"its entry of {name} lacks bytes or sha256"
+    return None
 
 
 def _hash_fault(file_and_hash: tuple[Path, str]) -> str | None:
@@ -148,23 +180,26 @@ def refuse_fresh_start(root: Path, resume: str, skipped: int) -> None:
         )
 
 
-def choose(root: Path, resume: str, report: Callable[[str], None]) -> Path | None:
+def choose(
+    root: Path, resume: str, report: Callable[[str], None], check: Callable[[Path], str | None] = lambda directory: None
+) -> Path | None:
     """Returns the newest checkpoint whose every byte is right, or None for a fresh start.
 
     Args:
         root: the run's `checkpoints` directory.
         resume: mode of --resume: auto, required or never.
         report: called with a line for every checkpoint that is skipped, which says why.
+        check: returns a fault of a checkpoint whose bytes are right, if it has one.
 
     Raises:
         NothingToResume, CheckpointError: as `candidates` and `refuse_fresh_start`.
     """
     found = candidates(root, resume)
     for directory in found:
-        faults = verify(directory)
-        if not faults:
+        fault = next(iter(verify(directory)), None) or check(directory)
+        if fault is None:
             return directory
-        report(skipped_line(directory, faults[0]))
+        report(skipped_line(directory, fault))
     refuse_fresh_start(root, resume, len(found))
     return None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from jadeberta.checkpoint.compatibility import refuse_foreign, refuse_inconsistent
+from jadeberta.checkpoint.compatibility import state_fault
 from jadeberta.checkpoint.manifest import skipped_line, verify
 from jadeberta.checkpoint.state_dict import read_state, restore
 from jadeberta.errors import CheckpointError, JadebertaError
@@ -70,10 +70,9 @@ class CheckpointLoader:
         """Fault of a checkpoint as far as its small files show one, and its state; raises CheckpointError where it is another run's."""
         if faults := verify(directory, small_only=True):
             return faults[0], {}
-        state = read_state(directory)
-        refuse_foreign(directory, state, self.expected)
-        refuse_inconsistent(directory, state)
-        return None, state
+        if fault := state_fault(directory, self.expected):
+            return fault, {}
+        return None, read_state(directory)
 
     def _try_restore(self, directory: Path) -> str | None:
         """Reads a checkpoint; returns why it could not be read. An exception here would leave the other ranks waiting."""

@@ -100,6 +100,20 @@ class Snapshot:
         os.close(self.descriptor)
 
 
+def not_finite(files: dict[str, tuple[Tensors, dict[str, str]]]) -> str | None:
+    """Returns the name of a tensor that holds NaN or infinity; None where there is none.
+
+    By the tensors' largest elements, which one pass over the memory finds and which are infinite or NaN where any element is.
+    """
+    named = [(name, t) for tensors, _ in files.values() for name, t in tensors.items() if t.is_floating_point() and t.numel()]
+    for device in {t.device for _, t in named}:
+        here = [(name, t) for name, t in named if t.device == device]
+        largest = torch.stack([n.float() for n in torch._foreach_norm([t.detach() for _, t in here], float("inf"))])
+        if not bool(torch.isfinite(largest).all()):  # one wait for the device, not one a tensor
+            return here[int((~torch.isfinite(largest)).nonzero()[0])][0]
+    return None
+
+
 def lay_out(tensors: Tensors, metadata: dict[str, str]) -> tuple[bytes, dict[str, tuple[int, int]], int]:
     """Lays out a safetensors file; returns its header, the byte range of each tensor in it, and its size.
 

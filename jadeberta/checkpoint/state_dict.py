@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from jadeberta.checkpoint.manifest import MANIFEST_NAME, STATE_NAME
+from jadeberta.checkpoint.manifest import STATE_NAME, read_manifest_files
 from jadeberta.checkpoint.snapshot import Tensors
 from jadeberta.errors import CheckpointError
 from jadeberta.training.engine import TrainingEngine
@@ -79,10 +79,7 @@ def restore(directory: Path, engine: TrainingEngine) -> None:
         CheckpointError: the checkpoint has other parameters than the engine, or its files leave a gap.
     """
     load_working_weights(engine.engine, _checked_weights(directory, engine))
-    listed = orjson.loads((directory / MANIFEST_NAME).read_bytes())[
-        "files"
-    ]  # a file that the manifest does not list is not part of the checkpoint
-    files = [safe_open(directory / name, "pt") for name in sorted(listed) if name.startswith("optimizer-")]
+    files = [safe_open(directory / name, "pt") for name in read_manifest_files(directory) if name.startswith("optimizer-")]
     places = [json.loads(f.metadata()["fragments"]) for f in files]
     for fragment in fragments(engine.engine):
         end = fragment.start + fragment.master.numel()

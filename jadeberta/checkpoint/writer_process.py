@@ -4,6 +4,7 @@ Reads commands on standard input and answers each, in order (`writer_messages.py
 hashes and writes would take the interpreter from the training. Knows bytes and names, no tensors, and ends with the training process.
 """
 
+import contextlib
 import mmap
 import os
 import sys
@@ -102,9 +103,13 @@ class Writer:
     def _read_back(self, directory: Path) -> list[str]:
         """Reads a checkpoint from the disk, not from the page cache as far as the kernel allows, and returns its faults."""
         for path in directory.iterdir():
-            descriptor = os.open(path, os.O_RDONLY)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(descriptor)
+            # A file that does not belong there may be gone, locked up, or a pipe; those that do are read below.
+            with contextlib.suppress(OSError):
+                descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+                try:
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                finally:
+                    os.close(descriptor)
         return self._verify(directory)
 
     def _is_trusted(self, directory: Path) -> bool:

@@ -1,5 +1,8 @@
 """Which settings of a recipe are allowed, alone and together; each violation is refused with one sentence."""
 
+import math
+from dataclasses import asdict
+
 from jadeberta.config.schema import Recipe, TrainingConfig
 from jadeberta.errors import ConfigError
 
@@ -39,6 +42,7 @@ def validate(recipe: Recipe) -> None:
     Raises:
         ConfigError: two settings contradict each other, or a number is out of its range; names the keys and what fits.
     """
+    _refuse_not_finite("", asdict(recipe))
     for key, low in AT_LEAST.items():
         section, name = key.split(".")
         if (value := getattr(getattr(recipe, section), name)) < low:
@@ -56,6 +60,18 @@ def validate(recipe: Recipe) -> None:
         raise ConfigError(f"data.repeats holds a negative number: {recipe.data.repeats}.")
     if recipe.evaluation.weights == "ema" and not recipe.training.ema_decay:
         raise ConfigError("evaluation.weights is ema, but training.ema_decay 0 keeps no average; set it, say to 0.9999.")
+
+
+def _refuse_not_finite(key: str, value: object) -> None:
+    """Raises ConfigError for a NaN or an infinity anywhere in a recipe: each comparison with NaN is false, so no rule would see it."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _refuse_not_finite(f"{key}.{name}".lstrip("."), inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _refuse_not_finite(key, inner)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key} is {value}; it must be a finite number.")
 
 
 def _check_training(training: TrainingConfig) -> None:

@@ -3,6 +3,7 @@
 Only reads, so it can be called at any time, on any host that sees the run directory. Where Slurm answers it says more.
 """
 
+import socket
 import sys
 import time
 from dataclasses import asdict
@@ -27,6 +28,7 @@ from jadeberta.status.text_tables import (
 from jadeberta.utils.command_line import OneSentenceParser, positive
 from jadeberta.utils.durations import format_duration
 from jadeberta.utils.json_lines import JsonRow, finite, read_jsonl
+from jadeberta.utils.locks import LOCK_NAME, is_held
 from jadeberta.utils.paths import path_option
 
 SILENT_S = 600.0
@@ -88,10 +90,28 @@ def read_goodput(run: Path, now: float | None = None, last_heartbeat: float = 0.
     ledger, metrics = read_rows(run)
     times = [at for row in (ledger[-1], *metrics[-1:]) if (at := finite(row, "time")) is not None]
     alive = now is not None and now - max(last_heartbeat, *times, 0.0) < (SILENT_HEARTBEAT_S if last_heartbeat else SILENT_S)
+    if now is not None and (held := lives_by_lock(run)) is not None:
+        alive = held
     # Where Slurm or the records know about the job they decide; an interactive job may outlive its ranks, so its rows count too.
     if jobs.state or jobs.starting or jobs.ended:
         alive = jobs.works and not jobs.starting and not jobs.ended and (alive or jobs.has_records)
     return compute_goodput(ledger, metrics, now if alive else None)
+
+
+def lives_by_lock(run: Path) -> bool | None:
+    """Whether rank 0 of a run lives, by the lock that it holds; None where that does not tell.
+
+    The kernel gives the lock back when the process dies. On another host than rank 0's a lock that is not held proves nothing: not every
+    shared file system passes locks on.
+    """
+    try:
+        with open(run / LOCK_NAME, "rb") as file:
+            if is_held(file.fileno()):
+                return True
+            holder = orjson.loads(file.read())
+    except (OSError, orjson.JSONDecodeError):
+        return None
+    return False if isinstance(holder, dict) and holder.get("host") == socket.gethostname() else None
 
 
 def read_heartbeats(run: Path) -> list[JsonRow]:

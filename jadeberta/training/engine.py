@@ -57,12 +57,16 @@ def deepspeed_settings(recipe: Recipe, world_size: int) -> dict[str, Any]:
     return settings
 
 
+NOTHING_MASKED = "no token of the global batch is masked"
+"""Why a step changes nothing that has no loss."""
+
+
 @dataclass
 class StepResult:
     """What all ranks together saw in one step."""
 
     loss: float
-    """Mean cross-entropy of a masked token, nats."""
+    """Mean cross-entropy of a masked token, nats; NaN where no token was masked."""
     masked_accuracy: float
     """Share of the masked tokens that were predicted."""
     masked_tokens: int
@@ -189,10 +193,13 @@ class TrainingEngine:
                 group["lr"] = lr
             self.engine.step()
         loss_sum_all, correct_all, *flag_sums = sums.tolist()
-        loss, correct_share = loss_sum_all / max(1, masked_tokens), correct_all / max(1, masked_tokens)
+        # Without a masked token there is no mean: a loss of 0 would look like a perfect step.
+        loss, correct_share = (s / masked_tokens if masked_tokens else float("nan") for s in (loss_sum_all, correct_all))
         grad_norm = self.engine.get_global_grad_norm()
         norm = float(grad_norm) if grad_norm is not None else float("nan")
         fault = self.guard.conclude(norm)
+        if not masked_tokens:
+            fault = NOTHING_MASKED
         if fault is None and self.average is not None:
             self.average.update()
         positions = self.process.world_size * sum(m.input_ids.numel() for m in batch.micro_batches)

@@ -1,6 +1,7 @@
 """What a run writes about its steps: metrics, skipped steps and step lines. Rank 0 writes; the other ranks call it to no effect."""
 
 import logging
+import math
 import time
 from typing import Any, NamedTuple
 
@@ -60,8 +61,8 @@ class RunLog:
         self.metrics.write(
             {
                 "step": state.step,
-                "loss": result.loss,
-                "masked_accuracy": result.masked_accuracy,
+                "loss": _or_none(result.loss),
+                "masked_accuracy": _or_none(result.masked_accuracy),
                 "masked_tokens": result.masked_tokens,
                 "lr": lr,
                 "grad_norm": result.grad_norm,
@@ -105,3 +106,8 @@ class RunLog:
     def _mfu(self, rate: float) -> float | None:
         """Model FLOPs utilisation at a rate of tokens per second; None where the device's peak is not known."""
         return rate * self._flops_per_token / self._peak if self._peak else None
+
+
+def _or_none(value: float) -> float | None:
+    """None for what is no number: JSON has no NaN, and sinks take None for a value that was not measured."""
+    return value if math.isfinite(value) else None

@@ -1,12 +1,13 @@
 """A checkpoint is complete or it is not there, and every change to one is found."""
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
 from jadeberta.checkpoint.commit import discard, prepare, prunable, prune, publish, remove_leftovers, write_file
-from jadeberta.checkpoint.manifest import choose, list_checkpoints, verify
+from jadeberta.checkpoint.manifest import _own_hash, choose, list_checkpoints, verify
 from jadeberta.errors import CheckpointError, NothingToResume
 
 FILES = {
@@ -162,3 +163,113 @@ def test_leftovers_of_killed_saves_and_prunings_are_removed_and_nothing_else_is(
         (tmp_path / name).mkdir()
     assert sorted(p.name for p in remove_leftovers(tmp_path)) == ["step-00000002.tmp", "step-00000003.deleted"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.tmp", "step-00000001"]
+
+
+def craft(directory: Path, **changes: object) -> None:
+    """Writes a manifest with a right hash of its own, as anybody can."""
+    path = directory / "manifest.json"
+    manifest = json.loads(path.read_text()) | changes
+    manifest["sha256"] = _own_hash(manifest["step"], manifest["files"])
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    "place", ["../../etc/hostname", "/etc/hostname", "..", ".", "", "a/b", "n" * 5000, "nul\0", "manifest.json"]
+)
+def test_a_manifest_that_lists_a_file_elsewhere_is_no_manifest_and_nothing_is_read(tmp_path, monkeypatch, place) -> None:
+    final = commit(tmp_path, 1)
+    files = json.loads((final / "manifest.json").read_text())["files"]
+    craft(final, files=files | {place: {"bytes": 1, "sha256": "0" * 64}})
+    monkeypatch.setattr("jadeberta.checkpoint.manifest.file_sha256", pytest.fail)
+    (fault,) = verify(final)
+    assert "no name of a file in this directory" in fault and len(fault) < 300
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": []}, {"files": 3}, {"files": None}, {"files": {"a": 1}},
+        {"files": {"a": {"sha256": "0"}}}, {"files": {"a": {"bytes": 1}}}, {"files": {"a": {"bytes": "1", "sha256": "0"}}},
+        {"step": "1"}, {"step": None}, {"step": [1]}, {"step": True},
+    ],
+)  # fmt: skip
+def test_a_manifest_of_another_form_is_one_sentence(tmp_path, changes) -> None:
+    final = commit(tmp_path, 1)
+    craft(final, **changes)
+    (fault,) = verify(final)
+    assert "manifest.json: " in fault
+    reported: list[str] = []
+    with pytest.raises(CheckpointError, match="none of its 1 checkpoints"):
+        choose(tmp_path, "auto", reported.append)
+    assert len(reported) == 1
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "1", '"text"', "[" * 100_000])
+def test_a_manifest_that_is_no_object_is_one_sentence(tmp_path, content) -> None:
+    final = commit(tmp_path, 1)
+    (final / "manifest.json").write_text(content)
+    assert len(verify(final)) == 1
+
+
+def test_a_link_is_no_file_of_a_checkpoint_but_a_checkpoint_may_be_a_link(tmp_path) -> None:
+    final = commit(tmp_path / "root", 1)
+    moved = tmp_path / "archive"
+    final.rename(moved)
+    final.symlink_to(moved)
+    assert verify(final) == [] and list_checkpoints(tmp_path / "root") == [final]
+    (moved / "config.json").rename(tmp_path / "config.json")
+    (moved / "config.json").symlink_to(tmp_path / "config.json")
+    assert "config.json: a link" in verify(final)[0]
+
+
+def test_a_checkpoint_that_is_a_link_is_pruned_without_what_it_leads_to(tmp_path) -> None:
+    root, archive = tmp_path / "root", tmp_path / "archive"
+    for step in (1, 2):
+        commit(root, step)
+    (root / "step-00000001").rename(archive)
+    (root / "step-00000001").symlink_to(archive)
+    assert [p.name for p in prune(root, 1, 0, trusted=lambda p: not verify(p))] == ["step-00000001"]
+    assert [p.name for p in root.iterdir()] == ["step-00000002"] and len(list(archive.iterdir())) == 5
+
+
+def test_leftovers_that_are_files_or_links_are_removed_at_the_next_start_and_what_stays_is_fatal_to_nobody(
+    tmp_path, monkeypatch
+) -> None:
+    commit(tmp_path, 1)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (tmp_path / "step-00000007.tmp").write_text("a file")
+    (tmp_path / "step-00000008.deleted").symlink_to(kept)
+    (tmp_path / "step-00000009.deleted").symlink_to("nowhere")
+    (tmp_path / "step-00000010.1.deleted").mkdir()
+    (tmp_path / "notes.txt").write_text("of the user")
+    assert [p.name for p in remove_leftovers(tmp_path)] == [
+        "step-00000007.tmp", "step-00000008.deleted", "step-00000009.deleted", "step-00000010.1.deleted",
+    ]  # fmt: skip
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["kept", "notes.txt", "step-00000001"]
+    # As on NFS, where another host has a file open.
+    (tmp_path / "step-00000007.tmp").mkdir()
+    monkeypatch.setattr("jadeberta.checkpoint.commit.shutil.rmtree", not_empty)
+    assert remove_leftovers(tmp_path) == [] and (tmp_path / "step-00000007.tmp").is_dir()
+
+
+def not_empty(path: Path) -> None:
+    raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+
+def test_a_directory_that_does_not_let_go_ends_neither_a_save_nor_a_pruning(tmp_path, monkeypatch) -> None:
+    for step in (1, 2):
+        commit(tmp_path, step)
+    monkeypatch.setattr("jadeberta.checkpoint.commit.shutil.rmtree", not_empty)
+    for _ in range(2):
+        assert verify(commit(tmp_path, 2)) == []
+    assert [p.name for p in prune(tmp_path, 1, 0, trusted=lambda p: not verify(p))] == ["step-00000001"]
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["step-00000002"]
+    monkeypatch.undo()
+    assert len(remove_leftovers(tmp_path)) == 3 and [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
+
+
+def test_a_broken_link_in_the_place_of_a_checkpoint_is_replaced(tmp_path) -> None:
+    tmp_path.joinpath("step-00000005").symlink_to("nowhere")
+    assert list_checkpoints(tmp_path) == [] and verify(commit(tmp_path, 5)) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000005"]

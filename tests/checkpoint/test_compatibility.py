@@ -1,8 +1,15 @@
 """A checkpoint that is older than a key of the recipe resumes where the recipe does what was done before, and only there."""
 
-import pytest
+import json
+from pathlib import Path
 
-from jadeberta.checkpoint.compatibility import binding_settings, refuse_foreign, refuse_inconsistent
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from jadeberta.checkpoint.compatibility import BEFORE_THE_KEY, binding_settings, refuse_foreign, refuse_inconsistent, state_fault
+from jadeberta.checkpoint.consolidate import consolidate_weights
+from jadeberta.checkpoint.manifest import manifest_bytes
 from jadeberta.config import load_recipe
 from jadeberta.errors import CheckpointError
 from tests.helpers import ROOT
@@ -41,3 +48,66 @@ def test_the_last_rate_of_an_old_checkpoint_is_that_of_its_own_recipe(tmp_path) 
     refuse_inconsistent(tmp_path, wsd)
     with pytest.raises(CheckpointError, match=r"its last learning rate was 0\.5"):
         refuse_inconsistent(tmp_path, wsd | {"lr": 0.5})
+
+
+TRAINING = {"lr": 1.0, "warmup_steps": 2, "max_steps": 12, "schedule": "linear"}
+STATE = {
+    "step": 8, "tokens": 80, "skipped_steps": 0, "rollbacks": 0, "stepped_over": [[1, 3]], "adam_step": 8, "lr": 0.5,
+    "recipe": {"training": TRAINING}, "guard": {"loss": [1.0, 2.0]}, "fingerprints": FINGERPRINTS, "settings": {},
+}  # fmt: skip
+EXPECTED = {"fingerprints": FINGERPRINTS, "settings": BEFORE_THE_KEY}
+
+
+def fault_of(tmp_path: Path, content: object) -> str | None:
+    directory = tmp_path / "step-00000008"
+    directory.mkdir(exist_ok=True)
+    (directory / "state.json").write_text(json.dumps(content))
+    return state_fault(directory, EXPECTED)
+
+
+def test_a_state_of_another_form_is_passed_over_with_one_sentence(tmp_path) -> None:
+    assert fault_of(tmp_path, STATE) is None
+    crafted: list[object] = [[], None, 3, "text", {}]
+    for key in (
+        "step",
+        "tokens",
+        "skipped_steps",
+        "adam_step",
+        "lr",
+        "recipe",
+        "fingerprints",
+        "stepped_over",
+        "guard",
+        "settings",
+    ):
+        crafted += [STATE | {key: value} for value in (None, [], {}, "x", [None], -1)]
+    crafted += [STATE | {"tokens": float("nan")}, STATE | {"guard": {"loss": ["x"]}}, STATE | {"stepped_over": [[1, 2, 3]]}]
+    sound = 0
+    for content in crafted:
+        try:
+            fault = fault_of(tmp_path, content)
+        except CheckpointError as e:
+            fault = str(e)  # it says that it is another run's, or contradicts itself
+        sound += fault is None
+        assert fault is None or ("step-00000008" in fault and "\n" not in fault)
+    # No guard, or an empty one; no data skipped; settings without a key that is younger than they are.
+    assert sound <= 8
+
+
+def test_a_state_of_another_step_than_its_directory_is_passed_over(tmp_path) -> None:
+    assert "its step is 7, the manifest says 8" in str(fault_of(tmp_path, STATE | {"step": 7, "adam_step": 7}))
+
+
+def test_weights_are_put_together_from_the_files_that_the_manifest_lists_and_no_others(tmp_path) -> None:
+    def write(name: str, count: int) -> None:
+        places = {"fragments": json.dumps({"w": {"start": 0, "shape": [4]}})}
+        save_file({"master.w": torch.arange(float(count))}, tmp_path / name, metadata=places)
+
+    write("optimizer-00001-of-00001.safetensors", 4)
+    write("optimizer-00002-of-00002.safetensors", 2)  # of a save at another world size
+    listed = {"optimizer-00001-of-00001.safetensors": (1, "")}
+    (tmp_path / "manifest.json").write_bytes(manifest_bytes(1, listed))
+    assert consolidate_weights(tmp_path)["w"].tolist() == [0, 1, 2, 3]
+    write("optimizer-00001-of-00001.safetensors", 9)
+    with pytest.raises(CheckpointError, match="its optimizer files cannot be read as weights"):
+        consolidate_weights(tmp_path)

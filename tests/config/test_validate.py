@@ -31,6 +31,11 @@ SOURCES = {"card", "char", "paper", "HF", "ours", "recalled"}
         (["--training.ema_decay", "1.0"], "training.ema_decay is 1.0; it must be at least 0 and below 1"),
         (["--training.z_loss", "-0.1"], "training.z_loss is -0.1; it must be at least 0"),
         (["--evaluation.weights", "ema"], "evaluation.weights is ema, but training.ema_decay 0 keeps no average"),
+        *[
+            ([f"--{key}={value}"], f"{key} is {value.replace('.', '')}; it must be a finite number")
+            for key in ("training.weight_decay", "training.lr", "watchdog.step_s", "guard.deviations", "run.max_hours")
+            for value in (".nan", ".inf", "-.inf")
+        ],
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(options, words) -> None:

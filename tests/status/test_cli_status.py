@@ -102,6 +102,24 @@ def test_a_run_that_is_long_silent_ended_with_its_last_row(run) -> None:
     assert status.read_goodput(run, late, last_heartbeat=late - 60).attempts[-1].ended == "running"
 
 
+def test_a_run_is_dead_as_soon_as_its_rank_0_is_and_alive_as_long_however_old_its_rows_are(run) -> None:
+    hold = "import sys; from pathlib import Path; from jadeberta.utils.locks import DirectoryLock; "
+    hold += "lock = DirectoryLock(Path(sys.argv[1]), 'run.dir'); print('held', flush=True); sys.stdin.read()"
+    process = subprocess.Popen([sys.executable, "-c", hold, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        last = status.read_rows(run)[0][-1]["time"]
+        for now in (last + 1, last + 10**6):
+            assert status.read_goodput(run, now).attempts[-1].ended == "running"
+    finally:
+        process.kill()
+        process.wait()
+    assert status.read_goodput(run, last + 1, last_heartbeat=last).attempts[-1].ended == "killed"
+    # Another host's lock that is not held proves nothing.
+    (run / ".lock").write_text('{"host": "elsewhere", "pid": 1}')
+    assert status.read_goodput(run, last + 1, last_heartbeat=last).attempts[-1].ended == "running"
+
+
 def test_a_working_job_keeps_its_run_alive_where_it_ends_with_its_ranks(run) -> None:
     late = time.time() + 1e6
     for jobs, ended in (
