@@ -34,6 +34,8 @@ STEPS: int = SETTING["steps"]  # type: ignore[assignment]
 EVALUATE_EVERY: int = SETTING["evaluate_every"]  # type: ignore[assignment]
 VOCABULARY = 8000
 """Makes checkpoints of two MB: a save lasts long enough to be hit."""
+ORPHANED_S = 15.0
+"""Longest time for which ranks may outlive a killed launcher. They end within two seconds; a busy machine takes longer."""
 
 
 @dataclass
@@ -90,6 +92,8 @@ def do_run(work: Path, name: str, ahead: list[Plan], seed: str) -> Run:
                 killer.settle()
         run = Run(work / name, killer.kills, time.monotonic() - began, job.attempt, len(job.launchers), job.orphaned_s)
         run.faults = killer.faults + [f"left over: {part}" for part in left_over(job.mark, 10)]
+        if run.orphaned_s > ORPHANED_S:
+            run.faults.append(f"ranks outlived a killed launcher by {run.orphaned_s:.1f} s")
         if (unplanned := run.attempts - 1 - sum(not kill.without_restart for kill in run.kills)) > 0:
             run.faults.append(f"{unplanned} attempts ended without a kill; see {job.log}")
         return run
