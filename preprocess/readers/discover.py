@@ -36,8 +36,8 @@ OSCAR_2201_PATTERN = "*_meta_*.jsonl.gz"
 OSCAR_2301_PATTERN = "*_part_*.jsonl.zst"
 OTHER_SPLITS = ("valid", "validation", "val", "dev", "test", "eval")
 """Names of the parts of a data set that are not for training."""
-NAMES_SHOWN = 4
-"""Most files that are named one by one for each reason why they are left."""
+NAMES_CHARACTERS = 52
+"""Room for the names of files that are left, in a line of 80 columns with the time and the number of the others."""
 _USUAL_NAMES = (
     "jawiki-*-pages-articles*.xml.bz2, cc100*.xz, ja.txt.xz, *_meta_part_N.jsonl.gz, *_part_N.jsonl.zst, *.jsonl, *.json.gz"
 )
@@ -273,6 +273,14 @@ def _log(survey: _Survey) -> None:
         log.info("  %s: %s, %s, %s MB", name, series.format, count, f"{size / 1e6:,.1f}")
         log.info("    %s", series.pattern)
     for reason, names in survey.left.items():
-        more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
         log.info("  left, %s:", reason)
-        log.info("    %s%s", ", ".join(names[:NAMES_SHOWN]), more)
+        log.info("    %s", _shortened(names))
+
+
+def _shortened(names: list[str]) -> str:
+    """Returns the first names, as many as fit a line, and the number of the others."""
+    shown = 1
+    while shown < len(names) and sum(map(len, names[: shown + 1])) + 2 * shown <= NAMES_CHARACTERS:
+        shown += 1
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

@@ -22,6 +22,7 @@ from jadeberta.utils.files import atomic_file
 from preprocess.config import PreprocessConfig
 from preprocess.document_files import write_json
 from preprocess.executors.executor import Executor
+from preprocess.executors.system_errors import system_errno
 from preprocess.tokenization.coverage import measure
 from preprocess.tokenization.sentencepiece_training import (
     read_counts,
@@ -125,6 +126,8 @@ def _train(
         else:
             model = train_sentencepiece(words, seeds, config.vocab_size, config.character_coverage)
     except RuntimeError as e:
+        if system_errno(e):
+            raise  # not the text's fault: a full disk, no descriptor left
         raise ConfigError(_explain(str(e), config.vocab_size, ranked.distinct)) from e
     if (pieces := len(sentencepiece.SentencePieceProcessor(model_proto=model))) < config.vocab_size:
         raise ConfigError(

@@ -167,6 +167,13 @@ def test_held_out_parts_of_a_data_set_are_left_and_said(tmp_path: Path, caplog: 
     ]
 
 
+def test_what_is_left_is_named_in_lines_of_eighty_columns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "web.jsonl", *(f"picture-number-{n:04d}.jpeg" for n in range(1500)))
+    said = log_of(tmp_path, caplog)
+    assert said[-1] == "    picture-number-0000.jpeg, picture-number-0001.jpeg and 1,498 more"
+    assert max(len("22:46:56 " + line) for line in said[1:]) <= 80
+
+
 def test_shards_that_lie_among_the_corpora_are_not_looked_into(tmp_path: Path) -> None:
     (tmp_path / "out" / "work").mkdir(parents=True)
     touch(tmp_path / "out" / "work", ".lock", "a.jsonl")

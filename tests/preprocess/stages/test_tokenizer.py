@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from jadeberta.shards import ConfigError, file_sha256
+from jadeberta.shards import ConfigError, OutputError, file_sha256
 from jadeberta.shards.tokenizer_format import SPECIAL_TOKENS
 from preprocess.document_files import read_json, write_jsonl_zst
 from preprocess.executors.executor import Executor
@@ -220,3 +220,15 @@ def test_fewer_pieces_than_characters_are_refused_with_the_number_needed(tiny_sh
     with pytest.raises(ConfigError, match=r"^preprocess\.vocab_size 20 is too small: .* alone are (\d+) pieces\. Set .* to more"):
         train_tokenizer(tiny.configure(tiny_shards.corpora, vocab_size=20), copied, Executor())
     assert not (copied / "tokenizer" / "training.json").exists()
+
+
+def test_a_full_disk_under_the_trainer_is_not_taken_for_a_fault_of_the_text(
+    tiny_shards: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object) -> bytes:
+        raise RuntimeError("INTERNAL: writing failed: No space left on device")
+
+    shutil.copytree(tiny_shards.out, tmp_path / "out")
+    monkeypatch.setattr(stage, "train_sentencepiece", fails)
+    with pytest.raises(OutputError, match=r"No space left on device, on rank 0\. Make room"):
+        train_tokenizer(tiny.configure(tiny_shards.corpora, vocab_size=140), tmp_path / "out", Executor())
