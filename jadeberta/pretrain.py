@@ -22,6 +22,7 @@ from jadeberta.cluster.environment import Process, detect, slurm_job
 from jadeberta.cluster.process_group import is_lost_peer, join_process_group, set_timeouts
 from jadeberta.config import Recipe
 from jadeberta.data.batches import StepBatch, StepDataset, iterate_steps
+from jadeberta.data.loader_processes import explain_death
 from jadeberta.data.masking import Masker, read_word_starts
 from jadeberta.data.sample_order import SampleOrder
 from jadeberta.errors import ConfigError, HangError, JadebertaError, NumericsError, OutputError, RequeueRequested, ResourceError
@@ -45,6 +46,7 @@ from jadeberta.training.sinks import require_known_sinks
 from jadeberta.training.watchdog.client import WatchdogClient
 from jadeberta.utils.files import write_atomically
 from jadeberta.utils.logs import configure_console
+from jadeberta.utils.resources import raise_open_files_limit
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
         JadebertaError: the run cannot start or go on; see the subclasses for the exit statuses.
     """
     process = detect(os.environ)
+    raise_open_files_limit()
     require_known_sinks(recipe.logging.sinks)
     shards = open_shards(recipe.data.shards or _missing("data.shards"), damaged=recipe.data.damaged)
     repeats = effective_repeats(recipe, shards)
@@ -86,8 +89,8 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
             context.ledger.write("requeue" if isinstance(e, RequeueRequested) else "stop", status=e.exit_status, reason=str(e))
         raise
     except RuntimeError as e:
-        if "DataLoader worker" in str(e):  # raised by a signal handler, wherever the training happens to be
-            raise HangError(f"{str(e).splitlines()[0]} Where it was killed, look for the memory of the host.") from None
+        if died := explain_death(e):  # raised by a signal handler, wherever the training happens to be
+            raise died from None
         if not is_lost_peer(e):
             raise
         reason = re.sub(r"^\[\S+\] *", "", next(iter(str(e).splitlines()), type(e).__name__)).split(". ")[0]

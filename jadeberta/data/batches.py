@@ -4,23 +4,20 @@ A batch is a pure function of the step's number: starting at any step costs noth
 """
 
 import math
-import multiprocessing
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 import xxhash
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from jadeberta.data.loader_processes import items_ahead, make_item
 from jadeberta.data.masking import IGNORED, Masker
 from jadeberta.data.sample_order import SampleOrder, rank_share
 from jadeberta.errors import JadebertaError
 from jadeberta.shards import ExcludedRows, ShardReader
 from jadeberta.shards.tokenizer_format import PAD
-from jadeberta.utils.processes import end_with_parent
-from jadeberta.utils.temporary import share_temporary_directory
 
 
 @dataclass
@@ -59,8 +56,27 @@ class StepBatch:
     """Damaged rows of this share: each is all padding, so nothing of it is predicted."""
 
 
+@dataclass
+class StepArrays:
+    """A rank's share of one optimizer step as a loader process sends it: one narrow array a field for all micro-batches."""
+
+    step: int
+    epoch: int
+    batch_hash: str
+    """These three as in `StepBatch`."""
+    input_ids: np.ndarray
+    """Masked token ids, uint16 [sequences, length]. 0 is padding before masking too: it is neither masked nor put in."""
+    documents: np.ndarray | None
+    """Document numbers, uint16 [sequences, length]; None where a row counts as one text."""
+    masked_index: np.ndarray
+    """Positions in the flattened share that are predicted, ascending, int64 [masked]."""
+    labels: np.ndarray
+    """Tokens at these positions, uint16 [masked]."""
+    excluded: list[ExcludedRows]
+
+
 class StepDataset(Dataset):
-    """Maps a step (from 0) to the rank's batch of that step."""
+    """Maps a step (from 0) to the rank's share of that step; `batch` makes the micro-batches of it."""
 
     def __init__(
         self,
@@ -89,27 +105,48 @@ class StepDataset(Dataset):
         self.place = (micro_batch_size, rank, world_size)
         self.by_document, self.whole_words = by_document, whole_words
 
-    def __getitem__(self, step: int) -> "StepBatch | JadebertaError":
-        """Returns the batch, or the error of reading it: raised in a loader process, torch would bury it in a traceback of its own."""
-        try:
-            return self._make(step)
-        except JadebertaError as e:
-            return e
-
-    def _make(self, step: int) -> StepBatch:
+    def __getitem__(self, step: int) -> StepArrays:
+        """Returns the share of a step; raises the errors of reading it."""
         epochs, samples = self.order.step(step)
         # Of the global batch, before it is shared out over the ranks: the hash must not depend on the world size.
         digest = xxhash.xxh64(np.stack([epochs, samples], axis=1).astype("<i8").tobytes()).hexdigest()
-        micro_batches, masked, tokens = [], 0, 0
         self.shards.take_excluded()  # records of earlier reads do not belong to this batch
-        for places in rank_share(len(samples), *self.place):
+        shares = rank_share(len(samples), *self.place)
+        length = self.shards.sequence_length
+        input_ids = np.empty((shares.size, length), np.uint16)
+        document_ids = np.empty((shares.size, length), np.uint16) if self.by_document else None
+        index, targets = [], []
+        for number, places in enumerate(shares):
+            mine = slice(number * len(places), (number + 1) * len(places))
             rows, documents, starts = self.shards.rows_with_words(self.order.rows(samples[places]))
             ids, labels = self.masker(rows, epochs[places], samples[places], starts if self.whole_words else None)
-            micro_batch = make_micro_batch(ids, labels, rows, documents if self.by_document else None)
-            masked += len(micro_batch.labels)
+            input_ids[mine] = ids
+            if document_ids is not None:
+                document_ids[mine] = documents
+            masked = np.flatnonzero(labels != IGNORED)
+            index.append(masked + mine.start * length)
+            targets.append(labels.ravel()[masked].astype(np.uint16))
+        joined = (np.concatenate(parts) for parts in (index, targets))
+        return StepArrays(step, int(epochs[0]), digest, input_ids, document_ids, *joined, self.shards.take_excluded())
+
+    def batch(self, share: StepArrays) -> StepBatch:
+        """Makes the micro-batches of a share; in the training process, so that no tensor travels between processes."""
+        size, (sequences, length) = self.place[0], share.input_ids.shape
+        ends = np.searchsorted(share.masked_index, np.arange(0, sequences + 1, size) * length).tolist()
+        micro_batches = []
+        for number in range(sequences // size):
+            mine, masked = slice(number * size, (number + 1) * size), slice(ends[number], ends[number + 1])
+            present = share.input_ids[mine] != PAD
+            micro_batch = MicroBatch(
+                input_ids=torch.from_numpy(share.input_ids[mine].astype(np.int64)),
+                masked_index=torch.from_numpy(share.masked_index[masked] - mine.start * length),
+                labels=torch.from_numpy(share.labels[masked].astype(np.int64)),
+                attention_mask=None if present.all() else torch.from_numpy(present.astype(np.int64)),
+                document_ids=None if share.documents is None else torch.from_numpy(share.documents[mine].astype(np.int64)),
+            )
             micro_batches.append(fill_up(micro_batch, self.capacity))
-            tokens += int(np.count_nonzero(rows))
-        return StepBatch(step, int(epochs[0]), digest, micro_batches, masked, tokens, self.shards.take_excluded())
+        tokens = int(np.count_nonzero(share.input_ids))
+        return StepBatch(share.step, share.epoch, share.batch_hash, micro_batches, len(share.labels), tokens, share.excluded)
 
 
 def make_micro_batch(ids: np.ndarray, labels: np.ndarray, rows: np.ndarray, documents: np.ndarray | None) -> MicroBatch:
@@ -170,33 +207,12 @@ def iterate_steps(dataset: StepDataset, first_step: int, end_step: int, workers:
 
     Raises:
         ShardError: a row is damaged or cannot be read, and the reader stops at damage.
-        RuntimeError: a loader process died; torch raises this at any point of the training.
+        ResourceError: this process or a loader lacks something, or the file system does not answer.
+        RuntimeError: a loader process died; torch raises this at any point of the training, see `loader_processes.explain_death`.
     """
-    if workers:
-        share_temporary_directory()
-    loader = DataLoader(
-        dataset,
-        # The data set makes the batch of a whole step; torch must not join several of them.
-        batch_size=None,
-        sampler=range(first_step, end_step),
-        num_workers=workers,
-        prefetch_factor=prefetch if workers else None,
-        collate_fn=None,
-        worker_init_fn=_init_worker if workers else None,
-        persistent_workers=False,
-    )
-    for item in loader:
-        if isinstance(item, JadebertaError):
-            raise item
-        yield item
-
-
-def _init_worker(worker: int) -> None:
-    trainer = multiprocessing.parent_process()
-    assert trainer is not None and trainer.pid is not None
-    end_with_parent(trainer.pid)
-    # A signal to the whole process group is the training process's to answer; a loader that died of it would fail the step.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    torch.set_num_threads(1)
+    steps = range(first_step, end_step)
+    shares = items_ahead(dataset, steps, workers, prefetch) if workers else (make_item(dataset, step) for step in steps)
+    for share in shares:
+        if isinstance(share, JadebertaError):
+            raise share
+        yield dataset.batch(share)

@@ -49,7 +49,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_tokens_of_a_step_are_those_that_are_not_padding(shards: Path) -> None:
     reader = open_shards(shards)
     order = SampleOrder.of(1, len(reader), reader.corpora, {"web": 1})
-    batch = StepDataset(reader, order, Masker(1, TINY_MODEL["vocab_size"]), 1, 0, 1, by_document=True)[0]
+    dataset = StepDataset(reader, order, Masker(1, TINY_MODEL["vocab_size"]), 1, 0, 1, by_document=True)
+    batch = dataset.batch(dataset[0])
     assert isinstance(reader, ShardReader) and not isinstance(batch, Exception)
     fragments = len(LENGTHS) + 2  # the one of 1,300 tokens is cut in three
     assert batch.tokens == sum(LENGTHS) + 2 * fragments < 512 * len(reader)
