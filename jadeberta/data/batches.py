@@ -126,8 +126,10 @@ class StepDataset(Dataset):
             masked = np.flatnonzero(labels != IGNORED)
             index.append(masked + mine.start * length)
             targets.append(labels.ravel()[masked].astype(np.uint16))
-        joined = (np.concatenate(parts) for parts in (index, targets))
-        return StepArrays(step, int(epochs[0]), digest, input_ids, document_ids, *joined, self.shards.take_excluded())
+        places_masked, labels_masked = np.concatenate(index), np.concatenate(targets)
+        return StepArrays(
+            step, int(epochs[0]), digest, input_ids, document_ids, places_masked, labels_masked, self.shards.take_excluded()
+        )
 
     def batch(self, share: StepArrays) -> StepBatch:
         """Makes the micro-batches of a share; in the training process, so that no tensor travels between processes."""

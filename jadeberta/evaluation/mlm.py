@@ -196,6 +196,7 @@ def main(arguments: list[str]) -> int:
         seed=options.seed,
         limit=options.limit,
     )
+    available = len(shards)
     document: dict[str, Any] = {
         "checkpoint": str(checkpoint),
         "shards": str(shards.directory),
@@ -204,6 +205,10 @@ def main(arguments: list[str]) -> int:
         "split": options.split,
         "mask_probability": options.mask_probability,
         "seed": options.seed,
+        "limit": options.limit,
+        "sequences_available": available,
+        # Beside the figures, so that whoever reads them sees that all rows may give others.
+        "is_partial": figures["all"]["sequences"] < available,
         "accuracy": figures["all"]["accuracy"],
         "corpora": {k: v for k, v in figures.items() if k != "all"},
         "all": figures["all"],

@@ -64,7 +64,8 @@ def load_pretrained(path: Path, kind: Weights = "trained") -> PretrainedEncoder:
             f"{tokenizer}: missing; text cannot be encoded without it. Copy it there from the shards' tokenizer/."
         )
     try:
-        config = AutoConfig.from_pretrained(str(directory))
+        # By default transformers asks on a terminal whether to run code that lies in the directory.
+        config = AutoConfig.from_pretrained(str(directory), trust_remote_code=False)
         if not isinstance(config, DebertaV2Config):
             raise CheckpointError(f"{directory / 'config.json'}: a {config.model_type} and no deberta-v2. Name a DeBERTa V2.")
         if (directory / MANIFEST_NAME).exists():
@@ -76,6 +77,10 @@ def load_pretrained(path: Path, kind: Weights = "trained") -> PretrainedEncoder:
         else:
             found = load_file(directory / "model.safetensors")
     except (OSError, ValueError, SafetensorError) as e:
+        if "trust_remote_code" in str(e):
+            raise CheckpointError(
+                f"{directory}: its config.json asks for Python code of its own, which is never run. Name a DeBERTa V2."
+            ) from e
         raise CheckpointError(f"{directory}: cannot be loaded ({type(e).__name__}: {e}). Export or download it again.") from e
     weights = {name: tensor.float().contiguous() for name, tensor in sorted(found.items()) if name.startswith(ENCODER)}
     if not weights:

@@ -87,7 +87,11 @@ class DebertaForMaskedLM(DebertaV2ForMaskedLM):
                 )
             hidden = self.deberta(input_ids, attention_mask=attention_mask).last_hidden_state
         else:
-            hidden = self.encode(input_ids, mask_padding(attention_mask, document_ids))
+            # Relative positions need nothing: a distance inside a document is the same wherever the document lies.
+            positions = None
+            if document_ids is not None and self.config.position_biased_input:
+                positions = positions_in_documents(document_ids)
+            hidden = self.encode(input_ids, mask_padding(attention_mask, document_ids), positions)
         if masked_index is not None:
             hidden = hidden.flatten(0, 1).index_select(0, masked_index)
         logits = self.cls(hidden) if self.legacy else self.lm_predictions(hidden, self.deberta.embeddings.word_embeddings)
@@ -99,16 +103,19 @@ class DebertaForMaskedLM(DebertaV2ForMaskedLM):
             loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED)
         return MaskedLMOutput(loss=loss, logits=logits)
 
-    def encode(self, input_ids: torch.Tensor, document_ids: torch.Tensor | None) -> torch.Tensor:
+    def encode(
+        self, input_ids: torch.Tensor, document_ids: torch.Tensor | None, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Returns the hidden states of the last layer, [B, S, hidden_size].
 
         Args:
             input_ids: int64 [B, S].
             document_ids: integers [B, S], 0 = padding; tokens of equal numbers see each other. None: no padding, one text per row.
+            positions: int64 [B, S], of each token for the absolute position embeddings; None counts through the row.
         """
         encoder: Any = self.deberta.encoder
         present = None if document_ids is None else document_ids != 0
-        embedded = hidden = self.deberta.embeddings(input_ids, mask=present)
+        embedded = hidden = self.deberta.embeddings(input_ids, position_ids=positions, mask=present)
         table = encoder.get_rel_embedding()
         seeds = self._dropout_seeds(len(encoder.layer), input_ids.device)
         for i, layer in enumerate(encoder.layer):
@@ -142,6 +149,13 @@ def run_layer(
     context = layer.attention.self.context(hidden, table, document_ids, seed)
     attended = layer.attention.output(context, hidden)
     return layer.output(layer.intermediate(attended), attended)
+
+
+def positions_in_documents(document_ids: torch.Tensor) -> torch.Tensor:
+    """Position of each token from the start of its document, int64 [B, S]; a document is a run of equal numbers, integers [B, S]."""
+    places = torch.arange(document_ids.shape[1], device=document_ids.device)
+    is_same = F.pad(document_ids[:, 1:] == document_ids[:, :-1], (1, 0), value=False)
+    return places - torch.where(is_same, 0, places).cummax(dim=1).values
 
 
 def mask_padding(attention_mask: torch.Tensor | None, document_ids: torch.Tensor | None) -> torch.Tensor | None:

@@ -171,9 +171,19 @@ def _evaluation(evaluation: dict[str, Any] | None) -> str:
     )
     return f"""## Evaluation
 
-Masked tokens of held-out documents ({evaluation["mask_probability"]:.0%} masked).
+Masked tokens of {_evaluated_rows(evaluation)} ({evaluation["mask_probability"]:.0%} masked).
 
 | corpus | accuracy | loss (nats) | always the most frequent token | masked tokens |
 |---|---|---|---|---|
 {table}
 """
+
+
+def _evaluated_rows(evaluation: dict[str, Any]) -> str:
+    """Which rows the figures are of; a part of them is said to be one."""
+    rows = "training documents, not held-out ones" if evaluation.get("split", "valid") == "train" else "held-out documents"
+    if not evaluation.get("is_partial"):
+        return rows
+    of = f" of {evaluation['sequences_available']:,}" if "sequences_available" in evaluation else ""
+    limit = f", at most {evaluation['limit']:,} of each corpus" if evaluation.get("limit") else ""
+    return f"**a part of the {rows}**, {int(evaluation['all']['sequences']):,}{of} sequences{limit}"

@@ -104,8 +104,8 @@ def fill_mask(directory: Path, sentence: str, top: int = 5) -> list[tuple[str, f
         top: number of words.
     """
     transformers.utils.logging.disable_progress_bar()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-    model = transformers.AutoModelForMaskedLM.from_pretrained(directory).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    model = transformers.AutoModelForMaskedLM.from_pretrained(directory, trust_remote_code=False).eval()
     encoded = tokenizer(sentence, return_tensors="pt")
     place = int((encoded["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0])
     with torch.inference_mode():
@@ -120,7 +120,7 @@ def _compare_logits(directory: Path, weights: dict[str, torch.Tensor]) -> None:
     ours = load(directory).float().eval()
     # Both models have the weights as they are released, so rounding to that dtype is no difference.
     ours.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
-    theirs = transformers.AutoModelForMaskedLM.from_pretrained(directory, dtype=torch.float32).eval()
+    theirs = transformers.AutoModelForMaskedLM.from_pretrained(directory, trust_remote_code=False, dtype=torch.float32).eval()
     ids = torch.randint(len(SPECIAL_TOKENS), ours.config.vocab_size, (2, 64), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected, found = ours(ids).logits, theirs(input_ids=ids).logits

@@ -127,6 +127,36 @@ def test_a_packed_row_gives_each_document_what_it_gets_alone(kernel) -> None:
                 assert (packed[row, places] - alone).abs().max() < 1e-9
 
 
+@pytest.mark.parametrize("heads", [["p2c", "c2p"], []], ids=str)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_absolute_positions_restart_at_each_packed_document(heads, recompute) -> None:
+    _, ours = make_pair(torch.float64, position_biased_input=True, pos_att_type=heads)
+    ours.train().recompute = recompute
+    ids, _, _ = make_batch(60)
+    documents = torch.tensor([[1] * 20 + [2] * 25 + [3] * 15, [1] * 40 + [2] * 12 + [0] * 8])
+    ids[documents == 0] = 0
+    labels = torch.where(documents != 0, ids, -100)
+    weight = ours.deberta.embeddings.position_embeddings.weight
+
+    def run(rows: torch.Tensor, of: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        ours.zero_grad()
+        logits = ours(rows, document_ids=of).logits
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum").backward()
+        return logits.detach(), weight.grad.clone()
+
+    packed, gradient = run(ids, documents, labels)
+    alone = torch.zeros_like(gradient)
+    for row in range(2):
+        for document in documents[row].unique():
+            if document:
+                places = documents[row] == document
+                own = torch.ones(1, int(places.sum()), dtype=torch.int64)
+                logits, part = run(ids[row, places][None], own, labels[row, places][None])
+                assert (packed[row, places] - logits[0]).abs().max() < 1e-9
+                alone += part
+    assert (gradient - alone).abs().max() < 1e-8 and not gradient[40:].any()
+
+
 def test_without_document_ids_documents_do_see_each_other() -> None:
     _, ours = make_pair()
     ids, _, _ = make_batch(40)
