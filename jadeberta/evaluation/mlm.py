@@ -196,7 +196,6 @@ def main(arguments: list[str]) -> int:
         seed=options.seed,
         limit=options.limit,
     )
-    available = len(shards)
     document: dict[str, Any] = {
         "checkpoint": str(checkpoint),
         "shards": str(shards.directory),
@@ -206,9 +205,9 @@ def main(arguments: list[str]) -> int:
         "mask_probability": options.mask_probability,
         "seed": options.seed,
         "limit": options.limit,
-        "sequences_available": available,
+        "sequences_available": len(shards),
         # Beside the figures, so that whoever reads them sees that all rows may give others.
-        "is_partial": figures["all"]["sequences"] < available,
+        "is_partial": bool(options.limit) and any(len(rows) > options.limit for rows in shards.corpora.values()),
         "accuracy": figures["all"]["accuracy"],
         "corpora": {k: v for k, v in figures.items() if k != "all"},
         "all": figures["all"],
