@@ -10,6 +10,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,14 @@ _ZSTD_WINDOW = 2**31
 # zstandard has no limit on what it returns. A block of 4 bytes can hold 128 KiB, so this many bytes hold at most 32 MiB; measured, such
 # slices are as fast as whole chunks.
 _ZSTD_SLICE = 1024
-DECOMPRESSORS: dict[str, Callable[[], Any]] = {
-    ".bz2": bz2.BZ2Decompressor,
-    ".gz": lambda: zlib.decompressobj(wbits=31),
-    ".xz": lzma.LZMADecompressor,
-    ".zst": lambda: _Zstd(),
+_FED_BYTES = 16 * 1024
+DECOMPRESSORS: dict[str, Callable[[], Callable[[], Any]]] = {
+    ".bz2": lambda: bz2.BZ2Decompressor,
+    ".gz": lambda: partial(zlib.decompressobj, wbits=31),
+    ".xz": lambda: lzma.LZMADecompressor,
+    ".zst": lambda: partial(_Zstd, zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)),
 }
+"""For each suffix a function that is called for a file; it returns one that is called for each stream of the file, one after the other."""
 
 
 class DamagedFile(Exception):
@@ -73,28 +76,32 @@ def chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[bytes
 
 def placed_chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
     """Streams the chunks that `chunks` gives, as (bytes of the file read so far, content); raises DamagedFile as it does."""
-    new = DECOMPRESSORS.get(path.suffix)
+    new = DECOMPRESSORS[path.suffix]() if path.suffix in DECOMPRESSORS else None
     position = start
     decompressor = None
     try:
         with open(path, "rb") as f:
             f.seek(start)
-            while data := f.read(CHUNK_BYTES if end is None else min(CHUNK_BYTES, end - position)):
-                position += len(data)
+            while block := f.read(CHUNK_BYTES if end is None else min(CHUNK_BYTES, end - position)):
+                place = position
+                position += len(block)
                 if new is None:
-                    yield position, data
+                    yield position, block
                     continue
-                while data:
-                    if decompressor is None:
-                        # Zero bytes between streams are padding that gzip and xz allow.
-                        data = data.lstrip(b"\0") if position - len(data) > start else data
-                        if not data:
-                            break
-                        decompressor = new()
-                    for content in _contents(decompressor, data):
-                        yield position, content
-                    data = decompressor.unused_data if decompressor.eof else b""
-                    decompressor = None if decompressor.eof else decompressor
+                # In pieces: what is left behind the end of a stream is copied, and a block may hold thousands of streams.
+                for data in (block[at : at + _FED_BYTES] for at in range(0, len(block), _FED_BYTES)):
+                    place += len(data)
+                    while data:
+                        if decompressor is None:
+                            # Zero bytes between streams are padding that gzip and xz allow.
+                            data = data.lstrip(b"\0") if place - len(data) > start else data
+                            if not data:
+                                break
+                            decompressor = new()
+                        for content in _contents(decompressor, data):
+                            yield position, content
+                        data = decompressor.unused_data if decompressor.eof else b""
+                        decompressor = None if decompressor.eof else decompressor
     # Not a damaged file: a download would not help.
     except PermissionError as e:
         raise InputError(f"{path}: {e.strerror}; give this user the right to read it.") from e
@@ -117,8 +124,8 @@ def placed_chunks(path: Path, start: int = 0, end: int | None = None) -> Iterato
 class _Zstd:
     """A stream of zstd with the interface of `bz2.BZ2Decompressor`, except that `decompress` takes no limit: see `_ZSTD_SLICE`."""
 
-    def __init__(self) -> None:
-        self._stream = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj()
+    def __init__(self, context: zstandard.ZstdDecompressor) -> None:
+        self._stream = context.decompressobj()
         self.unused_data, self.eof = b"", False
 
     def slices(self, data: bytes) -> Iterator[bytes]:

@@ -17,6 +17,7 @@ SHOWN_BY = {
     "No sentence is lost silently.": [
         "preprocess/segmenters/test_segmenters.py::test_words_spell_the_sentence_or_it_is_rejected",
         "preprocess/segmenters/test_jumanpp_faults.py::test_fault_costs_the_guilty_sentence_alone",
+        "preprocess/segmenters/test_in_child.py::test_a_library_that_fails_costs_the_guilty_sentence_alone",
         "preprocess/stages/test_segment.py::test_sentence_that_kills_the_program_is_quarantined_with_its_place_and_counted",
     ],
     "Preprocessing survives any kill.": [

@@ -26,6 +26,13 @@ def test_a_small_file_of_much_content_comes_in_bounded_chunks_up_to_its_end(tmp_
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_of_thousands_of_streams_is_read_to_its_end(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"streams{suffix}"
+    path.write_bytes(COMPRESS[suffix](b"a\n") * 9000)
+    assert [line for _, line in lines(path)] == [b"a"] * 9000
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_line_without_an_end_is_refused_when_its_limit_is_read_and_not_when_all_of_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
@@ -50,6 +57,6 @@ def test_small_limits_and_chunks_change_no_byte(tmp_path: Path, monkeypatch: pyt
     rows = [b"%d " % n * (n % 50) for n in range(2000)]
     path = tmp_path / f"text{suffix}"
     path.write_bytes(COMPRESS[suffix](b"\n".join(rows[:1000]) + b"\n") + COMPRESS[suffix](b"\n".join(rows[1000:])))
-    for name, value in (("MOST_BYTES", 7), ("CHUNK_BYTES", 100), ("_ZSTD_SLICE", 3)):
+    for name, value in (("MOST_BYTES", 7), ("CHUNK_BYTES", 100), ("_ZSTD_SLICE", 3), ("_FED_BYTES", 11)):
         monkeypatch.setattr(compressed, name, value)
     assert [line for _, line in lines(path)] == rows
