@@ -259,9 +259,8 @@ def _question(folder: Path, problem: str, choices: dict[str, Series]) -> InputEr
     lines = ["preprocess:", "  corpora:"]
     for name, series in choices.items():
         lines += [f"    {name}:", f"      format: {series.format}", f"      path: {_path(folder, series)}"]
-    return InputError(
-        f"{folder}: {problem}; keep one of them, or leave CORPORA out and name them in the recipe:\n" + "\n".join(lines)
-    )
+    remedy = "keep one of them, or leave CORPORA out and write lines like these into the recipe"
+    return InputError(f"{folder}: {problem}; {remedy}.\n" + "\n".join(lines))
 
 
 def _log(survey: _Survey) -> None:
