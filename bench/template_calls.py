@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if sys.path[0] == str(ROOT / "bench"):
     sys.path[0] = str(ROOT)  # in place of bench/, where files are named like packages
 
+from jadeberta.utils.paths import path_option  # noqa: E402
 from preprocess.readers import markup  # noqa: E402
 from preprocess.readers.wiki import incomplete_sentences  # noqa: E402
 from preprocess.readers.wiki.incomplete_sentences import GAP, Losses  # noqa: E402
@@ -129,7 +130,7 @@ def measure(path: Path) -> Measured:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("articles", type=Path)
+    parser.add_argument("articles", type=path_option)
     parser.add_argument("--top", type=int, default=40, help="how many templates are named")
     parser.add_argument("--silent", action="store_true", help="list the templates taken for silent")
     options = parser.parse_args()

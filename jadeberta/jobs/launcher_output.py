@@ -18,7 +18,7 @@ from typing import TextIO
 from jadeberta.utils.processes import end_with_parent
 
 SENTENCE = re.compile(
-    r"^(?:rank \d+ on \S+: )?(?:\w+Error|StopRequested|RequeueRequested|NothingToResume): |^python -m \w+: error: "
+    r"^(?:rank \d+ on \S+: )?(?:\w+Error|StopRequested|RequeueRequested|NothingToResume): |^python -m \w+: error: |^interrupted"
 )
 """The line with which a program of this project states why it ends."""
 RULE = re.compile(r"^-{60,}$")

@@ -30,6 +30,7 @@ def stand_in(folder: Path, text: str, status: int) -> str:
     [
         (f"{SENTENCE}\n{BLOCK}", f"{SENTENCE}\n"),
         (f"[vm:20412] PMIX ERROR: UNREACHABLE in file x.c\na remark\n{SENTENCE}\n{SENTENCE}\nbye\n{BLOCK}", f"a remark\nbye\n{SENTENCE}\n"),
+        (f"interrupted; the same command goes on from here\n{BLOCK}", "interrupted; the same command goes on from here\n"),
         (f"rank 1 on a: HangError: gone.\n{BLOCK}", "rank 1 on a: HangError: gone.\n"),
         (f"Traceback (most recent call last):\n{BLOCK}", f"Traceback (most recent call last):\n{BLOCK}\n"),
     ],
