@@ -15,7 +15,7 @@ from jadeberta.shards import open as open_shards
 from jadeberta.training.guard import SpikeDetector, UpdateGuard, deviations_above, is_sound
 from jadeberta.training.lr_schedule import learning_rate
 from jadeberta.utils.json_lines import read_jsonl
-from tests.helpers import make_recipe, make_shards, printed_by, read_metrics, start_ranks
+from tests.helpers import make_recipe, make_shards, printed_by, read_metrics, run_ranks, start_ranks
 
 # Spoils one rank's loss, or its gradient alone, at some steps or for some data; everything else is the real command.
 DRIVER = """
@@ -88,6 +88,18 @@ def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(tmp_path, stage
     assert any(not after[name].equal(later[name]) for name in after), "the step after it did nothing"
     state = json.loads((run / "checkpoints/step-00000006/state.json").read_text())
     assert (state["skipped_steps"], state["adam_step"], state["position"]) == (2, 4, 6 * 12)
+
+
+@pytest.mark.slow
+def test_a_step_without_a_masked_token_has_no_loss_and_says_why_it_changed_nothing(tmp_path) -> None:
+    shards = make_shards(tmp_path / "shards", {"wikipedia": (20, 3)})
+    training = {"max_steps": 1, "warmup_steps": 1, "global_batch_size": 1, "mask_probability": 1e-9}
+    recipe = make_recipe(tmp_path / "recipe.yaml", shards, tmp_path / "run", training=training, logging={"tensorboard": True})
+    run_ranks(1, "pretrain", "--config", str(recipe), log=tmp_path / "log")
+    (row,) = read_metrics(tmp_path / "run")
+    assert (row["loss"], row["masked_accuracy"], row["masked_tokens"], row["skipped"]) == (None, None, 0, True)
+    (skip,) = [event for event in read_jsonl(tmp_path / "run/ledger.jsonl") if event["event"] == "skip"]
+    assert skip["reason"] == "no token of the global batch is masked"
 
 
 def order(run: Path) -> SampleOrder:
