@@ -146,7 +146,10 @@ def _script(env: Mapping[str, str]) -> int | None:
     """Returns the process of the script in launch/, where it was started on this machine; its variable reaches other hosts too."""
     host, _, rest = env.get(SCRIPT_VARIABLE, "").partition(" ")
     namespace, _, pid = rest.partition(" ")
-    here = host == socket.gethostname() and namespace == os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - the link leads to no file
+    try:
+        here = host == socket.gethostname() and namespace == os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - it leads to no file
+    except OSError:
+        return None
     return int(pid) if here and pid.isdigit() else None
 
 
