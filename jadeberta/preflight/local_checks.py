@@ -13,6 +13,7 @@ from jadeberta.cluster.environment import Process, host_name
 from jadeberta.config import Recipe
 from jadeberta.errors import JadebertaError
 from jadeberta.preflight.host_info import check_device, job_key, stale_processes, versions
+from jadeberta.preflight.process_limits import check_limits
 from jadeberta.preflight.results import Fault, LocalResults
 from jadeberta.preflight.storage_info import checkpoint_directories, disk_space, index_hash, missing_shards
 from jadeberta.preflight.timeouts import TimedOut, call_with_timeout
@@ -44,8 +45,11 @@ def run_local_checks(recipe: Recipe, process: Process, env: Mapping[str, str]) -
     except (RuntimeError, OSError, TimedOut) as e:  # torch raises the first
         results.device = ""
         results.faults.append(Fault("device", f"the GPU of local rank {process.local_rank} cannot be used ({_reason(e)})"))
-    # Once per host: its ranks see the same processes.
+    # Once per host: its ranks see the same processes, and have the same limits.
     if process.local_rank == 0:
+        faults, warnings = check_limits(process.world_size, results.device == "cuda")
+        results.faults += faults
+        results.warnings += warnings
         results.warnings += stale_processes()
     return results
 
