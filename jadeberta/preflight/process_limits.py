@@ -27,7 +27,8 @@ def limit_findings(files: int, shared: tuple[int, int] | None, world_size: int, 
     Returns:
         Faults that the training would fail of, and warnings.
     """
-    faults, warnings = [], []
+    faults: list[Fault] = []
+    warnings: list[str] = []
     needed = FILES_OF_A_RANK + FILES_OF_A_PEER * world_size
     if files < needed:
         faults.append(

@@ -1,5 +1,6 @@
 """Batches take no descriptors and no shared memory, and a wait for one ends with it or with its cause."""
 
+import ctypes
 import errno
 import os
 import resource
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from torch.utils.data import Dataset
 
 from jadeberta.data import loader_processes
@@ -149,3 +151,45 @@ def test_a_run_of_documents_lives_with_few_descriptors(reader, monkeypatch) -> N
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert [len(batch.micro_batches) for batch in kept] == [576] * 4
+
+
+def with_small_shared_memory(size: int) -> str:
+    """Gives this process a /dev/shm of its own; returns why that cannot be, or nothing."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    clone_newns, clone_newuser = 0x00020000, 0x10000000
+    if libc.unshare(clone_newns | (clone_newuser if os.geteuid() else 0)):
+        return f"unshare: {os.strerror(ctypes.get_errno())}"
+    private_recursive = 0x44000
+    if libc.mount(None, b"/", None, private_recursive, None) or libc.mount(
+        b"tmpfs", b"/dev/shm", b"tmpfs", 0, f"size={size}".encode()
+    ):
+        return f"mount: {os.strerror(ctypes.get_errno())}"
+    return ""
+
+
+def test_a_shared_memory_smaller_than_one_batch_is_enough(reader) -> None:
+    reading, writing = os.pipe()
+    if not (child := os.fork()):
+        answer = b"skip: "
+        try:
+            torch.set_num_threads(1)
+            reason = with_small_shared_memory(65536)
+            answer += reason.encode()
+            if not reason:
+                order = SampleOrder.of(3, SEQUENCES, reader.corpora, dict.fromkeys(reader.corpora, 1))
+                dataset = StepDataset(reader, order, Masker(1, 64), 18, 0, 1, by_document=True)
+                kept = list(iterate_steps(dataset, 0, 4, WORKERS, PREFETCH))
+                bytes_kept = sum(m.input_ids.nbytes for m in kept[0].micro_batches)
+                answer = f"{len(kept)} steps, {bytes_kept > 4 * os.statvfs('/dev/shm').f_blocks * os.statvfs('/dev/shm').f_frsize}".encode()
+        except BaseException as e:
+            answer = repr(e).encode()
+        finally:
+            os.write(writing, answer)
+            os._exit(0)
+    os.close(writing)
+    answer = os.read(reading, 4096).decode()
+    os.close(reading)
+    os.waitpid(child, 0)
+    if answer.startswith("skip: "):
+        pytest.skip(f"a /dev/shm of its own cannot be had ({answer.removeprefix('skip: ')})")
+    assert answer == "4 steps, True"
