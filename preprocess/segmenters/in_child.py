@@ -9,6 +9,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import ClassVar
 
 from jadeberta.utils.processes import helper_signals_blocked
@@ -19,6 +20,8 @@ from preprocess.segmenters.isolating import Interrupted, Isolating, Outcome
 from preprocess.segmenters.lines import joined
 from preprocess.segmenters.process import content_of, how_ended, kill, memory_file
 
+ROOT = str(Path(__file__).resolve().parents[2])
+"""Folder that holds this project's packages."""
 START_SECONDS = 300.0
 """Time that a library may take to load: many ranks read it from one file server at the same time."""
 
@@ -41,7 +44,9 @@ class EngineProcess:
             # Signals of the job go to every process of it; only its end and ours end the child.
             with helper_signals_blocked():
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "preprocess.engines.engine_process", *arguments],
+                    # -P: what lies in the working directory is not imported; the packages are found from anywhere by their own place.
+                    [sys.executable, "-P", "-m", "preprocess.engines.engine_process", *arguments],
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))},
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=self._complaint,

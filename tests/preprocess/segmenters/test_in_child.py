@@ -71,6 +71,15 @@ def test_a_library_may_load_for_longer_than_a_line_may_take(monkeypatch: pytest.
         failing()
 
 
+def test_the_child_is_found_from_any_directory_and_imports_nothing_that_lies_there(tmp_path: Path) -> None:
+    (tmp_path / "mmap.py").write_text("raise SystemExit('the wrong module')")
+    code = f"import sys; sys.path[0] = {str(ROOT)!r}\nfrom tests.preprocess.segmenters.test_in_child import failing\n"
+    code += "with failing() as segmenter: print(segmenter.segment(['一']))"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == "[['一']]\n", done.stderr
+
+
 def test_a_killed_child_is_started_again_and_costs_nothing() -> None:
     with failing() as segmenter:
         assert segmenter._process is not None
