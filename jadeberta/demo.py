@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from jadeberta.config import PROJECT, load_recipe
 from jadeberta.errors import InputError, JadebertaError
@@ -51,6 +52,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m jadeberta.demo", description=__doc__)
     parser.add_argument("--ranks", type=int, default=2, help="processes for preprocessing and for training")
     ranks = parser.parse_args().ranks
+    if ranks < 1:
+        parser.error(f"--ranks {ranks}: give a whole number of processes, at least 1")
     os.chdir(PROJECT)
     began = time.monotonic()
     try:
@@ -120,7 +123,8 @@ def check_counts() -> None:
 def start_training(ranks: int, *options: str) -> list[subprocess.Popen]:
     port = free_port()
     command = [*COMMAND, "pretrain", "--config", RECIPE, *options]
-    return [start_rank(command, rank, ranks, port) for rank in range(ranks)]
+    launch = uuid4().hex[:12]
+    return [start_rank(command, rank, ranks, port, launch) for rank in range(ranks)]
 
 
 def train_and_kill(ranks: int) -> None:
