@@ -36,11 +36,14 @@ class LivenessWriter:
         Raises:
             OSError: the file cannot be written.
         """
-        command = [sys.executable, "-m", "preprocess.executors.liveness", str(path), str(silence)]
+        # Found from any working directory, of which nothing is imported.
+        command = [sys.executable, "-P", "-m", "preprocess.executors.liveness", str(path), str(silence)]
+        roots = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, roots))}
         self._stopping = False
         # Slurm and mpirun send their signals to every process of the job; only the end of this process may end the helper.
         with helper_signals_blocked():
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         if self._process.stdout is None or not self._process.stdout.readline():
             raise OSError(None, "the liveness file cannot be written", str(path))
         threading.Thread(target=self._end_with_helper, daemon=True).start()

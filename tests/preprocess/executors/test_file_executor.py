@@ -140,6 +140,14 @@ def test_a_liveness_file_ends_with_its_process_however_that_ends(tmp_path: Path)
     wait_until(lambda: not path.exists(), "the file outlived its process")
 
 
+def test_the_liveness_helper_is_found_from_any_directory(tmp_path: Path) -> None:
+    code = f"import sys; sys.path[0] = {str(ROOT)!r}\nfrom preprocess.executors.liveness import *\n"
+    code += "writer = LivenessWriter(Path('one.beat'), 60); print(Path('one.beat').exists()); writer.stop()"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
+
+
 def test_a_process_whose_liveness_file_stood_still_too_long_is_ended_before_it_writes_beside_its_successor(
     tmp_path: Path,
 ) -> None:
