@@ -23,6 +23,7 @@ fails leaves the run going and is recorded in the ledger. One save, from state t
 
 import logging
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -36,7 +37,7 @@ from jadeberta.checkpoint.compatibility import describe_data, expected_of, refus
 from jadeberta.checkpoint.manifest import candidates, directory_name, refuse_fresh_start, step_of
 from jadeberta.checkpoint.pending_save import PendingSave
 from jadeberta.checkpoint.restore import CheckpointLoader, on_root
-from jadeberta.checkpoint.snapshot import Snapshot, not_finite
+from jadeberta.checkpoint.snapshot import Snapshot
 from jadeberta.checkpoint.state_dict import current_adam_step, tensor_files, text_files
 from jadeberta.checkpoint.writer_client import WriterClient
 from jadeberta.checkpoint.writer_messages import (
@@ -93,7 +94,8 @@ class Checkpointer:
             None  # time.monotonic() when the newest checkpoint was given to the writer to read; rank 0
         )
         self._last_save, self._save_began = 0, 0.0  # step of the last save, and its time.monotonic()
-        self._spoilt: str | None = None  # a tensor of the pending save that no checkpoint may have
+        self._checker = ThreadPoolExecutor(1)  # looks for NaN in the snapshot beside the training, which waits for the copy alone
+        self._not_finite: Future[str | None] | None = None  # of the pending save
         self._fault = ""  # what is wrong with the newest checkpoint where it could not be verified
         self._stale_steps: set[int] = set()  # failed saves whose files may still be on the disk; on rank 0 alone
         # A collective: all ranks make the group. gloo, because Python objects cannot travel over NCCL without a copy to the GPU.
@@ -172,8 +174,8 @@ class Checkpointer:
         assert self._snapshot is not None and self._writer is not None
         # Under ZeRO 3 a collective: rank 0 is sent the weights of the other ranks.
         tensors = tensor_files(self.engine)
-        self._spoilt = not_finite(tensors)
         self._snapshot.fill({name: content for name, (content, _) in tensors.items()})
+        self._not_finite = self._checker.submit(self._snapshot.not_finite)
         staging = self.recipe.checkpoint.staging
         self._pending = PendingSave(state.step, state.tokens, state.skipped_steps, began, sent=time.monotonic())
         self._writer.send(
@@ -233,8 +235,10 @@ class Checkpointer:
         pending, written = self._pending, self._written
         assert pending is not None and written is not None
         self._pending = self._written = None
-        if self._spoilt:
-            written = replace(written, error=f"{self._spoilt} holds NaN or infinity; such a state is no checkpoint")
+        assert self._not_finite is not None
+        # Nothing to wait for in general: the writer has read, hashed and written the same memory meanwhile.
+        if spoilt := self._not_finite.result():
+            written = replace(written, error=f"{spoilt} holds NaN or infinity; such a state is no checkpoint")
         answers: list[Any] = [None] * self.engine.process.world_size
         # A checkpoint is good only where every rank's part is, and the manifest needs the hashes of all files.
         dist.all_gather_object(answers, written, group=self.group)
@@ -289,6 +293,7 @@ class Checkpointer:
     def close(self) -> None:
         """Waits for what the writer still does, reading back and pruning, and ends it."""
         self._wait_for_writer()
+        self._checker.shutdown()
         if self._writer is not None:
             self._writer.close()
 

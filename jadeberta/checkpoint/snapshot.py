@@ -44,6 +44,7 @@ class Snapshot:
         """
         self.files: list[MemoryFile] = []
         self._ranges: dict[str, dict[str, tuple[int, int]]] = {}
+        self._filled: list[tuple[str, torch.Tensor]] = []  # name and content of each tensor of the last fill
         headers, end = [], 0
         for name, (tensors, metadata) in files.items():
             header, ranges, size = lay_out(tensors, metadata)
@@ -81,7 +82,7 @@ class Snapshot:
         Raises:
             CheckpointError: a tensor is missing or new since the memory was taken.
         """
-        on_gpu = False
+        on_gpu, self._filled = False, []
         for name, tensors in files.items():
             ranges = self._ranges[name]
             if tensors.keys() != ranges.keys():
@@ -90,28 +91,24 @@ class Snapshot:
                 start, stop = ranges[key]
                 target = self._bytes[start:stop].view(tensor.dtype)
                 target.copy_(tensor.detach().reshape(-1), non_blocking=True)
+                self._filled.append((key, target))
                 on_gpu |= tensor.is_cuda
         if on_gpu:
             # The copies are queued, not done; the next training step would change the weights under them.
             torch.cuda.synchronize()
 
+    def not_finite(self) -> str | None:
+        """Returns the name of a tensor in the memory that holds NaN or infinity; None where there is none. Changes nothing.
+
+        By the tensors' largest elements, which one pass over the memory finds and which are infinite or NaN where any element is.
+        """
+        floats = [(name, t) for name, t in self._filled if t.is_floating_point() and t.numel()]
+        largest = torch._foreach_norm([t for _, t in floats], float("inf"))
+        return next((name for (name, _), norm in zip(floats, largest, strict=True) if not bool(torch.isfinite(norm))), None)
+
     def close(self) -> None:
         """Closes the descriptor; the memory is freed once the writer process has ended too."""
         os.close(self.descriptor)
-
-
-def not_finite(files: dict[str, tuple[Tensors, dict[str, str]]]) -> str | None:
-    """Returns the name of a tensor that holds NaN or infinity; None where there is none.
-
-    By the tensors' largest elements, which one pass over the memory finds and which are infinite or NaN where any element is.
-    """
-    named = [(name, t) for tensors, _ in files.values() for name, t in tensors.items() if t.is_floating_point() and t.numel()]
-    for device in {t.device for _, t in named}:
-        here = [(name, t) for name, t in named if t.device == device]
-        largest = torch.stack([n.float() for n in torch._foreach_norm([t.detach() for _, t in here], float("inf"))])
-        if not bool(torch.isfinite(largest).all()):  # one wait for the device, not one a tensor
-            return here[int((~torch.isfinite(largest)).nonzero()[0])][0]
-    return None
 
 
 def lay_out(tensors: Tensors, metadata: dict[str, str]) -> tuple[bytes, dict[str, tuple[int, int]], int]:

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from jadeberta.checkpoint.snapshot import Snapshot, lay_out, not_finite
+from jadeberta.checkpoint.snapshot import Snapshot, lay_out
 from jadeberta.errors import CheckpointError
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -74,9 +74,12 @@ def test_memory_that_is_not_there_is_one_sentence_and_leaves_nothing_open() -> N
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_tensor_that_is_not_finite_is_named(value) -> None:
     files: dict = {"one": ({"a": torch.ones(3), "count": torch.arange(4), "none": torch.zeros(0)}, {}), "two": (tensors(), {})}
-    assert not_finite(files) is None
+    snapshot = Snapshot(files, pin=False)
+    snapshot.fill({name: content for name, (content, _) in files.items()})
+    assert snapshot.not_finite() is None
     files["two"][0]["half"][4] = value
-    assert not_finite(files) == "half"
+    snapshot.fill({name: content for name, (content, _) in files.items()})
+    assert snapshot.not_finite() == "half"
 
 
 def test_every_tensor_lies_at_a_multiple_of_its_elements_size() -> None:
