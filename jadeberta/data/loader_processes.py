@@ -70,10 +70,12 @@ class LoaderBoard:
                 os.kill(state.pid, signal.SIGTERM)
 
     def write(self, worker: int, step: int, is_working: bool, fault: str = "") -> None:
-        """Records what this process does; `worker` is its number."""
+        """Records what this process does; `worker` is its number. A fault stays: the process may be at its next items by then."""
+        start = worker * self._SLOT
+        if not fault and self._HEAD.unpack_from(self._memory, start)[-1]:
+            return
         text = fault.encode()[: self._SLOT - self._HEAD.size]
         head = self._HEAD.pack(os.getpid(), step, is_working, time.monotonic(), len(text))
-        start = worker * self._SLOT
         self._memory[start : start + len(head) + len(text)] = head + text
 
     def read(self) -> list[LoaderState]:

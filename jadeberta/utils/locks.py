@@ -158,7 +158,10 @@ def holder_of(directory: Path) -> str | None:
         with open(path, "rb") as file:
             return _holder(file.read()) if is_held(file.fileno()) else None
     except PermissionError:
-        return f"perhaps a process of user {path.stat().st_uid}, who alone can look,"
+        try:
+            return f"perhaps a process of user {path.stat().st_uid}, who alone can look,"
+        except OSError:
+            return f"perhaps a process, which user {os.geteuid()} may not look for,"
     except OSError:
         return None
 

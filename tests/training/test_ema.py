@@ -91,6 +91,11 @@ def micro_batches_of(step: int, rank: int) -> list[MicroBatch]:
     return micro_batches
 
 
+def write_manifest(directory: Path) -> None:
+    """As much of one as says which files belong to the checkpoint."""
+    (directory / "manifest.json").write_text(json.dumps({"files": {path.name: {} for path in directory.glob("*.safetensors")}}))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """What two ranks kept of every setting."""
@@ -106,7 +111,8 @@ def folder(tmp_path_factory) -> Path:
         )  # fmt: skip
     drive(folder, RANKS)
     last = folder / "2-bf16" / str(STEPS)
-    (last / "manifest.json").write_text(json.dumps({"files": {path.name: {} for path in last.glob("*.safetensors")}}))
+    for place in {path.parent for path in folder.glob("*/*/optimizer-*.safetensors")}:
+        write_manifest(place)
     (last / "state.json").write_text(json.dumps({"adam_step": STEPS - 1}))
     drive(folder, 1)
     return folder
@@ -222,6 +228,7 @@ def test_a_checkpoint_without_an_average_says_so(folder, tmp_path) -> None:
         metadata = file.metadata()
     plain = {name: tensor for name, tensor in load_file(source).items() if not name.startswith("ema.")}
     save_file(plain, tmp_path / source.name, metadata)
+    write_manifest(tmp_path)
     with pytest.raises(CheckpointError, match="holds no ema weights"):
         consolidate_weights(tmp_path, "ema")
 

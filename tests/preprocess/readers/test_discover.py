@@ -28,10 +28,14 @@ def found(folder: Path) -> dict[str, tuple[str, list[str]]]:
 
 
 def log_of(folder: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
     with caplog.at_level(logging.INFO, "preprocess"):
-        logging.getLogger("preprocess").propagate = True
+        logging.getLogger("preprocess").addHandler(handler)
         discover(folder)
-    return [record.getMessage() for record in caplog.records]
+    logging.getLogger("preprocess").removeHandler(handler)
+    return said
 
 
 def test_corpora_are_found_by_their_usual_names(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ def content_of(format: str, count: int = 90) -> bytes:
         return jsonl([oscar_row(text, "annotation", ["noisy"] if n % 7 == 0 else None) for n, text in enumerate(texts)])
     if format == "wikipedia":
         return dump([page(n + 1, text, ns=n % 5 // 4) for n, text in enumerate(texts)])
+    if format == "wikiextractor":
+        return "".join(f'<doc id="{n}" url="" title="t{n}">\n{text}\n</doc>\n' for n, text in enumerate(texts)).encode()
     return jsonl([{"text": text} for text in texts[:50]]) + b"\n\n" + jsonl([{"text": text} for text in texts[50:]])
 
 
