@@ -5,6 +5,7 @@ and that an error on one rank ends the stage on all of them instead of leaving t
 a core that polls for a message is a core that does not work.
 """
 
+import errno
 import os
 import sys
 import threading
@@ -273,9 +274,12 @@ def portable_error(error: Exception, who: str) -> Exception:
     if isinstance(error, JadebertaError):
         return error
     # Libraries hide a full disk in exceptions of their own.
-    if number := system_errno(error):
-        where = getattr(error, "filename", None) or "reading or writing"
-        return OutputError(f"{where}: {os.strerror(number)}, on {who}. {remedy_for(number)}, and run the same command again.")
+    number = system_errno(error)
+    if reason := os.strerror(number) if number else getattr(error, "strerror", None):
+        # Memory may be lacking where no file is read or written.
+        where = getattr(error, "filename", None) or ("" if number == errno.ENOMEM else "reading or writing")
+        what = f"{where}: {reason}" if where else reason
+        return OutputError(f"{what}, on {who}. {remedy_for(number)}, and run the same command again.")
     text = RuntimeError(f"{who}: {type(error).__name__}: {error}")
     text.__cause__ = error
     return text

@@ -49,7 +49,9 @@ def system_errno(error: BaseException) -> int:
             return errno.ENOMEM
         if isinstance(link, OSError) and link.errno:
             return link.errno
-        text = str(link)
+        # Libraries raise these; the text of a KeyError or ValueError names such an error by chance.
+        is_theirs = isinstance(link, OSError) or type(link) in (Exception, RuntimeError) or type(link).__module__ != "builtins"
+        text = str(link) if is_theirs else ""
         if numbered := _NUMBERED.search(text):
             return int(next(filter(None, numbered.groups())))
         if named := next((number for name, number in _NAMED.items() if name in text), 0):

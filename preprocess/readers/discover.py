@@ -103,14 +103,26 @@ def discover(folder: Path) -> dict[str, CorpusConfig]:
 def _walk(survey: _Survey) -> list[str]:
     """Returns the files in the folder and below it, relative to it; hidden ones and the output of the stages are not looked at."""
     found = []
-    for top, folders, files in os.walk(survey.folder, followlinks=False):
+
+    def leave_folder(error: OSError) -> None:
+        survey.leave(f"{Path(error.filename).relative_to(survey.folder)}/", "cannot be read")
+
+    for top, folders, files in os.walk(survey.folder, onerror=leave_folder, followlinks=False):
         inside = Path(top).relative_to(survey.folder)
-        if (INDEX_NAME in files and any(file.endswith(".tar") for file in files)) or (Path(top) / "work" / ".lock").exists():
+        # os.path, as a folder may be listed whose files may not be looked at.
+        has_lock = os.path.exists(Path(top) / "work" / ".lock")  # noqa: PTH110
+        if has_lock or (INDEX_NAME in files and any(file.endswith(".tar") for file in files)):
             survey.leave(f"{inside}/", "the output of these stages")
             folders.clear()
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [(inside / name).as_posix() for name in files if not name.startswith(".")]
+        for name in sorted(name for name in files if not name.startswith(".")):
+            path = (inside / name).as_posix()
+            if os.path.isfile(survey.folder / path):  # noqa: PTH113
+                found.append(path)
+            else:
+                # A pipe would keep its reader waiting.
+                survey.leave(path, "not a file, or a link to none")
     return sorted(found, key=natural_key)
 
 

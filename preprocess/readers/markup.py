@@ -58,7 +58,7 @@ _ROW_MARK = re.compile(r"\s*+[{|!]")
 _LINE_MARKS = frozenset("*#:;=")
 _MARKUP_CHARACTER = re.compile(r"[\[\]{}|<>&='_*#:;!-]")
 # The colon between a term and its definition: not that of 1:2, of 12:30 or of an address.
-_DEFINITION = re.compile(r"\s:|(?<![0-9０-９:]):(?!//|:)|:(?![0-9０-９/:])")
+_DEFINITION = re.compile(r"\s:++|(?<![0-9０-９:]):++(?!//)|:++(?![0-9０-９/])")
 _resolve = Resolver({"nowiki", *_EXTENSIONS})
 
 
@@ -295,8 +295,9 @@ def _is_dropped(title: str) -> bool:
     title = _ENTITY.sub(_character, _QUOTES.sub("", unmarked(title)))
     parts = rules.SECTION_JOINT.split(rules.SECTION_BRACKETS.sub("・", title.lower()))
     parts = [part for text in [title.lower(), *parts] if (part := text.strip(rules.SECTION_SIGNS))]
-    # A name may hold a joint itself.
-    return any(parts) and (parts[0] in rules.DROPPED_SECTIONS or all(part in rules.DROPPED_SECTIONS for part in parts[1:]))
+    # The title stands first: a name may hold a joint itself. One that is all joints and signs (と, 2005–06) has no names behind it.
+    whole, *names = parts or [""]
+    return whole in rules.DROPPED_SECTIONS or (bool(names) and rules.DROPPED_SECTIONS.issuperset(names))
 
 
 def _character(match: re.Match[str]) -> str:

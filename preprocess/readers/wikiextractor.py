@@ -3,6 +3,7 @@
 With --json WikiExtractor writes JSON Lines, which `jsonl.py` reads.
 """
 
+import codecs
 import html
 import re
 from collections import Counter
@@ -48,17 +49,26 @@ def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords) -> Iter
 
 def _articles(split: InputSplit, bad: BadRecords) -> Iterator[tuple[int, list[str]]]:
     """Yields (number of its first line, lines) of each article; one without an end ends before the next one."""
-    first, block = 0, list[str]()
+    first, block, skipping = 0, list[str](), False
     for number, raw in source_of(split).lines():
         try:
             line = decode(split.path, number, raw)
         except BadRecord as e:
-            bad.add(e)
+            begun = raw.removeprefix(codecs.BOM_UTF8).startswith(b"<doc ")
+            if begun and block:
+                yield first, block
+                block = []
+            if begun or not skipping:
+                bad.add(e)
+            # The lines of an article whose first one cannot be read belong to none: that error is the error of all of them.
+            skipping = skipping or begun
             continue
         if line.startswith("<doc "):
             if block:
                 yield first, block
-            first, block = number, [line]
+            first, block, skipping = number, [line], False
+        elif skipping:
+            skipping = line.strip() != _END
         elif block:
             block.append(line.strip() if line.strip() == _END else line)
             if block[-1] == _END:

@@ -159,7 +159,11 @@ def run_limited(
                 deadline = time.monotonic() + timeout
                 problem = _wait(ended, output, deadline, patience)
                 if problem is None:
-                    process.wait(max(0.0, deadline - time.monotonic()))
+                    try:
+                        process.wait(max(0.0, deadline - time.monotonic()))
+                    except subprocess.TimeoutExpired:
+                        # It closed its end of the pipe and goes on. This exception knows nothing of what it had printed.
+                        problem = subprocess.TimeoutExpired
             except BaseException:
                 kill(process)
                 raise

@@ -226,7 +226,7 @@ def heldout_ids(out: Path, corpus: str, wanted: int) -> frozenset[str]:
             yield from ((hash_, id_, *copies) if copies else (hash_, id_, 1) for hash_, id_, *copies in marker["heldout"])
 
     # Markers hold the smallest hashes of their split; the smallest of all are among them.
-    smallest = heapq.nsmallest(wanted, candidates())
+    smallest = heapq.nsmallest(wanted + 1, candidates())
     if made < wanted:
         raise ConfigError(
             f"{out}: '{corpus}' was extracted with heldout_documents={made} but this run has {wanted}. "
@@ -238,8 +238,9 @@ def heldout_ids(out: Path, corpus: str, wanted: int) -> frozenset[str]:
     copies: Counter[str] = Counter()
     for _, id_, number in smallest:
         copies[id_] += number
-    if len(copies) < len(smallest) == wanted:
-        del copies[smallest[-1][1]]  # others of its documents may be behind the last place
+    if len(smallest) > wanted:
+        # One place more was looked at: others of this id's documents may be behind it, and none of an id before it.
+        del copies[smallest[-1][1]]
     held: list[str] = []
     for id_, number in copies.items():
         if number <= limit:

@@ -14,11 +14,12 @@ from preprocess.text import cut_sentences
 
 GAP = "\x00"
 """Stands where something was dropped that prints no words: a note, a navigation box."""
-_HOLE = "\x01"
+HOLE = "\x01"
+"""Stands, with the character behind it, where words are missing."""
 ASIDE = "\x02"
 """Stands on both sides of words that are no sentence by themselves: a formula, coordinates."""
-MARKS = (GAP, _HOLE, ASIDE)
-# Behind _HOLE comes one character that says which template it was; the plane is one for private use.
+MARKS = (GAP, HOLE, ASIDE)
+# Behind HOLE comes one character that says which template it was; the plane is one for private use.
 _FIRST_NAME = 0x100000
 _MAX_NAMES = 0xFFFD
 _BLOCK_NAME = 0xF0000  # the same for templates that stand on several lines
@@ -123,7 +124,7 @@ class Holes:
                 place -= 1
             else:
                 self._names.append(name)
-        return _HOLE + chr((_BLOCK_NAME if block else _FIRST_NAME) + place)
+        return HOLE + chr((_BLOCK_NAME if block else _FIRST_NAME) + place)
 
     def names(self, text: str) -> Iterator[str]:
         """Yields the names of the templates whose marks are in a text."""
@@ -151,7 +152,7 @@ def without_trailing_marks(line: str) -> str:
     while end:
         if line[end - 1] in " \t\x00\x02":
             end -= 1
-        elif line[end - 2 : end - 1] == _HOLE:
+        elif line[end - 2 : end - 1] == HOLE:
             end -= 2
         else:
             break
@@ -166,7 +167,7 @@ def complete(line: str, holes: Holes, losses: Losses) -> str:
         holes: names of the page's holes.
         losses: what is left out; added to.
     """
-    if GAP not in line and _HOLE not in line and ASIDE not in line:
+    if GAP not in line and HOLE not in line and ASIDE not in line:
         return line
     # 3{{frac|1|2}} is not 31/2.
     line = _BETWEEN_DIGITS.sub(" \\g<0>", line)
@@ -176,13 +177,13 @@ def complete(line: str, holes: Holes, losses: Losses) -> str:
         # Nothing but templates: a box or a line of notes, in no sentence.
         return ""
     line = _without_emptied_brackets(line, holes, losses)
-    if _HOLE not in line and GAP not in line:
+    if HOLE not in line and GAP not in line:
         return line.replace(ASIDE, "")
     kept = []
     for sentence in _sentences(line):
-        if _HOLE in sentence and _LETTER.search(sentence) is None:
+        if HOLE in sentence and _LETTER.search(sentence) is None:
             continue  # it stands between sentences
-        if _HOLE in sentence or _HEADLESS.match(sentence) or _EMPTY_QUOTES.search(sentence) or _WORDLESS.search(sentence):
+        if HOLE in sentence or _HEADLESS.match(sentence) or _EMPTY_QUOTES.search(sentence) or _WORDLESS.search(sentence):
             losses.sentences += 1
             losses.templates.update(set(holes.names(sentence)) or {"(dropped markup)"})
         else:
@@ -217,7 +218,7 @@ def _without_emptied_brackets(line: str, holes: Holes, losses: Losses) -> str:
         else:
             opening, *content = stack.pop()
             inside = "".join(content)
-            if GAP in inside or _HOLE in inside:
+            if GAP in inside or HOLE in inside:
                 kept = _kept_items(inside, holes, losses)
                 inside = opening + kept + match[0] if kept else GAP
             else:
@@ -232,13 +233,13 @@ def _kept_items(inside: str, holes: Holes, losses: Losses) -> str:
     position, separator = 0, ""
     for match in [*_SEPARATOR.finditer(inside), None]:
         item = inside[position : match.start() if match else len(inside)]
-        if _HOLE not in item and GAP not in item:
+        if HOLE not in item and GAP not in item:
             kept += [separator, item]
         else:
             rest = _MARK.sub("", item)
             if _EMPTY_ITEM.fullmatch(rest) or _LABEL.fullmatch(item.strip()):
                 _count(item, holes, losses)
-            elif _HOLE in item:
+            elif HOLE in item:
                 _count(inside, holes, losses)
                 return ""
             else:

@@ -7,6 +7,8 @@ import math
 import re
 from collections.abc import Callable
 
+from preprocess.readers.wiki.incomplete_sentences import HOLE, unmarked
+
 PARSER_FUNCTION = re.compile(r"\s*(#?[^\s:|{}\[\]]+)\s*:(.*)", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?")
 _TOKEN = re.compile(
@@ -57,6 +59,12 @@ def parser_function(name: str, arguments: list[str], title: str) -> str | None:
     function = _FUNCTIONS.get(name)
     if function is None:
         return None
+    if name not in _PRINTING:
+        # These decide on words: a dropped note is none, and whether an unknown template prints any is not known.
+        deciding = 2 if name == "#ifeq" else 1
+        if any(HOLE in argument for argument in arguments[:deciding]):
+            return None
+        arguments = [*map(unmarked, arguments[:deciding]), *arguments[deciding:]]
     try:
         return function(*(argument.strip() for argument in arguments))
     except (TypeError, ValueError, ArithmeticError, RecursionError):
@@ -97,15 +105,24 @@ def _ifexpr(condition: str, then: str = "", otherwise: str = "", *_: str) -> str
     return then if condition and evaluated(condition) else otherwise
 
 
+def _iferror(tested: str, then: str = "", otherwise: str | None = None, *_: str) -> str | None:
+    if otherwise is None:
+        return tested
+    return None if HOLE in tested else otherwise
+
+
 def _switch(value: str, *cases: str) -> str | None:
     matched = False
     default: str | None = ""
     for number, case in enumerate(cases):
         key, equals, result = (part.strip() for part in case.partition("="))
+        if not equals and number == len(cases) - 1:
+            return key  # a last case without a key is the default
+        if HOLE in key and not matched:
+            return None
+        key = unmarked(key).strip()
         if not equals:
             matched = matched or key == value
-            if number == len(cases) - 1:
-                return key  # a last case without a key is the default
         elif matched or key == value:
             return result
         elif key == "#default":
@@ -138,7 +155,7 @@ _FUNCTIONS: dict[str, Callable[..., str | None]] = {
     "#if": _if,
     "#ifeq": _ifeq,
     "#ifexpr": _ifexpr,
-    "#iferror": lambda tested, then="", otherwise=None, *_: tested if otherwise is None else otherwise,
+    "#iferror": _iferror,
     "#switch": _switch,
     "#expr": _expr,
     "#tag": _tag,
@@ -153,6 +170,8 @@ _FUNCTIONS: dict[str, Callable[..., str | None]] = {
     "#language": lambda code, *_: _LANGUAGE_NAMES.get(code),
     "nowiki": lambda text, *_: text,
 }
+_PRINTING = frozenset(("uc", "lc", "ucfirst", "lcfirst", "nowiki", "#iferror"))
+"""Functions that print their first argument, marks included."""
 
 _POWERS: dict[str, int] = {
     "^": 8,

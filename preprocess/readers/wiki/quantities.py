@@ -27,9 +27,12 @@ _UNITS = {
     "w": "ワット", "kw": "キロワット",
     "mw": "メガワット", "bbl": "バレル", "cuft": "立方フィート", "cuin": "立方インチ", "fathom": "ファゾム", "furlong": "ハロン",
     "chain": "チェーン",
-    "k": "ケルビン", "j": "ジュール", "kj": "キロジュール", "n": "ニュートン", "kn*": "キロニュートン", "pa": "パスカル",
+    "k": "ケルビン", "j": "ジュール", "kj": "キロジュール", "n": "ニュートン", "pa": "パスカル",
     "hpa": "ヘクトパスカル",
     "mpa": "メガパスカル", "bar": "バール", "atm": "気圧",
+    # Units of which small letters would make other ones: kn is a knot.
+    "kN": "キロニュートン", "mW": "ミリワット", "mPa": "ミリパスカル", "Mg": "メガグラム", "Mm": "メガメートル", "G": "ガウス",
+    "T": "テスラ", "St": "ストークス",
 }  # fmt: skip
 _SIGNS = {
     "c": "°C",
@@ -42,6 +45,7 @@ _SIGNS = {
     "usgal": "US gal",
     "l": "L",
 }
+_MAX_DIGITS = 12
 _DIRECTIONS = {"N": "北緯", "S": "南緯", "E": "東経", "W": "西経"}
 
 
@@ -86,8 +90,8 @@ def _unit(unit: str, brief: bool) -> str:
     key = unit.lower()
     if key in ("c", "f", "°c", "°f"):
         return _SIGNS[key.strip("°")]
-    if not brief and key in _UNITS:
-        return _UNITS[key]
+    if not brief and (words := _UNITS.get(unit) or _UNITS.get(key)):
+        return words
     if match := re.fullmatch(r"e(3|6|9|12)(.+)", key):
         return f"×10^{match[1]}{_unit(unit[1 + len(match[1]) :], brief)}"
     return " " + _SIGNS.get(key, unit)
@@ -176,7 +180,12 @@ def percent(call: Call) -> str | None:
 def date(call: Call) -> str | None:
     """{{start date|2005|5|1}}, {{生年月日と年齢|1970|1|1}}: what a date adds to it, such as an age,
     changes by the day and is left out."""
-    return _year_month_day([part for part in call.numbered() if part.isdigit()][:3])
+    return _year_month_day(_whole_numbers(call)[:3])
+
+
+def _whole_numbers(call: Call) -> list[str]:
+    # ² and ① are digits of which int() makes no number, nor does it of thousands of digits.
+    return [part for part in call.numbered() if part.isdecimal() and len(part) <= _MAX_DIGITS]
 
 
 def _year_month_day(numbers: list[str]) -> str | None:
@@ -187,7 +196,7 @@ def life(birth_first: bool, age_alone: bool = False) -> Callable[[Call], str | N
     """{{死亡年月日と没年齢|1900|1|1|1980|1|1}}: day of death and age, or the age alone."""
 
     def words(call: Call) -> str | None:
-        numbers = [part for part in call.numbered() if part.isdigit()]
+        numbers = _whole_numbers(call)
         if len(numbers) < 6:
             return None
         birth, death = (numbers[:3], numbers[3:6]) if birth_first else (numbers[3:6], numbers[:3])

@@ -24,6 +24,7 @@ _STYLE = re.compile(
 _OTHER_LANGUAGES = frozenset(
     ("zh-t", "zh-s", "zh-tw", "zh-cn", "zh-hk", "zh-hant", "zh-hans", "cjkv", "grc", "cmn", "heb", "ang", "sux")
 )
+_LONGEST_NAME = 200
 _COUNTRY = re.compile(r"([A-Z]{2,4})(?:[0-9]?|[a-z]|-TW|-?[0-9]{4})")
 
 
@@ -69,7 +70,8 @@ def _by_rule(call: Call) -> str | None:
     if key in rules.TRANSLITERATION:
         numbered = call.numbered()
         return numbered[-1] if numbered else None
-    family = _family_of(key)
+    # No template has a longer name; the patterns would take quadratic time.
+    family = _family_of(key) if len(key) <= _LONGEST_NAME else ""
     if family == "phonetic":
         words = "".join(call.numbered()) if key.startswith("ipac") else call.first("1")
         return f"&#91;{words.strip('[]/')}&#93;" if words else None

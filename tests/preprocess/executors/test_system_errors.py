@@ -31,6 +31,7 @@ def library_error(cause: OSError) -> RuntimeError:
         (MemoryError(), errno.ENOMEM),
         (ValueError("28 is not a number"), 0),
         (RuntimeError("vocabulary size too high (5000)"), 0),
+        (KeyError("Permission denied"), 0),
     ],
 )
 def test_the_systems_error_is_found_in_class_text_or_cause(error: BaseException, number: int) -> None:
@@ -54,6 +55,14 @@ def test_a_write_to_a_full_disk_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(OSError) as raised, naming(tmp_path / "a.json"):
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), "b.json")
     assert raised.value.filename == "b.json"
+
+
+def test_an_error_without_a_number_keeps_its_words_and_lacking_memory_names_no_file() -> None:
+    error = portable_error(OSError(None, "the liveness file cannot be written", "out/a"), "this process")
+    assert isinstance(error, OutputError)
+    assert str(error).startswith("out/a: the liveness file cannot be written, on this process. Mend the disk or the path")
+    error = portable_error(MemoryError(), "rank 3")
+    assert str(error).startswith("Cannot allocate memory, on rank 3. Give the job more memory")
 
 
 def test_an_error_of_the_program_stays_one() -> None:

@@ -68,6 +68,14 @@ CASES: dict[str, tuple[str, str, bytes, list[str], str, str, str]] = {
         ),
         *(["c-1", "c-3"], "line 6", "<doc> without </doc>", "no document"),
     ),
+    "an article whose first line is not UTF-8": (
+        *(
+            "wikiextractor",
+            "wiki_00",
+            b'<doc id="1" title="z">\na\n</doc>\n<doc id="2" title="\xff">\nb\n\xff\nb\n</doc>\n<doc id="3" title="e">\nf\n</doc>',
+        ),
+        *(["c-1", "c-3"], "line 4", "byte 20 of the line is not valid UTF-8", "not UTF-8"),
+    ),
     "a control character in a page": (
         *("wikipedia", "jawiki.xml", dump([page(1, "一。"), page(2, "二\x0b。"), page(3, "三。")])),
         *(

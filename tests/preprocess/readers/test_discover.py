@@ -1,9 +1,12 @@
 """The corpora in a folder are found by the names under which they are published."""
 
+import errno
 import glob
 import gzip
 import logging
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -159,6 +162,26 @@ def test_the_output_of_wikiextractor_is_one_corpus_and_is_read(tmp_path: Path) -
     documents, dropped = read("w", "wikiextractor", next(iter(config.values())).path)
     assert sorted(document["id"] for document in documents) == ["w-0", "w-1", "w-2", "w-3", "w-7"] and not dropped
     assert documents[0]["title"] == "塔 & 橋" and documents[0]["text"] == "本文0。\n<b>太字"
+
+
+def test_pipes_and_links_to_nothing_are_left_and_so_is_a_folder_that_cannot_be_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "web.jsonl")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "none")
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refusing(path: str) -> Any:
+        if path == str(tmp_path / "closed"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    said = log_of(tmp_path, caplog)
+    assert list(discover(tmp_path)) == ["web"]
+    assert said[3:] == ["  left, not a file, or a link to none:", "    b.jsonl, pipe", "  left, cannot be read:", "    closed/"]
 
 
 def test_held_out_parts_of_a_data_set_are_left_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

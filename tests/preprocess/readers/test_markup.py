@@ -106,6 +106,7 @@ KEPT_AND_DROPPED = {
     "entities of markup": ("&#91;&#x5B;東京&#93;&#93;は&lt;b&gt;と&amp;lt;。", "[[東京]]は<b>と&lt;。"),
     "entity of no character": ("A&#0;B&#x110000;C&#xD800;D&nonsense;E&", "ABCD&nonsense;E&"),
     "spaces as entities": ("A&nbsp;B&ensp;C", "A\u00a0B\u2002C"),
+    "definition behind two colons": ("; 語 :: 定義\n;語:: 定義\n;語::定義", "語\n定義\n語\n定義\n語\n定義"),
     "definition with a colon inside": ("; 比率 1:2 : 説明\n;時刻 12:30", "比率 1:2\n説明\n時刻 12:30"),
     "rule": ("前。\n----\n後。", "前。\n後。"),
     "heading of each level": ("= 一 =\n== 二==\n======六======\n=======七=======", "一\n二\n六\n=七="),
@@ -323,12 +324,24 @@ def test_a_page_of_two_megabytes_of_one_opening_takes_seconds_at_most(unit: str)
     assert seconds(unit * (2 * 10**6 // len(unit)) + ">") < 10
 
 
+def test_a_template_named_by_a_whole_page_takes_no_time() -> None:
+    # Once only: the second time may be that of a cache.
+    began = time.process_time()
+    assert clean("前。{{" + "画像" * 2**15 + "\n終}}後。次。") == "前。次。"
+    assert time.process_time() - began < 2
+
+
 @pytest.mark.parametrize(
     "title", ["脚注", "脚注・出典", "注釈と出典", "参考文献", "関連項目", "外部リンク", "References", "'''出典'''{{a}}"]
 )
 def test_a_section_of_links_is_dropped_with_its_subsections_and_nothing_after_it(title: str) -> None:
     page = f"本文。\n== {title} ==\n* 項目\n=== 小見出し ===\n* 項目\n== 歴史 ==\n続き。"
     assert clean(page) == "本文。\n歴史\n続き。"
+
+
+@pytest.mark.parametrize("title", ["や", "と", "1-2", "2005–06", "2010-2015", "2001-", "1と2", "「」", "&"])
+def test_a_section_whose_heading_is_all_numbers_and_joints_is_kept(title: str) -> None:
+    assert clean(f"本文。\n== {title} ==\n続き。") == f"本文。\n{title}\n続き。"
 
 
 def test_paragraphs_stay_apart_and_blank_lines_go() -> None:

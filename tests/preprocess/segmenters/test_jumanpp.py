@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -71,6 +72,13 @@ def test_hanging_program_is_killed_with_its_children(tmp_path):
     while alive(status) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(status)
+
+
+def test_of_a_program_that_closes_everything_and_goes_on_the_output_is_known():
+    code = "import os, time; os.write(1, b'a\\n'); os.closerange(0, 256); time.sleep(60)"
+    with pytest.raises(subprocess.TimeoutExpired) as raised:
+        run_limited([sys.executable, "-I", "-S", "-c", code], b"", timeout=1)
+    assert raised.value.output == b"a\n"
 
 
 def alive(status: Path) -> bool:

@@ -39,6 +39,11 @@ def test_ids_that_begin_anew_in_each_file_hold_out_no_more_documents_than_allowe
     assert 0 < sum(documents[id_] for id_ in found) <= min(wanted, 50)
 
 
+def test_an_id_at_the_last_place_that_other_files_repeat_is_not_held_out(tmp_path: Path) -> None:
+    first, last, *others = sorted(range(40), key=lambda number: heldout_hash(f"c-{number}"))
+    assert held(tmp_path, [[first, last, *others], *([last] for _ in range(10))], 2)[0] == {f"c-{first}"}
+
+
 def test_a_repeated_id_among_unique_ones_does_not_push_them_out(tmp_path: Path) -> None:
     found, documents = held(tmp_path, [["same"] * 100 + list(range(100))], 15)
     assert sum(documents[id_] for id_ in found) == len(found) >= 14
