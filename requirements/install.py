@@ -17,8 +17,6 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 LOG = Path(sys.prefix) / "setup.log"
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
-"""Where PyTorch publishes its builds for CPUs; the default package index has none for Linux x86-64."""
 LOCKED = ["--require-hashes", "--no-deps", "--no-build-isolation", "--use-pep517", "--progress-bar", "off"]
 WORKING = re.compile(r"^\s*(Collecting|Downloading|Using cached|Building wheels? for|Installing collected) ?(\S*)(.*)$")
 """The lines of pip that say what it does now."""
@@ -37,13 +35,11 @@ def main() -> None:
         install(f"{hardware}-dev.lock", ["-r", str(HERE / f"{hardware}-dev.lock")], entries_of(f"{hardware}-dev.lock"))
         say(f"the tools for development are installed, in {time.monotonic() - began:.0f} s")
         return
-    hardware, torch_options = choose(options.hardware)
+    hardware = choose(options.hardware)
     say(f"installing requirements/{hardware}.lock into {sys.prefix}; pip's own words go to {LOG}")
     entries = entries_of(f"{hardware}.lock")
-    first = [name for name in entries if name == "setuptools"]  # the sources among the packages are built with it
-    pinned(first, entries, [])
-    if torch_options:
-        pinned(["torch"], entries, torch_options)
+    with tempfile.TemporaryDirectory() as folder:  # first, because the sources among the packages are built with it
+        install("setuptools", ["-r", str(write_lock(Path(folder), ["setuptools"], entries))], {"setuptools": ""})
     install(f"{hardware}.lock", ["-r", str(HERE / f"{hardware}.lock")], entries)
     install("the project", ["-e", str(HERE.parent)], {}, ["--no-deps", "--no-build-isolation"])
     size, files = weigh(Path(sys.prefix))
@@ -52,36 +48,27 @@ def main() -> None:
     )
 
 
-def choose(wanted: str) -> tuple[str, list[str]]:
-    """Returns cpu or cuda, and the options with which pip finds the CPU build of torch; none where it finds it by itself."""
+def choose(wanted: str) -> str:
+    """Returns cpu or cuda: as wanted, else cpu where there is no NVIDIA GPU and pip finds the CPU build of torch."""
     if wanted == "cuda" or (not wanted and shutil.which("nvidia-smi")):
-        return "cuda", []
+        return "cuda"
     say("looking for the CPU build of torch")
     with tempfile.TemporaryDirectory() as folder:
-        lock = Path(folder) / "torch.lock"
-        lock.write_text(entries_of("cpu.lock")["torch"], encoding="utf-8")
-        for options in ([], ["--extra-index-url", TORCH_INDEX, "--retries", "1", "--timeout", "20"]):
-            command = [
-                *PIP,
-                "install",
-                "--dry-run",
-                "--ignore-installed",
-                "--no-deps",
-                "--require-hashes",
-                *options,
-                "-r",
-                str(lock),
-            ]
-            if subprocess.run(command, capture_output=True).returncode == 0:
-                return "cpu", options
+        lock = write_lock(Path(folder), ["torch"], entries_of("cpu.lock"))
+        command = [*PIP, "install", "--dry-run", "--ignore-installed", "--no-deps", "--require-hashes", "-r", str(lock)]
+        if subprocess.run(command, capture_output=True).returncode == 0:
+            return "cpu"
+    remedy = (
+        "To have it, name PyTorch's package index for CPUs in PIP_EXTRA_INDEX_URL, or a folder with the wheel in PIP_FIND_LINKS"
+    )
     if wanted:
         sys.exit(
-            "pip finds no build of torch for CPUs with the hash of requirements/cpu.lock, neither by its own settings nor at\n"
-            f"{TORCH_INDEX}. Name a place that has it in PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL, or take\n"
-            "HARDWARE=cuda, which runs on a CPU too."
+            "pip finds no build of torch for CPUs with the hash of requirements/cpu.lock.\n"
+            f"{remedy}.\nOr take HARDWARE=cuda, which runs on a CPU too."
         )
     say("pip finds no build of torch for CPUs here: the one for GPUs is installed, which runs on a CPU too and takes 3 GB more")
-    return "cuda", []
+    say(remedy)
+    return "cuda"
 
 
 def entries_of(lock: str) -> dict[str, str]:
@@ -90,12 +77,11 @@ def entries_of(lock: str) -> dict[str, str]:
     return {entry.split("==")[0]: entry + "\n" for entry in re.split(r"\n(?=\S)", text.strip())}
 
 
-def pinned(names: list[str], entries: dict[str, str], options: list[str]) -> None:
-    """Installs some packages of a lock file before all others."""
-    with tempfile.TemporaryDirectory() as folder:
-        lock = Path(folder) / "some.lock"
-        lock.write_text("".join(entries[name] for name in names), encoding="utf-8")
-        install(", ".join(names), [*options, "-r", str(lock)], dict.fromkeys(names, ""))
+def write_lock(folder: Path, names: list[str], entries: dict[str, str]) -> Path:
+    """Writes a lock file of some packages."""
+    lock = folder / "some.lock"
+    lock.write_text("".join(entries[name] for name in names), encoding="utf-8")
+    return lock
 
 
 def install(what: str, options: list[str], entries: dict[str, str], locked: list[str] = LOCKED) -> None:

@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 PYTHONS = [(3, 11), (3, 12)]
 HEAD = {
     "cpu": "torch is the CPU build (a version that ends in +cpu). The default package index has none for Linux x86-64: install.py\n"
-    "# looks for it where pip's settings name a place (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), then at PyTorch's own index. The hash of\n"
+    "# looks for it where pip's settings name a place (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS). The hash of\n"
     "# torch is that of the build found when this file was made. Without such a place use cuda.lock, which runs on a CPU too.",
     "cuda": "torch is the build for CUDA that the default package index publishes, with NVIDIA's libraries. The hashes are those that the\n"
     "# index states; the wheels themselves were not downloaded when this file was made.",

@@ -90,9 +90,8 @@ class Checkpointer:
         self._pending: PendingSave | None = None  # staged, writing or written; on every rank
         self._written: WriteAnswer | None = None  # what this rank's writer answered about the pending save
         self._publishing: PendingSave | None = None  # on rank 0 alone
-        self._reading_back: float | None = (
-            None  # time.monotonic() when the newest checkpoint was given to the writer to read; rank 0
-        )
+        # time.monotonic() when the newest checkpoint was given to the writer to read; on rank 0 alone
+        self._reading_back: float | None = None
         self._last_save, self._save_began = 0, 0.0  # step of the last save, and its time.monotonic()
         self._checker = ThreadPoolExecutor(1)  # looks for NaN in the snapshot beside the training, which waits for the copy alone
         self._not_finite: Future[str | None] | None = None  # of the pending save
