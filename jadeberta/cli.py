@@ -23,7 +23,6 @@ from jadeberta.jobs.exit_reason import EXIT_REASONS_VARIABLE, write_exit_reason
 from jadeberta.utils.paths import find_recipe
 from jadeberta.utils.processes import end_with_launcher
 from jadeberta.utils.recipe_errors import explain_recipe_error
-from jadeberta.utils.temporary import remove_own
 
 RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")
 COMMON_ERRORS = (ConfigError, CheckpointError, NothingToResume, NumericsError, StopRequested, RequeueRequested)
@@ -98,7 +97,6 @@ def _rank() -> int:
 
 def _exit_now(status: int) -> None:
     """Ends the process without the interpreter's clean-up, which may wait for other ranks or for loaders."""
-    remove_own()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -84,7 +84,8 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
     try:
         state = Trainer(context).train(resume)
     except JadebertaError as e:
-        # A damaged shard or a shortage may be one rank's own finding; other errors meet all ranks, and rank 0 writes them once.
+        # A damaged shard or a shortage may be one rank's own finding. Other errors meet all ranks, or rank 0 alone as a lost lock does:
+        # rank 0 writes them once.
         if process.is_root or isinstance(e, ShardError | ResourceError):
             context.ledger.write("requeue" if isinstance(e, RequeueRequested) else "stop", status=e.exit_status, reason=str(e))
         raise
@@ -96,9 +97,10 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
         reason = re.sub(r"^\[\S+\] *", "", next(iter(str(e).splitlines()), type(e).__name__)).split(". ")[0]
         context.record("lost_rank", status=HangError.exit_status, reason=reason)
         raise HangError(f"another rank hung or is gone ({reason}). Its own log and {context.run_dir}/heartbeat tell more.") from e
+    if lock is not None:
+        lock.require_held()  # before the ledger, which may be another job's by now
     context.record("done", step=state.step, tokens=state.tokens, peak_memory_bytes=peak_memory_bytes(context.device))
     if lock is not None:
-        lock.require_held()
         done = {"step": state.step, "tokens": state.tokens, "time": time.time()}
         _write_done(context.run_dir / "DONE", orjson.dumps(done))
         logger.info("done: %s steps, %s tokens, run in %s", state.step, f"{state.tokens:,}", context.run_dir)

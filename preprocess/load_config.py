@@ -11,7 +11,6 @@ import jsonargparse
 import yaml
 
 from jadeberta.shards import WORD_START, ConfigError
-from jadeberta.utils.bounded_yaml import require_bounded
 from jadeberta.utils.paths import find_recipe
 from jadeberta.utils.recipe_errors import explain_recipe_error
 from preprocess.config import CorpusConfig, DuplicatesConfig, PreprocessConfig, SegmenterConfig
@@ -52,11 +51,6 @@ def load_config(recipe: Path | None, overrides: tuple[str, ...] = (), corpora: P
         parser.add_argument(f"--{section}", type=Any)
     if recipe is not None:
         recipe = find_recipe(str(recipe))
-    try:
-        if recipe:
-            require_bounded(recipe)
-    except ValueError as e:
-        raise ConfigError(str(e)) from e
     try:
         arguments = parser.parse_args([*(["--config", str(recipe)] if recipe else []), *overrides])
         config = parser.instantiate(arguments).preprocess or PreprocessConfig()

@@ -37,7 +37,7 @@ from jadeberta.checkpoint.compatibility import describe_data, expected_of, refus
 from jadeberta.checkpoint.manifest import candidates, directory_name, refuse_fresh_start, step_of
 from jadeberta.checkpoint.pending_save import PendingSave
 from jadeberta.checkpoint.restore import CheckpointLoader, on_root
-from jadeberta.checkpoint.snapshot import Snapshot
+from jadeberta.checkpoint.snapshot import Snapshot, find_not_finite
 from jadeberta.checkpoint.state_dict import current_adam_step, tensor_files, text_files
 from jadeberta.checkpoint.writer_client import WriterClient
 from jadeberta.checkpoint.writer_messages import (
@@ -92,10 +92,10 @@ class Checkpointer:
         self._publishing: PendingSave | None = None  # on rank 0 alone
         # time.monotonic() when the newest checkpoint was given to the writer to read; on rank 0 alone
         self._reading_back: float | None = None
-        self._last_save, self._save_began = 0, 0.0  # step of the last save, and its time.monotonic()
+        self._save_began = 0.0  # time.monotonic() of the last save
         self._checker = ThreadPoolExecutor(1)  # looks for NaN in the snapshot beside the training, which waits for the copy alone
         self._not_finite: Future[str | None] | None = None  # of the pending save
-        self._fault = ""  # what is wrong with the newest checkpoint where it could not be verified
+        self._fault = ""  # what was wrong with the last save that was not written and read back as it should be
         self._stale_steps: set[int] = set()  # failed saves whose files may still be on the disk; on rank 0 alone
         # A collective: all ranks make the group. gloo, because Python objects cannot travel over NCCL without a copy to the GPU.
         self.group = dist.new_group(backend="gloo")
@@ -166,7 +166,6 @@ class Checkpointer:
             lr: learning rate of the last update.
         """
         began = self._save_began = time.monotonic()
-        self._last_save = state.step
         if self._pending is not None:
             # The memory holds one save. All ranks call save at the same step, so all of them wait here.
             self._finish_pending()
@@ -174,7 +173,7 @@ class Checkpointer:
         # Under ZeRO 3 a collective: rank 0 is sent the weights of the other ranks.
         tensors = tensor_files(self.engine)
         self._snapshot.fill({name: content for name, (content, _) in tensors.items()})
-        self._not_finite = self._checker.submit(self._snapshot.not_finite)
+        self._not_finite = self._checker.submit(find_not_finite, self._snapshot)
         staging = self.recipe.checkpoint.staging
         self._pending = PendingSave(state.step, state.tokens, state.skipped_steps, began, sent=time.monotonic())
         self._writer.send(
@@ -226,7 +225,7 @@ class Checkpointer:
         self._take_answers()
         if self._pending is not None and self._written is None and self._is_overdue(self._pending):
             # The disk may hang for ever. Giving up makes the answer an error, so that the save fails and the training goes on.
-            self._give_up()
+            self._give_up(self._time_limit)
         return self._pending is not None and self._written is not None
 
     def settle(self) -> None:
@@ -236,8 +235,8 @@ class Checkpointer:
         self._pending = self._written = None
         assert self._not_finite is not None
         # Nothing to wait for in general: the writer has read, hashed and written the same memory meanwhile.
-        if spoilt := self._not_finite.result():
-            written = replace(written, error=f"{spoilt} holds NaN or infinity; such a state is no checkpoint")
+        if fault := self._not_finite.result():
+            written = replace(written, error=fault)
         answers: list[Any] = [None] * self.engine.process.world_size
         # A checkpoint is good only where every rank's part is, and the manifest needs the hashes of all files.
         dist.all_gather_object(answers, written, group=self.group)
@@ -251,19 +250,15 @@ class Checkpointer:
         files = {name: entry for answer in answers for name, entry in answer.files.items()}
         self._writer.send(PublishCommand(root=str(self.root), step=pending.step, files=files))
 
-    def drain(self) -> int:
-        """Waits until no save is pending on any rank; returns the step of the newest checkpoint."""
+    def drain(self) -> None:
+        """Waits until no save is pending: on every rank its own part, on rank 0 the commit too. `committed` is known there."""
         if self._pending is not None:
             self._finish_pending()
-        # Only rank 0 publishes; the other ranks wait for it in the broadcast below.
+        # Only rank 0 publishes.
         while self._publishing is not None and self._writer is not None:
             self._take_answers(1.0)
             if self._publishing is not None and self._is_overdue(self._publishing):
-                self._give_up()
-        committed = [self.committed]
-        # Only rank 0 knows whether the commit went well; the caller acts on it on every rank.
-        dist.broadcast_object_list(committed, src=0, group=self.group)
-        return committed[0]
+                self._give_up(self._time_limit)
 
     def secure(self) -> NewestSave:
         """Waits until no save is pending and the newest checkpoint has been read back; returns what is certain then, on every rank."""
@@ -272,12 +267,11 @@ class Checkpointer:
         while self._reading_back is not None:
             self._take_answers(1.0)
             if self._reading_back is not None and time.monotonic() - self._reading_back > limit:
-                self._give_up()
+                self._give_up(limit)
+                self._reading_back = None
         # A save that took long is not tried again: the disk may hang, and who asked for the end may have no time left.
         is_quick = time.monotonic() - self._save_began < self._time_limit / 2
-        fault = f"could not be written; the newest is of step {self.committed}"
-        if self.committed == self._last_save:
-            fault = f"{self._fault}; the newest that was read back as it was written is of step {self.verified}"
+        fault = f"{self._fault}; the newest that was read back as it was written is of step {self.verified}"
         found = [NewestSave(self.verified, fault, is_quick)]
         # Only rank 0 waits for the verdict and knows it; the others wait here.
         dist.broadcast_object_list(found, src=0, group=self.group)
@@ -301,7 +295,7 @@ class Checkpointer:
         while self._writer is not None and self._writer.unanswered:
             self._take_answers(1.0)
             if time.monotonic() > deadline:
-                self._give_up()
+                self._give_up(self._time_limit)
 
     def _trust(self, step: int) -> None:
         """Informs the writer that every byte of a checkpoint was just read and hashed: pruning need not do it again."""
@@ -375,6 +369,7 @@ class Checkpointer:
 
     def _fail(self, save: PendingSave, error: str) -> None:
         """Records a failed save and has its files removed. The run goes on: an older checkpoint is still there."""
+        self._fault = f"could not be written ({error})"
         self.context.record("save_failed", step=save.step, error=error, stall_s=save.stall_s)
         logger.warning(
             f"step {save.step}: the checkpoint was not written ({error}). Training goes on; the next save tries again."
@@ -389,8 +384,8 @@ class Checkpointer:
             self._writer.send(DiscardCommand(root=str(self.root), step=step))
         self._stale_steps.clear()
 
-    def _give_up(self) -> None:
-        """Ends a writer that takes too long: the disk may hang for ever, training need not."""
+    def _give_up(self, limit: float) -> None:
+        """Ends a writer that takes longer than a time limit in seconds: the disk may hang for ever, training need not."""
         assert self._writer is not None
-        self._writer.give_up(f"not done after {self._time_limit:.0f} s, given up; the disk may hang")
+        self._writer.give_up(f"not done after {limit:.0f} s, given up; the disk may hang")
         self._take_answers()

@@ -54,7 +54,7 @@ def state_fault(directory: Path, expected: dict[str, Any] | None = None) -> str 
         expected: what a checkpoint of this run must have (`expected_of`); None: of any run.
 
     Raises:
-        CheckpointError: it is another run's.
+        CheckpointError: it is another run's, or its counters contradict each other.
     """
     path = directory / STATE_NAME
     try:

@@ -27,6 +27,7 @@ class Snapshot:
         descriptor: file descriptor of the memory (memfd), which the writer process inherits.
         size: bytes.
         files: where each file lies in it.
+        content: name and elements of each tensor of the last fill, in the memory itself.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Snapshot:
         """
         self.files: list[MemoryFile] = []
         self._ranges: dict[str, dict[str, tuple[int, int]]] = {}
-        self._filled: list[tuple[str, torch.Tensor]] = []  # name and content of each tensor of the last fill
+        self.content: list[tuple[str, torch.Tensor]] = []
         headers, end = [], 0
         for name, (tensors, metadata) in files.items():
             header, ranges, size = lay_out(tensors, metadata)
@@ -82,7 +83,7 @@ class Snapshot:
         Raises:
             CheckpointError: a tensor is missing or new since the memory was taken.
         """
-        on_gpu, self._filled = False, []
+        on_gpu, self.content = False, []
         for name, tensors in files.items():
             ranges = self._ranges[name]
             if tensors.keys() != ranges.keys():
@@ -91,24 +92,30 @@ class Snapshot:
                 start, stop = ranges[key]
                 target = self._bytes[start:stop].view(tensor.dtype)
                 target.copy_(tensor.detach().reshape(-1), non_blocking=True)
-                self._filled.append((key, target))
+                self.content.append((key, target))
                 on_gpu |= tensor.is_cuda
         if on_gpu:
             # The copies are queued, not done; the next training step would change the weights under them.
             torch.cuda.synchronize()
 
-    def not_finite(self) -> str | None:
-        """Returns the name of a tensor in the memory that holds NaN or infinity; None where there is none. Changes nothing.
-
-        By the tensors' largest elements, which one pass over the memory finds and which are infinite or NaN where any element is.
-        """
-        floats = [(name, t) for name, t in self._filled if t.is_floating_point() and t.numel()]
-        largest = torch._foreach_norm([t for _, t in floats], float("inf"))
-        return next((name for (name, _), norm in zip(floats, largest, strict=True) if not bool(torch.isfinite(norm))), None)
-
     def close(self) -> None:
         """Closes the descriptor; the memory is freed once the writer process has ended too."""
         os.close(self.descriptor)
+
+
+def find_not_finite(snapshot: Snapshot) -> str | None:
+    """Returns why a snapshot is no state to save, as a tensor in it holds NaN or infinity; None where it is one. Never raises.
+
+    By the tensors' largest elements, which one pass over the memory finds and which are infinite or NaN where any element is.
+    """
+    floats = [(name, t) for name, t in snapshot.content if t.is_floating_point() and t.numel()]
+    try:
+        largest = torch._foreach_norm([t for _, t in floats], float("inf")) if floats else ()
+        spoilt = next((name for (name, _), norm in zip(floats, largest, strict=True) if not bool(torch.isfinite(norm))), None)
+    except (RuntimeError, MemoryError) as e:
+        # The answer of one rank to all: an exception here would leave the others waiting.
+        return f"its numbers cannot be looked at ({next(iter(str(e).splitlines()), type(e).__name__)})"
+    return f"{spoilt} holds NaN or infinity; such a state is no checkpoint" if spoilt else None
 
 
 def lay_out(tensors: Tensors, metadata: dict[str, str]) -> tuple[bytes, dict[str, tuple[int, int]], int]:

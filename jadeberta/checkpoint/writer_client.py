@@ -32,6 +32,8 @@ class WriterClient:
         """Sends a command; where the writer cannot take it, `poll` answers it with an error."""
         self.unanswered.append(command)
         if self._process is None:
+            if len(self.unanswered) > 1:
+                return  # a new writer would answer the commands of the dead one; `poll` answers all of them with an error
             try:
                 self._process = self._start()
             except OSError as e:

@@ -21,7 +21,6 @@ from jadeberta.config.schema import (
 )
 from jadeberta.config.validate import validate
 from jadeberta.errors import ConfigError
-from jadeberta.utils.bounded_yaml import require_bounded
 from jadeberta.utils.paths import expand_user, find_recipe, user_path
 from jadeberta.utils.recipe_errors import explain_recipe_error
 
@@ -83,10 +82,6 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     add_recipe_arguments(parser)
     path = find_recipe(str(path))
-    try:
-        require_bounded(Path(path))
-    except ValueError as e:
-        raise ConfigError(str(e)) from e
     try:
         arguments = parser.instantiate(parser.parse_args(["--config", str(path), *overrides]))
     except (jsonargparse.ArgumentError, yaml.YAMLError) as e:

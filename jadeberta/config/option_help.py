@@ -6,7 +6,7 @@ import shutil
 import textwrap
 import typing
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, InitVar, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal
 
 from jadeberta.config.load_recipe import PATH_KEYS
@@ -44,14 +44,14 @@ def render_help(own_options: list[tuple[str, str]]) -> str:
 def describe_fields(section: Any) -> Iterator[tuple[str, str]]:
     """Yields the fields of a section, each as its name with its values, and its sentence with the default.
 
-    Old spellings and fields that are sections themselves are left out.
+    Old spellings, which are no fields, and fields that are sections themselves are left out.
 
     Args:
         section: a dataclass of the schema.
     """
     sentences, types = docstrings(section), typing.get_type_hints(section)
     for field in fields(section):
-        if not is_dataclass(field.default_factory) and not isinstance(types[field.name], InitVar):
+        if not is_dataclass(field.default_factory):
             values = "PATH" if field.name in PATHS else _values(types[field.name])
             yield f"{field.name} {values}", f"{sentences[field.name]} (default {_default(field)})"
 

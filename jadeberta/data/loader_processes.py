@@ -1,7 +1,7 @@
 """Processes that prepare items ahead of the training, and a watch over them: a wait for an item ends with it, or with an error.
 
 Items must be of plain values and numpy arrays: they come through a pipe, and take neither descriptors nor shared memory. A tensor would
-take a descriptor and a file in /dev/shm, for as long as it lives.
+take a descriptor and a file in /dev/shm for as long as it lives, and a directory /tmp/pymp-* that stays behind.
 """
 
 import contextlib
@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from jadeberta.errors import HangError, JadebertaError, ResourceError
 from jadeberta.utils.processes import end_with_parent
 from jadeberta.utils.resources import describe_shortage
-from jadeberta.utils.temporary import share_temporary_directory
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +127,6 @@ def items_ahead(dataset: Dataset, steps: range, workers: int, prefetch: int) -> 
         ResourceError: a process cannot be started, or an item cannot be sent or received, or was lost on its way.
         RuntimeError: a process died; torch raises this at any point of the training. `explain_death` makes an error of it.
     """
-    share_temporary_directory()
     board = LoaderBoard(workers)
     loader = DataLoader(
         _Reported(dataset, board),
@@ -137,7 +135,7 @@ def items_ahead(dataset: Dataset, steps: range, workers: int, prefetch: int) -> 
         sampler=steps,
         num_workers=workers,
         prefetch_factor=prefetch,
-        collate_fn=None,
+        collate_fn=_unchanged,
         worker_init_fn=_Start(board),
         persistent_workers=False,
         timeout=LOOK_S,
@@ -153,6 +151,11 @@ def items_ahead(dataset: Dataset, steps: range, workers: int, prefetch: int) -> 
     finally:
         # Before torch ends them: it would wait five seconds for each that is stuck, and for ever at the end of the program.
         board.close()
+
+
+def _unchanged(item: Any) -> Any:
+    """Torch's own function would make tensors of the arrays in a dict, list or tuple."""
+    return item
 
 
 def _wait_for(items: Iterator[Any], step: int, board: LoaderBoard) -> Any:

@@ -124,12 +124,13 @@ class RunControl:
     def _is_asked(self, name: str) -> bool:
         """Whether the file is there; not one that is left of a request which was carried out."""
         try:
-            is_there = os.path.lexists(self.run_dir / name)
+            (self.run_dir / name).lstat()  # a link without a target is a request too
+        except FileNotFoundError:
+            self._done.discard(name)
+            return False
         except OSError:
             return False  # a file system that does not answer asks for nothing
-        if not is_there:
-            self._done.discard(name)
-        return is_there and name not in self._done
+        return name not in self._done
 
     @property
     def stopped_by(self) -> str:

@@ -58,7 +58,7 @@ def deepspeed_settings(recipe: Recipe, world_size: int) -> dict[str, Any]:
 
 
 NOTHING_MASKED = "no token of the global batch is masked"
-"""Why a step changes nothing that has no loss."""
+"""Why a step without a loss changes nothing."""
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from jadeberta.cluster.environment import host_name
-from jadeberta.utils.json_lines import read_jsonl
+from jadeberta.utils.json_lines import ends_within_line, read_jsonl
 
 logger = logging.getLogger(__name__)
 ENDING_EVENTS = ("requeue", "stop", "hang", "lost_rank", "done")
@@ -33,7 +33,7 @@ class Ledger:
         if not mend:
             return
         # A kill within a line leaves no newline: the next event would be glued to it and lost.
-        if path.exists() and path.stat().st_size and path.read_bytes()[-1:] != b"\n":
+        if ends_within_line(path):
             try:
                 with open(path, "ab") as f:
                     f.write(b"\n")

@@ -252,6 +252,7 @@ def _end_early(recipe: Recipe, saver: Saver, hooks: Hooks, state: RunState, lr: 
         # Status 10 would promise that the run has saved. STOP stays, so that another attempt saves and stops at its first step.
         raise CheckpointError(f"{hooks.stopped_by} {where}. {REMEDY}")
     if flags.stop:  # before requeue: who wrote STOP wants no further attempt
+        sentence = f"{hooks.stopped_by} {where}. Start again to go on."  # before the file that it names is cleared
         hooks.clear("STOP")
-        raise StopRequested(f"{hooks.stopped_by} {where}. Start again to go on.")
+        raise StopRequested(sentence)
     raise RequeueRequested(f"{hooks.reason or 'another rank'} asked to end {where}. Start again to go on.")

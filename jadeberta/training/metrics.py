@@ -1,7 +1,6 @@
 """What a step measured: `metrics.jsonl` and the metrics sinks, and the floating-point work behind MFU."""
 
 import logging
-import os
 import resource
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import orjson
 from jadeberta.config import ModelConfig
 from jadeberta.training.patient_file import PatientFile
 from jadeberta.training.sinks import MetricsSink, open_sink
+from jadeberta.utils.json_lines import ends_within_line
 
 if TYPE_CHECKING:  # what reads metrics must start at once
     import torch
@@ -33,7 +33,7 @@ class MetricsWriter:
         path = run_dir / "metrics.jsonl"
         self._file, self._has_failed = PatientFile(path), False
         # A kill within a line leaves no newline: the next row would be glued to it and lost.
-        self._unended = b"\n" if _is_cut(path) else b""
+        self._unended = b"\n" if ends_within_line(path) else b""
         self._sinks: dict[str, MetricsSink] = {}
         for name in sinks:
             try:
@@ -79,15 +79,6 @@ class MetricsWriter:
 
     def _warn_of_sink(self, name: str, error: Exception) -> None:
         logger.warning("metrics sink %s failed (%s: %s); training goes on without it", name, type(error).__name__, error)
-
-
-def _is_cut(path: Path) -> bool:
-    """Whether a file ends within a line."""
-    try:
-        with open(path, "rb") as f:
-            return f.seek(0, os.SEEK_END) > 0 and f.seek(-1, os.SEEK_END) >= 0 and f.read(1) != b"\n"
-    except OSError:
-        return False
 
 
 def training_flops_per_token(model: ModelConfig, sequence_length: int, micro_batch_size: int, head_share: float) -> float:

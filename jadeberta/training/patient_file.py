@@ -1,5 +1,6 @@
 """A file that records are appended to for hours, on a disk that may be full for a while or lose the file."""
 
+import contextlib
 import errno
 import os
 from collections import deque
@@ -41,6 +42,9 @@ class PatientFile:
         Raises:
             OSError: the disk does not take it; it waits.
         """
+        if self._size + len(record) > self.limit:
+            with contextlib.suppress(OSError):
+                self.flush()  # the disk may have room again
         if self._size + len(record) > self.limit:
             self.dropped += 1
         else:

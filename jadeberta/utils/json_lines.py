@@ -1,6 +1,7 @@
 """JSON Lines files that a kill may have truncated, and values of their rows that may be missing."""
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ def read_jsonl(path: Path) -> list[JsonRow]:
         except orjson.JSONDecodeError:
             continue
     return rows
+
+
+def ends_within_line(path: Path) -> bool:
+    """Whether a kill has cut the last line of a file, so that it has no newline; False where the file cannot be read."""
+    try:
+        with open(path, "rb") as f:
+            return f.seek(0, os.SEEK_END) > 0 and f.seek(-1, os.SEEK_END) >= 0 and f.read(1) != b"\n"
+    except OSError:
+        return False
 
 
 def finite(row: JsonRow, key: str) -> float | None:

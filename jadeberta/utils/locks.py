@@ -57,7 +57,7 @@ class DirectoryLock:
         if not self._is_there():
             raise ConfigError(
                 f"{self._directory / LOCK_NAME}: was removed or replaced while process {os.getpid()} on {socket.gethostname()} held it, so "
-                "another job may work there; this one ends without a save. Leave the file alone: a dead job does not hold it."
+                "another job may work there; this one ends at once. Leave the file alone: a dead job does not hold it."
             )
 
     def _is_there(self) -> bool:
@@ -180,7 +180,10 @@ def _open(directory: Path, what: str) -> BinaryIO:
         # Opened for appending: the name of the holder must stay until the lock is taken. 0600: whoever can read the file can lock it.
         file = open(path, "a+b", opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: SIM115 - the lock keeps it open
     except PermissionError as e:
-        owner = f"it belongs to user {path.stat().st_uid}" if path.exists() else e.strerror
+        try:
+            owner = f"it belongs to user {path.stat().st_uid}"
+        except OSError:  # it is not there, or the directory cannot be searched
+            owner = str(e.strerror)
         raise ConfigError(f"{path}: cannot be opened ({owner}). Choose another {what}.") from e
     except OSError as e:
         raise ConfigError(f"{directory}: cannot be written ({e.strerror}). Choose another {what}.") from e

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from jadeberta.errors import ConfigError
+from jadeberta.utils.bounded_yaml import require_bounded
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 """The recipes that come with the project."""
@@ -54,11 +55,15 @@ def find_recipe(text: str) -> Path:
     """Returns the file of a recipe that the user named.
 
     Raises:
-        ConfigError: there is no such file, or as for `user_path`.
+        ConfigError: there is no such file, it is far larger than a recipe once its aliases are written out, or as for `user_path`.
     """
     path = user_path(text, "--config")
     if not path.is_file():
         raise ConfigError(f"{path}: no such recipe. The ones that come with the project lie in {RECIPES}.")
+    try:
+        require_bounded(path)
+    except ValueError as e:
+        raise ConfigError(str(e)) from e
     return path
 
 

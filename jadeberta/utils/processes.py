@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from jadeberta.utils.procfs import ProcessStat, process_stat
+
 PR_SET_PDEATHSIG = 1
 """Number of prctl(2)'s operation, from linux/prctl.h."""
 JOB_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -91,10 +93,10 @@ def end_with_launcher(env: Mapping[str, str]) -> threading.Thread | None:
     parent = os.getppid()
     watched = launchers_above(parent)
     if script := _script(env):
-        stat = _stat(script)
+        stat = _living(script)
         if stat is None:
             _end(f"the script that started it, process {script}, ended before it had begun")
-        watched[script] = stat[1]
+        watched[script] = stat.began
     if any(name in env for name in OF_PYTHON):
         if is_reaper(parent):
             _end("its launcher ended before it had begun")
@@ -114,10 +116,10 @@ def launchers_above(parent: int) -> dict[int, str]:
     """
     found: dict[int, str] = {}
     pid = parent
-    while pid > 1 and (stat := _stat(pid)) is not None:
+    while pid > 1 and (stat := _living(pid)) is not None:
         if is_launcher(_command(pid)):
-            found[pid] = stat[1]
-        pid = stat[0]
+            found[pid] = stat.began
+        pid = stat.parent
     return found
 
 
@@ -158,7 +160,7 @@ def _watch(parent: int | None, watched: dict[int, str]) -> None:
         if parent is not None and os.getppid() != parent:
             _end(f"the process {parent} that started it is gone")
         for pid, began in watched.items():
-            if (stat := _stat(pid)) is None or stat[1] != began:
+            if (stat := _living(pid)) is None or stat.began != began:
                 _end(f"its launcher, process {pid}, is gone")
         time.sleep(LOOK_S)
 
@@ -170,13 +172,10 @@ def _end(reason: str) -> NoReturn:
     os._exit(STATUS)
 
 
-def _stat(pid: int) -> tuple[int, str] | None:
-    """Returns the parent of a process and when it began, in ticks since boot; None where it has ended, collected or not."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in ("Z", "X") else (int(fields[1]), fields[19])
+def _living(pid: int) -> ProcessStat | None:
+    """None where the process has ended, collected or not."""
+    stat = process_stat(pid)
+    return None if stat is None or stat.state in ("Z", "X") else stat
 
 
 def _command(pid: int) -> list[str]:

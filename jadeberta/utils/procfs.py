@@ -4,10 +4,22 @@ import contextlib
 import ctypes
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 
-def process_table() -> dict[int, tuple[int, str, str]]:
-    """Parent, state letter and name of every process."""
+class ProcessStat(NamedTuple):
+    """What /proc/PID/stat says, see proc(5)."""
+
+    parent: int
+    state: str
+    """A letter; Z and X are processes that have ended."""
+    name: str
+    began: str
+    """When it began, in ticks since boot: tells it from a later process with its number."""
+
+
+def process_table() -> dict[int, ProcessStat]:
+    """Every process by its id."""
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         if stat := process_stat(int(entry.name)):
@@ -15,15 +27,15 @@ def process_table() -> dict[int, tuple[int, str, str]]:
     return found
 
 
-def process_stat(pid: int) -> tuple[int, str, str] | None:
+def process_stat(pid: int) -> ProcessStat | None:
     """Of one process; None where it is gone."""
     try:
         # From the right: the name stands in brackets and may itself hold spaces and brackets.
         head, _, tail = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
     except OSError:
         return None
-    state, parent = tail.split()[:2]
-    return int(parent), state, head.partition("(")[2]
+    fields = tail.split()
+    return ProcessStat(int(fields[1]), fields[0], head.partition("(")[2], fields[19])
 
 
 def send_signal(pid: int, number: int) -> None:

@@ -79,7 +79,11 @@ def processes_of(mark: str, known: dict[int, str] | None = None) -> dict[int, st
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 environment = Path(entry.path, "environ").read_bytes()
-                if f"{MARK}={mark}\0".encode() in environment and (stat := process_stat(int(entry.name))) and stat[1] not in "ZX":
+                if (
+                    f"{MARK}={mark}\0".encode() in environment
+                    and (stat := process_stat(int(entry.name)))
+                    and stat.state not in "ZX"
+                ):
                     seen[int(entry.name)] = (stat[0], Path(entry.path, "cmdline").read_bytes(), environment)
     return {pid: _part(*seen[pid], seen, (known or {}).get(pid, "helper")) for pid in seen}
 

@@ -263,7 +263,8 @@ def test_a_last_save_that_hangs_ends_the_run_with_the_sentence_that_says_so_and_
     run = run_on(watchdog={"save_s": 8.0}, checkpoint={"every_steps": 8})
     run.start(f"fsync step-{STEPS:08d}.tmp sleep=1000")
     assert run.end() == [1], run.printed()[-2000:]
-    assert f"the last checkpoint, of step {STEPS}, could not be written; the newest is of step 8" in run.printed()
+    assert f"the last checkpoint, of step {STEPS}, could not be written (rank 0: not done after 4 s" in run.printed()
+    assert "the newest that was read back as it was written is of step 8" in run.printed()
     assert run.steps_of("save_failed") == [STEPS] and not (run.dir / "DONE").exists()
     run.start()
     run.assert_complete(unbroken(1), [8, STEPS])

@@ -21,7 +21,7 @@ def tree_of(pid: int) -> list[int]:
     """A process and all its descendants, parents first."""
     table, found = process_table(), [pid]
     for each in found:
-        found += [child for child, (parent, _, _) in table.items() if parent == each]
+        found += [child for child, stat in table.items() if stat.parent == each]
     return found
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from jadeberta.checkpoint.snapshot import Snapshot, lay_out
+from jadeberta.checkpoint.snapshot import Snapshot, find_not_finite, lay_out
 from jadeberta.errors import CheckpointError
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -76,10 +76,10 @@ def test_a_tensor_that_is_not_finite_is_named(value) -> None:
     files: dict = {"one": ({"a": torch.ones(3), "count": torch.arange(4), "none": torch.zeros(0)}, {}), "two": (tensors(), {})}
     snapshot = Snapshot(files, pin=False)
     snapshot.fill({name: content for name, (content, _) in files.items()})
-    assert snapshot.not_finite() is None
+    assert find_not_finite(snapshot) is None
     files["two"][0]["half"][4] = value
     snapshot.fill({name: content for name, (content, _) in files.items()})
-    assert snapshot.not_finite() == "half"
+    assert find_not_finite(snapshot) == "half holds NaN or infinity; such a state is no checkpoint"
 
 
 def test_every_tensor_lies_at_a_multiple_of_its_elements_size() -> None:

@@ -5,10 +5,12 @@ import errno
 import os
 import resource
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -74,7 +76,15 @@ class Items(Dataset):
             os.kill(os.getpid(), signal.SIGKILL)
         if step == 8:
             time.sleep(600)
-        return [step]
+        return [step, np.full(100_000, step)]
+
+
+def test_arrays_come_as_they_are_and_leave_no_directory_behind(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert [(step, type(array), array[-1]) for step, array in items_ahead(Items(), range(10, 13), 2, 2)] == [
+        (step, np.ndarray, step) for step in range(10, 13)
+    ]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
@@ -130,7 +140,7 @@ def test_a_wait_goes_on_while_a_process_works_and_ends_where_none_does() -> None
 
 def test_closing_ends_a_process_that_is_stuck() -> None:
     others, items = children(), items_ahead(Items(), range(9, 7, -1), 1, 2)
-    assert next(items) == [9]
+    assert next(items)[0] == 9
     (stuck,) = set(children()) - set(others)
     began = time.monotonic()
     items.close()  # type: ignore[attr-defined]

@@ -165,7 +165,7 @@ class FakeHooks:
 
     @property
     def stopped_by(self) -> str:
-        return "runs/test/STOP was found"
+        return "Ctrl-C (SIGINT) came to another rank" if "clear STOP" in self.job.calls else "runs/test/STOP was found"
 
     def damaged_shards(self) -> list[ExcludedRows]:
         return self.job.damaged.get(self.job.step + 1, [])

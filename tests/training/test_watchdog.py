@@ -77,7 +77,7 @@ class Job:
         """Living processes of the job."""
         sessions = {t.pid for t in self.trainers}
         found = []
-        for pid, (_, state, _) in process_table().items():
+        for pid, (_, state, _, _) in process_table().items():
             try:
                 if state not in "ZX" and os.getsid(pid) in sessions:
                     found.append(pid)
@@ -87,7 +87,7 @@ class Job:
 
     def watchdog(self) -> int | None:
         """Of the last trainer."""
-        for pid, (parent, _, _) in process_table().items():
+        for pid, (parent, _, _, _) in process_table().items():
             with contextlib.suppress(OSError):  # it ended meanwhile
                 if (
                     parent == self.trainers[-1].pid
@@ -277,7 +277,7 @@ def test_no_watchdog_outlives_a_killed_trainer_although_its_children_do(job) -> 
     until(lambda: job.record()["step"] > 5)
     watchdog = job.watchdog()
     trainer.kill()
-    until(lambda: (process_stat(watchdog) or (0, "Z"))[1] == "Z", 3)
+    until(lambda: (stat := process_stat(watchdog)) is None or stat.state == "Z", 3)
     assert len(job.members()) == 1  # the child that holds copies of the trainer's ends
 
 

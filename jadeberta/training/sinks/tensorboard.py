@@ -70,6 +70,7 @@ class Sink(MetricsSink):
         try:
             self._file.flush()
         except OSError as e:
-            lost = self._file.waiting + self._file.dropped
-            logger.warning("%s: cannot be written (%s); %s points are lost", self._file.path, e.strerror, lost)
+            logger.warning("%s: cannot be written (%s)", self._file.path, e.strerror)
+        if lost := self._file.waiting + self._file.dropped:
+            logger.warning("%s: %s points are lost", self._file.path, lost)
         self._file.close()

@@ -119,7 +119,7 @@ class Watchdog:
             "place": beat.section,  # the key's old spelling
             "beats": beat.beats, "seconds": round(now - beat.since - self.suspended_s, 3),
             "place_seconds": round(now - beat.section_since - self.suspended_s, 3),
-            "state": (process_stat(self.arguments.trainer_pid) or (0, "X", ""))[1],
+            "state": stat.state if (stat := process_stat(self.arguments.trainer_pid)) else "X",
             "limit_s": self.arguments.limits[beat.phase], "time": time.time(),
             "attempt": self.arguments.attempt, "attempt_id": self.arguments.attempt_id,
             "uptime_s": round(time.clock_gettime(time.CLOCK_BOOTTIME) - self.arguments.began, 3),
@@ -216,12 +216,12 @@ class Watchdog:
         """
         path, trainer = stacks_path(self.run_dir, self.arguments.rank), self.arguments.trainer_pid
         table = process_table()
-        children = [pid for pid, (parent, _, _) in table.items() if parent == trainer and pid != os.getpid()]
+        children = [pid for pid, stat in table.items() if stat.parent == trainer and pid != os.getpid()]
         lines = [
             f"\n==== {time.strftime('%FT%T%z')} rank {record['rank']} on {self.host}: {position_of(record)}, {record['seconds']} s"
         ]
         for pid in (trainer, *children):
-            _, state, name = table.get(pid, (0, "X", ""))
+            _, state, name, _ = table.get(pid, (0, "X", "", ""))
             lines.append(
                 f"process {pid} ({name}{', the trainer' if pid == trainer else ''}) state {state} in {kernel_function(pid)}"
             )
@@ -239,7 +239,7 @@ class Watchdog:
         while _size(path) == size and time.monotonic() < end:
             time.sleep(0.05)  # the trainer writes in its signal handler; nothing tells of its end but the file
         time.sleep(0.2)  # for the rest of the dump
-        return [pid for pid in children if table[pid][1] in STOPPED]
+        return [pid for pid in children if table[pid].state in STOPPED]
 
     def ask_for_stacks(self) -> None:
         """Has the trainer write the stacks of its threads, and wakes it where it is stopped."""
@@ -247,7 +247,7 @@ class Watchdog:
         if os.getppid() == trainer:
             # The main thread writes its own stack: another thread would read frames that are just changing, and may crash. In state D
             # the main thread takes no signal and its frames do not change, so the listening thread writes them.
-            waits = (process_stat(trainer) or (0, ""))[1] == "D"
+            waits = (stat := process_stat(trainer)) is not None and stat.state == "D"
             signal_thread(trainer, (waits and listener_thread(self.memory)) or trainer, signal.SIGUSR2)
             send_signal(trainer, signal.SIGCONT)  # a stopped process takes the other signal when it goes on
 
