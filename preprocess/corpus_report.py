@@ -75,9 +75,10 @@ def print_report(report: dict[str, Any]) -> None:
             for row in excluded["first"][:EXCLUDED_SHOWN]:
                 print(f"  {row['file']}, {row['place']}: {row['reason']}")
         if (incomplete := counts.get("incomplete")) and incomplete["sentences"]:
-            causes = ", ".join(f"{name} {number:,}" for name, number in list(incomplete["templates"].items())[:EXCLUDED_SHOWN])
+            causes = [f"{name} {number:,}" for name, number in incomplete["templates"].items()]
+            shown = ", ".join(causes[:EXCLUDED_SHOWN]) + (", ..." if len(causes) > EXCLUDED_SHOWN else "")
             print(
-                f"{corpus}: {incomplete['sentences']:,} sentences are left out as a template's words are missing in them: {causes}, ..."
+                f"{corpus}: {incomplete['sentences']:,} sentences are left out as a template's words are missing in them: {shown}"
             )
     if coverage := report.get("tokenizer", {}).get("result", {}).get("coverage"):
         share, tokens, unknown = (coverage[key] for key in ("one_piece", "tokens_per_word", "unknown"))

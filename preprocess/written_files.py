@@ -4,6 +4,7 @@ OUT may be a folder that holds other files, backups among them. A name enters th
 killed process left is known too.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -39,11 +40,10 @@ def recorded(out: Path) -> frozenset[str]:
             names |= {INDEX_NAME, *shard_names([read_json(marker)["shard"]["file"]])}
         except (InputError, KeyError, TypeError):
             continue
-    try:
-        corpora = ShardIndex.load(out / INDEX_NAME).corpora.values()
-        names |= {INDEX_NAME, *shard_names(entry.file for corpus in corpora for entry in [*corpus.train, *corpus.valid])}
-    except ShardError:
-        pass
+    if not record.is_file():
+        with contextlib.suppress(ShardError):
+            corpora = ShardIndex.load(out / INDEX_NAME).corpora.values()
+            names |= {INDEX_NAME, *shard_names(entry.file for corpus in corpora for entry in [*corpus.train, *corpus.valid])}
     if _is_ours(out / "tokenizer" / TRAINING_NAME, "settings") or counts_dir(out).is_dir():
         names |= set(TOKENIZER_NAMES)
     if _is_ours(out / REPORT_NAME, "extract", "segment", "tokenizer", "pack", "coverage"):

@@ -100,7 +100,7 @@ def test_sentences_left_out_are_in_the_report_by_template(tmp_path: Path, capsys
     assert next(iter(read_markers(tmp_path / "out", "wikipedia")))["incomplete"] == summary["incomplete"]
     print_report({"extract": {"seconds": 1.0, "ranks": 1, "result": {"wikipedia": summary}}})
     assert (
-        "wikipedia: 2 sentences are left out as a template's words are missing in them: foo 2, qux 1" in capsys.readouterr().out
+        "wikipedia: 2 sentences are left out as a template's words are missing in them: foo 2, qux 1\n" in capsys.readouterr().out
     )
 
 

@@ -40,6 +40,14 @@ def test_pack_removes_its_own_shards_and_leaves_files_of_others(copied: Made) ->
     assert verify(copied.out) == []
 
 
+def test_an_index_put_into_out_gives_no_file_that_it_names_to_pack(copied: Made) -> None:
+    index = (copied.out / "index.json").read_text(encoding="utf-8")
+    (copied.out / "index.json").write_text(index.replace('"web-ja-00000.tar"', '"photos.tar"'), encoding="utf-8")
+    (copied.out / "photos.tar").write_bytes(TREASURE)
+    pack(copied.config, copied.out, Executor())
+    assert (copied.out / "photos.tar").read_bytes() == TREASURE and verify(copied.out) == []
+
+
 def test_a_name_that_pack_has_given_up_belongs_to_whoever_takes_it_next(copied: Made) -> None:
     config = tiny.configure(copied.corpora)
     del config.corpora["web-ja"]
