@@ -17,16 +17,16 @@ SPLITTER = "punctuation-brackets-1"
 _SPACE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u180e\u200b\u2581\ufeff]+")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
-_OPENING = "（(「『【［[〈《〔｛{“｢〖〘"
-_CLOSING = "）)」』】］]〉》〕｝}”｣〗〙"
+OPENING = "（(「『【［[〈《〔｛{“｢〖〘"
+CLOSING = "）)」』】］]〉》〕｝}”｣〗〙"
 # NFKC makes one of these pairs out of two widths, so a bracket may be closed by its kin of the other width.
-_KIN = {**dict(zip(_CLOSING, _OPENING, strict=True)), "）": "(", "］": "[", "｝": "{", "｣": "「"}
+_KIN = {**dict(zip(CLOSING, OPENING, strict=True)), "）": "(", "］": "[", "｝": "{", "｣": "「"}
 _OPENING_KIN = {"（": "(", "［": "[", "｛": "{", "｢": "「"}
 _ALWAYS = "。｡！？♪♫☆★…‥⁇⁈⁉‼"
 _BEFORE_A_BREAK = "!?.．"
 _MARKS = _ALWAYS + _BEFORE_A_BREAK
 # One class of characters: of several alternatives Python's re finds the next one five times as slowly.
-_TOKEN = re.compile(f"[{re.escape(_MARKS + _OPENING + _CLOSING)}\\n\\r\\x85\\u2028\\u2029]")
+_TOKEN = re.compile(f"[{re.escape(_MARKS + OPENING + CLOSING)}\\n\\r\\x85\\u2028\\u2029]")
 _ALWAYS_MARK = re.compile(f"[{_ALWAYS}]")
 _LETTER = re.compile(r"[^\W\d_]")
 _LATIN_OR_DIGIT = re.compile("[0-9A-Za-z０-９Ａ-Ｚａ-ｚ]")
@@ -56,13 +56,57 @@ def split_sentences(text: str) -> list[str]:
     the line's end or a closing bracket, so that 'Yahoo!ニュース' and '3.14' stay whole.
     """
     # Split before NFKC, which would make ！ and ! one character.
-    fragments = _cut(_SURROGATE.sub("", text))
+    fragments = cut_sentences(_SURROGATE.sub("", text))
     return [sentence for fragment in _normalise_lines("\n".join(fragments)).split("\n") if (sentence := fragment.strip(" "))]
 
 
 def cut_sentences(text: str) -> list[str]:
-    """Returns the pieces of `text` that `split_sentences` normalises, as they are: together they are the text without its newlines."""
-    return _cut(text)
+    """Returns the pieces of `text` that `split_sentences` normalises, as they are: together they are the text without its newlines.
+
+    One pass, whichever brackets are left open.
+    """
+    fragments: list[str] = []
+    start = 0
+    # Runs of marks of the line so far, outside brackets: [first mark, end of the marks, end of the closing brackets behind them, which stay
+    # with the sentence]. Lists, as an object for each run took a fifth of the time.
+    line: list[list[int]] = []
+    opened: list[tuple[str, int]] = []  # brackets of the line: kind, place
+    kinds = dict.fromkeys(OPENING, 0)  # of `opened`
+    for match in _TOKEN.finditer(text):
+        token, place = match[0], match.start()
+        if token in _MARKS:
+            if line and line[-1][1] == line[-1][2] == place:
+                line[-1][1] = line[-1][2] = place + 1
+            else:
+                line.append([place, place + 1, place + 1])
+        elif token in OPENING:
+            kind = _OPENING_KIN.get(token, token)
+            opened.append((kind, place))
+            kinds[kind] += 1
+        elif token in _KIN:
+            kind = _KIN[token]
+            if kinds[kind]:
+                # What is open inside has no partner and protects nothing.
+                other, inside = opened.pop()
+                kinds[other] -= 1
+                while other != kind:
+                    other, inside = opened.pop()
+                    kinds[other] -= 1
+                while line and line[-1][0] > inside:
+                    line.pop()
+            elif line and line[-1][2] == place:
+                line[-1][2] = place + 1
+        else:
+            start = _cut_line(text, start, place, line, fragments) if line else start
+            fragments.append(text[start:place])
+            start = place + 1
+            line = []
+            if opened:
+                opened = []
+                kinds = dict.fromkeys(OPENING, 0)
+    start = _cut_line(text, start, len(text), line, fragments)
+    fragments.append(text[start:])
+    return fragments
 
 
 def _normalise_lines(text: str) -> str:
@@ -141,52 +185,6 @@ def _plain_units() -> np.ndarray:
     return units
 
 
-def _cut(text: str) -> list[str]:
-    """Splits the text at newlines and after the marks that end a sentence; one pass, whichever brackets are left open."""
-    fragments: list[str] = []
-    start = 0
-    # Runs of marks of the line so far, outside brackets: [first mark, end of the marks, end of the closing brackets behind them, which stay
-    # with the sentence]. Lists, as an object for each run took a fifth of the time.
-    line: list[list[int]] = []
-    opened: list[tuple[str, int]] = []  # brackets of the line: kind, place
-    kinds = dict.fromkeys(_OPENING, 0)  # of `opened`
-    for match in _TOKEN.finditer(text):
-        token, place = match[0], match.start()
-        if token in _MARKS:
-            if line and line[-1][1] == line[-1][2] == place:
-                line[-1][1] = line[-1][2] = place + 1
-            else:
-                line.append([place, place + 1, place + 1])
-        elif token in _OPENING:
-            kind = _OPENING_KIN.get(token, token)
-            opened.append((kind, place))
-            kinds[kind] += 1
-        elif token in _KIN:
-            kind = _KIN[token]
-            if kinds[kind]:
-                # What is open inside has no partner and protects nothing.
-                other, inside = opened.pop()
-                kinds[other] -= 1
-                while other != kind:
-                    other, inside = opened.pop()
-                    kinds[other] -= 1
-                while line and line[-1][0] > inside:
-                    line.pop()
-            elif line and line[-1][2] == place:
-                line[-1][2] = place + 1
-        else:
-            start = _cut_line(text, start, place, line, fragments) if line else start
-            fragments.append(text[start:place])
-            start = place + 1
-            line = []
-            if opened:
-                opened = []
-                kinds = dict.fromkeys(_OPENING, 0)
-    start = _cut_line(text, start, len(text), line, fragments)
-    fragments.append(text[start:])
-    return fragments
-
-
 def _cut_line(text: str, start: int, line_end: int, line: list[list[int]], fragments: list[str]) -> int:
     """Adds the sentences of a line that end with a mark, and returns where the rest of the line begins.
 
@@ -194,7 +192,7 @@ def _cut_line(text: str, start: int, line_end: int, line: list[list[int]], fragm
         text: the whole text.
         start: where the line's first sentence begins.
         line_end: where the line ends.
-        line: runs of marks, see `_cut`.
+        line: runs of marks, see `cut_sentences`.
         fragments: the sentences so far; added to.
     """
     unread = start  # no letter stands between the start of the sentence and this place

@@ -12,20 +12,10 @@ _NUMBERED = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]|\bError #(\d+)\b|\be
 _NAMED = {
     os.strerror(number): number
     for number in (
-        *(
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EROFS,
-            errno.EFBIG,
-            errno.EIO,
-            errno.EMFILE,
-            errno.ENFILE,
-            errno.ENOMEM,
-            errno.EACCES,
-        ),
-        *(errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ESTALE, errno.ELOOP, errno.ENOTEMPTY),
+        errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES,
+        errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ESTALE, errno.ELOOP, errno.ENOTEMPTY,
     )
-}
+}  # fmt: skip
 _REMEDIES = {
     errno.ENOSPC: "Make room ('df' shows the bytes that are left, 'df -i' the inodes)",
     errno.EDQUOT: "Make room or ask for a larger quota, which may count files too",

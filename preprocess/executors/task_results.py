@@ -1,7 +1,7 @@
 """Results of tasks as JSON, for processes that share only a folder.
 
-Promises that reading a result runs no code of whoever can write into that folder: it makes plain values, and instances of dataclasses,
-named tuples and errors of this project that are loaded already, without calling their constructors.
+Promises that reading a result runs no code of whoever can write into that folder: it makes plain values, instances of dataclasses and
+named tuples of this project that are loaded already, without calling their constructors, and this project's errors from their messages.
 """
 
 import base64

@@ -7,19 +7,20 @@ sources. A rule is added here together with a case in tests/preprocess/readers/t
 import re
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """Returns the words of a text as a set."""
     return frozenset(text.split())
 
 
-FILE_NAMESPACES = _words("ファイル 画像 file image")
+FILE_NAMESPACES = words("ファイル 画像 file image")
 """Links into these show a picture; [[メディア:A.ogg|label]] is a link like any other."""
-CATEGORY_NAMESPACES = _words("カテゴリ category")
+CATEGORY_NAMESPACES = words("カテゴリ category")
 """Links into these put the page into a category."""
-PLACED_FILE = _words(
+PLACED_FILE = words(
     "thumb thumbnail サムネイル frame フレーム framed right left center none 右 左 中央 なし frameless フレームなし"
 )
 """Options of a picture that stands beside the text and not in a sentence."""
-DROPPED_SECTIONS = _words("""
+DROPPED_SECTIONS = words("""
     脚注 脚註 注釈 註釈 注 註 注記 注釈一覧 出典 出典一覧 出典元 引用元 典拠 参照 参照元 参照文献 参照資料 引用文献 参考 参考文献
     参考図書 参考書
     参考書籍 参考資料 参考サイト 参考リンク 参考論文 主な参考文献 主要参考文献 関連文献 関連書籍 関連書 関連資料
@@ -34,24 +35,24 @@ SECTION_BRACKETS = re.compile(r"[（）()【】〔〕\[\]［］〈〉《》「�
 SECTION_SIGNS = " \t　■□◆◇●○※*★☆▼▽・.。:：0123456789０１２３４５６７８９"
 """What may stand around the name of a section."""
 
-DROPPED_EXTENSIONS = _words("""
+DROPPED_EXTENSIONS = words("""
     ref references gallery timeline imagemap templatestyles mapframe graph inputbox categorytree indicator includeonly templatedata
     dynamicpagelist languages charinsert
 """)
 """Tags whose content is no running text and no wikitext that could pair with what is outside; no word of a sentence is lost with
 them."""
-BLOCK_EXTENSIONS = _words("pre syntaxhighlight source score")
+BLOCK_EXTENSIONS = words("pre syntaxhighlight source score")
 """Tags whose content is no running text and stands in a block of its own, unless they have the attribute inline."""
-FORMULA_EXTENSIONS = _words("math chem ce hiero maplink")
+FORMULA_EXTENSIONS = words("math chem ce hiero maplink")
 """Tags that show something in the middle of a sentence."""
-DROPPED_ELEMENTS = _words("table style script")
+DROPPED_ELEMENTS = words("table style script")
 """Tags of HTML that are dropped with what stands between them."""
-READING_TAGS = _words("rt rp rtc")
+READING_TAGS = words("rt rp rtc")
 """Parts of <ruby> that end where the next one begins, as HTML lets editors leave out the closing tag."""
-LINE_BREAK_TAGS = _words("br hr")
-BLOCK_TAGS = _words("li dt dd dl ul ol p div blockquote poem center h1 h2 h3 h4 h5 h6 tr")
+LINE_BREAK_TAGS = words("br hr")
+BLOCK_TAGS = words("li dt dd dl ul ol p div blockquote poem center h1 h2 h3 h4 h5 h6 tr")
 """Their text is a line of its own."""
-PLAIN_TAGS = _words("""
+PLAIN_TAGS = words("""
     abbr b bdi bdo big caption cite code data del dfn em font i ins kbd mark noinclude nowiki onlyinclude q rb ruby s samp section
     small span strike strong sub sup td th time tt u var wbr phonos translate tvar
 """)

@@ -7,6 +7,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 
+from preprocess.text import CLOSING, OPENING
+
 KANJI = "々〆〇㐀-䶿一-鿿豈-﫿\U00020000-\U0003ffff"
 HIRAGANA = "ぁ-ゖゝ-ゟ"
 KATAKANA = "ァ-ヺヽ-ヿㇰ-ㇿｦ-ﾟ"
@@ -15,14 +17,13 @@ _LETTER = rf"[^\W\d_ー{KANJI}{HIRAGANA}{KATAKANA}]"
 ONE_SCRIPT = rf"[{KANJI}]+|[{HIRAGANA}ー]+|[{KATAKANA}ー]+|{_LETTER}+"
 """Regular expression of a run of one script."""
 
-_OPENING, _CLOSING = "（(「『【［[〈《〔｛{“｢〖〘", "）)」』】］]〉》〕｝}”｣〗〙"
 # A mark is a word of its own only where no other mark stands beside it: an engine may take both for one.
 _NO_MARK = r"(?=[\w 「『（〈《【])"
 _PLACES = [
     re.compile(places)
     for places in (
-        rf"(?<=[。｡！？!?])[{_CLOSING}]*{_NO_MARK}",
-        rf"(?<=[、{_CLOSING}]){_NO_MARK}|(?<=[\w、。 ])(?=[{_OPENING}])",
+        rf"(?<=[。｡！？!?])[{CLOSING}]*{_NO_MARK}",
+        rf"(?<=[、{CLOSING}]){_NO_MARK}|(?<=[\w、。 ])(?=[{OPENING}])",
         r"(?<= )",
         # Not between two marks, which may be one word (……), nor in 1,000 and e.g.
         r"(?<=[^\w ])(?<![.,:'’&@/_~-])(?=\w)|(?<=[.,:])(?=[^\W\dA-Za-z])",

@@ -141,9 +141,9 @@ class InChild(Isolating):
         return [joined([next(rest) for _ in parts]) for parts in cut]
 
     def _run(self, batch: list[str]) -> Outcome:
-        # A process made by fork must not share its parent's child.
         outcome: Outcome | None = None
         try:
+            # A process made by fork must not share its parent's child.
             if self._process is None or self._process.owner != os.getpid():
                 self._process = EngineProcess(self.engine, self._config.memory_mib)
                 self._finalizer = weakref.finalize(self, self._process.close)

@@ -76,8 +76,8 @@ def pack(config: PreprocessConfig, out: Path, executor: Executor) -> ShardIndex:
 
     def pack_train(task: tuple[str, int]) -> ShardEntry:
         corpus, number = task
-        name, parts, ids = f"{corpus}-{number:05d}", groups[corpus][number], heldout[corpus]
-        heldout_file = work / f"{name}.heldout.jsonl.zst"
+        name, parts, ids = _train_name(corpus, number), groups[corpus][number], heldout[corpus]
+        heldout_file = _heldout_file(work, name)
         settings = _settings(plan.meta | {"corpus": corpus, "split": "train"}, parts, ids)
         if (entry := _finished(work / f"{name}.json", settings, out)) is not None and heldout_file.exists():
             return entry
@@ -99,9 +99,9 @@ def pack(config: PreprocessConfig, out: Path, executor: Executor) -> ShardIndex:
         return entry
 
     def pack_valid(corpus: str) -> ShardEntry:
-        name = f"valid-{corpus}-00000"
+        name = _valid_name(corpus)
         # Made from the files of held-out documents, so that it must wait for all shards of its corpus.
-        heldout_files = [work / f"{corpus}-{n:05d}.heldout.jsonl.zst" for n, _ in enumerate(groups[corpus])]
+        heldout_files = [_heldout_file(work, _train_name(corpus, n)) for n, _ in enumerate(groups[corpus])]
         settings = _settings(plan.meta | {"corpus": corpus, "split": "valid"}, heldout_files, heldout[corpus])
         if (entry := _finished(work / f"{name}.json", settings, out)) is not None:
             return entry
@@ -169,8 +169,9 @@ def _plan(config: PreprocessConfig, out: Path) -> _Plan:
         word_starts="documents" if characters else "pieces",
         tokenizer_files=_tokenizer_files(model.parent, tokenizer),
     )
-    tars = [f"{corpus}-{n:05d}.tar" for corpus in config.corpora for n, _ in enumerate(groups[corpus])]
-    claim(out, [INDEX_NAME, *shard_names([*tars, *(f"valid-{corpus}-00000.tar" for corpus in config.corpora)])])
+    names = [_train_name(corpus, n) for corpus in config.corpora for n, _ in enumerate(groups[corpus])]
+    names += map(_valid_name, config.corpora)
+    claim(out, [INDEX_NAME, *shard_names(f"{name}.tar" for name in names)])
     # Without the hashes of the tokenizer's other files: a shard's bytes do not hang on them.
     meta = {k: v for k, v in index.document().items() if k not in ("corpora", "tokenizer_files")}
     heldout = {corpus: heldout_ids(out, corpus, config.heldout_documents) for corpus in config.corpora}
@@ -180,6 +181,19 @@ def _plan(config: PreprocessConfig, out: Path) -> _Plan:
         for words, text in zip(list_words(out, corpus), list_parts(out, corpus), strict=True)
     }
     return _Plan(model, meta, groups, heldout, texts, index.tokenizer_files)
+
+
+def _train_name(corpus: str, number: int) -> str:
+    return f"{corpus}-{number:05d}"
+
+
+def _valid_name(corpus: str) -> str:
+    return f"valid-{corpus}-00000"
+
+
+def _heldout_file(work: Path, name: str) -> Path:
+    """Returns the file of the held-out documents that the shard's task has met."""
+    return work / f"{name}.heldout.jsonl.zst"
 
 
 def _tokenizer_files(directory: Path, training: dict[str, Any]) -> dict[str, str]:

@@ -1,14 +1,15 @@
 """Names of countries by the codes that templates take: {{JPN}}, {{flag|JPN}}. Codes of ISO 3166, the IOC and FIFA,
 and of former states."""
 
+# A code that two lists use for different countries, such as ANT and BRN, is ISO's.
 _CODES = """
     ABW,ARU アルバ|AFG アフガニスタン|AGO,ANG アンゴラ|AIA アンギラ|ALA オーランド諸島|ALB アルバニア|AND アンドラ
     ANT,AHO オランダ領アンティル
-    ARE,UAE アラブ首長国連邦|ARG アルゼンチン|ARM アルメニア|ASM,ASA アメリカ領サモア|ATA 南極|ATG,ANT_ アンティグア・バーブーダ
+    ARE,UAE アラブ首長国連邦|ARG アルゼンチン|ARM アルメニア|ASM,ASA アメリカ領サモア|ATA 南極|ATG アンティグア・バーブーダ
     AUS オーストラリア
     AUT オーストリア|AZE アゼルバイジャン|BDI ブルンジ|BEL ベルギー|BEN ベナン|BES ボネール|BFA,BUR ブルキナファソ
     BGD,BAN バングラデシュ
-    BGR,BUL ブルガリア|BHR,BRN_ バーレーン|BHS,BAH バハマ|BIH ボスニア・ヘルツェゴビナ|BLM サン・バルテルミー島|BLR ベラルーシ
+    BGR,BUL ブルガリア|BHR バーレーン|BHS,BAH バハマ|BIH ボスニア・ヘルツェゴビナ|BLM サン・バルテルミー島|BLR ベラルーシ
     BLZ,BIZ ベリーズ|BMU,BER バミューダ諸島|BOL ボリビア|BRA ブラジル|BRB,BAR バルバドス|BRN,BRU ブルネイ|BTN,BHU ブータン
     BWA,BOT ボツワナ|CAF,CTA 中央アフリカ共和国|CAN カナダ|CCK ココス諸島|CHE,SUI スイス|CHL,CHI チリ|CHN,PRC 中華人民共和国
     CIV コートジボワール|CMR カメルーン|COD コンゴ民主共和国|COG,CGO コンゴ共和国|COK クック諸島|COL コロンビア|COM コモロ
@@ -49,12 +50,10 @@ _CODES = """
     ROT 難民選手団
 """
 COUNTRY_NAMES: dict[str, str] = {
-    code.rstrip("_"): name
+    code: name
     for entry in _CODES.replace("\n", "|").split("|")
     if entry.strip()
     for codes, name in [entry.split()]
-    # A code that two lists use for different countries is ISO's.
     for code in codes.split(",")
-    if not code.endswith("_")
 }
 """Name in Japanese by code in capitals."""

@@ -1,15 +1,12 @@
 """Rules for what templates print, by name, in one table for each kind; `templates.py` applies them.
 
-Names are in small letters with spaces. A rule is added here together with a case in tests/preprocess/readers/test_templates.py,
-which fails
-where a name has none. A template without a rule costs the sentence it stands in.
+Names are in small letters with spaces. A rule is added here together with a case in tests/preprocess/readers/wiki/test_templates.py,
+which fails where a name has none. A template without a rule costs the sentence it stands in.
 """
 
 import re
 
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+from preprocess.readers.markup_rules import words
 
 
 def _names(text: str) -> frozenset[str]:
@@ -49,7 +46,7 @@ TEMPLATE_ARGUMENT: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_names("lang | rtl-lang | llang | langs | lang2 | lang wrap | langr | script | ltr-lang"), ("2",)),
     **dict.fromkeys(_names("langwithname | lang-with-name | rtl-langwithname"), ("3",)),
     **dict.fromkeys(
-        _words("""
+        words("""
             nihongo nihongo2 nihongo3 nihongo4 nihongo-s jpn-kanji nastaliq nastaliq2 hebrew arabic polytonic 中文 繁体字 繁體字
             簡体字 簡體字
             正体字 簡体 繁体 繁 簡 正 漢字 ハングル hangul 한글 漢字表記 ピン音 拼音 pinyin 漢語拼音 ピンイン 注音 注音符号
@@ -60,7 +57,7 @@ TEMPLATE_ARGUMENT: dict[str, tuple[str, ...]] = {
     ),
     "interlang": ("3", "2"),
     "wikt-lang": ("3", "2"),
-    **dict.fromkeys(_words("snamei sname snamei2 学名 属名 種名 wsp wikispecies-link"), ("2", "1")),
+    **dict.fromkeys(words("snamei sname snamei2 学名 属名 種名 wsp wikispecies-link"), ("2", "1")),
     **dict.fromkeys(_names("au | ipa link | ipablink | ipaslink | ipa記号 | lj | lkana | jpsize | varserif | midsize"), ("1",)),
     **dict.fromkeys(
         _names("arab | hebr | cyrl | grek | manchusibeunicode | mongolunicode | mongolian | tibetan | siddham"), ("1", "2")
@@ -75,9 +72,9 @@ TEMPLATE_ARGUMENT: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         _names("""
             quote | quotation | cquote | blockquote | 引用 | 行内引用 | 文中引用 | 引用2 | 引用句 | bq | pull quote | quote text
-            文内引用 | inline quote | inlinequote | quote box | tq
+            文内引用 | inline quote | inlinequote | tq
             tq2 | xt | bquote
-            rquote | quote inline | 引用文 | citation needed span | 補足 | 補助 | 訳注 | 括弧 | 鍵括弧
+            quote inline | 引用文 | citation needed span | 補足 | 補助 | 訳注 | 括弧 | 鍵括弧
         """),
         ("1", "quote", "text"),
     ),
@@ -131,7 +128,7 @@ FIRST_ARGUMENT_FAMILY = re.compile(
 PHONETIC = re.compile(r"ipa-[a-z-]+|pron-[a-z]+|ipac-[a-z-]+|発音(?:-.*)?|phonos")
 """The first argument is a pronunciation; those of {{IPAc-en|t|aʊ|ər}} are joined."""
 
-TRANSLITERATION = _words("transl transliteration translit ラテン翻字 翻字 ラテン文字転写 転写 ローマ字転写")
+TRANSLITERATION = words("transl transliteration translit ラテン翻字 翻字 ラテン文字転写 転写 ローマ字転写")
 """{{transl|ar|Al-Burj}}, {{transl|ar|DIN|Al-Burj}}: the last argument is text, unless it is alone."""
 
 TEMPLATE_CHARACTER = {
