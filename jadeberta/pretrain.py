@@ -91,6 +91,7 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
         raise
     except RuntimeError as e:
         if died := explain_death(e):  # raised by a signal handler, wherever the training happens to be
+            context.ledger.write("stop", status=died.exit_status, reason=str(died))
             raise died from None
         if not is_lost_peer(e):
             raise

@@ -2,7 +2,7 @@
 # Sourced by the launchers. The one rule for every path: `~` is the home directory, and a relative path starts at the directory in which
 # the user typed the command. So no launcher changes its directory; the project is found beside this file.
 
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+ROOT="$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 RECIPE="${RECIPE:-$ROOT/recipes/large.yaml}"
 PYTHON="${PYTHON:-$ROOT/.venv/bin/python}"
 # Where a setting came through `env` or sbatch's --export no shell has expanded it. The paths of the other settings are Python's to expand.

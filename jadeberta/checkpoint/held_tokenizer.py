@@ -105,7 +105,7 @@ def refuse_mixed_tokenizer(directory: Path, expected: str) -> None:
         )
     compare_pieces(model, (directory / FAST_FILE).read_bytes(), directory / FAST_FILE, CheckpointError)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     for sentence in SENTENCES:
         ids = tokenizer(sentence, add_special_tokens=False)["input_ids"]
         if ids != (right := processor.encode(sentence)):

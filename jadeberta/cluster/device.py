@@ -99,15 +99,18 @@ def choose_device(wanted: str, local_rank: int, env: Mapping[str, str] = os.envi
             )
         require_no_gpus(env)
         return torch.device("cpu")
-    devices = torch.cuda.device_count()
-    # srun --gpus-per-task shows each rank a single device, its own.
-    index = local_rank if devices > 1 else 0
+    devices, index = torch.cuda.device_count(), gpu_index(local_rank)
     if index >= devices:
         raise ConfigError(
             f"local rank {local_rank} has no GPU: {devices} are visible on this host. Start one rank a GPU (--ntasks-per-node)."
         )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
+
+
+def gpu_index(local_rank: int) -> int:
+    """Number of a rank's GPU among those that it sees: srun --gpus-per-task shows each rank a single one, its own."""
+    return local_rank if torch.cuda.device_count() > 1 else 0
 
 
 def choose_single_device() -> torch.device:
@@ -118,7 +121,8 @@ def choose_single_device() -> torch.device:
     """
     if sees_gpus():
         return torch.device("cuda")
-    require_no_gpus(os.environ, key="")
+    if os.environ.get("CUDA_VISIBLE_DEVICES") != "":  # empty: hidden on purpose, as the refusal proposes
+        require_no_gpus(os.environ, key="")
     return torch.device("cpu")
 
 

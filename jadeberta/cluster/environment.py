@@ -171,7 +171,7 @@ def _slurm_address(env: Mapping[str, str]) -> tuple[str, int]:
 def step_port(job: int, step: int) -> int:
     """Returns the port where the ranks of a step of a Slurm job meet; jobs and steps that share a host get different ports.
 
-    The scripts in launch/ compute the same.
+    launch/torchrun.sh computes the same, and launch/deepspeed.sh where Slurm starts it on several hosts.
     """
     return FIRST_PORT + (job + PORTS_BETWEEN_STEPS * step) % PORTS
 
@@ -181,7 +181,7 @@ def _mpi_address(env: Mapping[str, str], outer: LauncherVariables) -> tuple[str,
     local_sizes = {OPEN_MPI: "OMPI_COMM_WORLD_LOCAL_SIZE", MPICH: "MPI_LOCALNRANKS"}
     if env.get(local_sizes[outer], env.get(outer.size)) != env.get(outer.size):
         raise ConfigError("mpirun started ranks on several machines but MASTER_ADDR is not set; launch/mpi.sh sets it.")
-    name = env.get(LAUNCH_VARIABLE) or (env.get("PMIX_NAMESPACE", "") if outer is OPEN_MPI else "")
+    name = env.get("PMIX_NAMESPACE", "") if outer is OPEN_MPI else ""
     # Two mpiruns at the same time have different namespaces, hence different ports.
     chosen = FIRST_PORT + zlib.crc32(name.encode()) % PORTS if name else DEFAULT_PORT
     return "127.0.0.1", _number(env, "MASTER_PORT", str(chosen))

@@ -138,7 +138,7 @@ def _serve(identity: RunIdentity, process: Process, prefix: str, end: float) -> 
         try:
             store = _connect(process, 1.0, 1.0)
             found = _read(dist.PrefixStore(prefix, store), 3.0)
-        except (HangError, dist.DistError, ValueError):
+        except (HangError, dist.DistError, ValueError, TypeError):  # TypeError: of another version, with other fields
             found = None
         if found is None:
             reason = next(iter(str(e).splitlines()))

@@ -15,7 +15,6 @@ from torch.utils.data import Dataset
 from jadeberta.data.loader_processes import items_ahead, make_item
 from jadeberta.data.masking import IGNORED, Masker
 from jadeberta.data.sample_order import SampleOrder, rank_share
-from jadeberta.errors import JadebertaError
 from jadeberta.shards import ExcludedRows, ShardReader
 from jadeberta.shards.tokenizer_format import PAD
 
@@ -215,6 +214,4 @@ def iterate_steps(dataset: StepDataset, first_step: int, end_step: int, workers:
     steps = range(first_step, end_step)
     shares = items_ahead(dataset, steps, workers, prefetch) if workers else (make_item(dataset, step) for step in steps)
     for share in shares:
-        if isinstance(share, JadebertaError):
-            raise share
         yield dataset.batch(share)

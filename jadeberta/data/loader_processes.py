@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class LoaderBoard:
     _SLOT = 1024
 
     def __init__(self, workers: int) -> None:
-        self._workers = workers
+        self._workers, self._lock = workers, threading.Lock()
         self._memory = mmap.mmap(-1, (workers + 1) * self._SLOT)  # the last slot says whether the processes shall end
 
     @property
@@ -71,11 +72,12 @@ class LoaderBoard:
     def write(self, worker: int, step: int, is_working: bool, fault: str = "") -> None:
         """Records what this process does; `worker` is its number. A fault stays: the process may be at its next items by then."""
         start = worker * self._SLOT
-        if not fault and self._HEAD.unpack_from(self._memory, start)[-1]:
-            return
-        text = fault.encode()[: self._SLOT - self._HEAD.size]
-        head = self._HEAD.pack(os.getpid(), step, is_working, time.monotonic(), len(text))
-        self._memory[start : start + len(head) + len(text)] = head + text
+        with self._lock:  # a fault is written by the thread that sends
+            if not fault and self._HEAD.unpack_from(self._memory, start)[-1]:
+                return
+            text = fault.encode()[: self._SLOT - self._HEAD.size]
+            head = self._HEAD.pack(os.getpid(), step, is_working, time.monotonic(), len(text))
+            self._memory[start : start + len(head) + len(text)] = head + text
 
     def read(self) -> list[LoaderState]:
         """The states of the processes that have begun."""
@@ -98,19 +100,24 @@ class _Reported(Dataset):
         info = get_worker_info()
         assert info is not None
         self.board.write(info.id, step, True)
-        item = make_item(self.dataset, step)
+        try:
+            item = make_item(self.dataset, step)
+        except JadebertaError as e:
+            item = e  # raised here, torch would bury it in a traceback of its own
         self.board.write(info.id, step, False)
         return item
 
 
 def make_item(dataset: Dataset, step: int) -> Any:
-    """The item of a step, or the error of making it: raised in a loader process, torch would bury it in a traceback of its own."""
+    """Returns the item of a step.
+
+    Raises:
+        JadebertaError: that of the data set; a ResourceError where the process or its host lacks something.
+    """
     try:
         return dataset[step]
-    except JadebertaError as e:
-        return e
     except (OSError, MemoryError) as e:
-        return ResourceError(f"step {step + 1}: its data cannot be made: {describe_shortage(e)}.")
+        raise ResourceError(f"step {step + 1}: its data cannot be made: {describe_shortage(e)}.") from e
 
 
 def items_ahead(dataset: Dataset, steps: range, workers: int, prefetch: int) -> Iterator[Any]:
@@ -187,7 +194,7 @@ def require_on_its_way(states: list[LoaderState], step: int, waited_s: float) ->
     for state in states:
         if state.fault:
             raise ResourceError(
-                f"step {step + 1}: loader process {state.pid} could not hand over the data of step {state.step + 1}: {state.fault}."
+                f"step {step + 1}: loader process {state.pid} could not hand over the data of a step: {state.fault}."
             )
     if waited_s >= LOST_S and not any(state.is_working for state in states):
         raise ResourceError(
@@ -210,12 +217,10 @@ def explain_death(error: RuntimeError) -> HangError | None:
 
 
 def _in_words(states: list[LoaderState]) -> str:
-    now = time.monotonic()
-    parts = [
-        f"loader process {s.pid} {'has worked at' if s.is_working else 'has handed over'} step {s.step + 1} "
-        f"{'for' if s.is_working else 'and waited for'} {now - s.since:.0f} s"
-        for s in states
-    ]
+    now, parts = time.monotonic(), []
+    for s in states:
+        did = "has begun" if s.step < 0 else f"{'has worked at' if s.is_working else 'has handed over'} step {s.step + 1}"
+        parts.append(f"loader process {s.pid} {did} {'for' if s.is_working else 'and waited for'} {now - s.since:.0f} s")
     return "; ".join(parts) or "no loader process has begun"
 
 
@@ -236,9 +241,9 @@ class _Start:
         torch.set_num_threads(1)
         self.board.write(worker, -1, False)
 
-        def report(error: Exception, item: Any) -> None:
+        def report(error: Exception, item: Any) -> None:  # `item` may be bytes by now, which tell no step
             # The thread that sends an item drops it at an error and goes on; the training would wait for it for ever.
             reason = describe_shortage(error) if isinstance(error, OSError | MemoryError) else f"{type(error).__name__}: {error}"
-            self.board.write(worker, item[0] if isinstance(item, tuple) else -1, False, " ".join(reason.split()))
+            self.board.write(worker, -1, False, " ".join(reason.split()))
 
         queues.Queue._on_queue_feeder_error = staticmethod(report)  # type: ignore[attr-defined,method-assign]

@@ -80,10 +80,9 @@ class Masker:
         return (self._bits(shape, epochs, samples, stream) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def read_word_starts(model: str | bytes) -> np.ndarray:
-    """Reads which pieces of a sentencepiece model, a file or its content, start a word; bool [pieces]."""
+def read_word_starts(model: bytes) -> np.ndarray:
+    """Reads which pieces of a sentencepiece model, the content of its file, start a word; bool [pieces]."""
     import sentencepiece
 
-    named = {"model_file": model} if isinstance(model, str) else {"model_proto": model}
-    processor = sentencepiece.SentencePieceProcessor(**named)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     return np.asarray([processor.id_to_piece(i).startswith("▁") for i in range(len(processor))])

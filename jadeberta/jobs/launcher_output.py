@@ -106,7 +106,7 @@ def run(command: list[str], out: TextIO = sys.stderr) -> int:
 
 
 def _follow(launcher: subprocess.Popen, out: TextIO) -> LauncherOutput:
-    """Shows a launcher's standard error until it is closed."""
+    """Shows a launcher's standard error until it is closed, or the launcher has ended and nothing comes any more."""
     assert launcher.stderr is not None
     shown, rest, descriptor = LauncherOutput(out), b"", launcher.stderr.fileno()
     while True:
@@ -116,6 +116,8 @@ def _follow(launcher: subprocess.Popen, out: TextIO) -> LauncherOutput:
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 shown.take(line.decode(errors="replace"), time.monotonic())
+        elif launcher.poll() is not None:
+            break  # a process that it left behind holds the pipe open
         shown.show_held(time.monotonic())
     if rest:
         shown.take(rest.decode(errors="replace"), time.monotonic())

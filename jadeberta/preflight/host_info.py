@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import jadeberta
-from jadeberta.cluster.device import choose_device, cpu_name, sees_gpus
+from jadeberta.cluster.device import choose_device, cpu_name
 from jadeberta.errors import ConfigError
 from jadeberta.preflight.results import Fault, LocalResults
 from jadeberta.utils.procfs import process_table
@@ -103,34 +103,26 @@ def check_device(wanted: str, results: LocalResults) -> None:
         wanted: the recipe's run.device.
         results: of this rank.
     """
-    if not sees_gpus() and wanted != "cpu":
-        try:
-            choose_device(wanted, results.local_rank)
-        except ConfigError as e:
-            results.faults.append(Fault("device", str(e).rstrip(".")))
-            return
-    if wanted == "cpu" or not sees_gpus():
+    try:
+        device = choose_device(wanted, results.local_rank)
+    except ConfigError as e:
+        results.faults.append(Fault("device", str(e).rstrip(".")))
+        return
+    if device.type == "cpu":
         results.device, results.device_name = "cpu", cpu_name()
         return
-    count = torch.cuda.device_count()
-    if results.local_rank >= count:
-        results.faults.append(
-            Fault("device", f"{count} GPUs are visible to local rank {results.local_rank}; there must be one for every rank")
-        )
-        return
-    torch.cuda.set_device(results.local_rank)
-    results.device, results.device_name = "cuda", torch.cuda.get_device_name(results.local_rank)
-    results.device_free_bytes, results.device_total_bytes = torch.cuda.mem_get_info(results.local_rank)
+    results.device, results.device_name = "cuda", torch.cuda.get_device_name(device)
+    results.device_free_bytes, results.device_total_bytes = torch.cuda.mem_get_info(device)
     results.versions["GPU"] = results.device_name
     devices = read_devices(_nvidia_smi(QUERY_DEVICES))
     # Found by UUID and not by index, because CUDA_VISIBLE_DEVICES renumbers the GPUs for torch alone.
-    own_uuid = str(torch.cuda.get_device_properties(results.local_rank).uuid)
-    device = next((d for d in devices if d.uuid.removeprefix("GPU-") == own_uuid.removeprefix("GPU-")), None)
-    if device is None:
+    own_uuid = str(torch.cuda.get_device_properties(device).uuid)
+    gpu = next((d for d in devices if d.uuid.removeprefix("GPU-") == own_uuid.removeprefix("GPU-")), None)
+    if gpu is None:
         results.warnings.append("nvidia-smi does not list this rank's GPU: its driver, errors and processes were not checked")
         return
-    results.versions["driver"] = device.driver
-    _check_gpu_health(device, results)
+    results.versions["driver"] = gpu.driver
+    _check_gpu_health(gpu, results)
 
 
 def _check_gpu_health(device: GpuInfo, results: LocalResults) -> None:

@@ -1,9 +1,7 @@
 """What the system lets a process of the training use: open files, and shared memory. Pure, but for the one function that asks."""
 
-import resource
-
 from jadeberta.preflight.results import Fault
-from jadeberta.utils.resources import OPEN_FILES_WANTED, shared_memory
+from jadeberta.utils.resources import open_files_possible, shared_memory
 
 FILES_OF_A_RANK = 256
 """Open files of a rank and of each of its loaders: shards, logs, pipes, the device's driver."""
@@ -54,12 +52,6 @@ def limit_findings(files: int, shared: tuple[int, int] | None, world_size: int, 
             "--shm-size=1g"
         )
     return faults, warnings
-
-
-def open_files_possible() -> int:
-    """Open files that this process may have once it has raised its soft limit."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    return OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_WANTED)
 
 
 def check_limits(world_size: int, has_gpus: bool) -> tuple[list[Fault], list[str]]:

@@ -9,6 +9,7 @@ import orjson
 import torch
 import torch.distributed as dist
 
+from jadeberta.cluster.device import gpu_index
 from jadeberta.cluster.environment import Process
 from jadeberta.cluster.hostlist import placement
 from jadeberta.config import Recipe
@@ -235,7 +236,7 @@ class Preflight:
 def _device(found: LocalResults) -> torch.device | None:
     if not found.device:
         return None
-    return torch.device("cuda", found.local_rank) if found.device == "cuda" else torch.device("cpu")
+    return torch.device("cuda", gpu_index(found.local_rank)) if found.device == "cuda" else torch.device("cpu")
 
 
 def _compute_requirements(recipe: Recipe, world_size: int) -> Requirements:

@@ -71,6 +71,7 @@ def export(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
+        state = read_state(checkpoint)
         weights = {name: tensor.to(dtype).contiguous() for name, tensor in consolidate_weights(checkpoint, kind).items()}
         save_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
@@ -78,13 +79,13 @@ def export(
         (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for name in TOKENIZER_FILES:
             shutil.copyfile(checkpoint / name, temporary / name)
-        write_origin(temporary, origin_of(read_state(checkpoint)))
-        refuse_mixed_tokenizer(temporary, read_state(checkpoint)["fingerprints"]["tokenizer"])
+        write_origin(temporary, origin_of(state))
+        refuse_mixed_tokenizer(temporary, state["fingerprints"]["tokenizer"])
         # Before the rename: a wrong export must never appear under the final name.
         _compare_logits(temporary, weights)
-        predictions = fill_mask(temporary, card_sentence(read_state(checkpoint)["data"]))
+        predictions = fill_mask(temporary, card_sentence(state["data"]))
         ledger = read_jsonl(checkpoint.parent.parent / "ledger.jsonl")
-        write_card(temporary / "README.md", config, read_state(checkpoint), ledger, evaluation, predictions, kind)
+        write_card(temporary / "README.md", config, state, ledger, evaluation, predictions, kind)
         temporary.rename(out)
     except (OSError, SafetensorError) as e:
         raise OutputError(f"{out}: cannot be written ({e}). Make room, or name another --out.") from e

@@ -29,6 +29,10 @@ def check_index(document: dict[str, Any]) -> None:
     _of_type(document, "segmenter", "", dict, "an object")
     for key in ("normaliser", "sentence_splitter"):
         _of_type(document, key, "", str, "a string")
+    if "tokenizer_files" in document:  # older versions write none
+        for name in _of_type(document, "tokenizer_files", "", dict, "an object"):
+            _require_file_name(name, "tokenizer_files")
+            _sha256(document["tokenizer_files"], name, "tokenizer_files.")
     seen: set[str] = set()
     for name, corpus in _of_type(document, "corpora", "", dict, "an object").items():
         where = f"corpora.{name}."
@@ -47,9 +51,7 @@ def _check_entry(entry: Any, where: str, length: int) -> None:
     if not isinstance(entry, dict):
         raise ValueError(f"{where} is {_short(entry)} and must be an object")
     inside = f"{where}."
-    file = _of_type(entry, "file", inside, str, "a string")
-    if file in ("", ".", "..") or "/" in file or "\0" in file or len(file.encode()) > 255:
-        raise ValueError(f"{inside}file is {_short(file)} and must be the name of a file in this directory")
+    _require_file_name(_of_type(entry, "file", inside, str, "a string"), f"{inside}file")
     for key in ("sequences", "documents", "tokens", "bytes"):
         _whole(entry, key, inside, 0, COUNT_LIMIT)
     _sha256(entry, "sha256", inside)
@@ -64,6 +66,11 @@ def _check_entry(entry: Any, where: str, length: int) -> None:
             )
         if block[0] > ROWS_LIMIT:
             raise ValueError(f"{inside}blocks[{number}] has {block[0]} rows; {ROWS_LIMIT} are possible")
+
+
+def _require_file_name(name: str, where: str) -> None:
+    if name in ("", ".", "..") or "/" in name or "\0" in name or len(name.encode(errors="replace")) > 255:
+        raise ValueError(f"{where} is {_short(name)} and must be the name of a file in this directory")
 
 
 def outer_block(blocks: list[list[int]], length: int, size: int) -> int | None:

@@ -36,11 +36,11 @@ def verify(directory: str | Path, progress: Callable[[str], None] = lambda line:
     if not model.is_file():
         # Without the tokenizer the rows are numbers that nobody can turn into text again.
         faults.append(f"{model}: missing. Run 'python -m preprocess tokenizer' again.")
-    elif (found := file_sha256(model)) != index.tokenizer_sha256:
+    elif (found := _sha256(model)) != index.tokenizer_sha256:
         faults.append(f"{model}: sha256 differs from index.json (expected {index.tokenizer_sha256[:12]}…, found {found[:12]}…).")
     for name, sha in index.tokenizer_files.items():
         path = model.with_name(name)
-        if (found := file_sha256(path) if path.is_file() else "no file") != sha:
+        if (found := _sha256(path) if path.is_file() else "no file") != sha:
             faults.append(f"{path}: sha256 differs from index.json (expected {sha[:12]}…, found {found[:12]}…).")
     for name, corpus in index.corpora.items():
         for entry in [*corpus.train, *corpus.valid]:
@@ -48,6 +48,10 @@ def verify(directory: str | Path, progress: Callable[[str], None] = lambda line:
             faults += found_faults
             progress(f"{name} {entry.file}: {entry.sequences} sequences, {'bad' if found_faults else 'ok'}")
     return faults
+
+
+def _sha256(path: Path) -> str:
+    return retry_io(lambda: file_sha256(path), f"reading {path}")
 
 
 def _shard_faults(path: Path, entry: ShardEntry, index: ShardIndex) -> list[str]:
@@ -70,7 +74,7 @@ def _tar_faults(path: Path, entry: ShardEntry, index: ShardIndex, checksums: np.
         # The size comes first, because comparing it reads nothing of the file.
         if (size := path.stat().st_size) != entry.bytes:
             return [f"{size} bytes, index.json says {entry.bytes}. {remedy}"]
-        found = retry_io(lambda: file_sha256(path), f"reading {path}")
+        found = _sha256(path)
     except OSError as e:
         return [f"cannot be read ({e.strerror}). {remedy}"]
     if found != entry.sha256:

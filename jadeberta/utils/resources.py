@@ -27,11 +27,16 @@ def raise_open_files_limit() -> int:
     Most systems give a soft limit of 1,024, from the time of select(2), and a hard one far above it. Processes started from here inherit
     the new limit.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_WANTED)
+    (soft, hard), wanted = resource.getrlimit(resource.RLIMIT_NOFILE), open_files_possible()
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return open_files_limit()
+
+
+def open_files_possible() -> int:
+    """Open files that this process may have once it has raised its soft limit."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_WANTED)
 
 
 def open_files_limit() -> int:

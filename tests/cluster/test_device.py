@@ -66,8 +66,11 @@ def test_auto_takes_no_cpu_in_a_job_that_holds_gpus(monkeypatch) -> None:
     with pytest.raises(ConfigError, match=r"run\.device is cuda but torch sees no GPU .* build for CPUs"):
         choose_device("cuda", 0, {})
     monkeypatch.setenv("SLURM_JOB_GPUS", "0")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES= if a CPU is meant"):
         choose_single_device()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert choose_single_device().type == "cpu"
 
 
 def test_an_old_driver_is_named(monkeypatch) -> None:

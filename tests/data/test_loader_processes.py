@@ -97,7 +97,7 @@ def short_looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("first", [2, 1])
 def test_an_item_that_cannot_be_sent_ends_the_wait_with_the_reason(first: int) -> None:
     items = items_ahead(Items(), range(first, 5), 2, 2)
-    with pytest.raises(ResourceError, match=r"^step 3: loader process \d+ could not hand over the data of step \d: .*pickle"):
+    with pytest.raises(ResourceError, match=r"^step 3: loader process \d+ could not hand over the data of a step: .*pickle"):
         list(items)
     assert is_retryable(ResourceError.exit_status)
 

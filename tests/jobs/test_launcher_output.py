@@ -57,6 +57,17 @@ def test_a_killed_launcher_and_a_missing_one_have_their_status(tmp_path: Path) -
     assert run([str(tmp_path / "none")], out) == 127 and "cannot be started" in out.getvalue()
 
 
+def test_a_process_that_the_launcher_leaves_behind_keeps_nobody_waiting() -> None:
+    left = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    # The shell's child holds the standard error open until the one above is ended.
+    out = io.StringIO()
+    try:
+        assert run(["sh", "-c", f"tail --pid={left.pid} -f /dev/null & echo ConfigError: no. >&2; exit 3"], out) == 3
+        assert out.getvalue() == "ConfigError: no.\n" and left.poll() is None
+    finally:
+        left.communicate()
+
+
 def make(target: str, **settings: str) -> subprocess.CompletedProcess[str]:
     words = [f"{name}={value}" for name, value in settings.items()]
     env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")}

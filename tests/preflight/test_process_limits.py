@@ -4,8 +4,8 @@ import resource
 
 import pytest
 
-from jadeberta.preflight.process_limits import limit_findings, open_files_possible
-from jadeberta.utils.resources import OPEN_FILES_WANTED, open_files_limit, raise_open_files_limit
+from jadeberta.preflight.process_limits import limit_findings
+from jadeberta.utils.resources import OPEN_FILES_WANTED, open_files_limit, open_files_possible, raise_open_files_limit
 
 MIB = 1 << 20
 ROOMY = (8192 * MIB, 8000 * MIB)

@@ -81,6 +81,7 @@ TOP = [
     ("sequence_length", "512"), ("vocab_size", 0), ("vocab_size", 10**6), ("vocab_size", None), ("tokenizer_sha256", 5),
     ("tokenizer_sha256", "short"), ("segmenter", []), ("segmenter", None), ("normaliser", 1), ("sentence_splitter", {}),
     ("corpora", []), ("corpora", 5), ("packing", ["concat"]), ("packing", 3), ("word_starts", {}), ("unknown", 1),
+    ("tokenizer_files", {"../a": "0"}), ("tokenizer_files", {"tokenizer.json": "0"}), ("tokenizer_files", []),
 ]  # fmt: skip
 
 
