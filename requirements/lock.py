@@ -1,9 +1,9 @@
 """Writes four lock files beside this file: for CPUs and for CUDA, the packages of users and on top of them those of developers.
 
-cpu.lock and cuda.lock hold what the dependencies and the `quality` extra of pyproject.toml need, cpu-dev.lock and cuda-dev.lock the rest of
-the `dev` extra, every package with its version and hashes. pip resolves them without downloading the wheels. The hashes of a version are
-those that the package index publishes for files that Python 3.11 or 3.12 can use on Linux x86-64, and that of the file pip itself chose.
-`make lock` runs this with a recent pip.
+cpu.lock and cuda.lock hold what the dependencies and the extras `quality` and `web` of pyproject.toml need, cpu-dev.lock and
+cuda-dev.lock the rest of the `dev` extra, every package with its version and hashes. pip resolves them without downloading the wheels. The
+hashes of a version are those that the package index publishes for files that Python 3.11 or 3.12 can use on Linux x86-64, and that of the
+file pip itself chose. `make lock` runs this with a recent pip.
 """
 
 import json
@@ -39,8 +39,8 @@ HEAD = {
 
 
 DEV_HEAD = "The tools for development that come on top of {}.lock."
-USERS_EXTRA = "quality"
-"""The extra that users get too: filters that a recipe may name."""
+USERS_EXTRAS = ("quality", "web")
+"""The extras that users get too: filters and readers that a recipe may name."""
 NOTE = "# Made by `make lock` from pyproject.toml; not edited by hand. For Linux x86-64 and Python 3.11 or 3.12."
 
 
@@ -143,7 +143,8 @@ def main() -> None:
             sys.exit(
                 f"{kind}.lock: pip found torch {torch}; name a place with the CPU build in PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS."
             )
-        users = needed_by([*project["dependencies"], *project["optional-dependencies"][USERS_EXTRA]], items)
+        extras = [line for extra in USERS_EXTRAS for line in project["optional-dependencies"][extra]]
+        users = needed_by([*project["dependencies"], *extras], items)
         for name, head, wanted in ((f"{kind}.lock", HEAD[kind], True), (f"{kind}-dev.lock", DEV_HEAD.format(kind), False)):
             chosen = [item for item in items if (canonicalize_name(item["metadata"]["name"]) in users) == wanted]
             (HERE / name).write_text(lock(chosen, head), encoding="utf-8")
