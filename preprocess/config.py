@@ -10,6 +10,7 @@ Duplicates = Literal["none", "exact", "near"]
 Pieces = Literal["subwords", "characters"]
 BadInput = Literal["stop", "exclude"]
 CorpusFormat = Literal["wikipedia", "cc100", "oscar", "jsonl", "wikiextractor"]
+Documents = Literal["", "file", "paragraph"]
 
 
 @dataclass
@@ -22,6 +23,12 @@ class CorpusConfig:
     """Glob of the corpus's files; a Wikipedia index file beside a dump is found by its name."""
     repeats: int = 1
     """Number of times that training sees the corpus in an epoch; written into index.json, applied by the sample order."""
+    text_key: str = ""
+    """Field or column that holds the text; dots lead into nested ones (meta.body); empty: text, or else content."""
+    id_key: str = ""
+    """Field or column that holds the id of a document; dots lead into nested ones; empty: id where there is one."""
+    documents: Documents = ""
+    """What a document is in plain text: file or paragraph; other formats say it themselves."""
 
 
 @dataclass

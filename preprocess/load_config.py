@@ -3,7 +3,7 @@
 The recipe file is that of `jadeberta pretrain`; the other sections are accepted and not looked at.
 """
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,12 @@ from jadeberta.shards import WORD_START, ConfigError
 from jadeberta.utils.paths import find_recipe
 from jadeberta.utils.recipe_errors import explain_recipe_error
 from preprocess.config import CorpusConfig, DuplicatesConfig, PreprocessConfig, SegmenterConfig
+from preprocess.readers import check_corpus
 from preprocess.readers.discover import discover
+from preprocess.readers.input_split import ReaderSettings
 
+RECORD_KEYS = tuple(f.name for f in fields(ReaderSettings))
+"""Keys of a corpus that say what its documents are."""
 OTHER_SECTIONS = (
     "run",
     "data",
@@ -38,7 +42,7 @@ def load_config(recipe: Path | None, overrides: tuple[str, ...] = (), corpora: P
     Args:
         recipe: YAML file; None: the defaults.
         overrides: options of the command line.
-        corpora: a folder whose corpora, found by their usual names, replace the recipe's; repeats stay the recipe's.
+        corpora: a folder whose corpora, found by their usual names, replace the recipe's; repeats and keys of records stay the recipe's.
 
     Raises:
         ConfigError: the recipe is missing, has an unknown key or a value out of range, or names no corpus.
@@ -67,11 +71,21 @@ def load_config(recipe: Path | None, overrides: tuple[str, ...] = (), corpora: P
 
 
 def _found_corpora(folder: Path, named: dict[str, CorpusConfig]) -> dict[str, CorpusConfig]:
-    """Finds the corpora of a folder; their repeats are those that the recipe gives their name, or else their format."""
+    """Finds the corpora of a folder; repeats and keys of records are those that the recipe gives their name; repeats also by format."""
     by_format = {c.format: c.repeats for c in named.values()}
     found = discover(folder)
     for name, corpus in found.items():
         corpus.repeats = named[name].repeats if name in named else by_format.get(corpus.format, 1)
+        if name in named and named[name].format == corpus.format:
+            found[name] = replace(named[name], path=corpus.path)
+    # A filter that is not applied would train on what the recipe leaves out.
+    for name, corpus in named.items():
+        given = ", ".join(key for key in RECORD_KEYS if getattr(corpus, key))
+        if given and (name not in found or found[name].format != corpus.format):
+            raise ConfigError(
+                f"preprocess.corpora.{name} sets {given}, but {folder} holds no {corpus.format} corpus of that name; name it like one of "
+                f"{', '.join(found)}, or leave CORPORA out."
+            )
     return found
 
 
@@ -110,6 +124,7 @@ def _validate(config: PreprocessConfig) -> None:
             )
         if corpus.repeats < 1:
             raise ConfigError(f"preprocess.corpora.{name}.repeats is {corpus.repeats}; it must be at least 1.")
+        check_corpus(name, corpus)
     # 2**16: token ids are stored as uint16. 2**40: a bound against typing errors.
     for key, low, high in (
         ("vocab_size", 10, 2**16),

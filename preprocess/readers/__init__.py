@@ -1,14 +1,15 @@
 """Readers, one module a format; each streams documents and counts the dropped ones by reason.
 
-A reader has three functions: `splits(corpus, files)` returns the input splits, `begins(line, before)` recognises the first line of a
-document (for files that are split in one pass), and `documents(split, dropped, bad)` reads a split. A new format is one more module.
+A reader has three functions: `splits(corpus, files, settings)` returns the input splits, `begins(line, before)` recognises the first line
+of a document (for files that are split in one pass), and `documents(split, dropped, bad)` reads a split. `KEYS` names the keys of a corpus
+in the recipe that the format takes (`ReaderSettings`); without it none. A new format is one more module and its line in `READERS`.
 """
 
 import glob
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +18,8 @@ from jadeberta.utils.paths import expand_user
 from preprocess.config import CorpusConfig
 from preprocess.readers import cc100, jsonl, oscar, wikiextractor, wikipedia
 from preprocess.readers.bad_records import BadRecords
-from preprocess.readers.input_split import Document, InputSplit, natural_key, stem
+from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, natural_key, stem
+from preprocess.readers.rows.field_paths import check_path
 
 READERS: dict[str, ModuleType] = {
     "wikipedia": wikipedia,
@@ -27,20 +29,46 @@ READERS: dict[str, ModuleType] = {
     "wikiextractor": wikiextractor,
 }
 
-__all__ = ["READERS", "Document", "InputSplit", "documents", "splits"]
+__all__ = ["READERS", "Document", "InputSplit", "check_corpus", "documents", "splits"]
+
+
+def check_corpus(corpus: str, config: CorpusConfig) -> ReaderSettings:
+    """Returns what the recipe says about the records of a corpus.
+
+    Raises:
+        ConfigError: the format is unknown, or does not take a key that is set.
+    """
+    if config.format not in READERS:
+        raise ConfigError(f"preprocess.corpora.{corpus}.format: {config.format} is unknown; it may be {', '.join(READERS)}.")
+    settings = ReaderSettings(**{field.name: getattr(config, field.name) for field in fields(ReaderSettings)})
+    for key in settings.given():
+        takers = [name for name, reader in READERS.items() if key in _keys(reader)]
+        if config.format not in takers:
+            who = f"only {' and '.join(takers)}" if takers else "no format"
+            raise ConfigError(
+                f"preprocess.corpora.{corpus}.{key}: {config.format} does not take it, {who} would; take the line out, "
+                "or correct the format."
+            )
+        if key.endswith("_key"):
+            check_path(settings.given()[key], f"preprocess.corpora.{corpus}.{key}")
+    return settings
+
+
+def _keys(reader: ModuleType) -> tuple[str, ...]:
+    """Returns the keys of a corpus that a format takes."""
+    return getattr(reader, "KEYS", ())
 
 
 def splits(corpus: str, config: CorpusConfig) -> list[InputSplit]:
     """Returns the input splits of one corpus in the order of its documents.
 
     Raises:
-        ConfigError: the format is unknown.
+        ConfigError: as for `check_corpus`.
         InputError: no file matches, or two files would have the same name in the output.
     """
-    if config.format not in READERS:
-        raise ConfigError(f"preprocess.corpora.{corpus}.format: {config.format} is unknown; it may be {', '.join(READERS)}.")
-    found: list[InputSplit] = READERS[config.format].splits(corpus, _files(corpus, config.path))
-    found = _with_folders(found)
+    settings = check_corpus(corpus, config)
+    found: list[InputSplit] = READERS[config.format].splits(corpus, _files(corpus, config.path), settings)
+    found = [replace(split, settings=settings) for split in _with_folders(found)]
     # Parts are named after their split: two of the same name would overwrite each other.
     names: dict[str, Path] = {}
     for split in found:

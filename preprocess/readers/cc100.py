@@ -9,10 +9,10 @@ from pathlib import Path
 
 from preprocess.compressed import BadRecord, decode
 from preprocess.readers.bad_records import BadRecords
-from preprocess.readers.input_split import Document, InputSplit, file_splits, source_of
+from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, file_splits, source_of
 
 
-def splits(corpus: str, files: list[Path]) -> list[InputSplit]:
+def splits(corpus: str, files: list[Path], settings: ReaderSettings) -> list[InputSplit]:
     """Returns the splits of each file. With several files the ids carry the file's number."""
     prefixes = [corpus] if len(files) == 1 else [f"{corpus}-{number}" for number, _ in enumerate(files, 1)]
     return [

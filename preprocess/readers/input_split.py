@@ -5,7 +5,7 @@ Input splits follow from the files alone, never from the number of ranks, so tha
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from preprocess.compressed import DOWNLOAD_AGAIN, chunks, lines
@@ -17,6 +17,19 @@ SPLIT_BYTES = 32 * 2**20
 """Span of a file, as stored, that makes one split where the file is split in one pass: some 150 MB of text from xz, seconds of work."""
 LARGE_SHARE = 64
 """A file smaller than this fraction of its corpus is not split: there are enough other files to keep all ranks at work."""
+
+
+@dataclass(frozen=True)
+class ReaderSettings:
+    """What the recipe says about the records of a corpus; an empty value leaves it to the format. See `CorpusConfig`."""
+
+    text_key: str = ""
+    id_key: str = ""
+    documents: str = ""
+
+    def given(self) -> dict[str, str]:
+        """Returns the settings that have a value."""
+        return {key: value for key, value in asdict(self).items() if value}
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,7 @@ class InputSplit:
     """File with the note about the split's content, if its file is split in one pass (`split_file.py`); else None."""
     file: str = ""
     """Name of the file in markers and reports: with folders where two files of the corpus have one name; empty: the path's last part."""
+    settings: ReaderSettings = field(default_factory=ReaderSettings)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Reads JSON Lines: one object a line with its text under "text" or "content"; "id" and "title" are optional."""
+"""Reads JSON Lines: one object a line with its text under "text" or "content"; "id" and "title" are optional.
+
+A recipe may name other fields, nested ones too (`text_key`, `id_key`).
+"""
 
 import json
 from collections import Counter
@@ -10,15 +13,17 @@ import orjson
 
 from preprocess.compressed import EXCLUDE, BadRecord, decode
 from preprocess.readers.bad_records import BadRecords
-from preprocess.readers.input_split import Document, InputSplit, file_splits, source_of
+from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, file_splits, source_of
+from preprocess.readers.rows.field_paths import MISSING, Getter, getter
 
+KEYS = ("text_key", "id_key")
 TEXT_KEYS = ("text", "content")
 TAKE_OUT = f"take the line out, or {EXCLUDE}"
 
 Parsed = TypeVar("Parsed")
 
 
-def splits(corpus: str, files: list[Path]) -> list[InputSplit]:
+def splits(corpus: str, files: list[Path], settings: ReaderSettings) -> list[InputSplit]:
     """Returns the splits of each file; ids of rows without "id" carry the file's number."""
     named = [(path, f"{corpus}-{number}") for number, path in enumerate(files, 1)]
     return [split for path, prefix in named for split in file_splits(corpus, "jsonl", path, prefix, files)]
@@ -31,7 +36,7 @@ def begins(line: bytes, before: bytes) -> bool:
 
 def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords) -> Iterator[Document]:
     """Streams the documents of a split."""
-    for number, (text, title, key) in parsed(split, bad, _fields):
+    for number, (text, title, key) in parsed(split, bad, _fields_of(split.settings)):
         if text:
             id_ = f"{split.id_prefix}-{number}" if key is None else f"{split.corpus}-{key}"
             yield {"id": without_surrogates(id_), "source": split.corpus, "title": title, "text": text}
@@ -61,27 +66,32 @@ def parsed(
         yield number, found
 
 
-def text_of(path: Path, number: int, row: dict[str, Any], keys: tuple[str, ...]) -> str:
+def text_of(path: Path, number: int, row: dict[str, Any], keys: tuple[str, ...], joined: bool = False) -> str:
     """Returns the stripped text under the first of `keys` that the row has.
 
     Args:
         path: the file, for errors.
         number: the line, for errors.
         row: object of the line.
-        keys: keys that may hold the text.
+        keys: keys that may hold the text; dots lead into objects.
+        joined: take a list of strings too, one a line.
 
     Raises:
         BadRecord: the row has none of the keys, or the value is not a string.
     """
     names, place = " or ".join(f'"{key}"' for key in keys), f"line {number}"
     for key in keys:
-        if key in row:
-            if isinstance(row[key], str):
-                return without_surrogates(row[key]).strip()
-            if row[key] is None:
-                raise BadRecord(path, place, "no text", f'"{key}" is null', f"give the line a text, {TAKE_OUT}")
-            raise BadRecord(path, place, "wrong type", f'"{key}" is not a string', f"mend the line, {TAKE_OUT}")
-    remedy = f"check the corpus's format in the recipe, {TAKE_OUT}"
+        found = row.get(key, MISSING) if "." not in key else getter(key)(row)
+        if found is MISSING:
+            continue
+        if joined and isinstance(found, list) and all(isinstance(line, str) for line in found):
+            found = "\n".join(found)
+        if isinstance(found, str):
+            return without_surrogates(found).strip()
+        if found is None:
+            raise BadRecord(path, place, "no text", f'"{key}" is null', f"give the line a text, {TAKE_OUT}")
+        raise BadRecord(path, place, "wrong type", f'"{key}" is not a string', f"mend the line, {TAKE_OUT}")
+    remedy = f"check the corpus's format and text_key in the recipe, {TAKE_OUT}"
     raise BadRecord(path, place, "no text", f"no {names} in the object", remedy)
 
 
@@ -90,20 +100,32 @@ def without_surrogates(text: str) -> str:
     return text.encode("utf-8", "ignore").decode("utf-8")
 
 
-def _fields(path: Path, number: int, row: dict[str, Any], line: bytes) -> tuple[str, str, str | None]:
-    """Returns text, title and the row's own id, if it has one."""
-    title = row.get("title")
-    key = _key(path, number, row.get("id"), line)
-    return text_of(path, number, row, TEXT_KEYS), without_surrogates(title) if isinstance(title, str) else "", key
+def _fields_of(settings: ReaderSettings) -> Callable[[Path, int, dict[str, Any], bytes], tuple[str, str, str | None]]:
+    """Returns the function that gives text, title and the row's own id, if it has one."""
+    keys = (settings.text_key,) if settings.text_key else TEXT_KEYS
+    joined, named = bool(settings.text_key), settings.id_key
+    id_of = getter(named or "id")
+
+    def fields(path: Path, number: int, row: dict[str, Any], line: bytes) -> tuple[str, str, str | None]:
+        title = row.get("title")
+        found = id_of(row)
+        if found is MISSING and named:
+            remedy = f"correct the corpus's id_key in the recipe, {TAKE_OUT}"
+            raise BadRecord(path, f"line {number}", "no id", f'no "{named}" in the object', remedy)
+        key = _key(path, number, found, line, id_of)
+        return text_of(path, number, row, keys, joined), without_surrogates(title) if isinstance(title, str) else "", key
+
+    return fields
 
 
-def _key(path: Path, number: int, found: object, line: bytes) -> str | None:
+def _key(path: Path, number: int, found: object, line: bytes, id_of: Getter) -> str | None:
     """Returns an id as it is written in the line; None where there is none, or one that says nothing (null, NaN, a truth value)."""
-    if found is None or found == "" or isinstance(found, bool):
+    if found is None or found is MISSING or found == "" or isinstance(found, bool):
         return None
     if isinstance(found, float):
         # Ids that differ in the file must differ here: as a float, an integer of 2^64 and more loses its last digits.
-        written = json.loads(decode(path, number, line), parse_float=str, parse_int=str, parse_constant=lambda name: None)["id"]
+        exact = json.loads(decode(path, number, line), parse_float=str, parse_int=str, parse_constant=lambda name: None)
+        written = id_of(exact)
         return None if written is None else str(written)
     return str(found)
 

@@ -12,7 +12,7 @@ from typing import Any
 from jadeberta.shards import InputError
 from preprocess.compressed import EXCLUDE, BadRecord
 from preprocess.readers.bad_records import BadRecords
-from preprocess.readers.input_split import Document, InputSplit, file_splits
+from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, file_splits
 from preprocess.readers.jsonl import begins, parsed, text_of
 
 __all__ = ["begins", "documents", "splits"]
@@ -22,7 +22,7 @@ DROPPED_TAGS = ("header", "footer", "noisy")
 TAG_KEYS = ("annotation", "annotations", "quality_warnings")
 
 
-def splits(corpus: str, files: list[Path]) -> list[InputSplit]:
+def splits(corpus: str, files: list[Path], settings: ReaderSettings) -> list[InputSplit]:
     """Returns the splits of each file; ids carry the part number of the file's name (`ja_meta_part_12.jsonl.gz`).
 
     Raises:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from preprocess.compressed import DOWNLOAD_AGAIN, EXCLUDE, BadRecord, decode
 from preprocess.readers.bad_records import BadRecords
-from preprocess.readers.input_split import Document, InputSplit, file_splits, source_of
+from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, file_splits, source_of
 
 _BEGIN = re.compile(r'<doc id="([^"]+)"[^>]*? title="(.*)">')
 _END = "</doc>"
 
 
-def splits(corpus: str, files: list[Path]) -> list[InputSplit]:
+def splits(corpus: str, files: list[Path], settings: ReaderSettings) -> list[InputSplit]:
     """Returns the splits of each file; ids are those of the pages."""
     return [split for path in files for split in file_splits(corpus, "wikiextractor", path, corpus, files)]
 

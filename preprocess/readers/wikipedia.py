@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from jadeberta.shards import InputError
 from preprocess.compressed import DOWNLOAD_AGAIN, EXCLUDE, BadRecord, DamagedFile, chunks, lines
 from preprocess.readers.bad_records import BadRecords
-from preprocess.readers.input_split import Document, InputSplit, file_splits, source_of, stem
+from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, file_splits, source_of, stem
 from preprocess.readers.markup import clean, is_disambiguation, is_redirect
 from preprocess.readers.wiki.incomplete_sentences import Losses
 
@@ -33,7 +33,7 @@ _OTHER_NAMESPACE = re.compile(
 _INDEX_NAME = re.compile(r"-multistream-index\d*\.txt")
 
 
-def splits(corpus: str, files: list[Path]) -> list[InputSplit]:
+def splits(corpus: str, files: list[Path], settings: ReaderSettings) -> list[InputSplit]:
     """Returns the splits of the dumps among `files`; index files are found beside the dumps, by name.
 
     Raises:

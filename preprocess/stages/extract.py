@@ -11,7 +11,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from preprocess.executors.executor import Executor
 from preprocess.filters import deduplicate as duplicates
 from preprocess.filters import quality
 from preprocess.readers.bad_records import MAX_NAMED, BadRecords
-from preprocess.readers.input_split import Document, InputSplit
+from preprocess.readers.input_split import Document, InputSplit, ReaderSettings
 from preprocess.readers.split_file import Extent, SplitTask, extent_of, is_written, remove_text, require_whole, split_file
 from preprocess.readers.wiki.incomplete_sentences import Losses
 from preprocess.workdir import (
@@ -211,6 +211,8 @@ def _settings(split: InputSplit, config: PreprocessConfig) -> dict[str, Any]:
         "part_bytes": config.part_bytes,
         "heldout_documents": config.heldout_documents,
         "quality": quality.describe(config.quality),
+        # Absent where it is not set: documents of before these keys stay valid.
+        **split.settings.given(),
     }
 
 
@@ -218,10 +220,11 @@ def _check_settings(marker: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Returns the marker's content; raises ConfigError if it was made with other settings."""
     content: dict[str, Any] = read_json(marker)
     made: dict[str, Any] = content.get("settings", {})
-    differing = [key for key in settings if made.get(key) != settings[key]]
+    keys = dict.fromkeys([*settings, *(field.name for field in fields(ReaderSettings))])
+    differing = [key for key in keys if made.get(key) != settings.get(key)]
     if differing:
         then = ", ".join(f"{key}={made.get(key)}" for key in differing)
-        now = ", ".join(f"{key}={settings[key]}" for key in differing)
+        now = ", ".join(f"{key}={settings.get(key)}" for key in differing)
         raise ConfigError(f"{marker}: made with {then} but this run has {now}; {_START_AGAIN} {marker.parent}.")
     return content
 

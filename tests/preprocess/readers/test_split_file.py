@@ -18,7 +18,7 @@ from preprocess.document_files import read_json
 from preprocess.executors.executor import Executor
 from preprocess.readers import input_split as split_module
 from preprocess.readers import split_file as split_task
-from preprocess.readers.input_split import InputSplit, file_splits
+from preprocess.readers.input_split import InputSplit, ReaderSettings, file_splits
 from preprocess.readers.split_file import SplitTask, extent_of, split_file
 from preprocess.stages import extract
 from preprocess.workdir import list_parts, read_documents, require_complete
@@ -59,7 +59,7 @@ def configure(format: str, path: Path) -> PreprocessConfig:
 def whole(format: str, path: Path) -> tuple[list[dict[str, str]], Counter[str]]:
     """The documents of a file that is read by one rank from end to end."""
     dropped: Counter[str] = Counter()
-    found = readers.READERS[format].splits("web", [path])[0]
+    found = readers.READERS[format].splits("web", [path], ReaderSettings())[0]
     split = InputSplit("web", format, "whole", path, found.id_prefix, 0, path.stat().st_size)
     return list(readers.documents(split, dropped)), dropped
 
