@@ -7,6 +7,8 @@ from jadeberta.errors import ConfigError, InputError, JadebertaError, OutputErro
 from jadeberta.shards.checksums import checksums_path, ensure_checksums
 from jadeberta.shards.index import INDEX_NAME, WORD_START, CorpusEntry, Packing, ShardEntry, ShardIndex, find_index
 from jadeberta.shards.reader import ExcludedRows, ShardReader, open_shards
+from jadeberta.shards.row_format import RowFormat
+from jadeberta.shards.tokenizer_format import SpecialTokens
 from jadeberta.shards.verify import verify
 from jadeberta.shards.writer import BLOCK_SEQUENCES, SEQUENCE_LENGTH, write_shard
 from jadeberta.utils.files import file_sha256
@@ -30,11 +32,13 @@ __all__ = [
     "OutputError",
     "Packing",
     "ResourceError",
+    "RowFormat",
     "SegmenterError",
     "ShardEntry",
     "ShardError",
     "ShardIndex",
     "ShardReader",
+    "SpecialTokens",
     "checksums_path",
     "ensure_checksums",
     "explain_recipe_error",

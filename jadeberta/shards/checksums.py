@@ -1,7 +1,7 @@
 """Checksums of a shard's rows, kept in a file beside the tar: a reader finds one wrong bit in one row without reading the others.
 
 `<shard>.sums` holds for each row, in order, the xxh3_64 of its tokens followed by its document numbers, both as they are stored
-(uint16 little-endian), as a uint64 little-endian. `index.json` holds the sha256 of that file and so covers every row.
+(little-endian, `row_format.py`), as a uint64 little-endian. `index.json` holds the sha256 of that file and so covers every row.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ import xxhash
 from jadeberta.errors import ShardError
 from jadeberta.shards.index import ShardEntry
 from jadeberta.shards.open_files import retry_io
+from jadeberta.shards.row_format import DOCUMENT_DTYPE, RowFormat
 from jadeberta.utils.files import write_atomically
 from jadeberta.utils.resources import map_file
 
@@ -25,19 +26,26 @@ def checksums_path(shard: Path) -> Path:
 
 
 def row_checksums(tokens: np.ndarray, documents: np.ndarray) -> np.ndarray:
-    """Checksums of some rows, uint64 [rows]; both arguments uint16 [rows, length]."""
-    rows = np.stack([tokens, documents], axis=1).astype("<u2", copy=False).view(np.uint8)  # [rows, 2, 2 * length]
+    """Checksums of some rows, uint64 [rows]; tokens uint16 or uint32 [rows, length], documents uint16 [rows, length]."""
+    parts = [part.astype(part.dtype.newbyteorder("<"), order="C", copy=False).view(np.uint8) for part in (tokens, documents)]
+    rows = np.concatenate(parts, axis=1)  # uint8 [rows, bytes]
     return np.fromiter((xxhash.xxh3_64_intdigest(row.data) for row in rows), "<u8", len(rows))
 
 
-def tar_checksums(shard: Path, entry: ShardEntry, length: int) -> np.ndarray:
-    """Checksums of the rows as they lie in a tar file now, uint64 [rows]; `length` is tokens per row."""
+def tar_checksums(shard: Path, entry: ShardEntry, rows_as: RowFormat) -> np.ndarray:
+    """Checksums of the rows as they lie in a tar file now, uint64 [rows]; `rows_as` is their format."""
     blocks = [np.empty(0, "<u8")]
-    for rows, tokens_offset, documents_offset in entry.blocks:
-        tokens = np.fromfile(shard, "<u2", rows * length, offset=tokens_offset).reshape(rows, length)
-        documents = np.fromfile(shard, "<u2", rows * length, offset=documents_offset).reshape(rows, length)
-        blocks.append(row_checksums(tokens, documents))
+    for number in range(len(entry.blocks)):
+        blocks.append(row_checksums(*read_block(shard, entry, number, rows_as)))
     return np.concatenate(blocks)
+
+
+def read_block(shard: Path, entry: ShardEntry, number: int, rows_as: RowFormat) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and document numbers of a block as they lie in a tar file now, each [rows, length]."""
+    rows, tokens_offset, documents_offset = entry.blocks[number]
+    count, shape = rows * rows_as.length, (rows, rows_as.length)
+    tokens = np.fromfile(shard, rows_as.dtype, count, offset=tokens_offset).reshape(shape)
+    return tokens, np.fromfile(shard, DOCUMENT_DTYPE, count, offset=documents_offset).reshape(shape)
 
 
 def write_checksums(shard: Path, checksums: np.ndarray) -> str:
@@ -89,7 +97,7 @@ def _read_and_map(path: Path, is_mapped: bool) -> tuple[bytes, memoryview | None
             return content, None
 
 
-def ensure_checksums(shard: Path, entry: ShardEntry, length: int) -> bool:
+def ensure_checksums(shard: Path, entry: ShardEntry, rows_as: RowFormat) -> bool:
     """Rewrites the checksums of a tar file where they are missing or wrong, and updates `entry`; False where they were right.
 
     Call it only for a tar whose own sha256 was compared with the entry: its rows are taken as right.
@@ -97,6 +105,6 @@ def ensure_checksums(shard: Path, entry: ShardEntry, length: int) -> bool:
     try:
         read_checksums(shard, entry)
     except ShardError:
-        entry.sums_sha256 = write_checksums(shard, tar_checksums(shard, entry, length))
+        entry.sums_sha256 = write_checksums(shard, tar_checksums(shard, entry, rows_as))
         return True
     return False

@@ -4,27 +4,37 @@ Each check raises ValueError with the place and the fault, without the file's na
 """
 
 import re
-from typing import Any
+from typing import Any, get_args
+
+from jadeberta.shards.row_format import NARROW_VOCABULARY, RowFormat, TokenDtype
+from jadeberta.shards.tokenizer_format import SpecialTokens
 
 LENGTH_LIMIT = 2**20
 """Most tokens in a row; far above what attention can take."""
-VOCAB_LIMIT = 2**16
-"""Token ids are stored as uint16."""
+VOCAB_LIMIT = 2**24
+"""Largest vocabulary; far above what a softmax over it can take, and small enough for tables of it."""
 REPEATS_LIMIT = 10**6
 COUNT_LIMIT = 2**53
 """Limit of counts and sizes: products of two that belong together still fit what numpy counts with."""
 ROWS_LIMIT = 2**31
 """Most rows of a block."""
-TOKEN_BYTES = 2
+ROLES = ("pad", "cls", "sep", "unk", "mask")
 
 
-def check_index(document: dict[str, Any]) -> None:
+def check_index(document: dict[str, Any], version: int) -> None:
     """Checks types and ranges of all values of an index, as JSON has them.
 
     The names in `packing` and `word_starts` are left to the caller, and unknown keys too.
     """
     length = _whole(document, "sequence_length", "", 1, LENGTH_LIMIT)
-    _whole(document, "vocab_size", "", 1, VOCAB_LIMIT)
+    if version == 1 and (later := next((key for key in ("token_dtype", "special_tokens") if key in document), None)):
+        raise ValueError(f"{later} is there, which format version 1 does not have")
+    dtype = document.get("token_dtype", "uint16")
+    if dtype not in get_args(TokenDtype):
+        raise ValueError(f"token_dtype is {_short(dtype)} and must be {' or '.join(get_args(TokenDtype))}")
+    vocabulary = _whole(document, "vocab_size", "", 1, NARROW_VOCABULARY if dtype == "uint16" else VOCAB_LIMIT)
+    if "special_tokens" in document:
+        _check_special_tokens(_of_type(document, "special_tokens", "", dict, "an object"), vocabulary)
     _sha256(document, "tokenizer_sha256", "")
     _of_type(document, "segmenter", "", dict, "an object")
     for key in ("normaliser", "sentence_splitter"):
@@ -41,17 +51,38 @@ def check_index(document: dict[str, Any]) -> None:
         _whole(corpus, "repeats", where, 0, REPEATS_LIMIT)
         for split in ("train", "valid"):
             for number, entry in enumerate(_of_type(corpus, split, where, list, "a list")):
-                _check_entry(entry, f"{where}{split}[{number}]", length)
+                _check_entry(entry, f"{where}{split}[{number}]", length, version)
                 if entry["file"] in seen:
                     raise ValueError(f"{where}{split}[{number}].file is {entry['file']}, which another entry has already")
                 seen.add(entry["file"])
 
 
-def _check_entry(entry: Any, where: str, length: int) -> None:
+def _check_special_tokens(roles: dict[str, Any], vocabulary: int) -> None:
+    where = "special_tokens."
+    if unknown := next((key for key in roles if key not in (*ROLES, "others")), None):
+        raise ValueError(f"{where}{_short(unknown)[1:-1]} is no role of a token; the roles are {', '.join(ROLES)} and others")
+    for role in ROLES:
+        if role != "unk" or roles.get("unk", 0) is not None:
+            _whole(roles, role, where, 0, vocabulary - 1)
+    others = _of_type(roles, "others", where, list, "a list")
+    for number, token in enumerate(others):
+        if type(token) is not int or not 0 <= token < vocabulary:
+            raise ValueError(f"{where}others[{number}] is {_short(token)} and must be a whole number from 0 to {vocabulary - 1}")
+    try:
+        SpecialTokens(**roles)
+    except ValueError as e:
+        raise ValueError(f"special_tokens: {e}") from e
+
+
+def _check_entry(entry: Any, where: str, length: int, version: int) -> None:
     if not isinstance(entry, dict):
         raise ValueError(f"{where} is {_short(entry)} and must be an object")
     inside = f"{where}."
     _require_file_name(_of_type(entry, "file", inside, str, "a string"), f"{inside}file")
+    if "sequence_length" in entry:
+        if version == 1:
+            raise ValueError(f"{inside}sequence_length is there, which format version 1 does not have")
+        length = _whole(entry, "sequence_length", inside, 1, LENGTH_LIMIT)
     for key in ("sequences", "documents", "tokens", "bytes"):
         _whole(entry, key, inside, 0, COUNT_LIMIT)
     _sha256(entry, "sha256", inside)
@@ -73,10 +104,12 @@ def _require_file_name(name: str, where: str) -> None:
         raise ValueError(f"{where} is {_short(name)} and must be the name of a file in this directory")
 
 
-def outer_block(blocks: list[list[int]], length: int, size: int) -> int | None:
-    """Number of the first block that ends beyond `size` bytes, in rows of `length` tokens; None where all lie inside."""
-    ends = (max(offsets) + rows * length * TOKEN_BYTES for rows, *offsets in blocks)
-    return next((number for number, end in enumerate(ends) if end > size), None)
+def outer_block(blocks: list[list[int]], rows_as: RowFormat, size: int) -> int | None:
+    """Number of the first block that ends beyond `size` bytes, in rows of this format; None where all lie inside."""
+    for number, (rows, tokens_offset, documents_offset) in enumerate(blocks):
+        if max(tokens_offset + rows * rows_as.token_bytes, documents_offset + rows * rows_as.document_bytes) > size:
+            return number
+    return None
 
 
 def _of_type(document: dict[str, Any], key: str, where: str, kind: type, words: str) -> Any:

@@ -22,6 +22,7 @@ from jadeberta.shards.checksums import CHECKSUM_BYTES, checksums_path, map_check
 from jadeberta.shards.index import WORD_START, ShardEntry, ShardIndex, find_index
 from jadeberta.shards.index_checks import outer_block
 from jadeberta.shards.open_files import OpenFiles, retry_io
+from jadeberta.shards.row_format import DOCUMENT_DTYPE, RowFormat
 
 MAPPED_FILES = 16384
 """Files of checksums that are mapped; those of further shards are read with each row. Linux lets a process have 65,530 maps."""
@@ -59,21 +60,41 @@ class _DamagedRow(Exception):
 class ShardReader:
     """Rows of one split of a shard directory, every corpus once, in the order of the index.
 
-    `len(reader)` is the number of rows; `reader[i]` gives `(tokens, documents)`, both uint16 [512]. With damaged="exclude" a damaged
-    row is served as padding (zeros), and every other row keeps its number.
+    `len(reader)` is the number of rows; `reader[i]` gives `(tokens, documents)`, each [length]: tokens of the index's `token_dtype`,
+    documents uint16. With damaged="exclude" a damaged row is served as padding (the pad id, document number 0), and every other row
+    keeps its number.
     """
 
-    def __init__(self, directory: str | Path, split: Literal["train", "valid"] = "train", damaged: Damaged = "stop") -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        split: Literal["train", "valid"] = "train",
+        damaged: Damaged = "stop",
+        sequence_length: int | None = None,
+    ) -> None:
         """Opens the directory and checks the size of every tar and the sha256 of its checksums.
 
+        Args:
+            directory: holds `index.json`, itself or in `shards/`.
+            split: train, or the held-out rows.
+            damaged: stop raises at damage; exclude serves damaged rows as padding and records them.
+            sequence_length: shows the rows of this length alone; None: the directory's only or first length.
+
         Raises:
-            ShardError: the index cannot be used; a tar is missing or has another size; or its checksums are missing or not those of
-                the index. One such shard is enough with damaged="stop"; with "exclude" only when no shard can be used.
+            ShardError: the index cannot be used; no rows have this length; a tar is missing or has another size; or its checksums are
+                missing or not those of the index. One such shard is enough with damaged="stop"; with "exclude" only when no shard can
+                be used.
             ResourceError: the process lacks descriptors or memory, or the file system does not answer.
         """
         self.index_path = find_index(directory)
         self.directory = self.index_path.parent
-        self.index = ShardIndex.load(self.index_path)
+        index = ShardIndex.load(self.index_path)
+        try:
+            self.index = index.of_length(index.sequence_length if sequence_length is None else sequence_length)
+            """Index of the rows of the chosen length."""
+        except ValueError as e:
+            raise ShardError(f"{self.index_path}: {e}. Choose one of these, or add it to preprocess.sequence_length.") from e
+        self._rows_as = self.index.row_format()
         self.split: Literal["train", "valid"] = split
         self.damaged: Literal["stop", "exclude"] = "stop" if damaged == "stop" else "exclude"
         self.corpora: dict[str, range] = {}
@@ -127,12 +148,12 @@ class ShardReader:
         return tokens[0], documents[0]
 
     def rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and document numbers of some rows, each uint16 [len(rows), 512]; raises the errors of `rows_with_words`."""
+        """Tokens and document numbers of some rows, each [len(rows), length]; raises the errors of `rows_with_words`."""
         tokens, documents, _ = self.rows_with_words(rows)
         return tokens, documents
 
     def rows_with_words(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Tokens and document numbers of some rows, each uint16 [len(rows), 512], and where words start.
+        """Tokens (of `token_dtype`) and document numbers (uint16) of some rows, each [len(rows), length], and where words start.
 
         The last is bool of the same shape where the shards record word starts (`ShardIndex.word_starts` is documents), and None
         where the pieces show them.
@@ -146,24 +167,28 @@ class ShardReader:
             raise IndexError(f"row {rows.min()}..{rows.max()} of {len(self)}")
         blocks = np.searchsorted(self._starts, rows, side="right") - 1
         within = rows - self._starts[blocks]
-        out = self._read_sound(blocks, within)
-        if out is None:
-            out = self._read_with_care(list(zip(blocks.tolist(), within.tolist(), strict=True)))
-        tokens, documents = out[:, 0], out[:, 1]
+        found = self._read_sound(blocks, within)
+        if found is None:
+            found = self._read_with_care(list(zip(blocks.tolist(), within.tolist(), strict=True)))
+        tokens, documents = found
         starts = (documents & WORD_START) != 0 if self.index.word_starts == "documents" else None
         return tokens, self._without_word_starts(documents), starts
 
     def _without_word_starts(self, documents: np.ndarray) -> np.ndarray:
         return documents & (WORD_START - 1) if self.index.word_starts == "documents" else documents
 
-    def _read_sound(self, blocks: np.ndarray, within: np.ndarray) -> np.ndarray | None:
-        """Rows [len(blocks), 2, 512] where all of them are sound and have a checksum in memory; None where one needs a closer look.
+    def _read_sound(self, blocks: np.ndarray, within: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Tokens and document numbers where all rows are sound and have a checksum in memory; None where one needs a closer look.
 
         The fast path: one hash per row and one comparison for all. It does not find out what is wrong; `_read_with_care` does.
         """
-        half, parts = 2 * self.sequence_length, [b""] * (2 * len(blocks))
+        token_bytes, document_bytes = self._rows_as.token_bytes, self._rows_as.document_bytes
+        parts = [b""] * (2 * len(blocks))
         files, place = self._block_files[blocks], self._block_firsts[blocks] + within
-        first, second = (offsets[blocks] + within * half for offsets in (self._token_offsets, self._document_offsets))
+        first, second = (
+            self._token_offsets[blocks] + within * token_bytes,
+            self._document_offsets[blocks] + within * document_bytes,
+        )
         wanted = np.empty(len(blocks), "<u8")
         for file in np.unique(files).tolist():
             mine, checksums = np.flatnonzero(files == file), self._checksums[file]
@@ -173,50 +198,56 @@ class ShardReader:
             try:
                 descriptor = self._open_files.descriptor(file)
                 for i, tokens, documents in zip(mine.tolist(), first[mine].tolist(), second[mine].tolist(), strict=True):
-                    parts[2 * i] = os.pread(descriptor, half, tokens)
-                    parts[2 * i + 1] = os.pread(descriptor, half, documents)
+                    parts[2 * i] = os.pread(descriptor, token_bytes, tokens)
+                    parts[2 * i + 1] = os.pread(descriptor, document_bytes, documents)
             except OSError:
                 return None
-        raw = bytearray().join(parts)
+        raw, size = bytearray().join(parts), token_bytes + document_bytes
         view = memoryview(raw)
-        found = [xxhash.xxh3_64_intdigest(view[start : start + 2 * half]) for start in range(0, len(raw), 2 * half)]
+        found = [xxhash.xxh3_64_intdigest(view[start : start + size]) for start in range(0, len(raw), size)]
         # A truncated file gives short reads, and each of them moves all rows after it to a wrong place.
-        if len(raw) != 2 * half * len(blocks) or found != wanted.tolist():
+        if len(raw) != size * len(blocks) or found != wanted.tolist():
             return None
-        out = np.frombuffer(raw, "<u2").reshape(len(blocks), 2, self.sequence_length)
-        return None if out[:, 0].max(initial=0) >= self.index.vocab_size else out
+        ids, numbers = self._rows_as.split(np.frombuffer(raw, np.uint8).reshape(len(blocks), size))
+        return None if ids.max(initial=0) >= self.index.vocab_size else (ids, numbers)
 
-    def _read_sound_row(self, row: int) -> np.ndarray | None:
-        """One row [2, 512] as `_read_sound` gives it, in a third of the time that numpy takes for one."""
+    def _read_sound_row(self, row: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """One row as `_read_sound` gives it, in a third of the time that numpy takes for one."""
+        token_bytes, document_bytes = self._rows_as.token_bytes, self._rows_as.document_bytes
         block = bisect_right(self._start_list, row) - 1
-        file, within, half = self._block_file[block], row - self._start_list[block], 2 * self.sequence_length
+        file, within = self._block_file[block], row - self._start_list[block]
         if (checksums := self._checksums[file]) is None or self._is_excluded[file]:
             return None
         try:
             descriptor = self._open_files.descriptor(file)
-            raw = bytearray(os.pread(descriptor, half, self._block_tokens[block] + within * half))
-            raw += os.pread(descriptor, half, self._block_documents[block] + within * half)
+            raw = bytearray(os.pread(descriptor, token_bytes, self._block_tokens[block] + within * token_bytes))
+            raw += os.pread(descriptor, document_bytes, self._block_documents[block] + within * document_bytes)
         except OSError:
             return None
-        if len(raw) != 2 * half or xxhash.xxh3_64_intdigest(raw) != checksums.item(self._block_first[block] + within):
+        if len(raw) != token_bytes + document_bytes or xxhash.xxh3_64_intdigest(raw) != checksums.item(
+            self._block_first[block] + within
+        ):
             return None
-        out = np.frombuffer(raw, "<u2").reshape(2, self.sequence_length)
-        return None if out[0].max() >= self.index.vocab_size else out
+        ids = np.frombuffer(raw, self._rows_as.dtype, self.sequence_length)
+        numbers = np.frombuffer(raw, DOCUMENT_DTYPE, offset=token_bytes)
+        return None if ids.max() >= self.index.vocab_size else (ids, numbers)
 
-    def _read_with_care(self, places: list[tuple[int, int]]) -> np.ndarray:
-        """Rows [len(places), 2, 512] by (block, row in it), one by one: a damaged row is an error or becomes padding."""
-        out = np.empty((len(places), 2, self.sequence_length), dtype="<u2")  # tokens, documents: the order of a row's checksum
-        raw = out.view(np.uint8).reshape(len(places), 4 * self.sequence_length)
+    def _read_with_care(self, places: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Rows as `_read_sound` gives them, by (block, row in it), one by one: a damaged row is an error or becomes padding."""
+        raw = np.empty((len(places), self._rows_as.token_bytes + self._rows_as.document_bytes), np.uint8)
+        ids, numbers = self._rows_as.split(raw)
         for i, (block, within) in enumerate(places):
             try:
                 self._read_row(raw[i].data, block, within)
             except _DamagedRow as e:
-                self._exclude(out[i], block, within, str(e))
-        if out[:, 0].max(initial=0) >= self.index.vocab_size:
+                ids[i], numbers[i] = self.index.special_tokens.pad, 0
+                self._exclude(block, within, str(e))
+        if ids.max(initial=0) >= self.index.vocab_size:
             # A row without a checksum can still be wrong; an id beyond the vocabulary would index the embedding out of bounds.
-            for i in np.flatnonzero((out[:, 0] >= self.index.vocab_size).any(axis=1)).tolist():
-                self._exclude(out[i], *places[i], f"a token is beyond the vocabulary of {self.index.vocab_size}")
-        return out
+            for i in np.flatnonzero((ids >= self.index.vocab_size).any(axis=1)).tolist():
+                ids[i], numbers[i] = self.index.special_tokens.pad, 0
+                self._exclude(*places[i], f"a token is beyond the vocabulary of {self.index.vocab_size}")
+        return ids, numbers
 
     def take_excluded(self) -> list[ExcludedRows]:
         """Returns the records in `excluded` and empties it."""
@@ -249,7 +280,7 @@ class ShardReader:
         """Checks what can be seen without reading the tars, and maps the checksums."""
         for number, entry in enumerate(self._entries):
             try:
-                _check_file(self._files[number], entry, self.sequence_length)
+                _check_file(self._files[number], entry, self._rows_as)
                 if entry.sums_sha256:
                     checksums = map_checksums(self._files[number], entry)
                     if len(checksums) != entry.sequences:
@@ -268,14 +299,14 @@ class ShardReader:
             )
 
     def _read_row(self, into: memoryview, block: int, within: int) -> None:
-        """Reads a row (512 tokens, then their document numbers) into memory and compares its checksum."""
+        """Reads a row (its tokens, then their document numbers) into memory and compares its checksum."""
         file = self._block_file[block]
         if self._is_excluded[file]:
             # The record lies in the process that excluded the shard; a loader process sees only the shared flag.
             raise _DamagedRow(next((s.reason for s in self.excluded_shards if s.file == self._entries[file].file), "excluded"))
-        half = len(into) // 2
-        self._read(file, into[:half], self._block_tokens[block] + within * half)
-        self._read(file, into[half:], self._block_documents[block] + within * half)
+        token_bytes, document_bytes = self._rows_as.token_bytes, self._rows_as.document_bytes
+        self._read(file, into[:token_bytes], self._block_tokens[block] + within * token_bytes)
+        self._read(file, into[token_bytes:], self._block_documents[block] + within * document_bytes)
         if self._entries[file].sums_sha256:
             found, wanted = xxhash.xxh3_64_intdigest(into), self._checksum(file, self._block_first[block] + within)
             if found != wanted:
@@ -297,37 +328,42 @@ class ShardReader:
         if read != len(into):
             raise _DamagedRow(f"{self._files[file].name} ends before byte {offset + len(into)}")
 
-    def _exclude(self, row: np.ndarray, block: int, within: int, reason: str) -> None:
-        """Turns a row [2, 512] into padding and records it; raises ShardError where damage stops the run."""
+    def _exclude(self, block: int, within: int, reason: str) -> None:
+        """Records a row that is served as padding; raises ShardError where damage stops the run."""
         file = self._block_file[block]
         record = ExcludedRows(
             self._entries[file].file,
             self._block_first[block] + within,
-            self._block_tokens[block] + within * self.sequence_length * 2,
+            self._block_tokens[block] + within * self._rows_as.token_bytes,
             reason,
             whole_shard=bool(self._is_excluded[file]),
         )
         if self.damaged == "stop":
             raise ShardError(f"{self._files[file]}: row {record.row}, its tokens at byte {record.offset}: {reason}. {REMEDY}")
-        row[:] = 0
         self.excluded.append(record)
 
 
-def open_shards(directory: str | Path, split: Literal["train", "valid"] = "train", damaged: Damaged = "stop") -> ShardReader:
+def open_shards(
+    directory: str | Path,
+    split: Literal["train", "valid"] = "train",
+    damaged: Damaged = "stop",
+    sequence_length: int | None = None,
+) -> ShardReader:
     """Opens a shard directory for reading by row number.
 
     Args:
         directory: holds `index.json`, itself or in `shards/`.
         split: train, or the held-out rows.
         damaged: stop raises at damage; exclude serves damaged rows as padding and records them.
+        sequence_length: shows the rows of this length alone; None: the directory's only or first length.
 
     Raises:
         ShardError, ResourceError: the index or the shards cannot be used; see `ShardReader`.
     """
-    return ShardReader(directory, split, damaged)
+    return ShardReader(directory, split, damaged, sequence_length)
 
 
-def _check_file(path: Path, entry: ShardEntry, length: int) -> None:
+def _check_file(path: Path, entry: ShardEntry, rows_as: RowFormat) -> None:
     """Raises ShardError, without a remedy, where a tar file has not the size and rows of its index entry."""
     try:
         size = retry_io(lambda: path.stat().st_size, f"looking at {path}")
@@ -337,5 +373,5 @@ def _check_file(path: Path, entry: ShardEntry, length: int) -> None:
         raise ShardError(f"{path}: {size} bytes, index.json says {entry.bytes}.")
     if (rows := sum(rows for rows, *_ in entry.blocks)) != entry.sequences:
         raise ShardError(f"{path}: {entry.sequences} sequences and blocks of {rows} in index.json.")
-    if (block := outer_block(entry.blocks, length, size)) is not None:
+    if (block := outer_block(entry.blocks, rows_as, size)) is not None:
         raise ShardError(f"{path}: block {block} of index.json ends beyond its {size} bytes.")

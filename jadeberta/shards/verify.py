@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from jadeberta.errors import ShardError
-from jadeberta.shards.checksums import checksums_path, read_checksums, row_checksums, tar_checksums
+from jadeberta.shards.checksums import checksums_path, read_block, read_checksums, row_checksums, tar_checksums
 from jadeberta.shards.index import WORD_START, ShardEntry, ShardIndex, find_index
 from jadeberta.shards.index_checks import outer_block
 from jadeberta.shards.open_files import retry_io
-from jadeberta.shards.tokenizer_format import CLS, MODEL_FILE, SEP
+from jadeberta.shards.row_format import RowFormat
+from jadeberta.shards.tokenizer_format import MODEL_FILE, SpecialTokens
 from jadeberta.shards.writer import list_blocks
 from jadeberta.utils.files import file_sha256
 
@@ -78,20 +79,20 @@ def _tar_faults(path: Path, entry: ShardEntry, index: ShardIndex, checksums: np.
     except OSError as e:
         return [f"cannot be read ({e.strerror}). {remedy}"]
     if found != entry.sha256:
-        where = "" if checksums is None else _changed_rows(path, entry, index.sequence_length, checksums)
+        where = "" if checksums is None else _changed_rows(path, entry, index.row_format(entry), checksums)
         return [f"sha256 differs from index.json (expected {entry.sha256[:12]}…, found {found[:12]}…){where}. {remedy}"]
-    if list_blocks(path, index.sequence_length) != entry.blocks:
+    if list_blocks(path, index.row_format(entry)) != entry.blocks:
         return [f"blocks lie elsewhere than index.json says. {remedy}"]
     return _row_faults(path, entry, index, checksums)
 
 
-def _changed_rows(path: Path, entry: ShardEntry, length: int, checksums: np.ndarray) -> str:
+def _changed_rows(path: Path, entry: ShardEntry, rows_as: RowFormat, checksums: np.ndarray) -> str:
     """Names the rows of a changed file that are not as written."""
     if sum(rows for rows, *_ in entry.blocks) != len(checksums):
         return "; its blocks in index.json are not those of its checksums"
-    if (block := outer_block(entry.blocks, length, entry.bytes)) is not None:
+    if (block := outer_block(entry.blocks, rows_as, entry.bytes)) is not None:
         return f"; block {block} of index.json ends beyond the file"
-    wrong = np.flatnonzero(tar_checksums(path, entry, length) != checksums).tolist()
+    wrong = np.flatnonzero(tar_checksums(path, entry, rows_as) != checksums).tolist()
     if not wrong:
         return "; every row is as written, the change lies between them"
     firsts = np.cumsum([0, *(rows for rows, *_ in entry.blocks)])
@@ -99,9 +100,8 @@ def _changed_rows(path: Path, entry: ShardEntry, length: int, checksums: np.ndar
     for row in wrong[:ROWS_NAMED]:
         block = int(np.searchsorted(firsts, row, side="right")) - 1
         start = entry.blocks[block][1]
-        named.append(
-            f"row {row} (block {block} at byte {start}, its tokens at byte {start + (row - int(firsts[block])) * length * 2})"
-        )
+        own = start + (row - int(firsts[block])) * rows_as.token_bytes
+        named.append(f"row {row} (block {block} at byte {start}, its tokens at byte {own})")
     more = f" and {len(wrong) - ROWS_NAMED} more" if len(wrong) > ROWS_NAMED else ""
     return f"; not what was written: {', '.join(named)}{more}"
 
@@ -109,35 +109,35 @@ def _changed_rows(path: Path, entry: ShardEntry, length: int, checksums: np.ndar
 def _row_faults(path: Path, entry: ShardEntry, index: ShardIndex, checksums: np.ndarray | None) -> list[str]:
     """Faults that a wrong writer would leave: impossible ids, padding that disagrees, counts or checksums of other rows."""
     faults, sequences, tokens = [], 0, 0
-    for block, (rows, tokens_offset, documents_offset) in enumerate(entry.blocks):
-        count = rows * index.sequence_length
-        ids = np.fromfile(path, "<u2", count, offset=tokens_offset).reshape(rows, -1)
-        documents = np.fromfile(path, "<u2", count, offset=documents_offset).reshape(rows, -1)
+    for block, (rows, *_) in enumerate(entry.blocks):
+        ids, documents = read_block(path, entry, block, index.row_format(entry))
         if checksums is not None and not np.array_equal(row_checksums(ids, documents), checksums[sequences : sequences + rows]):
             name = checksums_path(path).name
             faults.append(f"block {block}: rows are as index.json says but {name} holds the checksums of others.")
         if index.word_starts == "documents":
             documents = documents & (WORD_START - 1)
-        sequences, tokens = sequences + rows, tokens + int(np.count_nonzero(ids))
+        sequences, tokens = sequences + rows, tokens + int(np.count_nonzero(documents))
         if ids.max(initial=0) >= index.vocab_size:
             faults.append(f"block {block}: token id {ids.max()} with a vocabulary of {index.vocab_size}.")
         # Training masks attention by the one and skips labels by the other; they must agree on what is padding.
-        if not np.array_equal(ids == 0, documents == 0):
+        if not np.array_equal(ids == index.special_tokens.pad, documents == 0):
             faults.append(f"block {block}: padding of tokens and of document numbers disagree.")
         before, after = documents[:, :-1], documents[:, 1:]
         rises = (after >= before) & (before != 0)
         if (documents[:, 0] != 1).any() or not (rises | (after == 0)).all():
             faults.append(f"block {block}: document numbers do not start at 1, rise, and end in padding alone.")
-        elif index.packing == "best_fit" and not _are_whole(ids, documents):
+        elif index.packing == "best_fit" and not _are_whole(ids, documents, index.special_tokens):
             faults.append(f"block {block}: a document of a row is not [CLS] ... [SEP], as packing best_fit has it.")
     if (sequences, tokens) != (entry.sequences, entry.tokens):
         faults.append(f"{sequences} sequences and {tokens} tokens, index.json says {entry.sequences} and {entry.tokens}.")
     return faults
 
 
-def _are_whole(ids: np.ndarray, documents: np.ndarray) -> bool:
-    """Whether [CLS] and [SEP] are where a document of a row begins and ends, and nowhere else; both arguments [rows, length]."""
+def _are_whole(ids: np.ndarray, documents: np.ndarray, special: SpecialTokens) -> bool:
+    """Whether [CLS] and [SEP] are where a document of a row begins and ends, and nowhere else; both arrays [rows, length]."""
     numbers = np.pad(documents, ((0, 0), (1, 1)))
     begins = (numbers[:, 1:-1] != numbers[:, :-2]) & (documents != 0)
     ends = (numbers[:, 1:-1] != numbers[:, 2:]) & (documents != 0)
-    return np.array_equal(begins, ids == CLS) and np.array_equal(ends, ids == SEP)
+    if special.cls == special.sep:
+        return np.array_equal(begins | ends, ids == special.cls)
+    return np.array_equal(begins, ids == special.cls) and np.array_equal(ends, ids == special.sep)

@@ -1,8 +1,9 @@
 """Writes one shard: a WebDataset tar of blocks of token rows, and the checksums of the rows beside it.
 
 Promises the same bytes for the same rows. Once the tar has its final name, it and its checksums are complete and on the disk.
-Each block is a sample of three members, `<shard>/<first sequence, 10 digits>` with `.bin` (tokens, uint16 little-endian, C order), `.doc`
-(document numbers) and `.json` (how the shard was made). Shards of earlier versions have names without `<shard>/`, and one `meta.json`.
+Each block is a sample of three members, `<shard>/<first sequence, 10 digits>` with `.bin` (tokens, uint16 or uint32 little-endian, C
+order), `.doc` (document numbers, uint16) and `.json` (how the shard was made). Shards of earlier versions have names without `<shard>/`,
+and one `meta.json`.
 """
 
 import os
@@ -15,11 +16,11 @@ import orjson
 
 from jadeberta.shards.checksums import row_checksums, write_checksums
 from jadeberta.shards.index import ShardEntry
+from jadeberta.shards.row_format import DOCUMENT_DTYPE, RowFormat
 from jadeberta.utils.files import file_sha256, naming, sync_directory
 
 SEQUENCE_LENGTH = 512
 BLOCK_SEQUENCES = 1000
-DTYPE = np.dtype("<u2")
 
 
 def write_shard(
@@ -34,8 +35,8 @@ def write_shard(
 
     Args:
         path: final name; the tar appears there by rename, after its checksums.
-        tokens: token ids, [sequences, sequence_length] uint16, 0 = padding.
-        documents: number of the document within its row, same shape, 0 = padding, from 1.
+        tokens: token ids, [sequences, sequence_length] uint16 or uint32; they are stored as they come.
+        documents: number of the document within its row, uint16 of the same shape, 0 = padding, from 1.
         document_count: number of documents that the rows were cut from.
         meta: content of `.json` in every sample.
         sequence_length: tokens in a row.
@@ -45,8 +46,9 @@ def write_shard(
     """
     if tokens.ndim != 2 or tokens.shape[1] != sequence_length or tokens.shape != documents.shape:
         raise ValueError(f"rows of {sequence_length} expected, got tokens {tokens.shape} and documents {documents.shape}")
-    if tokens.dtype != np.uint16 or documents.dtype != np.uint16:
-        raise ValueError(f"uint16 expected, got tokens {tokens.dtype} and documents {documents.dtype}")
+    if tokens.dtype not in (np.uint16, np.uint32) or documents.dtype != np.uint16:
+        raise ValueError(f"uint16 or uint32 and uint16 expected, got tokens {tokens.dtype} and documents {documents.dtype}")
+    rows_as = RowFormat(sequence_length, "uint16" if tokens.dtype == np.uint16 else "uint32")
     from webdataset.writer import TarWriter  # imports torch, which those who only read or hash shards need not wait for
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,8 +67,8 @@ def write_shard(
                     tar.write(
                         {
                             "__key__": f"{path.stem}/{first:010d}",
-                            "bin": tokens[rows].astype(DTYPE).tobytes(),
-                            "doc": documents[rows].astype(DTYPE).tobytes(),
+                            "bin": tokens[rows].astype(rows_as.dtype).tobytes(),
+                            "doc": documents[rows].astype(DOCUMENT_DTYPE).tobytes(),
                             "json": described,
                         }
                     )
@@ -77,10 +79,10 @@ def write_shard(
             file=path.name,
             sequences=len(tokens),
             documents=document_count,
-            tokens=int(np.count_nonzero(tokens)),
+            tokens=int(np.count_nonzero(documents)),
             bytes=temporary.stat().st_size,
             sha256=file_sha256(temporary),
-            blocks=list_blocks(temporary, sequence_length),
+            blocks=list_blocks(temporary, rows_as),
         )
         # Before the tar: a tar under its final name always has its checksums, wherever a kill falls.
         entry.sums_sha256 = write_checksums(path, np.concatenate(checksums))
@@ -91,7 +93,7 @@ def write_shard(
     return entry
 
 
-def list_blocks(path: Path, sequence_length: int) -> list[list[int]]:
+def list_blocks(path: Path, rows_as: RowFormat) -> list[list[int]]:
     """Lists the blocks of a tar file: sequences, offset of the tokens, offset of the document numbers (bytes from the file's start)."""
     blocks: dict[str, list[int]] = {}
     # "r:" refuses a compressed tar, whose offsets would not be those of the file on the disk.
@@ -99,7 +101,7 @@ def list_blocks(path: Path, sequence_length: int) -> list[list[int]]:
         for member in tar:
             key, _, extension = member.name.rpartition(".")
             if extension == "bin":
-                blocks[key] = [member.size // (sequence_length * DTYPE.itemsize), member.offset_data, -1]
+                blocks[key] = [member.size // rows_as.token_bytes, member.offset_data, -1]
             elif extension == "doc" and key in blocks:
                 blocks[key][2] = member.offset_data
     return [blocks[key] for key in sorted(blocks)]

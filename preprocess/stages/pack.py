@@ -26,6 +26,7 @@ from jadeberta.shards import (
     ConfigError,
     CorpusEntry,
     InputError,
+    RowFormat,
     ShardEntry,
     ShardIndex,
     ensure_checksums,
@@ -360,7 +361,7 @@ def _finished(marker: Path, settings: dict[str, Any], out: Path) -> ShardEntry |
     # The hash is read last, as it takes the time of reading the whole shard.
     if not whole or file_sha256(path) != entry.sha256:
         return None
-    if ensure_checksums(path, entry, SEQUENCE_LENGTH):
+    if ensure_checksums(path, entry, RowFormat(SEQUENCE_LENGTH)):
         log.info("%s: its sums were missing or damaged, made anew from the tar", path.name)
         write_json(marker, {"settings": settings, "shard": asdict(entry)})
     return entry

@@ -15,6 +15,7 @@ import xxhash
 
 from jadeberta.shards import (
     INDEX_NAME,
+    RowFormat,
     ShardError,
     ShardIndex,
     file_sha256,
@@ -135,7 +136,7 @@ def test_shards_of_earlier_versions_are_read_and_verified(written: Path, tmp_pat
                 added = tarfile.TarInfo(name)
                 added.size = len(content)
                 tar.addfile(added, io.BytesIO(content))
-        entry.bytes, entry.sha256, entry.blocks = path.stat().st_size, file_sha256(path), list_blocks(path, 512)
+        entry.bytes, entry.sha256, entry.blocks = path.stat().st_size, file_sha256(path), list_blocks(path, RowFormat(512))
     (tmp_path / "old" / INDEX_NAME).write_bytes(index.to_json())
     assert verify(tmp_path / "old") == []
     np.testing.assert_array_equal(open_shards(tmp_path / "old").rows(np.arange(len(TOKENS)))[0], TOKENS)
@@ -143,7 +144,7 @@ def test_shards_of_earlier_versions_are_read_and_verified(written: Path, tmp_pat
 
 def test_a_shard_without_rows_is_a_whole_tar(tmp_path: Path) -> None:
     entry = write_shard(tmp_path / "a.tar", np.empty((0, 512), np.uint16), np.empty((0, 512), np.uint16), 0, {"corpus": "a"})
-    assert entry.sequences == 0 and entry.blocks == list_blocks(tmp_path / "a.tar", 512) == []
+    assert entry.sequences == 0 and entry.blocks == list_blocks(tmp_path / "a.tar", RowFormat(512)) == []
 
 
 @pytest.mark.parametrize(
