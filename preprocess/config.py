@@ -27,6 +27,8 @@ class CorpusConfig:
     """Field or column that holds the text; dots lead into nested ones (meta.body); empty: text, or else content."""
     id_key: str = ""
     """Field or column that holds the id of a document; dots lead into nested ones; empty: id where there is one."""
+    where: str = ""
+    """Filter on fields, e.g. score >= 3 and language == "ja"; other records are dropped and counted; empty: all stay."""
     documents: Documents = ""
     """What a document is in plain text: file or paragraph; other formats say it themselves."""
 

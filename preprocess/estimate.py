@@ -70,7 +70,9 @@ def describe_plan(config: PreprocessConfig, out: Path, stages: tuple[str, ...], 
     """
     settings = f"words by {config.segmenter.engine}, {config.vocab_size} pieces"
     lines = [f"would run {', '.join(stages)} on {ranks} ranks, {settings}, into {out}"]
-    lines += [f"  {name}: {c.format} {c.path}, seen {c.repeats}x an epoch" for name, c in config.corpora.items()]
+    for name, c in config.corpora.items():
+        chosen = f", where {c.where}" if c.where else ""
+        lines.append(f"  {name}: {c.format} {c.path}, seen {c.repeats}x an epoch{chosen}")
     with open_segmenter(config.segmenter) as segmenter:
         corpora = [estimate_corpus(name, splits, out, segmenter) for name, splits in plan_splits(config, out).items()]
     headers = ["corpus", "splits", "done", "MB of files", "MB of text", "sentences", "core time"]

@@ -20,6 +20,7 @@ from preprocess.readers import cc100, jsonl, oscar, wikiextractor, wikipedia
 from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, natural_key, stem
 from preprocess.readers.rows.field_paths import check_path
+from preprocess.readers.rows.where import parse_where
 
 READERS: dict[str, ModuleType] = {
     "wikipedia": wikipedia,
@@ -51,6 +52,8 @@ def check_corpus(corpus: str, config: CorpusConfig) -> ReaderSettings:
             )
         if key.endswith("_key"):
             check_path(settings.given()[key], f"preprocess.corpora.{corpus}.{key}")
+    if settings.where:
+        parse_where(settings.where, f"preprocess.corpora.{corpus}.where")
     return settings
 
 

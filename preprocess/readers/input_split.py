@@ -25,6 +25,7 @@ class ReaderSettings:
 
     text_key: str = ""
     id_key: str = ""
+    where: str = ""
     documents: str = ""
 
     def given(self) -> dict[str, str]:

@@ -1,9 +1,10 @@
 """Reads JSON Lines: one object a line with its text under "text" or "content"; "id" and "title" are optional.
 
-A recipe may name other fields, nested ones too (`text_key`, `id_key`).
+A recipe may name other fields, nested ones too (`text_key`, `id_key`), and give a filter on fields (`where`).
 """
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +16,13 @@ from preprocess.compressed import EXCLUDE, BadRecord, decode
 from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, file_splits, source_of
 from preprocess.readers.rows.field_paths import MISSING, Getter, getter
+from preprocess.readers.rows.where import parse_where
 
-KEYS = ("text_key", "id_key")
+KEYS = ("text_key", "id_key", "where")
 TEXT_KEYS = ("text", "content")
 TAKE_OUT = f"take the line out, or {EXCLUDE}"
 
+log = logging.getLogger(__name__)
 Parsed = TypeVar("Parsed")
 
 
@@ -47,23 +50,64 @@ def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords) -> Iter
 def parsed(
     split: InputSplit, bad: BadRecords, parse: Callable[[Path, int, dict[str, Any], bytes], Parsed]
 ) -> Iterator[tuple[int, Parsed]]:
-    """Streams (line number in the file, what `parse` makes of the line's object) without blank lines.
+    """Streams (line number in the file, what `parse` makes of the line's object) without blank lines and those that `where` drops.
 
     Args:
         split: the split.
         bad: what happens to a line that is not a JSON object, or that `parse` refuses by BadRecord.
         parse: called with the file, the line's number, its object and its bytes.
     """
-    path = split.path
+    path, fields = split.path, _Fields(split)
     for number, line in source_of(split).lines():
         if not line.strip():
             continue
         try:
-            found = parse(path, number, _object(path, number, line), line)
+            row = _object(path, number, line)
+            # Before anything else is asked of it: a row that is not wanted need not have a text.
+            if not fields.keep(row, number, line):
+                bad.dropped["where"] += 1
+                continue
+            found = parse(path, number, row, line)
         except BadRecord as e:
             bad.add(e)
             continue
         yield number, found
+    fields.warn_of_unseen()
+
+
+class _Fields:
+    """The fields that the filter of a split names."""
+
+    def __init__(self, split: InputSplit) -> None:
+        self._split = split
+        text = split.settings.where
+        self._where = parse_where(text, f"preprocess.corpora.{split.corpus}.where") if text else None
+        self._getters = [getter(path) for path in self._where.fields] if self._where else []
+        self._unseen = set(self._where.fields) if self._where else set()
+        self._rows = 0
+
+    def keep(self, row: dict[str, Any], number: int, line: bytes) -> bool:
+        """Returns whether the filter keeps a row, or there is none."""
+        if self._where is None:
+            return True
+        values = [get(row) for get in self._getters]
+        if any(isinstance(value, float) and abs(value) >= 2**63 for value in values):
+            # orjson makes such integers floats, and they would be equal to others.
+            values = [get(json.loads(decode(self._split.path, number, line))) for get in self._getters]
+        self._rows += 1
+        if self._unseen:
+            self._unseen -= {path for path, value in zip(self._where.fields, values, strict=True) if value is not MISSING}
+        return self._where.keeps(values)
+
+    def warn_of_unseen(self) -> None:
+        """Warns of fields that no row of the split has: most likely their names are misspelt."""
+        if self._rows and self._unseen:
+            log.warning(
+                "%s: where names %s, which no row has (%s)",
+                self._split.corpus,
+                ", ".join(sorted(self._unseen)),
+                self._split.name,
+            )
 
 
 def text_of(path: Path, number: int, row: dict[str, Any], keys: tuple[str, ...], joined: bool = False) -> str:

@@ -15,8 +15,9 @@ from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, file_splits
 from preprocess.readers.jsonl import begins, parsed, text_of
 
-__all__ = ["begins", "documents", "splits"]
+__all__ = ["KEYS", "begins", "documents", "splits"]
 
+KEYS = ("where",)
 DROPPED_TAGS = ("header", "footer", "noisy")
 # `annotations` is what the project's own prose calls the key of 22.01.
 TAG_KEYS = ("annotation", "annotations", "quality_warnings")
