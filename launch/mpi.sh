@@ -35,7 +35,9 @@ MASTER_ADDR="${MASTER_ADDR:-${first:-127.0.0.1}}"
 OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-$(( $(nproc) / RANKS > 0 ? $(nproc) / RANKS : 1 ))}}"
 JADEBERTA_LAUNCH="$HOSTNAME-$$-$RANDOM"    # ranks of another launch that find this address are refused
 export MASTER_ADDR MASTER_PORT OMP_NUM_THREADS JADEBERTA_LAUNCH
+mpirun=("$MPIRUN")
 if "$MPIRUN" --version 2>/dev/null | grep -q 'Open MPI\|PRRTE\|OpenRTE'; then
+    mpirun=("$PYTHON" -m jadeberta.jobs.launcher_output -- "$MPIRUN") # which leaves out its block of words after a rank's own error
     options+=(--oversubscribe --bind-to none -x MASTER_ADDR -x MASTER_PORT -x JADEBERTA_LAUNCH -x OMP_NUM_THREADS -x PYTHONPATH -x PYTHONSAFEPATH)
     [ "$(id -u)" != 0 ] || options+=(--allow-run-as-root)
 fi
@@ -43,5 +45,5 @@ read -d '' -ra mpirun_extra <<<"$MPIRUN_EXTRA" || :
 # Open MPI's mpirun forwards USR1, but at TERM it kills the ranks before they have saved.
 # shellcheck source=launch/forward_signals.sh
 . "$ROOT/launch/forward_signals.sh"
-wait_and_forward USR1 command "$MPIRUN" "${options[@]}" "${mpirun_extra[@]}" "$PYTHON" -m jadeberta pretrain --config "$RECIPE" \
+wait_and_forward USR1 command "${mpirun[@]}" "${options[@]}" "${mpirun_extra[@]}" "$PYTHON" -m jadeberta pretrain --config "$RECIPE" \
     ${RUN_DIR:+--run.dir "$RUN_DIR"} ${SHARDS:+--data.shards "$SHARDS"} "${extra[@]}" "$@"

@@ -47,7 +47,8 @@ def ranks_in(pids: list[int]) -> list[int]:
         pytest.param("deepspeed.sh", "training", 1, marks=pytest.mark.long),  # the runner
         pytest.param("deepspeed.sh", "training", 2, marks=pytest.mark.long),  # this machine's launcher, which it started
         pytest.param("mpi.sh", "training", 0, marks=pytest.mark.long),  # the script
-        pytest.param("mpi.sh", "training", 1, marks=pytest.mark.long),  # mpirun
+        pytest.param("mpi.sh", "training", 1, marks=pytest.mark.long),  # what reads mpirun's words
+        pytest.param("mpi.sh", "training", 2, marks=pytest.mark.long),  # mpirun
     ],
 )
 def test_nothing_outlives_a_killed_launcher(tmp_path: Path, script: str, moment: str, part: int) -> None:

@@ -93,3 +93,13 @@ def test_make_starts_no_number_of_ranks_that_is_none(tmp_path: Path, ranks: str)
     done = make("shards", MPIRUN=stand_in(tmp_path, "", 0), RANKS=ranks)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.endswith(f"*** RANKS={ranks}: give a whole number of processes, at least 1.  Stop.\n")
+
+
+def test_what_keeps_a_run_under_mpirun_from_starting_is_the_last_line_and_the_launcher_adds_nothing(tmp_path: Path) -> None:
+    settings = {"RANKS": "2", "RECIPE": "recipes/demo.yaml", "SHARDS": str(tmp_path / "none"), "RUN_DIR": str(tmp_path / "run")}
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "OMPI_", "PMI"))} | settings
+    ended = subprocess.run(
+        [ROOT / "launch/mpi.sh"], env=env | {"PYTHON": sys.executable}, cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 1 and "index.json: cannot be read" in ended.stderr.splitlines()[-1]
+    assert "prterun" not in ended.stderr and "------" not in ended.stderr
