@@ -76,49 +76,75 @@ def chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[bytes
 
 def placed_chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
     """Streams the chunks that `chunks` gives, as (bytes of the file read so far, content); raises DamagedFile as it does."""
-    new = DECOMPRESSORS[path.suffix]() if path.suffix in DECOMPRESSORS else None
-    position = start
+    # tar.gz in one suffix.
+    suffix = ".gz" if path.suffix == ".tgz" else path.suffix
+    return decompressed(_blocks(path, start, end), suffix, start)
+
+
+def decompressed(blocks: Iterator[tuple[int, bytes]], suffix: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Streams the content of blocks of whole streams, as (place, content).
+
+    Args:
+        blocks: (place behind the block, block); the places come back with the content and stand in errors.
+        suffix: names the format; one that is no compression gives the blocks as they are.
+        start: place of the first block's first byte.
+
+    Raises:
+        DamagedFile: the streams are damaged or cut short, or `blocks` raises it.
+    """
+    if suffix not in DECOMPRESSORS:
+        yield from blocks
+        return
+    new = DECOMPRESSORS[suffix]()
     decompressor = None
+    position = before = start
+    try:
+        for position, block in blocks:
+            place, before = position - len(block), max(start, position - CHUNK_BYTES)
+            # In pieces: what is left behind the end of a stream is copied, and a block may hold thousands of streams.
+            for data in (block[at : at + _FED_BYTES] for at in range(0, len(block), _FED_BYTES)):
+                place += len(data)
+                while data:
+                    if decompressor is None:
+                        # Zero bytes between streams are padding that gzip and xz allow.
+                        data = data.lstrip(b"\0") if place - len(data) > start else data
+                        if not data:
+                            break
+                        decompressor = new()
+                    for content in _contents(decompressor, data):
+                        yield position, content
+                    data = decompressor.unused_data if decompressor.eof else b""
+                    decompressor = None if decompressor.eof else decompressor
+    except OSError as e:
+        # bz2 gives its errors without a number; others are trouble of this process or of the system, such as no descriptor left.
+        if e.errno is not None:
+            raise
+        raise DamagedFile(f"not {suffix[1:]} data ({e})", before) from e
+    except (EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as e:
+        raise DamagedFile(f"not {suffix[1:]} data ({e})", before) from e
+    if position == start:
+        raise DamagedFile("the file is empty", position)
+    # The file ends inside a stream.
+    if decompressor is not None:
+        raise DamagedFile(f"the file is cut short: its {suffix[1:]} stream has no end", position)
+
+
+def _blocks(path: Path, start: int, end: int | None) -> Iterator[tuple[int, bytes]]:
+    """Streams the bytes [start, end) of a file, as (bytes of the file read so far, block)."""
+    position = start
     try:
         with open(path, "rb") as f:
             f.seek(start)
             while block := f.read(CHUNK_BYTES if end is None else min(CHUNK_BYTES, end - position)):
-                place = position
                 position += len(block)
-                if new is None:
-                    yield position, block
-                    continue
-                # In pieces: what is left behind the end of a stream is copied, and a block may hold thousands of streams.
-                for data in (block[at : at + _FED_BYTES] for at in range(0, len(block), _FED_BYTES)):
-                    place += len(data)
-                    while data:
-                        if decompressor is None:
-                            # Zero bytes between streams are padding that gzip and xz allow.
-                            data = data.lstrip(b"\0") if place - len(data) > start else data
-                            if not data:
-                                break
-                            decompressor = new()
-                        for content in _contents(decompressor, data):
-                            yield position, content
-                        data = decompressor.unused_data if decompressor.eof else b""
-                        decompressor = None if decompressor.eof else decompressor
+                yield position, block
     # Not a damaged file: a download would not help.
     except PermissionError as e:
         raise InputError(f"{path}: {e.strerror}; give this user the right to read it.") from e
-    # Trouble of this process or of the system, such as no descriptor left; bz2 gives its errors without a number.
     except OSError as e:
-        if e.errno not in (None, errno.EIO):
+        if e.errno != errno.EIO:
             raise
-        kind = f"not {path.suffix[1:]} data" if new else "not readable"
-        raise DamagedFile(f"{kind} ({e})", max(start, position - CHUNK_BYTES)) from e
-    except (EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as e:
-        kind = f"not {path.suffix[1:]} data" if new else "not readable"
-        raise DamagedFile(f"{kind} ({e})", max(start, position - CHUNK_BYTES)) from e
-    if new is not None and position == start:
-        raise DamagedFile("the file is empty", position)
-    # The file ends inside a stream.
-    if decompressor is not None:
-        raise DamagedFile(f"the file is cut short: its {path.suffix[1:]} stream has no end", position)
+        raise DamagedFile(f"not readable ({e})", max(start, position - CHUNK_BYTES)) from e
 
 
 class _Zstd:
@@ -181,9 +207,14 @@ def lines(
     Raises:
         InputError: the file is truncated or damaged, or has a line of more than 1 GiB; names line and byte.
     """
+    return lines_of(path, chunks(path, start, end), remedy, first_line)
+
+
+def lines_of(path: Path, content: Iterator[bytes], remedy: str, first_line: int = 1) -> Iterator[tuple[int, bytes]]:
+    """Streams the lines of `content` as `lines` does; `path` names it in errors."""
     number, pending, pending_bytes = first_line - 1, [b""], 0
     try:
-        for chunk in chunks(path, start, end):
+        for chunk in content:
             first, *rest = chunk.split(b"\n")
             pending.append(first)
             pending_bytes += len(first)
