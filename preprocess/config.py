@@ -9,7 +9,7 @@ Engine = Literal["jumanpp", "juman", "mecab"]
 Duplicates = Literal["none", "exact", "near"]
 Pieces = Literal["subwords", "characters"]
 BadInput = Literal["stop", "exclude"]
-CorpusFormat = Literal["wikipedia", "cc100", "oscar", "jsonl", "wikiextractor"]
+CorpusFormat = Literal["wikipedia", "cc100", "oscar", "jsonl", "wikiextractor", "text"]
 Documents = Literal["", "file", "paragraph"]
 
 
@@ -18,7 +18,8 @@ class CorpusConfig:
     """One corpus. Its key in `preprocess.corpora` is its name and the prefix of its document ids."""
 
     format: CorpusFormat
-    """wikipedia (multistream XML), cc100 (text), oscar (22.01 or 23.01), jsonl ({"text": ...} a line), wikiextractor (<doc ...>)."""
+    """wikipedia (multistream XML), cc100 (text), oscar (22.01 or 23.01), jsonl ({"text": ...} a line), wikiextractor (<doc ...>),
+    text (plain .txt)."""
     path: str
     """Glob of the corpus's files; a Wikipedia index file beside a dump is found by its name."""
     repeats: int = 1
@@ -30,7 +31,7 @@ class CorpusConfig:
     where: str = ""
     """Filter on fields, e.g. score >= 3 and language == "ja"; other records are dropped and counted; empty: all stay."""
     documents: Documents = ""
-    """What a document is in plain text: file or paragraph; other formats say it themselves."""
+    """What a document is in plain text (format: text): file or paragraph; empty: file; other formats say it themselves."""
 
 
 @dataclass

@@ -16,7 +16,7 @@ from types import ModuleType
 from jadeberta.shards import ConfigError, InputError
 from jadeberta.utils.paths import expand_user
 from preprocess.config import CorpusConfig
-from preprocess.readers import cc100, jsonl, oscar, wikiextractor, wikipedia
+from preprocess.readers import cc100, jsonl, oscar, plain_text, wikiextractor, wikipedia
 from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, natural_key, stem
 from preprocess.readers.rows.field_paths import check_path
@@ -28,6 +28,7 @@ READERS: dict[str, ModuleType] = {
     "oscar": oscar,
     "jsonl": jsonl,
     "wikiextractor": wikiextractor,
+    "text": plain_text,
 }
 
 __all__ = ["READERS", "Document", "InputSplit", "check_corpus", "documents", "splits"]
@@ -96,13 +97,15 @@ def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords | None =
     """
     bad = BadRecords() if bad is None else bad
     bad.dropped = dropped
-    if split.end == 0:
+    reader, found = READERS[split.format], False
+    # Of many text files some may be empty; an empty dump is damaged.
+    if split.end == 0 and reader is not plain_text:
         raise InputError(f"{split.path}: byte 0: the file is empty; copy or download it again.")
-    found = False
-    for document in READERS[split.format].documents(split, dropped, bad):
-        found = True
-        bad.documents += 1
-        yield document
+    for piece in split.group or (split,):
+        for document in reader.documents(replace(piece, settings=split.settings), dropped, bad):
+            found = True
+            bad.documents += 1
+            yield document
     # A whole file without any document is damaged or of another format; a split of one may be empty.
     if not found and not dropped and split.note is None:
         raise InputError(f"{split.path}: line 1: no document in the whole file; copy or download it again.")
@@ -118,7 +121,7 @@ def _with_folders(splits: list[InputSplit]) -> list[InputSplit]:
     def renamed(split: InputSplit) -> InputSplit:
         inside = split.path.relative_to(top)
         folders = "".join(f"{part}-" for part in inside.parts[:-1])
-        return replace(split, name=f"{folders}{split.name}", file=inside.as_posix())
+        return replace(split, name=f"{folders}{split.name}", file=(inside.parent / (split.file or inside.name)).as_posix())
 
     return [renamed(split) for split in splits]
 

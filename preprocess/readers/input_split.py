@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from preprocess.compressed import DOWNLOAD_AGAIN, chunks, lines
+from preprocess.compressed import DOWNLOAD_AGAIN, chunks, lines, lines_of
 from preprocess.document_files import read_json
 
 Document = dict[str, str]
@@ -51,6 +51,15 @@ class InputSplit:
     file: str = ""
     """Name of the file in markers and reports: with folders where two files of the corpus have one name; empty: the path's last part."""
     settings: ReaderSettings = field(default_factory=ReaderSettings)
+    group: tuple["InputSplit", ...] = ()
+    """The splits of several small files that are read together; empty: `path` alone."""
+    source: "Source | None" = None
+    """What is read instead of bytes of `path`: a member of an archive."""
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that the split reads, or reads from."""
+        return [split.path for split in self.group] or [self.path]
 
 
 @dataclass(frozen=True)
@@ -65,18 +74,24 @@ class Source:
     """Number of documents of the file before it."""
     ends_file: bool = True
     remedy: str = DOWNLOAD_AGAIN
+    content: Iterator[bytes] | None = None
+    """The content, if it comes from inside of another file; `path` is then a name for errors. It can be read once."""
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Yields (number of the line in the corpus's file, line without its end)."""
+        if self.content is not None:
+            return lines_of(self.path, self.content, self.remedy, self.first_line)
         return lines(self.path, self.remedy, self.start, self.end, self.first_line)
 
     def chunks(self) -> Iterator[bytes]:
         """Yields the decompressed content."""
-        return chunks(self.path, self.start, self.end)
+        return self.content if self.content is not None else chunks(self.path, self.start, self.end)
 
 
 def source_of(split: InputSplit) -> Source:
     """Returns what the reader of a split reads."""
+    if split.source is not None:
+        return split.source
     if split.note is None:
         return Source(split.path, split.start, split.end, ends_file=split.end == split.path.stat().st_size)
     note = read_json(split.note)
@@ -94,7 +109,7 @@ def natural_key(name: str) -> list[tuple[str, int]]:
 
 def stem(path: Path) -> str:
     """Returns the file's name without the suffixes of formats and compressions."""
-    return re.sub(r"(\.(jsonl|ndjson|json|txt|xml|bz2|gz|xz|zst))+$", "", path.name)
+    return re.sub(r"(\.(jsonl|ndjson|json|txt|xml|warc|wet|tar|tgz|zip|bz2|gz|xz|zst))+$", "", path.name)
 
 
 def file_splits(corpus: str, format: str, path: Path, id_prefix: str, files: list[Path]) -> list[InputSplit]:

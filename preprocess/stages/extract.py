@@ -189,8 +189,12 @@ def _weight(task: InputSplit | SplitTask) -> float:
     return task.splits[-1].end * SPLITTING_SHARE if isinstance(task, SplitTask) else task.end - task.start
 
 
-def _hash_of_ends(path: Path) -> str:
+def _hash_of_ends(split: InputSplit) -> str:
     """Returns xxh64 of the first and last MiB, to recognise another file of the same name and size without reading all of it."""
+    if split.group:
+        of_files = "".join(f"{one.id_prefix}\0{_hash_of_ends(one)}\0" for one in split.group)
+        return xxhash.xxh64(of_files.encode()).hexdigest()
+    path = split.path
     with open(path, "rb") as f:
         digest = xxhash.xxh64(f.read(2**20))
         f.seek(max(0, path.stat().st_size - 2**20))
@@ -203,8 +207,8 @@ def _settings(split: InputSplit, config: PreprocessConfig) -> dict[str, Any]:
     return {
         "extractor": EXTRACTOR,
         "file": split.file or split.path.name,
-        "file_bytes": split.path.stat().st_size,
-        "file_ends": _hash_of_ends(split.path),
+        "file_bytes": sum(path.stat().st_size for path in split.files),
+        "file_ends": _hash_of_ends(split),
         "format": split.format,
         "span": [split.start, split.end],
         "id_prefix": split.id_prefix,

@@ -68,7 +68,7 @@ def test_recipes_of_the_project_are_read(name: str) -> None:
         ("  part_bytes: 2.5", ", line 9: preprocess.part_bytes: Expected int. Got value: 2.5."),
         (
             "    b: {format: html, path: x}",
-            ", line 9: preprocess.corpora.b.format: Expected Literal['wikipedia', 'cc100', 'oscar', 'jsonl', 'wikiextractor']. Got",
+            ", line 9: preprocess.corpora.b.format: Expected Literal['wikipedia', 'cc100', 'oscar', 'jsonl', 'wikiextractor', ",
         ),
         ("    b: {format: jsonl}", ": the following arguments are required: preprocess.corpora.b.path."),
         (

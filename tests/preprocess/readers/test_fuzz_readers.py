@@ -16,12 +16,13 @@ from preprocess import readers
 from preprocess.config import CorpusConfig
 from tests.preprocess.source_files import COMPRESS, FOOTER, dump, jsonl, oscar_row, page
 
-NAMES = {"wikipedia": "jawiki.xml", "cc100": "ja.txt", "oscar": "ja_meta_part_1.jsonl", "jsonl": "web.jsonl"}
+NAMES = {"wikipedia": "jawiki.xml", "cc100": "ja.txt", "oscar": "ja_meta_part_1.jsonl", "jsonl": "web.jsonl", "text": "a.txt"}
 GOOD = {
     "wikipedia": dump([page(n, f"本文{n}。[[東京]]") for n in range(40)]),
     "cc100": "一行目。\n二行目。\n\n次の文書。\n\n".encode() * 20,
     "oscar": jsonl([oscar_row(f"本文{n}。", "annotation", None) for n in range(40)]),
     "jsonl": jsonl([{"text": f"本文{n}。"} for n in range(40)]),
+    "text": "一行目。\n二行目。\n\n次の文書。\r\n　\n".encode() * 20,
 }
 deep = settings(max_examples=80)
 formats = st.sampled_from(sorted(NAMES))
@@ -38,7 +39,8 @@ def read(format: str, suffix: str, data: bytes, index: bytes | None = None) -> l
             path.with_name("jawiki-multistream-index.txt.bz2").write_bytes(bz2.compress(index))
             path = path.with_name("jawiki-multistream*")
         try:
-            found = readers.splits("c", CorpusConfig(format=format, path=str(path)))  # type: ignore[arg-type]
+            documents = "paragraph" if format == "text" else ""
+            found = readers.splits("c", CorpusConfig(format=format, path=str(path), documents=documents))  # type: ignore[arg-type]
             documents = [document for split in found for document in readers.documents(split, Counter())]
         except InputError as e:
             assert folder in str(e) and "\n" not in str(e)

@@ -17,6 +17,7 @@ from preprocess.config import CorpusConfig, PreprocessConfig
 from preprocess.document_files import read_json
 from preprocess.executors.executor import Executor
 from preprocess.readers import input_split as split_module
+from preprocess.readers import plain_text
 from preprocess.readers import split_file as split_task
 from preprocess.readers.input_split import InputSplit, ReaderSettings, file_splits
 from preprocess.readers.split_file import SplitTask, extent_of, split_file
@@ -34,7 +35,7 @@ def text_of(number: int) -> str:
 
 def content_of(format: str, count: int = 90) -> bytes:
     texts = [text_of(number) for number in range(count)]
-    if format == "cc100":
+    if format in ("cc100", "text"):
         # Two blank lines, Windows line ends, and a paragraph of spaces alone, which is an empty document.
         return "\n\n".join(texts[:30]).encode() + b"\r\n\r\n\n   \n\n" + "\n\n".join(texts[30:]).encode()
     if format == "oscar":
@@ -50,17 +51,24 @@ def content_of(format: str, count: int = 90) -> bytes:
 def small_spans(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(split_module, "SPLIT_BYTES", SPAN)
     monkeypatch.setattr(compressed, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(plain_text, "GROUP_BYTES", 1000)
 
 
 def configure(format: str, path: Path) -> PreprocessConfig:
-    return PreprocessConfig({"web": CorpusConfig(format, str(path))}, heldout_documents=5, part_bytes=5000)  # type: ignore[arg-type]
+    corpus = CorpusConfig(format, str(path), documents=settings_of(format).documents)  # type: ignore[arg-type]
+    return PreprocessConfig({"web": corpus}, heldout_documents=5, part_bytes=5000)
+
+
+def settings_of(format: str) -> ReaderSettings:
+    # A file that is one document is not cut.
+    return ReaderSettings(documents="paragraph" if format == "text" else "")
 
 
 def whole(format: str, path: Path) -> tuple[list[dict[str, str]], Counter[str]]:
     """The documents of a file that is read by one rank from end to end."""
     dropped: Counter[str] = Counter()
-    found = readers.READERS[format].splits("web", [path], ReaderSettings())[0]
-    split = InputSplit("web", format, "whole", path, found.id_prefix, 0, path.stat().st_size)
+    found = readers.READERS[format].splits("web", [path], settings_of(format))[0]
+    split = InputSplit("web", format, "whole", path, found.id_prefix, 0, path.stat().st_size, settings=settings_of(format))
     return list(readers.documents(split, dropped)), dropped
 
 
