@@ -1,7 +1,7 @@
 """Reads plain text: each file is a document, or each paragraph of it, as `documents` in the recipe says. A paragraph ends at an empty line.
 
-Text is UTF-8; another encoding is refused with the command that converts it. A document's id is the name of its file inside the corpus, for a
-paragraph with the number of its first line. Lines end with \\n, \\r\\n or \\r, and with a form feed, which ends a printed page.
+Text is UTF-8; another encoding is refused with the command that converts it. A document's id is the name of its file inside the corpus,
+for a paragraph with the number of its first line. Lines end with \\n, \\r\\n or \\r, and with a form feed, which ends a printed page.
 """
 
 import codecs
@@ -60,7 +60,15 @@ def _grouped(small: list[InputSplit]) -> InputSplit:
     size = sum(split.end for split in small)
     named = f"{first.path.name} and {more} more"
     return InputSplit(
-        first.corpus, "text", f"{first.name}-and-{more}-more", first.path, first.id_prefix, 0, size, file=named, group=tuple(small)
+        first.corpus,
+        "text",
+        f"{first.name}-and-{more}-more",
+        first.path,
+        first.id_prefix,
+        0,
+        size,
+        file=named,
+        group=tuple(small),
     )
 
 

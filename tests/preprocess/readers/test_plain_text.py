@@ -1,4 +1,4 @@
-"""Plain text: a file or a paragraph is a document, whatever ends its lines; another encoding is refused with the command that converts it."""
+"""Plain text: a file or a paragraph is a document, whatever ends its lines; another encoding is refused with what converts it."""
 
 import gzip
 import os
@@ -35,7 +35,9 @@ def test_a_file_is_a_document_by_its_name(tmp_path: Path, documents: str) -> Non
     (tmp_path / "d.txt").write_bytes(b"")
     (tmp_path / "e.txt").write_text("　\n\t\n", encoding="utf-8")
     found, dropped = read(tmp_path / "**" / "*.txt*", documents)
-    assert found == {"own-a.txt": "一行目。\n三行目。", "own-b/a.txt": "別の本。", "own-c.txt.gz": "圧縮。"} and dropped == {"empty": 2}
+    assert found == {"own-a.txt": "一行目。\n三行目。", "own-b/a.txt": "別の本。", "own-c.txt.gz": "圧縮。"} and dropped == {
+        "empty": 2
+    }
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_a_document_of_too_many_bytes_is_refused_with_what_to_set(tmp_path: Path
 
 def test_only_text_takes_the_key_documents(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("一。", encoding="utf-8")
-    with pytest.raises(ConfigError, match="own.documents: cc100 does not take it, only text would"):
+    with pytest.raises(ConfigError, match=r"own\.documents: cc100 does not take it, only text would"):
         readers.splits("own", CorpusConfig("cc100", str(tmp_path / "a.txt"), documents="file"))
 
 
