@@ -20,7 +20,7 @@ from jadeberta.errors import (
     StopRequested,
 )
 from jadeberta.jobs.exit_reason import EXIT_REASONS_VARIABLE, write_exit_reason
-from jadeberta.utils.paths import find_recipe
+from jadeberta.utils.paths import find_recipe, user_path
 from jadeberta.utils.processes import end_with_launcher
 from jadeberta.utils.recipe_errors import explain_recipe_error
 
@@ -108,6 +108,11 @@ PRETRAIN_OPTIONS = (
         "--resume auto|required|never",
         "What to do about earlier checkpoints: resume where there is one, require one, or refuse any (default auto).",
     ),
+    (
+        "--branch-from CHECKPOINT",
+        "Start a new run from a step of another run, or from that run's newest step: weights, optimizer, counters and place in the data. "
+        "A second start of the same run resumes it.",
+    ),
     ("--dry-run", "Check everything, print what the run would be, start nothing."),
     ("--print_config", "Print the recipe with all options applied as YAML, start nothing."),
 )
@@ -127,17 +132,19 @@ def _pretrain(arguments: list[str]) -> int:
     parser = jsonargparse.ArgumentParser(prog="jadeberta pretrain", exit_on_error=False, allow_abbrev=False)
     add_recipe_arguments(parser)
     parser.add_argument("--resume", choices=["auto", "required", "never"], default="auto")
+    parser.add_argument("--branch-from", default=None)
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--local_rank", "--local-rank", type=int)  # the DeepSpeed launcher adds it
     recipe_file = _recipe_file(arguments)
     try:
-        options = parser.instantiate(parser.parse_args(arguments))
+        options, written = parser.instantiate(parser.parse_args(arguments)), parser.parse_args(arguments, defaults=False)
     except Exception as e:
         raise ConfigError(explain_recipe_error(str(e), recipe_file, [*known_keys(), *OLD_KEYS], arguments)) from e
-    recipe = recipe_from_arguments(options)
+    recipe = recipe_from_arguments(options, written)
     from jadeberta.pretrain import pretrain
 
-    pretrain(recipe, options.resume, options.dry_run)
+    branch_from = user_path(options.branch_from, "--branch-from") if options.branch_from is not None else None
+    pretrain(recipe, options.resume, options.dry_run, branch_from)
     return 0
 
 

@@ -21,6 +21,7 @@ from jadeberta.cluster.device import choose_device, describe_device
 from jadeberta.cluster.environment import Process, detect, slurm_job
 from jadeberta.cluster.process_group import is_lost_peer, join_process_group, set_timeouts
 from jadeberta.config import Recipe
+from jadeberta.config.lineage import first_step_in_words
 from jadeberta.data.batches import StepBatch, StepDataset, iterate_steps
 from jadeberta.data.loader_processes import explain_death
 from jadeberta.data.masking import Masker, read_word_starts
@@ -32,6 +33,7 @@ from jadeberta.shards import DirectoryLock, ShardError, ShardReader
 from jadeberta.shards import open as open_shards
 from jadeberta.shards.scrub import Scrubber
 from jadeberta.shards.tokenizer_format import MODEL_FILE
+from jadeberta.start.plan import plan_start, settle_start
 from jadeberta.training.console import Console, redirect_library_logs
 from jadeberta.training.control import RunControl
 from jadeberta.training.engine import TrainingEngine, deepspeed_settings
@@ -39,7 +41,7 @@ from jadeberta.training.hooks import GRACE_S, TrainerHooks
 from jadeberta.training.ledger import Ledger, next_attempt
 from jadeberta.training.loop import RollBack, train
 from jadeberta.training.metrics import MetricsWriter, peak_memory_bytes
-from jadeberta.training.run_context import RunContext
+from jadeberta.training.run_context import RunContext, StartOfRun
 from jadeberta.training.run_log import RunLog
 from jadeberta.training.run_state import RunState
 from jadeberta.training.sinks import require_known_sinks
@@ -54,13 +56,14 @@ NO_LIMIT_S = 7 * 24 * 3600.0
 """Time limit of collectives where the recipe sets none, seconds: torch takes no "for ever"."""
 
 
-def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> None:
+def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False, branch_from: Path | None = None) -> None:
     """Trains to the recipe's max_steps, from the newest valid checkpoint where there is one.
 
     Args:
         recipe: a checked one.
         resume: auto, required or never.
         dry_run: only check that the run could start, and print what it would be.
+        branch_from: checkpoint of another run that a new run goes on from, or its run directory.
 
     Raises:
         JadebertaError: the run cannot start or go on; see the subclasses for the exit statuses.
@@ -76,11 +79,12 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False) -> Non
     order = SampleOrder.of(recipe.training.seed, sizes.last, shards.corpora, repeats, sizes.warmup)
     if order.epoch_size == 0:
         raise ConfigError(f"{shards.directory}: no sequence to train on with data.repeats {repeats}.")
+    start = plan_start(recipe, shards, tokenizer, repeats, branch_from, process.is_root)
     if dry_run:
-        _print_dry_run(recipe, process, shards, order, repeats, resume)
+        _print_dry_run(recipe, process, shards, order, repeats, resume, start)
         return
-    context, lock = _start(recipe, process, shards, order, repeats)
-    context = replace(context, tokenizer=tokenizer)
+    context, lock = _start(recipe, process, shards, order, repeats, start)
+    context = replace(context, tokenizer=tokenizer, start=start)
     try:
         state = Trainer(context).train(resume)
     except JadebertaError as e:
@@ -129,7 +133,13 @@ def _write_done(path: Path, content: bytes) -> None:
 
 
 def _print_dry_run(
-    recipe: Recipe, process: Process, shards: ShardReader, order: SampleOrder, repeats: dict[str, int], resume: str
+    recipe: Recipe,
+    process: Process,
+    shards: ShardReader,
+    order: SampleOrder,
+    repeats: dict[str, int],
+    resume: str,
+    start: StartOfRun,
 ) -> None:
     """Prints what the run would be, on rank 0; raises what a start would raise.
 
@@ -140,16 +150,17 @@ def _print_dry_run(
         order: the sample order.
         repeats: of each corpus in an epoch.
         resume: auto, required or never.
+        start: what the run starts from while it has no checkpoint.
     """
     deepspeed_settings(recipe, process.world_size)
     if process.is_root:
         print(describe(recipe, process, shards, order, f"{recipe.run.device} (a dry run looks for none)"))
         found = preview(Path(recipe.run.dir) / "checkpoints", resume, expected_of(recipe, shards, repeats))
-        print(f"would resume from {found}" if found else "would start at step 0")
+        print(f"would resume from {found}" if found else f"would start at {first_step_in_words(start.lineage)}")
 
 
 def _start(
-    recipe: Recipe, process: Process, shards: ShardReader, order: SampleOrder, repeats: dict[str, int]
+    recipe: Recipe, process: Process, shards: ShardReader, order: SampleOrder, repeats: dict[str, int], start: StartOfRun
 ) -> tuple[RunContext, DirectoryLock | None]:
     """Takes the run directory, joins the process group and starts the watchdog; every rank calls it.
 
@@ -159,6 +170,7 @@ def _start(
         shards: the training split.
         order: the sample order.
         repeats: of each corpus in an epoch.
+        start: what the run starts from while it has no checkpoint.
 
     Returns:
         The run context; on rank 0 the lock of the run directory, which is held as long as it is kept.
@@ -187,8 +199,11 @@ def _start(
     path = run_dir / "ledger.jsonl"
     attempt = next_attempt(path) if process.is_root else 0
     if process.is_root:
+        settle_start(run_dir, start)
+        lineage = {"lineage": list(start.lineage)} if start.lineage else {}
+        job = slurm_job(os.environ)
         Ledger(path, attempt).write(
-            "start", world_size=process.world_size, launcher=process.launcher, device=str(device), slurm=slurm_job(os.environ)
+            "start", world_size=process.world_size, launcher=process.launcher, device=str(device), slurm=job, **lineage
         )
     limits = recipe.watchdog
     join_process_group(process, device, limits.start_s or NO_LIMIT_S, run_dir)
@@ -276,7 +291,7 @@ class Trainer:
         recipe, training, shards = self.context.recipe, self.context.recipe.training, self.context.shards
         by_pieces = training.whole_word_mask and shards.index.word_starts == "pieces"
         words = read_word_starts(self.context.tokenizer[MODEL_FILE]) if by_pieces else None
-        masker = Masker(training.seed, recipe.model.vocab_size, training.mask_probability, words)
+        masker = Masker(training.seed, shards.index.vocab_size, training.mask_probability, words)
         by_document = recipe.data.packing == "documents"
         ranks = (self.context.process.rank, self.context.process.world_size)
         dataset = StepDataset(shards, order, masker, training.micro_batch_size, *ranks, by_document, training.whole_word_mask)
@@ -327,7 +342,9 @@ def check_against_shards(recipe: Recipe, shards: ShardReader) -> dict[str, bytes
         ShardError: the tokenizer beside the shards is missing, or not the one they were made with.
     """
     index = shards.index
-    if index.vocab_size != recipe.model.vocab_size:
+    # A published model may have more embeddings than its tokenizer has pieces; those stay, and are no token's.
+    is_padded = bool(recipe.model.init_from) and index.vocab_size < recipe.model.vocab_size
+    if index.vocab_size != recipe.model.vocab_size and not is_padded:
         raise ConfigError(
             f"model.vocab_size is {recipe.model.vocab_size}, but the tokenizer of {shards.index_path} has {index.vocab_size} pieces. "
             f"Set model.vocab_size to {index.vocab_size}; preprocess.vocab_size only counts when shards are made."

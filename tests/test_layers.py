@@ -40,6 +40,7 @@ LAYERS = [
     "jadeberta.checkpoint",
     "jadeberta.evaluation",
     "jadeberta.release",
+    "jadeberta.start",
     "jadeberta.jobs",
     "jadeberta.status",
     "jadeberta.plan",

@@ -37,6 +37,7 @@ from jadeberta.checkpoint.compatibility import describe_data, expected_of, refus
 from jadeberta.checkpoint.manifest import candidates, directory_name, refuse_fresh_start, step_of
 from jadeberta.checkpoint.pending_save import PendingSave
 from jadeberta.checkpoint.restore import CheckpointLoader, on_root
+from jadeberta.checkpoint.run_start import start_run
 from jadeberta.checkpoint.snapshot import Snapshot, find_not_finite
 from jadeberta.checkpoint.state_dict import current_adam_step, tensor_files, text_files
 from jadeberta.checkpoint.writer_client import WriterClient
@@ -115,11 +116,12 @@ class Checkpointer:
         # Both refusals go through a broadcast, so that an error of rank 0 ends every rank and none is left waiting.
         if state is None:
             on_root(self.group, lambda: refuse_fresh_start(self.root, mode, len(found)))
-        else:
-            on_root(self.group, lambda: refuse_other_counters(self.root, state, read_jsonl(self.context.ledger.path)))
+            state = start_run(self.context, self._loader)
+            self._take_memory()
+            return state
+        on_root(self.group, lambda: refuse_other_counters(self.root, state, read_jsonl(self.context.ledger.path)))
+        self.context.start.weights.clear()
         self._take_memory()
-        if state is None:
-            return RunState()
         self._trust(state.step)
         seconds = self._loader.seconds
         self.context.record("resume", step=state.step, checkpoint=directory_name(state.step), seconds=seconds)
@@ -144,6 +146,10 @@ class Checkpointer:
 
         # A broadcast: rank 0 alone removes, and all ranks restore the same checkpoint.
         state = self._restore(on_root(self.group, choose))
+        if state is None and self.context.start.branch is not None:
+            state = start_run(self.context, self._loader)
+            if state.step <= at_most:
+                return state
         if state is None:
             raise NumericsError(f"{self.root}: no valid checkpoint of step {at_most} or before to go back to.")
         self._trust(state.step)
@@ -216,6 +222,8 @@ class Checkpointer:
             "precision": recipe.training.precision,
             "data": describe_data(self.shards, self.expected["settings"]),
             "recipe": asdict(recipe),
+            # Left out of a run from random weights, whose checkpoints have had no such key.
+            **({"lineage": list(self.context.start.lineage)} if self.context.start.lineage else {}),
             "versions": {name: version(name) for name in ("jadeberta", "torch", "deepspeed", "transformers")},
             **self.expected,
         }

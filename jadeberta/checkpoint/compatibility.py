@@ -16,7 +16,7 @@ from jadeberta.training.lr_schedule import learning_rate
 from jadeberta.training.run_state import RunState
 
 FREE_KEYS = {
-    "model": {"attention"},
+    "model": {"init_from", "init_tokenizer", "attention"},
     "training": {"micro_batch_size", "max_steps", "decay_steps", "precision", "compile", "recompute"},
 }
 """Keys, by section, that may change between the attempts of a run; all other keys of these sections may not."""

@@ -47,30 +47,49 @@ class CheckpointLoader:
         Bytes are hashed while they are read into the engine. Where a hash then differs, the next checkpoint is read over this one.
         """
         for directory in found:
-            began = time.monotonic()
-            # Rank 0 looks and broadcasts: on a shared file system two hosts may see a directory differently for a while.
-            fault, state = on_root(self.group, partial(self._look, directory))
-            if fault is None:
-                with ThreadPoolExecutor(1) as thread:
-                    hashed = thread.submit(verify, directory) if self.engine.process.is_root else None
-                    problem = self._try_restore(directory)
-                    faults = hashed.result() if hashed is not None else []
-                problems: list[Any] = [None] * self.engine.process.world_size
-                # All ranks must use the same checkpoint: one rank's problem makes every rank go on to the next one.
-                dist.all_gather_object(problems, faults[0] if faults else problem, group=self.group)
-                fault = next((p for p in problems if p), None)
-            if fault is None:
-                self.seconds = time.monotonic() - began
-                self.engine.guard.recall(state.get("guard", {}))
-                return RunState.of(state)
+            state, fault = self._load(directory, self.expected)
+            if state is not None:
+                return state
             self.report(directory, skipped_line(directory, fault))
         return None
 
-    def _look(self, directory: Path) -> tuple[str | None, dict[str, Any]]:
+    def branch_off(self, directory: Path, report: Callable[[str], None]) -> RunState | None:
+        """Loads a checkpoint of another run, whose settings may differ, and returns its counters; None where it cannot be trusted.
+
+        Args:
+            directory: the checkpoint.
+            report: called with the reason where it cannot be trusted.
+        """
+        state, fault = self._load(directory, None)
+        if state is None:
+            report(fault)
+        return state
+
+    def _load(self, directory: Path, expected: dict[str, Any] | None) -> tuple[RunState | None, str]:
+        """Counters of a checkpoint that was loaded, or why it cannot be trusted; the same on every rank."""
+        began = time.monotonic()
+        # Rank 0 looks and broadcasts: on a shared file system two hosts may see a directory differently for a while.
+        fault, state = on_root(self.group, partial(self._look, directory, expected))
+        if fault is None:
+            with ThreadPoolExecutor(1) as thread:
+                hashed = thread.submit(verify, directory) if self.engine.process.is_root else None
+                problem = self._try_restore(directory)
+                faults = hashed.result() if hashed is not None else []
+            problems: list[Any] = [None] * self.engine.process.world_size
+            # All ranks must use the same checkpoint: one rank's problem makes every rank go on to the next one.
+            dist.all_gather_object(problems, faults[0] if faults else problem, group=self.group)
+            fault = next((p for p in problems if p), None)
+        if fault is not None:
+            return None, fault
+        self.seconds = time.monotonic() - began
+        self.engine.guard.recall(state.get("guard", {}))
+        return RunState.of(state), ""
+
+    def _look(self, directory: Path, expected: dict[str, Any] | None) -> tuple[str | None, dict[str, Any]]:
         """Fault of a checkpoint as far as its small files show one, and its state; raises CheckpointError where it is another run's."""
         if faults := verify(directory, small_only=True):
             return faults[0], {}
-        if fault := state_fault(directory, self.expected):
+        if fault := state_fault(directory, expected):
             return fault, {}
         return None, read_state(directory)
 

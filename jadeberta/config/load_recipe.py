@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from jadeberta.config.init_from import complete_model
 from jadeberta.config.schema import (
     CheckpointConfig,
     ClusterConfig,
@@ -29,7 +30,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 OLD_KEYS = ("cluster.fruitless_lives", "logging.tensorboard")
 """Old spellings of keys, still accepted; the resolved recipe has the new one."""
 
-PATH_KEYS = ("run.dir", "data.shards", "checkpoint.staging", "deepspeed")
+PATH_KEYS = ("run.dir", "data.shards", "model.init_from", "checkpoint.staging", "deepspeed")
 """Keys that hold a path; that of a corpus, under preprocess, is read by `python -m preprocess`."""
 
 
@@ -50,8 +51,12 @@ def add_recipe_arguments(parser: Any) -> None:
     parser.add_argument("--preprocess", type=dict, default={}, help="read by python -m preprocess")
 
 
-def recipe_from_arguments(arguments: Any) -> Recipe:
-    """Makes the recipe from a parser's result, with `~` expanded in its paths, and checks it.
+def recipe_from_arguments(arguments: Any, written: Any) -> Recipe:
+    """Makes the recipe from a parser's result, with `~` expanded in its paths and the model of `model.init_from` in it, and checks it.
+
+    Args:
+        arguments: the parser's result with its sections as dataclasses.
+        written: the parser's result without defaults: what the recipe and the options give.
 
     Raises:
         ConfigError: two settings contradict each other, or a number is out of its range.
@@ -62,6 +67,10 @@ def recipe_from_arguments(arguments: Any) -> Recipe:
         section, _, name = key.rpartition(".")
         holder = getattr(recipe, section) if section else recipe
         setattr(holder, name, expand_user(getattr(holder, name), key))
+    if recipe.model.init_from:
+        recipe.model = complete_model(recipe.model, vars(written.get("model") or {}), Path(recipe.run.dir))
+    elif recipe.model.init_tokenizer != "same":
+        raise ConfigError("model.init_tokenizer belongs to model.init_from, which is empty; name a source, or leave it out.")
     validate(recipe)
     return recipe
 
@@ -83,10 +92,11 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     add_recipe_arguments(parser)
     path = find_recipe(str(path))
     try:
-        arguments = parser.instantiate(parser.parse_args(["--config", str(path), *overrides]))
+        options = ["--config", str(path), *overrides]
+        arguments, written = parser.instantiate(parser.parse_args(options)), parser.parse_args(options, defaults=False)
     except (jsonargparse.ArgumentError, yaml.YAMLError) as e:
         raise ConfigError(explain_recipe_error(str(e), path, [*known_keys(), *OLD_KEYS], overrides)) from e
-    return recipe_from_arguments(arguments)
+    return recipe_from_arguments(arguments, written)
 
 
 def known_keys() -> list[str]:

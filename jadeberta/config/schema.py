@@ -12,6 +12,9 @@ from jadeberta.config.batch_sizes import BatchSizes
 from jadeberta.errors import ConfigError
 from jadeberta.shards.tokenizer_format import CLS, PAD, SEP
 
+OWN_MODEL_KEYS = ("init_from", "init_tokenizer", "attention")
+"""Keys of the section model that are not DebertaV2Config's."""
+
 
 @dataclass
 class RunConfig:
@@ -51,7 +54,14 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    """Hugging Face's DebertaV2Config, name by name, plus the implementation of the attention."""
+    """Hugging Face's DebertaV2Config, name by name, plus the implementation of the attention and the source of the first weights."""
+
+    init_from: str = ""
+    """Start from these weights: a Hugging Face directory of a DeBERTa V2, an export, a checkpoint, or a run (its newest checkpoint);
+    keys of the model that the recipe leaves out are the source's. Empty: random weights."""
+    init_tokenizer: Literal["same", "match"] = "same"
+    """Tokenizer of the shards beside that of model.init_from. same: another one is refused; match: embeddings of shared pieces are kept,
+    a new piece gets the mean of its parts under the source's tokenizer."""
 
     attention: Literal["eager", "sdpa", "fused"] = "sdpa"
     """Implementation of one function. eager: Hugging Face's module; sdpa: plain PyTorch without gathers; fused: Triton kernels."""
@@ -109,8 +119,7 @@ class ModelConfig:
     def hugging_face(self) -> dict[str, Any]:
         """Returns the keyword arguments of transformers.DebertaV2Config."""
 
-        fields = asdict(self)
-        del fields["attention"]
+        fields = {key: value for key, value in asdict(self).items() if key not in OWN_MODEL_KEYS}
         return {**fields, "pad_token_id": PAD, "bos_token_id": CLS, "eos_token_id": SEP}
 
 

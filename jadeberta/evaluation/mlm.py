@@ -80,7 +80,7 @@ def evaluate_mlm(
     Raises:
         ConfigError: the split holds no token to predict.
     """
-    masker = Masker(seed, model.config.vocab_size, mask_probability)
+    masker = Masker(seed, shards.index.vocab_size, mask_probability)
     by_document = shards.index.packing == "best_fit"
     device = next(model.parameters()).device
     results, every = {}, np.zeros(model.config.vocab_size, np.int64)
@@ -170,7 +170,8 @@ def main(arguments: list[str]) -> int:
     checkpoint = resolve_checkpoint(options.checkpoint)
     shards = open_shards(options.shards, options.split)
     model = load(checkpoint, options.attention)
-    if model.config.vocab_size != shards.index.vocab_size:
+    # More embeddings than pieces: those of a model that was published so stay, and are no token's.
+    if model.config.vocab_size < shards.index.vocab_size:
         raise ConfigError(
             f"{checkpoint}: a vocabulary of {model.config.vocab_size}, but {shards.index_path} was made with "
             f"{shards.index.vocab_size} pieces. Name the shards of this model's tokenizer."

@@ -32,7 +32,7 @@ class Validation:
         recipe = context.recipe
         self.recipe, self.engine = recipe, engine
         self.shards = open_shards(context.shards.directory, "valid", recipe.data.damaged)
-        self._masker = Masker(EVALUATION_SEED, recipe.model.vocab_size, recipe.training.mask_probability)
+        self._masker = Masker(EVALUATION_SEED, self.shards.index.vocab_size, recipe.training.mask_probability)
 
     def __call__(self, local_flags: LocalFlags) -> tuple[dict[str, dict[str, float]], RankFlags]:
         """Evaluates every corpus; every rank calls it.

@@ -3,7 +3,6 @@
 Of a checkpoint the fp32 master weights are read, so that it fine-tunes exactly as its export.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from jadeberta.checkpoint.manifest import MANIFEST_NAME
 from jadeberta.errors import CheckpointError
 from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.finetune.tasks import Kind, Task
+from jadeberta.model.published import weights_sha256
 from jadeberta.release.origin import read_origin
 from jadeberta.utils.files import file_sha256
 
@@ -88,15 +88,6 @@ def load_pretrained(path: Path, kind: Weights = "trained") -> PretrainedEncoder:
             f"{directory / 'model.safetensors'}: holds no {ENCODER}* weights. Name a model with a DeBERTa V2 encoder."
         )
     return PretrainedEncoder(directory, config, weights, read_origin(directory), weights_sha256(weights), file_sha256(tokenizer))
-
-
-def weights_sha256(weights: dict[str, torch.Tensor]) -> str:
-    """Returns the sha256 of names, shapes and fp32 values, in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(f"{name} {list(weights[name].shape)}\n".encode())
-        digest.update(weights[name].numpy().tobytes())
-    return digest.hexdigest()
 
 
 def build(pretrained: PretrainedEncoder, task: Task, seed: int) -> PreTrainedModel:

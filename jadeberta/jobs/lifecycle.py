@@ -63,8 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--answered", default="", help="end: hosts of the job that still answer; empty: unknown")
     parser.add_argument("--tasks", type=int, default=1, help="fit: ranks on a host")
     parser.add_argument("--parent", type=int, default=0, help="watch: process that reads the answer; 0: the parent process")
-    # attempt.sh hands the training's own options over whole; these two are not keys of a recipe.
+    # attempt.sh hands the training's own options over whole; these three are not keys of a recipe.
     parser.add_argument("--resume", help=argparse.SUPPRESS)
+    parser.add_argument("--branch-from", help=argparse.SUPPRESS)
     parser.add_argument("--dry-run", action="store_true", help=argparse.SUPPRESS)
     return parser
 

@@ -1,5 +1,6 @@
 """Builds a model from a recipe's config or loads one from a directory in Hugging Face's format."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,12 @@ def load(path_or_config: str | Path | DebertaV2Config | dict[str, Any], attentio
     return model
 
 
-def count_parameters(model: ModelConfig) -> int:
-    """Counts the parameters that are trained and stored, tied ones once. The model is built on the meta device, without memory."""
+def parameter_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every parameter of a config, tied ones once. The model is built on the meta device, without memory."""
     with torch.device("meta"):
-        return sum(p.numel() for p in build(model.hugging_face()).parameters())
+        return {name: tuple(p.shape) for name, p in build(config).named_parameters()}
+
+
+def count_parameters(model: ModelConfig) -> int:
+    """Counts the parameters that are trained and stored, tied ones once."""
+    return sum(math.prod(shape) for shape in parameter_shapes(model.hugging_face()).values())

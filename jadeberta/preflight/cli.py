@@ -67,7 +67,9 @@ def _parser() -> OneSentenceParser:
         metavar="S",
         help="seconds that ranks wait for each other at the beginning (default 30)",
     )
-    parser.add_argument("--resume", help=argparse.SUPPRESS)  # the variable EXTRA of slurm/ is passed to preflight and to training
+    # The variable EXTRA of slurm/ is passed to preflight and to training.
+    parser.add_argument("--resume", help=argparse.SUPPRESS)
+    parser.add_argument("--branch-from", help=argparse.SUPPRESS)
     return parser
 
 

@@ -23,7 +23,7 @@ from jadeberta.training.control import RankFlags
 from jadeberta.training.ema import WeightAverage
 from jadeberta.training.guard import UpdateGuard
 from jadeberta.training.replica_check import differing_ranks
-from jadeberta.training.zero_state import create_optimizer_state
+from jadeberta.training.zero_state import create_optimizer_state, fragments, load_working_weights
 
 
 def deepspeed_settings(recipe: Recipe, world_size: int) -> dict[str, Any]:
@@ -133,6 +133,19 @@ class TrainingEngine:
             # The forward alone: DeepSpeed hangs timers and hooks on the module, which no graph can hold.
             compiled = torch.compile(self.model.forward, fullgraph=True, dynamic=False)
             self.model.forward = recomputing_cheaply(compiled) if training.recompute == "cheap" else compiled  # type: ignore[method-assign]
+
+    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Starts from some weights instead of random ones, before the first step; every rank calls it with the same.
+
+        Args:
+            weights: every parameter whole, fp32, by name. The masters get them as they are, also where the working precision is bf16.
+        """
+        load_working_weights(self.engine, weights)
+        for fragment in fragments(self.engine):
+            own = weights[fragment.name].flatten()[fragment.start : fragment.start + fragment.master.numel()]
+            fragment.master.copy_(own)
+            if fragment.ema is not None:
+                fragment.ema.copy_(own)
 
     def step(self, batch: StepBatch, lr: float, flags: RankFlags) -> StepResult:
         """Makes one optimizer step; every rank calls it.

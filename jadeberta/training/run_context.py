@@ -8,12 +8,25 @@ import torch
 
 from jadeberta.cluster.environment import Process
 from jadeberta.config import Recipe
+from jadeberta.config.lineage import Lineage
 from jadeberta.data.sample_order import SampleOrder
 from jadeberta.shards import ShardReader
 from jadeberta.training.console import Console
 from jadeberta.training.control import RunControl
 from jadeberta.training.ledger import Ledger
 from jadeberta.training.watchdog.client import WatchdogClient
+
+
+@dataclass(frozen=True)
+class StartOfRun:
+    """Where a run starts from while it has no checkpoint; empty: random weights."""
+
+    lineage: Lineage = ()
+    """What the run has started from, oldest first; rank 0's has the hashes of the files too."""
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Every parameter in fp32, by name, where the run starts from published weights."""
+    branch: Path | None = None
+    """Checkpoint of another run, where the run is a branch."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,7 @@ class RunContext:
     control: RunControl
     tokenizer: dict[str, bytes] = field(default_factory=dict)
     """Content of the tokenizer's files by name, as it was checked at the start; every checkpoint carries it."""
+    start: StartOfRun = field(default_factory=StartOfRun)
 
     @property
     def run_dir(self) -> Path:

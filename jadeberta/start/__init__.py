@@ -1,0 +1,1 @@
+"""Where a run starts from: published weights, with another tokenizer where asked for, or a step of another run."""
