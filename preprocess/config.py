@@ -61,6 +61,28 @@ class DuplicatesConfig:
 
 
 @dataclass
+class EvaluationSetConfig:
+    """One evaluation set. Its key in `preprocess.decontamination.sets` is the name under which documents are counted."""
+
+    path: str
+    """Glob of its files: JSON Lines, or JSON as SQuAD has it; JGLUE's as published, also compressed."""
+    fields: list[str] = field(default_factory=list)
+    """Fields whose texts are looked for; empty: question, sentence, sentence1 and sentence2, those of them that are there."""
+
+
+@dataclass
+class DecontaminationConfig:
+    """Removal of documents that hold a text of an evaluation set; letters and digits alone are compared."""
+
+    sets: dict[str, EvaluationSetConfig] = field(default_factory=dict)
+    """The evaluation sets by name; none: no document is looked through."""
+    characters: int = 25
+    """Length in letters of the strings of a text that are looked for; a document that holds one is dropped."""
+    shortest: int = 10
+    """Smallest length in letters of a text that is looked for as a whole, where it is shorter than `characters`."""
+
+
+@dataclass
 class PreprocessConfig:
     """Settings of the four stages."""
 
@@ -86,7 +108,22 @@ class PreprocessConfig:
     """UTF-8 bytes of segmented text in one shard; a shard is a task of the pack stage."""
     quality: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     """HojiChar's filters by name with their options, in the order in which they judge a document; needs the extra `quality`."""
+    language: str | list[str] = ""
+    """Code of the language whose documents are kept (ja), or a list of codes; empty: all. py3langid finds it (extra `quality`)."""
+    language_probability: float = 0.5
+    """Smallest probability of the language found at which a document is kept, from 0 to 1."""
+    language_among: list[str] = field(default_factory=list)
+    """Codes of the languages that can be found, e.g. [ja, zh, ko, en]; empty: all that py3langid knows."""
+    decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
+    """Removal of documents that hold a text of an evaluation set."""
     duplicates: DuplicatesConfig = field(default_factory=DuplicatesConfig)
     """Removal of duplicate documents."""
     packing: Packing = "concat"
     """How documents become rows of 512: concat, one after the other without padding; best_fit, none across two rows, up to 1% padding."""
+
+
+def wanted_languages(config: PreprocessConfig) -> list[str]:
+    """Returns the codes of the languages whose documents are kept; none: those of all."""
+    if isinstance(config.language, str):
+        return [config.language] if config.language else []
+    return config.language

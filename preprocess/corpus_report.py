@@ -8,6 +8,7 @@ from jadeberta.shards import CorpusEntry, ShardIndex
 from jadeberta.utils.durations import format_duration
 from jadeberta.utils.text_table import format_table
 from preprocess.document_files import read_json, write_json
+from preprocess.filters.decontaminate import REASON
 from preprocess.workdir import REPORT_NAME
 
 ORDER = (
@@ -74,6 +75,13 @@ def print_report(report: dict[str, Any]) -> None:
             print(f"{corpus}: {excluded['records']:,} records could not be read and are excluded; report.json names the first:")
             for row in excluded["first"][:EXCLUDED_SHOWN]:
                 print(f"  {row['file']}, {row['place']}: {row['reason']}")
+        if contaminated := counts.get("contaminated"):
+            number = sum(n for reason, n in counts["dropped"].items() if reason.startswith(REASON))
+            print(
+                f"{corpus}: {number:,} documents hold a text of an evaluation set and are dropped; report.json names the first:"
+            )
+            for row in contaminated[:EXCLUDED_SHOWN]:
+                print(f"  {row['id']}: {row['set']}: {row['text']}")
         if (incomplete := counts.get("incomplete")) and incomplete["sentences"]:
             causes = [f"{name} {number:,}" for name, number in incomplete["templates"].items()]
             shown = ", ".join(causes[:EXCLUDED_SHOWN]) + (", ..." if len(causes) > EXCLUDED_SHOWN else "")

@@ -19,6 +19,7 @@ from jadeberta.utils.text_table import format_table
 from preprocess import readers
 from preprocess.config import PreprocessConfig
 from preprocess.document_files import write_json
+from preprocess.filters import document_filters
 from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit
 from preprocess.readers.split_file import LEVEL, head_lines
@@ -68,13 +69,14 @@ def describe_plan(config: PreprocessConfig, out: Path, stages: tuple[str, ...], 
         stages: names of the stages that would run.
         ranks: number of ranks that would share the work.
     """
+    document_filters.describe(config)  # what cannot be used is said now
     settings = f"words by {config.segmenter.engine}, {config.vocab_size} pieces"
     lines = [f"would run {', '.join(stages)} on {ranks} ranks, {settings}, into {out}"]
     for name, c in config.corpora.items():
         chosen = f", where {c.where}" if c.where else ""
         lines.append(f"  {name}: {c.format} {c.path}, seen {c.repeats}x an epoch{chosen}")
     with open_segmenter(config.segmenter) as segmenter:
-        corpora = [estimate_corpus(name, splits, out, segmenter) for name, splits in plan_splits(config, out).items()]
+        corpora = [estimate_corpus(name, splits, out, segmenter, config) for name, splits in plan_splits(config, out).items()]
     headers = ["corpus", "splits", "done", "MB of files", "MB of text", "sentences", "core time"]
     lines += format_table(headers, (_cells(corpus, stages) for corpus in corpora)).splitlines()
     spent = {stage: sum(corpus.seconds[stage] for corpus in corpora) / ranks for stage in stages}
@@ -101,7 +103,9 @@ def _cells(corpus: CorpusEstimate, stages: tuple[str, ...]) -> list[str]:
     return [corpus.name, f"{corpus.splits:,}", f"{corpus.done:,}", *megabytes, f"{corpus.sentences:,.0f}", core]
 
 
-def estimate_corpus(name: str, splits: list[InputSplit], out: Path, segmenter: Segmenter) -> CorpusEstimate:
+def estimate_corpus(
+    name: str, splits: list[InputSplit], out: Path, segmenter: Segmenter, config: PreprocessConfig
+) -> CorpusEstimate:
     """Extracts and segments the head of a corpus and extrapolates.
 
     Args:
@@ -109,13 +113,14 @@ def estimate_corpus(name: str, splits: list[InputSplit], out: Path, segmenter: S
         splits: all input splits of the corpus.
         out: output directory.
         segmenter: an open one.
+        config: section of the recipe; its filters drop documents.
     """
     size = sum(split.end - split.start for split in splits)
     folder = documents_dir(out, name)
     done = sum((folder / f"{split.name}.json").is_file() for split in splits)
     with TemporaryDirectory() as scratch:
         began = time.perf_counter()
-        read, packed, documents = _try_extract(splits[0], Path(scratch))
+        read, packed, documents = _try_extract(splits[0], Path(scratch), config)
         # Seconds for a byte of the input file: the work of extract is proportional to it.
         extract = (time.perf_counter() - began) / read
     text = sum(len(document["text"].encode()) for document in documents)
@@ -143,7 +148,7 @@ def estimate_corpus(name: str, splits: list[InputSplit], out: Path, segmenter: S
     )
 
 
-def _try_extract(split: InputSplit, scratch: Path) -> tuple[int, int, list[Document]]:
+def _try_extract(split: InputSplit, scratch: Path, config: PreprocessConfig) -> tuple[int, int, list[Document]]:
     """Returns the bytes read of a corpus's first file, their size when they are stored for extraction, and their documents."""
     begins = readers.READERS[split.format].begins
     read, lines = head_lines(split.path, begins, HEAD_BYTES)
@@ -155,7 +160,8 @@ def _try_extract(split: InputSplit, scratch: Path) -> tuple[int, int, list[Docum
     write_json(note, place)
     dropped: Counter[str] = Counter()
     tried = replace(split, path=head, start=0, end=max(1, len(content)), note=note)
-    return read, _compressed(content, LEVEL), list(readers.documents(tried, dropped, BadRecords("exclude")))
+    documents = readers.documents(tried, dropped, BadRecords("exclude"))
+    return read, _compressed(content, LEVEL), list(document_filters.keep(documents, config, dropped, []))
 
 
 def _try_segment(documents: list[Document], segmenter: Segmenter) -> tuple[int, int, list[bytes]]:

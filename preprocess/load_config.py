@@ -13,7 +13,15 @@ import yaml
 from jadeberta.shards import WORD_START, ConfigError
 from jadeberta.utils.paths import find_recipe
 from jadeberta.utils.recipe_errors import explain_recipe_error
-from preprocess.config import CorpusConfig, DuplicatesConfig, PreprocessConfig, SegmenterConfig
+from preprocess.config import (
+    CorpusConfig,
+    DecontaminationConfig,
+    DuplicatesConfig,
+    EvaluationSetConfig,
+    PreprocessConfig,
+    SegmenterConfig,
+    wanted_languages,
+)
 from preprocess.readers import check_corpus
 from preprocess.readers.discover import discover
 from preprocess.readers.input_split import ReaderSettings
@@ -59,11 +67,12 @@ def load_config(recipe: Path | None, overrides: tuple[str, ...] = (), corpora: P
         arguments = parser.parse_args([*(["--config", str(recipe)] if recipe else []), *overrides])
         config = parser.instantiate(arguments).preprocess or PreprocessConfig()
     except (jsonargparse.ArgumentError, yaml.YAMLError, UnicodeDecodeError) as e:
-        raise ConfigError(_corpus_fault(recipe) or explain_recipe_error(str(e), recipe, _known_keys(), overrides)) from e
+        raise ConfigError(_entry_fault(recipe) or explain_recipe_error(str(e), recipe, _known_keys(), overrides)) from e
     except TypeError as e:
         where = recipe or "command line"
         raise ConfigError(f"{where}: a section under preprocess has no keys; give it some or leave it out.") from e
     config.corpora = {str(name): corpus for name, corpus in (config.corpora or {}).items()}
+    config.decontamination.sets = {str(name): entry for name, entry in (config.decontamination.sets or {}).items()}
     if corpora is not None:
         config.corpora = _found_corpora(corpora, config.corpora)
     _validate(config)
@@ -89,27 +98,33 @@ def _found_corpora(folder: Path, named: dict[str, CorpusConfig]) -> dict[str, Co
     return found
 
 
-def _corpus_fault(recipe: Path | None) -> str:
-    """Returns what is wrong with a corpus of the recipe: in a dictionary the parser names neither the corpus nor its key."""
-    try:
-        corpora = yaml.safe_load(recipe.read_text(encoding="utf-8"))["preprocess"]["corpora"].items() if recipe else ()
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError):
-        return ""
-    for name, corpus in corpora:
-        key = f"preprocess.corpora.{name}"
-        parser = jsonargparse.ArgumentParser(exit_on_error=False)
-        # Not under its own name: the parser would turn a hyphen in it into an underscore.
-        parser.add_class_arguments(CorpusConfig, "corpus")
+def _entry_fault(recipe: Path | None) -> str:
+    """Returns what is wrong with a corpus or evaluation set: in a dictionary the parser names neither the entry nor its key."""
+    for section, class_ in (("corpora", CorpusConfig), ("decontamination.sets", EvaluationSetConfig)):
         try:
-            parser.parse_object({"corpus": corpus})
-        except jsonargparse.ArgumentError as e:
-            known = [f"{key}.{f.name}" for f in fields(CorpusConfig)]
-            return explain_recipe_error(str(e).replace("corpus", key), recipe, known)
+            found = yaml.safe_load(recipe.read_text(encoding="utf-8"))["preprocess"] if recipe else {}
+            for key in section.split("."):
+                found = found[key]
+            entries = found.items()
+        except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError):
+            continue
+        for name, entry in entries:
+            key = f"preprocess.{section}.{name}"
+            parser = jsonargparse.ArgumentParser(exit_on_error=False)
+            # Not under its own name: the parser would turn a hyphen in it into an underscore.
+            parser.add_class_arguments(class_, "entry")
+            try:
+                parser.parse_object({"entry": entry})
+            except jsonargparse.ArgumentError as e:
+                known = [f"{key}.{f.name}" for f in fields(class_)]
+                return explain_recipe_error(str(e).replace("entry", key), recipe, known)
     return ""
 
 
 def _validate(config: PreprocessConfig) -> None:
     sections: dict[str, Any] = {"": config, "segmenter.": config.segmenter, "duplicates.": config.duplicates}
+    sections |= {"decontamination.": config.decontamination}
+    sections |= {f"decontamination.sets.{name}.": of_set for name, of_set in config.decontamination.sets.items()}
     for section, values in (sections | {f"corpora.{name}.": corpus for name, corpus in config.corpora.items()}).items():
         if empty := [f.name for f in fields(values) if getattr(values, f.name) is None]:
             raise ConfigError(f"preprocess.{section}{empty[0]} has no value; give it one or leave the line out.")
@@ -142,14 +157,44 @@ def _validate(config: PreprocessConfig) -> None:
         raise ConfigError(
             f"preprocess.duplicates.similarity is {config.duplicates.similarity}; it must lie between 0.3 and 0.99."
         )
+    _validate_filters(config)
     if config.bad_input_limit != "auto" and not 0 <= config.bad_input_limit <= 1:
         raise ConfigError(f"preprocess.bad_input_limit is {config.bad_input_limit}; it must be auto, or lie between 0 and 1.")
     if not 0.9 <= config.character_coverage <= 1:
         raise ConfigError(f"preprocess.character_coverage is {config.character_coverage}; it must lie between 0.9 and 1.")
 
 
+def _validate_filters(config: PreprocessConfig) -> None:
+    if not 0 <= config.language_probability <= 1:
+        raise ConfigError(f"preprocess.language_probability is {config.language_probability}; it must lie between 0 and 1.")
+    wanted = wanted_languages(config)
+    if config.language_among and (outside := [name for name in wanted if name not in config.language_among]):
+        raise ConfigError(
+            f"preprocess.language_among does not hold {outside[0]}, which preprocess.language names, so that no document could be kept; "
+            "add it."
+        )
+    if config.language_among and not wanted:
+        raise ConfigError("preprocess.language_among is set and preprocess.language is not; name the language to keep.")
+    sets = config.decontamination
+    for name in sets.sets:
+        if not name.replace("-", "").replace("_", "").isalnum():
+            raise ConfigError(f"preprocess.decontamination.sets.{name}: a set's name may hold letters, digits, - and _.")
+    # Strings of fewer letters are in texts that have nothing to do with a set: 10 are in a tenth of all documents of the sample.
+    for key, low, high in (("characters", 12, 512), ("shortest", 8, sets.characters)):
+        if not low <= getattr(sets, key) <= high:
+            raise ConfigError(
+                f"preprocess.decontamination.{key} is {getattr(sets, key)}; it must lie between {low} and {high}: "
+                "shorter strings are in texts of any kind."
+            )
+
+
 def _known_keys() -> list[str]:
     keys = [f"preprocess.{f.name}" for f in fields(PreprocessConfig)]
-    for section, class_ in (("segmenter", SegmenterConfig), ("duplicates", DuplicatesConfig)):
+    sections = (
+        ("segmenter", SegmenterConfig),
+        ("duplicates", DuplicatesConfig),
+        ("decontamination", DecontaminationConfig),
+    )
+    for section, class_ in sections:
         keys += [f"preprocess.{section}.{f.name}" for f in fields(class_)]
     return keys + list(OTHER_SECTIONS)

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,11 @@ from preprocess.config import PreprocessConfig
 from preprocess.document_files import FolderListing, read_json, write_json, write_jsonl_zst
 from preprocess.executors.executor import Executor
 from preprocess.filters import deduplicate as duplicates
-from preprocess.filters import quality
-from preprocess.readers.bad_records import MAX_NAMED, BadRecords
-from preprocess.readers.input_split import Document, InputSplit, ReaderSettings
+from preprocess.filters import document_filters
+from preprocess.readers.bad_records import BadRecords
+from preprocess.readers.input_split import Document, InputSplit
 from preprocess.readers.split_file import Extent, SplitTask, extent_of, is_written, remove_text, require_whole, split_file
-from preprocess.readers.wiki.incomplete_sentences import Losses
+from preprocess.stages.extract_counts import check_excluded, summary
 from preprocess.workdir import (
     complete_path,
     cuts_dir,
@@ -46,10 +46,8 @@ from preprocess.workdir import (
 EXTRACTOR = "extract-3"
 SPLITTING_SHARE = 0.5
 """Time to split a file, relative to the time to extract its documents."""
-AUTO_LIMIT_SHARE, AUTO_LIMIT_RECORDS = 0.01, 10
-"""What preprocess.bad_input_limit: auto lets a corpus exclude: this share of its lines or pages, and always so many."""
-MARKER_TEMPLATES, REPORT_TEMPLATES = 500, 50
-"""Most templates that a split's marker, and a corpus in the report, names as causes of incomplete sentences."""
+MARKER_TEMPLATES = 500
+"""Most templates that a split's marker names as causes of incomplete sentences."""
 _START_AGAIN = "give another --out or delete"
 
 log = logging.getLogger(__name__)
@@ -60,16 +58,17 @@ def extract(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
 
     Returns:
         {corpus: {"documents", "bytes" (UTF-8), "dropped": {reason: n}, "files": {name: {"documents", "in_file"}},
-        "excluded": {"records": n, "first": [{"file", "place", "reason"}]}, "incomplete": {"sentences", "brackets", "templates":
-        {name: n}, "dropped": {name: n}}}}; "excluded" only where records were, "incomplete" (sentences of Wikipedia left out as a word is
-        missing in them, and the templates) only where pages call templates.
+        "excluded": {"records": n, "first": [{"file", "place", "reason"}]}, "contaminated": [{"id", "set", "text"}],
+        "incomplete": {"sentences", "brackets", "templates": {name: n}, "dropped": {name: n}}}}; "excluded" only where records were,
+        "contaminated" (the first documents that hold a text of an evaluation set) only where any do, "incomplete" (sentences of Wikipedia
+        left out as a word is missing in them, and the templates) only where pages call templates.
 
     Raises:
         InputError: a corpus cannot be read, or more of it than `preprocess.bad_input_limit` allows is excluded.
         ConfigError: `out` holds documents made with other settings, or a library of a filter is missing.
     """
     # A missing library is found now, not after hours of work.
-    quality.describe(config.quality)
+    _require_filters(config, executor)
     duplicates.describe(config.duplicates)
     # One rank plans for all: a listing by each of thousands of ranks would be as many requests to the file server.
     pending = executor.run_on_root(lambda: _plan(config, out))
@@ -100,7 +99,7 @@ def extract(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
 
     executor.map(pending, work, _weight, ready)
     if config.bad_input == "exclude":
-        executor.run_on_root(lambda: _check_excluded(config, out))
+        executor.run_on_root(lambda: check_excluded(config, out))
     parts = executor.run_on_root(lambda: [part for corpus in config.corpora for part in list_parts(out, corpus)])
     if config.duplicates.remove == "none":
         executor.run_on_root(lambda: duplicates.forget(parts))
@@ -108,7 +107,17 @@ def extract(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
         duplicates.find(config.duplicates, parts, executor)
     # Only after the duplicates are known: the next stages read the documents without them.
     executor.run_on_root(lambda: _mark_complete(config, out))
-    return executor.run_on_root(lambda: _summary(config, out))
+    return executor.run_on_root(lambda: summary(config, out))
+
+
+def _require_filters(config: PreprocessConfig, executor: Executor) -> None:
+    (first, expected), *others = executor.run_on_all(lambda: document_filters.describe(config))
+    for who, found in others:
+        if differing := [key for key in expected if found[key] != expected[key]]:
+            raise ConfigError(
+                f"preprocess.{differing[0]}: {who} has {found[differing[0]]} and {first} has {expected[differing[0]]}; "
+                "install the same libraries on every host, and let all see the same files."
+            )
 
 
 def _mark_complete(config: PreprocessConfig, out: Path) -> None:
@@ -214,7 +223,7 @@ def _settings(split: InputSplit, config: PreprocessConfig) -> dict[str, Any]:
         "id_prefix": split.id_prefix,
         "part_bytes": config.part_bytes,
         "heldout_documents": config.heldout_documents,
-        "quality": quality.describe(config.quality),
+        **document_filters.describe(config),
         # Absent where it is not set: documents of before these keys stay valid.
         **split.settings.given(),
     }
@@ -224,8 +233,8 @@ def _check_settings(marker: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Returns the marker's content; raises ConfigError if it was made with other settings."""
     content: dict[str, Any] = read_json(marker)
     made: dict[str, Any] = content.get("settings", {})
-    keys = dict.fromkeys([*settings, *(field.name for field in fields(ReaderSettings))])
-    differing = [key for key in keys if made.get(key) != settings.get(key)]
+    # Of both: what is not set and a filter that is off have no entry.
+    differing = [key for key in settings | made if made.get(key) != settings.get(key)]
     if differing:
         then = ", ".join(f"{key}={made.get(key)}" for key in differing)
         now = ", ".join(f"{key}={settings.get(key)}" for key in differing)
@@ -264,7 +273,8 @@ def _write_split(split: InputSplit, config: PreprocessConfig, folder: Path, coun
     smallest = _Smallest(config.heldout_documents)
     parts: list[dict[str, Any]] = []
     bad = BadRecords(config.bad_input)
-    documents = quality.keep(readers.documents(split, dropped, bad), config.quality, dropped)
+    contaminated: list[dict[str, str]] = []
+    documents = document_filters.keep(readers.documents(split, dropped, bad), config, dropped, contaminated)
     # One document decides whether there is another part at all: no part is empty.
     for first in documents:
         counts = Counter(documents=0, bytes=0)
@@ -279,6 +289,7 @@ def _write_split(split: InputSplit, config: PreprocessConfig, folder: Path, coun
     return (
         excluded
         | incomplete
+        | ({"contaminated": contaminated} if contaminated else {})
         | {
             "counts": {
                 "documents": sum(part["documents"] for part in parts),
@@ -337,50 +348,3 @@ class _Smallest:
         """Returns [hash, id] in rising order, and [hash, id, number of documents] for an id that several documents have."""
         kept = [(-negative, document_id) for negative, document_id in sorted(self._heap, reverse=True)]
         return [[hash_, id_, *([self._copies[id_]] if self._copies[id_] > 1 else [])] for hash_, id_ in kept]
-
-
-def _check_excluded(config: PreprocessConfig, out: Path) -> None:
-    """Checks that no corpus excluded more bad records than allowed.
-
-    Raises:
-        InputError: one did.
-    """
-    for corpus in config.corpora:
-        markers = read_markers(out, corpus)
-        excluded = sum(marker.get("excluded", {}).get("records", 0) for marker in markers)
-        counts = [marker["counts"] for marker in markers]
-        records = sum(count["documents"] + sum(count["dropped"].values()) for count in counts)
-        limit = config.bad_input_limit
-        allowed = max(AUTO_LIMIT_RECORDS, AUTO_LIMIT_SHARE * records) if limit == "auto" else limit * records
-        if excluded > allowed:
-            first = next(marker["excluded"]["first"][0] for marker in markers if "excluded" in marker)
-            raise InputError(
-                f"{config.corpora[corpus].path}: {excluded:,} of {records:,} records of '{corpus}' cannot be read, the first of them "
-                f"{first['file']}, {first['place']} ({first['reason']}), and preprocess.bad_input_limit is {limit}; mend the corpus, "
-                "or raise the limit and run the same command again."
-            )
-
-
-def _summary(config: PreprocessConfig, out: Path) -> dict[str, Any]:
-    summary: dict[str, Any] = {}
-    for name in config.corpora:
-        corpus = summary[name] = {"documents": 0, "bytes": 0, "dropped": {}, "files": {}}
-        losses = Losses()
-        for marker in read_markers(out, name):
-            counts = marker["counts"]
-            if excluded := marker.get("excluded"):
-                listed = corpus.setdefault("excluded", {"records": 0, "first": []})
-                listed["records"] += excluded["records"]
-                listed["first"] = (listed["first"] + excluded["first"])[:MAX_NAMED]
-            if "incomplete" in marker:
-                losses.add(Losses.of_counts(marker["incomplete"]))
-            corpus["documents"] += counts["documents"]
-            corpus["bytes"] += counts["bytes"]
-            for reason, number in counts["dropped"].items():
-                corpus["dropped"][reason] = corpus["dropped"].get(reason, 0) + number
-            file = corpus["files"].setdefault(marker["settings"]["file"], {"documents": 0, "in_file": 0})
-            file["documents"] += counts["documents"]
-            file["in_file"] += counts["documents"] + sum(counts["dropped"].values())
-        if losses.dropped:
-            corpus["incomplete"] = losses.counts(REPORT_TEMPLATES)
-    return summary

@@ -20,8 +20,8 @@ def test_a_corpus_that_is_tried_whole_is_expected_as_it_comes_out(tiny_shards: M
     config = tiny_shards.config
     with open_segmenter(config.segmenter) as segmenter:
         splits = plan_splits(config, tmp_path)
-        found = {name: estimate_corpus(name, splits[name], tmp_path, segmenter) for name in splits}
-        done = estimate_corpus("web", plan_splits(config, tiny_shards.out)["web"], tiny_shards.out, segmenter)
+        found = {name: estimate_corpus(name, splits[name], tmp_path, segmenter, config) for name in splits}
+        done = estimate_corpus("web", plan_splits(config, tiny_shards.out)["web"], tiny_shards.out, segmenter, config)
     for name, expected in found.items():
         markers = tiny_shards.out / "work" / "documents" / name
         assert (expected.splits, expected.done) == (1, 0)
