@@ -79,7 +79,8 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False, branch
     order = SampleOrder.of(recipe.training.seed, sizes.last, shards.corpora, repeats, sizes.warmup)
     if order.epoch_size == 0:
         raise ConfigError(f"{shards.directory}: no sequence to train on with data.repeats {repeats}.")
-    start = plan_start(recipe, shards, tokenizer, repeats, branch_from, process.is_root)
+    # Rank 0 alone reads a source and sends it to the others; it does so before it joins them on their devices.
+    start = plan_start(recipe, shards, tokenizer, repeats, branch_from) if process.is_root else StartOfRun()
     if dry_run:
         _print_dry_run(recipe, process, shards, order, repeats, resume, start)
         return

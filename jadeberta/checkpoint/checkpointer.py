@@ -146,10 +146,8 @@ class Checkpointer:
 
         # A broadcast: rank 0 alone removes, and all ranks restore the same checkpoint.
         state = self._restore(on_root(self.group, choose))
-        if state is None and self.context.start.branch is not None:
-            state = start_run(self.context, self._loader)
-            if state.step <= at_most:
-                return state
+        if state is None and on_root(self.group, lambda: self.context.start.branch) is not None:
+            return start_run(self.context, self._loader)  # no step of a branch is before the one that it has started from
         if state is None:
             raise NumericsError(f"{self.root}: no valid checkpoint of step {at_most} or before to go back to.")
         self._trust(state.step)

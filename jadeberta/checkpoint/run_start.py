@@ -2,10 +2,7 @@
 
 import logging
 
-import torch.distributed as dist
-
-from jadeberta.checkpoint.restore import CheckpointLoader
-from jadeberta.config.lineage import identity
+from jadeberta.checkpoint.restore import CheckpointLoader, on_root
 from jadeberta.errors import CheckpointError
 from jadeberta.training.run_context import RunContext
 from jadeberta.training.run_state import RunState
@@ -14,35 +11,25 @@ logger = logging.getLogger(__name__)
 
 
 def start_run(context: RunContext, loader: CheckpointLoader) -> RunState:
-    """Brings the engine to where the run starts, and returns the counters there; every rank calls it.
+    """Brings the engine to where the run starts, as rank 0 has planned it, and returns the counters there; every rank calls it.
 
     Raises:
-        CheckpointError: the ranks have read different sources, or the checkpoint to branch from cannot be trusted; on every rank.
+        CheckpointError: the checkpoint to branch from cannot be trusted; on every rank.
     """
-    start = context.start
-    _require_one_start(context, loader)
-    if start.branch is not None:
+    plan = context.start
+    # Rank 0 alone has read the source: other hosts may see another state of a shared directory.
+    branch, has_weights = on_root(loader.group, lambda: (plan.branch, bool(plan.weights)))
+    if branch is not None:
         faults: list[str] = []
-        state = loader.branch_off(start.branch, faults.append)
+        state = loader.branch_off(branch, faults.append)
         if state is None:
             raise CheckpointError(f"{faults[0]} The run cannot branch from it; name another step with --branch-from.")
-        context.record("branch", step=state.step, checkpoint=str(start.branch), seconds=loader.seconds)
-        logger.info("branched from %s in %.1f s", start.branch, loader.seconds)
+        context.record("branch", step=state.step, checkpoint=str(branch), seconds=loader.seconds)
+        logger.info("branched from %s in %.1f s", branch, loader.seconds)
         return state
-    if start.weights:
-        loader.engine.load_weights(start.weights)
-        start.weights.clear()
-        logger.info("started from the weights of %s", start.lineage[-1]["source"])
+    if has_weights:
+        loader.engine.load_weights(plan.weights)
+        plan.weights.clear()
+        if plan.lineage:
+            logger.info("started from the weights of %s", plan.lineage[-1]["source"])
     return RunState()
-
-
-def _require_one_start(context: RunContext, loader: CheckpointLoader) -> None:
-    """Raises CheckpointError, on every rank, where the ranks do not start alike: one may have seen an older state of a shared directory."""
-    start, found = context.start, [None] * context.process.world_size
-    own = (bool(start.weights), start.branch is not None, [identity(entry) for entry in start.lineage])
-    dist.all_gather_object(found, own, group=loader.group)
-    if odd := [rank for rank, other in enumerate(found) if other != found[0]]:
-        raise CheckpointError(
-            f"{context.run_dir}: rank {odd[0]} would start from something else than rank 0; the source or the run directory has just "
-            "changed, or a host sees an old state of it. Start again."
-        )

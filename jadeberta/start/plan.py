@@ -17,14 +17,9 @@ from jadeberta.training.run_context import StartOfRun
 
 
 def plan_start(
-    recipe: Recipe,
-    shards: ShardReader,
-    tokenizer: dict[str, bytes],
-    repeats: dict[str, int],
-    branch_from: Path | None,
-    is_root: bool,
+    recipe: Recipe, shards: ShardReader, tokenizer: dict[str, bytes], repeats: dict[str, int], branch_from: Path | None
 ) -> StartOfRun:
-    """Finds where the run starts, and reads published weights; before a device is touched.
+    """Finds where the run starts, and reads published weights, before a device is touched; rank 0 alone calls it.
 
     Args:
         recipe: of the run.
@@ -32,7 +27,6 @@ def plan_start(
         tokenizer: the files beside the shards, by name.
         repeats: of each corpus in an epoch.
         branch_from: the option of that name; None where it is not given.
-        is_root: whether this is rank 0, which also hashes the files of the source.
 
     Raises:
         ConfigError: the recipe, the option and the run directory contradict each other, or the source does not fit.
@@ -72,7 +66,7 @@ def plan_start(
     given = Path(recipe.model.init_from)
     # Of a run that trains on, the newest checkpoint is another one by now.
     is_known = own is not None and own["given"] == str(given.absolute()) and Path(own["source"]).is_dir()
-    weights, planned = read_source(recipe, Path(own["source"]) if own and is_known else given, shards, tokenizer, is_root)
+    weights, planned = read_source(recipe, Path(own["source"]) if own and is_known else given, shards, tokenizer)
     start = StartOfRun(planned, weights)
     return start if own is None else StartOfRun(_again(lineage, planned, run_dir).lineage, weights)
 

@@ -23,9 +23,7 @@ STEP_KEYS = ("step", "tokens", "fingerprints")
 """What the lineage keeps of a checkpoint's state."""
 
 
-def read_source(
-    recipe: Recipe, given: Path, shards: ShardReader, tokenizer: dict[str, bytes], with_hashes: bool = True
-) -> tuple[Weights, Lineage]:
+def read_source(recipe: Recipe, given: Path, shards: ShardReader, tokenizer: dict[str, bytes]) -> tuple[Weights, Lineage]:
     """Reads the weights that a run starts from, fitted to the recipe's model and the shards' tokenizer.
 
     Args:
@@ -33,7 +31,6 @@ def read_source(
         given: directory to read: that of `model.init_from`, or the checkpoint of it that an earlier attempt chose.
         shards: the training split.
         tokenizer: the files beside the shards, by name.
-        with_hashes: also hash the source's files, for the lineage.
 
     Returns:
         Every parameter of the recipe's model, fp32, by name; the lineage of the run, its new entry last.
@@ -57,8 +54,7 @@ def read_source(
         "form": "checkpoint" if is_checkpoint else "export" if (directory / ORIGIN_NAME).is_file() else "hugging face",
         "weights_sha256": weights_sha256(weights),
     }
-    if with_hashes:
-        entry["files"] = _hashes(directory, is_checkpoint)
+    entry["files"] = _hashes(directory, is_checkpoint)
     lineage = read_lineage(directory)
     if is_checkpoint:
         state = read_state(directory)

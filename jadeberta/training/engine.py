@@ -23,7 +23,7 @@ from jadeberta.training.control import RankFlags
 from jadeberta.training.ema import WeightAverage
 from jadeberta.training.guard import UpdateGuard
 from jadeberta.training.replica_check import differing_ranks
-from jadeberta.training.zero_state import create_optimizer_state, fragments, load_working_weights
+from jadeberta.training.zero_state import create_optimizer_state, fragments, load_working_weight
 
 
 def deepspeed_settings(recipe: Recipe, world_size: int) -> dict[str, Any]:
@@ -135,17 +135,26 @@ class TrainingEngine:
             self.model.forward = recomputing_cheaply(compiled) if training.recompute == "cheap" else compiled  # type: ignore[method-assign]
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
-        """Starts from some weights instead of random ones, before the first step; every rank calls it with the same.
+        """Starts from some weights instead of random ones, before the first step; every rank calls it.
 
         Args:
-            weights: every parameter whole, fp32, by name. The masters get them as they are, also where the working precision is bf16.
+            weights: every parameter whole, fp32, by name, on rank 0; the others may have none. The masters get the values as they are,
+                also where the working precision is bf16.
         """
-        load_working_weights(self.engine, weights)
-        for fragment in fragments(self.engine):
-            own = weights[fragment.name].flatten()[fragment.start : fragment.start + fragment.master.numel()]
-            fragment.master.copy_(own)
-            if fragment.ema is not None:
-                fragment.ema.copy_(own)
+        mine = {fragment.name: fragment for fragment in fragments(self.engine)}
+        # One after another, and from rank 0 alone: the source is read once, and no rank holds a second copy on its device.
+        for name, parameter in self.engine.module.named_parameters():
+            shape = getattr(parameter, "ds_shape", parameter.shape)
+            whole = torch.empty(tuple(shape), dtype=torch.float32, device=self.device)
+            if self.process.is_root:
+                whole.copy_(weights[name])
+            dist.broadcast(whole, src=0)
+            load_working_weight(parameter, whole)
+            if (fragment := mine.get(name)) is not None:
+                own = whole.flatten()[fragment.start : fragment.start + fragment.master.numel()]
+                for kind, tensor in fragment.tensors().items():
+                    if kind in ("master", "ema"):
+                        tensor.copy_(own)
 
     def step(self, batch: StepBatch, lr: float, flags: RankFlags) -> StepResult:
         """Makes one optimizer step; every rank calls it.

@@ -19,10 +19,10 @@ from jadeberta.training.watchdog.client import WatchdogClient
 
 @dataclass(frozen=True)
 class StartOfRun:
-    """Where a run starts from while it has no checkpoint; empty: random weights."""
+    """Where a run starts from while it has no checkpoint; empty: random weights. Rank 0 plans it, and the other ranks have an empty one."""
 
     lineage: Lineage = ()
-    """What the run has started from, oldest first; rank 0's has the hashes of the files too."""
+    """What the run has started from, oldest first."""
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     """Every parameter in fp32, by name, where the run starts from published weights."""
     branch: Path | None = None
