@@ -20,6 +20,8 @@ ORDER = (
 TERMINAL_COLUMNS = 80
 EXCLUDED_SHOWN = 5
 """Number of excluded records of a corpus that the terminal shows."""
+LANGUAGES_SHOWN = 6
+"""Number of languages of a corpus whose dropped documents the terminal counts one by one; report.json has all."""
 
 
 def write_report(out: Path, reports: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +114,7 @@ def _tables(corpora: list[str], rows: dict[str, dict[str, str]]) -> list[list[st
 def _figures(extracted: dict[str, Any], segmented: dict[str, Any], packed: dict[str, Any]) -> dict[str, float | None]:
     """Returns the column of one corpus by the names of its rows; None: not known, as the stage has not run."""
     figures: dict[str, float | None] = {"documents": extracted.get("documents"), "text, bytes": extracted.get("bytes")}
-    figures |= {f"  dropped: {reason}": n for reason, n in extracted.get("dropped", {}).items()}
+    figures |= {f"  dropped: {reason}": n for reason, n in _shown_languages(extracted.get("dropped", {})).items()}
     figures["sentences in"] = segmented.get("sentences_in")
     figures["sentences out"] = segmented.get("sentences")
     figures |= {f"  quarantined: {reason}": n for reason, n in segmented.get("quarantined", {}).items()}
@@ -125,6 +127,16 @@ def _figures(extracted: dict[str, Any], segmented: dict[str, Any], packed: dict[
     for split in ("train", "valid"):
         figures |= {f"{split} {unit}": packed.get(split, {}).get(unit) for unit in ("sequences", "tokens", "padding")}
     return figures | {"repeats in an epoch": packed.get("repeats")}
+
+
+def _shown_languages(dropped: dict[str, int]) -> dict[str, int]:
+    """Returns the counts with all but the most frequent languages in one row: a crawl has a hundred of them."""
+    languages = sorted(
+        (reason for reason in dropped if reason.startswith("language: ")), key=lambda reason: (-dropped[reason], reason)
+    )
+    others = {reason: dropped[reason] for reason in languages[LANGUAGES_SHOWN:]}
+    shown = {reason: number for reason, number in dropped.items() if reason not in others}
+    return shown | ({"language: others": sum(others.values())} if others else {})
 
 
 def _rounded(seconds: float | None) -> int | None:

@@ -4,6 +4,7 @@ Takes JSON Lines, and JSON as SQuAD has it: a field is found at any depth.
 """
 
 import glob
+import unicodedata
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -24,14 +25,33 @@ USUAL_FIELDS = ("question", "sentence", "sentence1", "sentence2")
 """Fields that are taken where the recipe names none: those of JGLUE's tasks that hold what a model is asked."""
 MOST_BYTES = 2**28
 """Most bytes that the files of one set may hold; JGLUE's largest is 30 MB."""
+PIECE = 2**20
+"""Characters that are normalised at once."""
 _TABLED = 0x20000  # characters of the first two planes; those behind are rare kanji, which stay as they are
 
 
 def fold(text: str) -> np.ndarray:
     """Returns the letters and digits of a text, normalised and in lower case, without marks and spaces; code points, uint32 [letters]."""
+    return np.concatenate([_fold(piece) for piece in _pieces(text)])
+
+
+def _fold(text: str) -> np.ndarray:
     points = np.frombuffer(normalise(text).encode("utf-32-le"), "<u4")
     letters = np.where(points < _TABLED, _letters()[np.minimum(points, _TABLED - 1)], points)
     return letters[letters > 0]
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Yields the text in pieces of some length, so that a document of a gigabyte takes no multiple of it."""
+    start = 0
+    while len(text) - start > PIECE:
+        end = start + PIECE
+        # A mark stays with the letter before it: NFKC makes one letter of the two.
+        while end < len(text) and (text[end] in "ﾞﾟ" or unicodedata.combining(unicodedata.normalize("NFKD", text[end])[0])):
+            end += 1
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 @cache

@@ -120,6 +120,15 @@ def test_a_document_is_dropped_exactly_where_a_plain_search_finds_a_string(
     decontaminate._made.cache_clear()
 
 
+def test_letters_do_not_depend_on_where_a_long_text_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "ｶﾞｷﾞ、がぎ！ＡＢＣ café é 𠮷野家\n１２㌔\ud800"
+    whole = fold(text)
+    assert "".join(map(chr, whole)) == "ガギがぎabccaféé𠮷野家12キロ"
+    for length in range(1, 8):
+        monkeypatch.setattr("preprocess.filters.evaluation_sets.PIECE", length)
+        assert fold(text).tolist() == whole.tolist()
+
+
 def test_equal_hashes_of_other_letters_drop_nothing(config: PreprocessConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     decontaminate._made.cache_clear()
     monkeypatch.setattr(decontaminate, "_mixed", lambda hashes: hashes & np.uint64(3))

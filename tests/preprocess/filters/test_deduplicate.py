@@ -18,6 +18,7 @@ from preprocess.stages.extract import extract
 from preprocess.stages.pack import heldout_ids
 from preprocess.stages.segment import segment
 from preprocess.workdir import list_parts, list_words, read_documents, read_markers, read_words
+from tests.preprocess.source_files import FOOTER, HEADER, page
 
 KANA = "あいうえおかきくけこさしすせそたちつてとなにぬねのはひふへほまみむめもやゆよらりるれろわをん"
 
@@ -82,6 +83,31 @@ def test_the_first_of_equal_texts_stays_and_the_others_are_counted(tmp_path: Pat
 
 def left_after_none(config: PreprocessConfig, out: Path) -> dict[str, int]:
     return {name: counts["documents"] for name, counts in extract(config, out, Executor()).items()}
+
+
+@pytest.mark.parametrize("remove", ["exact", "near"])
+def test_a_text_that_several_formats_hold_stays_in_the_first_corpus_alone(tmp_path: Path, remove: Any) -> None:
+    if remove == "near":
+        pytest.importorskip("rensa", reason="near duplicates need the extra `quality`, which is not installed")
+    text, own = f"{text_of(1)}。", [f"{text_of(n)}。" for n in range(50, 60)]
+    files = {
+        "jsonl": ("a.jsonl", lambda other: "\n".join(json.dumps({"text": t}) for t in (other, text))),
+        "cc100": ("ja.txt", lambda other: f"{text}\n\n{other}\n"),
+        "oscar": ("ja_meta_part_1.jsonl", lambda other: "\n".join(json.dumps({"content": t, "metadata": {}}) for t in (text, other))),
+        "wikiextractor": ("wiki_00", lambda other: "".join(f'<doc id="{t[:2]}" title="題">\n題\n{t}\n</doc>\n' for t in (text, other))),
+        "wikipedia": ("wiki.xml", lambda other: HEADER.format("0.11") + page(1, text) + page(2, other) + FOOTER),
+        "text": ("text.txt", lambda other: f"{other}\n\n{text}\n"),
+    }  # fmt: skip
+    corpora = {}
+    for (format, (name, content)), other in zip(files.items(), own, strict=False):
+        (tmp_path / name).write_text(content(other))
+        documents = "paragraph" if format == "text" else ""
+        corpora[f"of-{format}"] = CorpusConfig(format, str(tmp_path / name), documents=documents)  # type: ignore[arg-type]
+    report = run(PreprocessConfig(corpora=corpora), tmp_path / "out", remove)
+    dropped = [counts["dropped"].get("duplicate", 0) for counts in report.values()]
+    assert dropped == [0] + [1] * (len(files) - 1) and [counts["documents"] for counts in report.values()] == [2] + [1] * 5
+    left_texts = [d["text"] for corpus in corpora for part in list_parts(tmp_path / "out", corpus) for d in read_documents(part)]
+    assert sorted(left_texts) == sorted([text, *own[: len(files)]])
 
 
 def test_near_duplicates_go_and_what_is_merely_alike_stays(tmp_path: Path) -> None:

@@ -54,6 +54,18 @@ def test_documents_of_other_languages_are_dropped_and_counted_by_language(
     assert "  dropped: language: ko" in capsys.readouterr().out
 
 
+def test_the_terminal_shows_the_most_frequent_languages_and_the_sum_of_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    dropped = {f"language: {name}": number for number, name in enumerate(("af", "de", "el", "en", "fr", "ko", "vi", "zh"), 1)}
+    counts = {"documents": 1, "bytes": 1, "dropped": dropped | {"duplicate": 5}, "files": {}}
+    print_report({"extract": {"result": {"web": counts}, "seconds": 1.0, "ranks": 1}})
+    shown = {
+        cells[-2]: int(cells[-1])
+        for line in capsys.readouterr().out.splitlines()
+        if "dropped:" in line and (cells := line.split())
+    }
+    assert shown == {"duplicate": 5, "el": 3, "en": 4, "fr": 5, "ko": 6, "vi": 7, "zh": 8, "others": 3}
+
+
 def test_several_languages_may_be_kept_and_those_that_can_be_found_may_be_restricted(
     config: PreprocessConfig, tmp_path: Path
 ) -> None:
