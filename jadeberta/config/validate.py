@@ -3,7 +3,8 @@
 import math
 from dataclasses import asdict
 
-from jadeberta.config.schema import Recipe, TrainingConfig
+from jadeberta.config.row_lengths import check_rows
+from jadeberta.config.schema import ModelConfig, Recipe, TrainingConfig
 from jadeberta.errors import ConfigError
 
 AT_LEAST = {
@@ -28,10 +29,6 @@ BELOW_ONE = (
     "model.pooler_dropout",
 )
 """Keys whose value is at least 0 and below 1."""
-FUSED_HEAD_SIZES = (32, 64, 128)
-"""Head sizes for which the Triton kernels are written."""
-FUSED_LENGTH = 2048
-"""Longest row, in tokens, for which they are written."""
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "tanh")
 """Activations that the model implements."""
 
@@ -135,16 +132,8 @@ def _check_model(recipe: Recipe) -> None:
         )
     if not set(model.pos_att_type) <= {"c2p", "p2c"}:
         raise ConfigError(f"model.pos_att_type is {model.pos_att_type}; it may hold c2p and p2c.")
-    if model.attention == "fused" and model.attention_head_size not in FUSED_HEAD_SIZES:
-        raise ConfigError(
-            f"model.attention 'fused' takes a model.attention_head_size of {', '.join(map(str, FUSED_HEAD_SIZES))}, "
-            f"not {model.attention_head_size}; choose 'sdpa' (the same function)."
-        )
-    if model.attention == "fused" and model.max_position_embeddings > FUSED_LENGTH:
-        raise ConfigError(
-            f"model.attention 'fused' takes rows of up to {FUSED_LENGTH} tokens, and model.max_position_embeddings is "
-            f"{model.max_position_embeddings}; choose 'sdpa' (the same function)."
-        )
+    check_rows(model, model.max_position_embeddings, model.attention, "model.max_position_embeddings")
+    _check_positions(model)
     if model.attention == "eager" and recipe.training.recompute != "none":
         raise ConfigError(
             "training.recompute needs model.attention 'sdpa' or 'fused'; Hugging Face's own module keeps its activations."
@@ -154,4 +143,16 @@ def _check_model(recipe: Recipe) -> None:
     if model.attention == "eager" and recipe.data.packing == "documents":
         raise ConfigError(
             "data.packing 'documents' needs model.attention 'sdpa' or 'fused': Hugging Face's own module cannot keep documents apart."
+        )
+
+
+def _check_positions(model: ModelConfig) -> None:
+    """Raises ConfigError where distances have no bucket: logarithms would be taken of numbers that do not grow with the distance."""
+    farthest = model.max_relative_positions if model.max_relative_positions > 0 else model.max_position_embeddings
+    exact = model.position_buckets // 2
+    if model.relative_attention and 0 < exact < model.max_position_embeddings - 1 and farthest <= exact + 1:
+        raise ConfigError(
+            f"model.max_relative_positions is {farthest}, but distances up to {exact} have a bucket each (half of model.position_buckets "
+            f"{model.position_buckets}) and rows of {model.max_position_embeddings} tokens reach further; set max_relative_positions to "
+            f"{exact + 2} or more, or to -1, which stands for model.max_position_embeddings."
         )

@@ -10,15 +10,18 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import DebertaV2Config, DebertaV2ForMaskedLM
 from transformers.modeling_outputs import MaskedLMOutput
+from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
 
 from jadeberta.data.masking import IGNORED
 from jadeberta.errors import ConfigError
 from jadeberta.model.attention.module import SdpaSelfAttention, TritonSelfAttention
+from jadeberta.model.attention.relative_positions import forget_lengths
 from jadeberta.model.attention.triton import require as require_triton
 from jadeberta.model.convolution import TapConvolution, convolve
 from jadeberta.model.loss import MaskedSums, masked_sums
 
 ATTENTION_BACKENDS = ("eager", "sdpa", "fused")
+ATTENTION_MODULES = {"eager": DisentangledSelfAttention, "sdpa": SdpaSelfAttention, "fused": TritonSelfAttention}
 
 
 class DebertaForMaskedLM(DebertaV2ForMaskedLM):
@@ -37,19 +40,46 @@ class DebertaForMaskedLM(DebertaV2ForMaskedLM):
         Raises:
             ConfigError: the attention is unknown, or cannot run here.
         """
-        if attention not in ATTENTION_BACKENDS:
-            raise ConfigError(f"model.attention is '{attention}'; it may be {', '.join(ATTENTION_BACKENDS)}.")
-        if attention == "fused":
-            require_triton(config.attention_head_size)
+        _require(attention, config)
         super().__init__(config)
+        self.row_length: int | None = None
+        self._choose_attention(attention)
+
+    def set_rows(self, length: int, attention: str | None = None) -> None:
+        """Prepares the model for rows of another length, and for another attention if one is given; parameters stay as they are.
+
+        What was computed and compiled for other rows is forgotten, so that no memory of theirs is kept: the next step compiles anew.
+        A call that changes nothing does nothing.
+
+        Args:
+            length: S, tokens.
+            attention: one of ATTENTION_BACKENDS; None keeps the present one.
+
+        Raises:
+            ConfigError: the rows are longer than the model's, or the attention is unknown, cannot run here or not at this length. The
+                model is then as it was.
+        """
+        attention = attention or self.attention_backend
+        if (length, attention) == (self.row_length, self.attention_backend):
+            return
+        if not 1 <= length <= self.config.max_position_embeddings:
+            raise ConfigError(
+                f"rows of {length} tokens do not fit the model, whose max_position_embeddings is {self.config.max_position_embeddings}."
+            )
+        _require(attention, self.config, length)
+        self.row_length = length
+        self._choose_attention(attention)
+        forget_lengths()
+        torch.compiler.reset()
+
+    def _choose_attention(self, attention: str) -> None:
+        """Sets the classes of the modules; the parameters stay the same, only the forward pass changes."""
+        encoder: Any = self.deberta.encoder
+        for layer in encoder.layer:
+            layer.attention.self.__class__ = ATTENTION_MODULES[attention]
+        if encoder.conv is not None:
+            encoder.conv.conv.__class__ = torch.nn.Conv1d if attention == "eager" else TapConvolution
         self.attention_backend = attention
-        if attention != "eager":
-            encoder: Any = self.deberta.encoder
-            for layer in encoder.layer:
-                # The parameters stay the same; only the forward pass changes.
-                layer.attention.self.__class__ = TritonSelfAttention if attention == "fused" else SdpaSelfAttention
-            if encoder.conv is not None:
-                encoder.conv.conv.__class__ = TapConvolution
 
     def forward(  # type: ignore[override]
         self,
@@ -166,3 +196,11 @@ def mask_padding(attention_mask: torch.Tensor | None, document_ids: torch.Tensor
     if document_ids is None:
         return None if attention_mask is None else (attention_mask != 0).long()
     return document_ids if attention_mask is None else document_ids * (attention_mask != 0).to(document_ids.dtype)
+
+
+def _require(attention: str, config: DebertaV2Config, length: int | None = None) -> None:
+    """Raises ConfigError if an attention is unknown, or cannot run on this machine, with these heads or at this length."""
+    if attention not in ATTENTION_BACKENDS:
+        raise ConfigError(f"model.attention is '{attention}'; it may be {', '.join(ATTENTION_BACKENDS)}.")
+    if attention == "fused":
+        require_triton(config.attention_head_size, length)

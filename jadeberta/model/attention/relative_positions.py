@@ -45,6 +45,12 @@ def _largest_bucket(length: int, span: int, buckets: int, max_positions: int) ->
     return int(_distance_buckets(length, span, buckets, max_positions, "cpu").bincount().max())
 
 
+def forget_lengths() -> None:
+    """Frees the tables that are kept for the lengths seen so far."""
+    _distance_buckets.cache_clear()
+    _largest_bucket.cache_clear()
+
+
 def table_by_distance(table: torch.Tensor, bucket_ids: torch.Tensor, descending: bool) -> torch.Tensor:
     """The table's row for each distance, [H, 2 * S, D]; the last one is a repetition that keeps products aligned.
 

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import torch
 
-from jadeberta.config.validate import FUSED_HEAD_SIZES, FUSED_LENGTH
+from jadeberta.config.row_lengths import FUSED_HEAD_SIZES, FUSED_LENGTH
 from jadeberta.errors import ConfigError
 from jadeberta.model.attention.triton import tiles
 from jadeberta.model.attention.triton.arguments import KernelArguments, interpreting
@@ -21,11 +21,18 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 INSTEAD = "Choose 'sdpa' (the same function) or 'eager'."
 
 
-def require(head_size: int) -> None:
-    """Raises ConfigError if the kernels cannot run on this machine or with this head size."""
+def too_long(length: int) -> str:
+    """The refusal of rows of `length` tokens."""
+    return f"model.attention 'fused' takes rows of up to {FUSED_LENGTH} tokens, not of {length}. {INSTEAD}"
+
+
+def require(head_size: int, length: int | None = None) -> None:
+    """Raises ConfigError if the kernels cannot run on this machine, with this head size or with rows of `length` tokens."""
     if head_size not in FUSED_HEAD_SIZES:
         sizes = ", ".join(map(str, FUSED_HEAD_SIZES))
         raise ConfigError(f"model.attention 'fused' takes heads of {sizes}, and this model's are of {head_size}. {INSTEAD}")
+    if length is not None and length > FUSED_LENGTH:
+        raise ConfigError(too_long(length))
     if importlib.util.find_spec("triton") is None:
         raise ConfigError(
             f"model.attention 'fused' needs Triton, which comes with torch's builds for CUDA and is not here. {INSTEAD}"
@@ -39,7 +46,7 @@ def _check(qkv: torch.Tensor) -> None:
     if qkv.dtype not in DTYPES:
         raise ConfigError(f"model.attention 'fused' takes fp32, fp16 and bf16, not {qkv.dtype}. {INSTEAD}")
     if qkv.shape[1] > FUSED_LENGTH:
-        raise ConfigError(f"model.attention 'fused' takes rows of up to {FUSED_LENGTH} tokens, not of {qkv.shape[1]}. {INSTEAD}")
+        raise ConfigError(too_long(qkv.shape[1]))
     if not interpreting() and qkv.device.type != "cuda":
         raise ConfigError(f"model.attention 'fused' runs on a GPU, and the model is on '{qkv.device}': move it there. {INSTEAD}")
 
