@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import DebertaV2Config, DebertaV2ForMaskedLM
+from transformers import DebertaV2ForMaskedLM
 
 from jadeberta.config import load_recipe
 from jadeberta.data.batches import StepDataset, iterate_steps
@@ -15,12 +15,9 @@ from jadeberta.data.masking import Masker
 from jadeberta.data.sample_order import SampleOrder
 from jadeberta.shards import open as open_shards
 from jadeberta.utils.json_lines import read_jsonl
-from tests.helpers import TINY_MODEL, make_recipe, make_shards, read_metrics, run_ranks
+from tests.helpers import make_recipe, make_shards, read_metrics, run_ranks
+from tests.start.sources import publish
 
-SOURCE = TINY_MODEL | {
-    "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True, "norm_rel_ebd": "layer_norm",
-    "position_biased_input": False, "conv_kernel_size": 3, "conv_act": "gelu", "max_position_embeddings": 128,
-}  # fmt: skip
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
@@ -31,12 +28,7 @@ def shards(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory, shards) -> Path:
-    directory = tmp_path_factory.mktemp("published")
-    torch.manual_seed(3)
-    model = DebertaV2ForMaskedLM(DebertaV2Config(**SOURCE))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)  # biases too: a lost one would show
-    model.save_pretrained(directory)
+    directory = publish(tmp_path_factory.mktemp("published"))
     shutil.copyfile(shards / "tokenizer/spm.model", directory / "spm.model")
     return directory
 
