@@ -150,7 +150,9 @@ def estimate_corpus(
 
 def _try_extract(split: InputSplit, scratch: Path, config: PreprocessConfig) -> tuple[int, int, list[Document]]:
     """Returns the bytes read of a corpus's first file, their size when they are stored for extraction, and their documents."""
-    begins = readers.READERS[split.format].begins
+    begins = getattr(readers.READERS[split.format], "begins", None)
+    if begins is None:
+        return _try_records(split)
     read, lines = head_lines(split.path, begins, HEAD_BYTES)
     # The head becomes a file of its own with a note, as a split of a large file would be.
     content = b"\n".join([*lines, b""])
@@ -162,6 +164,18 @@ def _try_extract(split: InputSplit, scratch: Path, config: PreprocessConfig) -> 
     tried = replace(split, path=head, start=0, end=max(1, len(content)), note=note)
     documents = readers.documents(tried, dropped, BadRecords("exclude"))
     return read, _compressed(content, LEVEL), list(document_filters.keep(documents, config, dropped, []))
+
+
+def _try_records(split: InputSplit) -> tuple[int, int, list[Document]]:
+    """Returns what `_try_extract` does, for a format that is no lines of text."""
+    dropped, bad, found, size = Counter[str](), BadRecords("exclude"), list[Document](), 0
+    for document in readers.documents(split, dropped, bad):
+        found.append(document)
+        size += len(document["text"].encode())
+        if size >= HEAD_BYTES:
+            break
+    tried = bad.documents + sum(dropped.values())
+    return max(1, (split.end - split.start) * tried // readers.READERS[split.format].records(split)), 0, found
 
 
 def _try_segment(documents: list[Document], segmenter: Segmenter) -> tuple[int, int, list[bytes]]:

@@ -1,12 +1,12 @@
 """Readers, one module a format; each streams documents and counts the dropped ones by reason.
 
 A reader has three functions: `splits(corpus, files, settings)` returns the input splits, `begins(line, before)` recognises the first line
-of a document (for files that are split in one pass), and `documents(split, dropped, bad)` reads a split. `KEYS` names the keys of a corpus
+of a document (for files that are split in one pass), and `documents(split, dropped, bad)` reads a split. A format that is no lines of text
+has `records(split)`, the number of its records, in place of `begins`. `KEYS` names the keys of a corpus
 in the recipe that the format takes (`ReaderSettings`); without it none. A new format is one more module and its line in `READERS`.
 """
 
 import glob
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -16,9 +16,9 @@ from types import ModuleType
 from jadeberta.shards import ConfigError, InputError
 from jadeberta.utils.paths import expand_user
 from preprocess.config import CorpusConfig
-from preprocess.readers import cc100, jsonl, oscar, plain_text, wikiextractor, wikipedia
+from preprocess.readers import cc100, jsonl, oscar, parquet, plain_text, wikiextractor, wikipedia
 from preprocess.readers.bad_records import BadRecords
-from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, natural_key, stem
+from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, natural_key, shown_folders
 from preprocess.readers.rows.field_paths import check_path
 from preprocess.readers.rows.where import parse_where
 
@@ -29,6 +29,7 @@ READERS: dict[str, ModuleType] = {
     "jsonl": jsonl,
     "wikiextractor": wikiextractor,
     "text": plain_text,
+    "parquet": parquet,
 }
 
 __all__ = ["READERS", "Document", "InputSplit", "check_corpus", "documents", "splits"]
@@ -113,17 +114,13 @@ def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords | None =
 
 def _with_folders(splits: list[InputSplit]) -> list[InputSplit]:
     """Returns the splits with the folders in their names if two files in different folders have one name, as AA/wiki_00 and AB/wiki_00."""
-    paths = {split.path for split in splits}
-    if len({stem(path) for path in paths}) == len(paths):
-        return splits
-    top = Path(os.path.commonpath([path.parent for path in paths]))
+    folders = shown_folders(split.path for split in splits)
 
     def renamed(split: InputSplit) -> InputSplit:
-        inside = split.path.relative_to(top)
-        folders = "".join(f"{part}-" for part in inside.parts[:-1])
-        return replace(split, name=f"{folders}{split.name}", file=(inside.parent / (split.file or inside.name)).as_posix())
+        inside = folders[split.path]
+        return replace(split, name="-".join([*inside, split.name]), file="/".join([*inside, split.file or split.path.name]))
 
-    return [renamed(split) for split in splits]
+    return [renamed(split) for split in splits] if any(folders.values()) else splits
 
 
 def _files(corpus: str, pattern: str) -> list[Path]:

@@ -3,8 +3,9 @@
 Input splits follow from the files alone, never from the number of ranks, so that every run splits a corpus in the same way.
 """
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -55,6 +56,8 @@ class InputSplit:
     """The splits of several small files that are read together; empty: `path` alone."""
     source: "Source | None" = None
     """What is read instead of bytes of `path`: a member of an archive."""
+    row_groups: tuple[int, int] | None = None
+    """Numbers of the first row group of a Parquet file and of the one behind the last."""
 
     @property
     def files(self) -> list[Path]:
@@ -109,7 +112,16 @@ def natural_key(name: str) -> list[tuple[str, int]]:
 
 def stem(path: Path) -> str:
     """Returns the file's name without the suffixes of formats and compressions."""
-    return re.sub(r"(\.(jsonl|ndjson|json|txt|xml|warc|wet|tar|tgz|zip|bz2|gz|xz|zst))+$", "", path.name)
+    return re.sub(r"(\.(jsonl|ndjson|json|txt|xml|parquet|warc|wet|tar|tgz|zip|bz2|gz|xz|zst))+$", "", path.name)
+
+
+def shown_folders(paths: Iterable[Path]) -> dict[Path, tuple[str, ...]]:
+    """Returns the folders that tell the files of a corpus apart: none where all names differ, else those below their common one."""
+    known = dict.fromkeys(paths)
+    if len({stem(path) for path in known}) == len(known):
+        return dict.fromkeys(known, ())
+    top = Path(os.path.commonpath([path.parent for path in known]))
+    return {path: path.relative_to(top).parts[:-1] for path in known}
 
 
 def file_splits(corpus: str, format: str, path: Path, id_prefix: str, files: list[Path]) -> list[InputSplit]:

@@ -226,6 +226,7 @@ def _settings(split: InputSplit, config: PreprocessConfig) -> dict[str, Any]:
         **document_filters.describe(config),
         # Absent where it is not set: documents of before these keys stay valid.
         **split.settings.given(),
+        **({"row_groups": list(split.row_groups)} if split.row_groups else {}),
     }
 
 

@@ -66,8 +66,6 @@ class Use(NamedTuple):
     """What the field is compared with."""
     as_list: bool
     """Whether the field is what `in` looks into."""
-    ordered: bool
-    """Whether < or > compares it."""
 
 
 @dataclass
@@ -220,7 +218,7 @@ class _Parser:
             raise self._error(first, "two fields are compared; put a string in quotes")
         if ordered and (right is None or isinstance(right, bool)):
             raise self._error(sign, f"{'null' if right is None else 'a truth value'} is neither smaller nor larger; use == or !=")
-        self._use(left, (right,), ordered=ordered)
+        self._use(left, (right,))
         return _compared(left.number, name, right)
 
     def _membership(self, left: Any, first: _Token) -> Condition:
@@ -244,9 +242,9 @@ class _Parser:
         self._use(right, (left,), as_list=True)
         return _holds(right.number, left)
 
-    def _use(self, used: _Field, values: Sequence[Any], as_list: bool = False, ordered: bool = False) -> None:
+    def _use(self, used: _Field, values: Sequence[Any], as_list: bool = False) -> None:
         kinds: frozenset[Kind] = frozenset(_KINDS.get(type(value), "null") for value in values)
-        self._where.uses.append(Use(self._where.fields[used.number], kinds, as_list, ordered))
+        self._where.uses.append(Use(self._where.fields[used.number], kinds, as_list))
 
     def _constant(self) -> Any:
         token = self._peek()

@@ -77,7 +77,7 @@ def extracted(out: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
-@pytest.mark.parametrize("format", readers.READERS)
+@pytest.mark.parametrize("format", [name for name, reader in readers.READERS.items() if hasattr(reader, "begins")])
 def test_a_cut_file_gives_the_same_documents_in_order_and_leaves_no_cut(tmp_path: Path, format: str, suffix: str) -> None:
     path = tmp_path / f"corpus_part_1.{'xml' if format == 'wikipedia' else 'jsonl'}{suffix}"
     path.write_bytes(COMPRESS[suffix](content_of(format)))

@@ -1,0 +1,93 @@
+"""Reads Parquet: one row a document, its text in a column; only the columns that are needed are read, in small batches.
+
+A split is a row group, or a run of small ones. The rules are those of JSON Lines (`jsonl.py`) but for null texts, which Parquet has by
+design: they are dropped and counted. What a footer promises is checked: a row that is missing is never taken for one that was not there.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from preprocess.compressed import EXCLUDE, BadRecord
+from preprocess.readers import input_split
+from preprocess.readers.bad_records import BadRecords
+from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, shown_folders, stem
+
+if TYPE_CHECKING:
+    from preprocess.readers.rows.parquet_file import ParquetFile, Rows
+
+KEYS = ("text_key", "id_key", "where")
+
+
+def splits(corpus: str, files: list[Path], settings: ReaderSettings) -> list[InputSplit]:
+    """Returns the splits of each file; ids of rows without an id of their own carry the file's name.
+
+    Raises:
+        InputError: a file is no Parquet file, is cut short or encrypted, has no row, or not the columns that are asked for.
+    """
+    folders = shown_folders(files)
+    return [split for path in files for split in _file_splits(corpus, path, "/".join([*folders[path], stem(path)]), settings)]
+
+
+def _file_splits(corpus: str, path: Path, shown: str, settings: ReaderSettings) -> list[InputSplit]:
+    with _opened(path, corpus, settings) as file:
+        sizes, rows = file.text_bytes(), file.row_counts()
+    # By the text alone: other columns cost nothing, and a change of `where` or `id_key` does not cut the file in another way.
+    runs: list[list[int]] = [[0, 0]]
+    size = 0
+    for number, group in enumerate(sizes):
+        if size and size + group > input_split.SPLIT_BYTES and any(rows[slice(*runs[-1])]) and any(rows[number:]):
+            runs.append([number, number])
+            size = 0
+        runs[-1][1] = number + 1
+        size += group
+    file_bytes, total = path.stat().st_size, max(1, sum(sizes))
+    bounds = [0, *(max(1, file_bytes * sum(sizes[:behind]) // total) for _, behind in runs)]
+    return [
+        InputSplit(
+            corpus,
+            "parquet",
+            stem(path) if len(runs) == 1 else f"{stem(path)}-{number:05d}",
+            path,
+            f"{corpus}-{shown}",
+            bounds[number],
+            bounds[number + 1],
+            row_groups=(first, behind),
+        )
+        for number, (first, behind) in enumerate(runs)
+    ]
+
+
+def records(split: InputSplit) -> int:
+    """Returns the number of rows in a split."""
+    with _opened(split.path, split.corpus, split.settings) as file:
+        return max(1, sum(file.row_counts()[slice(*(split.row_groups or (0, None)))]))
+
+
+def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords) -> Iterator[Document]:
+    """Streams the documents of a split."""
+    with _opened(split.path, split.corpus, split.settings) as file:
+        for rows in file.rows(*(split.row_groups or (0, len(file.row_counts())))):
+            dropped.update({"where": rows.unwanted} if rows.unwanted else {})
+            yield from _documents(split, rows, dropped, bad)
+
+
+def _documents(split: InputSplit, rows: "Rows", dropped: Counter[str], bad: BadRecords) -> Iterator[Document]:
+    corpus, prefix, broken = split.corpus, split.id_prefix, rows.broken
+    for number, text, title, key in zip(rows.numbers, rows.texts, rows.titles, rows.ids, strict=False):
+        if broken and number in broken:
+            kind, problem = broken[number]
+            bad.add(BadRecord(split.path, f"row {number}", kind, problem, f"write the row again, take it out, or {EXCLUDE}"))
+        elif text and (stripped := text.strip()):
+            id_ = f"{prefix}-{number}" if key is None or key == "" else f"{corpus}-{key}"
+            yield {"id": id_, "source": corpus, "title": title or "", "text": stripped}
+        else:
+            dropped["null" if text is None else "empty"] += 1
+
+
+def _opened(path: Path, corpus: str, settings: ReaderSettings) -> "ParquetFile":
+    # Here and not at the top: pyarrow takes a part of a second, and other formats do not need it.
+    from preprocess.readers.rows.parquet_file import ParquetFile
+
+    return ParquetFile(path, corpus, settings)
