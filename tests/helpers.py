@@ -23,6 +23,20 @@ TINY_MODEL = {
     "intermediate_size": 32, "position_buckets": 8, "pooler_hidden_size": 16,
 }  # fmt: skip
 
+PUBLISHED = {
+    "model_type": "deberta-v2", "architectures": ["DebertaV2ForMaskedLM"], "vocab_size": 32000, "hidden_size": 768,
+    "num_hidden_layers": 12, "num_attention_heads": 12, "attention_head_size": 64, "intermediate_size": 3072,
+    "relative_attention": True, "position_buckets": 256, "pos_att_type": ["p2c", "c2p"], "share_att_key": True,
+    "norm_rel_ebd": "layer_norm", "position_biased_input": False, "conv_kernel_size": 3, "conv_act": "gelu",
+}  # fmt: skip
+"""config.json of ku-nlp/deberta-v2-base-japanese, as far as it decides what the model is."""
+
+
+def write_published(directory: Path) -> Path:
+    """The configuration of a published model, without weights: enough for all that reads no weights."""
+    (directory / "config.json").write_text(json.dumps(PUBLISHED))
+    return directory
+
 
 def make_shards(
     directory: Path, corpora: dict[str, tuple[int, int]], vocab_size: int = 64, seed: int = 0, length: int = LENGTH
