@@ -118,8 +118,16 @@ class PreprocessConfig:
     """Removal of documents that hold a text of an evaluation set."""
     duplicates: DuplicatesConfig = field(default_factory=DuplicatesConfig)
     """Removal of duplicate documents."""
+    sequence_length: int | list[int] = 512
+    """Tokens in a row, 128 to 8192; of several, as in [512, 8192], each gets its own shards. Shards of the first have no length in their
+    names, and training reads them where nothing else is said."""
     packing: Packing = "concat"
-    """How documents become rows of 512: concat, one after the other without padding; best_fit, none across two rows, up to 1% padding."""
+    """How documents become rows: concat, one after the other without padding; best_fit, none across two rows, up to 1% padding."""
+
+    @property
+    def sequence_lengths(self) -> tuple[int, ...]:
+        """The row lengths in the recipe's order."""
+        return (self.sequence_length,) if isinstance(self.sequence_length, int) else tuple(self.sequence_length)
 
 
 def wanted_languages(config: PreprocessConfig) -> list[str]:

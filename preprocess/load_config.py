@@ -42,6 +42,9 @@ OTHER_SECTIONS = (
     "logging",
 )
 """Sections of a recipe that other packages read."""
+VOCABULARY_LIMIT = 2**20
+"""Largest vocabulary; with more, most of the model would be its embedding."""
+SHORTEST_ROW, LONGEST_ROW = 128, 8192
 
 
 def load_config(recipe: Path | None, overrides: tuple[str, ...] = (), corpora: Path | None = None) -> PreprocessConfig:
@@ -140,9 +143,9 @@ def _validate(config: PreprocessConfig) -> None:
         if corpus.repeats < 1:
             raise ConfigError(f"preprocess.corpora.{name}.repeats is {corpus.repeats}; it must be at least 1.")
         check_corpus(name, corpus)
-    # 2**16: token ids are stored as uint16. 2**40: a bound against typing errors.
+    # 2**40: a bound against typing errors.
     for key, low, high in (
-        ("vocab_size", 10, 2**16),
+        ("vocab_size", 10, VOCABULARY_LIMIT),
         ("part_bytes", 1, 2**40),
         ("shard_bytes", 1, 2**40),
         ("heldout_documents", 0, 2**40),
@@ -153,6 +156,7 @@ def _validate(config: PreprocessConfig) -> None:
         raise ConfigError(
             f"preprocess.vocab_size is {config.vocab_size}; with preprocess.pieces: characters it may be {WORD_START}."
         )
+    _check_lengths(config.sequence_length)
     if not 0.3 <= config.duplicates.similarity <= 0.99:
         raise ConfigError(
             f"preprocess.duplicates.similarity is {config.duplicates.similarity}; it must lie between 0.3 and 0.99."
@@ -186,6 +190,17 @@ def _validate_filters(config: PreprocessConfig) -> None:
                 f"preprocess.decontamination.{key} is {getattr(sets, key)}; it must lie between {low} and {high}: "
                 "shorter strings are in texts of any kind."
             )
+
+
+def _check_lengths(setting: int | list[int]) -> None:
+    key, lengths = "preprocess.sequence_length", [setting] if isinstance(setting, int) else setting
+    if not lengths:
+        raise ConfigError(f"{key} is an empty list; it must name a length, for example 512.")
+    for length in lengths:
+        if isinstance(length, bool) or not SHORTEST_ROW <= length <= LONGEST_ROW:
+            raise ConfigError(f"{key} is {setting}; each length must lie between {SHORTEST_ROW} and {LONGEST_ROW}.")
+    if twice := next((length for length in lengths if lengths.count(length) > 1), None):
+        raise ConfigError(f"{key} is {setting}; {twice} is there twice.")
 
 
 def _known_keys() -> list[str]:

@@ -7,7 +7,7 @@ from jadeberta.errors import ConfigError, InputError, JadebertaError, OutputErro
 from jadeberta.shards.checksums import checksums_path, ensure_checksums
 from jadeberta.shards.index import INDEX_NAME, WORD_START, CorpusEntry, Packing, ShardEntry, ShardIndex, find_index
 from jadeberta.shards.reader import ExcludedRows, ShardReader, open_shards
-from jadeberta.shards.row_format import RowFormat
+from jadeberta.shards.row_format import RowFormat, token_dtype_of
 from jadeberta.shards.tokenizer_format import SpecialTokens
 from jadeberta.shards.verify import verify
 from jadeberta.shards.writer import BLOCK_SEQUENCES, SEQUENCE_LENGTH, write_shard
@@ -48,6 +48,7 @@ __all__ = [
     "is_held",
     "open",
     "open_shards",
+    "token_dtype_of",
     "verify",
     "write_shard",
 ]

@@ -10,6 +10,9 @@ import yaml
 # jsonargparse 4.53 names the key of a wrong value in the text of its error and nowhere else. Unknown keys are found without its text.
 WRONG_VALUE = re.compile(r'Parser key "(?P<key>[\w.-]+)":? ?(?P<reason>.*)')
 TYPE_NAME = re.compile(r"Expected a (?:<class '(\w+)'>|typing\.(\w+))")
+NO_SUBTYPE = re.compile(
+    r"Does not validate against any of the Union subtypes Subtypes: \[(?P<types>.*)\] Errors: .* Given value: (?P<value>.*)"
+)
 
 
 def explain_recipe_error(message: str, recipe: Path | None, known_keys: Iterable[str], arguments: Iterable[str] = ()) -> str:
@@ -27,7 +30,8 @@ def explain_recipe_error(message: str, recipe: Path | None, known_keys: Iterable
     wrong = WRONG_VALUE.search(text)
     if wrong is not None:
         key = wrong["key"]
-        return _sentence(None if key in given else recipe, key, f"{key}: {wrong['reason']}.")
+        reason = NO_SUBTYPE.sub(_no_subtype, wrong["reason"])
+        return _sentence(None if key in given else recipe, key, f"{key}: {reason}.")
     refused = text.partition("unrecognized arguments: ")[2].split()
     unknown = [key for key in given if f"--{key}" in refused or ("." in key and not _is_known(key, known))]
     if unknown:
@@ -38,6 +42,11 @@ def explain_recipe_error(message: str, recipe: Path | None, known_keys: Iterable
         text = "not a recipe: no sections such as 'preprocess:' with keys under them"
     on_command_line = bool(refused) or text.startswith("argument --")
     return _sentence(None if on_command_line else recipe, "", f"{text}.")
+
+
+def _no_subtype(found: re.Match[str]) -> str:
+    types = re.sub(r"<class '(\w+)'>|typing\.", r"\1", found["types"])
+    return f"{found['value']} is none of these: {types}"
 
 
 def _sentence(recipe: Path | None, key: str, text: str) -> str:

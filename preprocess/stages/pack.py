@@ -1,46 +1,42 @@
-"""Stage 4: segmented documents -> rows of 512 tokens (`packing.py`) -> shards and `index.json`.
+"""Stage 4: segmented documents -> rows of tokens (`packing.py`) -> shards and `index.json`.
 
 Held-out documents are excluded first and become `valid-*` shards. Every shard is made from whole parts of words, independently of the
-others, so that its bytes depend on the text alone, and after a kill only unfinished shards are made again. `index.json` is written
-last, and removed before any shard that it may list is written again.
+others, so that its bytes depend on the text alone, and after a kill only unfinished shards are made again. Each row length has shards of
+its own, made from the same documents (`shard_set.py`). `index.json` is written last, and removed before any shard that it may list is
+written again.
 """
 
 import heapq
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import sentencepiece
-import xxhash
 
 from jadeberta.shards import (
     INDEX_NAME,
-    SEQUENCE_LENGTH,
     ConfigError,
     CorpusEntry,
-    InputError,
-    RowFormat,
     ShardEntry,
     ShardIndex,
-    ensure_checksums,
     file_sha256,
-    write_shard,
+    token_dtype_of,
 )
 from jadeberta.shards.tokenizer_format import CLS, MODEL_FILE, SEP, TOKENIZER_FILES
 from jadeberta.utils.files import atomic_file
 from preprocess.config import PreprocessConfig
-from preprocess.document_files import jsonl_zst_writer, read_json, read_jsonl_zst, write_json
+from preprocess.document_files import jsonl_zst_writer, read_json, read_jsonl_zst
 from preprocess.executors.executor import Executor
+from preprocess.stages.shard_set import ShardSet, name_of_length
 from preprocess.text import NORMALISER, SPLITTER
-from preprocess.tokenization.characters import MARKED, encode_characters, take_marks, with_spaces
-from preprocess.tokenization.packing import EncodedDocument, best_fit, concatenate
+from preprocess.tokenization.characters import MARKED, encode_characters, with_spaces
+from preprocess.tokenization.packing import EncodedDocument
 from preprocess.workdir import (
     list_parts,
     list_words,
@@ -75,13 +71,13 @@ def pack(config: PreprocessConfig, out: Path, executor: Executor) -> ShardIndex:
     def rows_of(part: Path) -> Iterator[dict[str, Any]]:
         return with_spaces(read_words(part), read_documents(plan.texts[part])) if plan.texts else read_words(part)
 
-    def pack_train(task: tuple[str, int]) -> ShardEntry:
+    def pack_train(task: tuple[str, int]) -> list[ShardEntry]:
         corpus, number = task
         name, parts, ids = _train_name(corpus, number), groups[corpus][number], heldout[corpus]
         heldout_file = _heldout_file(work, name)
-        settings = _settings(plan.meta | {"corpus": corpus, "split": "train"}, parts, ids)
-        if (entry := _finished(work / f"{name}.json", settings, out)) is not None and heldout_file.exists():
-            return entry
+        shards = ShardSet(out, name, plan.index, plan.lengths, {"corpus": corpus, "split": "train"}, parts, ids)
+        if heldout_file.exists() and shards.are_finished():
+            return shards.entries
 
         def rest(put: Callable[[dict[str, Any]], object]) -> Iterator[dict[str, Any]]:
             for part in parts:
@@ -93,35 +89,36 @@ def pack(config: PreprocessConfig, out: Path, executor: Executor) -> ShardIndex:
                         yield row
 
         with jsonl_zst_writer(heldout_file) as put:
-            entry = _pack_shard(out / f"{name}.tar", rest(put), plan.model, settings)
-        # The marker comes last, when the held-out documents are on the disk too.
-        write_json(work / f"{name}.json", {"settings": settings, "shard": asdict(entry)})
-        executor.count(documents=entry.documents, bytes=sum(map(text_bytes, parts)))
-        return entry
+            _write(shards, rest(put), plan.model, plan.index)
+        # The markers come last, when the held-out documents are on the disk too.
+        shards.mark()
+        executor.count(documents=shards.entries[0].documents, bytes=sum(map(text_bytes, parts)))
+        return shards.entries
 
-    def pack_valid(corpus: str) -> ShardEntry:
-        name = _valid_name(corpus)
+    def pack_valid(corpus: str) -> list[ShardEntry]:
         # Made from the files of held-out documents, so that it must wait for all shards of its corpus.
         heldout_files = [_heldout_file(work, _train_name(corpus, n)) for n, _ in enumerate(groups[corpus])]
-        settings = _settings(plan.meta | {"corpus": corpus, "split": "valid"}, heldout_files, heldout[corpus])
-        if (entry := _finished(work / f"{name}.json", settings, out)) is not None:
-            return entry
-        rows = (row for file in heldout_files for row in read_jsonl_zst(file))
-        entry = _pack_shard(out / f"{name}.tar", rows, plan.model, settings)
-        write_json(work / f"{name}.json", {"settings": settings, "shard": asdict(entry)})
-        return entry
+        about = {"corpus": corpus, "split": "valid"}
+        shards = ShardSet(out, _valid_name(corpus), plan.index, plan.lengths, about, heldout_files, heldout[corpus])
+        if not shards.are_finished():
+            rows = (row for file in heldout_files for row in read_jsonl_zst(file))
+            _write(shards, rows, plan.model, plan.index)
+            shards.mark()
+        return shards.entries
 
     tasks = [(corpus, n) for corpus in config.corpora for n, _ in enumerate(groups[corpus])]
     train = executor.map(tasks, pack_train, lambda task: sum(map(text_bytes, groups[task[0]][task[1]])))
     # A second call of map: the first one ends only when every held-out document is on the disk.
     held = [corpus for corpus in config.corpora if heldout[corpus]]
     valid = dict(zip(held, executor.map(held, pack_valid), strict=True))
-    index = ShardIndex(**plan.meta, corpora={}, tokenizer_files=plan.tokenizer_files)
+    index = plan.index
     for corpus, settings in config.corpora.items():
+        of_corpus = [entries for (name, _), entries in zip(tasks, train, strict=True) if name == corpus]
         index.corpora[corpus] = CorpusEntry(
             repeats=settings.repeats,
-            train=[e for (name, _), e in zip(tasks, train, strict=True) if name == corpus and e.sequences],
-            valid=[valid[corpus]] if corpus in valid and valid[corpus].sequences else [],
+            # All shards of a length, then those of the next.
+            train=[entry for entries in zip(*of_corpus, strict=True) for entry in entries if entry.sequences],
+            valid=[entry for entry in valid.get(corpus, []) if entry.sequences],
         )
         if not index.corpora[corpus].train:
             raise ConfigError(f"{out}: corpus '{corpus}' gives no row of tokens. Take it out of preprocess.corpora or add text.")
@@ -134,16 +131,16 @@ class _Plan:
     """What every rank must know; rank 0 collects it."""
 
     model: Path
-    meta: dict[str, Any]
-    """Keys that `index.json` and the samples of every shard share."""
+    index: ShardIndex
+    """The index, without corpora yet."""
+    lengths: tuple[int, ...]
+    """The row lengths, the index's own first."""
     groups: dict[str, list[list[Path]]]
     """Parts of words of each shard, by corpus."""
     heldout: dict[str, frozenset[str]]
     """Ids of the held-out documents, by corpus."""
     texts: dict[Path, Path]
     """Part of documents of each part of words, if the tokens are characters, which need the text's spaces; else empty."""
-    tokenizer_files: dict[str, str]
-    """sha256 of the files made from the sentencepiece model, for `index.json`."""
 
 
 def _plan(config: PreprocessConfig, out: Path) -> _Plan:
@@ -158,8 +155,9 @@ def _plan(config: PreprocessConfig, out: Path) -> _Plan:
     if (found := tokenizer["settings"].get("pieces", "subwords")) != config.pieces:
         raise ConfigError(f"{model}: its pieces are {found} but preprocess.pieces is {config.pieces}. {remedy}")
     characters = config.pieces == "characters"
+    lengths = config.sequence_lengths
     index = ShardIndex(
-        sequence_length=SEQUENCE_LENGTH,
+        sequence_length=lengths[0],
         vocab_size=config.vocab_size,
         tokenizer_sha256=tokenizer["sha256"],
         segmenter=read_segmenter(out),
@@ -169,19 +167,18 @@ def _plan(config: PreprocessConfig, out: Path) -> _Plan:
         packing=config.packing,
         word_starts="documents" if characters else "pieces",
         tokenizer_files=_tokenizer_files(model.parent, tokenizer),
+        token_dtype=token_dtype_of(config.vocab_size),
     )
     names = [_train_name(corpus, n) for corpus in config.corpora for n, _ in enumerate(groups[corpus])]
     names += map(_valid_name, config.corpora)
-    claim(out, [INDEX_NAME, *shard_names(f"{name}.tar" for name in names)])
-    # Without the hashes of the tokenizer's other files: a shard's bytes do not hang on them.
-    meta = {k: v for k, v in index.document().items() if k not in ("corpora", "tokenizer_files")}
+    claim(out, [INDEX_NAME, *shard_names(f"{name_of_length(name, length, lengths)}.tar" for name in names for length in lengths)])
     heldout = {corpus: heldout_ids(out, corpus, config.heldout_documents) for corpus in config.corpora}
     texts = {
         words: text
         for corpus in (config.corpora if characters else ())
         for words, text in zip(list_words(out, corpus), list_parts(out, corpus), strict=True)
     }
-    return _Plan(model, meta, groups, heldout, texts, index.tokenizer_files)
+    return _Plan(model, index, lengths, groups, heldout, texts)
 
 
 def _train_name(corpus: str, number: int) -> str:
@@ -298,36 +295,28 @@ def encode_documents(
     depend on the others.
     """
     texts = (row["sentences"] for row in rows if row["sentences"])
+    dtype = np.dtype(token_dtype_of(len(processor)))
     while documents := list(islice(texts, DOCUMENTS_AT_ONCE)):
         # One call for many sentences: the overhead of a call is larger than encoding one.
         encoded = processor.encode(list(chain.from_iterable(documents)), num_threads=1)
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-        ids = np.fromiter(chain.from_iterable(encoded), np.uint16, int(lengths.sum()))
+        ids = np.fromiter(chain.from_iterable(encoded), dtype, int(lengths.sum()))
         sentence = start = 0
         for sentences in documents:
             borders = np.cumsum(lengths[sentence : sentence + len(sentences)])
             end = start + int(borders[-1])
-            tokens = np.full(end - start + 2, CLS, np.uint16)
+            tokens = np.full(end - start + 2, CLS, dtype)
             tokens[1:-1], tokens[-1] = ids[start:end], SEP
             yield EncodedDocument(tokens, borders)
             sentence, start = sentence + len(sentences), end
 
 
-def _pack_shard(path: Path, rows: Iterable[dict[str, Any]], model: Path, settings: dict[str, Any]) -> ShardEntry:
-    # If the new shard had the size of the old one, an index that still listed the old one would seem valid.
-    (path.parent / INDEX_NAME).unlink(missing_ok=True)
-    processor = _open_processor(model, settings["meta"]["tokenizer_sha256"])
-    characters = settings["meta"].get("word_starts") == "documents"
+def _write(shards: ShardSet, rows: Iterable[dict[str, Any]], model: Path, index: ShardIndex) -> None:
+    processor = _open_processor(model, index.tokenizer_sha256)
+    characters, is_fitted = index.word_starts == "documents", index.packing == "best_fit"
     documents = encode_characters(rows, processor) if characters else encode_documents(rows, processor)
-    if settings["meta"].get("packing") == "best_fit":
-        packed = best_fit(documents, MARKED if characters else _word_starts(processor))
-    else:
-        packed = concatenate(documents)
-    packed = take_marks(packed) if characters else packed
-    meta = settings["meta"] | {"sequences": len(packed.tokens), "documents": packed.documents}
-    entry = write_shard(path, packed.tokens, packed.numbers, packed.documents, meta)
-    log.info("%s: %d documents, %d sequences", path.name, entry.documents, entry.sequences)
-    return entry
+    word_starts = (MARKED if characters else _word_starts(processor)) if is_fitted else None
+    shards.write(documents, word_starts)
 
 
 @cache
@@ -339,29 +328,3 @@ def _open_processor(model: Path, sha256: str) -> sentencepiece.SentencePieceProc
 def _word_starts(processor: sentencepiece.SentencePieceProcessor) -> np.ndarray:
     """Returns which pieces start a word, bool [pieces]."""
     return np.asarray([processor.id_to_piece(i).startswith("▁") for i in range(len(processor))])
-
-
-def _settings(meta: dict[str, Any], parts: list[Path], heldout: frozenset[str]) -> dict[str, Any]:
-    """Returns all that a shard depends on; a shard made under the same settings is kept."""
-    ids = xxhash.xxh64_hexdigest(orjson.dumps(sorted(heldout)))
-    return {"meta": meta, "parts": [[p.name, file_sha256(p)] for p in parts], "heldout": ids}
-
-
-def _finished(marker: Path, settings: dict[str, Any], out: Path) -> ShardEntry | None:
-    """Returns the entry of a shard that was made under the same settings and is still whole, else None."""
-    if not marker.exists():
-        return None
-    try:
-        found = read_json(marker)
-    except InputError:
-        return None
-    entry = ShardEntry(**found["shard"])
-    path = out / entry.file
-    whole = found["settings"] == settings and path.is_file() and path.stat().st_size == entry.bytes
-    # The hash is read last, as it takes the time of reading the whole shard.
-    if not whole or file_sha256(path) != entry.sha256:
-        return None
-    if ensure_checksums(path, entry, RowFormat(SEQUENCE_LENGTH)):
-        log.info("%s: its sums were missing or damaged, made anew from the tar", path.name)
-        write_json(marker, {"settings": settings, "shard": asdict(entry)})
-    return entry

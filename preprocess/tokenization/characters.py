@@ -1,7 +1,7 @@
 """Encodes text as characters instead of subwords, and keeps the segmenter's words for whole-word masking.
 
 A character model reads plain text: each character is a token, and so is a space (▁). The tokens do not show where words begin; bit 15 of a
-shard's document numbers does. A row has at most 512 documents, so that bit is free.
+shard's document numbers does. A row of 8,192 tokens has at most as many documents, so that bit is free.
 """
 
 from collections.abc import Iterable, Iterator

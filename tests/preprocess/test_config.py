@@ -89,8 +89,13 @@ def test_mistake_in_the_recipe_is_named_with_file_and_line(recipe: Path, lines: 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("8000", "70000", "preprocess.vocab_size is 70000; it must lie between 10 and 65536."),
-        ("8000", "9", "preprocess.vocab_size is 9; it must lie between 10 and 65536."),
+        ("8000", "2000000", "preprocess.vocab_size is 2000000; it must lie between 10 and 1048576."),
+        ("8000", "9", "preprocess.vocab_size is 9; it must lie between 10 and 1048576."),
+        ("8000", "8000\n  sequence_length: 127", "preprocess.sequence_length is 127; each length must lie between 128 and 8192."),
+        ("8000", "8000\n  sequence_length: [512, 8193]", "preprocess.sequence_length is [512, 8193]; each length must lie between"),
+        ("8000", "8000\n  sequence_length: [512, 128, 512]", "preprocess.sequence_length is [512, 128, 512]; 512 is there twice."),
+        ("8000", "8000\n  sequence_length: []", "preprocess.sequence_length is an empty list; it must name a length"),
+        ("8000", "8000\n  sequence_length:", "preprocess.sequence_length has no value; give it one or leave the line out."),
         ("8000", "", "preprocess.vocab_size has no value; give it one or leave the line out."),
         ("8000", "8000\n  character_coverage: 99", "preprocess.character_coverage is 99.0; it must lie between 0.9 and 1."),
         ("8000", "8000\n  heldout_documents: -1", "preprocess.heldout_documents is -1; it must lie between 0 and"),
@@ -173,3 +178,19 @@ def test_folder_without_a_corpus_is_refused(recipe: Path, tmp_path: Path) -> Non
         load_config(recipe, (), put(tmp_path / "folder", "notes.md"))
     with pytest.raises(InputError, match="no such folder"):
         load_config(recipe, (), tmp_path / "none")
+
+
+@pytest.mark.parametrize(("value", "shown"), [("true", "True"), ("[512.0]", "[512.0]"), ("[[512]]", "[[512]]"), ("long", "long")])
+def test_a_row_length_that_is_no_whole_number_is_named_with_its_line(recipe: Path, value: str, shown: str) -> None:
+    recipe.write_text(GOOD.replace("8000", f"8000\n  sequence_length: {value}"))
+    line = next(n for n, text in enumerate(recipe.read_text().splitlines(), 1) if "sequence_length" in text)
+    wanted = f"{recipe}, line {line}: preprocess.sequence_length: {shown} is none of these: int, list[int]."
+    assert refused(recipe).startswith(wanted)
+
+
+def test_row_lengths_keep_the_order_of_the_recipe(recipe: Path) -> None:
+    for value, lengths in (("1024", (1024,)), ("[1024, 512, 8192]", (1024, 512, 8192))):
+        recipe.write_text(GOOD.replace("8000", f"8000\n  sequence_length: {value}"))
+        assert load_config(recipe).sequence_lengths == lengths
+    overrides = ("--preprocess.sequence_length", "[128,256]")
+    assert load_config(recipe, overrides).sequence_lengths == (128, 256)

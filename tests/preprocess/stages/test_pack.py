@@ -15,7 +15,7 @@ import xxhash
 from jadeberta.shards import INDEX_NAME, ConfigError, open_shards, verify
 from preprocess.document_files import read_json, write_json
 from preprocess.executors.executor import Executor
-from preprocess.stages import pack as stage
+from preprocess.stages import shard_set as stage
 from preprocess.stages.extract import extract
 from preprocess.stages.pack import group_parts, pack
 from preprocess.stages.tokenizer import train_tokenizer

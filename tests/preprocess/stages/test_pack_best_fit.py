@@ -123,7 +123,7 @@ def test_two_ranks_of_which_one_was_killed_give_the_bytes_of_one(copied: Made) -
     code = f"""
 import os, signal, sys
 from pathlib import Path
-from preprocess.stages import pack as stage
+from preprocess.stages import pack as packing, shard_set as stage
 from preprocess.executors.executor import Executor
 from tests.preprocess import tiny_corpus as tiny
 executor, write = Executor(), stage.write_shard
@@ -132,7 +132,7 @@ def dies(path, *rows):
         os.kill(os.getpid(), signal.SIGKILL)
     return write(path, *rows)
 stage.write_shard = dies
-stage.pack(tiny.configure(Path({str(copied.corpora)!r}), packing="best_fit"), Path({str(copied.out)!r}), executor)
+packing.pack(tiny.configure(Path({str(copied.corpora)!r}), packing="best_fit"), Path({str(copied.out)!r}), executor)
 """
     command = [str(MPIRUN), "--allow-run-as-root", "--oversubscribe", "-n", "2", sys.executable, "-c", code]
     killed = subprocess.run(command, cwd=ROOT, env=os.environ | {"DIES_AT": "web-00002.tar"}, capture_output=True, timeout=60)

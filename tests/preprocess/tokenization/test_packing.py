@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from preprocess.tokenization import packing
 from preprocess.tokenization.packing import (
     BORDER_TOKENS,
-    CONTENT,
     WINDOW,
     EncodedDocument,
     Rows,
@@ -21,6 +20,7 @@ from preprocess.tokenization.packing import (
 )
 
 CLS, SEP = 1, 2
+CONTENT = 510
 FIRST = 10
 """The first token that is text."""
 Texts = list[list[int]]
@@ -169,7 +169,7 @@ def test_cut_document_gives_each_fragment_its_own_frame() -> None:
 
 def test_no_more_fragments_than_a_window_are_weighed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     weighed = []
-    monkeypatch.setattr(packing, "fit", lambda lengths: (weighed.append(len(lengths)), fit(lengths))[1])
+    monkeypatch.setattr(packing, "fit", lambda lengths, length: (weighed.append(len(lengths)), fit(lengths, length))[1])
     rows = best_fit(counted([[2]] * (2 * WINDOW + 5)), EVERYWHERE)
     assert weighed == [WINDOW, WINDOW, 5] and len(rows.tokens) == 2 * WINDOW * 4 // 512 + 1
 
