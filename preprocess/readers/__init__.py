@@ -2,11 +2,9 @@
 
 A reader has three functions: `splits(corpus, files, settings)` returns the input splits, `begins(line, before)` recognises the first line
 of a document (for files that are split in one pass), and `documents(split, dropped, bad)` reads a split. A format that is no lines of text
-has `records(split)`, the number of its records, in place of `begins`. `KEYS` names the keys of a corpus
-in the recipe that the format takes (`ReaderSettings`); without it none. A new format is one more module and its line in `READERS`.
-
-A reader may have, too: `library(corpus, format)`, which names the library that the documents depend on; `split_file(task, settings, count)` and
-`head(split, size)`, where a file is split, and its head is looked at, by other things than lines.
+has in place of `begins` either `records(split)`, the number of its records, or `split_file(task, settings, count)` and `head(split, size)`,
+which split a file and look at its head. `library(corpus, format)` names a library that the documents depend on. `KEYS` names the keys of a
+corpus in the recipe that the format takes (`ReaderSettings`); without it none. A new format is one more module and its line in `READERS`.
 """
 
 import glob
@@ -25,7 +23,8 @@ from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, natural_key, shown_folders
 from preprocess.readers.rows.field_paths import check_path
 from preprocess.readers.rows.where import parse_where
-from preprocess.readers.split_file import SplitTask, split_file
+from preprocess.readers.split_file import SplitTask
+from preprocess.readers.split_file import split_file as split_lines
 
 READERS: dict[str, ModuleType] = {
     "wikipedia": wikipedia,
@@ -135,7 +134,7 @@ def split(task: SplitTask, settings: Callable[[InputSplit], dict[str, Any]], cou
     if hasattr(reader, "split_file"):
         reader.split_file(task, settings, count)
     else:
-        split_file(task, reader.begins, settings, count)
+        split_lines(task, reader.begins, settings, count)
 
 
 def _with_folders(splits: list[InputSplit]) -> list[InputSplit]:

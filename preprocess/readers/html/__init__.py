@@ -1,1 +1,1 @@
-"""Text from HTML: web pages and articles of Wikipedia, over the tree of the page, so that no word vanishes inside a sentence that is kept."""
+"""Text from HTML, of web pages and of articles of Wikipedia: no word vanishes inside a sentence that is kept."""

@@ -16,25 +16,22 @@ from preprocess.readers.html.page_text import (
     words_of,
 )
 from preprocess.readers.markup import is_dropped_section
+from preprocess.readers.markup_rules import words
 from preprocess.readers.wiki.formulas import line_of_chemistry, line_of_tex
 from preprocess.readers.wiki.incomplete_sentences import ASIDE, GAP, Holes, Losses, complete, unmarked
 
-DROPPED_TAGS = frozenset(
-    "table figure figcaption nav audio video canvas object iframe button input select textarea form svg pre".split()
-)
-DROPPED_CLASSES = frozenset(
-    """
-    infobox navbox navbox-styles vertical-navbox navbar hatnote dablink rellink noprint metadata ambox mbox-small tmbox sistersitebox side-box
-    thumb gallery gallerybox gallerytext toc references reflist refbegin mw-references-wrap mw-references mw-reference-text mw-cite-backlink
-    mw-editsection mw-editsection-like mw-jump-link mw-highlight mw-kartographer-map mw-indicators printfooter catlinks reference
+DROPPED_TAGS = words("table figure figcaption nav audio video canvas object iframe button input select textarea form svg pre")
+DROPPED_CLASSES = words("""
+    infobox navbox navbox-styles vertical-navbox navbar hatnote dablink rellink noprint metadata ambox mbox-small tmbox sistersitebox
+    side-box thumb gallery gallerybox gallerytext toc references reflist refbegin
+    mw-references-wrap mw-references
+    mw-reference-text
+    mw-cite-backlink    mw-editsection mw-editsection-like mw-jump-link mw-highlight mw-kartographer-map mw-indicators printfooter catlinks reference
     stub asbox mw-empty-elt mw-collapsible-toggle sortkey error mw-ext-score navigation-not-searchable shortdescription geo-nondefault
-""".split()
-)
+""")
 """Words of the attribute class."""
 DROPPED_ROLES = frozenset(("navigation", "note"))
-_TYPES = frozenset(
-    "mw:extension/ref mw:extension/references mw:extension/gallery mw:extension/score mw:extension/timeline".split()
-)
+_TYPES = words("mw:extension/ref mw:extension/references mw:extension/gallery mw:extension/score mw:extension/timeline")
 _FILE = re.compile(r"mw:(?:file|image|video|audio)\b")
 _DISPLAY = re.compile(r"\{\\(?:display|text)style ?(.*)\}", re.DOTALL)
 
@@ -76,8 +73,8 @@ def _replacement(node: Any, tag: str, holes: Holes, losses: Losses) -> str | Non
         return _formula(node.getattr("alttext") or "", "math", holes, losses)
     if not names:
         return None
-    words = words_of(node, ("class",)) if "class" in names else []
-    if "mwe-math-element" in words:
+    classes = words_of(node, ("class",)) if "class" in names else []
+    if "mwe-math-element" in classes:
         # Its MathML is hidden, for screen readers, and its picture is what others see.
         shown = node.query_selector("math[alttext], img[alt]")
         return _formula(
@@ -85,15 +82,15 @@ def _replacement(node: Any, tag: str, holes: Holes, losses: Losses) -> str | Non
         )
     if is_hidden(node, names):
         return gap(tag)
-    if "mw-highlight" in words and tag == "code":
+    if "mw-highlight" in classes and tag == "code":
         return None  # code in a sentence
-    if not DROPPED_CLASSES.isdisjoint(words) or ("role" in names and DROPPED_ROLES.intersection(words_of(node, ("role",)))):
+    if not DROPPED_CLASSES.isdisjoint(classes) or ("role" in names and DROPPED_ROLES.intersection(words_of(node, ("role",)))):
         return gap(tag)
     if "typeof" in names:
         types = words_of(node, ("typeof",))
         if not _TYPES.isdisjoint(types) or any(_FILE.match(one) for one in types):
             return gap(tag)
-    return GAP if tag == "a" and "autonumber" in words else None
+    return GAP if tag == "a" and "autonumber" in classes else None
 
 
 def _formula(tex: str, name: str, holes: Holes, losses: Losses) -> str:
@@ -101,8 +98,8 @@ def _formula(tex: str, name: str, holes: Holes, losses: Losses) -> str:
     inside = _DISPLAY.fullmatch(tex)
     tex = inside[1].strip() if inside else tex
     chemistry = re.fullmatch(r"\\ce\s*\{(.*)\}", tex, re.DOTALL)
-    words = line_of_chemistry(chemistry[1]) if chemistry else line_of_tex(tex)
-    if words:
-        return f"{ASIDE}{words.replace('<', chr(4))}{ASIDE}"
+    line = line_of_chemistry(chemistry[1]) if chemistry else line_of_tex(tex)
+    if line:
+        return f"{ASIDE}{line.replace('<', chr(4))}{ASIDE}"
     losses.dropped[f"<{name}>"] += 1
     return holes.mark(f"<{name}>")

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from preprocess.readers.markup_rules import words
 from preprocess.readers.wiki.formulas import spelled_powers, spelled_signs
 from preprocess.readers.wiki.incomplete_sentences import GAP
 
@@ -20,23 +21,17 @@ LINK, LINK_END = "\x05", "\x06"
 HEADING = "\x07"
 """Begins the line of a heading; its level, a digit, stands behind it."""
 
-BLOCKS = frozenset(
-    """
+BLOCKS = words("""
     address article aside blockquote body caption center dd details dialog dir div dl dt fieldset figcaption figure footer form h1 h2 h3 h4
     h5 h6 header hgroup legend li main menu nav ol optgroup option p pre section summary table tbody td tfoot th thead tr ul frame
     frameset iframe
-""".split()
-)
+""")
 """The text of such an element is a line, or lines, of its own."""
-UNSEEN = frozenset(
-    "script style noscript template head title meta link datalist area param source track col colgroup base".split()
-)
+UNSEEN = words("script style noscript template head title meta link datalist area param source track col colgroup base")
 """Shows nothing, in no sentence."""
-REPLACED = frozenset(
-    """
+REPLACED = words("""
     img svg picture canvas audio video object embed iframe map input select textarea button progress meter applet math noframes
-""".split()
-)
+""")
 """Something is shown that is no text; it may stand for a word."""
 READINGS = frozenset(("rt", "rp", "rtc"))
 _HEADINGS = frozenset(f"h{level}" for level in range(1, 7))

@@ -1,8 +1,8 @@
 """The main text of a web page: what frames it (navigation, headers, footers, side bars, forms) is left out by the names of its elements,
 and lines that are links alone are, unless they end a sentence.
 
-A name proves nothing: many old pages hold all of their text in one form, or call the box around everything a menu. So an element is left out by
-its name only where it holds at most half of the page's text.
+A name proves nothing: many old pages hold all of their text in one form, or call the box around everything a menu. So forms, headers and
+elements of such names are left out only where they hold at most half of the page's text.
 """
 
 import re
@@ -21,19 +21,20 @@ from preprocess.readers.html.page_text import (
     without_links,
     words_of,
 )
+from preprocess.readers.markup_rules import words
 from preprocess.readers.wiki.incomplete_sentences import GAP, Holes, Losses, complete
 
-FRAMES = frozenset(("nav", "header", "footer", "aside", "form", "menu", "dialog"))
-ROLES = frozenset("navigation banner contentinfo complementary search dialog alertdialog menu menubar toolbar tablist".split())
-NAMES = frozenset(
-    """
+FRAMES = words("nav footer aside menu dialog")
+"""Elements that frame a page by what they are."""
+MAY_BE_FRAMES = words("header form")
+ROLES = words("navigation banner contentinfo complementary search dialog alertdialog menu menubar toolbar tablist")
+NAMES = words("""
     nav navi navigation navbar gnav gnavi globalnav global-nav global-navi localnav local-nav lnav menu menubar sidebar side-bar sidemenu
     side-menu sub-menu submenu breadcrumb breadcrumbs topicpath topic-path pankuzu footer site-footer header site-header copyright pagetop
     page-top back-to-top pager pagination pagenavi page-navi cookie cookie-banner cookie-consent share share-buttons sns sns-share social
     social-share social-buttons ad ads advert advertisement banner banners related related-posts related-articles recommend ranking
     login searchform search-form searchbox search-box skip skiplink skip-link tagcloud tag-cloud widget-area
-""".split()
-)
+""")
 """Words of class and id, whole ones."""
 _SENTENCE_END = re.compile(r"[。．！？!?…][」』）)】”\"'\s]*$")
 _LINKS = re.compile(r"\x05[^\x05\x06]*(?:\x06|$)")
@@ -70,15 +71,15 @@ def _rule(page: int) -> Callable[[Any, str, Ancestors], str | None]:
             return gap(tag)
         if tag == "sup" and _NOTE.fullmatch(node.text):
             return GAP
-        if _is_frame(node, tag, names or (), around) and len(node.text) * 2 <= page:
+        if tag in FRAMES or (_may_be_frame(node, tag, names or (), around) and len(node.text) * 2 <= page):
             return gap(tag)
         return None
 
     return rule
 
 
-def _is_frame(node: Any, tag: str, names: tuple[str, ...], around: Ancestors) -> bool:
-    if tag in FRAMES:
+def _may_be_frame(node: Any, tag: str, names: tuple[str, ...], around: Ancestors) -> bool:
+    if tag in MAY_BE_FRAMES:
         # The header of an article holds its title.
         return tag != "header" or not any(outer in ("article", "main") for _, outer, _ in around)
     if tag in ("main", "article", "body") or not names:

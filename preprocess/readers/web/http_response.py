@@ -1,7 +1,7 @@
 """Takes the page out of the answer of a web server, as a WARC file keeps it: status line, headers, and the page as it was sent.
 
-Crawlers differ in what they keep: Heritrix and wget keep the page as sent (in chunks, compressed), Common Crawl keeps it decoded beside headers
-that speak of chunks still. So chunks and compression are undone where they are found.
+Crawlers differ in what they keep: Heritrix and wget keep the page as sent (in chunks, compressed), Common Crawl keeps it decoded beside
+headers that speak of chunks still. So chunks and compression are undone where they are found.
 """
 
 import re

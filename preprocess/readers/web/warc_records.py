@@ -1,8 +1,8 @@
 """Reads the records of a WARC file (WARC 1.0 and 1.1, ISO 28500), one after the other, wherever in the file records begin.
 
-Promises that no record is passed over in silence: one whose length does not fit what follows is a record with a fault, reading goes on at the
-next one, and a file that ends inside a record is refused. A record with a fault never takes others with it, as far as it can be known: a
-stream of a compressed file (as a rule there is one for each record) holds whole records.
+Promises that no record is passed over in silence: one whose length does not fit what follows is a record with a fault, reading goes on
+at the next one, and a file that ends inside a record is refused. A record with a fault never takes others with it, as far as that can be
+known: a stream of a compressed file (as a rule there is one for each record) holds whole records.
 """
 
 import re
@@ -185,7 +185,7 @@ class _Stream:
     def content(self, length: int) -> tuple[bytes, bool]:
         """Passes over so many bytes and returns (them, whether the stream holds as many); no bytes where they are too many to keep."""
         kept = length <= MAX_CONTENT_BYTES
-        left, parts = length, []
+        left, parts = length, list[bytes]()
         while left:
             filled = self._fill(min(left, 2**16))
             if left < length and self._is_packed and self.start() is not None:

@@ -81,7 +81,10 @@ RESPONSES: dict[str, tuple[bytes, str]] = {
 }
 GOOD: dict[str, bytes] = {
     "plain": response(BODY),
-    "in chunks": response(b"5;x=y\r\n" + BODY[:5] + b"\r\n%X\r\n" % len(BODY[5:]) + BODY[5:] + b"\r\n0\r\n\r\n", headers="Transfer-Encoding: chunked\r\n"),
+    "in chunks": response(
+        b"5;x=y\r\n" + BODY[:5] + b"\r\n%X\r\n" % len(BODY[5:]) + BODY[5:] + b"\r\n0\r\n\r\n",
+        headers="Transfer-Encoding: chunked\r\n",
+    ),
     "chunks undone by the crawler": response(BODY, headers="Transfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n"),
     "gzip": response(gzip.compress(BODY), headers="Content-Encoding: gzip\r\n"),
     "deflate": response(zlib.compress(BODY), headers="Content-Encoding: deflate\r\n"),
@@ -111,7 +114,8 @@ def test_a_page_is_read_however_it_was_sent(tmp_path: Path, answer: bytes) -> No
 
 
 def test_a_record_without_an_id_is_named_by_address_and_date(tmp_path: Path) -> None:
-    records = [record("conversion", TEXT.encode(), n, WARC_Record_ID="", **extra) for n, extra in ((1, {}), (2, {"WARC_Target_URI": "", "WARC_Date": ""}))]  # fmt: skip
+    nameless = {"WARC_Target_URI": "", "WARC_Date": ""}
+    records = [record("conversion", TEXT.encode(), n, WARC_Record_ID="", **extra) for n, extra in ((1, {}), (2, nameless))]
     assert list(of_records(tmp_path, records)[0]) == ["web-1-https://example.jp/1-2026-01-01T00:00:00Z", "web-1-2"]
 
 
@@ -163,13 +167,13 @@ def test_a_file_that_is_cut_anywhere_but_between_records_is_refused_in_one_sente
 def test_another_file_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / ("a.warc.gz" if data.startswith(b"\x1f") else "a.warc")
     path.write_bytes(data)
-    with pytest.raises(InputError, match="WARC|empty|no record"):
+    with pytest.raises(InputError, match=r"WARC|empty|no record"):
         read(path)
 
 
 def test_any_change_of_a_byte_is_a_page_a_count_or_one_sentence(tmp_path: Path) -> None:
     rng = random.Random(0)
-    whole = {name: data for name, data in (("a.warc", b"".join(RECORDS)), ("a.warc.gz", packed(RECORDS)))}
+    whole = {"a.warc": b"".join(RECORDS), "a.warc.gz": packed(RECORDS)}
     for turn in range(300):
         name = rng.choice(sorted(whole))
         data = bytearray(whole[name])
