@@ -22,12 +22,11 @@ from preprocess.readers.wiki.incomplete_sentences import ASIDE, GAP, Holes, Loss
 
 DROPPED_TAGS = words("table figure figcaption nav audio video canvas object iframe button input select textarea form svg pre")
 DROPPED_CLASSES = words("""
-    infobox navbox navbox-styles vertical-navbox navbar hatnote dablink rellink noprint metadata ambox mbox-small tmbox sistersitebox
-    side-box thumb gallery gallerybox gallerytext toc references reflist refbegin
-    mw-references-wrap mw-references
-    mw-reference-text
-    mw-cite-backlink    mw-editsection mw-editsection-like mw-jump-link mw-highlight mw-kartographer-map mw-indicators printfooter catlinks reference
-    stub asbox mw-empty-elt mw-collapsible-toggle sortkey error mw-ext-score navigation-not-searchable shortdescription geo-nondefault
+    infobox navbox navbox-styles vertical-navbox navbar hatnote dablink rellink noprint metadata ambox mbox-small tmbox
+    sistersitebox side-box thumb gallery gallerybox gallerytext toc references reflist refbegin mw-references-wrap
+    mw-references mw-reference-text mw-cite-backlink mw-editsection mw-editsection-like mw-jump-link mw-highlight
+    mw-kartographer-map mw-indicators printfooter catlinks reference stub asbox mw-empty-elt mw-collapsible-toggle sortkey
+    error mw-ext-score navigation-not-searchable shortdescription geo-nondefault
 """)
 """Words of the attribute class."""
 DROPPED_ROLES = frozenset(("navigation", "note"))
