@@ -55,6 +55,14 @@ def checked(entries: Any) -> Lineage:
     return tuple(entries)
 
 
+def lineage_in(state: dict[str, Any], checkpoint: Path) -> Lineage:
+    """Returns the lineage in a checkpoint's state.json; raises CheckpointError where it has not its form."""
+    try:
+        return checked(state.get("lineage", []))
+    except ValueError as e:
+        raise CheckpointError(f"{checkpoint / 'state.json'}: its lineage is damaged ({e}). Name another checkpoint.") from e
+
+
 def write_lineage(directory: Path, lineage: Lineage) -> None:
     """Writes the lineage of a run or an export; it survives a loss of power.
 
@@ -81,3 +89,51 @@ def first_step_in_words(lineage: Lineage) -> str:
         return "step 0"
     own = lineage[-1]
     return f"step {own['step']} of {own['source']}" if own["kind"] == "branch" else f"step 0 with the weights of {own['source']}"
+
+
+def describe_entry(entry: Entry, with_path: bool = True) -> str:
+    """One start in words, for the status and the model card.
+
+    Args:
+        entry: of a lineage.
+        with_path: name the source by its whole path; else by its name alone, for a text that is published.
+    """
+    source = Path(entry["source"])
+    is_step = source.parent.name == "checkpoints"
+    name = str(source) if with_path else f"the run {source.parents[1].name}" if is_step else source.name
+    step = f", step {entry['step']:,}" if isinstance(entry.get("step"), int) else ""
+    tokens = f", {entry['tokens']:,} tokens" if isinstance(entry.get("tokens"), int) else ""
+    sha256 = f"sha256 {str(identity(entry)[1])[:16]}…"
+    if entry["kind"] == "branch":
+        changed = [f"{key} {before} -> {now}" for key, (before, now) in sorted(pairs_of(entry).items())]
+        return f"branch of {name}{step}{tokens} (manifest {sha256}); " + (
+            f"changed: {', '.join(changed)}" if changed else "unchanged"
+        )
+    counts = entry.get("tokenizer")
+    embeddings = "its own tokenizer"
+    if isinstance(counts, dict):
+        embeddings = "another tokenizer: " + ", ".join(
+            f"{counts.get(key, 0):,} {words}" for key, words in PIECES_IN_WORDS.items()
+        )
+    return f"weights of {name}{step}{tokens} ({sha256}); {embeddings}"
+
+
+PIECES_IN_WORDS = {
+    "shared": "pieces kept",
+    "from_parts": "from the mean of their parts",
+    "from_all": "from the mean of all",
+    "special": "special tokens by role",
+}
+"""What became of the embeddings under another tokenizer, by the keys of its counts."""
+
+
+def pairs_of(entry: Entry) -> dict[str, tuple[Any, Any]]:
+    """Keys that a branch has changed, each with the value before and the value now; hashes are cut short."""
+    changed = entry.get("changed")
+    if not isinstance(changed, dict):
+        return {}
+    return {key: (_short(pair[0]), _short(pair[1])) for key, pair in changed.items() if isinstance(pair, list) and len(pair) == 2}
+
+
+def _short(value: Any) -> Any:
+    return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else value

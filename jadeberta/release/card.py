@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from jadeberta.config.lineage import describe_entry
 from jadeberta.release.origin import is_of_characters
 
 _CARD_SENTENCE = "京都 大学 で 自然 言語 処理 を [MASK] する 。"
@@ -35,6 +36,7 @@ def write_card(
         _usage(predictions, state["data"]),
         _data(state),
         _training(state, ledger, weights),
+        start_section(state.get("lineage", [])),
         _evaluation(evaluation),
     ]
     path.write_text("\n".join(section for section in sections if section), encoding="utf-8")
@@ -140,6 +142,16 @@ def _training(state: dict[str, Any], ledger: list[dict[str, Any]], weights: str)
         )
     table = "\n".join(f"| {name} | {value} |" for name, value in lines)
     return f"## Training\n\n| | |\n|---|---|\n{table}\n"
+
+
+def start_section(lineage: list[dict[str, Any]]) -> str:
+    """Returns what the run has started from, a section of the card; empty for random weights."""
+    lines = "\n".join(f"{number}. {describe_entry(entry, with_path=False)}" for number, entry in enumerate(lineage, 1))
+    return (
+        f"## Start\n\nThe training did not start from random weights. What it started from, first to last:\n\n{lines}\n"
+        if lines
+        else ""
+    )
 
 
 def _schedule(training: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from jadeberta.checkpoint.consolidate import Weights, consolidate_weights
 from jadeberta.checkpoint.held_tokenizer import refuse_mixed_tokenizer
 from jadeberta.checkpoint.manifest import verify
 from jadeberta.checkpoint.state_dict import read_state, save_tensors
+from jadeberta.config.lineage import lineage_in, write_lineage
 from jadeberta.errors import CheckpointError, OutputError
 from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.model import load
@@ -80,6 +81,8 @@ def export(
         for name in TOKENIZER_FILES:
             shutil.copyfile(checkpoint / name, temporary / name)
         write_origin(temporary, origin_of(state))
+        if lineage := lineage_in(state, checkpoint):
+            write_lineage(temporary, lineage)
         refuse_mixed_tokenizer(temporary, state["fingerprints"]["tokenizer"])
         # Before the rename: a wrong export must never appear under the final name.
         _compare_logits(temporary, weights)

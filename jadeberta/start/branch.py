@@ -11,7 +11,7 @@ from jadeberta.checkpoint.manifest import MANIFEST_NAME, list_checkpoints, verif
 from jadeberta.checkpoint.state_dict import read_state
 from jadeberta.config import Recipe
 from jadeberta.config.init_from import DEFAULTS, UNUSED
-from jadeberta.config.lineage import Entry, Lineage, checked
+from jadeberta.config.lineage import Entry, Lineage, lineage_in
 from jadeberta.errors import CheckpointError, ConfigError
 from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.shards import ShardReader
@@ -40,7 +40,7 @@ def branch_entry(
     """
     directory = _resolve(given, recipe)
     state = read_state(directory)
-    lineage = checked(state.get("lineage", []))
+    lineage = lineage_in(state, directory)
     if recipe.model.init_from and not any(entry["kind"] == "init" for entry in lineage):
         raise ConfigError(
             f"model.init_from {recipe.model.init_from} and --branch-from {given} contradict each other: the weights come from one of them. "

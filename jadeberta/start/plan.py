@@ -8,7 +8,7 @@ from pathlib import Path
 from jadeberta.checkpoint.manifest import list_checkpoints
 from jadeberta.checkpoint.state_dict import read_state
 from jadeberta.config import Recipe
-from jadeberta.config.lineage import LINEAGE_NAME, Entry, Lineage, checked, identity, read_lineage, write_lineage
+from jadeberta.config.lineage import LINEAGE_NAME, Entry, Lineage, identity, lineage_in, read_lineage, write_lineage
 from jadeberta.errors import CheckpointError, ConfigError
 from jadeberta.shards import ShardReader
 from jadeberta.start.branch import branch_entry, require_same_branch
@@ -90,8 +90,8 @@ def _lineage_in(checkpoints: list[Path]) -> Lineage:
     """The lineage in the newest checkpoint that has a readable state; empty where the run has started from random weights."""
     for directory in reversed(checkpoints):
         try:
-            return checked(read_state(directory).get("lineage", []))
-        except (OSError, ValueError, AttributeError, KeyError):
+            return lineage_in(read_state(directory), directory)
+        except (OSError, ValueError, AttributeError, CheckpointError):
             continue  # the checkpointer says what is wrong with it
     return ()
 

@@ -1,6 +1,6 @@
 """Reads what `model.init_from` names: weights, architecture and tokenizer, checked before a device is touched."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,14 @@ from jadeberta.checkpoint.manifest import MANIFEST_NAME
 from jadeberta.checkpoint.state_dict import read_state
 from jadeberta.config import ModelConfig, Recipe
 from jadeberta.config.init_from import DEFAULTS, UNUSED, read_architecture
-from jadeberta.config.lineage import Entry, Lineage, checked, read_lineage
+from jadeberta.config.lineage import Entry, Lineage, lineage_in, read_lineage
 from jadeberta.errors import ConfigError
 from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.model.published import POSITIONS, Weights, check_weights, read_published, weight_files, weights_sha256
 from jadeberta.release.origin import ORIGIN_NAME
 from jadeberta.shards import ShardReader
 from jadeberta.start.embeddings import carry_over, first_difference, match_vocabularies
-from jadeberta.start.source_vocabulary import FAST_FILE, MODEL_FILES, Vocabulary, read_tokenizer_files, read_vocabulary
+from jadeberta.start.source_vocabulary import FAST_FILE, MODEL_FILES, ROLES, Vocabulary, read_tokenizer_files, read_vocabulary
 from jadeberta.utils.files import file_sha256
 
 STEP_KEYS = ("step", "tokens", "fingerprints")
@@ -59,7 +59,7 @@ def read_source(recipe: Recipe, given: Path, shards: ShardReader, tokenizer: dic
     if is_checkpoint:
         state = read_state(directory)
         entry |= {key: state[key] for key in STEP_KEYS if key in state}
-        lineage = checked(state.get("lineage", []))
+        lineage = lineage_in(state, directory)
     weights = _cut_positions(weights, recipe.model)
     weights, entry["tokenizer"] = _fit_tokenizer(recipe, directory, weights, shards, tokenizer)
     entry["model"] = {key: value for key, value in asdict(recipe.model).items() if key in DEFAULTS or key in UNUSED}
@@ -109,7 +109,10 @@ def _fit_tokenizer(
 
 
 def _shards_vocabulary(shards: ShardReader, tokenizer: dict[str, bytes]) -> Vocabulary:
-    return read_vocabulary(tokenizer, str(shards.directory / "tokenizer"))
+    """The shards' tokenizer, with the roles of the special tokens that the index states."""
+    special = shards.index.special_tokens.document()
+    roles = {role: special[role] for role in ROLES if special[role] is not None}
+    return replace(read_vocabulary(tokenizer, str(shards.directory / "tokenizer")), roles=roles)
 
 
 def _same_bytes(files: dict[str, bytes], tokenizer: dict[str, bytes]) -> bool:

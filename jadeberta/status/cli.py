@@ -12,6 +12,7 @@ from pathlib import Path
 import orjson
 
 from jadeberta.cluster.slurm import CANCELLED
+from jadeberta.config.lineage import describe_entry
 from jadeberta.status.attempts import read_rows
 from jadeberta.status.eta import Goal, jobs_to_come, next_save, read_goal, training_left_s
 from jadeberta.status.goodput import RECENT_STEPS, Goodput, compute_goodput
@@ -181,7 +182,9 @@ def _json(result: Goodput, jobs: JobStatus, goal: Goal) -> str:
     figures, slurm = asdict(result), asdict(jobs)
     # `lives` and `kept_books` are the old spellings of `attempts` and `has_records`, kept for readers.
     figures["lives"], slurm["lives"], slurm["kept_books"] = figures["attempts"], slurm["attempts"], slurm["has_records"]
-    return orjson.dumps({**figures, "state": state(result, jobs), "ahead": ahead, "slurm": slurm}).decode()
+    return orjson.dumps(
+        {**figures, "state": state(result, jobs), "lineage": goal.lineage, "ahead": ahead, "slurm": slurm}
+    ).decode()
 
 
 def _progress(result: Goodput, now: float, jobs: JobStatus, goal: Goal) -> list[tuple[str, str]]:
@@ -197,6 +200,7 @@ def _progress(result: Goodput, now: float, jobs: JobStatus, goal: Goal) -> list[
     if attempt is None:
         return rows
     done = "" if not goal.max_steps else f" of {goal.max_steps:,}  ({100 * result.step / goal.max_steps:.1f}%)"
+    rows += [("started from", describe_entry(entry)) for entry in goal.lineage[-1:]]
     rows += [("step", f"{result.step:,}{done}"), ("tokens", f"{result.tokens:,}")]
     if result.loss is not None:
         rows.append(("loss", f"{result.loss:.4f}  (mean of the last {RECENT_STEPS} steps)"))

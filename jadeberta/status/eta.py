@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 
 from jadeberta.config.batch_sizes import ALIKE, BatchSizes
+from jadeberta.config.lineage import Lineage, read_lineage
+from jadeberta.errors import CheckpointError
 from jadeberta.status.goodput import Goodput
 from jadeberta.status.slurm_jobs import JobStatus
 
@@ -22,20 +24,26 @@ class Goal:
     """Steps between two saves."""
     sizes: BatchSizes = ALIKE
     """Global batch sizes; all the same where the recipe does not say."""
+    lineage: Lineage = ()
+    """What the run has started from; empty for random weights."""
 
 
 def read_goal(run: Path) -> Goal:
-    """Reads recipe.yaml of a run directory, as far as that is possible."""
+    """Reads recipe.yaml and lineage.json of a run directory, as far as that is possible."""
+    try:
+        lineage = read_lineage(run)
+    except CheckpointError:
+        lineage = ()
     try:
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
-        return Goal()
+        return Goal(lineage=lineage)
     found = []
     for section, key in (("training", "max_steps"), ("checkpoint", "every_steps")):
         keys = recipe.get(section) if isinstance(recipe, dict) else None
         value = keys.get(key) if isinstance(keys, dict) else None
         found.append(value if isinstance(value, int) and value > 0 else None)
-    return Goal(found[0], found[1], _sizes_of(recipe))
+    return Goal(found[0], found[1], _sizes_of(recipe), lineage)
 
 
 def _sizes_of(recipe: Any) -> BatchSizes:

@@ -153,7 +153,7 @@ def _texts(value: Any, fields: tuple[str, ...], keys: set[str]) -> Iterator[tupl
     left = [("", value)]
     while left:
         field, value = left.pop()
-        if isinstance(value, str) and field:
+        if isinstance(value, str):
             keys.add(field)
             if field in fields:
                 yield field, value

@@ -5,10 +5,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from jadeberta.checkpoint.consolidate import consolidate_weights
+from jadeberta.checkpoint.manifest import manifest_bytes
+from jadeberta.errors import CheckpointError, ConfigError, JadebertaError
+from jadeberta.shards import open as open_shards
+from jadeberta.start.plan import settle_start
 from jadeberta.utils.files import file_sha256
 from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import make_recipe, make_shards, read_metrics, run_ranks
+from tests.start.sources import planned, started
 
 CHANGES = {"training": {"max_steps": 4, "schedule": "constant"}, "checkpoint": {"every_steps": 2}}
 
@@ -76,3 +83,133 @@ def test_a_decay_phase_on_other_ranks_reads_the_same_data_and_a_second_start_res
     assert entry["changed"] == {
         "training.decay_steps": [0, 2], "training.schedule": ["constant", "wsd"], "training.warmup_steps": [2, 1],
     }  # fmt: skip
+
+
+@pytest.fixture
+def recipe(shards, tmp_path) -> Path:
+    return make_recipe(tmp_path / "recipe.yaml", shards, tmp_path / "run", **CHANGES)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ["--model.hidden_size", "32", "--model.num_attention_heads", "4"],
+            r"model\.hidden_size is 32, and 16 in .*; a branch keeps it",
+        ),
+        (["--training.global_batch_size", "24"], r"training\.global_batch_size is 24, and 12 in .*; a branch keeps it"),
+        (["--training.batch_size_warmup", "[[6, 1]]"], r"training\.batch_size_warmup is \[\[6, 1\]\], and \[\] in"),
+        (["--training.max_steps", "2"], r"training\.max_steps is 2, and .*step-00000002 is at step 2 already"),
+        (["--training.ema_decay", "0.9"], r"training\.ema_decay is 0\.9, but .* holds no average"),
+    ],
+)
+def test_what_a_branch_must_keep_is_refused_with_both_values(source, recipe, options, words) -> None:
+    with pytest.raises(ConfigError, match=words) as e:
+        planned(recipe, source / "checkpoints/step-00000002", *options)
+    assert "\n" not in str(e.value)
+
+
+def test_what_a_branch_may_change_is_recorded(source, recipe, shards, tmp_path) -> None:
+    other = make_shards(tmp_path / "other", {"wikipedia": (20, 3), "web": (9, 1)}, seed=1)
+    options = (
+        "--training.lr",
+        "0.5",
+        "--training.seed",
+        "8",
+        "--training.mask_probability",
+        "0.3",
+        "--data.packing",
+        "documents",
+    )
+    (entry,) = planned(recipe, source / "checkpoints/step-00000002", *options, "--data.shards", str(other)).lineage
+    assert entry["changed"] == {
+        "training.lr": [1e-3, 0.5], "training.seed": [7, 8], "training.mask_probability": [0.15, 0.3],
+        "data.packing": ["concat", "documents"], "data.repeats.cc100": [1, None], "data.repeats.web": [None, 1],
+        "data.shards": [open_shards(shards).index.fingerprint, open_shards(other).index.fingerprint],
+    }  # fmt: skip
+
+
+def test_no_directory_is_gone_over_and_a_source_that_is_none_is_refused(source, recipe, tmp_path) -> None:
+    step = source / "checkpoints/step-00000002"
+    cases: list[tuple[Path, Path, str]] = []
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained/metrics.jsonl").touch()
+    cases.append((step, tmp_path / "trained", "trained: holds another run, which --branch-from would go over"))
+    cases.append((step, source, "holds another run"))
+    cases.append((tmp_path / "nothing", tmp_path / "run", "no such directory. Name a checkpoint, or a run"))
+    (tmp_path / "weights").mkdir()
+    cases.append((tmp_path / "weights", tmp_path / "run", "a branch needs the optimizer's state. Start from mere weights"))
+    damaged = Path(shutil.copytree(step, tmp_path / "damaged/step-00000002"))
+    (damaged / "state.json").write_text("{}")
+    cases.append((damaged, tmp_path / "run", "state.json: 2 bytes, the manifest says"))
+    renamed = Path(shutil.copytree(step, tmp_path / "renamed/step-00000003"))
+    cases.append((renamed, tmp_path / "run", "written for step 2, the directory was renamed"))
+    for given, run, words in cases:
+        with pytest.raises(JadebertaError) as e:
+            planned(recipe, given, "--run.dir", str(run))
+        assert words in str(e.value) and "\n" not in str(e.value) and "Traceback" not in str(e.value)
+
+
+def test_until_the_first_checkpoint_an_attempt_takes_the_same_step_and_refuses_another(source, recipe, tmp_path) -> None:
+    run, growing = tmp_path / "run", tmp_path / "growing"
+    shutil.copytree(source / "checkpoints/step-00000002", growing / "checkpoints/step-00000002")
+    start = planned(recipe, growing)
+    run.mkdir()
+    settle_start(run, start)
+    shutil.copytree(source / "checkpoints/step-00000004", growing / "checkpoints/step-00000004")  # the run trains on
+    step = growing / "checkpoints/step-00000002"
+    for option in (growing, step, source / "checkpoints/step-00000002", None):  # requeued, by another path, without the option
+        again = planned(recipe, option)
+        assert (again.branch, again.lineage) == (step, start.lineage)
+        settle_start(run, again)
+    with pytest.raises(ConfigError, match=r"is already a branch of .*step-00000002, and --branch-from names .*step-00000004"):
+        planned(recipe, growing / "checkpoints/step-00000004")
+    manifest = step / "manifest.json"
+    manifest.write_text(manifest.read_text() + " ")
+    with pytest.raises(CheckpointError, match=r"is not what it was when the run in .* \(there .*, now .*\), and the run has"):
+        planned(recipe, growing)
+    shutil.rmtree(step)
+    with pytest.raises(CheckpointError, match="no such directory"):
+        planned(recipe, None)
+    (run / "lineage.json").write_text('[{"kind": "branch"}]')
+    with pytest.raises(
+        CheckpointError, match=r"lineage\.json: damaged, not the lineage of a run \(an entry of kind branch lacks source"
+    ):
+        planned(recipe, None)
+
+
+def test_two_jobs_that_start_one_directory_differently_do_not_mix(source, recipe, tmp_path) -> None:
+    (tmp_path / "run").mkdir()
+    ours = planned(recipe, source / "checkpoints/step-00000002")
+    settle_start(tmp_path / "run", planned(recipe, source / "checkpoints/step-00000004", "--training.max_steps", "6"))
+    with pytest.raises(CheckpointError, match=r"another job has started this run from .*step-00000004 meanwhile"):
+        settle_start(tmp_path / "run", ours)
+
+
+def test_weights_of_a_run_are_the_masters_of_its_newest_checkpoint_and_its_lineage_goes_on(source, shards, tmp_path) -> None:
+    growing = tmp_path / "growing"
+    shutil.copytree(source / "checkpoints/step-00000002", growing / "checkpoints/step-00000002")
+    recipe = started(tmp_path, shards, growing)
+    start = planned(recipe, None)
+    step = growing / "checkpoints/step-00000002"
+    assert all(torch.equal(start.weights[name], tensor) for name, tensor in consolidate_weights(step).items())
+    (entry,) = start.lineage
+    assert (entry["source"], entry["form"], entry["step"]) == (str(step), "checkpoint", 2)
+    (tmp_path / "run").mkdir()
+    settle_start(tmp_path / "run", start)
+    shutil.copytree(source / "checkpoints/step-00000004", growing / "checkpoints/step-00000004")
+    assert planned(recipe, None).lineage == start.lineage  # the run has trained on meanwhile
+    # A branch of a run that has started so has the whole lineage; here its checkpoint is that of a run with one.
+    state = json.loads((step / "state.json").read_text()) | {"lineage": [entry]}
+    other = tmp_path / "branched/checkpoints/step-00000002"
+    shutil.copytree(step, other)
+    (other / "state.json").write_text(json.dumps(state))
+    files = {p.name: (p.stat().st_size, file_sha256(p)) for p in other.iterdir() if p.name != "manifest.json"}
+    (other / "manifest.json").write_bytes(manifest_bytes(2, files))
+    branched = make_recipe(tmp_path / "branch.yaml", shards, tmp_path / "branch", **CHANGES)
+    assert [e["kind"] for e in planned(branched, other).lineage] == ["init", "branch"]
+    assert [e["kind"] for e in planned(started(tmp_path, shards, other, run={"dir": str(tmp_path / "third")}), None).lineage] == [
+        "init", "init",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"model\.init_from .* and --branch-from .* contradict each other"):
+        planned(started(tmp_path, shards, other, run={"dir": str(tmp_path / "third")}), step)

@@ -6,19 +6,23 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from safetensors.torch import load_file, save_file
 from transformers import DebertaV2ForMaskedLM
 
+from jadeberta.checkpoint.consolidate import consolidate_weights
 from jadeberta.config import load_recipe
+from jadeberta.config.lineage import describe_entry, read_lineage, write_lineage
 from jadeberta.data.batches import StepDataset, iterate_steps
 from jadeberta.data.masking import Masker
 from jadeberta.data.sample_order import SampleOrder
+from jadeberta.errors import CheckpointError, ConfigError
+from jadeberta.release.card import start_section
 from jadeberta.shards import open as open_shards
+from jadeberta.start.plan import settle_start
+from jadeberta.status import cli as status
 from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import make_recipe, make_shards, read_metrics, run_ranks
-from tests.start.sources import publish
-
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+from tests.start.sources import planned, publish, started
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +55,6 @@ def first_loss(directory: Path, recipe_file: Path) -> float:
     return float(loss)
 
 
-def started(tmp_path: Path, shards: Path, published: Path, **sections: dict) -> Path:
-    """A recipe of two steps whose model is that of a source, with a checkpoint after each."""
-    model = sections.pop("model", {})
-    recipe = make_recipe(
-        tmp_path / "recipe.yaml", shards, tmp_path / "run", checkpoint={"every_steps": 1},
-        **sections | {"training": {"max_steps": 2} | sections.get("training", {})},
-    )  # fmt: skip
-    document = yaml.safe_load(recipe.read_text())
-    document["model"] = {"init_from": str(published), **NO_DROPOUT, **model}
-    recipe.write_text(yaml.safe_dump(document))
-    return recipe
-
-
 def test_the_first_loss_is_that_of_the_source_and_its_hashes_are_in_lineage_ledger_and_checkpoint(
     shards, published, tmp_path
 ) -> None:
@@ -76,3 +67,72 @@ def test_the_first_loss_is_that_of_the_source_and_its_hashes_are_in_lineage_ledg
     state = json.loads((tmp_path / "run/checkpoints/step-00000001/state.json").read_text())
     (start,) = [row for row in read_jsonl(tmp_path / "run/ledger.jsonl") if row["event"] == "start"]
     assert state["lineage"] == start["lineage"] == [entry]
+
+
+@pytest.mark.slow
+def test_masters_and_average_are_the_sources_values_to_the_bit_under_bf16_and_zero3(shards, published, tmp_path) -> None:
+    recipe = started(
+        tmp_path, shards, published, deepspeed="ds_configs/zero3.json",
+        training={"max_steps": 1, "warmup_steps": 1, "precision": "bf16", "ema_decay": 0.5},  # the first update has a rate of 0
+    )  # fmt: skip
+    run_ranks(2, "pretrain", "--config", str(recipe), log=tmp_path / "log")
+    expected = load_file(published / "model.safetensors")
+    for kind in ("trained", "ema"):
+        found = consolidate_weights(tmp_path / "run/checkpoints/step-00000001", kind)
+        assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_until_the_first_checkpoint_the_source_must_be_what_it_was(shards, published, tmp_path) -> None:
+    model = Path(shutil.copytree(published, tmp_path / "model"))
+    recipe, run = started(tmp_path, shards, model), tmp_path / "run"
+    first = planned(recipe, None)
+    run.mkdir()
+    settle_start(run, first)
+    assert planned(recipe, None).lineage == first.lineage
+    moved = model.rename(tmp_path / "moved")
+    assert planned(recipe, None, "--model.init_from", str(moved)).lineage == first.lineage
+    with pytest.raises(
+        ConfigError,
+        match=r"init_from is empty, but .* started from .*model\. Set the key.*\(or remove lineage\.json",
+    ):
+        planned(make_recipe(tmp_path / "random.yaml", shards, run), None)
+    tensors = load_file(moved / "model.safetensors")
+    tensors["cls.predictions.bias"][0] += 1
+    save_file(tensors, moved / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"moved: is not what it was when the run in .* and the run has no checkpoint yet"
+    ) as e:
+        planned(recipe, None, "--model.init_from", str(moved))
+    assert "\n" not in str(e.value)
+
+
+def test_a_run_from_random_weights_does_not_change_its_start(shards, published, tmp_path) -> None:
+    step = tmp_path / "run/checkpoints/step-00000001"
+    step.mkdir(parents=True)
+    (step / "state.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"but .*run holds a run that has started from random weights\. Leave the key out"):
+        planned(started(tmp_path, shards, published), None)
+
+
+def test_status_and_card_say_what_a_run_has_started_from(shards, published, tmp_path, capsys) -> None:
+    entry = planned(started(tmp_path, shards, published), None).lineage[0]
+    counts = {"shared": 1200, "from_parts": 34, "from_all": 5, "special": 5}
+    branch = {
+        "kind": "branch", "source": "/a/b/large/checkpoints/step-00001000", "given": "", "manifest_sha256": "c" * 64, "step": 1000,
+        "tokens": 5000, "changed": {"training.schedule": ["constant", "wsd"], "data.shards": ["a" * 64, "b" * 64]},
+    }  # fmt: skip
+    run = tmp_path / "run"
+    run.mkdir()
+    write_lineage(run, (entry | {"tokenizer": counts}, branch))
+    (run / "ledger.jsonl").write_text('{"event": "start", "time": 1.0, "attempt": 0}\n')
+    assert status.main([str(run)]) == 0
+    assert "started from  branch of /a/b/large/checkpoints/step-00001000, step 1,000, 5,000 tokens" in capsys.readouterr().out
+    sentences = [describe_entry(e, with_path=False) for e in read_lineage(run)]
+    assert sentences[0].startswith(
+        f"weights of {published.name} (sha256 {entry['weights_sha256'][:16]}…); another tokenizer: 1,200 pieces kept"
+    )
+    assert sentences[1] == (
+        "branch of the run large, step 1,000, 5,000 tokens (manifest sha256 cccccccccccccccc…); "
+        "changed: data.shards aaaaaaaaaaaa… -> bbbbbbbbbbbb…, training.schedule constant -> wsd"
+    )
+    assert start_section([entry, branch]).count("\n1. weights of") == 1 and start_section([]) == ""

@@ -17,6 +17,7 @@ from jadeberta.config import Recipe
 from jadeberta.config.init_from import complete_model
 from jadeberta.errors import CheckpointError, ConfigError
 from jadeberta.model.published import BIAS, EMBEDDINGS
+from jadeberta.shards.tokenizer_format import DEFAULT_SPECIAL_TOKENS, SpecialTokens
 from jadeberta.start.embeddings import first_difference, match_vocabularies
 from jadeberta.start.source import read_source
 from jadeberta.start.source_vocabulary import Vocabulary, read_vocabulary
@@ -104,8 +105,9 @@ def published(tmp_path_factory, source) -> Path:
     return directory
 
 
-def shards_with(tmp_path: Path) -> Any:
-    return SimpleNamespace(directory=tmp_path, index_path=tmp_path / "index.json")
+def shards_with(tmp_path: Path, special: SpecialTokens = DEFAULT_SPECIAL_TOKENS) -> Any:
+    index = SimpleNamespace(special_tokens=special)
+    return SimpleNamespace(directory=tmp_path, index_path=tmp_path / "index.json", index=index)
 
 
 def recipe_for(published: Path, tmp_path: Path, **model: Any) -> Recipe:
@@ -122,7 +124,7 @@ def test_shared_rows_keep_their_bits_and_new_ones_are_means_in_embeddings_and_bi
     files = {"tokenizer.json": byte_level([" 京都", "学"], ["<mask>", "<pad>", "<s>", "</s>"])}
     new = read_vocabulary(files, "new")
     recipe = recipe_for(published, tmp_path, init_tokenizer="match", vocab_size=len(new.keys))
-    weights, (entry,) = read_source(recipe, published, shards_with(tmp_path), files)
+    weights, (entry,) = read_source(recipe, published, shards_with(tmp_path, SpecialTokens(1, 2, 3, None, 0)), files)
     old = load_file(published / "model.safetensors")
     for name in (EMBEDDINGS, BIAS):
         rows = {text: old[name][source.numbers[text.encode()]] for text in ("学", " ", "京", "都")}

@@ -1,1 +1,0 @@
-"""Records of WARC files, and the answers of web servers in them."""
