@@ -48,7 +48,8 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("task", TASKS)
+# JNLI learns as MARC-ja does, with a second text.
+@pytest.mark.parametrize("task", [pytest.param(t, marks=pytest.mark.long) if t == "jnli" else t for t in TASKS])
 def test_each_task_is_learnt_by_a_small_model(model, data, tmp_path, capsys, task) -> None:
     found = run(model, data, tmp_path / "out", *LEARNS, task=task)
     (trial,) = found["points"]

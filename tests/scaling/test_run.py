@@ -227,7 +227,7 @@ def test_a_folder_without_a_test_is_named(tmp_path) -> None:
         main(["plot"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_on_this_machine_the_points_run_as_ranks_and_a_test_can_grow(tmp_path, capsys) -> None:
     shards = make_shards(tmp_path / "shards", {"a": (60, 1)})
     recipe = make_recipe(tmp_path / "tiny.yaml", shards, tmp_path / "run", training={"global_batch_size": 4})
