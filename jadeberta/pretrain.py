@@ -292,7 +292,7 @@ class Trainer:
         recipe, training, shards = self.context.recipe, self.context.recipe.training, self.context.shards
         by_pieces = training.whole_word_mask and shards.index.word_starts == "pieces"
         words = read_word_starts(self.context.tokenizer[MODEL_FILE]) if by_pieces else None
-        masker = Masker(training.seed, shards.index.vocab_size, training.mask_probability, words)
+        masker = Masker(training.seed, shards.index.vocab_size, training.mask_probability, words, shards.index.special_tokens)
         by_document = recipe.data.packing == "documents"
         ranks = (self.context.process.rank, self.context.process.world_size)
         dataset = StepDataset(shards, order, masker, training.micro_batch_size, *ranks, by_document, training.whole_word_mask)

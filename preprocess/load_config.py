@@ -10,7 +10,7 @@ from typing import Any
 import jsonargparse
 import yaml
 
-from jadeberta.shards import WORD_START, ConfigError
+from jadeberta.shards import LONGEST_ROW, SHORTEST_ROW, WORD_START, ConfigError
 from jadeberta.utils.paths import find_recipe
 from jadeberta.utils.recipe_errors import explain_recipe_error
 from preprocess.config import (
@@ -44,7 +44,6 @@ OTHER_SECTIONS = (
 """Sections of a recipe that other packages read."""
 VOCABULARY_LIMIT = 2**20
 """Largest vocabulary; with more, most of the model would be its embedding."""
-SHORTEST_ROW, LONGEST_ROW = 128, 8192
 
 
 def load_config(recipe: Path | None, overrides: tuple[str, ...] = (), corpora: Path | None = None) -> PreprocessConfig:

@@ -1,10 +1,8 @@
-"""The row lengths that shards, model and attention take, and the check of a length against a model; stated here alone."""
+"""The row lengths that model and attention take, and the check of a length against a model; stated here alone."""
 
 from jadeberta.config.schema import ModelConfig
 from jadeberta.errors import ConfigError
 
-SHORTEST_ROW, LONGEST_ROW = 128, 8192
-"""Tokens of the rows that the program is written and tested for."""
 FUSED_HEAD_SIZES = (32, 64, 128)
 """Head sizes for which the Triton kernels are written."""
 FUSED_LENGTH = 2048

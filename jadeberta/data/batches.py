@@ -64,13 +64,14 @@ class StepArrays:
     batch_hash: str
     """These three as in `StepBatch`."""
     input_ids: np.ndarray
-    """Masked token ids, uint16 [sequences, length]. 0 is padding before masking too: it is neither masked nor put in."""
+    """Masked token ids, of the shards' type [sequences, length]. The pad id is padding before masking too: it is neither masked nor put
+    in."""
     documents: np.ndarray | None
     """Document numbers, uint16 [sequences, length]; None where a row counts as one text."""
     masked_index: np.ndarray
     """Positions in the flattened share that are predicted, ascending, int64 [masked]."""
     labels: np.ndarray
-    """Tokens at these positions, uint16 [masked]."""
+    """Tokens at these positions, of the shards' type [masked]."""
     excluded: list[ExcludedRows]
 
 
@@ -103,6 +104,7 @@ class StepDataset(Dataset):
         self.capacity = masked_capacity(micro_batch_size * shards.sequence_length, masker.probability)
         self.place = (micro_batch_size, rank, world_size)
         self.by_document, self.whole_words = by_document, whole_words
+        self.pad = shards.index.special_tokens.pad
 
     def __getitem__(self, step: int) -> StepArrays:
         """Returns the share of a step; raises the errors of reading it."""
@@ -111,8 +113,8 @@ class StepDataset(Dataset):
         digest = xxhash.xxh64(np.stack([epochs, samples], axis=1).astype("<i8").tobytes()).hexdigest()
         self.shards.take_excluded()  # records of earlier reads do not belong to this batch
         shares = rank_share(len(samples), *self.place)
-        length = self.shards.sequence_length
-        input_ids = np.empty((shares.size, length), np.uint16)
+        length, dtype = self.shards.sequence_length, np.dtype(self.shards.index.token_dtype)
+        input_ids = np.empty((shares.size, length), dtype)
         document_ids = np.empty((shares.size, length), np.uint16) if self.by_document else None
         index, targets = [], []
         for number, places in enumerate(shares):
@@ -124,7 +126,7 @@ class StepDataset(Dataset):
                 document_ids[mine] = documents
             masked = np.flatnonzero(labels != IGNORED)
             index.append(masked + mine.start * length)
-            targets.append(labels.ravel()[masked].astype(np.uint16))
+            targets.append(labels.ravel()[masked].astype(dtype))
         places_masked, labels_masked = np.concatenate(index), np.concatenate(targets)
         return StepArrays(
             step, int(epochs[0]), digest, input_ids, document_ids, places_masked, labels_masked, self.shards.take_excluded()
@@ -137,7 +139,7 @@ class StepDataset(Dataset):
         micro_batches = []
         for number in range(sequences // size):
             mine, masked = slice(number * size, (number + 1) * size), slice(ends[number], ends[number + 1])
-            present = share.input_ids[mine] != PAD
+            present = share.input_ids[mine] != self.pad
             micro_batch = MicroBatch(
                 input_ids=torch.from_numpy(share.input_ids[mine].astype(np.int64)),
                 masked_index=torch.from_numpy(share.masked_index[masked] - mine.start * length),
@@ -146,11 +148,13 @@ class StepDataset(Dataset):
                 document_ids=None if share.documents is None else torch.from_numpy(share.documents[mine].astype(np.int64)),
             )
             micro_batches.append(fill_up(micro_batch, self.capacity))
-        tokens = int(np.count_nonzero(share.input_ids))
+        tokens = int(np.count_nonzero(share.input_ids != self.pad))
         return StepBatch(share.step, share.epoch, share.batch_hash, micro_batches, len(share.labels), tokens, share.excluded)
 
 
-def make_micro_batch(ids: np.ndarray, labels: np.ndarray, rows: np.ndarray, documents: np.ndarray | None) -> MicroBatch:
+def make_micro_batch(
+    ids: np.ndarray, labels: np.ndarray, rows: np.ndarray, documents: np.ndarray | None, pad: int = PAD
+) -> MicroBatch:
     """Makes the tensors of one micro-batch.
 
     Args:
@@ -158,9 +162,10 @@ def make_micro_batch(ids: np.ndarray, labels: np.ndarray, rows: np.ndarray, docu
         labels: tokens to predict, elsewhere IGNORED, [batch, length].
         rows: tokens before masking, [batch, length].
         documents: document numbers, [batch, length]; None where attention crosses documents.
+        pad: the pad token of the rows.
     """
     masked_index = np.flatnonzero(labels != IGNORED)
-    present = rows != PAD
+    present = rows != pad
     return MicroBatch(
         input_ids=torch.from_numpy(ids),
         masked_index=torch.from_numpy(masked_index),

@@ -4,11 +4,12 @@ Chosen tokens become [MASK] (80%), a random token (10%) or stay as they are (10%
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from jadeberta.data.sample_order import derive_key, mix64
-from jadeberta.shards.tokenizer_format import MASK, SPECIAL_TOKENS, UNK
+from jadeberta.shards.tokenizer_format import DEFAULT_SPECIAL_TOKENS, SpecialTokens
 
 IGNORED = -100
 """Label of a token that is not predicted; the ignore_index of PyTorch's cross-entropy."""
@@ -23,6 +24,23 @@ class Masker:
     probability: float = 0.15
     word_starts: np.ndarray | None = None
     """bool [vocab_size], True for pieces that start a word; where given, whole words are chosen."""
+    special: SpecialTokens = DEFAULT_SPECIAL_TOKENS
+    """The special tokens of the rows' tokenizer; at least one other token must be in the vocabulary."""
+
+    @cached_property
+    def _ordinary(self) -> np.ndarray:
+        """The tokens that are not special, ascending, int64: a random token is one of them."""
+        return np.setdiff1d(np.arange(self.vocab_size), self.special.ids)
+
+    @cached_property
+    def _may_mask(self) -> np.ndarray:
+        """Which tokens may be masked, bool [vocab_size]."""
+        may_mask = np.zeros(self.vocab_size, bool)
+        may_mask[self._ordinary] = True
+        # [UNK] stands for text and may be masked; the other special tokens may not.
+        if self.special.unk is not None:
+            may_mask[self.special.unk] = True
+        return may_mask
 
     def __call__(
         self, tokens: np.ndarray, epochs: np.ndarray, samples: np.ndarray, word_starts: np.ndarray | None = None
@@ -30,7 +48,7 @@ class Masker:
         """Masks rows.
 
         Args:
-            tokens: token ids, uint16 [batch, length].
+            tokens: token ids, each below vocab_size, [batch, length].
             epochs: epoch of each row, int64 [batch].
             samples: sample index of each row, int64 [batch].
             word_starts: bool [batch, length], True where a word starts in these rows; where given, whole words are chosen.
@@ -39,8 +57,7 @@ class Masker:
             Input ids and labels, both int64 [batch, length]. A label is the token where it is predicted, elsewhere IGNORED.
         """
         ids = tokens.astype(np.int64)
-        # [UNK] stands for text and may be masked; the other special tokens may not.
-        may_mask = (ids >= len(SPECIAL_TOKENS)) | (ids == UNK)
+        may_mask = self._may_mask[ids]
         if word_starts is None and self.word_starts is not None:
             word_starts = self.word_starts[ids]
         if word_starts is None:
@@ -50,11 +67,10 @@ class Masker:
         labels = np.where(chosen, ids, IGNORED)
         # A stream of its own for each decision: what becomes of a token must not depend on whether it was chosen.
         action = self._uniform(ids.shape, epochs, samples, stream=1)
-        random_ids = len(SPECIAL_TOKENS) + self._bits(ids.shape, epochs, samples, stream=2) % np.uint64(
-            self.vocab_size - len(SPECIAL_TOKENS)
-        )
-        ids = np.where(chosen & (action < 0.8), MASK, ids)
-        ids = np.where(chosen & (action >= 0.8) & (action < 0.9), random_ids.astype(np.int64), ids)
+        drawn = self._bits(ids.shape, epochs, samples, stream=2) % np.uint64(len(self._ordinary))
+        ids = np.where(chosen & (action < 0.8), self.special.mask, ids)
+        is_random = chosen & (action >= 0.8) & (action < 0.9)
+        ids[is_random] = self._ordinary[drawn[is_random].astype(np.int64)]
         return ids, labels
 
     def _choose_words(self, starts: np.ndarray, may_mask: np.ndarray, epochs: np.ndarray, samples: np.ndarray) -> np.ndarray:

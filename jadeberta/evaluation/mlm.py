@@ -80,7 +80,8 @@ def evaluate_mlm(
     Raises:
         ConfigError: the split holds no token to predict.
     """
-    masker = Masker(seed, shards.index.vocab_size, mask_probability)
+    special = shards.index.special_tokens
+    masker = Masker(seed, shards.index.vocab_size, mask_probability, special=special)
     by_document = shards.index.packing == "best_fit"
     device = next(model.parameters()).device
     results, every = {}, np.zeros(model.config.vocab_size, np.int64)
@@ -91,7 +92,7 @@ def evaluate_mlm(
         for chunk in _chunks(rows if not limit else rows[:limit], batch_size):
             tokens, documents = shards.rows(chunk)
             ids, labels = masker(tokens, np.zeros_like(chunk), chunk)
-            batch = make_micro_batch(ids, labels, tokens, documents if by_document else None)
+            batch = make_micro_batch(ids, labels, tokens, documents if by_document else None, special.pad)
             if not len(batch.labels):
                 continue  # rows of very few tokens may have none masked
             mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
@@ -154,6 +155,9 @@ def main(arguments: list[str]) -> int:
         "--split", choices=["valid", "train"], default="valid", help="held-out documents (default) or training rows"
     )
     parser.add_argument(
+        "--sequence-length", type=int, help="tokens of the rows, where the shards have several lengths (default: the first)"
+    )
+    parser.add_argument(
         "--attention", choices=["eager", "sdpa", "fused"], default="sdpa", help="form of the attention (default sdpa)"
     )
     parser.add_argument("--batch-size", type=int, default=16, help="rows at once")
@@ -168,13 +172,18 @@ def main(arguments: list[str]) -> int:
     if options.output is not None and options.output.is_dir():
         raise ConfigError(f"--output {options.output}: is a directory; name a file.")
     checkpoint = resolve_checkpoint(options.checkpoint)
-    shards = open_shards(options.shards, options.split)
+    shards = open_shards(options.shards, options.split, sequence_length=options.sequence_length)
     model = load(checkpoint, options.attention)
     # More embeddings than pieces: those of a model that was published so stay, and are no token's.
     if model.config.vocab_size < shards.index.vocab_size:
         raise ConfigError(
             f"{checkpoint}: a vocabulary of {model.config.vocab_size}, but {shards.index_path} was made with "
             f"{shards.index.vocab_size} pieces. Name the shards of this model's tokenizer."
+        )
+    if shards.sequence_length > model.config.max_position_embeddings:
+        raise ConfigError(
+            f"{checkpoint}: takes rows of up to {model.config.max_position_embeddings} tokens (max_position_embeddings), but those of "
+            f"{shards.index_path} have {shards.sequence_length}. Name another length with --sequence-length, or other shards."
         )
     if shards.index.packing == "best_fit" and options.attention == "eager":
         raise ConfigError(
@@ -203,6 +212,7 @@ def main(arguments: list[str]) -> int:
         "fingerprint": shards.index.fingerprint,
         "weights": options.weights,
         "split": options.split,
+        "sequence_length": shards.sequence_length,
         "mask_probability": options.mask_probability,
         "seed": options.seed,
         "limit": options.limit,

@@ -31,8 +31,10 @@ class Validation:
         """
         recipe = context.recipe
         self.recipe, self.engine = recipe, engine
-        self.shards = open_shards(context.shards.directory, "valid", recipe.data.damaged)
-        self._masker = Masker(EVALUATION_SEED, self.shards.index.vocab_size, recipe.training.mask_probability)
+        self.shards = open_shards(context.shards.directory, "valid", recipe.data.damaged, context.shards.sequence_length)
+        index = self.shards.index
+        self._pad = index.special_tokens.pad
+        self._masker = Masker(EVALUATION_SEED, index.vocab_size, recipe.training.mask_probability, special=index.special_tokens)
 
     def __call__(self, local_flags: LocalFlags) -> tuple[dict[str, dict[str, float]], RankFlags]:
         """Evaluates every corpus; every rank calls it.
@@ -90,10 +92,12 @@ class Validation:
             tokens, documents = self.shards.rows(rows)
             self.shards.take_excluded()  # an excluded row has no masked tokens: the count shows it
         else:
-            tokens = documents = np.zeros((1, self.shards.sequence_length), np.uint16)
+            documents = np.zeros((1, self.shards.sequence_length), np.uint16)
+            tokens = np.full(documents.shape, self._pad, self.shards.index.token_dtype)
         keys = rows if len(rows) else np.zeros(1, np.int64)
         ids, labels = self._masker(tokens, np.zeros_like(keys), keys)
         by_document = self.recipe.data.packing == "documents"
         with torch.no_grad():
-            loss, correct = self.engine.forward(make_micro_batch(ids, labels, tokens, documents if by_document else None))
+            batch = make_micro_batch(ids, labels, tokens, documents if by_document else None, self._pad)
+            loss, correct = self.engine.forward(batch)
         return float(correct), float(loss), float(np.count_nonzero(labels >= 0))

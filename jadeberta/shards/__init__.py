@@ -7,7 +7,7 @@ from jadeberta.errors import ConfigError, InputError, JadebertaError, OutputErro
 from jadeberta.shards.checksums import checksums_path, ensure_checksums
 from jadeberta.shards.index import INDEX_NAME, WORD_START, CorpusEntry, Packing, ShardEntry, ShardIndex, find_index
 from jadeberta.shards.reader import ExcludedRows, ShardReader, open_shards
-from jadeberta.shards.row_format import RowFormat, token_dtype_of
+from jadeberta.shards.row_format import LONGEST_ROW, SHORTEST_ROW, RowFormat, token_dtype_of
 from jadeberta.shards.tokenizer_format import SpecialTokens
 from jadeberta.shards.verify import verify
 from jadeberta.shards.writer import BLOCK_SEQUENCES, SEQUENCE_LENGTH, write_shard
@@ -20,7 +20,9 @@ open = open_shards
 __all__ = [
     "BLOCK_SEQUENCES",
     "INDEX_NAME",
+    "LONGEST_ROW",
     "SEQUENCE_LENGTH",
+    "SHORTEST_ROW",
     "WORD_START",
     "ConfigError",
     "CorpusEntry",

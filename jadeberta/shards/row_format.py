@@ -11,6 +11,8 @@ import numpy as np
 TokenDtype = Literal["uint16", "uint32"]
 NARROW_VOCABULARY = 2**16
 """Largest vocabulary whose ids are stored as uint16."""
+SHORTEST_ROW, LONGEST_ROW = 128, 8192
+"""Tokens of the rows that the program makes, trains on and is tested for."""
 DOCUMENT_DTYPE = np.dtype("<u2")
 
 

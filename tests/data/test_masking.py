@@ -1,10 +1,14 @@
 """Masks follow BERT's rule, depend on nothing but their key, and never touch a special token."""
 
+import hashlib
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jadeberta.data.masking import IGNORED, Masker
-from jadeberta.shards.tokenizer_format import CLS, MASK, PAD, SEP, UNK
+from jadeberta.shards.tokenizer_format import CLS, MASK, PAD, SEP, UNK, SpecialTokens
 
 VOCAB = 1000
 
@@ -87,3 +91,55 @@ def test_whole_words_are_chosen_with_all_their_pieces_or_none() -> None:
             if maskable[row, place]:
                 word.append(bool(chosen[row, place]))
     assert words > 1000
+
+
+@pytest.mark.parametrize(
+    ("whole_words", "digest"),
+    [
+        (False, "d158c283ff8755ac2114ef6480a16dd3abd8ffb9e719499ed3eb9c90ef6912bb"),
+        (True, "f230eb2a3cfffd1b555847e89e93dade5ab88cb474da73e73f76e54658663380"),
+    ],
+)
+def test_masks_of_the_published_special_tokens_are_those_of_the_first_version(whole_words: bool, digest: str) -> None:
+    # The digests were made by the version that knew these five ids alone: checkpoints of that time go on with the same masks.
+    tokens = np.random.default_rng(7).integers(0, 32000, (16, 512)).astype(np.uint16)
+    tokens[:, 500:] = PAD
+    starts = np.arange(32000) % 3 == 0 if whole_words else None
+    ids, labels = Masker(5, 32000, 0.15, starts)(tokens, np.arange(16) // 4, np.arange(16) * 7)
+    assert hashlib.sha256(ids.astype("<i8").tobytes() + labels.astype("<i8").tobytes()).hexdigest() == digest
+
+
+@st.composite
+def vocabularies(draw: st.DrawFn) -> tuple[int, SpecialTokens]:
+    size = draw(st.sampled_from([12, 300, 99_574]))
+    ids = draw(st.lists(st.integers(0, size - 1) | st.integers(size - 11, size - 1), min_size=5, max_size=11, unique=True))
+    pad, cls, sep, unk, mask, *others = ids
+    return size, SpecialTokens(pad, cls, sep, unk if draw(st.booleans()) else None, mask, tuple(others))
+
+
+@given(vocabularies(), st.integers(0, 2**32), st.booleans())
+def test_special_tokens_anywhere_are_neither_masked_nor_drawn(
+    vocabulary: tuple[int, SpecialTokens], seed: int, whole_words: bool
+) -> None:
+    size, special = vocabulary
+    generator = np.random.default_rng(seed)
+    tokens = generator.integers(0, size, (6, 300), dtype=np.uint32)
+    tokens[:, :40] = generator.choice(special.ids, (6, 40))
+    starts = generator.random(size) < 0.5 if whole_words else None
+    ids, labels = mask(Masker(seed, size, 0.5, starts, special), tokens)
+    chosen, fixed = labels != IGNORED, sorted({*special.ids} - {special.unk})
+    assert not chosen[np.isin(tokens, fixed)].any()
+    assert np.array_equal(ids[~chosen], tokens[~chosen]) and np.array_equal(labels[chosen], tokens[chosen])
+    changed = chosen & (ids != tokens)
+    assert ids.min() >= 0 and ids.max() < size
+    assert not np.isin(ids[changed], sorted({*special.ids} - {special.mask})).any()
+
+
+def test_every_token_but_the_special_ones_is_drawn() -> None:
+    special = SpecialTokens(pad=9, cls=2, sep=0, unk=None, mask=19, others=(5, 6))
+    tokens = np.full((400, 64), 10, np.uint32)
+    ids, _ = mask(Masker(1, 20, 0.9, special=special), tokens)
+    counts = np.bincount(ids.ravel(), minlength=20)
+    ordinary = np.setdiff1d(np.arange(20), [*special.ids, 10])
+    assert set(np.flatnonzero(counts)) == {*ordinary.tolist(), 10, 19}
+    assert counts[ordinary].std() < 3 * np.sqrt(counts[ordinary].mean())
