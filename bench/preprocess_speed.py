@@ -24,7 +24,9 @@ sys.path[0] = str(ROOT)  # in place of bench/, where files are named like packag
 from bench.preprocess.measure import Row, table  # noqa: E402
 from bench.results_file import write_results  # noqa: E402
 
-PARTS = {"clean": "cleaning_speed", "segment": "segmentation_speed", "stages": "stage_speed", "reads": "shard_reads"}
+PARTS = {
+    "clean": "cleaning_speed", "segment": "segmentation_speed", "stages": "stage_speed", "reads": "shard_reads", "filters": "filter_speed",
+}  # fmt: skip
 """Name of a part -> its module in bench/preprocess."""
 
 

@@ -5,14 +5,13 @@ pages, beside mwparserfromhell's `strip_code` on the same page; and on the sampl
 demo's corpus, and on the sample's three.
 """
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import mwparserfromhell
 
-from bench.preprocess.measure import Row, median_of
+from bench.preprocess.measure import Row, some_of, speed_row, speeds
 from preprocess import readers
 from preprocess.config import CorpusConfig
 from preprocess.demo.corpus import write_corpus
@@ -39,13 +38,11 @@ def measure(work: Path, rounds: int, quick: bool) -> list[Row]:
             continue
         for name, config in discover(folder).items():
             if config.format != "wikipedia":
-                texts = _some(
+                texts = some_of(
                     (d["text"] for p in readers.splits(name, config) for d in readers.documents(p, Counter())), megabytes
                 )
-                found = _speeds(
-                    {"ours": _each(texts, split_sentences), "normalise alone": _each(texts, normalise)}, texts, rounds
-                )
-                rows.append(_row(f"sentence splitting + normalisation, {source} {name}", found, 25.0, texts))
+                found = speeds({"ours": _each(texts, split_sentences), "normalise alone": _each(texts, normalise)}, texts, rounds)
+                rows.append(speed_row(f"sentence splitting + normalisation, {source} {name}", found, 25.0, texts))
     return rows
 
 
@@ -53,7 +50,7 @@ def _cleaning(megabytes: float, rounds: int) -> list[Row]:
     article = ARTICLE.read_text(encoding="utf-8")
     pages = {"a dense article": [article] * max(1, round(megabytes * 1e6 / 10 / len(article.encode())))}
     if SAMPLE.is_dir():
-        pages["sample dump"] = _some(_wikitexts(discover(SAMPLE)["wikipedia"]), megabytes)
+        pages["sample dump"] = some_of(_wikitexts(discover(SAMPLE)["wikipedia"]), megabytes)
 
     def ours(page: str) -> str:
         return "" if is_disambiguation(page) else clean(page)
@@ -63,8 +60,8 @@ def _cleaning(megabytes: float, rounds: int) -> list[Row]:
 
     rows = []
     for name, texts in pages.items():
-        found = _speeds({"ours": _each(texts, ours), "mwparserfromhell strip_code": _each(texts, theirs)}, texts, rounds)
-        rows.append(_row(f"Wikipedia wikitext cleaning, {name}", found, 1.0, texts))
+        found = speeds({"ours": _each(texts, ours), "mwparserfromhell strip_code": _each(texts, theirs)}, texts, rounds)
+        rows.append(speed_row(f"Wikipedia wikitext cleaning, {name}", found, 1.0, texts))
     return rows
 
 
@@ -78,43 +75,9 @@ def _wikitexts(config: CorpusConfig) -> list[str]:
     return [wikitext for _, namespace, _, redirect, wikitext in pages if namespace == "0" and not redirect]
 
 
-def _some(texts: Iterable[str], megabytes: float) -> list[str]:
-    """The first texts up to a size."""
-    found: list[str] = []
-    size = 0
-    for text in texts:
-        found.append(text)
-        size += len(text.encode())
-        if size >= megabytes * 1e6:
-            break
-    return found
-
-
 def _each(texts: list[str], work: Callable[[str], object]) -> Callable[[], object]:
     def all_of_them() -> None:
         for text in texts:
             work(text)
 
     return all_of_them
-
-
-def _speeds(ways: dict[str, Callable[[], object]], texts: list[str], rounds: int) -> dict[str, list[float]]:
-    """MB a second of a core, round by round, the ways taking turns."""
-    size = sum(len(text.encode()) for text in texts) / 1e6
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, run in ways.items():
-            began = time.process_time()
-            run()
-            found[name].append(size / (time.process_time() - began))
-    return found
-
-
-def _row(measure: str, found: dict[str, list[float]], target: float, texts: list[str]) -> Row:
-    details = {
-        "megabytes": round(sum(len(text.encode()) for text in texts) / 1e6, 3),
-        "texts": len(texts),
-        "medians": {name: round(median_of(speeds), 2) for name, speeds in found.items()},
-        "rounds": {name: [round(speed, 2) for speed in speeds] for name, speeds in found.items()},
-    }
-    return Row(measure, median_of(found["ours"]), "MB/s a core", target, details)

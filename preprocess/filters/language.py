@@ -92,9 +92,9 @@ def _open(among: tuple[str, ...]) -> Any:
         __slots__ = ()
 
         def _sparse_score(self, visits: Counter[int], table: np.ndarray) -> np.ndarray:
-            features = np.fromiter(sorted(visits), np.intp, len(visits))
-            counts = np.fromiter((visits[feature] for feature in features.tolist()), np.float32, len(visits))
-            scores: np.ndarray = (np.log1p(counts)[:, None] * table[features]).sum(axis=0) + self.nb_pc
+            features = np.fromiter(visits.keys(), np.intp, len(visits))
+            counts = np.fromiter(visits.values(), np.float32, len(visits))
+            scores: np.ndarray = np.einsum("f,fl->l", np.log1p(counts), table[features]) + self.nb_pc
             return scores
 
     identifier = Identifier.from_model_file(MODEL_FILE, norm_probs=True)
