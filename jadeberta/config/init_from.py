@@ -22,6 +22,8 @@ DEFAULTS: dict[str, Any] = {
 """Keys that decide which function the weights are, with what transformers takes where config.json lacks one."""
 UNUSED: dict[str, Any] = {"initializer_range": 0.02, "pooler_hidden_act": "gelu", "pooler_hidden_size": None}
 """Keys that change nothing about the weights: the source's where the recipe leaves them out, and free."""
+MOST_LAYERS, LARGEST_SIZE = 1000, 1 << 24
+"""Of a model that is looked at: a number beyond them is damage, and a model of that many layers takes for ever to lay out."""
 MASKED_LM = "DebertaV2ForMaskedLM"
 
 
@@ -134,6 +136,9 @@ def read_architecture(directory: Path) -> dict[str, Any]:
             is_right, values[key] = True, float(value)
         if not is_right:
             raise ConfigError(f"{path}: its {key} is {value!r}, where a DeBERTa V2 has {kinds[key].__name__}. Download it again.")
+        limit = MOST_LAYERS if key == "num_hidden_layers" else LARGEST_SIZE
+        if isinstance(value, int) and value > limit:
+            raise ConfigError(f"{path}: its {key} is {value:,}, more than {limit:,}, which no model has. Download it again.")
     # A count below 1 stands for "none" here; transformers takes any such value.
     for key in ("position_buckets", "max_relative_positions"):
         values[key] = values[key] if values[key] >= 1 else -1

@@ -94,7 +94,11 @@ def read_published(directory: Path, config: dict) -> Weights:
 
 def check_weights(directory: Path, found: Weights, config: dict) -> None:
     """Raises CheckpointError where weights are not the parameters of a config: missing, unknown, of another shape, not finite."""
-    expected = parameter_shapes(config)
+    try:
+        expected = parameter_shapes(config)
+    except Exception as e:  # transformers and torch raise many classes for sizes that fit no model
+        reason = next(iter(str(e).splitlines()), "") or type(e).__name__
+        raise CheckpointError(f"{directory}: its config.json describes no DeBERTa V2 ({reason}). Download it again.") from e
     what = "a DebertaV2ForMaskedLM as its config.json says"
     if missing := sorted(expected.keys() - found.keys()):
         raise CheckpointError(f"{directory}: lacks {missing[0]} ({len(missing)} tensors missing) of {what}. Download it again.")

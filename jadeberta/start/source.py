@@ -12,7 +12,8 @@ from jadeberta.config.init_from import DEFAULTS, UNUSED, read_architecture
 from jadeberta.config.lineage import Entry, Lineage, lineage_in, read_lineage
 from jadeberta.errors import ConfigError
 from jadeberta.evaluation.mlm import resolve_checkpoint
-from jadeberta.model.published import POSITIONS, Weights, check_weights, read_published, weight_files, weights_sha256
+from jadeberta.model.load import parameter_shapes
+from jadeberta.model.published import EMBEDDINGS, POSITIONS, Weights, check_weights, read_published, weight_files, weights_sha256
 from jadeberta.release.origin import ORIGIN_NAME
 from jadeberta.shards import ShardReader
 from jadeberta.start.embeddings import carry_over, first_difference, match_vocabularies
@@ -62,6 +63,12 @@ def read_source(recipe: Recipe, given: Path, shards: ShardReader, tokenizer: dic
         lineage = lineage_in(state, directory)
     weights = _cut_positions(weights, recipe.model)
     weights, entry["tokenizer"] = _fit_tokenizer(recipe, directory, weights, shards, tokenizer)
+    expected, found = parameter_shapes(recipe.model.hugging_face()), {name: tuple(t.shape) for name, t in weights.items()}
+    if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+        raise ConfigError(
+            f"model.init_from {directory}: {wrong[0]} is {found.get(wrong[0], 'absent')} there and {expected.get(wrong[0], 'absent')} in "
+            "the recipe's model. Leave the keys of the architecture out, which takes the source's."
+        )
     entry["model"] = {key: value for key, value in asdict(recipe.model).items() if key in DEFAULTS or key in UNUSED}
     return weights, (*lineage, entry)
 
@@ -97,7 +104,7 @@ def _fit_tokenizer(
                 )
         return weights, "same"
     source = read_vocabulary(files, str(directory))
-    rows = len(next(iter(weights[name] for name in weights if name.endswith("word_embeddings.weight"))))
+    rows = len(weights[EMBEDDINGS])
     new = _shards_vocabulary(shards, tokenizer)
     if len(new.keys) != recipe.model.vocab_size:
         raise ConfigError(

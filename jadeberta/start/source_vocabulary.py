@@ -119,7 +119,10 @@ def _read_fast(files: dict[str, bytes]) -> Vocabulary:
 
     def encode(key: bytes) -> list[int]:
         spelt = _spelt(key, alphabet)
-        return [] if spelt is None else [token.id for token in tokenizer.model.tokenize(spelt)]
+        try:
+            return [] if spelt is None else [token.id for token in tokenizer.model.tokenize(spelt)]
+        except Exception:  # plain Exception, of a model without [UNK] for a text that it cannot spell
+            return []
 
     # A model of whole words gives [UNK] alone for what it does not know; the caller leaves that out.
     return _vocabulary(keys, _roles(pieces, files), specials, encode if kind != "WordLevel" else lambda key: [])

@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from jadeberta.jobs.exit_reason import write_exit_reason
-from jadeberta.jobs.lifecycle import is_finished, reported_cause
+from jadeberta.jobs.lifecycle import _parser, is_finished, reported_cause
+from jadeberta.preflight.cli import _parser as preflight_parser
 from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import ROOT, make_recipe, make_shards
 
@@ -175,3 +176,10 @@ def test_only_the_last_step_is_the_end(tmp_path, content, finished) -> None:
     (tmp_path / "DONE").write_bytes(content)
     assert is_finished(tmp_path, 6) is finished
     assert not is_finished(tmp_path / "nowhere", 6)
+
+
+@pytest.mark.parametrize("parse", [_parser().parse_known_args, preflight_parser().parse_known_args])
+def test_options_of_the_training_alone_are_taken_beside_the_keys_of_the_recipe(parse) -> None:
+    own = [] if parse.__self__.prog == "jadeberta preflight" else ["begin"]
+    options = ["--resume", "auto", "--branch-from", "runs/large/checkpoints/step-00000100", "--training.lr", "1e-3"]
+    assert parse([*own, "--config", "recipe.yaml", *options])[1] == ["--training.lr", "1e-3"]

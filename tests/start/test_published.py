@@ -155,6 +155,8 @@ def with_nan(tensors: Weights) -> None:
         (lambda d: edit(d, architectures=["DebertaV2ForSequenceClassification"]), "the model is a DebertaV2ForSequenceClassification"),
         (lambda d: edit(d, auto_map={"AutoModel": "x.Y"}), "Python code of its own, which is never run"),
         (lambda d: edit(d, embedding_size=8), "its embedding_size 8 is not its hidden_size 16"),
+        (lambda d: edit(d, num_attention_heads=5), r"its config\.json describes no DeBERTa V2 \(The hidden size"),
+        (lambda d: edit(d, num_hidden_layers=10**9), "its num_hidden_layers is 1,000,000,000, more than 1,000"),
         (lambda d: edit(d, hidden_size="16"), "its hidden_size is '16', where a DeBERTa V2 has int"),
         (lambda d: (d / "config.json").write_text("{"), r"config\.json: cannot be read as a model's configuration"),
         (lambda d: (d / "config.json").write_text("[1]"), r"config\.json: cannot be read as a model's configuration \(no object\)"),
