@@ -14,6 +14,7 @@ import pytest
 from jadeberta.shards import ConfigError, InputError
 from preprocess.config import CorpusConfig, DecontaminationConfig, EvaluationSetConfig, PreprocessConfig, SegmenterConfig
 from preprocess.corpus_report import print_report, write_report
+from preprocess.document_files import write_jsonl_zst
 from preprocess.executors.executor import Executor
 from preprocess.filters import decontaminate
 from preprocess.filters.evaluation_sets import fold, read_texts
@@ -160,6 +161,45 @@ def test_parts_are_the_same_whatever_the_splits_and_a_changed_set_is_seen(
     off = dataclasses.replace(config, decontamination=DecontaminationConfig())
     with pytest.raises(ConfigError, match=r"but this run has decontamination=None"):
         extract(off, tmp_path / "out", Executor())
+
+
+def test_parts_and_counts_are_the_same_after_kills(
+    config: PreprocessConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [text * 3 for text in TEXTS.values()]
+    for number in range(5):
+        rows = (json.dumps({"id": f"{number}-{n}", "text": text}) for n, text in enumerate(texts[number:] + texts[:number]))
+        (tmp_path / f"web-{number}.jsonl").write_text("\n".join(rows))
+    config.corpora["web"].path = str(tmp_path / "web-*.jsonl")
+    config.part_bytes = 300
+    whole = extract(config, tmp_path / "whole", Executor())
+    parts = [part.relative_to(tmp_path / "whole") for part in list_parts(tmp_path / "whole", "web")]
+    writes = 0
+
+    class Killed(BaseException):
+        pass
+
+    def dying(path: Path, rows: Any, **options: Any) -> None:
+        nonlocal writes
+        writes += 1
+        if writes % 4 == 0:
+            next(iter(rows))  # some of its documents are judged already
+            raise Killed
+        write_jsonl_zst(path, rows, **options)
+
+    monkeypatch.setattr("preprocess.stages.extract.write_jsonl_zst", dying)
+    lives = 0
+    while True:
+        lives += 1
+        try:
+            found = extract(config, tmp_path / "killed", Executor())
+            break
+        except Killed:
+            pass
+    assert lives > 3 and found == whole and sum(whole["web"]["dropped"].values()) == 5 * len(DROPPED)
+    assert [part.relative_to(tmp_path / "killed") for part in list_parts(tmp_path / "killed", "web")] == parts
+    for part in parts:
+        assert (tmp_path / "killed" / part).read_bytes() == (tmp_path / "whole" / part).read_bytes()
 
 
 def test_without_sets_markers_are_those_of_earlier_versions(config: PreprocessConfig, tmp_path: Path) -> None:
