@@ -74,20 +74,26 @@ def chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[bytes
     return (content for _, content in placed_chunks(path, start, end))
 
 
-def placed_chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
-    """Streams the chunks that `chunks` gives, as (bytes of the file read so far, content); raises DamagedFile as it does."""
-    # tar.gz in one suffix.
+def placed_chunks(path: Path, start: int = 0, end: int | None = None, ends: bool = False) -> Iterator[tuple[int, bytes]]:
+    """Streams the chunks that `chunks` gives, as (bytes of the file read so far, content); raises DamagedFile as it does.
+
+    With `ends` (place of its end in the file, no bytes) follows each stream of a compressed file.
+    """
+    # .tar.gz in one suffix.
     suffix = ".gz" if path.suffix == ".tgz" else path.suffix
-    return decompressed(_blocks(path, start, end), suffix, start)
+    return decompressed(_blocks(path, start, end), suffix, start, ends)
 
 
-def decompressed(blocks: Iterator[tuple[int, bytes]], suffix: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
+def decompressed(
+    blocks: Iterator[tuple[int, bytes]], suffix: str, start: int = 0, ends: bool = False
+) -> Iterator[tuple[int, bytes]]:
     """Streams the content of blocks of whole streams, as (place, content).
 
     Args:
         blocks: (place behind the block, block); the places come back with the content and stand in errors.
         suffix: names the format; one that is no compression gives the blocks as they are.
         start: place of the first block's first byte.
+        ends: say where streams end: (place behind the stream, no bytes) follows the content of each.
 
     Raises:
         DamagedFile: the streams are damaged or cut short, or `blocks` raises it.
@@ -114,6 +120,8 @@ def decompressed(blocks: Iterator[tuple[int, bytes]], suffix: str, start: int = 
                     for content in _contents(decompressor, data):
                         yield position, content
                     data = decompressor.unused_data if decompressor.eof else b""
+                    if ends and decompressor.eof:
+                        yield place - len(data), b""
                     decompressor = None if decompressor.eof else decompressor
     except OSError as e:
         # bz2 gives its errors without a number; others are trouble of this process or of the system, such as no descriptor left.

@@ -150,10 +150,14 @@ def estimate_corpus(
 
 def _try_extract(split: InputSplit, scratch: Path, config: PreprocessConfig) -> tuple[int, int, list[Document]]:
     """Returns the bytes read of a corpus's first file, their size when they are stored for extraction, and their documents."""
-    begins = getattr(readers.READERS[split.format], "begins", None)
-    if begins is None:
+    reader = readers.READERS[split.format]
+    tried = split if split.group else reader.head(split, HEAD_BYTES) if hasattr(reader, "head") else None
+    if tried is not None:
+        found = readers.documents(tried, Counter(), BadRecords("exclude"))
+        return max(1, tried.end), 0, list(document_filters.keep(found, config, Counter(), []))
+    if not hasattr(reader, "begins"):
         return _try_records(split)
-    read, lines = head_lines(split.path, begins, HEAD_BYTES)
+    read, lines = head_lines(split.path, reader.begins, HEAD_BYTES)
     # The head becomes a file of its own with a note, as a split of a large file would be.
     content = b"\n".join([*lines, b""])
     head, note = scratch / f"head{'.xml' if split.format == 'wikipedia' else ''}", scratch / "note"

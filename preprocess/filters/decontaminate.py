@@ -29,6 +29,8 @@ MOST_LETTERS = 2**24
 """Most letters of all evaluation sets together; a rank holds 16 to 24 bytes for each."""
 BLOCK = 2**16
 """Letters of documents that are looked through at once."""
+COMPARED = 4096
+"""Candidates that are compared letter by letter at once."""
 MAX_NAMED = 10
 """Most dropped documents that a split's marker, and a corpus in the report, names of each set."""
 SHOWN = 100
@@ -198,13 +200,23 @@ class _Matcher:
                 places, lengths = group.places[strings], group.lengths[strings]
                 fits = windows + lengths <= len(letters)
                 windows, places, lengths = windows[fits], places[fits], lengths[fits]
-                equal = [
-                    np.array_equal(letters[window : window + length], self._letters[place : place + length])
-                    for window, place, length in zip(windows.tolist(), places.tolist(), lengths.tolist(), strict=True)
-                ]
+                equal = self._equal(letters, windows, places, lengths)
                 found.append((windows[equal], places[equal]))
         windows, places = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
         return windows, places
+
+    def _equal(self, letters: np.ndarray, windows: np.ndarray, places: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Returns which windows of a document are the strings of the sets, letter by letter; bool [windows]."""
+        equal = np.ones(len(windows), np.bool_)
+        # Some at a time: a document may hold a string at every place.
+        for first in range(0, len(windows), COMPARED):
+            chosen = slice(first, first + COMPARED)
+            offsets = np.arange(lengths[chosen].max())[None]
+            inside = offsets < lengths[chosen, None]
+            here = letters[np.minimum(windows[chosen, None] + offsets, len(letters) - 1)]
+            there = self._letters[np.minimum(places[chosen, None] + offsets, len(self._letters) - 1)]
+            equal[chosen] = ((here == there) | ~inside).all(axis=1)
+        return equal
 
     def _sums(self, letters: np.ndarray) -> np.ndarray:
         """Returns the hash of the first 0, 1, 2, ... letters, not shifted; uint64 [letters + 1]."""

@@ -153,7 +153,7 @@ def _texts(value: Any, fields: tuple[str, ...], keys: set[str]) -> Iterator[tupl
     left = [("", value)]
     while left:
         field, value = left.pop()
-        if isinstance(value, str):
+        if isinstance(value, str) and field:
             keys.add(field)
             if field in fields:
                 yield field, value

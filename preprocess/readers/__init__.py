@@ -2,25 +2,29 @@
 
 A reader has three functions: `splits(corpus, files, settings)` returns the input splits, `begins(line, before)` recognises the first line
 of a document (for files that are split in one pass), and `documents(split, dropped, bad)` reads a split. A format that is no lines of text
-has `records(split)`, the number of its records, in place of `begins`. `KEYS` names the keys of a corpus
-in the recipe that the format takes (`ReaderSettings`); without it none. A new format is one more module and its line in `READERS`.
+has in place of `begins` either `records(split)`, the number of its records, or `split_file(task, settings, count)` and `head(split, size)`,
+which split a file and look at its head. `library(corpus, format)` names a library that the documents depend on. `KEYS` names the keys of a
+corpus in the recipe that the format takes (`ReaderSettings`); without it none. A new format is one more module and its line in `READERS`.
 """
 
 import glob
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from jadeberta.shards import ConfigError, InputError
 from jadeberta.utils.paths import expand_user
 from preprocess.config import CorpusConfig
-from preprocess.readers import cc100, jsonl, oscar, parquet, plain_text, wikiextractor, wikipedia
+from preprocess.readers import cc100, jsonl, oscar, parquet, plain_text, warc, wikiextractor, wikipedia
 from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, natural_key, shown_folders
 from preprocess.readers.rows.field_paths import check_path
 from preprocess.readers.rows.where import parse_where
+from preprocess.readers.split_file import SplitTask
+from preprocess.readers.split_file import split_file as split_lines
 
 READERS: dict[str, ModuleType] = {
     "wikipedia": wikipedia,
@@ -30,6 +34,7 @@ READERS: dict[str, ModuleType] = {
     "wikiextractor": wikiextractor,
     "text": plain_text,
     "parquet": parquet,
+    "warc": warc,
 }
 
 __all__ = ["READERS", "Document", "InputSplit", "check_corpus", "documents", "splits"]
@@ -72,6 +77,7 @@ def splits(corpus: str, config: CorpusConfig) -> list[InputSplit]:
         InputError: no file matches, or two files would have the same name in the output.
     """
     settings = check_corpus(corpus, config)
+    library_of(corpus, config.format)
     found: list[InputSplit] = READERS[config.format].splits(corpus, _files(corpus, config.path), settings)
     found = [replace(split, settings=settings) for split in _with_folders(found)]
     # Parts are named after their split: two of the same name would overwrite each other.
@@ -110,6 +116,25 @@ def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords | None =
     # A whole file without any document is damaged or of another format; a split of one may be empty.
     if not found and not dropped and split.note is None:
         raise InputError(f"{split.path}: line 1: no document in the whole file; copy or download it again.")
+
+
+def library_of(corpus: str, format: str) -> dict[str, str]:
+    """Returns {"library": its name and version} of a format whose documents depend on one, {} for others.
+
+    Raises:
+        ConfigError: the library is not installed.
+    """
+    reader = READERS[format]
+    return {"library": reader.library(corpus, format)} if hasattr(reader, "library") else {}
+
+
+def split(task: SplitTask, settings: Callable[[InputSplit], dict[str, Any]], count: Callable[..., None]) -> None:
+    """Writes text and note of every wanted split of a file, in one pass; see `split_file.split_file`."""
+    reader = READERS[task.splits[0].format]
+    if hasattr(reader, "split_file"):
+        reader.split_file(task, settings, count)
+    else:
+        split_lines(task, reader.begins, settings, count)
 
 
 def _with_folders(splits: list[InputSplit]) -> list[InputSplit]:

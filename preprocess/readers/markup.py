@@ -269,7 +269,7 @@ def _lines(lines: list[str]) -> Iterator[str]:
         if line.startswith("=") and (heading := _heading(line)):
             level, title = heading
             if not dropped_level or level <= dropped_level:
-                dropped_level = level if _is_dropped(title) else 0
+                dropped_level = level if is_dropped_section(title) else 0
                 if not dropped_level:
                     yield title
         elif dropped_level:
@@ -291,7 +291,8 @@ def _heading(line: str) -> tuple[int, str] | None:
 
 
 @lru_cache(4096)
-def _is_dropped(title: str) -> bool:
+def is_dropped_section(title: str) -> bool:
+    """Returns whether a section of this title, with its subsections, holds no running text but sources or links."""
     title = _ENTITY.sub(_character, _QUOTES.sub("", unmarked(title)))
     parts = rules.SECTION_JOINT.split(rules.SECTION_BRACKETS.sub("・", title.lower()))
     parts = [part for text in [title.lower(), *parts] if (part := text.strip(rules.SECTION_SIGNS))]

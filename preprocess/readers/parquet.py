@@ -6,6 +6,7 @@ design: they are dropped and counted. What a footer promises is checked: a row t
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,18 +33,19 @@ def splits(corpus: str, files: list[Path], settings: ReaderSettings) -> list[Inp
 
 def _file_splits(corpus: str, path: Path, shown: str, settings: ReaderSettings) -> list[InputSplit]:
     with _opened(path, corpus, settings) as file:
-        sizes, rows = file.text_bytes(), file.row_counts()
-    # By the text alone: other columns cost nothing, and a change of `where` or `id_key` does not cut the file in another way.
+        file.require_readable()
+        sizes, rows = file.group_bytes(), file.row_counts()
+    # A row group takes as much of the file as it takes of the content: its own place there may be damaged.
+    file_bytes, total = path.stat().st_size, sum(sizes)
+    ends = [max(1, file_bytes * end // total) for end in accumulate(sizes)]
     runs: list[list[int]] = [[0, 0]]
-    size = 0
-    for number, group in enumerate(sizes):
-        if size and size + group > input_split.SPLIT_BYTES and any(rows[slice(*runs[-1])]) and any(rows[number:]):
+    for number, end in enumerate(ends):
+        first, behind = runs[-1]
+        start = ends[first - 1] if first else 0
+        if behind and end - start > input_split.SPLIT_BYTES and any(rows[first:behind]) and any(rows[number:]):
             runs.append([number, number])
-            size = 0
         runs[-1][1] = number + 1
-        size += group
-    file_bytes, total = path.stat().st_size, max(1, sum(sizes))
-    bounds = [0, *(max(1, file_bytes * sum(sizes[:behind]) // total) for _, behind in runs)]
+    bounds = [0, *(ends[behind - 1] for _, behind in runs)]
     return [
         InputSplit(
             corpus,

@@ -29,7 +29,7 @@ from preprocess.filters import deduplicate as duplicates
 from preprocess.filters import document_filters
 from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit
-from preprocess.readers.split_file import Extent, SplitTask, extent_of, is_written, remove_text, require_whole, split_file
+from preprocess.readers.split_file import Extent, SplitTask, extent_of, is_written, remove_text, require_whole
 from preprocess.stages.extract_counts import check_excluded, summary
 from preprocess.workdir import (
     complete_path,
@@ -75,10 +75,8 @@ def extract(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
 
     def work(task: InputSplit | SplitTask) -> None:
         if isinstance(task, SplitTask):
-            begins = readers.READERS[task.splits[0].format].begins
-            split_file(
+            readers.split(
                 task,
-                begins,
                 lambda split: _settings(split, config),
                 lambda weight: executor.count(weight=weight * SPLITTING_SHARE),
             )
@@ -227,6 +225,7 @@ def _settings(split: InputSplit, config: PreprocessConfig) -> dict[str, Any]:
         # Absent where it is not set: documents of before these keys stay valid.
         **split.settings.given(),
         **({"row_groups": list(split.row_groups)} if split.row_groups else {}),
+        **readers.library_of(split.corpus, split.format),
     }
 
 

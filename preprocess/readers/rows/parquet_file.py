@@ -21,7 +21,7 @@ from preprocess.readers.input_split import ReaderSettings
 from preprocess.readers.rows.parquet_columns import Broken, Columns, find_columns
 
 BATCH_BYTES = 2**20
-"""Bytes of text that a batch holds, by the average of its row groups."""
+"""Bytes that the rows of a batch have, by the average of their row groups."""
 BATCH_ROWS = 256
 """Most rows of a batch. Each can be as large as a dictionary page, usually 1 MiB; more rows are hardly faster (measured)."""
 BUFFER_BYTES = 2**20
@@ -66,7 +66,10 @@ class ParquetFile:
             raise self._error("its footer cannot be read", e) from e
         try:
             self._columns: Columns = find_columns(path, schema, corpus, settings)
-            self._rows = [self._metadata.row_group(number).num_rows for number in range(self._metadata.num_row_groups)]
+            # Only these two of a row group: pyarrow ends the process where it is asked for a column's metadata and they are damaged.
+            groups = [self._metadata.row_group(number) for number in range(self._metadata.num_row_groups)]
+            self._rows = [group.num_rows for group in groups]
+            self._bytes = [max(1, group.total_byte_size) for group in groups]
             self._check_footer()
         except _FAULTS as e:
             self._file.close()
@@ -85,9 +88,21 @@ class ParquetFile:
         """Returns the number of rows in each row group, as the footer says."""
         return self._rows
 
-    def text_bytes(self) -> list[int]:
-        """Returns the stored bytes of the text column in each row group, at least 1."""
-        return [max(1, self._text_chunk(number).total_compressed_size) for number in range(len(self._rows))]
+    def group_bytes(self) -> list[int]:
+        """Returns the bytes of all columns of each row group, before compression, at least 1."""
+        return self._bytes
+
+    def require_readable(self) -> None:
+        """Reads the first row: codecs, encrypted columns and files whose middle is missing are found before the work begins.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        first = next(number for number, rows in enumerate(self._rows) if rows)
+        try:
+            next(self._batches(1, [first], self._columns.selection), None)
+        except _FAULTS as e:
+            raise self._fault_in([first], e) from e
 
     def rows(self, first: int, behind: int) -> Iterator[Rows]:
         """Streams the rows of the row groups [first, behind).
@@ -96,7 +111,7 @@ class ParquetFile:
             InputError: one is damaged, or does not hold the rows that the footer promises; names row group and column.
         """
         promised = sum(self._rows[first:behind])
-        average = sum(self._text_chunk(number).total_uncompressed_size for number in range(first, behind)) // max(1, promised)
+        average = sum(self._bytes[first:behind]) // max(1, promised)
         size = max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, average)))
         number = before = sum(self._rows[:first])
         try:
@@ -134,17 +149,6 @@ class ParquetFile:
             broken = {in_file[number]: problem for number, problem in broken.items()}
         return Rows(numbers, texts, titles, ids, count - sum(kept), broken)
 
-    def _text_chunk(self, group: int) -> Any:
-        """Returns the metadata of the text column in a row group."""
-        return self._metadata.row_group(group).column(self._places[0])
-
-    def _find_places(self) -> list[int]:
-        """Returns the numbers of the stored columns that are read, that of the text first."""
-        group = self._metadata.row_group(0)
-        paths = [group.column(number).path_in_schema for number in range(group.num_columns)]
-        wanted = self._columns.selection
-        return [n for name in wanted for n, path in enumerate(paths) if path == name or path.startswith(f"{name}.")]
-
     def _check_footer(self) -> None:
         if not sum(self._rows):
             raise InputError(f"{self._path}: the file has no row; take it out, or {DOWNLOAD_AGAIN}.")
@@ -152,16 +156,6 @@ class ParquetFile:
             raise InputError(
                 f"{self._path}: its footer says {self._metadata.num_rows:,} rows, and its row groups {sum(self._rows):,}; {DOWNLOAD_AGAIN}."
             )
-        self._places = self._find_places()
-        for number in range(len(self._rows)):
-            group = self._metadata.row_group(number)
-            for place in self._places:
-                chunk = group.column(place)
-                if chunk.compression != "UNCOMPRESSED" and not _is_readable(chunk.compression):
-                    raise InputError(
-                        f"{self._path}: row group {number}, column {chunk.path_in_schema}: compressed by {chunk.compression}, which this "
-                        "pyarrow cannot read; write the file again with zstd."
-                    )
 
     def _fault_in(self, groups: Iterable[int], error: BaseException | None) -> InputError:
         """Returns the error that names the first row group and column at fault: each is read by itself to find them."""
@@ -191,7 +185,9 @@ class ParquetFile:
             return InputError(
                 f"{self._path}: {place}: it is encrypted, and no key is known here; write it again without encryption."
             )
-        if isinstance(error, pa.ArrowNotImplementedError):
+        if "codec" in said.lower() or "compression" in said.lower():
+            remedy = "write the file again with zstd"
+        elif isinstance(error, pa.ArrowNotImplementedError):
             remedy = "write the file again with pyarrow"
         if isinstance(error, MemoryError):
             said = f"more memory is needed than there is ({said})"
@@ -225,13 +221,6 @@ def _require_parquet(path: Path) -> None:
         )
     if tail != _MAGIC or size < 12:
         raise InputError(f"{path}: byte {size}: the file is cut short: it has no footer; {DOWNLOAD_AGAIN}.")
-
-
-def _is_readable(codec: str) -> bool:
-    try:
-        return bool(pa.Codec.is_available(codec.lower()))
-    except (ValueError, pa.ArrowException):
-        return False
 
 
 def _joined(lines: list[str | None] | None, number: int, columns: Columns, broken: Broken) -> str | None:

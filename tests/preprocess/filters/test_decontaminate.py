@@ -96,6 +96,7 @@ def test_a_document_is_dropped_exactly_where_a_plain_search_finds_a_string(
 ) -> None:
     # Small blocks, so that strings lie across their borders.
     monkeypatch.setattr(decontaminate, "BLOCK", 64)
+    monkeypatch.setattr(decontaminate, "COMPARED", 5)
     generator = random.Random(7)
 
     def text(length: int) -> str:
@@ -239,6 +240,7 @@ def test_fields_are_those_named_or_the_usual_ones_at_any_depth(tmp_path: Path) -
         (b'{"question": "a"}\n7\n', [], "line 2 is not an object with fields"),
         (b'{"text": "a", "label": 1}\n', [], "has no text in question, sentence, sentence1 or sentence2; name fields that it has: text"),
         (b'{"question": "a"}\n', ["question", "context"], "has no text in context; name fields that it has: question"),
+        (b'["a", "b"]\n', [], "has no text in question, sentence, sentence1 or sentence2; it has no text in any field"),
         (b'{"question": 5}\n', [], "has no text in question, sentence"),
         ('{"question": "畑とは？"}\n'.encode(), [], "has no text of 10 letters or more in its fields; lower"),
     ],

@@ -1,0 +1,1 @@
+"""Records of WARC files, and the answers of web servers in them."""
