@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jadeberta.shards import ConfigError
@@ -98,16 +100,17 @@ def test_a_text_that_several_formats_hold_stays_in_the_first_corpus_alone(tmp_pa
         "wikipedia": ("wiki.xml", lambda other: HEADER.format("0.11") + page(1, text) + page(2, other) + FOOTER),
         "text": ("text.txt", lambda other: f"{other}\n\n{text}\n"),
     }  # fmt: skip
-    corpora = {}
+    pq.write_table(pa.table({"text": [own[6], text]}), tmp_path / "rows.parquet")
+    corpora = {"of-parquet": CorpusConfig("parquet", str(tmp_path / "rows.parquet"))}
     for (format, (name, content)), other in zip(files.items(), own, strict=False):
         (tmp_path / name).write_text(content(other))
         documents = "paragraph" if format == "text" else ""
         corpora[f"of-{format}"] = CorpusConfig(format, str(tmp_path / name), documents=documents)  # type: ignore[arg-type]
     report = run(PreprocessConfig(corpora=corpora), tmp_path / "out", remove)
     dropped = [counts["dropped"].get("duplicate", 0) for counts in report.values()]
-    assert dropped == [0] + [1] * (len(files) - 1) and [counts["documents"] for counts in report.values()] == [2] + [1] * 5
+    assert dropped == [0] + [1] * len(files) and [counts["documents"] for counts in report.values()] == [2] + [1] * len(files)
     left_texts = [d["text"] for corpus in corpora for part in list_parts(tmp_path / "out", corpus) for d in read_documents(part)]
-    assert sorted(left_texts) == sorted([text, *own[: len(files)]])
+    assert sorted(left_texts) == sorted([text, *own[: len(files) + 1]])
 
 
 def test_near_duplicates_go_and_what_is_merely_alike_stays(tmp_path: Path) -> None:
