@@ -26,6 +26,7 @@ from bench.results_file import write_results  # noqa: E402
 
 PARTS = {
     "clean": "cleaning_speed", "segment": "segmentation_speed", "stages": "stage_speed", "reads": "shard_reads", "filters": "filter_speed",
+    "parquet": "parquet_speed",
 }  # fmt: skip
 """Name of a part -> its module in bench/preprocess."""
 

@@ -6,7 +6,7 @@ design: they are dropped and counted. What a footer promises is checked: a row t
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,20 +72,39 @@ def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords) -> Iter
     with _opened(split.path, split.corpus, split.settings) as file:
         for rows in file.rows(*(split.row_groups or (0, len(file.row_counts())))):
             dropped.update({"where": rows.unwanted} if rows.unwanted else {})
-            yield from _documents(split, rows, dropped, bad)
+            yield from _with_bad_rows(split, rows, dropped, bad) if rows.broken else _documents(split, rows, dropped)
 
 
-def _documents(split: InputSplit, rows: "Rows", dropped: Counter[str], bad: BadRecords) -> Iterator[Document]:
-    corpus, prefix, broken = split.corpus, split.id_prefix, rows.broken
-    for number, text, title, key in zip(rows.numbers, rows.texts, rows.titles, rows.ids, strict=False):
-        if broken and number in broken:
-            kind, problem = broken[number]
+def _documents(split: InputSplit, rows: "Rows", dropped: Counter[str]) -> list[Document]:
+    """Returns the documents of a batch without bad rows; whole lists at once, as a step of a generator costs more than a dictionary."""
+    corpus, texts, prefix = split.corpus, rows.texts, split.id_prefix
+    if rows.ids is None:
+        ids = [f"{prefix}-{number}" for number in rows.numbers]
+    elif None in rows.ids or "" in rows.ids:
+        keys = zip(rows.numbers, rows.ids, strict=True)
+        ids = [f"{prefix}-{number}" if key is None or key == "" else f"{corpus}-{key}" for number, key in keys]
+    else:
+        ids = [f"{corpus}-{key}" for key in rows.ids]
+    titles = repeat("") if rows.titles is None else rows.titles
+    found: list[Document] = [
+        {"id": id_, "source": corpus, "title": title or "", "text": stripped}
+        for id_, title, text in zip(ids, titles, texts, strict=False)
+        if text and (stripped := text.strip())
+    ]
+    if len(found) < len(texts):
+        nulls = texts.count(None)
+        dropped.update({reason: n for reason, n in (("null", nulls), ("empty", len(texts) - len(found) - nulls)) if n})
+    return found
+
+
+def _with_bad_rows(split: InputSplit, rows: "Rows", dropped: Counter[str], bad: BadRecords) -> Iterator[Document]:
+    """Streams the documents of a batch in which rows are bad, one by one: the bad ones are to be met in their order."""
+    for place, number in enumerate(rows.numbers):
+        if number in rows.broken:
+            kind, problem = rows.broken[number]
             bad.add(BadRecord(split.path, f"row {number}", kind, problem, f"write the row again, take it out, or {EXCLUDE}"))
-        elif text and (stripped := text.strip()):
-            id_ = f"{prefix}-{number}" if key is None or key == "" else f"{corpus}-{key}"
-            yield {"id": id_, "source": corpus, "title": title or "", "text": stripped}
         else:
-            dropped["null" if text is None else "empty"] += 1
+            yield from _documents(split, rows.only(place), dropped)
 
 
 def _opened(path: Path, corpus: str, settings: ReaderSettings) -> "ParquetFile":

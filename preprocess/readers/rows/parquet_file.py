@@ -5,9 +5,9 @@ group is never in memory as a whole. Page checksums are verified where the file 
 """
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import compress, repeat
+from itertools import compress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,7 +20,7 @@ from preprocess.compressed import DOWNLOAD_AGAIN
 from preprocess.readers.input_split import ReaderSettings
 from preprocess.readers.rows.parquet_columns import Broken, Columns, find_columns
 
-BATCH_BYTES = 2**20
+BATCH_BYTES = 2**22
 """Bytes that the rows of a batch have, by the average of their row groups."""
 BATCH_ROWS = 256
 """Most rows of a batch. Each can be as large as a dictionary page, usually 1 MiB; more rows are hardly faster (measured)."""
@@ -33,17 +33,22 @@ _FAULTS = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
 
 @dataclass
 class Rows:
-    """Rows of one batch that `where` keeps; lists of the same length."""
+    """Rows of one batch that `where` keeps; lists of the same length, None where the file has no such column."""
 
-    numbers: Iterable[int]
+    numbers: Sequence[int]
     """Of the rows in the file, from 1."""
     texts: list[str | None]
-    titles: Iterable[str | None]
-    ids: Iterable[Any]
+    titles: list[str | None] | None
+    ids: list[Any] | None
     unwanted: int = 0
     """Number of rows of the batch that `where` drops."""
     broken: Broken = field(default_factory=dict)
     """By the number of the row in the file."""
+
+    def only(self, place: int) -> "Rows":
+        """Returns one of the rows."""
+        one = slice(place, place + 1)
+        return Rows(self.numbers[one], self.texts[one], self.titles and self.titles[one], self.ids and self.ids[one])
 
 
 class ParquetFile:
@@ -128,7 +133,7 @@ class ParquetFile:
 
     def _rows_of(self, batch: pa.RecordBatch, before: int) -> Rows:
         columns, count, broken = self._columns, batch.num_rows, Broken()
-        numbers: Iterable[int] = range(before + 1, before + count + 1)
+        numbers: Sequence[int] = range(before + 1, before + count + 1)
         kept = [True] * count
         if columns.where is not None:
             values = [column.values(batch, broken) for column in columns.fields]
@@ -142,11 +147,10 @@ class ParquetFile:
         texts = columns.text.values(batch, broken)
         if texts and isinstance(next((text for text in texts if text is not None), ""), list):
             texts = [_joined(text, number, columns, broken) for number, text in enumerate(texts)]
-        titles = repeat("") if columns.title is None else columns.title.values(batch, broken)
-        ids = repeat(None) if columns.id is None else columns.id.values(batch, broken)
+        titles = None if columns.title is None else columns.title.values(batch, broken)
+        ids = None if columns.id is None else columns.id.values(batch, broken)
         if broken:
-            in_file = list(numbers)
-            broken = {in_file[number]: problem for number, problem in broken.items()}
+            broken = {numbers[number]: problem for number, problem in broken.items()}
         return Rows(numbers, texts, titles, ids, count - sum(kept), broken)
 
     def _check_footer(self) -> None:
