@@ -1,15 +1,16 @@
 """Disentangled self-attention as one differentiable function, and the choice of its implementation.
 
 CPUs compute one head at a time (`headwise`). GPUs use torch's memory-efficient kernel with the position scores as its bias (`sdpa`), or the
-Triton kernels (`triton`) if the recipe says `attention: fused`. All recompute the position scores in backward and keep no [S, S] tensor.
+Triton kernels (`triton`) if the recipe says `attention: fused`. Long rows go in blocks of queries (`blocks`), so that memory does not grow
+with S squared. All recompute the position scores in backward and keep no [S, S] tensor.
 """
 
-import warnings
-from functools import cache
+from collections.abc import Callable
+from types import ModuleType
 
 import torch
 
-from jadeberta.model.attention import headwise, sdpa
+from jadeberta.model.attention import blocks, headwise, sdpa
 from jadeberta.model.attention import triton as triton_attention
 
 
@@ -48,9 +49,23 @@ def attend(
     """
     if use_triton:
         return triton_attention.attend(qkv, position_keys, position_queries, bucket_ids, document_ids, seed, dropout, scale)
-    if qkv.is_cuda and qkv.dtype in sdpa.DTYPES and largest <= sdpa.LARGEST_BUCKET:
+    if takes_blocks(qkv.shape[1], largest, qkv.dtype, qkv.is_cuda):
+        return _blockwise(qkv, position_keys, position_queries, bucket_ids, document_ids, seed, dropout, scale)
+    if qkv.is_cuda:
         return sdpa.SdpaFunction.apply(qkv, position_keys, position_queries, bucket_ids, largest, document_ids, dropout, scale)
     return _headwise(qkv, position_keys, position_queries, bucket_ids, document_ids, seed, dropout, scale)
+
+
+def takes_blocks(length: int, largest: int, dtype: torch.dtype, on_gpu: bool) -> bool:
+    """Whether `sdpa` computes rows in blocks of queries.
+
+    Args:
+        length: S.
+        largest: the most distances that share a row of the position table.
+        dtype: of q, k and v.
+        on_gpu: whether a GPU computes.
+    """
+    return length > blocks.LONG_ROW or (on_gpu and (dtype not in sdpa.DTYPES or largest > sdpa.LARGEST_BUCKET))
 
 
 def attention_form(attention: str, device_type: str) -> str:
@@ -67,75 +82,66 @@ def attention_form(attention: str, device_type: str) -> str:
     return "torch's memory-efficient kernel" if device_type == "cuda" else "one head at a time"
 
 
-# One operator for each pass, which torch.compile does not trace: unrolled over heads, the graph of a model would have a million nodes.
-@torch.library.custom_op("jadeberta::headwise_attention", mutates_args=())
-def _headwise(
-    qkv: torch.Tensor,
-    position_keys: torch.Tensor | None,
-    position_queries: torch.Tensor | None,
-    bucket_ids: torch.Tensor,
-    document_ids: torch.Tensor | None,
-    seed: torch.Tensor,
-    dropout: float,
-    scale: float,
-) -> torch.Tensor:
-    if qkv.is_cuda:
-        _warn_slow(qkv.shape[1], qkv.dtype)
-    inputs = headwise.Inputs(qkv, position_keys, position_queries, bucket_ids, document_ids, int(seed.item()), dropout, scale)
-    return headwise.forward(inputs)
+# One operator for each pass, which torch.compile does not trace: unrolled over heads or blocks, the graph of a model would have a million
+# nodes.
+def _registered(name: str, form: ModuleType) -> Callable[..., torch.Tensor]:
+    """`form.forward(form.Inputs)` and `form.backward(form.Inputs, grad_out)` as one differentiable operator."""
+
+    def run(
+        qkv: torch.Tensor,
+        position_keys: torch.Tensor | None,
+        position_queries: torch.Tensor | None,
+        bucket_ids: torch.Tensor,
+        document_ids: torch.Tensor | None,
+        seed: torch.Tensor,
+        dropout: float,
+        scale: float,
+    ) -> torch.Tensor:
+        return form.forward(form.Inputs(qkv, position_keys, position_queries, bucket_ids, document_ids, seed, dropout, scale))
+
+    def run_backward(
+        grad_out: torch.Tensor,
+        qkv: torch.Tensor,
+        position_keys: torch.Tensor | None,
+        position_queries: torch.Tensor | None,
+        bucket_ids: torch.Tensor,
+        document_ids: torch.Tensor | None,
+        seed: torch.Tensor,
+        dropout: float,
+        scale: float,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        inputs = form.Inputs(qkv, position_keys, position_queries, bucket_ids, document_ids, seed, dropout, scale)
+        grad, *table_grads = form.backward(inputs, grad_out)
+        # A custom operator must return tensors; an empty one stands for a term that is not used.
+        keys, queries = (qkv.new_empty(0) if g is None else g for g in table_grads)
+        return grad, keys, queries
+
+    def shape(qkv, position_keys, position_queries, bucket_ids, document_ids, seed, dropout, scale):
+        batch, length, _, heads, size = qkv.shape
+        return qkv.new_empty(batch, length, heads, size)
+
+    def backward_shapes(grad_out, qkv, position_keys, position_queries, bucket_ids, document_ids, seed, dropout, scale):
+        grad = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+        keys, queries = (qkv.new_empty(0) if t is None else torch.empty_like(t) for t in (position_keys, position_queries))
+        return grad, keys, queries
+
+    def save_inputs(ctx, inputs, output) -> None:
+        *tensors, ctx.dropout, ctx.scale = inputs
+        ctx.save_for_backward(*tensors)
+
+    def differentiate(ctx, grad_out):
+        qkv, position_keys, position_queries, *rest = ctx.saved_tensors
+        grads = backward(grad_out, qkv, position_keys, position_queries, *rest, ctx.dropout, ctx.scale)
+        keys, queries = (g if t is not None else None for g, t in zip(grads[1:], (position_keys, position_queries), strict=True))
+        return grads[0], keys, queries, None, None, None, None, None
+
+    operator = torch.library.custom_op(f"jadeberta::{name}", run, mutates_args=())
+    backward = torch.library.custom_op(f"jadeberta::{name}_backward", run_backward, mutates_args=())
+    operator.register_fake(shape)
+    backward.register_fake(backward_shapes)
+    operator.register_autograd(differentiate, setup_context=save_inputs)
+    return operator
 
 
-@cache
-def _warn_slow(length: int, dtype: torch.dtype) -> None:
-    warnings.warn(
-        f"attention: sdpa computes one head at a time on this GPU, many times slower than torch's kernel, for rows of {length} in {dtype}: "
-        f"torch's kernel takes no fp64, and at most {sdpa.LARGEST_BUCKET} distances may share a bucket. Use more position_buckets, "
-        "shorter rows, or attention: fused.",
-        stacklevel=2,
-    )
-
-
-@torch.library.custom_op("jadeberta::headwise_attention_backward", mutates_args=())
-def _headwise_backward(
-    grad_out: torch.Tensor,
-    qkv: torch.Tensor,
-    position_keys: torch.Tensor | None,
-    position_queries: torch.Tensor | None,
-    bucket_ids: torch.Tensor,
-    document_ids: torch.Tensor | None,
-    seed: torch.Tensor,
-    dropout: float,
-    scale: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    inputs = headwise.Inputs(qkv, position_keys, position_queries, bucket_ids, document_ids, int(seed.item()), dropout, scale)
-    grads = headwise.backward(inputs, grad_out)
-    # A custom operator must return tensors; an empty one stands for a term that is not used.
-    none = qkv.new_empty(0)
-    return grads[0], *(none.clone() if g is None else g for g in grads[1:])  # type: ignore[return-value]
-
-
-@_headwise.register_fake
-def _(qkv, position_keys, position_queries, bucket_ids, document_ids, seed, dropout, scale):
-    batch, length, _, heads, size = qkv.shape
-    return qkv.new_empty(batch, length, heads, size)
-
-
-@_headwise_backward.register_fake
-def _(grad_out, qkv, position_keys, position_queries, bucket_ids, document_ids, seed, dropout, scale):
-    grads = [torch.empty_like(qkv, memory_format=torch.contiguous_format)]
-    return *grads, *(qkv.new_empty(0) if t is None else torch.empty_like(t) for t in (position_keys, position_queries))
-
-
-def _save_inputs(ctx, inputs, output) -> None:
-    *tensors, ctx.dropout, ctx.scale = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _differentiate(ctx, grad_out):
-    qkv, position_keys, position_queries, *rest = ctx.saved_tensors
-    grads = _headwise_backward(grad_out, qkv, position_keys, position_queries, *rest, ctx.dropout, ctx.scale)
-    keys, queries = (g if t is not None else None for g, t in zip(grads[1:], (position_keys, position_queries), strict=True))
-    return grads[0], keys, queries, None, None, None, None, None
-
-
-_headwise.register_autograd(_differentiate, setup_context=_save_inputs)
+_headwise = _registered("headwise_attention", headwise)
+_blockwise = _registered("blockwise_attention", blocks)

@@ -19,6 +19,47 @@ def rng_keys(seed: int, head: int) -> tuple[int, int]:
     return signed32(x), signed32(x >> 32)
 
 
+def rng_keys_of(seed: torch.Tensor, heads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`rng_keys` of several heads on their device, int32 [G] each, for seed int64 [] and head numbers int64 [G]."""
+
+    def mixed(x: torch.Tensor, shift: int) -> torch.Tensor:
+        return x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))  # the shift of torch keeps the sign
+
+    x = seed + (heads + 1) * _signed64(GOLDEN)
+    x = mixed(x, 30) * _signed64(0xBF58476D1CE4E5B9)
+    x = mixed(x, 27) * _signed64(0x94D049BB133111EB)
+    x = mixed(x, 31)
+    return x.to(torch.int32), (x >> 32).to(torch.int32)
+
+
+def dropped_weights(
+    first: torch.Tensor, second: torch.Tensor, queries: torch.Tensor, length: int, dropout: float
+) -> torch.Tensor:
+    """The weights of some queries that `DropoutMask` drops, bool [G, Q, S].
+
+    Args:
+        first: keys of the heads, int32 [G], from `rng_keys_of`.
+        second: likewise.
+        queries: their positions, int64 [Q].
+        length: S.
+        dropout: share of the weights that is zeroed.
+    """
+    pairs = (length + 1) // 2
+    counters = queries.to(torch.int32)[:, None] * pairs + torch.arange(pairs, dtype=torch.int32, device=queries.device)
+    x = counters + first[:, None, None]  # [G, Q, pairs]
+    for shift, key, factor in zip((16, 15), (None, second), MULTIPLIERS, strict=True):
+        x ^= x >> shift
+        if key is not None:
+            x ^= key[:, None, None]
+        x *= signed32(factor)
+    x ^= x >> 16
+    return x.view(torch.int16)[..., :length].bitwise_and_(0x7FFF) >= keep_threshold(dropout)
+
+
+def _signed64(x: int) -> int:
+    return x - (1 << 64) if x >> 63 else x
+
+
 def signed32(x: int) -> int:
     """The low 32 bits of x as a signed integer."""
     return (x & 0xFFFFFFFF) - ((x & 0x80000000) << 1)

@@ -1,6 +1,6 @@
 """Disentangled attention one head at a time: the [S, S] scores of a head stay in the processor's cache, and backward recomputes them.
 
-Works on any device and in any floating dtype. Used on CPUs, and on GPUs for shapes and dtypes without a kernel.
+Works in any floating dtype. Used on CPUs.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Inputs:
     position_queries: torch.Tensor | None  # [rows, H, D]; None: no position-to-content term
     bucket_ids: torch.Tensor  # int64 [2 * S - 1], from distance_buckets
     document_ids: torch.Tensor | None  # [B, S]: tokens of equal numbers see each other; None: all do
-    seed: int  # of the dropout
+    seed: torch.Tensor  # int64 [], of the dropout
     dropout: float
     scale: float  # of the scores
 
@@ -104,6 +104,7 @@ class _Head:
         )
         self.keep = DropoutMask(length, inputs.dropout, inputs.qkv.dtype, inputs.qkv.device)
         self.keep_scale = self.keep.scale
+        self._seed = int(inputs.seed.item())
         self.mask: torch.Tensor | None = None
         self._masked: torch.Tensor | None = None
 
@@ -118,7 +119,7 @@ class _Head:
         for index, part in enumerate((self.q, self.k, self.v)):
             part.copy_(self.inputs.qkv[b, :, index, h])
         self._number = h
-        self.mask = self.keep.make(self.inputs.seed, b * self.heads + h) if self.inputs.dropout > 0 else None
+        self.mask = self.keep.make(self._seed, b * self.heads + h) if self.inputs.dropout > 0 else None
 
     def weights(self) -> torch.Tensor:
         """Softmax of the scores before dropout, [S, S]; a buffer that the next call overwrites."""

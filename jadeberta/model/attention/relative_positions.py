@@ -84,13 +84,13 @@ def sum_distances_by_bucket(gradient: torch.Tensor, bucket_ids: torch.Tensor, de
 
 
 def skewed(x: torch.Tensor) -> torch.Tensor:
-    """The view out[..., i, j] = x[..., i, j - i + S - 1], [..., S, S], of a contiguous x [..., S, 2 * S].
+    """The view out[..., i, j] = x[..., i, j - i + Q - 1], [..., Q, W - Q], of a contiguous x [..., Q, W]; W is 2 * S for whole rows.
 
     Read with rows that are one element shorter, each row of the flat memory starts one element further to the right in x.
     """
-    length, width = x.shape[-2:]
-    flat = x.flatten(-2)[..., length - 1 : length - 1 + length * (width - 1)]
-    return flat.unflatten(-1, (length, width - 1))[..., :length]
+    rows, width = x.shape[-2:]
+    flat = x.flatten(-2)[..., rows - 1 : rows - 1 + rows * (width - 1)]
+    return flat.unflatten(-1, (rows, width - 1))[..., : width - rows]
 
 
 def scores_by_distance(x: torch.Tensor, bucket_ids: torch.Tensor, ascending: bool) -> torch.Tensor:
