@@ -20,6 +20,7 @@ from preprocess import readers
 from preprocess.config import PreprocessConfig
 from preprocess.document_files import write_json
 from preprocess.filters import document_filters
+from preprocess.readers.archives.entries import is_archive
 from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit
 from preprocess.readers.split_file import LEVEL, head_lines
@@ -151,6 +152,9 @@ def estimate_corpus(
 def _try_extract(split: InputSplit, scratch: Path, config: PreprocessConfig) -> tuple[int, int, list[Document]]:
     """Returns the bytes read of a corpus's first file, their size when they are stored for extraction, and their documents."""
     reader = readers.READERS[split.format]
+    if is_archive(split.path) and not split.group:
+        size, documents_of = readers.head_of_archive(split, HEAD_BYTES)
+        return max(1, size), 0, list(document_filters.keep(iter(documents_of), config, Counter(), []))
     tried = split if split.group else reader.head(split, HEAD_BYTES) if hasattr(reader, "head") else None
     if tried is not None:
         found = readers.documents(tried, Counter(), BadRecords("exclude"))

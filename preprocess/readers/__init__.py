@@ -19,11 +19,13 @@ from jadeberta.shards import ConfigError, InputError
 from jadeberta.utils.paths import expand_user
 from preprocess.config import CorpusConfig
 from preprocess.readers import cc100, jsonl, oscar, parquet, plain_text, warc, wikiextractor, wikipedia
+from preprocess.readers.archives import members
+from preprocess.readers.archives.entries import is_archive
 from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, natural_key, shown_folders
 from preprocess.readers.rows.field_paths import check_path
 from preprocess.readers.rows.where import parse_where
-from preprocess.readers.split_file import SplitTask
+from preprocess.readers.split_file import Repeats, SplitTask
 from preprocess.readers.split_file import split_file as split_lines
 
 READERS: dict[str, ModuleType] = {
@@ -78,7 +80,10 @@ def splits(corpus: str, config: CorpusConfig) -> list[InputSplit]:
     """
     settings = check_corpus(corpus, config)
     library_of(corpus, config.format)
-    found: list[InputSplit] = READERS[config.format].splits(corpus, _files(corpus, config.path), settings)
+    files = _files(corpus, config.path)
+    for path in filter(is_archive, files):
+        _reading(config.format, path, settings)
+    found: list[InputSplit] = READERS[config.format].splits(corpus, files, settings)
     found = [replace(split, settings=settings) for split in _with_folders(found)]
     # Parts are named after their split: two of the same name would overwrite each other.
     names: dict[str, Path] = {}
@@ -108,14 +113,40 @@ def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords | None =
     # Of many text files some may be empty; an empty dump is damaged.
     if split.end == 0 and reader is not plain_text:
         raise InputError(f"{split.path}: byte 0: the file is empty; copy or download it again.")
-    for piece in split.group or (split,):
-        for document in reader.documents(replace(piece, settings=split.settings), dropped, bad):
+    for piece in _pieces(split, dropped):
+        bad.file = piece.path.relative_to(split.path.parent).as_posix() if piece.source is not None else ""
+        for document in reader.documents(piece, dropped, bad):
             found = True
             bad.documents += 1
             yield document
     # A whole file without any document is damaged or of another format; a split of one may be empty.
     if not found and not dropped and split.note is None:
         raise InputError(f"{split.path}: line 1: no document in the whole file; copy or download it again.")
+
+
+def _pieces(split: InputSplit, dropped: Counter[str]) -> Iterator[InputSplit]:
+    """Yields what the reader of a format reads one by one: a split, the files of a group, or the members of an archive."""
+    for one in split.group or (split,):
+        piece = replace(one, settings=split.settings)
+        if piece.source is None and is_archive(piece.path):
+            yield from members.pieces(piece, _reading(piece.format, piece.path, piece.settings), dropped)
+        else:
+            yield piece
+
+
+def _reading(format: str, path: Path, settings: ReaderSettings) -> members.Reading:
+    return members.reading_of(format, READERS[format], path, settings.documents)
+
+
+def head_of_archive(split: InputSplit, size: int) -> tuple[int, list[Document]]:
+    """Returns (bytes of the archive read, documents) of the members at the head of an archive, which take about `size` bytes of it."""
+    reading, reached, found = _reading(split.format, split.path, split.settings), [0], list[Document]()
+    for piece in members.pieces(replace(split, note=None), reading, Counter(), reached):
+        for document in READERS[split.format].documents(piece, Counter(), BadRecords("exclude")):
+            found.append(document)
+            if reached[0] >= size:
+                return reached[0], found
+    return split.path.stat().st_size, found
 
 
 def library_of(corpus: str, format: str) -> dict[str, str]:
@@ -130,11 +161,15 @@ def library_of(corpus: str, format: str) -> dict[str, str]:
 
 def split(task: SplitTask, settings: Callable[[InputSplit], dict[str, Any]], count: Callable[..., None]) -> None:
     """Writes text and note of every wanted split of a file, in one pass; see `split_file.split_file`."""
-    reader = READERS[task.splits[0].format]
-    if hasattr(reader, "split_file"):
+    first = task.splits[0]
+    reader = READERS[first.format]
+    if is_archive(task.path):
+        members.split_archive(task, _reading(first.format, task.path, first.settings), settings, count)
+    elif hasattr(reader, "split_file"):
         reader.split_file(task, settings, count)
     else:
-        split_lines(task, reader.begins, settings, count)
+        repeats = Repeats(reader.identity) if hasattr(reader, "identity") else None
+        split_lines(task, reader.begins, settings, count, repeats)
 
 
 def _with_folders(splits: list[InputSplit]) -> list[InputSplit]:

@@ -38,6 +38,8 @@ class BadRecords:
     """Number of excluded records."""
     records: list[dict[str, Any]] = field(default_factory=list)
     """The first of them: {"file", "place", "reason"}."""
+    file: str = ""
+    """Name for the file that is read; empty: its own. Members of archives are named with their archive."""
     losses: Losses = field(default_factory=Losses)
     """Sentences left out of documents that stay, as words are missing in them."""
 
@@ -52,7 +54,7 @@ class BadRecords:
         self.count += 1
         self.dropped[f"{REASON}{error.kind}"] += 1
         if len(self.records) < MAX_NAMED:
-            self.records.append({"file": error.path.name, "place": error.place, "reason": error.reason})
+            self.records.append({"file": self.file or error.path.name, "place": error.place, "reason": error.reason})
         if self.count <= MAX_LOGGED:
             log.warning("excluded: %s: %s: %s", error.path, error.place, error.reason)
         good = self.documents + sum(self.dropped.values()) - self.count

@@ -3,6 +3,7 @@
 A document's id is its number in the file, from 1: CC-100 has no other stable key.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 from preprocess.compressed import BadRecord, decode
 from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, file_splits, source_of
+
+MEMBERS = re.compile(r"\.txt(\.(gz|zst|xz|bz2))?$")
+"""Names of the members of an archive that are read."""
 
 
 def splits(corpus: str, files: list[Path], settings: ReaderSettings) -> list[InputSplit]:

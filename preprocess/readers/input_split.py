@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from preprocess.compressed import DOWNLOAD_AGAIN, chunks, lines, lines_of
 from preprocess.document_files import read_json
@@ -77,6 +78,10 @@ class Source:
     """Number of documents of the file before it."""
     ends_file: bool = True
     remedy: str = DOWNLOAD_AGAIN
+    repeated: frozenset[int] = frozenset()
+    """Numbers of the lines whose documents stood in the file before, as the pass that split it has found."""
+    seen: Any = None
+    """A `split_file.Repeats` that goes on from another part of the same archive; None: there is none."""
     content: Iterator[bytes] | None = None
     """The content, if it comes from inside of another file; `path` is then a name for errors. It can be read once."""
 
@@ -99,10 +104,16 @@ def source_of(split: InputSplit) -> Source:
         return Source(split.path, split.start, split.end, ends_file=split.end == split.path.stat().st_size)
     note = read_json(split.note)
     place = (note["first_line"], note["first_unit"], note["ends_file"])
+    repeated = frozenset(note.get("repeated", ()))
     if note["text"] is None:
-        return Source(split.path, note["start"], note["end"], *place)
+        return Source(split.path, note["start"], note["end"], *place, repeated=repeated)
     path = split.note.with_name(note["text"])
-    return Source(path, 0, path.stat().st_size, *place, remedy=f"delete {split.note} and run the same command again")
+    return Source(path, 0, path.stat().st_size, *place, f"delete {split.note} and run the same command again", repeated)
+
+
+def printable(name: str) -> str:
+    """Returns a file's name for an id: bytes that are no UTF-8 are written as \\xNN, so that different names stay different."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def natural_key(name: str) -> list[tuple[str, int]]:

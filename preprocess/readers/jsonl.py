@@ -5,6 +5,7 @@ A recipe may name other fields, nested ones too (`text_key`, `id_key`), and give
 
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from preprocess.readers.input_split import Document, InputSplit, ReaderSettings,
 from preprocess.readers.rows.field_paths import MISSING, Getter, getter
 from preprocess.readers.rows.where import parse_where
 
+MEMBERS = re.compile(r"\.(jsonl|ndjson|json)(\.(gz|zst|xz|bz2))?$")
+"""Names of the members of an archive that are read."""
 KEYS = ("text_key", "id_key", "where")
 TEXT_KEYS = ("text", "content")
 TAKE_OUT = f"take the line out, or {EXCLUDE}"

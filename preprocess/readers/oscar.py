@@ -17,6 +17,8 @@ from preprocess.readers.jsonl import begins, parsed, text_of
 
 __all__ = ["KEYS", "begins", "documents", "splits"]
 
+MEMBERS = re.compile(r"\.jsonl(\.(gz|zst))?$")
+"""Names of the members of an archive that are read."""
 KEYS = ("where",)
 DROPPED_TAGS = ("header", "footer", "noisy")
 # `annotations` is what the project's own prose calls the key of 22.01.

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from jadeberta.shards import InputError
 from preprocess.compressed import EXCLUDE, BadRecord
+from preprocess.readers.archives.entries import is_archive
 from preprocess.readers.bad_records import BadRecords
-from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, file_splits, source_of, stem
+from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, file_splits, printable, source_of, stem
 
 KEYS = ("documents",)
 MEMBERS = re.compile(r"\.(txt|text)(\.(gz|zst|xz|bz2))?$", re.IGNORECASE)
@@ -46,7 +47,9 @@ def splits(corpus: str, files: list[Path], settings: ReaderSettings) -> list[Inp
         whole = InputSplit(corpus, "text", stem(path), path, prefix, 0, size)
         if size > GROUP_BYTES:
             flush()
-            found += file_splits(corpus, "text", path, prefix, files) if settings.documents == "paragraph" else [whole]
+            # An archive holds files.
+            can_split = is_archive(path) or not is_whole(settings.documents)
+            found += file_splits(corpus, "text", path, prefix, files) if can_split else [whole]
             continue
         if small and sum(split.end for split in small) + size > GROUP_BYTES:
             flush()
@@ -72,6 +75,11 @@ def _grouped(small: list[InputSplit]) -> InputSplit:
     )
 
 
+def is_whole(documents: str) -> bool:
+    """Returns whether a file is one document; `documents` is the key of the recipe."""
+    return documents != "paragraph"
+
+
 def begins(line: bytes, before: bytes) -> bool:
     """Returns whether a paragraph begins with this line."""
     return _is_blank(before) and not _is_blank(line)
@@ -79,7 +87,7 @@ def begins(line: bytes, before: bytes) -> bool:
 
 def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords) -> Iterator[Document]:
     """Streams the documents of a split. A document of which a line is excluded keeps its other lines."""
-    whole = split.settings.documents != "paragraph"
+    whole = is_whole(split.settings.documents)
     found = False
     for place, lines in _blocks(split, bad, whole):
         found = True
@@ -91,11 +99,6 @@ def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords) -> Iter
             dropped["empty"] += 1
     if not found and whole:
         dropped["empty"] += 1
-
-
-def printable(name: str) -> str:
-    """Returns a file's name in an id: bytes that are no UTF-8 are written as \\xNN, so that different names stay different."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _is_blank(line: bytes) -> bool:

@@ -25,6 +25,10 @@ from preprocess.readers.input_split import InputSplit
 LEVEL = 1
 """Level of zstd for text that is kept for some minutes."""
 
+Placed = Iterator[tuple[int, bytes]]
+"""Chunks of content, each with the bytes of the file read so far."""
+Identity = Callable[[bytes], int | None]
+"""Function of a format whose files may hold a document twice: the number in a line by which it is known; None: there is none."""
 Begins = Callable[[bytes, bytes], bool]
 """Function of a format: does a document begin with this line, given the line before it?"""
 
@@ -60,6 +64,26 @@ class SplitTask:
     def name(self) -> str:
         """Name of the task in progress lines."""
         return f"splitting {self.path.name}"
+
+
+class Repeats:
+    """The documents of a file so far, by number: of two of one number the first stays."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._seen: set[int] = set()
+
+    def among(self, lines: list[bytes], first: int) -> list[int]:
+        """Returns the numbers of the lines that hold a document again; `first` is that of the first line."""
+        return [number for number, line in enumerate(lines, first) if self.is_repeated(self._identity(line))]
+
+    def is_repeated(self, identity: int | None) -> bool:
+        """Returns whether a document of this number was there before, and notes it."""
+        if identity is None:
+            return False
+        known = identity in self._seen
+        self._seen.add(identity)
+        return known
 
 
 def is_written(split: InputSplit, settings: dict[str, Any]) -> bool:
@@ -102,7 +126,11 @@ def require_whole(path: Path, extents: list[Extent]) -> None:
 
 
 def split_file(
-    task: SplitTask, begins: Begins, settings: Callable[[InputSplit], dict[str, Any]], count: Callable[..., None]
+    task: SplitTask,
+    begins: Begins,
+    settings: Callable[[InputSplit], dict[str, Any]],
+    count: Callable[..., None],
+    repeats: "Repeats | None" = None,
 ) -> None:
     """Writes text and note of every wanted split of a file, in one pass.
 
@@ -111,6 +139,7 @@ def split_file(
         begins: the function of the file's format.
         settings: returns all that a split depends on; goes into its note.
         count: called with the bytes of the file read since its last call, as `weight`.
+        repeats: finds the lines that hold a document again; None: there is no such line.
 
     Raises:
         InputError: the file is damaged; splits written until then are right.
@@ -121,8 +150,11 @@ def split_file(
     line, unit, byte = 1, 0, 0
     for number, split in enumerate(task.splits):
         extent, start = Extent(line, 0, unit, 0), byte
+        repeated: list[int] = []
         with _writer(split, split.name in task.wanted) as write:
             for batch in batches if place == number else ():
+                if repeats is not None:
+                    repeated += repeats.among(batch.lines, line + extent.lines)
                 extent.lines, extent.units = extent.lines + len(batch.lines), extent.units + batch.units
                 byte += batch.bytes
                 write(batch.lines)
@@ -134,7 +166,14 @@ def split_file(
         line, unit = line + extent.lines, unit + extent.units
         if split.name in task.wanted and split.note is not None:
             text = _text_of(split).name if _is_packed(split) else None
-            note = {"settings": settings(split), "text": text, "start": start, "end": byte, "ends_file": ends_file}
+            note: dict[str, Any] = {
+                "settings": settings(split),
+                "text": text,
+                "start": start,
+                "end": byte,
+                "ends_file": ends_file,
+            }
+            note |= {"repeated": repeated} if repeated else {}
             # Last: the note says that the text is whole, and makes the split ready for extraction.
             write_json(split.note, asdict(extent) | note)
 
@@ -149,7 +188,7 @@ def head_lines(path: Path, begins: Begins, size: int) -> tuple[int, list[bytes]]
     """
     lines: list[bytes] = []
     read = 0
-    for place, batch, _ in _placed_lines(path, lambda weight: None):
+    for place, batch, _ in placed_lines(path, chunks_ahead(path)):
         if read >= size:
             flags = map(begins, batch, [lines[-1], *batch])
             # Stop at the first line of a document, so that the last one is whole.
@@ -176,7 +215,7 @@ def _assign(task: SplitTask, begins: Begins, count: Callable[..., None]) -> Iter
     """Yields all lines of a file in order with their split: a line belongs to its document, a document to the span of its first byte."""
     starts = [split.start for split in task.splits]
     place, before = 0, b""
-    for read, lines, size in _placed_lines(task.path, count):
+    for read, lines, size in placed_lines(task.path, counted(chunks_ahead(task.path), count)):
         flags = list(map(begins, lines, [before, *lines]))
         before = lines[-1]
         # The current split at the earliest: a document never goes to a split before that of its predecessor.
@@ -193,14 +232,21 @@ def _assign(task: SplitTask, begins: Begins, count: Callable[..., None]) -> Iter
             yield _Batch(place, lines, size, sum(flags))
 
 
-def _placed_lines(path: Path, count: Callable[..., None]) -> Iterator[tuple[int, list[bytes], int]]:
+def counted(chunks: Placed, count: Callable[..., None]) -> Placed:
+    """Streams chunks, and calls `count` with the bytes of the file read since its last call, as `weight`."""
+    before = 0
+    for read, chunk in chunks:
+        count(weight=read - before)
+        before = read
+        yield read, chunk
+
+
+def placed_lines(path: Path, chunks: Placed) -> Iterator[tuple[int, list[bytes], int]]:
     """Yields (end of the chunk of the file that the lines' first bytes came out of, whole lines, their bytes)."""
     pending: list[bytes] = []
-    began = number = counted = 0
+    began = number = 0
     try:
-        for read, chunk in chunks_ahead(path):
-            count(weight=read - counted)
-            counted = read
+        for read, chunk in chunks:
             first, *rest = chunk.split(b"\n")
             # A line belongs where its first byte came out, however many chunks it spans.
             began = began if pending else read

@@ -14,6 +14,8 @@ from preprocess.compressed import DOWNLOAD_AGAIN, EXCLUDE, BadRecord, decode
 from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, file_splits, source_of
 
+MEMBERS = re.compile(r"^wiki_[0-9]+(\.(txt|bz2|gz))?$")
+"""Names of the members of an archive that are read."""
 _BEGIN = re.compile(r'<doc id="([^"]+)"[^>]*? title="(.*)">')
 _END = "</doc>"
 
@@ -42,7 +44,7 @@ def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords) -> Iter
             body = body[1:]
         text = "\n".join(body).strip()
         if text:
-            yield {"id": f"{split.id_prefix}-{head[1]}", "source": split.corpus, "title": title, "text": text}
+            yield {"id": f"{split.corpus}-{head[1]}", "source": split.corpus, "title": title, "text": text}
         else:
             dropped["empty"] += 1
 

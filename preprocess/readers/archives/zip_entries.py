@@ -1,0 +1,85 @@
+"""Reads a zip archive by its directory, in the order in which the members stand in the file."""
+
+import errno
+import lzma
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Generator, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from jadeberta.shards import InputError
+from preprocess.compressed import MOST_BYTES, DamagedFile
+from preprocess.readers.archives.entries import Entry
+
+_LOCAL_HEADER_BYTES = 30
+_UTF8_NAME, _ENCRYPTED = 0x800, 0x1
+_DAMAGE = (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, struct.error, ValueError, OverflowError, IndexError)
+
+
+def zip_entries(path: Path) -> Generator[Entry, None, None]:
+    """Streams the members.
+
+    Raises:
+        InputError: a member is encrypted, or compressed in a way that is not read.
+        DamagedFile: the archive is damaged or cut short.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except PermissionError as e:
+        raise InputError(f"{path}: {e.strerror}; give this user the right to read it.") from e
+    except (*_DAMAGE, NotImplementedError) as e:
+        raise DamagedFile(f"not a whole zip archive ({e})", 0) from e
+    with archive:
+        members = sorted(archive.infolist(), key=lambda member: member.header_offset)
+        for member, behind in pairwise(members):
+            # Members that share their bytes are how a small archive holds petabytes.
+            if member.header_offset + _LOCAL_HEADER_BYTES + member.compress_size > behind.header_offset:
+                raise DamagedFile("members that overlap, as no program packs them", behind.header_offset)
+        for member in members:
+            name = _name(member)
+            if name.endswith("/"):
+                yield Entry(name, left_out="folder")
+            elif stat.S_ISLNK(member.external_attr >> 16):
+                yield Entry(name, left_out="link")
+            else:
+                yield Entry(name, _content(path, archive, member, name))
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """Returns a name as it was meant: without the flag of UTF-8 it is in the system's encoding, in Japan that of Windows."""
+    name = member.filename
+    if not member.flag_bits & _UTF8_NAME:
+        stored = member.orig_filename.encode("cp437", "replace")
+        for codec in ("utf-8", "cp932"):
+            try:
+                name = stored.decode(codec)
+                break
+            except UnicodeDecodeError:
+                continue
+    # Some programs of Windows write its mark between folders.
+    return name.replace("\\", "/")
+
+
+def _content(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Iterator[tuple[int, bytes]]:
+    if member.flag_bits & _ENCRYPTED:
+        raise InputError(f"{path}: member {name}: it is encrypted; unpack the archive with its password and name the files.")
+    start, read = member.header_offset, 0
+    try:
+        with archive.open(member) as f:
+            while content := f.read(MOST_BYTES):
+                read += len(content)
+                # About: how much of the packed bytes it took is not told.
+                yield start + member.compress_size * read // max(read, member.file_size), content
+    except NotImplementedError as e:
+        problem = f"its compression is not read here ({e})"
+        raise InputError(f"{path}: member {name}: {problem}; unpack the archive and name the files.") from e
+    except RuntimeError as e:
+        raise InputError(f"{path}: member {name}: {e}; unpack the archive and name the files.") from e
+    except (*_DAMAGE, OSError) as e:
+        # A place that cannot be: its number was damaged.
+        if isinstance(e, OSError) and e.errno not in (None, errno.EINVAL):
+            raise
+        raise DamagedFile(f"member {name}: {e or 'damaged'}", start) from e
