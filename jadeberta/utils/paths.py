@@ -1,7 +1,8 @@
 """The one rule for every path that a user writes: in a recipe, as an option, or in a setting of a launch script.
 
 `~` and `~name` stand for a home directory, and a relative path starts at the current directory of whoever typed the command.
-Nothing else is expanded: what looks like a variable of the shell is refused, so that no directory is named after it.
+Nothing else is expanded: what looks like a variable of the shell, or the address of an object store, is refused, so that no directory is
+named after it.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from jadeberta.errors import ConfigError
 from jadeberta.utils.bounded_yaml import require_bounded
+from jadeberta.utils.remote_paths import refuse_remote
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 """The recipes that come with the project."""
@@ -25,8 +27,9 @@ def expand_user(text: str, what: str = "") -> str:
         what: names the key or option in the error, e.g. "run.dir".
 
     Raises:
-        ConfigError: there is no such home directory, or the path holds a variable of the shell.
+        ConfigError: there is no such home directory, the path holds a variable of the shell, or is no path of this machine (`s3://`).
     """
+    refuse_remote(text, what)
     where = f"{what} {text}" if what else text
     if variable := SHELL_VARIABLE.search(text):
         raise ConfigError(f"{where}: {variable[0].strip('/')} is not expanded here; write the path in full, or begin it with ~/.")

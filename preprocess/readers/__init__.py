@@ -17,6 +17,7 @@ from typing import Any
 
 from jadeberta.shards import ConfigError, InputError
 from jadeberta.utils.paths import expand_user
+from jadeberta.utils.remote_paths import refuse_remote
 from preprocess.config import CorpusConfig
 from preprocess.readers import cc100, jsonl, oscar, parquet, plain_text, warc, wikiextractor, wikipedia
 from preprocess.readers.archives import members
@@ -46,10 +47,11 @@ def check_corpus(corpus: str, config: CorpusConfig) -> ReaderSettings:
     """Returns what the recipe says about the records of a corpus.
 
     Raises:
-        ConfigError: the format is unknown, or does not take a key that is set.
+        ConfigError: the format is unknown, the path is no local one, or the format does not take a key that is set.
     """
     if config.format not in READERS:
         raise ConfigError(f"preprocess.corpora.{corpus}.format: {config.format} is unknown; it may be {', '.join(READERS)}.")
+    refuse_remote(config.path, f"preprocess.corpora.{corpus}.path")
     settings = ReaderSettings(**{field.name: getattr(config, field.name) for field in fields(ReaderSettings)})
     for key in settings.given():
         takers = [name for name, reader in READERS.items() if key in _keys(reader)]
