@@ -9,6 +9,11 @@ from jadeberta.training.run_state import RunState
 
 logger = logging.getLogger(__name__)
 
+KEEPS_THE_LEVEL = {
+    "training.max_steps", "training.schedule", "training.warmup_steps", "training.decay_steps", "training.precision", "training.ema_decay",
+}  # fmt: skip
+"""Keys that a branch may change without moving loss and gradient norm to another level at once."""
+
 
 def start_run(context: RunContext, loader: CheckpointLoader) -> RunState:
     """Brings the engine to where the run starts, as rank 0 has planned it, and returns the counters there; every rank calls it.
@@ -24,6 +29,9 @@ def start_run(context: RunContext, loader: CheckpointLoader) -> RunState:
         state = loader.branch_off(branch, faults.append)
         if state is None:
             raise CheckpointError(f"{faults[0]} The run cannot branch from it; name another step with --branch-from.")
+        if set(on_root(loader.group, lambda: plan.lineage[-1].get("changed", {}))) - KEEPS_THE_LEVEL:
+            # Other data or masks have another loss: measured by the old one, every step would be a spike.
+            loader.engine.guard.recall({})
         context.record("branch", step=state.step, checkpoint=str(branch), seconds=loader.seconds)
         logger.info("branched from %s in %.1f s", branch, loader.seconds)
         return state

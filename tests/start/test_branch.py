@@ -14,8 +14,9 @@ from jadeberta.shards import open as open_shards
 from jadeberta.start.plan import settle_start
 from jadeberta.utils.files import file_sha256
 from jadeberta.utils.json_lines import read_jsonl
-from tests.helpers import make_recipe, make_shards, read_metrics, run_ranks
+from tests.helpers import make_recipe, make_shards, printed_by, read_metrics, run_ranks, start_ranks
 from tests.start.sources import planned, started
+from tests.training.test_guard import DRIVER
 
 CHANGES = {"training": {"max_steps": 4, "schedule": "constant"}, "checkpoint": {"every_steps": 2}}
 
@@ -83,6 +84,22 @@ def test_a_decay_phase_on_other_ranks_reads_the_same_data_and_a_second_start_res
     assert entry["changed"] == {
         "training.decay_steps": [0, 2], "training.schedule": ["constant", "wsd"], "training.warmup_steps": [2, 1],
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_roll_back_before_the_first_checkpoint_of_a_branch_goes_back_to_its_start(shards, source, tmp_path) -> None:
+    guard = {"max_skipped_in_row": 1, "max_rollbacks": 1}
+    recipe = make_recipe(tmp_path / "recipe.yaml", shards, tmp_path / "run", **CHANGES | {"guard": guard})
+    bad = ",".join(row["batch_hash"] for row in read_metrics(source)[2:])
+    arguments = ("0", "nan", bad, "pretrain", "--config", str(recipe), "--branch-from", str(source / "checkpoints/step-00000002"))
+    (process,) = start_ranks(1, *arguments, log=tmp_path / "log", code=DRIVER)
+    assert process.wait(200) == 0, printed_by(tmp_path / "log")[-3000:]
+    rows = read_metrics(tmp_path / "run")
+    assert [(row["step"], bool(row["skipped"])) for row in rows] == [(3, True), (4, True), (3, False), (4, False)]
+    (back,) = [row for row in read_jsonl(tmp_path / "run/ledger.jsonl") if row["event"] == "rollback"]
+    assert (back["step"], back["stepped_over"]) == (2, [2, 4])
+    state = json.loads((tmp_path / "run/checkpoints/step-00000004/state.json").read_text())
+    assert (state["adam_step"], state["position"], state["rollbacks"]) == (4, 6 * 12, 1)
 
 
 @pytest.fixture
