@@ -235,7 +235,8 @@ class Trainer:
     def __init__(self, context: RunContext) -> None:
         """Builds the parts; every rank does, as engine and checkpointer make process groups."""
         self.context, recipe, process = context, context.recipe, context.process
-        self.engine = TrainingEngine(recipe, process, context.device, context.watchdog.enter_section)
+        special = context.shards.index.special_tokens
+        self.engine = TrainingEngine(recipe, process, context.device, context.watchdog.enter_section, special)
         if self.engine.compiled:
             logger.info("torch.compile is on: the first step takes minutes, and less where this machine has compiled it before")
         self.checkpointer = Checkpointer(context, self.engine)

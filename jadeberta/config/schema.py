@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from jadeberta.config.batch_sizes import BatchSizes
 from jadeberta.errors import ConfigError
-from jadeberta.shards.tokenizer_format import CLS, PAD, SEP
+from jadeberta.shards.tokenizer_format import DEFAULT_SPECIAL_TOKENS, SpecialTokens
 
 OWN_MODEL_KEYS = ("init_from", "init_tokenizer", "attention")
 """Keys of the section model that are not DebertaV2Config's."""
@@ -116,11 +116,14 @@ class ModelConfig:
     pooler_hidden_size: int = 1024
     """Width of the pooler."""
 
-    def hugging_face(self) -> dict[str, Any]:
-        """Returns the keyword arguments of transformers.DebertaV2Config."""
+    def hugging_face(self, special: SpecialTokens = DEFAULT_SPECIAL_TOKENS) -> dict[str, Any]:
+        """Returns the keyword arguments of transformers.DebertaV2Config.
 
+        Args:
+            special: those of the tokenizer. The embedding of `pad` is never trained, so that of no other token may stand in its place.
+        """
         fields = {key: value for key, value in asdict(self).items() if key not in OWN_MODEL_KEYS}
-        return {**fields, "pad_token_id": PAD, "bos_token_id": CLS, "eos_token_id": SEP}
+        return {**fields, "pad_token_id": special.pad, "bos_token_id": special.cls, "eos_token_id": special.sep}
 
 
 @dataclass

@@ -15,7 +15,7 @@ from typing import IO, Literal
 
 import orjson
 
-from jadeberta.errors import ResourceError
+from jadeberta.errors import ResourceError, ShardError
 from jadeberta.shards.index import ShardEntry, ShardIndex, find_index
 from jadeberta.shards.open_files import retry_io
 from jadeberta.shards.reader import ExcludedRows, ShardReader
@@ -40,6 +40,7 @@ class Scrubber:
             return
         command = [sys.executable, "-m", "jadeberta.shards.scrub", str(reader.directory)]
         command += ["--rank", str(rank), "--world", str(world_size), "--parent", str(os.getpid())]
+        command += ["--sequence-length", str(reader.sequence_length)]
         with helper_signals_blocked():
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         self.state = "running"
@@ -107,22 +108,27 @@ def main() -> None:
     )
     parser.add_argument("--world", type=int, default=1, help="number of shares")
     parser.add_argument("--parent", type=int, default=os.getppid(), help="id of the training process; this one ends with it")
+    parser.add_argument("--sequence-length", type=int, help="only shards with rows of so many tokens; default: all")
     options = parser.parse_args()
     for number in JOB_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     end_with_parent(options.parent)
     os.nice(19)
     try:
-        _scrub(options.directory, options.rank, options.world)
-    except ResourceError as e:
+        _scrub(options.directory, options.rank, options.world, options.sequence_length)
+    except (ResourceError, ShardError) as e:
         sys.exit(str(e))
     except BrokenPipeError:
         os._exit(1)  # the training process closed its end; an ordinary exit would raise again when it flushes
 
 
-def _scrub(directory: Path, rank: int, world: int) -> None:
+def _scrub(directory: Path, rank: int, world: int, sequence_length: int | None) -> None:
     index_path = find_index(directory)
-    entries = _training_shards(ShardIndex.load(index_path))[rank::world]
+    index = ShardIndex.load(index_path)
+    try:
+        entries = _training_shards(index if sequence_length is None else index.of_length(sequence_length))[rank::world]
+    except ValueError as e:
+        raise ShardError(f"{index_path}: {e}. Name one of these with --sequence-length.") from e
     for entry in entries:
         if reason := shard_reason(index_path.parent / entry.file, entry):
             _report({"file": entry.file, "reason": reason, "sequences": entry.sequences})

@@ -18,6 +18,7 @@ from jadeberta.data.sample_order import derive_key
 from jadeberta.errors import ConfigError
 from jadeberta.model import DebertaForMaskedLM, build
 from jadeberta.model.recompute import recomputing_cheaply
+from jadeberta.shards.tokenizer_format import DEFAULT_SPECIAL_TOKENS, SpecialTokens
 from jadeberta.training.comm_meter import Communication, CommunicationMeter
 from jadeberta.training.control import RankFlags
 from jadeberta.training.ema import WeightAverage
@@ -90,7 +91,12 @@ class TrainingEngine:
     """A model under DeepSpeed, one optimizer step at a time."""
 
     def __init__(
-        self, recipe: Recipe, process: Process, device: torch.device, enter_section: Callable[[str], None] = lambda section: None
+        self,
+        recipe: Recipe,
+        process: Process,
+        device: torch.device,
+        enter_section: Callable[[str], None] = lambda section: None,
+        special: SpecialTokens = DEFAULT_SPECIAL_TOKENS,
     ) -> None:
         """Builds the model, DeepSpeed's engine and the optimizer's state; every rank makes one.
 
@@ -100,6 +106,7 @@ class TrainingEngine:
             device: of this rank.
             enter_section: called with the section of the step that begins (forward 0, backward 0, ... all-reduce, update), for the
                 watchdog.
+            special: special tokens of the data's tokenizer.
 
         Raises:
             ConfigError: DeepSpeed's settings contradict the recipe, or the recipe asks for a compilation that cannot be.
@@ -110,7 +117,9 @@ class TrainingEngine:
         settings = deepspeed_settings(recipe, process.world_size)
         self.stage: int = settings["zero_optimization"]["stage"]
         _keep_deepspeed_from_compiling()
-        self.model: DebertaForMaskedLM = build(recipe.model.hugging_face(), recipe.model.attention, seed=recipe.training.seed)
+        self.model: DebertaForMaskedLM = build(
+            recipe.model.hugging_face(special), recipe.model.attention, seed=recipe.training.seed
+        )
         self.model.train()
         training = recipe.training
         optimizer = torch.optim.AdamW(

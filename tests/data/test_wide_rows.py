@@ -116,3 +116,14 @@ def test_the_list_of_masked_places_holds_those_of_nearly_every_micro_batch_at_an
         drawn = np.random.default_rng(length).binomial(places, probability, 20_000)
         assert capacity <= places and capacity - places * probability < 64 + 4 * np.sqrt(places)
         assert (drawn > capacity).mean() < 2e-4
+
+
+def test_the_embedding_of_every_token_but_the_pad_token_is_trained() -> None:
+    size, special = 70, SpecialTokens(pad=69, cls=1, sep=2, unk=None, mask=4)
+    model = build(ModelConfig(**TINY_MODEL | {"vocab_size": size}).hugging_face(special))
+    config = model.config
+    assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (69, 1, 2)
+    # The output layer shares the table; the gradient that comes from the input is taken alone.
+    embeddings = model.deberta.embeddings.word_embeddings
+    (gradient,) = torch.autograd.grad(embeddings(torch.arange(size)).sum(), embeddings.weight)
+    assert torch.nonzero(gradient.abs().sum(1) == 0).flatten().tolist() == [69]
