@@ -23,6 +23,7 @@ from preprocess.filters import document_filters
 from preprocess.readers.archives.entries import is_archive
 from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit
+from preprocess.readers.published_sets import gaps
 from preprocess.readers.split_file import LEVEL, head_lines
 from preprocess.segmenters import Rejected, Segmenter, open_segmenter
 from preprocess.stages.extract import plan_splits
@@ -76,8 +77,11 @@ def describe_plan(config: PreprocessConfig, out: Path, stages: tuple[str, ...], 
     for name, c in config.corpora.items():
         chosen = f", where {c.where}" if c.where else ""
         lines.append(f"  {name}: {c.format} {c.path}, seen {c.repeats}x an epoch{chosen}")
+    planned = plan_splits(config, out)
+    for name, splits in planned.items():
+        lines += [f"  {name}: {gap}" for gap in gaps(str(path) for split in splits for path in split.files)]
     with open_segmenter(config.segmenter) as segmenter:
-        corpora = [estimate_corpus(name, splits, out, segmenter, config) for name, splits in plan_splits(config, out).items()]
+        corpora = [estimate_corpus(name, splits, out, segmenter, config) for name, splits in planned.items()]
     headers = ["corpus", "splits", "done", "MB of files", "MB of text", "sentences", "core time"]
     lines += format_table(headers, (_cells(corpus, stages) for corpus in corpora)).splitlines()
     spent = {stage: sum(corpus.seconds[stage] for corpus in corpora) / ranks for stage in stages}

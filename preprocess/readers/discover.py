@@ -21,6 +21,7 @@ from preprocess.compressed import DECOMPRESSORS, DamagedFile, chunks
 from preprocess.config import CorpusConfig, CorpusFormat
 from preprocess.readers.input_split import natural_key, stem
 from preprocess.readers.jsonl import TEXT_KEYS
+from preprocess.readers.published_sets import EVERYDAY_FOLDERS, gaps, held_out_part, is_numbered, is_other_set, removed_folder
 
 # The same pages are published in several ways; the first found is taken, as reading two would double Wikipedia.
 WIKIPEDIA_PATTERNS = (
@@ -34,14 +35,14 @@ WIKIPEDIA_PATTERNS = (
 CC100_PATTERNS = ("cc100*.xz", "ja.txt.xz", "cc100*.txt")
 OSCAR_2201_PATTERN = "*_meta_*.jsonl.gz"
 OSCAR_2301_PATTERN = "*_part_*.jsonl.zst"
-OTHER_SPLITS = ("valid", "validation", "val", "dev", "test", "eval")
-"""Names of the parts of a data set that are not for training."""
 NAMES_CHARACTERS = 52
 """Room for the names of files that are left, in a line of 80 columns with the time and the number of the others."""
 _USUAL_NAMES = (
-    "jawiki-*-pages-articles*.xml.bz2, cc100*.xz, ja.txt.xz, *_meta_part_N.jsonl.gz, *_part_N.jsonl.zst, *.jsonl, *.json.gz"
+    "jawiki-*-pages-articles*.xml.bz2, cc100*.xz, ja.txt.xz, *_meta_part_N.jsonl.gz, *_part_N.jsonl.zst, *.jsonl, *.json.gz, "
+    "*.parquet"
 )
 _JSON = re.compile(r"\.(jsonl|json|ndjson)(\.(gz|zst|xz|bz2))?$")
+_WARC = re.compile(r"\.(warc|wet)(\.gz)?$")
 _HEAD_BYTES = 2**20
 _NUMBER, _LETTERS = "\ue000", "\ue001"
 """Stand for a number, and for WikiExtractor's AA, AB ..., in the names of a series."""
@@ -170,18 +171,19 @@ def _take_named(survey: _Survey, name: str, format: CorpusFormat, files: list[st
 
 
 def _take_others(survey: _Survey, names: list[str]) -> None:
-    """Takes JSON Lines and the output of WikiExtractor; files that differ in numbers alone are one corpus."""
+    """Takes JSON Lines, Parquet and the output of WikiExtractor; files that differ in numbers alone are one corpus."""
     groups: dict[tuple[str, CorpusFormat], list[str]] = {}
     for name in names:
         format, reason = _format_of(survey.folder / name)
+        if format is not None and removed_folder(name):
+            format, reason = None, "named like what the makers of a set left out; name it in a recipe to train on it"
         if format is None:
             survey.leave(name, reason)
         else:
             groups.setdefault((_skeleton(name), format), []).append(name)
     found = [_series(survey, skeleton, format, files) for (skeleton, format), files in groups.items()]
     for series in list(found):
-        siblings = [other for other in found if Path(other.skeleton).parent == Path(series.skeleton).parent]
-        if _file_word(series) in OTHER_SPLITS and any(_file_word(other).startswith("train") for other in siblings):
+        if _is_held_out(series, found):
             found.remove(series)
             for name in series.files:
                 survey.leave(name, "named like held-out data; name it in a recipe to train on it")
@@ -191,11 +193,26 @@ def _take_others(survey: _Survey, names: list[str]) -> None:
         survey.take(word if alone else f"{word}-{_name_of(series, survey.folder)}", series)
 
 
+def _is_held_out(series: Series, found: list[Series]) -> bool:
+    """Returns whether files are the held-out part of a set: by their folder, their number "of" others, or training files beside them."""
+    name = series.files[0]
+    part = held_out_part(name)
+    if not part:
+        return False
+    siblings = [other for other in found if Path(other.skeleton).parent == Path(series.skeleton).parent]
+    beside = any(_file_word(other).startswith("train") for other in siblings)
+    return part in Path(name).parts[:-1] or is_numbered(name) or beside
+
+
 def _format_of(path: Path) -> tuple[CorpusFormat | None, str]:
     """Returns the format of a file without a published name, or None and why it is not taken."""
     is_json = _JSON.search(path.name)
     if is_json and is_json[1] == "jsonl":
         return "jsonl", ""
+    if path.suffix == ".parquet":
+        return "parquet", ""
+    if _WARC.search(path.name):
+        return "warc", ""
     bare = path.name.removesuffix(path.suffix) if path.suffix in DECOMPRESSORS else path.name
     if not is_json and Path(bare).suffix not in ("", ".txt"):
         return None, "not a format that is read"
@@ -218,7 +235,7 @@ def _format_of(path: Path) -> tuple[CorpusFormat | None, str]:
             return "jsonl", ""
         return None, 'not one JSON object a line with "text" or "content"'
     if Path(bare).suffix == ".txt":
-        return None, "plain text; name it in a recipe (format: cc100, a blank line ends a document)"
+        return None, "plain text; name it in a recipe (format: text, or cc100: a blank line ends a document)"
     return None, "not a format that is read"
 
 
@@ -237,6 +254,12 @@ def _series(survey: _Survey, skeleton: str, format: CorpusFormat, files: list[st
     skeleton = re.sub(_NUMBER, lambda _: run[0] if len(set(run := next(runs))) == 1 else _NUMBER, skeleton)
     pattern = glob.escape(skeleton).replace(_NUMBER, "[0-9]*").replace(_LETTERS, "[A-Z][A-Z]")
     counted = last[0] <= 1 or last[-1] - last[0] + 1 == len(last) or re.search(rf"{_NUMBER}[-_.]of[-_.][0-9]", skeleton)
+    if other := next((name for name in files if is_other_set(files[0], name)), None):
+        choices = {
+            f"{_clean(skeleton) or format}-{part}": Series(format, glob.escape(name), [name])
+            for part, name in enumerate((files[0], other), 1)
+        }
+        raise _question(survey.folder, f"{files[0]} and {other} are parts of two sets of different sizes", choices)
     if not counted or set(glob.glob(pattern, root_dir=survey.folder)) != set(files):  # noqa: PTH207 - as the reader does it
         choices = {_clean(stem(Path(name))): Series(format, glob.escape(name), [name]) for name in files[:2]}
         problem = f"{files[0]} and {files[1]} differ in a number alone, and may be parts of one corpus or corpora of their own"
@@ -255,7 +278,8 @@ def _file_word(series: Series) -> str:
 
 
 def _folder_word(series: Series) -> str:
-    return "-".join(word for part in Path(series.skeleton).parts[:-1] if (word := _clean(part)))
+    parts = [part for part in Path(series.skeleton).parts[:-1] if part not in EVERYDAY_FOLDERS]
+    return "-".join(word for part in parts if (word := _clean(part)))
 
 
 def _name_of(series: Series, folder: Path) -> str:
@@ -283,6 +307,12 @@ def _log(survey: _Survey) -> None:
         count = "1 file" if len(series.files) == 1 else f"{len(series.files):,} files"
         log.info("  %s: %s, %s, %s MB", name, series.format, count, f"{size / 1e6:,.1f}")
         log.info("    %s", series.pattern)
+        for gap in gaps(series.files):
+            log.warning("    %s", gap)
+        if held_out_part(series.files[0]):
+            log.warning(
+                "    %s is named like held-out data, and is taken as nothing for training lies beside it", series.files[0]
+            )
     for reason, names in survey.left.items():
         log.info("  left, %s:", reason)
         log.info("    %s", _shortened(names))

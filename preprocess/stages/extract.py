@@ -29,6 +29,7 @@ from preprocess.filters import deduplicate as duplicates
 from preprocess.filters import document_filters
 from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit
+from preprocess.readers.published_sets import gaps
 from preprocess.readers.split_file import Extent, SplitTask, extent_of, is_written, remove_text, require_whole
 from preprocess.stages.extract_counts import check_excluded, summary
 from preprocess.workdir import (
@@ -149,6 +150,8 @@ def _plan(config: PreprocessConfig, out: Path) -> list[InputSplit | SplitTask]:
     """
     pending: list[InputSplit] = []
     for corpus, splits in plan_splits(config, out).items():
+        for gap in gaps(str(path) for split in splits for path in split.files):
+            log.warning("%s: %s", corpus, gap)
         expected = {split.name: split for split in splits}
         for marker in list_markers(out, corpus):
             # A marker of another set of files would mix two corpora in one output.
