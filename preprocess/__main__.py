@@ -232,10 +232,19 @@ def _verify(directory: Path, pool: str | None, executor: Executor) -> int:
             print(fault, file=sys.stderr)
         if not faults:
             index = ShardIndex.load(find_index(directory))
-            sequences = sum(entry.sequences for corpus in index.corpora.values() for entry in [*corpus.train, *corpus.valid])
-            found = f"{sequences:,} sequences in {len(index.corpora)} corpora"
-            print(f"{directory}: {found}, all as index.json says; {index.fingerprint[:16]}")
+            print(
+                f"{directory}: {_sequences(index)} in {len(index.corpora)} corpora, all as index.json says; {index.fingerprint[:16]}"
+            )
     return 1 if faults else 0
+
+
+def _sequences(index: ShardIndex) -> str:
+    """Returns the number of sequences of each row length in words."""
+    counts = dict.fromkeys(index.sequence_lengths, 0)
+    for corpus in index.corpora.values():
+        for entry in [*corpus.train, *corpus.valid]:
+            counts[index.length_of(entry)] += entry.sequences
+    return " and ".join(f"{count:,} sequences of {length:,} tokens" for length, count in counts.items())
 
 
 def _coverage(directory: Path, pool: str | None, executor: Executor) -> int:

@@ -40,12 +40,23 @@ def write_report(out: Path, reports: dict[str, Any]) -> dict[str, Any]:
     for stage, entry in reports.items():
         result = entry["result"]
         if isinstance(result, ShardIndex):
-            result = {name: _shard_counts(corpus, result.sequence_length) for name, corpus in result.corpora.items()}
+            result = _pack_counts(result)
         elif stage == "tokenizer":
             result = {k: v for k, v in result.items() if k != "settings"}
         report[stage] = {"seconds": round(entry["seconds"], 3), "ranks": entry["ranks"], "time": time.time(), "result": result}
     write_json(path, report)
     return report
+
+
+def _pack_counts(index: ShardIndex) -> dict[str, Any]:
+    """Counts of each corpus: of the shards of the first row length, and of the further ones under "lengths"."""
+    first, *further = [index.of_length(length) for length in index.sequence_lengths]
+    counts = {name: _shard_counts(corpus, first.sequence_length) for name, corpus in first.corpora.items()}
+    for of_length in further:
+        for name, corpus in of_length.corpora.items():
+            splits = {key: value for key, value in _shard_counts(corpus, of_length.sequence_length).items() if key != "repeats"}
+            counts[name].setdefault("lengths", {})[str(of_length.sequence_length)] = splits
+    return counts
 
 
 def _shard_counts(corpus: CorpusEntry, sequence_length: int) -> dict[str, Any]:
@@ -126,6 +137,8 @@ def _figures(extracted: dict[str, Any], segmented: dict[str, Any], packed: dict[
         figures["  order-dependent"] = segmented["order_dependent"]
     for split in ("train", "valid"):
         figures |= {f"{split} {unit}": packed.get(split, {}).get(unit) for unit in ("sequences", "tokens", "padding")}
+        for length, counts in packed.get("lengths", {}).items():
+            figures |= {f"{split} of {int(length):,}: {unit}": counts[split][unit] for unit in ("sequences", "padding")}
     return figures | {"repeats in an epoch": packed.get("repeats")}
 
 

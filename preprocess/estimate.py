@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 import orjson
 import zstandard
 
+from jadeberta.shards import SEQUENCE_LENGTH, RowFormat, token_dtype_of
 from jadeberta.utils.durations import format_duration
 from jadeberta.utils.text_table import format_table
 from preprocess import readers
@@ -36,12 +37,13 @@ TRIED_SENTENCES = 3000
 """Sentences segmented to measure the segmenter's speed."""
 COUNT_MB_S, PACK_MB_S = 22.0, 15.0
 """MB of text that a core counts words of, and packs, in a second (`bench/preprocess_speed.py`, docs/preprocess-at-scale.md)."""
+FURTHER_LENGTH_MB_S = 165.0
+"""MB of text of which a core packs and writes rows of a further length in a second: the tokens are there by then. Measured on 49 MB with
+rows of 512 and of 8,192 tokens, best_fit, which is the slower way."""
 TRAIN_SECONDS, TRAIN_SECONDS_A_MB = 300.0, 0.2
 """Time that one rank takes for seeds and sentencepiece: on two million words, which is the maximum; and for a MB of a smaller text."""
 BYTES_A_TOKEN = 4.9
 """UTF-8 bytes of text in a token, with the 32,000 pieces of the large recipe."""
-SHARD_BYTES_A_TOKEN = 4
-"""Bytes of a token in a shard: a token id and a document number."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ def describe_plan(config: PreprocessConfig, out: Path, stages: tuple[str, ...], 
     """
     document_filters.describe(config)  # what cannot be used is said now
     settings = f"words by {config.segmenter.engine}, {config.vocab_size} pieces"
+    if config.sequence_lengths != (SEQUENCE_LENGTH,):
+        settings += f", rows of {' and '.join(f'{length:,}' for length in config.sequence_lengths)} tokens"
     lines = [f"would run {', '.join(stages)} on {ranks} ranks, {settings}, into {out}"]
     for name, c in config.corpora.items():
         chosen = f", where {c.where}" if c.where else ""
@@ -135,6 +139,9 @@ def estimate_corpus(
     # Seconds for a byte of text: the tried sentences are only some of the documents.
     segment = (time.perf_counter() - began) / max(1, tried)
     all_text = text * times
+    # Each length has all tokens again; they are made of the text once.
+    lengths, token = len(config.sequence_lengths), RowFormat(1, token_dtype_of(config.vocab_size))
+    pack = 1 / PACK_MB_S + (lengths - 1) / FURTHER_LENGTH_MB_S
     return CorpusEstimate(
         name,
         len(splits),
@@ -143,12 +150,12 @@ def estimate_corpus(
         all_text,
         all_text * asked / max(1, tried),
         {"extract": extract * size, "segment": segment * all_text, "tokenizer": all_text / 1e6 / COUNT_MB_S}
-        | {"pack": all_text / 1e6 / PACK_MB_S},
+        | {"pack": all_text / 1e6 * pack},
         {
             "cuts": packed * times if any(split.note for split in splits) else 0.0,
             "documents": _compressed(b"".join(map(orjson.dumps, documents)), 3) * times,
             "words": _compressed(b"\n".join(rows), 3) * all_text / max(1, tried),
-            "shards": all_text / BYTES_A_TOKEN * SHARD_BYTES_A_TOKEN,
+            "shards": all_text / BYTES_A_TOKEN * (token.token_bytes + token.document_bytes) * lengths,
         },
     )
 

@@ -3,6 +3,8 @@
 Reads files and changes none.
 """
 
+import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from preprocess.workdir import (
     words_path,
 )
 
+FURTHER_LENGTH = r".*-s(\d+)"
+"""Name of a shard of a further row length, without its suffix."""
 MAX_RANKS = 32
 """Number of ranks up to which each is listed; of a larger job only dead ranks are listed, at most as many."""
 
@@ -89,15 +93,20 @@ def read_table(out: Path) -> list[StageStatus]:
         done = [name for name in sizes if words_marker(words_path(documents_dir(out, corpus) / name, out)).is_file()]
         rows.append(StageStatus("segment", corpus, len(done), len(sizes), sum(sizes[name] for name in done), sum(sizes.values())))
     rows.append(StageStatus("tokenizer", "all", int((out / "tokenizer" / TRAINING_NAME).is_file()), 1, 0, None))
-    index = _count_shards(out)
-    packed = len(list(pack_dir(out).glob("*.json")))
-    rows.append(StageStatus("pack", "all", packed if index is None else index, index, 0, None))
+    shards, is_finished = _count_shards(out)
+    for length, count in shards.items():
+        what = "all" if len(shards) == 1 else f"rows of {length}" if length else "rows of the first length"
+        rows.append(StageStatus("pack", what, count, count if is_finished else None, 0, None))
     return rows
 
 
-def _count_shards(out: Path) -> int | None:
-    """Returns the number of shards of a finished directory; None before it is finished."""
-    if not (out / INDEX_NAME).is_file():
-        return None
-    corpora: dict[str, Any] = read_json(out / INDEX_NAME)["corpora"]
-    return sum(len(corpus["train"]) + len(corpus["valid"]) for corpus in corpora.values())
+def _count_shards(out: Path) -> tuple[dict[int, int], bool]:
+    """Returns the number of shards of each row length, and whether the directory is finished; before that the first length is 0."""
+    if (out / INDEX_NAME).is_file():
+        document: dict[str, Any] = read_json(out / INDEX_NAME)
+        first = document["sequence_length"]
+        entries = [entry for corpus in document["corpora"].values() for entry in (*corpus["train"], *corpus["valid"])]
+        return {first: 0} | Counter(entry.get("sequence_length", first) for entry in entries), True
+    names = (re.fullmatch(FURTHER_LENGTH, path.stem) for path in sorted(pack_dir(out).glob("*.json")))
+    found = Counter(0 if name is None else int(name[1]) for name in names)
+    return {0: 0} | found, False

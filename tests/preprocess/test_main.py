@@ -169,7 +169,7 @@ def test_verify_counts_and_ends_well_on_a_sound_directory(finished: tuple[Path, 
     done = call("verify", out)
     sequences = len(open_shards(out)) + len(open_shards(out, "valid"))
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"{out}: {sequences} sequences in 2 corpora, all as index.json says" in done.stdout
+    assert f"{out}: {sequences} sequences of 512 tokens in 2 corpora, all as index.json says" in done.stdout
 
 
 def test_verify_names_every_damaged_file_and_ends_with_status_1(

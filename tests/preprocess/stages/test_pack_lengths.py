@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 
 from jadeberta.shards import INDEX_NAME, ShardIndex, open_shards, verify
+from preprocess import __main__ as preprocess_main
+from preprocess.corpus_report import print_report, write_report
+from preprocess.estimate import CorpusEstimate, describe_plan, estimate_corpus
 from preprocess.executors.executor import Executor
+from preprocess.job_status import describe_directory, read_table
+from preprocess.segmenters import open_segmenter
 from preprocess.stages import shard_set
+from preprocess.stages.extract import plan_splits
 from preprocess.stages.pack import pack
 from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.conftest import Made
@@ -129,3 +135,37 @@ def test_no_name_of_a_further_length_is_that_of_another_corpus() -> None:
         for length in (512, 1024, 128)
     ]
     assert len(set(made)) == len(made) and not any(a == b for a, b in pairwise(sorted(made)))
+
+
+def test_verify_status_and_report_say_the_lengths(copied: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = ShardIndex.load(copied.out / INDEX_NAME)
+    assert preprocess_main.READ_ONLY_VERBS["verify"](copied.out, None, Executor()) == 0
+    counts = [len(open_shards(copied.out, split, sequence_length=length)) for length in LENGTHS for split in SPLITS]
+    said = f"{sum(counts[:2])} sequences of 512 tokens and {sum(counts[2:4])} sequences of 1,024 tokens and {sum(counts[4:])} sequences"
+    assert f"{copied.out}: {said} of 128 tokens in 2 corpora, all as index.json says" in capsys.readouterr().out
+    packed = {row.corpus: (row.done, row.tasks) for row in read_table(copied.out) if row.stage == "pack"}
+    assert packed == {f"rows of {length}": (7, 7) for length in LENGTHS}
+    (copied.out / INDEX_NAME).unlink()
+    (copied.out / "work/pack/web-00000-s128.json").unlink()
+    packed = {row.corpus: (row.done, row.tasks) for row in read_table(copied.out) if row.stage == "pack"}
+    assert packed == {"rows of the first length": (7, None), "rows of 1024": (7, None), "rows of 128": (6, None)}
+    assert any("rows of 1024" in line for line in describe_directory(copied.out))
+    report = write_report(tmp_path, {"pack": {"result": index, "seconds": 1.0, "ranks": 1}})
+    web = report["pack"]["result"]["web"]
+    assert sorted(web["lengths"]) == ["1024", "128"] and web["lengths"]["128"]["train"]["sequences"] > web["train"]["sequences"]
+    assert web["lengths"]["128"]["train"]["documents"] == web["train"]["documents"]
+    print_report(report)
+    assert "valid of 1,024: padding" in capsys.readouterr().out
+
+
+def test_the_estimate_counts_each_length_and_wide_ids(tiny_shards: Made, tmp_path: Path) -> None:
+    def expected(**settings: Any) -> CorpusEstimate:
+        config = tiny.configure(tiny_shards.corpora, **settings)
+        with open_segmenter(config.segmenter) as segmenter:
+            return estimate_corpus("web", plan_splits(config, tmp_path)["web"], tmp_path, segmenter, config)
+
+    one, three, wide = expected(), expected(sequence_length=LENGTHS), expected(vocab_size=100_000)
+    assert three.disk["shards"] == 3 * one.disk["shards"] and wide.disk["shards"] == 1.5 * one.disk["shards"]
+    assert one.seconds["pack"] < three.seconds["pack"] < 1.3 * one.seconds["pack"] and wide.seconds["pack"] == one.seconds["pack"]
+    said = describe_plan(tiny.configure(tiny_shards.corpora, sequence_length=LENGTHS), tmp_path, ("pack",), 1)[0]
+    assert "150 pieces, rows of 512 and 1,024 and 128 tokens, into" in said
