@@ -10,7 +10,7 @@ import torch
 
 from jadeberta.errors import ConfigError
 from jadeberta.model.published import BIAS, EMBEDDINGS, Weights
-from jadeberta.start.source_vocabulary import ROLES, Vocabulary
+from jadeberta.start.source_vocabulary import ROLES, SPECIAL, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,21 @@ def match_vocabularies(source: Vocabulary, new: Vocabulary, rows: int) -> Match:
 
 def first_difference(source: Vocabulary, new: Vocabulary) -> str | None:
     """Says in words where two tokenizers differ first; None where each piece and each role of the new one has the source's id."""
-    for role in ROLES:
-        if source.roles.get(role) != new.roles.get(role):
-            return f"the token for {role} is {new.roles.get(role)} in the shards' and {source.roles.get(role)} in the source's"
+    # Of the others a tokenizer may have two, cls and bos for one, and either is right.
+    for role in ("mask", "pad"):
+        ids = new.roles.get(role), source.roles.get(role)
+        if ids[0] != ids[1] and None not in ids:
+            return f"the token for {role} is {ids[0]} in the shards' and {ids[1]} in the source's"
     for number, key in enumerate(new.keys):
         other = source.keys[number] if number < len(source.keys) else None
-        if key != other and number not in new.roles.values():
+        if _text(key) != _text(other) and number not in new.specials:
             return f"piece {number} is {_shown(key)} in the shards' and {_shown(other)} in the source's"
     return None
+
+
+def _text(key: bytes | None) -> bytes | None:
+    """A key without the mark of special pieces: two files of one tokenizer may call other pieces special."""
+    return None if key is None else key.removeprefix(SPECIAL).replace("▁".encode(), b" ")
 
 
 def _shown(key: bytes | None) -> str:

@@ -17,7 +17,15 @@ from jadeberta.model.published import EMBEDDINGS, POSITIONS, Weights, check_weig
 from jadeberta.release.origin import ORIGIN_NAME
 from jadeberta.shards import ShardReader
 from jadeberta.start.embeddings import carry_over, first_difference, match_vocabularies
-from jadeberta.start.source_vocabulary import FAST_FILE, MODEL_FILES, ROLES, Vocabulary, read_tokenizer_files, read_vocabulary
+from jadeberta.start.source_vocabulary import (
+    FAST_FILE,
+    FILES,
+    MODEL_FILES,
+    ROLES,
+    Vocabulary,
+    read_tokenizer_files,
+    read_vocabulary,
+)
 from jadeberta.utils.files import file_sha256
 
 STEP_KEYS = ("step", "tokens", "fingerprints")
@@ -123,8 +131,5 @@ def _shards_vocabulary(shards: ShardReader, tokenizer: dict[str, bytes]) -> Voca
 
 
 def _same_bytes(files: dict[str, bytes], tokenizer: dict[str, bytes]) -> bool:
-    """Whether both have the same sentencepiece model, or where one has none the same tokenizer.json."""
-    models = [next((held[name] for name in MODEL_FILES if name in held), None) for held in (files, tokenizer)]
-    if all(models):
-        return models[0] == models[1]
-    return FAST_FILE in files and files[FAST_FILE] == tokenizer.get(FAST_FILE)
+    """Whether both have the same files with the same bytes, which need not be read then."""
+    return bool(files) and files == {name: content for name, content in tokenizer.items() if name in FILES}

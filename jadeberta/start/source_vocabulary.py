@@ -29,6 +29,8 @@ FILES = (
 """Files that are read of a published tokenizer."""
 MODEL_FILES = FILES[1:5]
 LARGEST_FILE = 256 << 20
+MOST_ADDED = 100_000
+"""Ids that added tokens may lie beyond the pieces: a number far beyond is damage, and would be a list as long."""
 ROLES = ("pad", "cls", "sep", "unk", "mask")
 ROLE_KEYS = {
     "pad": ("pad_token",), "cls": ("cls_token", "bos_token"), "sep": ("sep_token", "eos_token"), "unk": ("unk_token",),
@@ -115,6 +117,8 @@ def _read_fast(files: dict[str, bytes]) -> Vocabulary:
     pieces = {number: piece for piece, number in tokenizer.get_vocab(with_added_tokens=True).items()}
     added = {token["id"]: token["content"] for token in document.get("added_tokens") or [] if token.get("special")}
     specials = frozenset(added) | frozenset(_roles(pieces, files).values())
+    if max(pieces, default=0) > len(pieces) + MOST_ADDED:
+        raise ValueError(f"its ids go up to {max(pieces):,}, and it has {len(pieces):,} pieces")
     keys = [_key(pieces.get(n), n in specials, alphabet) for n in range(max(pieces, default=-1) + 1)]
 
     def encode(key: bytes) -> list[int]:
@@ -135,9 +139,13 @@ def _read_sentencepiece(model: bytes, files: dict[str, bytes]) -> Vocabulary:
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
     control = {n for n, piece in enumerate(proto.pieces) if piece.type in (2, 3)}  # UNKNOWN, CONTROL
     pieces = {n: piece.piece for n, piece in enumerate(proto.pieces)}
+    added = _added_tokens(files, len(pieces))
+    if not added and not set(USUAL_NAMES["mask"]) & set(pieces.values()):
+        added = {len(pieces): USUAL_NAMES["mask"][0]}  # as transformers' tokenizer of DeBERTa V2 does, whose V3 has it in no file
+    pieces |= added
     roles = _roles(pieces, files)
-    specials = frozenset(control) | frozenset(roles.values())
-    keys = [_key(piece, n in specials, "spaces") for n, piece in pieces.items()]
+    specials = frozenset(control) | frozenset(roles.values()) | frozenset(added)
+    keys = [_key(pieces.get(n), n in specials, "spaces") for n in range(max(pieces) + 1)]
     # A piece is a part of a text: nothing is put in front of it, and it has been normalised.
     proto.normalizer_spec.Clear()
     proto.normalizer_spec.name = "identity"
@@ -149,6 +157,20 @@ def _read_sentencepiece(model: bytes, files: dict[str, bytes]) -> Vocabulary:
         return [] if spelt is None else processor.encode(spelt)
 
     return _vocabulary(keys, roles, specials, encode)
+
+
+def _added_tokens(files: dict[str, bytes], first: int) -> dict[int, str]:
+    """Tokens that stand behind those of a sentencepiece model, by id from `first` on."""
+    added: dict[int, str] = {}
+    if "added_tokens.json" in files:
+        added |= {int(number): str(content) for content, number in orjson.loads(files["added_tokens.json"]).items()}
+    if "tokenizer_config.json" in files:
+        decoder = orjson.loads(files["tokenizer_config.json"]).get("added_tokens_decoder") or {}
+        added |= {int(number): str(token["content"]) for number, token in decoder.items()}
+    found = {number: content for number, content in added.items() if number >= first}
+    if max(found, default=first) > first + MOST_ADDED:
+        raise ValueError(f"its added tokens go up to {max(found):,}, and the model has {first:,} pieces")
+    return found
 
 
 def _vocabulary(keys: list[bytes | None], roles: dict[str, int], specials: frozenset[int], cut: Encode) -> Vocabulary:

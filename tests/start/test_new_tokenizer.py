@@ -32,7 +32,7 @@ def sentencepiece_model(vocab_size: int, text: list[str] = TEXT, **options: Any)
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(text * 20), model_writer=out, vocab_size=vocab_size, hard_vocab_limit=False, minloglevel=2,
         pad_id=0, bos_id=1, eos_id=2, unk_id=3, pad_piece="[PAD]", bos_piece="[CLS]", eos_piece="[SEP]", unk_piece="[UNK]",
-        user_defined_symbols=["[MASK]"], **options,
+        **{"user_defined_symbols": ["[MASK]"]} | options,
     )  # fmt: skip
     return out.getvalue()
 
@@ -96,6 +96,21 @@ def test_byte_pieces_of_sentencepiece_are_the_bytes_of_byte_level_tokenizers() -
     new = read_vocabulary({"tokenizer.json": byte_level([], ["<pad>"])}, "new")
     assert parts_of(fallback, new, b"\xfe\xe3") == [b"\xfe\xe3"]
     assert [fallback.keys[n] for n in fallback.encode("鱧".encode())] == [b"\xfe" + bytes([b]) for b in "鱧".encode()]
+
+
+def test_a_mask_token_behind_the_pieces_of_the_model_is_found() -> None:
+    model = sentencepiece_model(40, user_defined_symbols=[])
+    count = len(sentencepiece.SentencePieceProcessor(model_proto=model))
+    decoder = {"added_tokens_decoder": {str(count + 2): {"content": "<mask>"}}, "mask_token": "<mask>"}
+    for files, place in (
+        ({}, count),  # DeBERTa V3, whose tokenizer has it in no file
+        ({"added_tokens.json": json.dumps({"[MASK]": count + 1}).encode()}, count + 1),
+        ({"tokenizer_config.json": json.dumps(decoder).encode()}, count + 2),
+    ):
+        found = read_vocabulary({"spm.model": model, **files}, "source")
+        assert (found.roles["mask"], len(found.keys)) == (place, place + 1)
+    with pytest.raises(CheckpointError, match=r"its added tokens go up to 99,999,999,999"):
+        read_vocabulary({"spm.model": model, "added_tokens.json": b'{"x": 99999999999}'}, "source")
 
 
 @pytest.fixture(scope="module")
