@@ -9,7 +9,7 @@ Engine = Literal["jumanpp", "juman", "mecab"]
 Duplicates = Literal["none", "exact", "near"]
 Pieces = Literal["subwords", "characters"]
 BadInput = Literal["stop", "exclude"]
-CorpusFormat = Literal["wikipedia", "cc100", "oscar", "jsonl", "wikiextractor", "text", "parquet", "warc"]
+CorpusFormat = Literal["wikipedia", "cc100", "oscar", "jsonl", "wikiextractor", "text", "parquet", "warc", "enterprise_html"]
 Documents = Literal["", "file", "paragraph"]
 
 
@@ -19,7 +19,7 @@ class CorpusConfig:
 
     format: CorpusFormat
     """wikipedia (multistream XML), cc100 (text), oscar (22.01 or 23.01), jsonl ({"text": ...} a line), wikiextractor (<doc ...>),
-    text (plain .txt), parquet, warc (WARC and WET)."""
+    text (plain .txt), parquet, warc (WARC and WET), enterprise_html (Wikimedia's HTML dumps)."""
     path: str
     """Glob of the corpus's files; a Wikipedia index file beside a dump is found by its name."""
     repeats: int = 1

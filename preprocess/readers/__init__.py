@@ -19,7 +19,7 @@ from jadeberta.shards import ConfigError, InputError
 from jadeberta.utils.paths import expand_user
 from jadeberta.utils.remote_paths import refuse_remote
 from preprocess.config import CorpusConfig
-from preprocess.readers import cc100, jsonl, oscar, parquet, plain_text, warc, wikiextractor, wikipedia
+from preprocess.readers import cc100, enterprise_html, jsonl, oscar, parquet, plain_text, warc, wikiextractor, wikipedia
 from preprocess.readers.archives import members
 from preprocess.readers.archives.entries import is_archive
 from preprocess.readers.bad_records import BadRecords
@@ -38,6 +38,7 @@ READERS: dict[str, ModuleType] = {
     "text": plain_text,
     "parquet": parquet,
     "warc": warc,
+    "enterprise_html": enterprise_html,
 }
 
 __all__ = ["READERS", "Document", "InputSplit", "check_corpus", "documents", "splits"]

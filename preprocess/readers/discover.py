@@ -19,6 +19,9 @@ import orjson
 from jadeberta.shards import INDEX_NAME, InputError
 from preprocess.compressed import DECOMPRESSORS, DamagedFile, chunks
 from preprocess.config import CorpusConfig, CorpusFormat
+from preprocess.readers import plain_text, wikiextractor
+from preprocess.readers.archives.entries import is_archive, reason_against
+from preprocess.readers.archives.members import member_names
 from preprocess.readers.input_split import natural_key, stem
 from preprocess.readers.jsonl import TEXT_KEYS
 from preprocess.readers.published_sets import EVERYDAY_FOLDERS, gaps, held_out_part, is_numbered, is_other_set, removed_folder
@@ -35,15 +38,20 @@ WIKIPEDIA_PATTERNS = (
 CC100_PATTERNS = ("cc100*.xz", "ja.txt.xz", "cc100*.txt")
 OSCAR_2201_PATTERN = "*_meta_*.jsonl.gz"
 OSCAR_2301_PATTERN = "*_part_*.jsonl.zst"
+ENTERPRISE_PATTERNS = ("*wiki*-NS0-*ENTERPRISE-HTML*.json.tar.gz", "*wiki*_namespace_0.tar.gz")
+"""The same articles as HTML; those of other namespaces hold NS6, NS10 and so on."""
+WARC_PATTERNS = ("*.warc.gz", "*.warc", "*.warc.wet.gz", "*.warc.wet")
 NAMES_CHARACTERS = 52
 """Room for the names of files that are left, in a line of 80 columns with the time and the number of the others."""
 _USUAL_NAMES = (
     "jawiki-*-pages-articles*.xml.bz2, cc100*.xz, ja.txt.xz, *_meta_part_N.jsonl.gz, *_part_N.jsonl.zst, *.jsonl, *.json.gz, "
     "*.parquet"
 )
+PLAIN_TEXT = "plain text; name it in a recipe (format: text, or cc100 where a blank line ends a document)"
 _JSON = re.compile(r"\.(jsonl|json|ndjson)(\.(gz|zst|xz|bz2))?$")
-_WARC = re.compile(r"\.(warc|wet)(\.gz)?$")
+JSON_LINES = re.compile(r"\.(jsonl|ndjson)(\.(gz|zst|xz|bz2))?$")
 _HEAD_BYTES = 2**20
+_MEMBERS_LOOKED_AT = 100
 _NUMBER, _LETTERS = "\ue000", "\ue001"
 """Stand for a number, and for WikiExtractor's AA, AB ..., in the names of a series."""
 
@@ -130,15 +138,25 @@ def _walk(survey: _Survey) -> list[str]:
 def _take_published(survey: _Survey, names: list[str]) -> list[str]:
     """Takes the corpora that have names of their own, and returns the other files."""
     rest = list(names)
-    for format, patterns in (("wikipedia", WIKIPEDIA_PATTERNS), ("cc100", CC100_PATTERNS)):
+    published: tuple[tuple[CorpusFormat, tuple[str, ...]], ...] = (
+        ("wikipedia", WIKIPEDIA_PATTERNS),
+        ("cc100", CC100_PATTERNS),
+        ("enterprise_html", ENTERPRISE_PATTERNS),
+        ("warc", WARC_PATTERNS),
+    )
+    for format, patterns in published:
         found = {pattern: _matching(rest, pattern) for pattern in patterns}
         chosen = next((pattern for pattern in patterns if found[pattern]), None)
         if chosen is None:
             continue
-        _take_named(survey, format, format, found[chosen], chosen)  # type: ignore[arg-type]
-        for name in sorted({name for group in found.values() for name in group} - set(found[chosen])):
-            survey.leave(name, f"holds what {Path(found[chosen][0]).name} holds")
         taken = {name for group in found.values() for name in group}
+        if format == "enterprise_html" and (dump := survey.series.get("wikipedia")) is not None:
+            kept, first = set[str](), Path(dump.files[0]).name
+        else:
+            kept, first = set(found[chosen]), Path(found[chosen][0]).name
+            _take_named(survey, "wikipedia" if format == "enterprise_html" else format, format, found[chosen], chosen)
+        for name in sorted(taken - kept):
+            survey.leave(name, f"holds what {first} holds")
         rest = [name for name in rest if name not in taken]
         if format == "wikipedia":
             # Index files are read beside their dump.
@@ -158,7 +176,7 @@ def _take_named(survey: _Survey, name: str, format: CorpusFormat, files: list[st
     folders = sorted({str(Path(file).parent) for file in files})
     dates = sorted({match.group() for file in files if (match := re.search(r"\d{8}|latest", Path(file).name))})
     by_folder = {f: Series(format, f"{glob.escape(f)}/{pattern}" if f != "." else pattern, files) for f in folders}
-    if format == "wikipedia" and len(dates) > 1:
+    if name == "wikipedia" and len(dates) > 1:
         # Dumps of two dates hold the same pages twice.
         choices = {name: Series(format, glob.escape(files[0]), files[:1])}
         raise _question(survey.folder, f"Wikipedia dumps of {' and '.join(dates)} in one folder", choices)
@@ -206,13 +224,13 @@ def _is_held_out(series: Series, found: list[Series]) -> bool:
 
 def _format_of(path: Path) -> tuple[CorpusFormat | None, str]:
     """Returns the format of a file without a published name, or None and why it is not taken."""
+    if is_archive(path):
+        return _format_of_archive(path)
     is_json = _JSON.search(path.name)
     if is_json and is_json[1] == "jsonl":
         return "jsonl", ""
     if path.suffix == ".parquet":
         return "parquet", ""
-    if _WARC.search(path.name):
-        return "warc", ""
     bare = path.name.removesuffix(path.suffix) if path.suffix in DECOMPRESSORS else path.name
     if not is_json and Path(bare).suffix not in ("", ".txt"):
         return None, "not a format that is read"
@@ -235,8 +253,23 @@ def _format_of(path: Path) -> tuple[CorpusFormat | None, str]:
             return "jsonl", ""
         return None, 'not one JSON object a line with "text" or "content"'
     if Path(bare).suffix == ".txt":
-        return None, "plain text; name it in a recipe (format: text, or cc100: a blank line ends a document)"
+        return None, PLAIN_TEXT
     return None, "not a format that is read"
+
+
+def _format_of_archive(path: Path) -> tuple[CorpusFormat | None, str]:
+    """Returns the format of an archive's first member that has one, or None and why it is not taken."""
+    try:
+        for name in islice(member_names(path), _MEMBERS_LOOKED_AT):
+            if not reason_against(name, wikiextractor.MEMBERS):
+                return "wikiextractor", ""
+            if not reason_against(name, JSON_LINES):
+                return "jsonl", ""
+            if not reason_against(name, plain_text.MEMBERS):
+                return None, PLAIN_TEXT
+    except (OSError, InputError, DamagedFile):
+        return None, "cannot be read"
+    return None, "an archive without JSON Lines"
 
 
 def _skeleton(name: str) -> str:

@@ -84,3 +84,17 @@ def jsonl(rows: list[Any]) -> bytes:
 
 def oscar_row(text: str, key: str, tags: list[str] | None) -> dict[str, Any]:
     return {"content": text, "warc_headers": {}, "metadata": {"identification": {"label": "ja", "prob": 0.9}, key: tags}}
+
+
+def article(page_id: int, html: str, namespace: int = 0, **others: Any) -> dict[str, Any]:
+    """An article of a Wikimedia Enterprise dump, with the fields that are read and some others."""
+    return {
+        "name": f"題{page_id}",
+        "identifier": page_id,
+        "date_modified": "2026-01-01T00:00:00Z",
+        "version": {"identifier": page_id + 900},
+        "url": f"https://ja.wikipedia.org/wiki/{page_id}",
+        "namespace": {"name": "", "identifier": namespace},
+        "article_body": {"html": f"<html><head></head><body>{html}</body></html>", "wikitext": "x"},
+        "license": [{"identifier": "CC-BY-SA-4.0"}],
+    } | others

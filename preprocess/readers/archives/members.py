@@ -8,7 +8,7 @@ import logging
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -223,6 +223,21 @@ class _Writer:
             write_json(self._split.note, asdict(self._extent) | note)
 
 
+def member_names(path: Path) -> Iterator[str]:
+    """Streams the names of the files in an archive, of which nothing is read.
+
+    Raises:
+        InputError: it cannot be read.
+        DamagedFile: it is damaged.
+    """
+    with closing(_entries(path)) as entries:
+        yield from (entry.name.removeprefix("./") for entry in entries if not entry.left_out)
+
+
+def _entries(path: Path) -> Generator[Entry, None, None]:
+    return zip_entries(path) if path.suffix == ".zip" else tar_entries(path)
+
+
 def _members(
     path: Path, reading: Reading, dropped: Counter[str], count: Callable[..., None] | None = None
 ) -> Iterator[tuple[str, Iterator[tuple[int, bytes]]]]:
@@ -245,7 +260,7 @@ def _members(
             yield place, chunk
 
     try:
-        with closing(zip_entries(path) if path.suffix == ".zip" else tar_entries(path)) as entries:
+        with closing(_entries(path)) as entries:
             for entry in entries:
                 name = entry.name.removeprefix("./")
                 reason = entry.left_out or reason_against(name, reading.wanted)

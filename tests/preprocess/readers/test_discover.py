@@ -5,6 +5,7 @@ import glob
 import gzip
 import logging
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import zstandard
 
 from jadeberta.shards import InputError
 from preprocess.readers.discover import discover
+from tests.preprocess.archive_files import ARCHIVES
 from tests.preprocess.source_files import ids, jsonl, read
 
 
@@ -130,7 +132,7 @@ def test_json_is_looked_into_and_taken_where_it_is_a_document_a_line(tmp_path: P
     left = dict(zip(said[3::2], said[4::2], strict=True))
     assert left == {
         "  left, a JSON array; write one object a line: jq -c '.[]':": "    array.json",
-        "  left, plain text; name it in a recipe (format: text, or cc100: a blank line ends a document):": "    book.txt",
+        "  left, plain text; name it in a recipe (format: text, or cc100 where a blank line ends a document):": "    book.txt",
         '  left, not one JSON object a line with "text" or "content":': "    info.json, pretty.json",
         "  left, not a format that is read:": "    table.csv",
     }
@@ -216,3 +218,38 @@ def test_where_it_is_not_clear_the_lines_to_write_are_shown(tmp_path: Path) -> N
     assert "oscar2201.jsonl and oscar2301.jsonl differ in a number alone, and may be parts of one corpus" in sentence
     written = yaml.safe_load("\n".join(lines))["preprocess"]["corpora"]
     assert written == {name: {"format": "jsonl", "path": f"{tmp_path}/{name}.jsonl"} for name in ("oscar2201", "oscar2301")}
+
+
+def test_dumps_of_html_and_crawls_are_found_by_their_usual_names(tmp_path: Path) -> None:
+    touch(tmp_path, "jawiki-NS0-20240101-ENTERPRISE-HTML.json.tar.gz", "jawiki-NS6-20240101-ENTERPRISE-HTML.json.tar.gz")
+    crawl = [f"CC-MAIN-20240220211055-20240221001055-0000{n}.warc" for n in (3, 8)]
+    touch(tmp_path, *(f"{name}.gz" for name in crawl), *(f"{name}.wet.gz" for name in crawl))
+    assert found(tmp_path) == {
+        "wikipedia": ("enterprise_html", ["jawiki-NS0-20240101-ENTERPRISE-HTML.json.tar.gz"]),
+        "warc": ("warc", [f"{name}.gz" for name in crawl]),
+    }
+    # The same articles as wikitext.
+    touch(tmp_path, "jawiki-20240101-pages-articles.xml.bz2")
+    assert found(tmp_path)["wikipedia"] == ("wikipedia", ["jawiki-20240101-pages-articles.xml.bz2"])
+
+
+def test_archives_are_found_by_what_is_in_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = jsonl([{"text": "本文。"}])
+    archives = {
+        "news.tar.gz": [("README", b"x"), ("a/b.jsonl", rows)],
+        "wiki-1.tar": [("AA/wiki_00", b"<doc")],
+        "wiki-2.tar": [("AB/wiki_00", b"<doc")],
+        "books.zip": [("a.txt", b"x")],
+        "photos.zip": [("a.jpg", b"x")],
+    }
+    for name, members in archives.items():
+        (tmp_path / name).write_bytes(ARCHIVES["".join(Path(name).suffixes)](members))
+    (tmp_path / "cut.tar").write_bytes(b"x")
+    said = log_of(tmp_path, caplog)
+    assert found(tmp_path) == {"news": ("jsonl", ["news.tar.gz"]), "wiki": ("wikiextractor", ["wiki-1.tar", "wiki-2.tar"])}
+    left = dict(pairwise(said))
+    assert left["  left, an archive without JSON Lines:"] == "    photos.zip" and left["  left, cannot be read:"] == "    cut.tar"
+    assert (
+        left["  left, plain text; name it in a recipe (format: text, or cc100 where a blank line ends a document):"]
+        == "    books.zip"
+    )

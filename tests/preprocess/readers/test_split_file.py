@@ -23,7 +23,7 @@ from preprocess.readers.input_split import InputSplit, ReaderSettings, file_spli
 from preprocess.readers.split_file import SplitTask, extent_of, split_file
 from preprocess.stages import extract
 from preprocess.workdir import list_parts, read_documents, require_complete
-from tests.preprocess.source_files import COMPRESS, dump, jsonl, oscar_row, page
+from tests.preprocess.source_files import COMPRESS, article, dump, jsonl, oscar_row, page
 
 SPAN = 4096
 
@@ -42,6 +42,10 @@ def content_of(format: str, count: int = 90) -> bytes:
         return jsonl([oscar_row(text, "annotation", ["noisy"] if n % 7 == 0 else None) for n, text in enumerate(texts)])
     if format == "wikipedia":
         return dump([page(n + 1, text, ns=n % 5 // 4) for n, text in enumerate(texts)])
+    if format == "enterprise_html":
+        # Some pages stand twice, the second time in another version.
+        rows = [article(n, f"<p>{text}。</p>", n % 5 // 4) for n, text in enumerate(texts)]
+        return jsonl(rows + [article(n, "<p>別の版。</p>") for n in range(0, 90, 9)] + [article(999, "<p>終わり。</p>")])
     if format == "wikiextractor":
         return "".join(f'<doc id="{n}" url="" title="t{n}">\n{text}\n</doc>\n' for n, text in enumerate(texts)).encode()
     return jsonl([{"text": text} for text in texts[:50]]) + b"\n\n" + jsonl([{"text": text} for text in texts[50:]])
