@@ -5,7 +5,7 @@ from jadeberta.errors import ConfigError
 
 FUSED_HEAD_SIZES = (32, 64, 128)
 """Head sizes for which the Triton kernels are written."""
-FUSED_LENGTH = 2048
+FUSED_LENGTH = 8192
 """Longest row, in tokens, for which they are written."""
 
 

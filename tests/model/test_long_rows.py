@@ -4,14 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
+from bench.row_memory import bytes_at_once
 from jadeberta.model.attention import blocks
 from jadeberta.model.attention.dispatch import attend, takes_blocks
 from jadeberta.model.attention.dropout import DropoutMask, dropped_weights, rng_keys_of
 from jadeberta.model.attention.relative_positions import distance_buckets
-from tests.live_bytes import peak_bytes
 from tests.model.test_attention import TERMS, gradients, make_inputs, masks, plain
 from tests.model.test_parity import assert_same_training, make_batch, make_pair
 
@@ -128,25 +127,8 @@ def test_a_packed_long_row_gives_each_document_what_it_gets_alone(length, monkey
             assert (packed[places] - alone).abs().max() < 1e-9
 
 
-def bytes_at_once(length: int, heads: int = 1) -> int:
-    """Most bytes of tensors that both passes of one row hold at once beside their inputs; counted on tensors without content."""
-    with FakeTensorMode():
-        qkv, table, grad_out = (
-            torch.empty(shape, dtype=torch.bfloat16)
-            for shape in ((1, length, 3, heads, 64), (512, heads, 64), (1, length, heads, 64))
-        )
-        ids, documents = (torch.empty(shape, dtype=torch.int64) for shape in ((2 * length - 1,), (1, length)))
-        seed = torch.empty((), dtype=torch.int64)
-        inputs = blocks.Inputs(qkv, table, table, ids, documents, seed, 0.1, 0.07)
-        with peak_bytes() as peak:
-            blocks.forward(inputs)
-            blocks.backward(inputs, grad_out)
-    return peak.bytes
-
-
 @pytest.mark.parametrize("heads", [1, 4])
-def test_memory_of_a_long_row_grows_with_its_length_and_not_with_its_square(heads, monkeypatch) -> None:
-    together(monkeypatch, heads)
+def test_memory_of_a_long_row_grows_with_its_length_and_not_with_its_square(heads) -> None:
     peaks = {length: bytes_at_once(length, heads) for length in (2048, 4096, 8192)}
     assert peaks[4096] < 1.7 * peaks[2048] and peaks[8192] < 1.9 * peaks[4096], peaks
     assert peaks[8192] < heads * 2 * 8192 * 8192, "less than the bf16 scores of all heads alone"
@@ -154,4 +136,4 @@ def test_memory_of_a_long_row_grows_with_its_length_and_not_with_its_square(head
 
 def test_a_whole_row_of_scores_would_grow_with_the_square(monkeypatch) -> None:
     monkeypatch.setattr(blocks, "block_size", lambda length: length)
-    assert bytes_at_once(4096) > 3.5 * bytes_at_once(2048)
+    assert bytes_at_once(4096, 1) > 3.5 * bytes_at_once(2048, 1)

@@ -38,6 +38,8 @@ class Case:
     """block_m and block_n; None: the table's."""
     part: int | None = None
     """Rows of the batch that form "tables" takes at once."""
+    some_heads: int | None = None
+    """Heads of one row that it takes at once."""
     seed: int = 5
 
     def __str__(self) -> str:
@@ -88,6 +90,8 @@ def settled(case: Case) -> Iterator[None]:
         stack.enter_context(tiles.override(of_case, forms=case.form))
         if case.part is not None:
             stack.enter_context(mock.patch("jadeberta.model.attention.triton.tables.rows_at_once", return_value=case.part))
+        if case.some_heads is not None:
+            stack.enter_context(mock.patch("jadeberta.model.attention.triton.tables.heads_at_once", return_value=case.some_heads))
         yield
 
 

@@ -32,10 +32,24 @@ def test_context_and_every_gradient_are_the_formulas(form, case, interpreted) ->
     assert max(found.values()) < TOLERANCE[case.dtype], found
 
 
+@pytest.mark.parametrize("some_heads", [1, 2])
+def test_some_heads_of_a_row_at_once_give_the_bits_of_all(some_heads, interpreted) -> None:
+    """Also of a second row of the batch, with documents, and where the heads do not divide."""
+    case = Case(TABLES, 33, heads=3, dropout=0.2, documents=True, part=1)
+    assert all(interpreted(cases.same_bits, case, replace(case, some_heads=some_heads)).values())
+
+
 @FORMS
 def test_a_long_ragged_row_is_the_formulas(form, interpreted) -> None:
     case = Case(form, 511, batch=1, span=256, buckets=256, dropout=0.1, blocks=(128, 128))
     assert max(interpreted(cases.errors, case).values()) < 5e-6
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("length", [4096, 8192])
+def test_the_longest_rows_give_what_blocks_of_queries_give(length, interpreted) -> None:
+    case = Case(TABLES, length, batch=1, span=256, buckets=256, dropout=0.1, documents=True, blocks=(512, 512))
+    assert interpreted(cases.head_by_head_difference, case) < 2e-5
 
 
 @settings(max_examples=6, suppress_health_check=list(HealthCheck))

@@ -9,9 +9,11 @@ import torch
 from transformers import DebertaV2Config
 
 from jadeberta.config import load_recipe
+from jadeberta.config.row_lengths import FUSED_LENGTH
 from jadeberta.errors import ConfigError
 from jadeberta.model import build, load
 from jadeberta.model.attention.dispatch import attend
+from jadeberta.model.attention.triton.arguments import offsets_fit
 from tests.helpers import ROOT
 from tests.model.test_parity import SMALL, assert_same_training, make_batch, make_pair
 from tests.model.triton.cases import Case, inputs_of, settled
@@ -115,7 +117,13 @@ def refusal(dtype: torch.dtype, length: int) -> str:
 
 def test_a_dtype_or_a_length_that_no_kernel_takes_is_refused(interpreted) -> None:
     assert "takes fp32, fp16 and bf16, not torch.float64" in interpreted(refusal, torch.float64, 8)
-    assert "takes rows of up to 2048 tokens, not of 2049" in interpreted(refusal, torch.float32, 2049)
+    assert "takes rows of up to 8192 tokens, not of 8193" in interpreted(refusal, torch.float32, 8193)
+
+
+def test_offsets_of_32_bits_reach_for_the_longest_row_of_any_model_that_fits_a_gpu_and_no_further() -> None:
+    assert offsets_fit(batch=4096, length=FUSED_LENGTH, heads=16, size=64) and offsets_fit(64, FUSED_LENGTH, heads=256, size=64)
+    assert not offsets_fit(2**31 // (16 * FUSED_LENGTH), FUSED_LENGTH, heads=16, size=64)
+    assert not offsets_fit(1, FUSED_LENGTH, heads=1400, size=64) and not offsets_fit(1, 46_400, heads=1, size=32)
 
 
 @pytest.mark.skipif(torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1", reason="the kernels can run here")
@@ -145,5 +153,5 @@ def test_heads_that_no_kernel_takes_are_refused_by_model_and_recipe() -> None:
     assert load_recipe(ROOT / "recipes/large.yaml", options).model.attention == "fused"
     with pytest.raises(ConfigError, match=r"takes a model.attention_head_size of 32, 64, 128, not 16"):
         load_recipe(ROOT / "recipes/large.yaml", (*options[:3], "64", options[4], "16"))
-    with pytest.raises(ConfigError, match=r"rows of up to 2048 tokens, and model.max_position_embeddings is 4096"):
-        load_recipe(ROOT / "recipes/large.yaml", (*options, "--model.max_position_embeddings", "4096"))
+    with pytest.raises(ConfigError, match=r"rows of up to 8192 tokens, and model.max_position_embeddings is 8320"):
+        load_recipe(ROOT / "recipes/large.yaml", (*options, "--model.max_position_embeddings", "8320"))

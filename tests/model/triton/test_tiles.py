@@ -152,3 +152,20 @@ def test_rows_lie_in_order_one_a_line() -> None:
 
 def test_a_choice_names_its_scratch() -> None:
     assert all(isinstance(c, FormChoice) and c.scratch_mib > 0 for c in tiles.load()[0])
+
+
+@pytest.mark.parametrize(("length", "heads"), [(512, 16), (2048, 4), (4096, 2), (8192, 1)])
+def test_scratch_of_a_long_row_holds_the_heads_that_keep_an_a100_busy_and_no_more(length, heads, monkeypatch) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from jadeberta.model.attention.triton import arguments, tables
+
+    monkeypatch.setattr(arguments, "capability_of", lambda device: (8, 0))
+    monkeypatch.setattr(arguments, "processors_of", lambda device: 108)
+    qkv = torch.empty(2, length, 3, 16, 64, dtype=torch.bfloat16, device="meta")
+    ids, seed = (torch.empty(shape, dtype=torch.int64, device="meta") for shape in ((2 * length - 1,), ()))
+    args = arguments.KernelArguments(qkv, None, None, ids, None, seed, 0.1, 0.07)
+    assert (tables.rows_at_once(args), tables.heads_at_once(args)) == (1, heads)
+    chunks = list(tables._Chunks(args))
+    covered = [(c.rows.start, head) for c in chunks for head in range(c.heads.start, c.heads.stop)]
+    assert covered == [(row, head) for row in range(2) for head in range(16)]
+    assert tables._Chunks(args).scratch.nbytes == heads * tables.bytes_per_head(args)

@@ -15,7 +15,7 @@ import torch
 from jadeberta.config.row_lengths import FUSED_HEAD_SIZES, FUSED_LENGTH
 from jadeberta.errors import ConfigError
 from jadeberta.model.attention.triton import tiles
-from jadeberta.model.attention.triton.arguments import KernelArguments, interpreting
+from jadeberta.model.attention.triton.arguments import KernelArguments, interpreting, offsets_fit
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 INSTEAD = "Choose 'sdpa' (the same function) or 'eager'."
@@ -47,6 +47,11 @@ def _check(qkv: torch.Tensor) -> None:
         raise ConfigError(f"model.attention 'fused' takes fp32, fp16 and bf16, not {qkv.dtype}. {INSTEAD}")
     if qkv.shape[1] > FUSED_LENGTH:
         raise ConfigError(too_long(qkv.shape[1]))
+    batch, length, _, heads, size = qkv.shape
+    if not offsets_fit(batch, length, heads, size):
+        raise ConfigError(
+            f"model.attention 'fused' counts in 32 bits, too few for {batch} rows of {length} tokens x {heads} heads of {size}. {INSTEAD}"
+        )
     if not interpreting() and qkv.device.type != "cuda":
         raise ConfigError(f"model.attention 'fused' runs on a GPU, and the model is on '{qkv.device}': move it there. {INSTEAD}")
 
