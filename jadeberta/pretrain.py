@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 import torch.distributed as dist
@@ -22,28 +23,29 @@ from jadeberta.cluster.environment import Process, detect, slurm_job
 from jadeberta.cluster.process_group import is_lost_peer, join_process_group, set_timeouts
 from jadeberta.config import Recipe
 from jadeberta.config.lineage import first_step_in_words
-from jadeberta.data.batches import StepBatch, StepDataset, iterate_steps
+from jadeberta.config.phases import require_divisible, token_sizes
+from jadeberta.data.batches import StepBatch, iterate_steps
 from jadeberta.data.loader_processes import explain_death
-from jadeberta.data.masking import Masker, read_word_starts
-from jadeberta.data.sample_order import SampleOrder
+from jadeberta.data.masking import read_word_starts
+from jadeberta.data.run_data import RunData, RunDataset, open_run_data
 from jadeberta.errors import ConfigError, HangError, JadebertaError, NumericsError, OutputError, RequeueRequested, ResourceError
 from jadeberta.evaluation.validation import Validation
 from jadeberta.model.attention.dispatch import attention_form
 from jadeberta.shards import DirectoryLock, ShardError, ShardReader
-from jadeberta.shards import open as open_shards
 from jadeberta.shards.scrub import Scrubber
 from jadeberta.shards.tokenizer_format import MODEL_FILE
 from jadeberta.start.plan import plan_start, settle_start
 from jadeberta.training.console import Console, redirect_library_logs
 from jadeberta.training.control import RunControl
+from jadeberta.training.describe_run import describe
 from jadeberta.training.engine import TrainingEngine, deepspeed_settings
-from jadeberta.training.hooks import GRACE_S, TrainerHooks
+from jadeberta.training.hooks import GRACE_S, NO_LIMIT_S, TrainerHooks
 from jadeberta.training.ledger import Ledger, next_attempt
 from jadeberta.training.loop import RollBack, train
 from jadeberta.training.metrics import MetricsWriter, peak_memory_bytes
 from jadeberta.training.run_context import RunContext, StartOfRun
 from jadeberta.training.run_log import RunLog
-from jadeberta.training.run_state import RunState
+from jadeberta.training.run_state import Order, RunState
 from jadeberta.training.sinks import require_known_sinks
 from jadeberta.training.watchdog.client import WatchdogClient
 from jadeberta.utils.files import write_atomically
@@ -51,9 +53,6 @@ from jadeberta.utils.logs import configure_console
 from jadeberta.utils.resources import raise_open_files_limit
 
 logger = logging.getLogger(__name__)
-
-NO_LIMIT_S = 7 * 24 * 3600.0
-"""Time limit of collectives where the recipe sets none, seconds: torch takes no "for ever"."""
 
 
 def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False, branch_from: Path | None = None) -> None:
@@ -71,20 +70,17 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False, branch
     process = detect(os.environ)
     raise_open_files_limit()
     require_known_sinks(recipe.logging.sinks)
-    shards = open_shards(recipe.data.shards or _missing("data.shards"), damaged=recipe.data.damaged)
-    repeats = effective_repeats(recipe, shards)
-    tokenizer = check_against_shards(recipe, shards)
-    recipe.training.accumulation(process.world_size)
-    sizes = recipe.training.batch_sizes
-    order = SampleOrder.of(recipe.training.seed, sizes.last, shards.corpora, repeats, sizes.warmup)
-    if order.epoch_size == 0:
-        raise ConfigError(f"{shards.directory}: no sequence to train on with data.repeats {repeats}.")
+    if not recipe.data.shards:
+        raise ConfigError("data.shards is not set; give it in the recipe or as --data.shards.")
+    data = open_run_data(recipe)
+    tokenizer = check_against_shards(recipe, data.shards)
+    require_divisible(recipe, process.world_size)
     # Rank 0 alone reads a source and sends it to the others; it does so before it joins them on their devices.
-    start = plan_start(recipe, shards, tokenizer, repeats, branch_from) if process.is_root else StartOfRun()
+    start = plan_start(recipe, data.shards, tokenizer, data.repeats, branch_from) if process.is_root else StartOfRun()
     if dry_run:
-        _print_dry_run(recipe, process, shards, order, repeats, resume, start)
+        _print_dry_run(recipe, process, data, resume, start)
         return
-    context, lock = _start(recipe, process, shards, order, repeats, start)
+    context, lock = _start(recipe, process, data, start)
     context = replace(context, tokenizer=tokenizer, start=start)
     try:
         state = Trainer(context).train(resume)
@@ -133,44 +129,30 @@ def _write_done(path: Path, content: bytes) -> None:
     )
 
 
-def _print_dry_run(
-    recipe: Recipe,
-    process: Process,
-    shards: ShardReader,
-    order: SampleOrder,
-    repeats: dict[str, int],
-    resume: str,
-    start: StartOfRun,
-) -> None:
+def _print_dry_run(recipe: Recipe, process: Process, data: RunData, resume: str, start: StartOfRun) -> None:
     """Prints what the run would be, on rank 0; raises what a start would raise.
 
     Args:
         recipe: of the run.
         process: of the job.
-        shards: the training split.
-        order: the sample order.
-        repeats: of each corpus in an epoch.
+        data: of the run.
         resume: auto, required or never.
         start: what the run starts from while it has no checkpoint.
     """
     deepspeed_settings(recipe, process.world_size)
     if process.is_root:
-        print(describe(recipe, process, shards, order, f"{recipe.run.device} (a dry run looks for none)"))
-        found = preview(Path(recipe.run.dir) / "checkpoints", resume, expected_of(recipe, shards, repeats))
+        print(describe(recipe, process, data, f"{recipe.run.device} (a dry run looks for none)"))
+        found = preview(Path(recipe.run.dir) / "checkpoints", resume, expected_of(recipe, data.shards, data.repeats))
         print(f"would resume from {found}" if found else f"would start at {first_step_in_words(start.lineage)}")
 
 
-def _start(
-    recipe: Recipe, process: Process, shards: ShardReader, order: SampleOrder, repeats: dict[str, int], start: StartOfRun
-) -> tuple[RunContext, DirectoryLock | None]:
+def _start(recipe: Recipe, process: Process, data: RunData, start: StartOfRun) -> tuple[RunContext, DirectoryLock | None]:
     """Takes the run directory, joins the process group and starts the watchdog; every rank calls it.
 
     Args:
         recipe: of the run.
         process: of the job.
-        shards: the training split.
-        order: the sample order.
-        repeats: of each corpus in an epoch.
+        data: of the run.
         start: what the run starts from while it has no checkpoint.
 
     Returns:
@@ -214,10 +196,11 @@ def _start(
     # The watchdog must be first: it knows who hangs.
     set_timeouts(max(limits.start_s, limits.first_step_s, limits.save_s) + GRACE_S if limits.start_s else NO_LIMIT_S)
     ledger = Ledger(path, attempt, mend=False)
-    console = Console(recipe.training.max_steps, recipe.logging.every_steps, recipe.training.batch_sizes, handler)
+    sizes = token_sizes(recipe, data.shards.sequence_length)
+    console = Console(recipe.training.max_steps, recipe.logging.every_steps, sizes, handler)
     form = attention_form(recipe.model.attention, device.type)
-    logger.info(describe(recipe, process, shards, order, f"{describe_device(device)}, attention: {form}"))
-    context = RunContext(recipe, process, device, shards, repeats, order, ledger, console, watchdog, control)
+    logger.info(describe(recipe, process, data, f"{describe_device(device)}, attention: {form}"))
+    context = RunContext(recipe, process, device, data, ledger, console, watchdog, control)
     return context, lock
 
 
@@ -240,9 +223,9 @@ class Trainer:
         if self.engine.compiled:
             logger.info("torch.compile is on: the first step takes minutes, and less where this machine has compiled it before")
         self.checkpointer = Checkpointer(context, self.engine)
-        self.scrubber = Scrubber(context.shards, process.rank, process.world_size)
+        self.scrubbers = [Scrubber(reader, process.rank, process.world_size) for reader in context.data.readers.values()]
         evaluate = Validation(context, self.engine) if recipe.evaluation.every_steps else None
-        self.hooks = TrainerHooks(context, self.scrubber, evaluate)
+        self.hooks = TrainerHooks(context, self.scrubbers, evaluate)
 
     def train(self, resume: str) -> RunState:
         """Trains to the end, from the newest valid checkpoint where there is one; goes back to one where the guard says so."""
@@ -269,35 +252,33 @@ class Trainer:
         log = RunLog(context, MetricsWriter(run_dir, recipe.logging.sinks, state.step) if is_root else None)
         # Not before: until the first step there is nothing to save, and USR1 and TERM end the process as they do by default.
         context.control.listen()
-        for shard in context.shards.excluded_shards:
+        for shard in (s for reader in context.data.readers.values() for s in reader.excluded_shards):
             context.record("set_aside", **vars(shard))
         try:
             while True:
-                order = context.order.skipping(state.skipped_ranges)
+                order = state.order(context.data.order)
                 batches = self._batches(order, state.step)
-                saver, hooks = self.checkpointer, self.hooks
+                parts: dict[str, Any] = {"engine": self.engine, "saver": self.checkpointer, "hooks": self.hooks, "log": log}
                 try:
-                    state = train(recipe, state, batches, order, engine=self.engine, saver=saver, hooks=hooks, log=log)
+                    state = train(recipe, state, batches, order, phases=context.data.phases, **parts)
                     break
                 except RollBack as e:
                     state = self._roll_back(state, e)
             self.checkpointer.close()
             return state
         finally:
-            self.scrubber.close()
+            for scrubber in self.scrubbers:
+                scrubber.close()
             self.engine.close()
             log.close()
 
-    def _batches(self, order: SampleOrder, first_step: int) -> Iterator[StepBatch]:
+    def _batches(self, order: Order, first_step: int) -> Iterator[StepBatch]:
         """This rank's batches from `first_step` on."""
-        recipe, training, shards = self.context.recipe, self.context.recipe.training, self.context.shards
-        by_pieces = training.whole_word_mask and shards.index.word_starts == "pieces"
+        recipe, shards, process = self.context.recipe, self.context.shards, self.context.process
+        by_pieces = recipe.training.whole_word_mask and shards.index.word_starts == "pieces"
         words = read_word_starts(self.context.tokenizer[MODEL_FILE]) if by_pieces else None
-        masker = Masker(training.seed, shards.index.vocab_size, training.mask_probability, words, shards.index.special_tokens)
-        by_document = recipe.data.packing == "documents"
-        ranks = (self.context.process.rank, self.context.process.world_size)
-        dataset = StepDataset(shards, order, masker, training.micro_batch_size, *ranks, by_document, training.whole_word_mask)
-        return iterate_steps(dataset, first_step, training.max_steps, recipe.data.workers, recipe.data.prefetch)
+        dataset = RunDataset(recipe, self.context.data, order, process.rank, process.world_size, words)
+        return iterate_steps(dataset, first_step, recipe.training.max_steps, recipe.data.workers, recipe.data.prefetch)
 
     def _roll_back(self, before: RunState, cause: RollBack) -> RunState:
         """Restores the newest checkpoint before the bad steps and skips all data since; raises NumericsError past the limit.
@@ -312,28 +293,19 @@ class Trainer:
                 "The ledger names the samples and the reasons; look at them and at the learning rate."
             )
         restored = self.checkpointer.roll_back(cause.first_bad)
-        state = restored.after_rollback(before, cause.end)
-        first, end = state.skipped_ranges[-1]
-        self.context.record("rollback", step=state.step, from_step=cause.end, stepped_over=[first, end], number=state.rollbacks)
+        state = restored.after_rollback(before, cause.end, self.context.data.order)
+        if state.skipped_ranges:
+            first, end = state.skipped_ranges[-1]
+            skipped: dict[str, Any] = {"stepped_over": [first, end]}
+            what = f"The data of steps {first + 1} to {end} is skipped"
+        else:
+            skipped = {"skipped_samples": [list(r) for r in state.skipped_samples]}
+            what = f"The data of steps {state.step + 1} to {cause.end} is skipped, each phase's in its own order"
+        self.context.record("rollback", step=state.step, from_step=cause.end, **skipped, number=state.rollbacks)
         logger.info(
-            "ROLLED BACK to step %s: %s. The data of steps %s to %s is skipped; roll-back %s of at most %s.",
-            state.step, cause, first + 1, end, state.rollbacks, limit,
+            "ROLLED BACK to step %s: %s. %s; roll-back %s of at most %s.", state.step, cause, what, state.rollbacks, limit
         )  # fmt: skip
         return state
-
-
-def effective_repeats(recipe: Recipe, shards: ShardReader) -> dict[str, int]:
-    """How often an epoch sees each corpus: as the recipe says, else as the index says.
-
-    Raises:
-        ConfigError: the recipe names a corpus that the shards do not hold.
-    """
-    repeats = {name: corpus.repeats for name, corpus in shards.index.corpora.items()}
-    if unknown := sorted(recipe.data.repeats.keys() - repeats.keys()):
-        raise ConfigError(
-            f"data.repeats names '{unknown[0]}', which {shards.directory} does not hold; it holds {', '.join(repeats)}."
-        )
-    return repeats | recipe.data.repeats
 
 
 def check_against_shards(recipe: Recipe, shards: ShardReader) -> dict[str, bytes]:
@@ -363,35 +335,3 @@ def check_against_shards(recipe: Recipe, shards: ShardReader) -> dict[str, bytes
             f"have {index.sequence_length} tokens."
         )
     return tokenizer
-
-
-def describe(recipe: Recipe, process: Process, shards: ShardReader, order: SampleOrder, device: str) -> str:
-    """The run in a few lines.
-
-    Args:
-        recipe: of the run.
-        process: of the job.
-        shards: the training split.
-        order: the sample order.
-        device: of the ranks, in words.
-    """
-    training = recipe.training
-    accumulation = training.accumulation(process.world_size)
-    corpora = ", ".join(
-        f"{name} {len(rows):,} x{repeats}"
-        for (name, rows), (_, _, repeats) in zip(shards.corpora.items(), order.corpora, strict=True)
-    )
-    epochs = training.batch_sizes.before(training.max_steps) / order.epoch_size
-    growing = f" (after {training.batch_sizes.warmup_in_words})" if training.batch_size_warmup else ""
-    return (
-        f"{process.world_size} ranks ({process.launcher}) x micro-batch {training.micro_batch_size} x accumulation {accumulation} "
-        f"= {training.global_batch_size} sequences a step{growing}, {training.max_steps:,} steps, {epochs:.2f} epochs\n"
-        f"data {shards.directory}: {corpora} sequences; fingerprint {shards.index.fingerprint[:12]}\n"
-        f"model {recipe.model.num_hidden_layers} x {recipe.model.hidden_size}, attention {recipe.model.attention}, "
-        f"{training.precision}, {recipe.deepspeed}; run {recipe.run.dir}\n"
-        f"device {device}"
-    )
-
-
-def _missing(key: str) -> str:
-    raise ConfigError(f"{key} is not set; give it in the recipe or as --{key}.")

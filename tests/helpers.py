@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,20 @@ def make_shards(
     return directory
 
 
-def make_recipe(path: Path, shards: Path, run_dir: Path, **sections: dict | str) -> Path:
+def add_length(directory: Path, length: int, count: int) -> None:
+    """Adds random rows of another length to `make_shards`'s directory: `count` of every corpus, and 3 held-out ones."""
+    generator = np.random.default_rng(length)
+    index = ShardIndex.load(directory / INDEX_NAME)
+    for corpus, entry in index.corpora.items():
+        for split, rows in (("train", count), ("valid", 3)):
+            tokens = generator.integers(5, index.vocab_size, (rows, length), dtype=np.uint16)
+            name = f"{'valid-' if split == 'valid' else ''}{corpus}-{length}-00000.tar"
+            shard = write_shard(directory / name, tokens, np.ones_like(tokens), rows, {"corpus": corpus}, length)
+            getattr(entry, split).append(replace(shard, sequence_length=length))
+    (directory / INDEX_NAME).write_bytes(index.to_json())
+
+
+def make_recipe(path: Path, shards: Path, run_dir: Path, **sections: dict | str | list) -> Path:
     """A recipe of a model that trains in seconds, with some keys changed."""
     recipe: dict = {
         "run": {"dir": str(run_dir), "device": "cpu"},
@@ -78,7 +92,7 @@ def make_recipe(path: Path, shards: Path, run_dir: Path, **sections: dict | str)
         "logging": {"every_steps": 1, "tensorboard": False},
     }  # fmt: skip
     for section, values in sections.items():
-        recipe[section] = values if isinstance(values, str) else recipe.get(section, {}) | values
+        recipe[section] = values if isinstance(values, str | list) else recipe.get(section, {}) | values
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     return path
 

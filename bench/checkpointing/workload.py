@@ -19,7 +19,9 @@ import torch
 from jadeberta.checkpoint.state_dict import tensor_files
 from jadeberta.cluster.environment import Process
 from jadeberta.config import PROJECT, Recipe, load_recipe
+from jadeberta.config.phases import phases_of, with_lengths
 from jadeberta.data.batches import MicroBatch, StepBatch
+from jadeberta.data.run_data import RunData
 from jadeberta.data.sample_order import SampleOrder
 from jadeberta.shards import INDEX_NAME, SEQUENCE_LENGTH, CorpusEntry, ShardIndex, ShardReader, file_sha256, write_shard
 from jadeberta.shards import open as open_shards
@@ -80,7 +82,8 @@ def context_of(recipe: Recipe, engine: TrainingEngine, shards: ShardReader, ledg
     sizes = recipe.training.batch_sizes
     order = SampleOrder.of(recipe.training.seed, sizes.last, shards.corpora, REPEATS, sizes.warmup)
     control, none = RunControl(Path(recipe.run.dir), True, 0), cast(WatchdogClient, None)
-    return RunContext(recipe, engine.process, engine.device, shards, REPEATS, order, ledger, Console(1, 1), none, control)
+    data = RunData(with_lengths(phases_of(recipe), SEQUENCE_LENGTH), {SEQUENCE_LENGTH: shards}, REPEATS, order)
+    return RunContext(recipe, engine.process, engine.device, data, ledger, Console(1, 1), none, control)
 
 
 def state_of(engine: TrainingEngine) -> dict[str, torch.Tensor]:

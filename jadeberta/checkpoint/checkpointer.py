@@ -206,10 +206,10 @@ class Checkpointer:
 
     def _describe(self, state: RunState, lr: float) -> dict[str, Any]:
         """Content of state.json."""
-        recipe, position = self.recipe, state.position(self.recipe.training.batch_sizes)
+        recipe, (position, epoch) = self.recipe, state.order(self.context.data.order).progress(state.step)
         return {
             **state.counters(),
-            "epoch": position / max(1, self.context.order.epoch_size),
+            "epoch": epoch,
             "position": position,
             "lr": lr,
             "adam_step": current_adam_step(self.engine),

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from jadeberta.checkpoint.manifest import STATE_NAME, choose, step_of
+from jadeberta.checkpoint.phase_settings import has_phases, phase_settings, refuse_changed_phases, without_phases
 from jadeberta.checkpoint.state_dict import read_state
 from jadeberta.config import Recipe
+from jadeberta.config.phases import schedule_at
 from jadeberta.errors import CheckpointError
 from jadeberta.shards import ShardReader
 from jadeberta.training.lr_schedule import learning_rate
@@ -32,13 +34,18 @@ def binding_settings(recipe: Recipe, repeats: dict[str, int]) -> dict[str, Any]:
         for k, v in asdict(getattr(recipe, section)).items()
         if k not in free
     }
-    return values | {"data.packing": recipe.data.packing} | {f"data.repeats.{name}": n for name, n in repeats.items()}
+    values |= {"data.packing": recipe.data.packing} | {f"data.repeats.{name}": n for name, n in repeats.items()}
+    # Left out where it is empty: older checkpoints have no such key.
+    return values | ({"data.weights": recipe.data.weights} if recipe.data.weights else {})
 
 
 def expected_of(recipe: Recipe, shards: ShardReader, repeats: dict[str, int]) -> dict[str, Any]:
     """Returns the fingerprints and settings that a checkpoint of this run must have."""
     fingerprints = {"shards": shards.index.fingerprint, "tokenizer": shards.index.tokenizer_sha256}
-    return {"fingerprints": fingerprints, "settings": binding_settings(recipe, repeats)}
+    settings = binding_settings(recipe, repeats)
+    if recipe.phases:
+        settings["phases"] = phase_settings(recipe, shards, repeats)
+    return {"fingerprints": fingerprints, "settings": settings}
 
 
 def preview(root: Path, resume: str, expected: dict[str, Any]) -> Path | None:
@@ -64,7 +71,13 @@ def state_fault(directory: Path, expected: dict[str, Any] | None = None) -> str 
         if expected is not None:
             refuse_foreign(directory, state, expected)
         counters = RunState.of(state)
-        numbers = [counters.step, counters.tokens, counters.skipped_steps, counters.rollbacks, *chain(*counters.skipped_ranges)]
+        numbers = [
+            counters.step,
+            counters.tokens,
+            counters.skipped_steps,
+            counters.rollbacks,
+            *chain(*counters.skipped_ranges, *counters.skipped_samples),
+        ]
         if not all(type(n) is int and n >= 0 for n in [*numbers, state["adam_step"]]):
             return f"{path}: damaged, its counters are no whole numbers."
         if not all(isinstance(v, int | float) and isfinite(v) for window in state.get("guard", {}).values() for v in window):
@@ -86,6 +99,9 @@ def refuse_foreign(directory: Path, state: dict[str, Any], expected: dict[str, A
                 f"{expected['fingerprints'][what][:16]}…). Set {remedy} to the ones it was made with, or choose another run.dir."
             )
     before, now = BEFORE_THE_KEY | state["settings"], expected["settings"]
+    if has_phases(state, expected):
+        refuse_changed_phases(directory, state, expected)
+        before, now = without_phases(before), without_phases(now)
     differ = [f"{k} {before.get(k)} -> {now.get(k)}" for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
     if differ:
         raise CheckpointError(
@@ -116,9 +132,9 @@ def refuse_inconsistent(directory: Path, state: dict[str, Any]) -> None:
             f"{directory}: {state['adam_step']} updates at step {state['step']} with {state['skipped_steps']} skipped; "
             "these do not add up. Remove it and go on from an older one."
         )
-    keys = ("warmup_steps", "max_steps", "schedule", "decay_steps")
+    within, schedule = schedule_at(training, state["recipe"].get("phases", []), state["step"] - 1)
     # Exactly equal: the same pure function made it. A difference is a damaged counter that no hash of a file would show.
-    lr = learning_rate(state["step"] - 1, peak=training["lr"], **{k: training[k] for k in keys if k in training})
+    lr = learning_rate(within, **schedule)
     if lr != state["lr"]:
         raise CheckpointError(
             f"{directory}: its last learning rate was {state['lr']}, its recipe makes it {lr}. Remove it and go on from an older one."

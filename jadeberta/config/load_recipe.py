@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from jadeberta.config.init_from import complete_model
+from jadeberta.config.phase_config import read_phases
 from jadeberta.config.schema import (
     CheckpointConfig,
     ClusterConfig,
@@ -41,6 +42,7 @@ def add_recipe_arguments(parser: Any) -> None:
     parser.add_argument("--data", type=DataConfig)
     parser.add_argument("--model", type=ModelConfig)
     parser.add_argument("--training", type=TrainingConfig)
+    parser.add_argument("--phases", type=list[Any], default=[], help="phases of the run, a list")
     parser.add_argument("--deepspeed", type=str, default=Recipe.deepspeed, help="DeepSpeed's settings, a JSON file")
     parser.add_argument("--checkpoint", type=CheckpointConfig)
     parser.add_argument("--evaluation", type=EvaluationConfig)
@@ -63,6 +65,7 @@ def recipe_from_arguments(arguments: Any, written: Any) -> Recipe:
     """
     sections = {name: getattr(arguments, name) for name in Recipe.__dataclass_fields__}
     recipe = Recipe(**{name: value for name, value in sections.items() if value is not None})
+    recipe.phases = read_phases(recipe.phases)
     for key in PATH_KEYS:
         section, _, name = key.rpartition(".")
         holder = getattr(recipe, section) if section else recipe

@@ -9,6 +9,7 @@ from dataclasses import InitVar, asdict, dataclass, field
 from typing import Any, Literal
 
 from jadeberta.config.batch_sizes import BatchSizes
+from jadeberta.config.phase_config import PhaseConfig
 from jadeberta.errors import ConfigError
 from jadeberta.shards.tokenizer_format import DEFAULT_SPECIAL_TOKENS, SpecialTokens
 
@@ -36,6 +37,8 @@ class DataConfig:
     """Directory with index.json, written by `python -m preprocess pack`."""
     repeats: dict[str, int] = field(default_factory=dict)
     """How often an epoch sees each corpus, by its name; overrides the repeats in index.json."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Share of the rows that come from each corpus, by its name, instead of repeats: {wikipedia: 0.3, web: 0.7}; together 1."""
     packing: Literal["concat", "documents"] = "concat"
     """concat: a row is one text and attention crosses documents (the published run); documents: attention stays inside each document."""
     workers: int = 1
@@ -170,8 +173,9 @@ class TrainingConfig:
     recompute: Literal["none", "cheap", "layers"] = "none"
     """Activations that the backward pass computes again instead of keeping them. cheap: those that the compiler finds cheap (dropout,
     GELU, LayerNorm); layers: all but the input of each layer, a third more work."""
-    mask_probability: float = 0.15
-    """Share of the tokens to predict; 80% of these become [MASK], 10% a random token, 10% stay."""
+    mask_probability: float | list[float] = 0.15
+    """Share of the tokens to predict; 80% of these become [MASK], 10% a random token, 10% stay. [from, to]: changes in a straight line
+    over the run."""
     whole_word_mask: bool = False
     """Mask whole words instead of single tokens; a word is a piece that starts one and the pieces that follow it."""
 
@@ -300,6 +304,8 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    phases: list[PhaseConfig] = field(default_factory=list)
+    """Phases of the run in order, each with its steps and the keys that differ there; empty: the whole run is one."""
     deepspeed: str = "ds_configs/zero1.json"
     """DeepSpeed's settings, a JSON file; looked up from the current directory, then from the project."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import asdict
 
+from jadeberta.config.phases import check_phases, mask_range, phases_of, recipe_in
 from jadeberta.config.row_lengths import check_rows
 from jadeberta.config.schema import ModelConfig, Recipe, TrainingConfig
 from jadeberta.errors import ConfigError
@@ -40,6 +41,17 @@ def validate(recipe: Recipe) -> None:
         ConfigError: two settings contradict each other, or a number is out of its range; names the keys and what fits.
     """
     _refuse_not_finite("", asdict(recipe))
+    _validate_run(recipe)
+    check_phases(recipe)
+    for phase in phases_of(recipe) if recipe.phases else ():
+        try:
+            _validate_run(recipe_in(recipe, phase))
+        except ConfigError as e:
+            raise ConfigError(f"phases, entry {phase.number}, makes this of the recipe: {e}") from e
+
+
+def _validate_run(recipe: Recipe) -> None:
+    """Checks a recipe as far as its phases do not matter."""
     for key, low in AT_LEAST.items():
         section, name = key.split(".")
         if (value := getattr(getattr(recipe, section), name)) < low:
@@ -72,8 +84,11 @@ def _refuse_not_finite(key: str, value: object) -> None:
 
 
 def _check_training(training: TrainingConfig) -> None:
-    if not 0 < training.mask_probability < 1:
-        raise ConfigError(f"training.mask_probability is {training.mask_probability}; it must lie between 0 and 1.")
+    mask = training.mask_probability
+    if isinstance(mask, list) and len(mask) != 2:
+        raise ConfigError(f"training.mask_probability is {mask}; it may be one number or [from, to].")
+    if not all(0 < probability < 1 for probability in mask_range(mask)):
+        raise ConfigError(f"training.mask_probability is {mask}; it must lie between 0 and 1.")
     if training.lr <= 0:
         raise ConfigError(f"training.lr is {training.lr}; it must be above 0.")
     if not 0 <= training.warmup_steps <= training.max_steps:

@@ -4,8 +4,9 @@ A batch is a pure function of the step's number: starting at any step costs noth
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset
 
 from jadeberta.data.loader_processes import items_ahead, make_item
 from jadeberta.data.masking import IGNORED, Masker
-from jadeberta.data.sample_order import SampleOrder, rank_share
+from jadeberta.data.sample_order import rank_share
 from jadeberta.shards import ExcludedRows, ShardReader
 from jadeberta.shards.tokenizer_format import PAD
 
@@ -75,13 +76,35 @@ class StepArrays:
     excluded: list[ExcludedRows]
 
 
-class StepDataset(Dataset):
+class StepOrder(Protocol):
+    """An order of samples, as the batches need it."""
+
+    def step(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns epochs and sample indices of the global batch of a training step (from 0), each int64 [sequences]."""
+
+    def rows(self, samples: np.ndarray) -> np.ndarray:
+        """Returns the row of the shard directory that each sample is a copy of, int64."""
+
+
+class StepBatches(Dataset):
+    """Makes the batches of steps, in two parts: `[step]` in a loader process, `batch` in the training process."""
+
+    def __getitem__(self, step: int) -> StepArrays:
+        """Returns the share of a step."""
+        raise NotImplementedError
+
+    def batch(self, share: StepArrays) -> StepBatch:
+        """Makes the micro-batches of a share."""
+        raise NotImplementedError
+
+
+class StepDataset(StepBatches):
     """Maps a step (from 0) to the rank's share of that step; `batch` makes the micro-batches of it."""
 
     def __init__(
         self,
         shards: ShardReader,
-        order: SampleOrder,
+        order: StepOrder,
         masker: Masker,
         micro_batch_size: int,
         rank: int,
@@ -105,6 +128,8 @@ class StepDataset(Dataset):
         self.place = (micro_batch_size, rank, world_size)
         self.by_document, self.whole_words = by_document, whole_words
         self.pad = shards.index.special_tokens.pad
+        self.mask_probability_at: Callable[[int], float] | None = None
+        """Mask probability of each step, at most the masker's; None: the masker's."""
 
     def __getitem__(self, step: int) -> StepArrays:
         """Returns the share of a step; raises the errors of reading it."""
@@ -116,11 +141,14 @@ class StepDataset(Dataset):
         length, dtype = self.shards.sequence_length, np.dtype(self.shards.index.token_dtype)
         input_ids = np.empty((shares.size, length), dtype)
         document_ids = np.empty((shares.size, length), np.uint16) if self.by_document else None
+        masker = self.masker
+        if self.mask_probability_at is not None:
+            masker = replace(masker, probability=self.mask_probability_at(step))
         index, targets = [], []
         for number, places in enumerate(shares):
             mine = slice(number * len(places), (number + 1) * len(places))
             rows, documents, starts = self.shards.rows_with_words(self.order.rows(samples[places]))
-            ids, labels = self.masker(rows, epochs[places], samples[places], starts if self.whole_words else None)
+            ids, labels = masker(rows, epochs[places], samples[places], starts if self.whole_words else None)
             input_ids[mine] = ids
             if document_ids is not None:
                 document_ids[mine] = documents
@@ -201,7 +229,7 @@ def fill_up(batch: MicroBatch, capacity: int) -> MicroBatch:
     return replace(batch, masked_index=index, labels=torch.nn.functional.pad(batch.labels, (0, missing), value=IGNORED))
 
 
-def iterate_steps(dataset: StepDataset, first_step: int, end_step: int, workers: int, prefetch: int) -> Iterator[StepBatch]:
+def iterate_steps(dataset: StepBatches, first_step: int, end_step: int, workers: int, prefetch: int) -> Iterator[StepBatch]:
     """Yields the rank's batches in order; they are the same for any number of loader processes.
 
     Args:

@@ -5,6 +5,7 @@ or restarts, and any position is reached in constant time.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -138,10 +139,8 @@ class SampleOrder:
         """Returns the sample indices at some positions of an epoch, int64."""
         return permute(positions, self.epoch_size, derive_key(self.seed, 1, epoch))
 
-    def step(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns epochs and sample indices of the global batch of a training step (from 0), each int64 [sequences]."""
-        step = data_step(step, self.skipped_ranges)
-        positions = np.arange(self.batch_sizes.before(step), self.batch_sizes.before(step + 1), dtype=np.int64)
+    def at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns epochs and sample indices at some positions of the endless order, int64."""
         # A batch at the end of an epoch takes its last samples from the next one.
         epochs, within = np.divmod(positions, self.epoch_size)
         samples = np.empty_like(positions)
@@ -149,6 +148,20 @@ class SampleOrder:
             chosen = epochs == epoch
             samples[chosen] = self.sample(int(epoch), within[chosen])
         return epochs, samples
+
+    def step(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns epochs and sample indices of the global batch of a training step (from 0), each int64 [sequences]."""
+        step = data_step(step, self.skipped_ranges)
+        return self.at(np.arange(self.batch_sizes.before(step), self.batch_sizes.before(step + 1), dtype=np.int64))
+
+    def place(self, step: int) -> dict[str, Any]:
+        """Where the batch of a training step (from 0) lies: the number of its data step."""
+        return {"data_step": data_step(step, self.skipped_ranges)}
+
+    def progress(self, step: int) -> tuple[int, float]:
+        """Position that training step `step` (from 0) reads first, and the epoch as a number with a fraction."""
+        position = self.batch_sizes.before(data_step(step, self.skipped_ranges))
+        return position, position / max(1, self.epoch_size)
 
     def rows(self, samples: np.ndarray) -> np.ndarray:
         """Returns the row of the shard directory that each sample is a copy of, int64."""

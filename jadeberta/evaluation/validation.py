@@ -10,6 +10,7 @@ import torch.distributed as dist
 from jadeberta.data.batches import make_micro_batch
 from jadeberta.data.masking import Masker
 from jadeberta.evaluation.mlm import EVALUATION_SEED
+from jadeberta.shards import ShardReader
 from jadeberta.shards import open as open_shards
 from jadeberta.training.control import RankFlags
 from jadeberta.training.ema import show
@@ -24,17 +25,28 @@ class Validation:
     """Evaluates the model of a run on the same rows with the same masks each time."""
 
     def __init__(self, context: RunContext, engine: TrainingEngine) -> None:
-        """Opens the held-out split of the run's shards.
+        """Opens the held-out split of the run's shards, in every row length that the training reads.
 
         Raises:
             ShardError: it is missing or damaged.
         """
         recipe = context.recipe
         self.recipe, self.engine = recipe, engine
-        self.shards = open_shards(context.shards.directory, "valid", recipe.data.damaged, context.shards.sequence_length)
-        index = self.shards.index
+        # Of the phase that trains; the masks are the run's last ones throughout, so that the figures of its phases can be compared.
+        self._readers = {
+            length: open_shards(context.shards.directory, "valid", recipe.data.damaged, sequence_length=length)
+            for length in context.data.readers
+        }
+        probability = context.data.phases[-1].mask_bounds[1]
+        index = context.shards.index
         self._pad = index.special_tokens.pad
-        self._masker = Masker(EVALUATION_SEED, index.vocab_size, recipe.training.mask_probability, special=index.special_tokens)
+        self._masker = Masker(EVALUATION_SEED, index.vocab_size, probability, special=index.special_tokens)
+
+    @property
+    def shards(self) -> ShardReader:
+        """Held-out rows of the length that the model trains on now."""
+        length = self.engine.phase.sequence_length
+        return next(iter(self._readers.values())) if length is None else self._readers[length]
 
     def __call__(self, local_flags: LocalFlags) -> tuple[dict[str, dict[str, float]], RankFlags]:
         """Evaluates every corpus; every rank calls it.
@@ -70,7 +82,7 @@ class Validation:
 
     def _corpus(self, rows: range, local_flags: LocalFlags) -> tuple[list[float], RankFlags]:
         """Evaluates the rows of a corpus: sums of correct predictions, loss and masked tokens over all ranks."""
-        process, size = self.engine.process, self.recipe.training.micro_batch_size
+        process, size = self.engine.process, self.engine.phase.micro_batch_size
         sums = torch.zeros(3, dtype=torch.float64)
         # Every rank makes as many forward passes as the others, also with no rows left: ZeRO 3 gathers weights in each.
         for start in range(0, len(rows), size * process.world_size):

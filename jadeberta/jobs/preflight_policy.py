@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jadeberta.config import Recipe
+from jadeberta.config.phases import require_divisible
 from jadeberta.errors import ConfigError
 
 
@@ -50,9 +51,19 @@ def judge_fitness(verdict: dict[str, Any] | None, hosts: list[str], tasks: int, 
         return Fitness("go", f"the preflight failed ({why}), but names no host of this job.")
     ranks = (len(hosts) - len(unfit)) * tasks
     micro_batch_size = fitting_micro_batch(recipe.training.batch_sizes.common, recipe.training.micro_batch_size, ranks)
+    if recipe.phases:
+        micro_batch_size = recipe.training.micro_batch_size if _phases_divide(recipe, ranks) else 0
     if len(unfit) <= recipe.cluster.drop_hosts and micro_batch_size:
         return Fitness("without", f"goes on without {', '.join(unfit)} on {ranks} ranks. {why}", unfit, ranks, micro_batch_size)
     return Fitness("requeue", f"cannot go on with {', '.join(unfit)}, nor without. {why}", unfit)
+
+
+def _phases_divide(recipe: Recipe, ranks: int) -> bool:
+    """Whether every phase divides over some ranks as it is: a phase's own micro-batch cannot be changed by an option."""
+    try:
+        return ranks > 0 and bool(require_divisible(recipe, ranks))
+    except ConfigError:
+        return False
 
 
 def fitting_micro_batch(batch: int, micro_batch_size: int, ranks: int) -> int:

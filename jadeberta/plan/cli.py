@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 
 import orjson
 
-from jadeberta.config import load_recipe
+from jadeberta.config import Recipe, load_recipe
+from jadeberta.config.phases import phases_of, recipe_in
 from jadeberta.errors import ConfigError
 from jadeberta.model.load import count_parameters
 from jadeberta.plan.forecast import DEFAULTS, ClusterShape, Forecast, Input, forecast, measured_inputs
@@ -71,7 +72,7 @@ def main(arguments: list[str]) -> int:
     if len(options.nodes) > 1 or options.preflight is not None:
         preflight = {} if options.preflight is None else read_preflight(options.preflight)
         used = network_inputs(options.device, of_network, preflight, str(options.preflight))
-        sizes = compare(recipe, result, options.nodes, cluster, used, preflight)
+        sizes = compare(*_comparable(recipe, result, cluster, inputs), options.nodes, cluster, used, preflight)
         result = replace(result, inputs=result.inputs | used)
     elif options.link_gbps is not None:
         raise ConfigError("--link-gbps says how fast nodes talk to each other; name several sizes, such as --nodes 1,2,4.")
@@ -80,6 +81,17 @@ def main(arguments: list[str]) -> int:
     else:
         print(table(options, result, sizes))
     return 0
+
+
+def _comparable(recipe: Recipe, result: Forecast, cluster: ClusterShape, inputs: dict[str, Input]) -> tuple[Recipe, Forecast]:
+    """The recipe to compare world sizes with, and its plan: of a recipe with phases, its longest phase as a run of its own."""
+    if not recipe.phases:
+        return recipe, result
+    days = [phase.days_without_faults for phase in result.phases]
+    number = days.index(max(days))
+    alone = recipe_in(recipe, phases_of(recipe)[number])
+    alone.model.max_position_embeddings = result.phases[number].sequence_length
+    return alone, forecast(alone, cluster, inputs, result.parameters)
 
 
 def _parser() -> OneSentenceParser:
@@ -153,6 +165,8 @@ def table(options: argparse.Namespace, result: Forecast, sizes: list[WorldSize])
         "failures": f"{result.failures:.1f} expected, one in {result.mtbf_s / 86400:.1f} days",
     }
     lines = [f"{options.config} on {nodes}", *_indented(format_table(("", ""), facts.items(), left=2))]
+    if result.phases:
+        lines += ["", *_indented(_phases_table(result))]
     names = {"recipe": "checkpoint.every_steps", "young": "Young 1974", "daly": "Daly 2006", "best": "best"}
     rows = []
     for name, label in names.items():
@@ -160,12 +174,32 @@ def table(options: argparse.Namespace, result: Forecast, sizes: list[WorldSize])
         rows.append((label, f"{plan.seconds / 60:.1f}", f"{plan.steps:,}", f"{100 * plan.goodput:.3f}%", f"{plan.days:.2f}"))
     lines += ["", *_indented(format_table(("save every", "minutes", "steps", "goodput", "days"), rows, rule=False))]
     if sizes:
-        lines += ["", "the same batch on more nodes, without faults", *sizes_table(sizes)]
+        what = "the longest phase alone" if result.phases else "the same batch"
+        lines += ["", f"{what} on more nodes, without faults", *sizes_table(sizes)]
     lines += ["", "computed from"]
     for name, used in result.inputs.items():
         text = f"  {_option(name):<28} {used.value:>8,.5g}  {used.kind}" + (f": {used.source}" if used.source else "")
         lines += textwrap.wrap(text, WIDTH, subsequent_indent=" " * 50, replace_whitespace=False)
     return "\n".join(lines)
+
+
+def _phases_table(result: Forecast) -> str:
+    rows = [
+        (
+            str(number),
+            f"{p.steps:,}",
+            f"{p.sequence_length:,}",
+            str(p.micro_batch_size),
+            f"{p.tokens / 1e9:,.4g}",
+            f"{p.tokens_per_second:,.0f}",
+            f"{p.step_s:.3f}",
+            f"{p.days_without_faults:.2f}",
+            f"{p.activation_bytes / 1e9:.1f}",
+        )
+        for number, p in enumerate(result.phases, 1)
+    ]
+    heads = ("phase", "steps", "row", "micro-batch", "10^9 tokens", "tokens/s", "step, s", "days", "activations, GB")
+    return format_table(heads, rows, rule=False)
 
 
 def _indented(text: str) -> list[str]:

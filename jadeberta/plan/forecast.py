@@ -4,10 +4,12 @@ Pure functions. Every figure that was not measured carries its source, so that a
 """
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jadeberta.config import Recipe, TrainingConfig
+from jadeberta.config.batch_sizes import BatchSizes
+from jadeberta.config.phases import Phase, phases_of, require_divisible
 from jadeberta.errors import ConfigError
 from jadeberta.plan.checkpoint_interval import best_interval, daly, expected_efficiency, young
 from jadeberta.status.attempts import read_history, stall_seconds
@@ -22,6 +24,8 @@ STEPS_FOR_SPREAD = 16
 """Fewest steps from which the spread of step times is computed."""
 OPTIMIZER_BYTES = 12
 """Bytes of a parameter's fp32 master weight and two Adam moments."""
+SAVED_BYTES = {"bf16": 34, "fp32": 68, "layers": 4}
+"""Bytes that the backward pass keeps for each token, layer and unit of the width: computed from the tensors that a layer saves in bf16."""
 AVERAGE_BYTES = 4
 """Bytes of a parameter's fp32 running average, where the recipe keeps one."""
 
@@ -85,6 +89,23 @@ class IntervalPlan:
 
 
 @dataclass
+class PhaseForecast:
+    """Plan of one phase."""
+
+    steps: int
+    sequence_length: int
+    micro_batch_size: int
+    tokens: int
+    """Of the phase; every position of every row counts."""
+    flops_per_token: float
+    tokens_per_second: float
+    step_s: float
+    days_without_faults: float
+    activation_bytes: int
+    """What the backward pass of a micro-batch keeps on a GPU, beside weights, gradients and optimizer."""
+
+
+@dataclass
 class Forecast:
     """Plan of a run."""
 
@@ -109,6 +130,8 @@ class Forecast:
     """Intervals by name: recipe, young, daly, best."""
     inputs: dict[str, Input]
     """Figures that the plan is computed from, by option."""
+    phases: list[PhaseForecast] = field(default_factory=list)
+    """Of a recipe with phases, each; the figures above are then those of all together, step_s and tokens_per_second their means."""
 
 
 def bytes_per_parameter(training: TrainingConfig) -> int:
@@ -170,27 +193,23 @@ def forecast(recipe: Recipe, cluster: ClusterShape, inputs: dict[str, Input], pa
         ConfigError: the batch does not divide over the GPUs, the device's peak is needed and not known, or no time is left to train.
     """
     training, gpus = recipe.training, cluster.nodes * cluster.gpus_per_node
-    training.accumulation(gpus)  # raises where the batch does not divide
-    length = recipe.model.max_position_embeddings
-    flops = training_flops_per_token(recipe.model, length, training.micro_batch_size, training.mask_probability)
+    require_divisible(recipe, gpus)
     used = {**{name: value for name, value in DEFAULTS.items() if name != "mfu"}, **inputs}
-    # mfu is only assumed where it is used, so that the printed inputs are those of the result.
     peak = peak_flops(cluster.device)
-    if "tokens_per_second_per_gpu" in used:
-        rate = used["tokens_per_second_per_gpu"].value * gpus
-    elif peak is not None:
-        used.setdefault("mfu", DEFAULTS["mfu"])
-        rate = used["mfu"].value * peak / flops * gpus
-    else:
+    if "tokens_per_second_per_gpu" not in used and peak is None:
         raise ConfigError(
             f"--device {cluster.device}: its peak is not known ({', '.join(PEAKS)} are); give --tokens-per-second-per-gpu."
         )
-    mtbf = used["mtbf_node_hours"].value * 3600 / cluster.nodes
+    # mfu is only assumed where it is used, so that the printed inputs are those of the result.
+    if "tokens_per_second_per_gpu" not in used:
+        used.setdefault("mfu", DEFAULTS["mfu"])
+    phases = [_of_phase(recipe, phase, used, peak, gpus) for phase in phases_of(recipe)]
+    tokens, seconds = sum(p.tokens for p in phases), sum(p.tokens / p.tokens_per_second for p in phases)
+    flops = sum(p.tokens * p.flops_per_token for p in phases) / tokens
     # Failures are independent, so n nodes fail n times as often as one.
-    step_tokens = training.global_batch_size * length
-    step_s = step_tokens / rate
-    tokens = training.batch_sizes.before(training.max_steps) * length
-    days = tokens / rate / 86400
+    mtbf = used["mtbf_node_hours"].value * 3600 / cluster.nodes
+    rate, days = tokens / seconds, seconds / 86400
+    step_s = seconds / training.max_steps if recipe.phases else phases[0].step_s
     costs = _costs(used, mtbf)
 
     # Whole steps: a run saves after a step, never within one.
@@ -220,6 +239,34 @@ def forecast(recipe: Recipe, cluster: ClusterShape, inputs: dict[str, Input], pa
         failures=choices["recipe"].days * 86400 / mtbf,
         choices=choices,
         inputs=used,
+        phases=phases if recipe.phases else [],
+    )
+
+
+def _of_phase(recipe: Recipe, phase: Phase, used: dict[str, Input], peak: float | None, gpus: int) -> PhaseForecast:
+    """Plans one phase, or a run that has none.
+
+    Args:
+        recipe: of the run.
+        phase: of it.
+        used: figures by option.
+        peak: of the device, FLOP/s; None where it is not known.
+        gpus: of the job.
+    """
+    model, length = recipe.model, phase.sequence_length or recipe.model.max_position_embeddings
+    flops = training_flops_per_token(model, length, phase.micro_batch_size, sum(phase.mask_bounds) / 2)
+    if "tokens_per_second_per_gpu" in used:
+        rate = used["tokens_per_second_per_gpu"].value * gpus
+    else:
+        assert peak is not None
+        rate = used["mfu"].value * peak / flops * gpus
+    sizes = recipe.training.batch_sizes if not recipe.phases else BatchSizes(phase.global_batch_size)
+    tokens = sizes.before(phase.steps) * length
+    kept = SAVED_BYTES["layers" if recipe.training.recompute == "layers" else recipe.training.precision]
+    activations = kept * model.hidden_size * model.num_hidden_layers * length * phase.micro_batch_size
+    step_s = phase.global_batch_size * length / rate
+    return PhaseForecast(
+        phase.steps, length, phase.micro_batch_size, tokens, flops, rate, step_s, tokens / rate / 86400, activations
     )
 
 

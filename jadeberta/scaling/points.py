@@ -1,10 +1,11 @@
 """The runs of a scaling test. Pure functions from sizes and a recipe to points and their recipes."""
 
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
 
 from jadeberta.config import Recipe, accumulation_steps
+from jadeberta.config.phase_config import PhaseConfig
+from jadeberta.config.phases import phases_of, recipe_in
 from jadeberta.errors import ConfigError
 from jadeberta.plan.world_sizes import zero_of
 
@@ -120,7 +121,10 @@ def recipe_of(recipe: Recipe, point: Point, run_dir: str, steps: int) -> Recipe:
         run_dir: of the point.
         steps: to train.
     """
-    result = deepcopy(recipe)
+    first = phases_of(recipe)[0]  # of a recipe with phases, the test is of the first one
+    result = recipe_in(recipe, first)
+    if first.sequence_length is not None:
+        result.phases = [PhaseConfig(steps=steps, sequence_length=first.sequence_length)]
     result.run.dir, result.run.max_hours = run_dir, 0.0
     training = result.training
     training.global_batch_size, training.micro_batch_size = point.global_batch_size, point.micro_batch_size

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jadeberta.cluster.slurm import has_ended
 from jadeberta.config import Recipe, load_recipe
+from jadeberta.config.phases import phases_of
 from jadeberta.errors import ConfigError
 from jadeberta.plan.world_sizes import zero_of
 from jadeberta.scaling.launchers import Launcher, LocalLauncher, SlurmLauncher
@@ -33,10 +34,9 @@ def main(arguments: list[str]) -> int:
     if options.warm_up >= options.steps:
         raise ConfigError(f"--warm-up {options.warm_up} leaves nothing of --steps {options.steps} to measure.")
     stages = options.zero or [zero_of(recipe)[0]]
-    micro_batches = options.micro_batch or [recipe.training.micro_batch_size]
-    series = lay_out(
-        recipe.training.global_batch_size, options.nodes, options.gpus_per_node, options.modes, stages, micro_batches
-    )
+    first = phases_of(recipe)[0]
+    micro_batches = options.micro_batch or [first.micro_batch_size]
+    series = lay_out(first.global_batch_size, options.nodes, options.gpus_per_node, options.modes, stages, micro_batches)
     points_dir = PointsDir(options.out)
     points = points_of(series)
     recipes = {p: recipe_of(recipe, p, str(points_dir.point(p)), options.steps) for p in points}

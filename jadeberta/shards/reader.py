@@ -88,7 +88,7 @@ class ShardReader:
         """
         self.index_path = find_index(directory)
         self.directory = self.index_path.parent
-        index = ShardIndex.load(self.index_path)
+        self._whole = index = ShardIndex.load(self.index_path)
         try:
             self.index = index.of_length(index.sequence_length if sequence_length is None else sequence_length)
             """Index of the rows of the chosen length."""
@@ -253,6 +253,14 @@ class ShardReader:
         """Returns the records in `excluded` and empties it."""
         taken, self.excluded = self.excluded, []
         return taken
+
+    def fingerprint_of(self, sequence_length: int) -> str:
+        """Returns the fingerprint of the rows of a length that the directory has: what `index.fingerprint` is for the chosen one."""
+        return self._whole.of_length(sequence_length).fingerprint
+
+    def holds(self, file: str) -> bool:
+        """Whether a tar is one of this split with rows of the chosen length."""
+        return any(entry.file == file for entry in self._entries)
 
     def exclude_shard(self, file: str, reason: str) -> bool:
         """Excludes a shard of this split from now on, also in processes forked from this one; False where it was excluded before.

@@ -8,6 +8,7 @@ from typing import Any
 
 from jadeberta.checkpoint.compatibility import BEFORE_THE_KEY, expected_of, state_fault
 from jadeberta.checkpoint.manifest import MANIFEST_NAME, list_checkpoints, verify
+from jadeberta.checkpoint.phase_settings import has_phases, refuse_changed_phases, without_phases
 from jadeberta.checkpoint.state_dict import read_state
 from jadeberta.config import Recipe
 from jadeberta.config.init_from import DEFAULTS, UNUSED
@@ -92,6 +93,12 @@ def _changes(
     """What the branch does otherwise, by key, each [before, now]; raises ConfigError where it must not."""
     now = expected_of(recipe, shards, repeats)
     before, settings = BEFORE_THE_KEY | state["settings"], now["settings"]
+    phases = {}
+    if has_phases(state, now):
+        refuse_changed_phases(directory, state, now)
+        pair = [before.get("phases"), settings.get("phases")]
+        phases = {"phases": pair} if pair[0] != pair[1] else {}
+        before, settings = without_phases(before), without_phases(settings)
     changed = {
         k: [before.get(k), settings.get(k)] for k in sorted(before.keys() | settings.keys()) if before.get(k) != settings.get(k)
     }
@@ -112,6 +119,7 @@ def _changes(
                 f"training.ema_decay is {new}, but {directory} holds no average of the weights to go on with. Set it to 0, or branch "
                 "from a run that keeps one."
             )
+    changed |= phases
     training, was = recipe.training, state["recipe"]["training"]
     if training.max_steps <= state["step"]:
         raise ConfigError(

@@ -23,7 +23,7 @@ class Goal:
     every_steps: int | None = None
     """Steps between two saves."""
     sizes: BatchSizes = ALIKE
-    """Global batch sizes; all the same where the recipe does not say."""
+    """Global batch sizes, in tokens where there are phases; all the same where the recipe does not say."""
     lineage: Lineage = ()
     """What the run has started from; empty for random weights."""
 
@@ -49,8 +49,16 @@ def read_goal(run: Path) -> Goal:
 def _sizes_of(recipe: Any) -> BatchSizes:
     try:
         training = recipe["training"]
+        if phases := recipe.get("phases"):
+            # In tokens: a row of twice the length takes twice the time, or more.
+            length, batch = int(recipe["model"]["max_position_embeddings"]), int(training["global_batch_size"])
+            sizes = [
+                (int(p.get("global_batch_size") or batch) * int(p.get("sequence_length") or length), int(p["steps"]))
+                for p in phases
+            ]
+            return BatchSizes(sizes[-1][0], tuple(sizes[:-1]))
         return BatchSizes(int(training["global_batch_size"]), tuple((int(n), int(s)) for n, s in training["batch_size_warmup"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         return ALIKE
 
 
@@ -60,16 +68,21 @@ def next_save(result: Goodput, goal: Goal) -> tuple[int, float] | None:
         return None
     due = (result.step // goal.every_steps + 1) * goal.every_steps if goal.every_steps else math.inf
     step = int(min(due, goal.max_steps or math.inf))
-    return (step, (step - result.step) * result.step_s) if step > result.step and result.step_s else None
+    if step <= result.step or not result.step_s:
+        return None
+    return step, _size_s(result, goal) * (goal.sizes.before(step) - goal.sizes.before(result.step))
 
 
 def training_left_s(result: Goodput, goal: Goal) -> float | None:
     """Returns the seconds of steps until the end of the training; None where they are not known, or it has ended."""
     if not goal.max_steps or not result.step_s or result.step >= goal.max_steps:
         return None
-    # A step takes as long as its batch is large, so the seconds of a sequence are what stays the same.
-    sequence_s = result.step_s / goal.sizes.of_step(max(0, result.step - 1))
-    return sequence_s * (goal.sizes.before(goal.max_steps) - goal.sizes.before(result.step))
+    return _size_s(result, goal) * (goal.sizes.before(goal.max_steps) - goal.sizes.before(result.step))
+
+
+def _size_s(result: Goodput, goal: Goal) -> float:
+    """Seconds of a sequence, or of a token where there are phases: a step takes as long as its batch is large."""
+    return (result.step_s or 0.0) / goal.sizes.of_step(max(0, result.step - 1))
 
 
 def jobs_to_come(jobs: JobStatus, left_s: float) -> int | None:

@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 
 from jadeberta.cluster.environment import Process
-from jadeberta.config import Recipe, resolve_file
+from jadeberta.config import Recipe, accumulation_steps, resolve_file
+from jadeberta.config.phases import Phase, phases_of, require_divisible
 from jadeberta.data.batches import MicroBatch, StepBatch
 from jadeberta.data.sample_order import derive_key
 from jadeberta.errors import ConfigError
@@ -38,11 +39,12 @@ def deepspeed_settings(recipe: Recipe, world_size: int) -> dict[str, Any]:
         settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as e:
         raise ConfigError(f"{path}, line {e.lineno}: not JSON ({e.msg}).") from e
-    training = recipe.training
+    training, first = recipe.training, phases_of(recipe)[0]
+    accumulation = require_divisible(recipe, world_size)
     decided = {
-        "train_batch_size": training.global_batch_size,
-        "train_micro_batch_size_per_gpu": training.micro_batch_size,
-        "gradient_accumulation_steps": training.accumulation(world_size),
+        "train_batch_size": first.global_batch_size,
+        "train_micro_batch_size_per_gpu": first.micro_batch_size,
+        "gradient_accumulation_steps": accumulation,
         "gradient_clipping": training.max_grad_norm,
     }
     for key, value in decided.items():
@@ -115,10 +117,12 @@ class TrainingEngine:
 
         self.recipe, self.process, self.device, self._enter_section = recipe, process, device, enter_section
         settings = deepspeed_settings(recipe, process.world_size)
+        self.phase = phases_of(recipe)[0]
+        """That of the steps to come."""
         self.stage: int = settings["zero_optimization"]["stage"]
         _keep_deepspeed_from_compiling()
         self.model: DebertaForMaskedLM = build(
-            recipe.model.hugging_face(special), recipe.model.attention, seed=recipe.training.seed
+            recipe.model.hugging_face(special), self.phase.attention, seed=recipe.training.seed
         )
         self.model.train()
         training = recipe.training
@@ -142,6 +146,28 @@ class TrainingEngine:
             # The forward alone: DeepSpeed hangs timers and hooks on the module, which no graph can hold.
             compiled = torch.compile(self.model.forward, fullgraph=True, dynamic=False)
             self.model.forward = recomputing_cheaply(compiled) if training.recompute == "cheap" else compiled  # type: ignore[method-assign]
+
+    def enter_phase(self, phase: Phase, is_border: bool) -> None:
+        """Prepares for the steps of a phase; every rank calls it.
+
+        Args:
+            phase: with its row length.
+            is_border: whether its first step comes next, after those of the phase before.
+        """
+        self.phase = phase
+        ranks, micro = self.process.world_size, phase.micro_batch_size
+        accumulation = accumulation_steps(phase.global_batch_size, micro, ranks)
+        # What DeepSpeed counts and prints; which micro-batch is the last one of a step, `_step` says itself.
+        self.engine.set_train_micro_batch_size(micro)
+        self.engine.set_train_batch_size(phase.global_batch_size)
+        for holder in (self.engine.optimizer, self.engine.optimizer.optimizer):
+            if hasattr(holder, "gradient_accumulation_steps"):
+                holder.gradient_accumulation_steps = accumulation
+        if phase.sequence_length is not None:
+            self.model.set_rows(phase.sequence_length, phase.attention)
+        if is_border:
+            # Other rows and other masks have another loss: what is usual there is seen anew.
+            self.guard.recall({})
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """Starts from some weights instead of random ones, before the first step; every rank calls it.

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch.distributed as dist
 
@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 GRACE_S = 60.0
 """The collectives' own time limit lies this far behind the watchdog's: the watchdog knows who hangs, a collective does not."""
 
+NO_LIMIT_S = 7 * 24 * 3600.0
+"""Time limit of collectives where the recipe sets none, seconds: torch takes no "for ever"."""
+
 Evaluate = Callable[[Callable[[], RankFlags]], tuple[dict[str, dict[str, float]], RankFlags]]
 """Called with a function that gives this rank's flags; returns figures by corpus, and the flags that ended it early."""
 
@@ -26,15 +29,15 @@ Evaluate = Callable[[Callable[[], RankFlags]], tuple[dict[str, dict[str, float]]
 class TrainerHooks(Hooks):
     """The hooks of one rank; `loop.Hooks` says when each is called."""
 
-    def __init__(self, context: RunContext, scrubber: Scrubber, evaluate: Evaluate | None) -> None:
+    def __init__(self, context: RunContext, scrubbers: Sequence[Scrubber], evaluate: Evaluate | None) -> None:
         """Starts nothing.
 
         Args:
             context: of the run.
-            scrubber: looks for damaged shards beside the training.
+            scrubbers: look for damaged shards beside the training, one for each row length.
             evaluate: evaluates the model; None where the recipe has no evaluation.
         """
-        self.context, self._scrubber, self._evaluate = context, scrubber, evaluate
+        self.context, self._scrubbers, self._evaluate = context, scrubbers, evaluate
         self._reported_broken = False
 
     def beat(self, phase: str, step: int, section: str = "") -> None:
@@ -55,8 +58,8 @@ class TrainerHooks(Hooks):
         return self.context.control.stopped_by
 
     def damaged_shards(self) -> list[ExcludedRows]:
-        found = self._scrubber.faults()
-        if self._scrubber.state == "broken" and not self._reported_broken:
+        found = [fault for scrubber in self._scrubbers for fault in scrubber.faults()]
+        if any(scrubber.state == "broken" for scrubber in self._scrubbers) and not self._reported_broken:
             self._reported_broken = True
             self.context.ledger.write("sweep_broken", rank=self.context.process.rank)
             logger.warning("the search for damaged shards ended early: shards it had not read go unchecked")
@@ -69,7 +72,8 @@ class TrainerHooks(Hooks):
         for shard in (s for of_rank in everywhere for s in of_rank):
             if self.context.recipe.data.damaged == "stop":
                 raise ShardError(f"{shard.reason} data.damaged: exclude trains without it.")
-            is_new = self.context.shards.exclude_shard(shard.file, shard.reason)
+            holder = next(reader for reader in self.context.data.readers.values() if reader.holds(shard.file))
+            is_new = holder.exclude_shard(shard.file, shard.reason)
             if is_new and self.context.process.is_root:
                 self.context.ledger.write("set_aside", rank=0, step=step, **vars(shard))
                 logger.info("%s: excluded, %s sequences", self.context.shards.directory / shard.file, shard.sequences)
@@ -78,6 +82,10 @@ class TrainerHooks(Hooks):
         # A shard that is excluded as a whole has one event; one for each of its rows would fill the ledger.
         if not row.whole_shard:
             self.context.ledger.write("set_aside", rank=self.context.process.rank, step=step, **vars(row))
+
+    def first_step_ahead(self) -> None:
+        limits = self.context.recipe.watchdog
+        set_timeouts(max(limits.first_step_s, limits.save_s, limits.eval_s) + GRACE_S if limits.first_step_s else NO_LIMIT_S)
 
     def first_step_done(self) -> None:
         # The first step compiles and waits for all ranks to come up; from now on a rank that is silent is lost.

@@ -1,22 +1,22 @@
 """The training loop: the one place where a step is taken, judged, measured and, when it is time, saved."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from jadeberta.config import Recipe
+from jadeberta.config.phases import Phase, phase_at, phases_of
 from jadeberta.data.batches import StepBatch
-from jadeberta.data.sample_order import SampleOrder, data_step
 from jadeberta.errors import CheckpointError, NumericsError, RequeueRequested, StopRequested
 from jadeberta.shards import ExcludedRows
 from jadeberta.training.control import RankFlags
 from jadeberta.training.engine import TrainingEngine
 from jadeberta.training.lr_schedule import rate_of
 from jadeberta.training.run_log import RunLog, StepTimes
-from jadeberta.training.run_state import RunState
+from jadeberta.training.run_state import Order, RunState
 
 SAVE_TRIES = 3
 """Saves of an attempt's last state, as long as the one before was not written as it should be."""
@@ -79,8 +79,11 @@ class Hooks(Protocol):
     def record_excluded_row(self, row: ExcludedRows, step: int) -> None:
         """A damaged row of this rank's batch was replaced by padding."""
 
+    def first_step_ahead(self) -> None:
+        """The first step of a phase comes next, which may take as long as that of an attempt."""
+
     def first_step_done(self) -> None:
-        """The first step of this attempt is done."""
+        """The first step of this attempt or of a phase is done."""
 
     def evaluate(self, step: int) -> RankFlags:
         """Evaluates the model on held-out rows; returns requests that came meanwhile."""
@@ -99,8 +102,9 @@ def train(
     recipe: Recipe,
     state: RunState,
     batches: Iterator[StepBatch],
-    order: SampleOrder,
+    order: Order,
     *,
+    phases: Sequence[Phase] = (),
     engine: TrainingEngine,
     saver: Saver,
     hooks: Hooks,
@@ -113,6 +117,7 @@ def train(
         state: where the run stands.
         batches: this rank's batches from step `state.step` on, in order.
         order: where they come from, for the ledger.
+        phases: of the run, with their row lengths; empty: those of the recipe.
         engine: takes the steps.
         saver: takes the checkpoints.
         hooks: watchdog, requests, damaged shards, evaluation.
@@ -127,13 +132,15 @@ def train(
             requeue is raised as such, and names the checkpoint that the next attempt goes on from.
     """
     is_first, consecutive_skips, save_stall_s = True, 0, 0.0
+    phases = phases or phases_of(recipe)
+    _enter_phase(phases, state.step, engine, log)
     mark = time.monotonic()
     hooks.beat("first_step", state.step + 1, "data")
     for batch in batches:
         waited_s = time.monotonic() - mark
         if batch.step != state.step:
             raise RuntimeError(f"the loader gave step {batch.step} where step {state.step} was due")
-        lr = rate_of(recipe.training, batch.step)
+        lr = rate_of(recipe, batch.step)
         damaged = hooks.damaged_shards()
         # The flags travel in the step's own all-reduce: agreeing costs no message, and all ranks get the same sum.
         own = replace(hooks.flags(), written=int(saver.has_written()), damaged=int(bool(damaged)))
@@ -177,20 +184,31 @@ def train(
         # A run that has reached its last step is done, whatever was asked of it.
         if (flags.stop or flags.requeue) and state.step < recipe.training.max_steps:
             _end_early(recipe, saver, hooks, state, lr, flags)
-        hooks.beat("step", state.step + 1, "data")
+        if phase_at(phases, state.step).first_step == state.step < recipe.training.max_steps:
+            # The first step of a phase compiles and allocates as the first one of an attempt does.
+            is_first = True
+            hooks.first_step_ahead()
+            _enter_phase(phases, state.step, engine, log)
+        hooks.beat("first_step" if is_first else "step", state.step + 1, "data")
         mark = time.monotonic()  # a save or an evaluation is no part of the next step
     hooks.beat("save", state.step, "last save")
     last = recipe.training.max_steps
-    if (newest := _secure_last(saver, hooks, state, rate_of(recipe.training, last - 1))).step != last:
+    if (newest := _secure_last(saver, hooks, state, rate_of(recipe, last - 1))).step != last:
         raise CheckpointError(f"{recipe.run.dir}: {_unsaved(last, newest)} {REMEDY}")
     return state
 
 
-def samples_of(order: SampleOrder, step: int) -> dict[str, Any]:
-    """Data step, epochs and sample indices of the global batch of a training step (from 0)."""
+def _enter_phase(phases: Sequence[Phase], step: int, engine: TrainingEngine, log: RunLog) -> None:
+    """Prepares the engine and the log for the phase of a training step, from 0."""
+    phase = phase_at(phases, step)
+    engine.enter_phase(phase, is_border=phase.number > 1 and phase.first_step == step)
+    log.enter_phase(phase, len(phases))
+
+
+def samples_of(order: Order, step: int) -> dict[str, Any]:
+    """Place in the data, epochs and sample indices of the global batch of a training step (from 0)."""
     epochs, samples = order.step(step)
-    where = data_step(step, order.skipped_ranges)
-    return {"data_step": where, "epochs": np.unique(epochs).tolist(), "samples": samples.tolist()}
+    return {**order.place(step), "epochs": np.unique(epochs).tolist(), "samples": samples.tolist()}
 
 
 def _compare_weights(engine: TrainingEngine, step: int) -> None:

@@ -2,19 +2,14 @@
 
 import math
 
-from jadeberta.config import TrainingConfig
+from jadeberta.config import Recipe
+from jadeberta.config.phases import schedule_at
 
 
-def rate_of(training: TrainingConfig, step: int) -> float:
-    """The learning rate of the update from `step` to `step + 1` (steps from 0), as a recipe says."""
-    return learning_rate(
-        step,
-        peak=training.lr,
-        warmup_steps=training.warmup_steps,
-        max_steps=training.max_steps,
-        schedule=training.schedule,
-        decay_steps=training.decay_steps,
-    )
+def rate_of(recipe: Recipe, step: int) -> float:
+    """The learning rate of the update from `step` to `step + 1` (steps from 0), as a recipe and its phases say."""
+    within, schedule = schedule_at(vars(recipe.training), [vars(phase) for phase in recipe.phases], step)
+    return learning_rate(within, **schedule)
 
 
 def learning_rate(step: int, *, peak: float, warmup_steps: int, max_steps: int, schedule: str, decay_steps: int = 0) -> float:

@@ -9,7 +9,7 @@ import torch
 from jadeberta.cluster.environment import Process
 from jadeberta.config import Recipe
 from jadeberta.config.lineage import Lineage
-from jadeberta.data.sample_order import SampleOrder
+from jadeberta.data.run_data import RunData
 from jadeberta.shards import ShardReader
 from jadeberta.training.console import Console
 from jadeberta.training.control import RunControl
@@ -37,12 +37,8 @@ class RunContext:
     process: Process
     """Rank, world size and launcher."""
     device: torch.device
-    shards: ShardReader
-    """The training split."""
-    repeats: dict[str, int]
-    """How often an epoch sees each corpus: the index's numbers, with those of the recipe over them."""
-    order: SampleOrder
-    """The sample order before any roll-back."""
+    data: RunData
+    """The training rows, the phases and the sample order before any roll-back."""
     ledger: Ledger
     """Every rank has one. Events of the whole run go through `record`; a rank writes here itself what happens to it alone."""
     console: Console
@@ -51,6 +47,16 @@ class RunContext:
     tokenizer: dict[str, bytes] = field(default_factory=dict)
     """Content of the tokenizer's files by name, as it was checked at the start; every checkpoint carries it."""
     start: StartOfRun = field(default_factory=StartOfRun)
+
+    @property
+    def shards(self) -> ShardReader:
+        """The training split, its rows of the only or first length."""
+        return self.data.shards
+
+    @property
+    def repeats(self) -> dict[str, int]:
+        """How often an epoch sees each corpus: the index's numbers, with those of the recipe over them."""
+        return self.data.repeats
 
     @property
     def run_dir(self) -> Path:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from jadeberta.config.phases import Phase
 from jadeberta.data.batches import StepBatch
 from jadeberta.training.engine import StepResult
 from jadeberta.training.metrics import MetricsWriter, training_flops_per_token
@@ -34,13 +35,26 @@ class RunLog:
     def __init__(self, context: RunContext, metrics: MetricsWriter | None) -> None:
         """`metrics` is None on all ranks but 0."""
         self.context, self.metrics = context, metrics
-        model, training = context.recipe.model, context.recipe.training
-        self._flops_per_token = training_flops_per_token(
-            model, model.max_position_embeddings, training.micro_batch_size, training.mask_probability
-        )
+        self._flops_per_token = 0.0
+        self._phase: dict[str, int] = {}  # both until a phase is entered
         is_gpu = context.device.type == "cuda"
         peak = peak_flops(torch.cuda.get_device_name(context.device)) if is_gpu else None
         self._peak = peak * context.process.world_size if peak else None
+
+    def enter_phase(self, phase: Phase, count: int) -> None:
+        """Goes on with the steps of a phase.
+
+        Args:
+            phase: with its row length.
+            count: of phases in the run; the metrics name the phase where there are several.
+        """
+        model = self.context.recipe.model
+        length = phase.sequence_length or model.max_position_embeddings
+        share = sum(phase.mask_bounds) / 2
+        self._flops_per_token = training_flops_per_token(model, length, phase.micro_batch_size, share)
+        self._phase = {"phase": phase.number} if self.context.recipe.phases else {}
+        if count > 1:
+            logger.info("phase %s of %s: %s", phase.number, count, phase.in_words(self.context.process.world_size))
 
     def step(self, batch: StepBatch, result: StepResult, state: RunState, lr: float, times: StepTimes) -> None:
         """Writes the metrics of a step and shows it on the console.
@@ -76,6 +90,7 @@ class RunLog:
                 "data_wait_s": times.data_wait_s,
                 "save_wait_s": times.save_wait_s,
                 "step_s": times.step_s,
+                **self._phase,
                 **(vars(spent) if spent is not None else {}),
                 "epoch": batch.epoch,
                 "batch_hash": batch.batch_hash,

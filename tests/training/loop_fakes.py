@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from jadeberta.config import CheckpointConfig, EvaluationConfig, GuardConfig, Recipe, RunConfig, TrainingConfig
+from jadeberta.config.phases import Phase
 from jadeberta.data.batches import StepBatch
 from jadeberta.data.sample_order import SampleOrder
 from jadeberta.errors import ShardError
@@ -108,6 +109,10 @@ class FakeEngine:
         fault = "loss nan" if job.step in job.skipped else None
         return StepResult(1.5, 0.5, 6, TOKENS, 16, 0, 1.0, fault, summed)
 
+    def enter_phase(self, phase: Phase, is_border: bool) -> None:
+        if len(self.job.recipe.phases) > 1:
+            self.job.calls.append(f"enter phase {phase.number}{' at its border' * is_border}")
+
     def differing_ranks(self) -> list[int]:
         self.job.calls.append("compare weights")
         return self.job.differing.get(self.job.step, [])
@@ -178,6 +183,9 @@ class FakeHooks:
     def record_excluded_row(self, row: ExcludedRows, step: int) -> None:
         self.job.calls.append(f"excluded row {row.row} of {row.file} at {step}")
 
+    def first_step_ahead(self) -> None:
+        self.job.calls.append("first step ahead")
+
     def first_step_done(self) -> None:
         self.job.calls.append("first step done")
 
@@ -194,6 +202,9 @@ class FakeLog:
         assert times.step_s >= times.data_wait_s >= 0
         self.job.calls.append(f"log {state.step}")
         self.job.logged.append((state.step, times))
+
+    def enter_phase(self, phase: Phase, count: int) -> None:
+        assert 1 <= phase.number <= count
 
     def skipped(self, state: RunState, batch: StepBatch, result: StepResult, samples: dict[str, Any]) -> None:
         self.job.calls.append(f"log skipped {state.step}")

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,6 @@ import pytest
 from safetensors.torch import load_file
 
 from jadeberta.config import GuardConfig
-from jadeberta.config.batch_sizes import BatchSizes
 from jadeberta.data.sample_order import SampleOrder, data_step
 from jadeberta.shards import open as open_shards
 from jadeberta.training.guard import SpikeDetector, UpdateGuard, deviations_above, is_sound
@@ -193,16 +193,18 @@ def test_data_steps_leave_out_the_skipped_ranges() -> None:
 def test_a_second_roll_back_skips_what_the_first_skipped_too() -> None:
     from jadeberta.training.run_state import RunState
 
-    first = RunState(step=4).after_rollback(RunState(), end_step=8)
+    order = SampleOrder(7, 12, ((0, 1000, 1),))
+    first = RunState(step=4).after_rollback(RunState(), 8, order)
     assert (first.step, first.rollbacks, first.skipped_ranges) == (4, 1, ((4, 8),))
     # Back to the same checkpoint: its own state knows nothing of the first roll-back.
-    second = RunState(step=4).after_rollback(first, end_step=6)
+    second = RunState(step=4).after_rollback(first, 6, order)
     assert (second.rollbacks, second.skipped_ranges) == (2, ((4, 8), (8, 10)))
     # Back to an older one: the first range lies within the new one.
-    third = RunState(step=2).after_rollback(second, end_step=5)
+    third = RunState(step=2).after_rollback(second, 5, order)
     assert (third.rollbacks, third.skipped_ranges) == (3, ((2, 11),))
-    assert third.position(BatchSizes(12)) == 11 * 12
-    assert third.position(BatchSizes(12, ((4, 3), (8, 6)))) == 3 * 4 + 6 * 8 + 2 * 12
+    assert third.order(order).progress(third.step) == (11 * 12, 11 * 12 / 1000)
+    growing = replace(order, batch_size_warmup=((4, 3), (8, 6)))
+    assert third.order(growing).progress(third.step)[0] == 3 * 4 + 6 * 8 + 2 * 12
 
 
 def test_deviations_are_robust_against_half_a_window_of_outliers() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from jadeberta.config.phase_config import PhaseConfig
 from jadeberta.data.batches import StepBatch
 from jadeberta.errors import CheckpointError, NumericsError, RequeueRequested, ShardError, StopRequested, is_retryable
 from jadeberta.training.control import RankFlags
@@ -34,7 +35,7 @@ def test_ordinary_steps_then_the_save_at_the_end_and_nothing_else() -> None:
         "step 3", "beat step 3 metrics", "log 3", "beat save 3 snapshot", "save 3", "beat step 4 data",
         "beat save 3 last save", "settle 3", "secure",
     ]  # fmt: skip
-    assert job.lrs == [rate_of(job.recipe.training, n) for n in range(3)] == [0.0, 0.5, 1.0]
+    assert job.lrs == [rate_of(job.recipe, n) for n in range(3)] == [0.0, 0.5, 1.0]
     assert job.own_flags == [RankFlags()] * 3
 
 
@@ -43,6 +44,27 @@ def test_a_resumed_run_goes_on_from_its_state_and_its_first_step_is_a_first_step
     assert job.run(tokens=40, skipped_steps=1, rollbacks=2) == RunState(6, 60, 1, 2)
     assert job.calls[:3] == ["beat first_step 5 data", "step 5", "beat first_step 5 metrics"]
     assert job.calls.count("first step done") == 1
+
+
+def test_at_a_border_the_next_step_is_a_first_step_again_with_the_phase_entered_before_it() -> None:
+    job = LoopRun(max_steps=4)
+    job.recipe.phases = [PhaseConfig(steps=2), PhaseConfig(steps=2, lr=0.5, warmup_steps=0)]
+    job.run()
+    assert job.calls[:2] == ["enter phase 1", "beat first_step 1 data"]
+    border = job.calls.index("first step ahead")
+    assert job.calls[border - 1 : border + 6] == [
+        "log 2", "first step ahead", "enter phase 2 at its border", "beat first_step 3 data",
+        "step 3", "beat first_step 3 metrics", "log 3",
+    ]  # fmt: skip
+    assert job.lrs == [0.0, 0.5, 0.5, 0.5] and job.calls.count("first step done") == 2
+
+
+@pytest.mark.parametrize(("first", "entered"), [(2, "enter phase 2 at its border"), (3, "enter phase 2")])
+def test_a_run_that_resumes_enters_the_phase_of_its_step(first, entered) -> None:
+    job = LoopRun(max_steps=4, first_step=first)
+    job.recipe.phases = [PhaseConfig(steps=2), PhaseConfig(steps=2)]
+    job.run()
+    assert job.calls[:2] == [entered, f"beat first_step {first + 1} data"] and "first step ahead" not in job.calls
 
 
 def test_a_loader_that_gives_another_step_is_an_error() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup, get_wsd_schedule
 
-from jadeberta.config import TrainingConfig
+from jadeberta.config import Recipe, TrainingConfig
 from jadeberta.training.lr_schedule import learning_rate, rate_of
 
 PEAK = 1e-4
@@ -35,9 +35,9 @@ def test_constant_stays_at_its_peak_after_the_warm_up() -> None:
 
 def test_wsd_without_decay_steps_stays_and_a_later_end_changes_no_step_before_its_decay() -> None:
     first = {"schedule": "wsd", "warmup_steps": 3, "max_steps": 20, "lr": 1.0}
-    stable = [rate_of(TrainingConfig(**first), step) for step in range(20)]
+    stable = [rate_of(Recipe(training=TrainingConfig(**first)), step) for step in range(20)]
     assert stable[3:] == [1.0] * 17
-    longer = TrainingConfig(**first | {"max_steps": 25, "decay_steps": 5})
+    longer = Recipe(training=TrainingConfig(**first | {"max_steps": 25, "decay_steps": 5}))
     assert [rate_of(longer, step) for step in range(20)] == stable
     assert 1.0 == rate_of(longer, 20) > rate_of(longer, 21) > rate_of(longer, 24) > 0.0
 
