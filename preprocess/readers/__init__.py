@@ -192,6 +192,11 @@ def _files(corpus: str, pattern: str) -> list[Path]:
     # A name with brackets in it is a file before it is a pattern.
     files = [path for path in ([Path(expanded)] if Path(expanded).is_file() else found) if path.is_file()]
     if not files:
+        if Path(expanded).is_dir():
+            inside = f"{pattern.rstrip('/')}/**/*"
+            raise InputError(
+                f"{pattern}: a folder and not a file; write {inside} into preprocess.corpora.{corpus}.path for all in it."
+            )
         what = "no file matches" if glob.has_magic(pattern) else "no such file"
         raise InputError(f"{pattern}: {what}; correct preprocess.corpora.{corpus}.path or put the corpus there.")
     # The order decides ids and shards: it must not depend on the file system.

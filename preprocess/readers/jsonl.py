@@ -159,6 +159,11 @@ def _fields_of(settings: ReaderSettings) -> Callable[[Path, int, dict[str, Any],
         if found is MISSING and named:
             remedy = f"correct the corpus's id_key in the recipe, {TAKE_OUT}"
             raise BadRecord(path, f"line {number}", "no id", f'no "{named}" in the object', remedy)
+        if named and isinstance(found, (dict, list)):
+            problem = f'"{named}" is neither a string nor a number'
+            raise BadRecord(
+                path, f"line {number}", "wrong type", problem, f"correct the corpus's id_key in the recipe, {TAKE_OUT}"
+            )
         key = _key(path, number, found, line, id_of)
         return text_of(path, number, row, keys, joined), without_surrogates(title) if isinstance(title, str) else "", key
 

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -204,10 +205,16 @@ def _hash_of_ends(split: InputSplit) -> str:
     if split.group:
         of_files = "".join(f"{one.id_prefix}\0{_hash_of_ends(one)}\0" for one in split.group)
         return xxhash.xxh64(of_files.encode()).hexdigest()
-    path = split.path
+    status = split.path.stat()
+    return _hash_of_unchanged(split.path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _hash_of_unchanged(path: Path, size: int, modified: int) -> str:
+    # A large file has hundreds of splits, and each asks for it.
     with open(path, "rb") as f:
         digest = xxhash.xxh64(f.read(2**20))
-        f.seek(max(0, path.stat().st_size - 2**20))
+        f.seek(max(0, size - 2**20))
         digest.update(f.read())
     return digest.hexdigest()
 

@@ -28,6 +28,9 @@ from tests.preprocess.source_files import (
 
 def test_a_missing_file_and_a_glob_without_a_match_are_named_with_the_recipe_key(tmp_path: Path) -> None:
     assert "no such file; correct preprocess.corpora.web.path" in said_about("web", "jsonl", tmp_path / "web.jsonl")
+    (tmp_path / "set.parquet").mkdir()
+    said = said_about("web", "parquet", tmp_path / "set.parquet")
+    assert f"a folder and not a file; write {tmp_path}/set.parquet/**/* into preprocess.corpora.web.path for all in it" in said
     assert "no file matches; correct preprocess.corpora.web.path" in said_about("web", "jsonl", f"{tmp_path}/*.jsonl")
 
 

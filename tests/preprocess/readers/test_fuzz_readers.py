@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jadeberta.shards import InputError
 from preprocess import readers
 from preprocess.config import CorpusConfig
+from preprocess.readers.bad_records import BadRecords
 from tests.preprocess.source_files import COMPRESS, FOOTER, dump, jsonl, oscar_row, page
 
 NAMES = {"wikipedia": "jawiki.xml", "cc100": "ja.txt", "oscar": "ja_meta_part_1.jsonl", "jsonl": "web.jsonl", "text": "a.txt"}
@@ -122,6 +123,23 @@ rows = st.fixed_dictionaries(
 @given(st.sampled_from(["oscar", "jsonl"]), st.lists(rows | json_values, max_size=4))
 def test_rows_of_any_json_are_documents_or_refused(format: str, found: list[object]) -> None:
     read(format, "", "\n".join(json.dumps(row) for row in found).encode())
+
+
+@deep
+@given(st.lists(rows | json_values, max_size=4), st.sampled_from(["text", "metadata.annotation", "id"]))
+def test_rows_of_any_json_are_kept_counted_or_refused_under_a_filter_and_named_fields(found: list[object], key: str) -> None:
+    for where in ("text == null or not (id < 3)", '"header" in metadata.annotation and metadata != null'):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "w.jsonl"
+            path.write_bytes("\n".join(json.dumps(row) for row in found).encode())
+            dropped: Counter[str] = Counter()
+            try:
+                (split,) = readers.splits("c", CorpusConfig("jsonl", str(path), text_key=key, id_key="id", where=where))
+                documents = list(readers.documents(split, dropped, BadRecords("exclude")))
+            except InputError as e:
+                assert not found and folder in str(e)
+                continue
+            assert len(documents) + sum(dropped.values()) == len(found)
 
 
 @pytest.mark.parametrize(

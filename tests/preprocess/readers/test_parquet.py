@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 
 from jadeberta.shards import InputError
 from preprocess import readers
-from preprocess.config import CorpusConfig, PreprocessConfig
+from preprocess.config import CorpusConfig, PreprocessConfig, SegmenterConfig
+from preprocess.estimate import estimate_corpus
 from preprocess.executors.executor import Executor
 from preprocess.readers import input_split
 from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.rows import parquet_file
+from preprocess.segmenters import open_segmenter
 from preprocess.stages.extract import extract
 from preprocess.workdir import list_parts, read_documents
 from tests.preprocess.source_files import jsonl
@@ -272,6 +274,18 @@ def test_any_table_gives_what_its_lines_would_give(rows: list[Any], group: int, 
         assert [(d["id"].replace("c-a-", "c-1-"), d["text"]) for d in documents] == [(d["id"], d["text"]) for d in same]
         same_dropped["null"] = same_dropped.pop("bad input: no text", 0)
         assert +same_dropped == dropped and len(documents) + sum(dropped.values()) == len(rows)
+
+
+def test_what_a_dry_run_expects_of_a_file_is_what_is_in_it(tmp_path: Path, narrow: None) -> None:
+    path = write(tmp_path / "a.parquet", pa.Table.from_pylist(ROWS), 7)
+    corpus = CorpusConfig("parquet", str(path))
+    config = PreprocessConfig({"c": corpus}, SegmenterConfig("mecab"))
+    with open_segmenter(SegmenterConfig("mecab")) as segmenter:
+        expected = estimate_corpus("c", readers.splits("c", corpus), tmp_path / "out", segmenter, config)
+    text = sum(len(d["text"].encode()) for d in read(path)[0])
+    assert expected.file_bytes == path.stat().st_size and expected.splits > 1 and expected.disk["cuts"] == 0
+    # Only the first split is tried, and the texts of the others are a little longer.
+    assert expected.text_bytes == pytest.approx(text, rel=0.2) and expected.sentences > 0
 
 
 def test_the_stage_writes_the_same_documents_and_counts(tmp_path: Path, narrow: None) -> None:

@@ -96,6 +96,20 @@ def test_a_cut_file_gives_the_same_documents_in_order_and_leaves_no_cut(tmp_path
     assert not list((out / "work" / "cuts").glob("*"))
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_filter_and_named_fields_give_the_same_documents_of_a_cut_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"w.jsonl{suffix}"
+    texts = [text_of(n) for n in range(90)]
+    rows = [{"m": {"body": text, "key": f"k{n}"}, "n": n if n % 9 else None} for n, text in enumerate(texts)]
+    path.write_bytes(COMPRESS[suffix](b"".join(orjson.dumps(row) + b"\n" for row in rows)))
+    corpus = CorpusConfig("jsonl", str(path), text_key="m.body", id_key="m.key", where="not (n >= 60)")
+    config, out = PreprocessConfig({"web": corpus}, heldout_documents=5, part_bytes=5000), tmp_path / "out"
+    found = extract.extract(config, out, Executor())["web"]
+    kept = [n for n in range(60) if n % 9]
+    assert [(d["id"], d["text"]) for d in extracted(out)] == [(f"web-k{n}", texts[n]) for n in kept]
+    assert found["dropped"] == {"where": 90 - len(kept)} and len(readers.splits("web", corpus)) > 3
+
+
 @pytest.mark.parametrize("paragraph, blank", [(b"\r\n", b"\r\n"), (b"\n", b"\r\n\r\n"), (b"\n", b"\r\n\n")])
 def test_lines_may_end_as_on_windows_and_every_document_keeps_its_number(tmp_path: Path, paragraph: bytes, blank: bytes) -> None:
     path = tmp_path / "ja.txt.gz"

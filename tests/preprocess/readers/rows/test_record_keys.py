@@ -46,6 +46,7 @@ def test_a_name_with_a_dot_in_it_comes_before_a_nested_field(tmp_path: Path) -> 
     [
         ({"text_key": "meta.text"}, 'line 1: no "meta.text" in the object; check the corpus\'s format and text_key'),
         ({"text_key": "meta"}, 'line 1: "meta" is not a string'),
+        ({"id_key": "meta"}, 'line 1: "meta" is neither a string nor a number; correct the corpus\'s id_key in the recipe'),
         ({"text_key": "n"}, 'line 1: "n" is null'),
         ({"id_key": "meta.uid"}, 'line 1: no "meta.uid" in the object; correct the corpus\'s id_key in the recipe'),
     ],
