@@ -33,6 +33,7 @@ OTHER_SECTIONS = (
     "data",
     "model",
     "training",
+    "phases",
     "deepspeed",
     "checkpoint",
     "evaluation",

@@ -42,6 +42,12 @@ def test_section_is_read_and_the_rest_has_its_defaults(recipe: Path) -> None:
     assert (expected.segmenter.engine, expected.heldout_documents) == ("jumanpp", 5000)
 
 
+def test_phases_of_the_training_are_accepted_and_not_looked_at(recipe: Path) -> None:
+    expected = load_config(recipe)
+    recipe.write_text(GOOD + "phases:\n  - {steps: 3, sequence_length: 1024}\n")
+    assert load_config(recipe) == expected
+
+
 def test_options_come_before_the_recipe(recipe: Path) -> None:
     options = ("--preprocess.segmenter.engine", "mecab", "--preprocess.vocab_size=400", "--preprocess.corpora.web.repeats", "7")
     config = load_config(recipe, options)
