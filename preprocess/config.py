@@ -5,7 +5,12 @@ from typing import Any, Literal
 
 from jadeberta.shards import Packing
 
-Engine = Literal["jumanpp", "juman", "mecab"]
+Engine = Literal["jumanpp", "juman", "mecab", "none"]
+TokenizerInput = Literal["auto", "words", "text"]
+Normaliser = Literal["auto", "nfkc-space-2", "none"]
+WordSource = Literal["auto", "segmenter", "tokenizer", "pieces", "tokens"]
+ModelType = Literal["unigram", "bpe"]
+NormalizationRule = Literal["identity", "nfkc", "nfkc_cf", "nmt_nfkc", "nmt_nfkc_cf"]
 Duplicates = Literal["none", "exact", "near"]
 Pieces = Literal["subwords", "characters"]
 BadInput = Literal["stop", "exclude"]
@@ -39,7 +44,7 @@ class SegmenterConfig:
     """The word segmenter. A run never falls back from one engine to another."""
 
     engine: Engine = "jumanpp"
-    """jumanpp (the published recipe's), juman, or mecab (fugashi with JumanDIC, installed by pip)."""
+    """jumanpp (the published recipe's), juman, mecab (fugashi with JumanDIC, installed by pip), or none: no word segmentation."""
     command: str = ""
     """Program and its own options for jumanpp and juman, e.g. "jumanpp --model=/opt/j.jppmdl"; empty: the engine on PATH."""
     batch_sentences: int = 5000
@@ -92,8 +97,27 @@ class PreprocessConfig:
     """The word segmenter."""
     pieces: Pieces = "subwords"
     """Kind of tokens: subwords, which do not cross word boundaries; characters, with the words kept for whole-word masking."""
+    normaliser: Normaliser = "auto"
+    """How text is normalised before all else: nfkc-space-2 (NFKC, split into sentences), or none: documents as they are, uncut; auto: none
+    with segmenter.engine none, else nfkc-space-2."""
+    tokenizer: str = "train"
+    """train: a sentencepiece model of this text; or the path of a tokenizer: a sentencepiece model, or a directory with tokenizer.json
+    (Hugging Face) or a sentencepiece model."""
+    tokenizer_input: TokenizerInput = "auto"
+    """What the tokenizer reads: words (the segmenter's, a space between two), or text without them; auto: words where there are any."""
+    word_starts: WordSource = "auto"
+    """What says where words start, for whole-word masks: segmenter, tokenizer (its pre-tokenizer), pieces (their ▁), tokens (each is a
+    word); auto: the segmenter where there is one, else the tokenizer or, for sentencepiece, the pieces."""
+    model_type: ModelType = "unigram"
+    """Kind of the sentencepiece model that is trained: unigram or bpe."""
+    byte_fallback: bool = False
+    """Whether the trained model writes unknown characters as their bytes, so that no text becomes [UNK]."""
+    split_digits: bool = False
+    """Whether each digit is a piece of its own in the trained model."""
+    normalization_rule_name: NormalizationRule = "identity"
+    """Normalisation inside the trained model, by sentencepiece's name; identity: none, as `normaliser` comes before."""
     vocab_size: int = 32000
-    """Number of pieces in the sentencepiece model, special tokens included."""
+    """Number of pieces in the sentencepiece model, special tokens included; a given tokenizer has its own."""
     character_coverage: float = 0.9999
     """Share of the running characters that must be in the vocabulary; the rest becomes [UNK]."""
     heldout_documents: int = 5000
@@ -128,6 +152,26 @@ class PreprocessConfig:
     def sequence_lengths(self) -> tuple[int, ...]:
         """The row lengths in the recipe's order."""
         return (self.sequence_length,) if isinstance(self.sequence_length, int) else tuple(self.sequence_length)
+
+    @property
+    def segments(self) -> bool:
+        """Whether a word segmenter works."""
+        return self.segmenter.engine != "none"
+
+    @property
+    def keeps_text(self) -> bool:
+        """Whether documents stay as they are: neither normalised nor split into sentences."""
+        return self.normaliser == "none" or (self.normaliser == "auto" and not self.segments)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the tokenizer is trained here."""
+        return self.tokenizer == "train"
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether the tokenizer reads the segmenter's words with spaces between them; characters never do."""
+        return self.segments and self.pieces == "subwords" and self.tokenizer_input != "text"
 
 
 def wanted_languages(config: PreprocessConfig) -> list[str]:

@@ -7,6 +7,7 @@ tokenizer stage and of pack were measured on another host and are constants belo
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +29,8 @@ from preprocess.readers.published_sets import gaps
 from preprocess.readers.split_file import LEVEL, head_lines
 from preprocess.segmenters import Rejected, Segmenter, open_segmenter
 from preprocess.stages.extract import plan_splits
-from preprocess.text import split_sentences
+from preprocess.text import split_sentences, whole_text
+from preprocess.tokenization.encoders import describe_tokenizer
 from preprocess.workdir import documents_dir
 
 HEAD_BYTES = 2**20
@@ -74,7 +76,8 @@ def describe_plan(config: PreprocessConfig, out: Path, stages: tuple[str, ...], 
         ranks: number of ranks that would share the work.
     """
     document_filters.describe(config)  # what cannot be used is said now
-    settings = f"words by {config.segmenter.engine}, {config.vocab_size} pieces"
+    tokenizer = f"{config.vocab_size} pieces" if config.trains else describe_tokenizer(Path(config.tokenizer))
+    settings = f"words by {config.segmenter.engine}, {tokenizer}"
     if config.sequence_lengths != (SEQUENCE_LENGTH,):
         settings += f", rows of {' and '.join(f'{length:,}' for length in config.sequence_lengths)} tokens"
     lines = [f"would run {', '.join(stages)} on {ranks} ranks, {settings}, into {out}"]
@@ -89,7 +92,7 @@ def describe_plan(config: PreprocessConfig, out: Path, stages: tuple[str, ...], 
     headers = ["corpus", "splits", "done", "MB of files", "MB of text", "sentences", "core time"]
     lines += format_table(headers, (_cells(corpus, stages) for corpus in corpora)).splitlines()
     spent = {stage: sum(corpus.seconds[stage] for corpus in corpora) / ranks for stage in stages}
-    if "tokenizer" in spent:
+    if "tokenizer" in spent and config.trains:
         spent["tokenizer"] += min(TRAIN_SECONDS, TRAIN_SECONDS_A_MB * sum(corpus.text_bytes for corpus in corpora) / 1e6)
     parts = ", ".join(f"{stage} {format_duration(seconds)}" for stage, seconds in spent.items())
     lines.append(
@@ -135,7 +138,7 @@ def estimate_corpus(
     text = sum(len(document["text"].encode()) for document in documents)
     times = size / read
     began = time.perf_counter()
-    tried, asked, rows = _try_segment(documents, segmenter)
+    tried, asked, rows = _try_segment(documents, segmenter, whole_text if config.keeps_text else split_sentences)
     # Seconds for a byte of text: the tried sentences are only some of the documents.
     segment = (time.perf_counter() - began) / max(1, tried)
     all_text = text * times
@@ -197,14 +200,16 @@ def _try_records(split: InputSplit) -> tuple[int, int, list[Document]]:
     return max(1, (split.end - split.start) * tried // readers.READERS[split.format].records(split)), 0, found
 
 
-def _try_segment(documents: list[Document], segmenter: Segmenter) -> tuple[int, int, list[bytes]]:
+def _try_segment(
+    documents: list[Document], segmenter: Segmenter, cut_text: Callable[[str], list[str]]
+) -> tuple[int, int, list[bytes]]:
     """Returns the bytes of text segmented, the number of their sentences, and lines of words."""
     tried, sentences = 0, list[str]()
     for document in documents:
         # Juman++ is slow: some thousand sentences take a few seconds.
         if len(sentences) >= TRIED_SENTENCES:
             break
-        sentences += split_sentences(document["text"])
+        sentences += cut_text(document["text"])
         tried += len(document["text"].encode())
     answers = segmenter.segment(sentences)
     return tried, len(sentences), [" ".join(answer).encode() for answer in answers if not isinstance(answer, Rejected)]

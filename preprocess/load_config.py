@@ -156,6 +156,7 @@ def _validate(config: PreprocessConfig) -> None:
         raise ConfigError(
             f"preprocess.vocab_size is {config.vocab_size}; with preprocess.pieces: characters it may be {WORD_START}."
         )
+    _check_tokenizer(config)
     _check_lengths(config.sequence_length)
     if not 0.3 <= config.duplicates.similarity <= 0.99:
         raise ConfigError(
@@ -166,6 +167,43 @@ def _validate(config: PreprocessConfig) -> None:
         raise ConfigError(f"preprocess.bad_input_limit is {config.bad_input_limit}; it must be auto, or lie between 0 and 1.")
     if not 0.9 <= config.character_coverage <= 1:
         raise ConfigError(f"preprocess.character_coverage is {config.character_coverage}; it must lie between 0.9 and 1.")
+
+
+def _check_tokenizer(config: PreprocessConfig) -> None:
+    """Raises ConfigError for keys of tokenizer and text that do not belong together."""
+    key = "preprocess.tokenizer"
+    if not config.tokenizer:
+        raise ConfigError(f"{key} is empty; it must be train, or the path of a tokenizer.")
+    training = {
+        "model_type": "unigram", "byte_fallback": False, "split_digits": False, "normalization_rule_name": "identity",
+        "pieces": "subwords",
+    }  # fmt: skip
+    other = next((name for name, default in training.items() if getattr(config, name) != default), None)
+    if not config.trains and other:
+        raise ConfigError(f"preprocess.{other} only counts with {key}: train, and {key} is {config.tokenizer}; leave it out.")
+    if config.pieces == "characters" and other != "pieces":
+        raise ConfigError(f"preprocess.{other} does not count with preprocess.pieces: characters; leave it out.")
+    if not config.segments:
+        if config.pieces == "characters":
+            raise ConfigError(
+                "preprocess.pieces: characters needs the words of a segmenter, and segmenter.engine is none; name one."
+            )
+        if config.tokenizer_input == "words":
+            raise ConfigError("preprocess.tokenizer_input is words, and segmenter.engine none makes none; leave it out.")
+        if config.word_starts == "segmenter":
+            raise ConfigError(
+                "preprocess.word_starts is segmenter, and segmenter.engine is none; name a segmenter or another source."
+            )
+    elif config.normaliser == "none":
+        raise ConfigError(
+            "preprocess.normaliser is none, and a word segmenter needs normalised sentences; leave it out, or set segmenter.engine: none."
+        )
+    if config.pieces == "characters" and (config.tokenizer_input == "words" or config.word_starts not in ("auto", "segmenter")):
+        raise ConfigError(
+            "preprocess.pieces: characters takes its words from the segmenter; leave tokenizer_input and word_starts out."
+        )
+    if config.trains and config.word_starts == "tokenizer":
+        raise ConfigError("preprocess.word_starts: tokenizer needs a Hugging Face tokenizer in preprocess.tokenizer; say pieces.")
 
 
 def _validate_filters(config: PreprocessConfig) -> None:

@@ -60,6 +60,16 @@ def split_sentences(text: str) -> list[str]:
     return [sentence for fragment in _normalise_lines("\n".join(fragments)).split("\n") if (sentence := fragment.strip(" "))]
 
 
+def text_rules(keeps_text: bool) -> tuple[str, str]:
+    """Names of the normaliser and the sentence splitter; of text that is kept as it is, both are none."""
+    return ("none", "none") if keeps_text else (NORMALISER, SPLITTER)
+
+
+def whole_text(text: str) -> list[str]:
+    """Returns a document as its one sentence, unchanged; nothing of an empty one."""
+    return [text] if text else []
+
+
 def cut_sentences(text: str) -> list[str]:
     """Returns the pieces of `text` that `split_sentences` normalises, as they are: together they are the text without its newlines.
 

@@ -250,9 +250,10 @@ def read_segmenter(out: Path) -> dict[str, Any]:
 
 
 def read_training(directory: Path) -> dict[str, Any] | None:
-    """Content of `training.json` in a tokenizer's folder; None where it is missing or `spm.model` is another file now."""
-    marker, model = directory / TRAINING_NAME, directory / MODEL_FILE
-    if not (marker.is_file() and model.is_file()):
+    """Content of `training.json` in a tokenizer's folder; None where it is missing or the model is another file now."""
+    marker = directory / TRAINING_NAME
+    if not marker.is_file():
         return None
     found: dict[str, Any] = read_json(marker)
-    return found if file_sha256(model) == found["sha256"] else None
+    model = directory / found.get("main", MODEL_FILE)  # a given tokenizer names its own
+    return found if model.is_file() and file_sha256(model) == found["sha256"] else None

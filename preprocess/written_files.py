@@ -14,12 +14,14 @@ from pathlib import Path
 import orjson
 
 from jadeberta.shards import INDEX_NAME, ConfigError, InputError, ShardError, ShardIndex, checksums_path
-from jadeberta.shards.tokenizer_format import TOKENIZER_FILES
+from jadeberta.shards.tokenizer_format import ALL_TOKENIZER_FILES
 from jadeberta.utils.locks import LOCK_NAME
 from preprocess.document_files import read_json, write_json
 from preprocess.workdir import REPORT_NAME, TRAINING_NAME, WORK_FOLDERS, WRITTEN_NAME, counts_dir, pack_dir
 
-TOKENIZER_NAMES = tuple(f"tokenizer/{name}" for name in (*TOKENIZER_FILES, "config.json", "words.tsv", "seed.tsv", TRAINING_NAME))
+TOKENIZER_NAMES = tuple(
+    f"tokenizer/{name}" for name in (*ALL_TOKENIZER_FILES, "config.json", "words.tsv", "seed.tsv", TRAINING_NAME)
+)
 """Names of the files of the tokenizer stage."""
 
 

@@ -22,6 +22,7 @@ VERSIONS = (1, 2)
 """Versions of the format. 2 is written only for what 1 cannot say: uint32 ids, several row lengths, special tokens of other ids."""
 Packing = Literal["concat", "best_fit"]
 WordStarts = Literal["pieces", "documents"]
+TokenizerInput = Literal["", "words", "text"]
 WORD_START = 0x8000
 """Bit of a stored document number: a word starts here. Set only where `ShardIndex.word_starts` is documents; readers clear it."""
 
@@ -75,7 +76,7 @@ class ShardIndex:
     """Tokens in a row, of the first length where there are several."""
     vocab_size: int
     tokenizer_sha256: str
-    """sha256 of the sentencepiece model `tokenizer/spm.model`."""
+    """sha256 of the file that gives the ids: the sentencepiece model `tokenizer/spm.model`, or that of a given tokenizer."""
     segmenter: dict[str, Any]
     """Engine, version, dictionary and options of the word segmenter."""
     normaliser: str
@@ -86,7 +87,13 @@ class ShardIndex:
     word_starts: WordStarts = "pieces"
     """How word starts are recorded. pieces: a piece that begins with ▁ starts a word; documents: `WORD_START` in the document numbers."""
     tokenizer_files: dict[str, str] = field(default_factory=dict)
-    """sha256 of the files that were made from the sentencepiece model, such as `tokenizer.json`, by name; empty in older indexes."""
+    """sha256 of the files that were made from the sentencepiece model, such as `tokenizer.json`, by name; empty in older indexes. Of a
+    given tokenizer all files."""
+    tokenizer_input: TokenizerInput = ""
+    """What the tokenizer read: the segmenter's words with spaces between them, or text. Empty where it trained here on words, or where the
+    tokens are characters, which read text."""
+    word_source: str = ""
+    """What said where words start (segmenter, tokenizer, pieces or tokens); empty where `tokenizer_input` is."""
     token_dtype: TokenDtype = "uint16"
     """Type of the stored token ids."""
     special_tokens: SpecialTokens = DEFAULT_SPECIAL_TOKENS
@@ -133,8 +140,8 @@ class ShardIndex:
     def document(self) -> dict[str, Any]:
         """Returns the fields as plain values.
 
-        `packing`, `word_starts`, `tokenizer_files`, `token_dtype` and `special_tokens` are left out at their defaults: indexes older
-        than these keys keep their bytes.
+        `packing`, `word_starts`, `tokenizer_files`, `tokenizer_input`, `word_source`, `token_dtype` and `special_tokens` are left out at
+        their defaults: indexes older than these keys keep their bytes.
         """
         corpora = {
             name: {"repeats": c.repeats, "train": [e.document() for e in c.train], "valid": [e.document() for e in c.valid]}
@@ -145,6 +152,8 @@ class ShardIndex:
             "packing": self.packing == "concat",
             "word_starts": self.word_starts == "pieces",
             "tokenizer_files": not self.tokenizer_files,
+            "tokenizer_input": not self.tokenizer_input,
+            "word_source": not self.word_source,
             "token_dtype": self.token_dtype == "uint16",
             "special_tokens": self.special_tokens == DEFAULT_SPECIAL_TOKENS,
         }
@@ -209,6 +218,7 @@ class ShardIndex:
         for key, value, known in (
             ("packing", index.packing, get_args(Packing)),
             ("word_starts", index.word_starts, get_args(WordStarts)),
+            ("tokenizer_input", index.tokenizer_input, get_args(TokenizerInput)),
         ):
             # Refused and not ignored: rows read by another rule would get wrong masks or wrong attention.
             if value not in known:

@@ -3,6 +3,7 @@
 `preprocess` writes tokenizers by these facts; masking, the model's configuration, checkpoints, exports and fine-tuning read them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,30 @@ MODEL_FILE = "spm.model"
 """The sentencepiece model. The other tokenizer files are made from it."""
 TOKENIZER_FILES = (MODEL_FILE, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 """Files that AutoTokenizer reads; a checkpoint carries a copy of those that lie beside the shards."""
+FAST_FILE = "tokenizer.json"
+MODEL_FILES = (MODEL_FILE, "spiece.model", "sentencepiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+"""Names that published tokenizers give a sentencepiece model."""
+COMPANION_FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+"""Further files of published tokenizers."""
+ALL_TOKENIZER_FILES = (FAST_FILE, *MODEL_FILES, *COMPANION_FILES)
+"""Every file that a checkpoint and an export may hold of a tokenizer."""
+
+
+def main_file(sha256: str, files: Mapping[str, str]) -> str:
+    """Name of the file that gives the ids: of a given tokenizer's files the one with this hash, else the model trained here.
+
+    Args:
+        sha256: `tokenizer_sha256` of the index.
+        files: `tokenizer_files` of the index, hash by name.
+    """
+    return next((name for name, found in files.items() if found == sha256), MODEL_FILE)
 
 
 @dataclass(frozen=True)

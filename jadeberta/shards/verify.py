@@ -11,7 +11,7 @@ from jadeberta.shards.index import WORD_START, ShardEntry, ShardIndex, find_inde
 from jadeberta.shards.index_checks import outer_block
 from jadeberta.shards.open_files import retry_io
 from jadeberta.shards.row_format import RowFormat
-from jadeberta.shards.tokenizer_format import MODEL_FILE, SpecialTokens
+from jadeberta.shards.tokenizer_format import SpecialTokens, main_file
 from jadeberta.shards.writer import list_blocks
 from jadeberta.utils.files import file_sha256
 
@@ -33,13 +33,15 @@ def verify(directory: str | Path, progress: Callable[[str], None] = lambda line:
     index_path = find_index(directory)
     index = ShardIndex.load(index_path)
     faults: list[str] = []
-    model = index_path.parent / "tokenizer" / MODEL_FILE
+    model = index_path.parent / "tokenizer" / main_file(index.tokenizer_sha256, index.tokenizer_files)
     if not model.is_file():
         # Without the tokenizer the rows are numbers that nobody can turn into text again.
         faults.append(f"{model}: missing. Run 'python -m preprocess tokenizer' again.")
     elif (found := _sha256(model)) != index.tokenizer_sha256:
         faults.append(f"{model}: sha256 differs from index.json (expected {index.tokenizer_sha256[:12]}…, found {found[:12]}…).")
     for name, sha in index.tokenizer_files.items():
+        if name == model.name:
+            continue
         path = model.with_name(name)
         if (found := _sha256(path) if path.is_file() else "no file") != sha:
             faults.append(f"{path}: sha256 differs from index.json (expected {sha[:12]}…, found {found[:12]}…).")

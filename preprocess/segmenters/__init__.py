@@ -1,4 +1,4 @@
-"""Word segmentation behind one interface: Juman++, JUMAN, or MeCab with JumanDIC. A new engine is one more module and one branch here."""
+"""Word segmentation behind one interface: Juman++, JUMAN, MeCab with JumanDIC, or none. A new engine is a module and a branch here."""
 
 from preprocess.config import SegmenterConfig
 from preprocess.segmenters.base import Answer, Rejected, Segmenter, Spaced
@@ -22,6 +22,10 @@ def open_segmenter(config: SegmenterConfig) -> Segmenter:
         from preprocess.segmenters.juman import Juman
 
         return Juman(config)
+    if config.engine == "none":
+        from preprocess.segmenters.plain import PlainText
+
+        return PlainText()
     from preprocess.segmenters.mecab import Mecab
 
     return Mecab(config)

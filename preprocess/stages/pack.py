@@ -28,14 +28,17 @@ from jadeberta.shards import (
     file_sha256,
     token_dtype_of,
 )
-from jadeberta.shards.tokenizer_format import CLS, MODEL_FILE, SEP, TOKENIZER_FILES
+from jadeberta.shards.tokenizer_format import ALL_TOKENIZER_FILES, CLS, MODEL_FILE, SEP
 from jadeberta.utils.files import atomic_file
-from preprocess.config import PreprocessConfig
+from preprocess.config import PreprocessConfig, WordSource
 from preprocess.document_files import jsonl_zst_writer, read_json, read_jsonl_zst
 from preprocess.executors.executor import Executor
+from preprocess.stages.given_tokenizer import given_settings
 from preprocess.stages.shard_set import ShardSet, name_of_length
-from preprocess.text import NORMALISER, SPLITTER
+from preprocess.text import text_rules
 from preprocess.tokenization.characters import MARKED, encode_characters, with_spaces
+from preprocess.tokenization.encoders import Encoder, find_tokenizer, open_encoder, read_tokenizer
+from preprocess.tokenization.marked_tokens import encode_marked
 from preprocess.tokenization.packing import EncodedDocument
 from preprocess.workdir import (
     list_parts,
@@ -140,34 +143,50 @@ class _Plan:
     heldout: dict[str, frozenset[str]]
     """Ids of the held-out documents, by corpus."""
     texts: dict[Path, Path]
-    """Part of documents of each part of words, if the tokens are characters, which need the text's spaces; else empty."""
+    """Part of documents of each part of words, if the tokenizer reads text with its own spaces and not the words'; else empty."""
 
 
 def _plan(config: PreprocessConfig, out: Path) -> _Plan:
     groups = {corpus: group_parts(list_words(out, corpus), config.shard_bytes) for corpus in config.corpora}
-    model = out / "tokenizer" / "spm.model"
-    tokenizer = read_training(model.parent)
+    directory = out / "tokenizer"
+    tokenizer = read_training(directory)
+    model = directory / (tokenizer or {}).get("main", MODEL_FILE)
     remedy = "Run 'python -m preprocess tokenizer' with the same --config and --out first."
     if tokenizer is None:
         raise ConfigError(f"{model}: missing, or not the model of a finished tokenizer stage. {remedy}")
-    if tokenizer["pieces"] != config.vocab_size:
+    if not config.trains:
+        if tokenizer["settings"] != given_settings(find_tokenizer(Path(config.tokenizer))):
+            raise ConfigError(f"{directory}: not the tokenizer of preprocess.tokenizer {config.tokenizer} as it is now. {remedy}")
+    elif "given" in tokenizer["settings"]:
+        raise ConfigError(f"{directory}: holds a given tokenizer but preprocess.tokenizer is train. {remedy}")
+    elif ("text" in tokenizer["settings"]) == (config.reads_words or config.pieces == "characters"):
+        raise ConfigError(f"{directory}: its tokenizer is not trained on what preprocess.tokenizer_input says. {remedy}")
+    elif tokenizer["pieces"] != config.vocab_size:
         raise ConfigError(f"{model}: has {tokenizer['pieces']} pieces but preprocess.vocab_size is {config.vocab_size}. {remedy}")
-    if (found := tokenizer["settings"].get("pieces", "subwords")) != config.pieces:
+    elif (found := tokenizer["settings"].get("pieces", "subwords")) != config.pieces:
         raise ConfigError(f"{model}: its pieces are {found} but preprocess.pieces is {config.pieces}. {remedy}")
     characters = config.pieces == "characters"
     lengths = config.sequence_lengths
+    is_published = config.trains and (config.reads_words or characters) and config.word_starts in ("auto", "segmenter", "pieces")
+    files = read_tokenizer(directory, model.name)
+    encoder = open_encoder(files)
+    source = "" if is_published else _word_source(config, files.is_fast)
+    normaliser, splitter = text_rules(config.keeps_text)
     index = ShardIndex(
         sequence_length=lengths[0],
-        vocab_size=config.vocab_size,
+        vocab_size=encoder.vocab_size,
         tokenizer_sha256=tokenizer["sha256"],
         segmenter=read_segmenter(out),
-        normaliser=NORMALISER,
-        sentence_splitter=SPLITTER,
+        normaliser=normaliser,
+        sentence_splitter=splitter,
         corpora={},
         packing=config.packing,
-        word_starts="documents" if characters else "pieces",
-        tokenizer_files=_tokenizer_files(model.parent, tokenizer),
-        token_dtype=token_dtype_of(config.vocab_size),
+        word_starts="documents" if characters or source else "pieces",
+        tokenizer_files=_tokenizer_files(directory, tokenizer),
+        tokenizer_input=("words" if config.reads_words else "text") if source else "",
+        word_source=source,
+        token_dtype=token_dtype_of(encoder.vocab_size),
+        special_tokens=encoder.special,
     )
     names = [_train_name(corpus, n) for corpus in config.corpora for n, _ in enumerate(groups[corpus])]
     names += map(_valid_name, config.corpora)
@@ -175,10 +194,24 @@ def _plan(config: PreprocessConfig, out: Path) -> _Plan:
     heldout = {corpus: heldout_ids(out, corpus, config.heldout_documents) for corpus in config.corpora}
     texts = {
         words: text
-        for corpus in (config.corpora if characters else ())
+        for corpus in (config.corpora if characters or (config.segments and not config.reads_words) else ())
         for words, text in zip(list_words(out, corpus), list_parts(out, corpus), strict=True)
     }
     return _Plan(model, index, lengths, groups, heldout, texts)
+
+
+def _word_source(config: PreprocessConfig, is_fast: bool) -> WordSource:
+    """Returns what says where words start, for tokens that do not show it as those of the published recipe do."""
+    if config.word_starts != "auto":
+        if config.word_starts == "tokenizer" and not is_fast:
+            raise ConfigError(
+                f"preprocess.word_starts is tokenizer, and {config.tokenizer} is a sentencepiece model without rules for words. "
+                "Say pieces, or name a directory with tokenizer.json."
+            )
+        return config.word_starts
+    if config.segments:
+        return "segmenter"
+    return "tokenizer" if is_fast else "pieces"
 
 
 def _train_name(corpus: str, number: int) -> str:
@@ -200,7 +233,8 @@ def _tokenizer_files(directory: Path, training: dict[str, Any]) -> dict[str, str
     Raises:
         ConfigError: a file is not the one that the tokenizer stage wrote.
     """
-    names = [name for name in TOKENIZER_FILES if name != MODEL_FILE and (directory / name).is_file()]
+    # All files of a given tokenizer, but of one trained here not the model, whose hash the index has anyway.
+    names = [name for name in ALL_TOKENIZER_FILES if ("main" in training or name != MODEL_FILE) and (directory / name).is_file()]
     found = {name: file_sha256(directory / name) for name in names}
     written = training.get("files", found)
     for name, sha in written.items():
@@ -312,6 +346,11 @@ def encode_documents(
 
 
 def _write(shards: ShardSet, rows: Iterable[dict[str, Any]], model: Path, index: ShardIndex) -> None:
+    if index.word_source:
+        is_spaced = index.tokenizer_input == "text" and index.segmenter.get("engine") != "none"
+        encoder = _open_encoder(model, index.tokenizer_sha256)
+        shards.write(encode_marked(rows, encoder, index.word_source, is_spaced), None)
+        return
     processor = _open_processor(model, index.tokenizer_sha256)
     characters, is_fitted = index.word_starts == "documents", index.packing == "best_fit"
     documents = encode_characters(rows, processor) if characters else encode_documents(rows, processor)
@@ -323,6 +362,12 @@ def _write(shards: ShardSet, rows: Iterable[dict[str, Any]], model: Path, index:
 def _open_processor(model: Path, sha256: str) -> sentencepiece.SentencePieceProcessor:
     """Opens the tokenizer with this hash, once, as that takes up to 30 ms."""
     return sentencepiece.SentencePieceProcessor(model_file=str(model))
+
+
+@cache
+def _open_encoder(model: Path, sha256: str) -> Encoder:
+    """Opens the tokenizer with this hash, once."""
+    return open_encoder(read_tokenizer(model.parent, model.name))
 
 
 def _word_starts(processor: sentencepiece.SentencePieceProcessor) -> np.ndarray:

@@ -17,7 +17,7 @@ from preprocess.document_files import read_json, write_json
 from preprocess.executors.executor import Executor
 from preprocess.segmenters import Segmenter, open_segmenter
 from preprocess.stages.segment_part import segment_part
-from preprocess.text import NORMALISER, SPLITTER
+from preprocess.text import split_sentences, text_rules, whole_text
 from preprocess.workdir import (
     documents_dir,
     duplicates_settings,
@@ -54,9 +54,7 @@ def segment(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
         pending = executor.run_on_root(lambda: _plan(config, out, segmenter.description))
         # Reading all markers takes time; a run with nothing to do skips it.
         sizes = executor.run_on_root(lambda: _text_bytes(config, out)) if pending else {}
-        executor.map(
-            pending, lambda part: _segment_part(part, out, segmenter, config.segmenter, executor.count), sizes.__getitem__
-        )
+        executor.map(pending, lambda part: _segment_part(part, out, segmenter, config, executor.count), sizes.__getitem__)
     return executor.run_on_root(lambda: {corpus: _conclude(corpus, out) for corpus in config.corpora})
 
 
@@ -96,7 +94,7 @@ def _plan(config: PreprocessConfig, out: Path, description: dict[str, Any]) -> l
                 f"{out}: no document of '{corpus}' is left ({reasons}). Take it out of preprocess.corpora or add text."
             )
         require_complete(out, corpus)
-        pending += [part for part in parts if not _is_done(part, out, description)]
+        pending += [part for part in parts if not _is_done(part, out, description, config.keeps_text)]
     return sorted(pending, key=lambda part: -part.stat().st_size)
 
 
@@ -107,23 +105,24 @@ def _text_bytes(config: PreprocessConfig, out: Path) -> dict[Path, int]:
     return {documents_dir(out, corpus) / part["file"]: part["bytes"] for corpus, part in parts}
 
 
-def _settings(part: Path, description: dict[str, Any]) -> dict[str, Any]:
+def _settings(part: Path, description: dict[str, Any], keeps_text: bool) -> dict[str, Any]:
     """Returns all that the words of a part depend on."""
+    normaliser, splitter = text_rules(keeps_text)
     return {
         "segmenter": description,
-        "normaliser": NORMALISER,
-        "splitter": SPLITTER,
+        "normaliser": normaliser,
+        "splitter": splitter,
         "source": {"name": part.name, "bytes": part.stat().st_size} | duplicates_settings(part),
     }
 
 
-def _is_done(part: Path, out: Path, description: dict[str, Any]) -> bool:
+def _is_done(part: Path, out: Path, description: dict[str, Any], keeps_text: bool) -> bool:
     words = words_path(part, out)
     marker = words_marker(words)
     if not marker.is_file():
         return False
     content = read_json(marker)
-    settings = _settings(part, description)
+    settings = _settings(part, description, keeps_text)
     if content["settings"] != settings:
         difference = _difference(content["settings"], settings)
         raise ConfigError(f"{marker}: made with another {difference}; give another --out or delete {marker.parent}.")
@@ -142,12 +141,18 @@ def _difference(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> 
     return ""
 
 
-def _segment_part(part: Path, out: Path, segmenter: Segmenter, config: SegmenterConfig, count: Callable[..., None]) -> None:
-    if _is_done(part, out, segmenter.description):
+def _segment_part(part: Path, out: Path, segmenter: Segmenter, config: PreprocessConfig, count: Callable[..., None]) -> None:
+    if _is_done(part, out, segmenter.description, config.keeps_text):
         return  # another process of the pool did it and was killed before it noted that
     words = words_path(part, out)
-    counts = segment_part(part, words, segmenter, config.batch_sentences, count)
-    content = {"settings": _settings(part, segmenter.description), "counts": counts, "file_bytes": words.stat().st_size}
+    counts = segment_part(
+        part, words, segmenter, config.segmenter.batch_sentences, count, whole_text if config.keeps_text else split_sentences
+    )
+    content = {
+        "settings": _settings(part, segmenter.description, config.keeps_text),
+        "counts": counts,
+        "file_bytes": words.stat().st_size,
+    }
     write_json(words_marker(words), content)
 
 

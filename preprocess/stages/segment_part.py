@@ -36,7 +36,14 @@ class _Tally:
     recheck: Recheck = field(default_factory=Recheck)
 
 
-def segment_part(part: Path, words: Path, segmenter: Segmenter, batch: int, count: Callable[..., None]) -> dict[str, Any]:
+def segment_part(
+    part: Path,
+    words: Path,
+    segmenter: Segmenter,
+    batch: int,
+    count: Callable[..., None],
+    cut_text: Callable[[str], list[str]] = split_sentences,
+) -> dict[str, Any]:
     """Writes the words of a part of documents, its rejects, and the sentences whose words depended on the order.
 
     Args:
@@ -45,6 +52,7 @@ def segment_part(part: Path, words: Path, segmenter: Segmenter, batch: int, coun
         segmenter: an open segmenter.
         batch: number of sentences that go to the engine together.
         count: called with the documents, sentences and bytes of text that are done.
+        cut_text: gives the sentences of a document.
 
     Returns:
         {"documents", "sentences", "words", "bytes", "sentences_cut", "quarantined": {reason: n}, "restarts", "order_checked",
@@ -56,7 +64,7 @@ def segment_part(part: Path, words: Path, segmenter: Segmenter, batch: int, coun
     began, restarts, cut = time.monotonic(), segmenter.restarts, segmenter.cut_sentences
     tally, stem = _Tally(), words.name.removesuffix(SUFFIX)
     # Atomic: a killed attempt leaves no part that could be taken for a whole one.
-    write_jsonl_zst(words, _rows(part, segmenter, batch, tally, count))
+    write_jsonl_zst(words, _rows(part, segmenter, batch, tally, count, cut_text))
     counts, rejects = tally.counts, tally.rejects
     # The promise of this stage, checked on every part before its marker exists.
     if counts["read"] != counts["sentences"] + len(rejects):
@@ -88,13 +96,20 @@ def segment_part(part: Path, words: Path, segmenter: Segmenter, batch: int, coun
     }
 
 
-def _rows(part: Path, segmenter: Segmenter, batch: int, tally: _Tally, count: Callable[..., None]) -> Iterator[dict[str, Any]]:
+def _rows(
+    part: Path,
+    segmenter: Segmenter,
+    batch: int,
+    tally: _Tally,
+    count: Callable[..., None],
+    cut_text: Callable[[str], list[str]],
+) -> Iterator[dict[str, Any]]:
     """Yields the rows of a part of words; adds counts and rejects to `tally`."""
     # Groups whose answers are still to come, the oldest first: the engine works ahead.
     asked: deque[tuple[Group, list[str]]] = deque()
 
     def ask() -> Iterator[list[str]]:
-        for group in _groups(part, batch):
+        for group in _groups(part, batch, cut_text):
             asked.append((group, [sentence for _, sentences in group for sentence in sentences]))
             yield asked[-1][1]
 
@@ -122,12 +137,12 @@ def _rows(part: Path, segmenter: Segmenter, batch: int, tally: _Tally, count: Ca
         count(documents=len(group), sentences=len(read), bytes=len("".join(read).encode()))
 
 
-def _groups(part: Path, most: int) -> Iterator[Group]:
+def _groups(part: Path, most: int, cut_text: Callable[[str], list[str]]) -> Iterator[Group]:
     """Yields groups of documents with at most `most` sentences, unless a single document has more."""
     group: Group = []
     held = 0
     for row in read_documents(part):
-        sentences = split_sentences(row["text"])
+        sentences = cut_text(row["text"])
         # A document is never split over two groups: its answers come back together.
         if group and held + len(sentences) > most:
             yield group

@@ -16,8 +16,9 @@ import xxhash
 
 from jadeberta.shards import INDEX_NAME, InputError, RowFormat, ShardEntry, ShardIndex, ensure_checksums, file_sha256, write_shard
 from preprocess.document_files import read_json, write_json
-from preprocess.tokenization.characters import take_marks
-from preprocess.tokenization.packing import EncodedDocument, best_fit, concatenate
+from preprocess.tokenization.characters import take_marks as take_character_marks
+from preprocess.tokenization.marked_tokens import take_marks
+from preprocess.tokenization.packing import EncodedDocument, Rows, best_fit, concatenate
 from preprocess.workdir import pack_dir
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,8 @@ class ShardSet:
 
         Args:
             documents: read once.
-            word_starts: bool [vocabulary], true for tokens that start a word; None where documents are packed one after the other.
+            word_starts: bool [vocabulary], true for tokens that start a word; None where the tokens have marks, or where documents are
+                packed one after the other.
         """
         # If the new shard had the size of the old one, an index that still listed the old one would seem valid.
         (self._out / INDEX_NAME).unlink(missing_ok=True)
@@ -90,17 +92,23 @@ class ShardSet:
             documents = list(documents)  # encoding takes far longer than packing, so it is done once
         for length in missing:
             pad = self._index.special_tokens.pad
-            if word_starts is None:
+            if self._index.packing == "concat":
                 packed = concatenate(documents, length, pad)
             else:
                 packed = best_fit(documents, word_starts, length, pad)
-            packed = take_marks(packed) if self._index.word_starts == "documents" else packed
+            packed = self._store(packed)
             meta = self._settings[length]["meta"] | {"sequences": len(packed.tokens), "documents": packed.documents}
             path = self._out / f"{self._names[length]}.tar"
             entry = write_shard(path, packed.tokens, packed.numbers, packed.documents, meta, length)
             entry.sequence_length = None if length == self._index.sequence_length else length
             self._made[length] = entry
             log.info("%s: %d documents, %d sequences", path.name, entry.documents, entry.sequences)
+
+    def _store(self, rows: Rows) -> Rows:
+        """Moves marks of word starts to where shards have them."""
+        if self._index.word_starts != "documents":
+            return rows
+        return take_marks(rows, self._index.token_dtype) if rows.tokens.dtype == np.uint32 else take_character_marks(rows)
 
     def mark(self) -> None:
         """Writes the markers, by which a later run knows the shards."""

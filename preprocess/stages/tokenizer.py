@@ -17,21 +17,36 @@ import orjson
 import sentencepiece
 
 from jadeberta.shards import ConfigError, file_sha256
-from jadeberta.shards.tokenizer_format import CLS, MODEL_FILE, SEP, SPECIAL_TOKENS, TOKENIZER_FILES, UNK
+from jadeberta.shards.tokenizer_format import ALL_TOKENIZER_FILES, CLS, MODEL_FILE, SEP, SPECIAL_TOKENS, TOKENIZER_FILES, UNK
 from jadeberta.utils.files import atomic_file
 from preprocess.config import PreprocessConfig
 from preprocess.document_files import write_json
 from preprocess.executors.executor import Executor
 from preprocess.executors.system_errors import system_errno
+from preprocess.stages.given_tokenizer import take_tokenizer, tokenizer_config, write_model_type
+from preprocess.text import cut_sentences, split_sentences, text_rules
 from preprocess.tokenization.coverage import measure
+from preprocess.tokenization.encoders.fast_file import fast_tokenizer
+from preprocess.tokenization.encoders.sentencepiece_encoder import SentencepieceEncoder
+from preprocess.tokenization.sentence_sample import WeightedDocuments, read_sentences, sample_sentences
 from preprocess.tokenization.sentencepiece_training import (
     read_counts,
     seed_pieces,
+    train_on_text,
     train_sentencepiece,
     write_counts,
 )
 from preprocess.tokenization.word_counts import RankedWords, rank_words
-from preprocess.workdir import TRAINING_NAME, counts_dir, list_words, read_training
+from preprocess.workdir import (
+    TRAINING_NAME,
+    counts_dir,
+    duplicates_settings,
+    list_parts,
+    list_words,
+    read_markers,
+    read_training,
+    require_complete,
+)
 from preprocess.written_files import TOKENIZER_NAMES, claim
 
 log = logging.getLogger(__name__)
@@ -66,7 +81,11 @@ def train_tokenizer(config: PreprocessConfig, out: Path, executor: Executor) -> 
     Raises:
         ConfigError: the text has too few distinct pieces for `preprocess.vocab_size`, or too many characters.
     """
+    if not config.trains:
+        return take_tokenizer(config, out, executor)
     directory = out / "tokenizer"
+    if not config.reads_words and config.pieces == "subwords":
+        return _train_on_text(config, out, directory, executor)
     parts, settings, found = executor.run_on_root(lambda: _plan(config, out, directory))
     folder = counts_dir(out)
     if found is not None:
@@ -91,13 +110,126 @@ def _plan(
         "repeats": {name: corpus.repeats for name, corpus in config.corpora.items()},
         "words": [[name, part.name, part.stat().st_size] for name in parts for part in parts[name]],
     }
-    if config.pieces != "subwords":
-        settings["pieces"] = config.pieces  # only then: settings of earlier versions lack the key
+    settings |= _chosen(config)
     weighted = [(part, config.corpora[name].repeats) for name in parts for part in parts[name]]
     found = _finished(directory, settings)
     if found is None:
         claim(out, TOKENIZER_NAMES)
     return weighted, settings, found
+
+
+def _chosen(config: PreprocessConfig) -> dict[str, Any]:
+    """Settings of the tokenizer that are not the published recipe's; those of earlier versions lack the keys."""
+    default = PreprocessConfig()
+    keys = ("pieces", "model_type", "byte_fallback", "split_digits", "normalization_rule_name")
+    return {key: getattr(config, key) for key in keys if getattr(config, key) != getattr(default, key)}
+
+
+def _train_on_text(config: PreprocessConfig, out: Path, directory: Path, executor: Executor) -> dict[str, Any]:
+    """Trains on a sample of the documents' sentences, and writes the files of the tokenizer."""
+    folder = counts_dir(out)
+    cut_text = cut_sentences if config.keeps_text else split_sentences
+
+    def plan() -> tuple[list[WeightedDocuments], dict[str, Any], dict[str, Any] | None]:
+        parts = []
+        for name, corpus in config.corpora.items():
+            require_complete(out, name)
+            of_parts = {part["file"]: part["bytes"] for marker in read_markers(out, name) for part in marker["parts"]}
+            parts += [(part, corpus.repeats, of_parts[part.name]) for part in list_parts(out, name)]
+        settings = {
+            "vocab_size": config.vocab_size,
+            "character_coverage": config.character_coverage,
+            "documents": [
+                [part.parent.name, part.name, part.stat().st_size, n, duplicates_settings(part)] for part, n, _ in parts
+            ],
+            "text": text_rules(config.keeps_text),
+        } | _chosen(config)
+        settings = orjson.loads(orjson.dumps(settings))
+        found = _finished(directory, settings)
+        if found is None:
+            claim(out, TOKENIZER_NAMES)
+            # What a killed run drew from other documents is no sample of these.
+            shutil.rmtree(folder, ignore_errors=True)
+        return parts, settings, found
+
+    parts, settings, found = executor.run_on_root(plan)
+    if found is None:
+        files = sample_sentences(parts, cut_text, folder, executor)
+        found = executor.run_on_root(lambda: _finished(directory, settings) or _train_sample(config, directory, files, settings))
+    else:
+        log.info("tokenizer: done already, %d pieces", found["pieces"])
+    executor.run_on_root(lambda: shutil.rmtree(folder, ignore_errors=True))
+    assert found is not None
+    return found
+
+
+def _train_sample(config: PreprocessConfig, directory: Path, files: list[Path], settings: dict[str, Any]) -> dict[str, Any]:
+    sentences = sum(1 for _ in read_sentences(files))
+    if not sentences:
+        raise ConfigError(f"{directory}: no text to train a tokenizer on. Run the extract stage on a corpus that is not empty.")
+    _clear(directory)
+    log.info("tokenizer: training %d pieces on %d sentences", config.vocab_size, sentences)
+    try:
+        model = train_on_text(
+            read_sentences(files),
+            config.vocab_size,
+            config.character_coverage,
+            config.model_type,
+            config.byte_fallback,
+            config.split_digits,
+            config.normalization_rule_name,
+        )
+    except RuntimeError as e:
+        if system_errno(e):
+            raise
+        raise ConfigError(_explain(str(e), config.vocab_size, sentences, "sentences")) from e
+    _require_pieces(config, model)
+    _write_files(config, directory, model)
+    return _conclude(config, directory, settings, {"sentences": sentences})
+
+
+def _clear(directory: Path) -> None:
+    """Removes an earlier tokenizer, its marker first."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in (TRAINING_NAME, *ALL_TOKENIZER_FILES, "words.tsv", "seed.tsv"):
+        (directory / name).unlink(missing_ok=True)
+
+
+def _write_files(config: PreprocessConfig, directory: Path, model: bytes) -> None:
+    """Writes the model, and the Hugging Face files of one that is not the published recipe's."""
+    # Merges of BPE have ranks for scores, which are whole numbers.
+    model = _round_scores(model)
+    with atomic_file(directory / MODEL_FILE) as f:
+        f.write(model)
+    encoder = SentencepieceEncoder(model, {}, str(directory / MODEL_FILE))
+    names = dict(enumerate(SPECIAL_TOKENS))
+    with atomic_file(directory / "tokenizer.json") as f:
+        f.write(fast_tokenizer(model, encoder.special, names))
+    with atomic_file(directory / "tokenizer_config.json") as f:
+        f.write(tokenizer_config(encoder, max(config.sequence_lengths)))
+    write_json(directory / "special_tokens_map.json", {k: v for k, v in TOKENIZER_CONFIG.items() if k.endswith("_token")})
+    write_model_type(directory, config.vocab_size)
+
+
+def _require_pieces(config: PreprocessConfig, model: bytes) -> None:
+    if (pieces := len(sentencepiece.SentencePieceProcessor(model_proto=model))) < config.vocab_size:
+        raise ConfigError(
+            f"preprocess.vocab_size {config.vocab_size} is too large: the characters of the text, to preprocess.character_coverage, "
+            f"and the special tokens are {pieces}. Set preprocess.vocab_size and model.vocab_size to {pieces} or less, or add text."
+        )
+
+
+def _conclude(config: PreprocessConfig, directory: Path, settings: dict[str, Any], counts: dict[str, Any]) -> dict[str, Any]:
+    """Writes the marker of a finished tokenizer and returns it."""
+    result = {
+        "sha256": file_sha256(directory / MODEL_FILE),
+        "files": {name: file_sha256(directory / name) for name in TOKENIZER_FILES if name != MODEL_FILE},
+        "pieces": config.vocab_size,
+        **counts,
+        "settings": settings,
+    }
+    write_json(directory / TRAINING_NAME, result)
+    return result
 
 
 def _finished(directory: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -112,11 +244,11 @@ def _train(
     """Trains on the ranked words and writes the files of the tokenizer; `folder` is for scratch files."""
     if not ranked.distinct:
         raise ConfigError(f"{directory}: no words to train a tokenizer on. Run the segment stage on a corpus that is not empty.")
-    marker, words, seeds = directory / TRAINING_NAME, directory / "words.tsv", directory / "seed.tsv"
-    marker.unlink(missing_ok=True)
+    words, seeds = directory / "words.tsv", directory / "seed.tsv"
+    _clear(directory)
     write_counts(words, islice(ranked, MAX_WORDS))
     characters = config.pieces == "characters"
-    if not characters:
+    if not characters and config.model_type == "unigram":
         with TemporaryDirectory(dir=folder, prefix="seeds-") as scratch:
             write_counts(seeds, seed_pieces(read_counts(words), Path(scratch)))
     log.info("tokenizer: %d words, %d of them distinct; training %d pieces", ranked.words, ranked.distinct, config.vocab_size)
@@ -124,31 +256,32 @@ def _train(
         if characters:
             model = train_sentencepiece(words, None, config.vocab_size, config.character_coverage, "char")
         else:
-            model = train_sentencepiece(words, seeds, config.vocab_size, config.character_coverage)
+            model = train_sentencepiece(
+                words,
+                seeds if config.model_type == "unigram" else None,
+                config.vocab_size,
+                config.character_coverage,
+                config.model_type,
+                config.byte_fallback,
+                config.split_digits,
+                config.normalization_rule_name,
+            )
     except RuntimeError as e:
         if system_errno(e):
             raise  # not the text's fault: a full disk, no descriptor left
         raise ConfigError(_explain(str(e), config.vocab_size, ranked.distinct)) from e
-    if (pieces := len(sentencepiece.SentencePieceProcessor(model_proto=model))) < config.vocab_size:
-        raise ConfigError(
-            f"preprocess.vocab_size {config.vocab_size} is too large: the characters of the text, to preprocess.character_coverage, "
-            f"and the special tokens are {pieces}. Set preprocess.vocab_size and model.vocab_size to {pieces} or less, or add text."
-        )
-    with atomic_file(directory / MODEL_FILE) as f:
-        f.write(_round_scores(model))
-    write_hugging_face_files(directory, characters)
+    _require_pieces(config, model)
+    if _chosen(config).keys() - {"pieces"}:
+        _write_files(config, directory, model)
+    else:
+        with atomic_file(directory / MODEL_FILE) as f:
+            f.write(_round_scores(model))
+        write_hugging_face_files(directory, characters)
     trained = sentencepiece.SentencePieceProcessor(model_file=str(directory / MODEL_FILE))
-    result = {
-        "sha256": file_sha256(directory / MODEL_FILE),
-        "files": {name: file_sha256(directory / name) for name in TOKENIZER_FILES if name != MODEL_FILE},
-        "pieces": config.vocab_size,
-        "words": ranked.words,
-        "distinct_words": ranked.distinct,
-        "coverage": asdict(measure(trained, read_counts(words))),
-        "settings": settings,
-    }
-    write_json(marker, result)
-    return result
+    coverage = asdict(measure(trained, read_counts(words)))
+    return _conclude(
+        config, directory, settings, {"words": ranked.words, "distinct_words": ranked.distinct, "coverage": coverage}
+    )
 
 
 def _round_scores(model: bytes) -> bytes:
@@ -167,17 +300,17 @@ def _round_scores(model: bytes) -> bytes:
     return bytes(parsed.SerializeToString(deterministic=True))
 
 
-def _explain(message: str, vocab_size: int, distinct_words: int) -> str:
+def _explain(message: str, vocab_size: int, number: int, unit: str = "distinct words") -> str:
     """Returns sentencepiece's message about the number of pieces as one sentence with a remedy."""
     if most := re.search(r"Vocabulary size too high .* value <= (\d+)", message):
-        problem = f"is too large for a text of {distinct_words:,} distinct words, which gives at most {int(most[1]):,} pieces"
+        problem = f"is too large for a text of {number:,} {unit}, which gives at most {int(most[1]):,} pieces"
         remedy = f"Set preprocess.vocab_size and model.vocab_size to {most[1]} or less, or add text."
     elif least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         problem = f"is too small: the characters of the text and the special tokens alone are {int(least[1]):,} pieces"
         remedy = "Set preprocess.vocab_size and model.vocab_size to more, or a smaller preprocess.character_coverage."
     else:
         reason = message.rpartition("] ")[2].strip().rstrip(".")
-        problem = f"cannot be trained on a text of {distinct_words:,} distinct words ({reason})"
+        problem = f"cannot be trained on a text of {number:,} {unit} ({reason})"
         remedy = "Change preprocess.vocab_size and model.vocab_size, or the text."
     return f"preprocess.vocab_size {vocab_size} {problem}. {remedy}"
 

@@ -13,6 +13,8 @@ import numpy as np
 from jadeberta.shards import SEQUENCE_LENGTH
 from jadeberta.shards.tokenizer_format import PAD
 
+MARK = np.uint32(1 << 31)
+"""Bit of a token between encoder and shard: a word starts here. No vocabulary is so large."""
 FRAME = 2
 """Number of tokens of a document that are not text: [CLS] and [SEP]."""
 WINDOW = 4096
@@ -67,7 +69,7 @@ def concatenate(documents: Iterable[EncodedDocument], row_length: int = SEQUENCE
 
 
 def best_fit(
-    documents: Iterable[EncodedDocument], word_starts: np.ndarray, row_length: int = SEQUENCE_LENGTH, pad: int = PAD
+    documents: Iterable[EncodedDocument], word_starts: np.ndarray | None, row_length: int = SEQUENCE_LENGTH, pad: int = PAD
 ) -> Rows:
     """Packs each document whole into a row; longer ones as fragments (`split_document`). The rest of a row is padding.
 
@@ -75,7 +77,7 @@ def best_fit(
 
     Args:
         documents: each has at least [CLS] and [SEP]; all of one type.
-        word_starts: bool [vocabulary], true for tokens that start a word.
+        word_starts: bool [vocabulary], true for tokens that start a word; None where the tokens have `MARK` there.
         row_length: tokens in a row.
         pad: the pad token.
     """
@@ -97,7 +99,9 @@ def best_fit(
     return Rows(np.concatenate(tokens), np.concatenate(numbers), count)
 
 
-def split_document(document: EncodedDocument, word_starts: np.ndarray, row_length: int = SEQUENCE_LENGTH) -> list[np.ndarray]:
+def split_document(
+    document: EncodedDocument, word_starts: np.ndarray | None, row_length: int = SEQUENCE_LENGTH
+) -> list[np.ndarray]:
     """Splits a document that is longer than a row into fragments [CLS] ... [SEP], each at most a row; a shorter one stays as it is.
 
     A fragment takes as much as fits, or up to `BORDER_TOKENS` less if it then ends with a sentence, or else with a word. (Always ending
@@ -105,7 +109,7 @@ def split_document(document: EncodedDocument, word_starts: np.ndarray, row_lengt
 
     Args:
         document: the document.
-        word_starts: bool [vocabulary], true for tokens that start a word.
+        word_starts: bool [vocabulary], true for tokens that start a word; None where the tokens have `MARK` there.
         row_length: tokens in a row.
     """
     if len(document.tokens) <= row_length:
@@ -118,13 +122,14 @@ def split_document(document: EncodedDocument, word_starts: np.ndarray, row_lengt
     return fragments
 
 
-def _end_before(last: int, body: np.ndarray, borders: np.ndarray, word_starts: np.ndarray) -> int:
+def _end_before(last: int, body: np.ndarray, borders: np.ndarray, word_starts: np.ndarray | None) -> int:
     """Returns where a fragment ends that may end at `last` at the latest."""
     first = last - BORDER_TOKENS
     border = int(borders[np.searchsorted(borders, last, side="right") - 1])
     if first <= border <= last:
         return border
-    starts = np.flatnonzero(word_starts[body[first : last + 1]])
+    near = body[first : last + 1]
+    starts = np.flatnonzero((near & MARK) != 0 if word_starts is None else word_starts[near])
     return first + int(starts[-1]) if len(starts) else last
 
 

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, groupby, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import sentencepiece
 
 from jadeberta.shards.tokenizer_format import CLS, PAD, SEP, SPECIAL_TOKENS, UNK
 from jadeberta.utils.files import atomic_file
+from preprocess.tokenization.sentence_sample import LONGEST_SENTENCE
 from preprocess.tokenization.word_counts import SpillingCounter, WordCount
 
 MAX_PIECE_LENGTH = 16
@@ -59,7 +60,10 @@ def train_sentencepiece(
     seeds: Path | None,
     vocab_size: int,
     character_coverage: float,
-    model_type: Literal["unigram", "char"] = "unigram",
+    model_type: Literal["unigram", "bpe", "char"] = "unigram",
+    byte_fallback: bool = False,
+    split_digits: bool = False,
+    normalization_rule_name: str = "identity",
 ) -> bytes:
     """Trains a sentencepiece model and returns its serialised bytes.
 
@@ -70,23 +74,81 @@ def train_sentencepiece(
         seeds: file of pieces to choose from, with counts; None: sentencepiece makes its own.
         vocab_size: number of pieces of the model, special tokens included.
         character_coverage: share of the running characters that become pieces.
-        model_type: unigram (subwords) or char.
+        model_type: unigram or bpe (subwords), or char.
+        byte_fallback: write unknown characters as bytes.
+        split_digits: make each digit a piece of its own.
+        normalization_rule_name: normalisation inside the model.
 
     Raises:
         RuntimeError: the words do not give that many pieces.
     """
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        # The words and not the file's name: sentencepiece takes a comma in it for the end of the name.
-        sentence_iterator=(f"{word}\t{count}" for word, count in read_counts(words)),
+    # The words and not the file's name: sentencepiece takes a comma in it for the end of the name.
+    lines = (f"{word}\t{count}" for word, count in read_counts(words))
+    options = _options(byte_fallback, split_digits)
+    seed_file = "" if seeds is None else str(seeds)
+    return _train(
+        lines,
         input_format="tsv",
-        model_writer=model,
         model_type=model_type,
         vocab_size=vocab_size,
         character_coverage=character_coverage,
-        max_sentencepiece_length=MAX_PIECE_LENGTH,
-        normalization_rule_name="identity",
+        normalization_rule_name=normalization_rule_name,
         add_dummy_prefix=True,
+        seed_sentencepieces_file=seed_file,
+        **options,
+    )
+
+
+def train_on_text(
+    sentences: Iterable[str],
+    vocab_size: int,
+    character_coverage: float,
+    model_type: Literal["unigram", "bpe"],
+    byte_fallback: bool,
+    split_digits: bool,
+    normalization_rule_name: str,
+) -> bytes:
+    """Trains a sentencepiece model on text without words and returns its serialised bytes.
+
+    The model keeps the text's spaces, and puts none in front of it: a sentence of Japanese begins like any other place.
+
+    Args:
+        sentences: of the text.
+        vocab_size: number of pieces of the model, special tokens included.
+        character_coverage: share of the running characters that become pieces.
+        model_type: unigram or bpe.
+        byte_fallback: write unknown characters as bytes.
+        split_digits: make each digit a piece of its own.
+        normalization_rule_name: normalisation inside the model.
+
+    Raises:
+        RuntimeError: the text does not give that many pieces.
+    """
+    return _train(
+        iter(sentences),
+        model_type=model_type,
+        vocab_size=vocab_size,
+        character_coverage=character_coverage,
+        normalization_rule_name=normalization_rule_name,
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        max_sentence_length=LONGEST_SENTENCE,
+        **_options(byte_fallback, split_digits),
+    )
+
+
+def _options(byte_fallback: bool, split_digits: bool) -> dict[str, bool]:
+    """Options that differ from sentencepiece's own; those of the published recipe stay out of the model's file."""
+    wanted = {"byte_fallback": byte_fallback, "split_digits": split_digits}
+    return {name: value for name, value in wanted.items() if value}
+
+
+def _train(lines: Iterator[str], **options: Any) -> bytes:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=lines,
+        model_writer=model,
+        max_sentencepiece_length=MAX_PIECE_LENGTH,
         pad_id=PAD,
         pad_piece=SPECIAL_TOKENS[PAD],
         bos_id=CLS,
@@ -98,7 +160,7 @@ def train_sentencepiece(
         control_symbols=SPECIAL_TOKENS[UNK + 1],
         num_threads=TRAINER_THREADS,
         minloglevel=1,
-        seed_sentencepieces_file="" if seeds is None else str(seeds),
+        **options,
     )
     return model.getvalue()
 

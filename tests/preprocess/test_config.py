@@ -79,7 +79,7 @@ def test_recipes_of_the_project_are_read(name: str) -> None:
         ("    b: {format: jsonl}", ": the following arguments are required: preprocess.corpora.b.path."),
         (
             "  segmenter: {engine: sudachi}",
-            ", line 9: preprocess.segmenter.engine: Expected Literal['jumanpp', 'juman', 'mecab']. Got value: sudachi.",
+            ", line 9: preprocess.segmenter.engine: Expected Literal['jumanpp', 'juman', 'mecab', 'none']. Got value: sudachi.",
         ),
         ("  bad_input_limit: some", ", line 9: preprocess.bad_input_limit: some is none of these: float, Literal['auto']."),
         ("  language: {ja: 0.5}", ", line 9: preprocess.language: {'ja': 0.5} is none of these: str, list[str]."),

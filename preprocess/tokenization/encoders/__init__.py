@@ -1,0 +1,21 @@
+"""Tokenizers of every kind behind one interface (`encoder_base.Encoder`): sentencepiece models and Hugging Face's fast tokenizers."""
+
+from preprocess.tokenization.encoders.encoder_base import Encoded, Encoder, Placed
+from preprocess.tokenization.encoders.tokenizer_files import (
+    TokenizerFiles,
+    describe_tokenizer,
+    find_tokenizer,
+    open_encoder,
+    read_tokenizer,
+)
+
+__all__ = [
+    "Encoded",
+    "Encoder",
+    "Placed",
+    "TokenizerFiles",
+    "describe_tokenizer",
+    "find_tokenizer",
+    "open_encoder",
+    "read_tokenizer",
+]

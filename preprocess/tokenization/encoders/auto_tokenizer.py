@@ -1,0 +1,51 @@
+"""Compares what AutoTokenizer makes of a tokenizer's directory with the ids that the shards get."""
+
+from pathlib import Path
+
+from jadeberta.errors import JadebertaError
+from preprocess.tokenization.encoders.encoder_base import Encoder
+
+SENTENCES = (
+    "京都 大学 で 自然 言語 処理 を 研究 する 。",
+    "東京都は、日本の首都である。",
+    "2024年に1,234人がNew Yorkを訪れた。",
+    "コンピューター と カタカナ の ヴァイオリン",
+    "未知の字 𠮷野 と 鱧鱸 ☃",
+    "ＡＢＣ　ｶﾀｶﾅ ㌔",
+    "a b c ab abc",
+)
+"""Texts on which both must agree: known and unknown characters, spaces, digits, widths, Latin letters."""
+
+
+def refuse_other_ids(directory: Path, encoder: Encoder, remedy: str, error: type[JadebertaError]) -> None:
+    """Loads a directory with AutoTokenizer and compares ids.
+
+    Args:
+        directory: with the tokenizer's files and a `config.json`.
+        encoder: of the same tokenizer.
+        remedy: what the reader is to do.
+        error: class of the error.
+
+    Raises:
+        JadebertaError: AutoTokenizer does not load the directory, or gives other ids; of the class `error`.
+    """
+    import transformers
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False)
+    except Exception as e:  # any class, by the tokenizer's own code
+        raise error(f"{directory}: AutoTokenizer does not load it ({str(e).strip()[:200]}). {remedy}") from e
+    found = encoder.encode(list(SENTENCES))
+    start = 0
+    for sentence, length in zip(SENTENCES, found.lengths.tolist(), strict=True):
+        ours = found.ids[start : start + length].tolist()
+        start += length
+        theirs = tokenizer(sentence, add_special_tokens=False)["input_ids"]
+        if ours != theirs:
+            raise error(
+                f"{directory}: AutoTokenizer gives '{sentence}' the ids {theirs}, and the tokenizer itself {ours}. {remedy}"
+            )
+    if tokenizer.mask_token_id != encoder.special.mask:
+        raise error(
+            f"{directory}: AutoTokenizer's mask token is {tokenizer.mask_token_id}, and the shards have {encoder.special.mask}. {remedy}"
+        )

@@ -1,0 +1,113 @@
+"""Finds a tokenizer's special tokens by their roles, from what its own files say; no number of a token is assumed.
+
+Pure functions of parsed files, so that each layout of a published tokenizer is one small test.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jadeberta.errors import ConfigError
+from jadeberta.shards.tokenizer_format import SpecialTokens
+
+ROLE_KEYS = {
+    "cls": ("cls_token", "bos_token"),
+    "sep": ("sep_token", "eos_token"),
+    "pad": ("pad_token",),
+    "unk": ("unk_token",),
+    "mask": ("mask_token",),
+}
+"""Keys of `tokenizer_config.json` and `special_tokens_map.json`, the ones that are asked first in front."""
+USUAL_NAMES = {
+    "cls": ("[CLS]", "<cls>", "<s>", "<bos>"),
+    "sep": ("[SEP]", "<sep>", "</s>", "<eos>"),
+    "pad": ("[PAD]", "<pad>"),
+    "unk": ("[UNK]", "<unk>"),
+    "mask": ("[MASK]", "<mask>"),
+}
+"""Names of tokens, asked where no file says the role."""
+MASK_NAME = re.compile(r"[\[<(]+[^\w]*mask\b.*[\])>]", re.IGNORECASE | re.DOTALL)
+"""Names such as `<|mask|>` and `<MASK|MODEL>`."""
+
+
+@dataclass(frozen=True)
+class TokenNames:
+    """What a tokenizer's files say about its special tokens."""
+
+    ids: Mapping[str, int]
+    """Id of every token that may have a role, by its text."""
+    said: dict[str, str] = field(default_factory=dict)
+    """Text of the token of a key such as `mask_token`."""
+    defaults: dict[str, int] = field(default_factory=dict)
+    """Ids of roles that the tokenizer's program itself knows; asked after `said`."""
+    special: frozenset[int] = frozenset()
+    """Ids that stand for no text."""
+    size: int = 0
+    """Largest id and one."""
+
+
+def said_in(*documents: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the token of each key; of several documents the first that has it. A value is a string, or {"content": string}."""
+    found: dict[str, str] = {}
+    for document in documents:
+        for key in (key for keys in ROLE_KEYS.values() for key in keys):
+            value = document.get(key)
+            value = value.get("content") if isinstance(value, dict) else value
+            if isinstance(value, str) and value:
+                found.setdefault(key, value)
+    return found
+
+
+def find_roles(names: TokenNames, where: str) -> tuple[SpecialTokens, int]:
+    """Returns the special tokens by role, and the number of ids with them.
+
+    A tokenizer without a padding token of its own gets the first id that it does not use: padding has no text, so its files stay as they
+    are. Where one token only stands for a document's border, it is both `cls` and `sep`.
+
+    Args:
+        names: what the files say.
+        where: the tokenizer, for messages.
+
+    Raises:
+        ConfigError: there is no mask token or no token for a document's borders, or one token has two roles.
+    """
+    found = {role: _find(role, names) for role in ROLE_KEYS}
+    mask, cls, sep = found["mask"], found["cls"], found["sep"]
+    if mask is None:
+        raise ConfigError(
+            f"{where}: has no mask token (mask_token in tokenizer_config.json, or a special token like [MASK] or <mask>), so that nothing "
+            "could be predicted. Add one with tokenizer.add_special_tokens and save it, or name another tokenizer."
+        )
+    if cls is None and sep is None:
+        raise ConfigError(
+            f"{where}: has no token for the borders of a document (cls_token and sep_token, or bos_token and eos_token in "
+            "tokenizer_config.json). Name them there, or name another tokenizer."
+        )
+    cls, sep = (sep if cls is None else cls), (cls if sep is None else sep)
+    assert cls is not None and sep is not None
+    unk = None if found["unk"] in (mask, cls, sep) else found["unk"]
+    pad, size = found["pad"], names.size
+    # Such as eos for padding: a document's end would not be told from what fills a row.
+    if pad is None or pad in (mask, cls, sep, unk):
+        pad, size = size, size + 1
+    try:
+        return SpecialTokens(pad, cls, sep, unk, mask, tuple(names.special - {pad, cls, sep, unk, mask})), size
+    except ValueError as e:
+        raise ConfigError(f"{where}: {e}, so that they cannot be told apart. Give each role a token of its own.") from e
+
+
+def _find(role: str, names: TokenNames) -> int | None:
+    for key in ROLE_KEYS[role]:
+        if (number := names.ids.get(names.said.get(key, ""))) is not None:
+            return number
+    if role in names.defaults:
+        return names.defaults[role]
+    for name in USUAL_NAMES[role]:
+        # Only a special one: a vocabulary may have "<s>" for the HTML element.
+        if (number := names.ids.get(name)) is not None and number in names.special:
+            return number
+    if role == "mask":
+        masks = [number for name, number in names.ids.items() if number in names.special and MASK_NAME.fullmatch(name)]
+        return masks[0] if len(masks) == 1 else None
+    return None
