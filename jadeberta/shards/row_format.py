@@ -4,6 +4,7 @@ Document numbers are uint16 at any length: a row of 8,192 tokens has at most as 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -30,17 +31,17 @@ class RowFormat:
     token_dtype: TokenDtype = "uint16"
     """Type of a token id."""
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype:
         """Type of a token id as it is stored, little-endian."""
         return np.dtype("<u2" if self.token_dtype == "uint16" else "<u4")
 
-    @property
+    @cached_property
     def token_bytes(self) -> int:
         """Bytes of a row's token ids."""
         return self.length * self.dtype.itemsize
 
-    @property
+    @cached_property
     def document_bytes(self) -> int:
         """Bytes of a row's document numbers."""
         return self.length * DOCUMENT_DTYPE.itemsize

@@ -9,9 +9,10 @@ import orjson
 import pytest
 import webdataset
 import xxhash
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jadeberta.errors import JadebertaError
 from jadeberta.shards import (
     INDEX_NAME,
     CorpusEntry,
@@ -19,6 +20,7 @@ from jadeberta.shards import (
     ShardError,
     ShardIndex,
     SpecialTokens,
+    ensure_checksums,
     file_sha256,
     open_shards,
     verify,
@@ -27,6 +29,7 @@ from jadeberta.shards import (
 from jadeberta.shards.index_checks import VOCAB_LIMIT
 from jadeberta.shards.row_format import token_dtype_of
 from tests.shards.damage import change_index, flip_bit, without_checksums
+from tests.shards.test_crafted_index import VALUES, paths
 
 VOCAB = 100_000
 SPECIAL = SpecialTokens(pad=7, cls=99_998, sep=2, unk=None, mask=99_999, others=(66_000, 3))
@@ -235,3 +238,45 @@ def test_special_tokens_have_one_role_each_or_are_refused(ids: list[int], has_un
     else:
         assert is_sound and special.ids == tuple(sorted({*allowed}))
         assert SpecialTokens(**orjson.loads(orjson.dumps(special.document()))) == special
+
+
+@given(count=st.integers(1, 4), length=st.integers(1, 9000), is_wide=st.booleans(), seed=st.integers(0, 2**32))
+@settings(max_examples=25)
+def test_rows_of_any_length_and_type_are_read_back(
+    tmp_path_factory: pytest.TempPathFactory, count: int, length: int, is_wide: bool, seed: int
+) -> None:
+    out, generator = tmp_path_factory.mktemp("any"), np.random.default_rng(seed)
+    size = 2**20 if is_wide else 2**16
+    tokens = generator.integers(0, size, (count, length), dtype=np.uint32 if is_wide else np.uint16)
+    documents = generator.integers(1, 2**15, (count, length), dtype=np.uint16)
+    entry = write_shard(out / "a.tar", tokens, documents, 1, {}, length)
+    index = ShardIndex(length, size, "0" * 64, {}, "", "", {"a": CorpusEntry(1, [entry])}, token_dtype=token_dtype_of(size))
+    (out / INDEX_NAME).write_bytes(index.to_json())
+    shards, order = open_shards(out), generator.permutation(count)
+    for found, written in zip(shards.rows(order), (tokens, documents), strict=True):
+        assert found.dtype == written.dtype
+        np.testing.assert_array_equal(found, written[order])
+    np.testing.assert_array_equal(shards[count - 1][0], tokens[-1])
+    (out / "a.sums").write_bytes(b"")
+    assert ensure_checksums(out / "a.tar", entry, index.row_format(entry)) and len(open_shards(out)) == count
+
+
+@given(data=st.data())
+def test_any_value_in_any_place_of_version_two_is_read_or_refused_with_a_sentence(wide: Path, data: st.DataObject) -> None:
+    content = (wide / INDEX_NAME).read_bytes()
+    document = orjson.loads(content)
+    *parents, last = data.draw(st.sampled_from(paths(document)))
+    inner = document
+    for key in parents:
+        inner = inner[key]
+    inner[last] = data.draw(VALUES)
+    try:
+        (wide / INDEX_NAME).write_bytes(orjson.dumps(document))
+        for length in (None, *LENGTHS):
+            try:
+                shards = open_shards(wide, sequence_length=length)
+                len(shards), shards.rows(shards._starts[:0]), shards.index.fingerprint, shards.index.to_json()
+            except JadebertaError as e:
+                assert str(e).endswith(".") and "\n" not in str(e)
+    finally:
+        (wide / INDEX_NAME).write_bytes(content)

