@@ -4,6 +4,8 @@ import re
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from preprocess.readers.html.article_rules import text_of_article
 from preprocess.readers.html.hostile import is_hostile
@@ -157,3 +159,68 @@ def test_a_page_that_breaks_a_parser_is_found_before_it_is_parsed(page: str) -> 
 def test_an_ordinary_page_is_not_taken_for_a_hostile_one() -> None:
     row = "<tr><td class='a b'><font color=red>字</font></td><td><b>太</b></td></tr>"
     assert not is_hostile(f"<table>{row * 5000}</table><img src='data:image/png;base64,{'A' * 10**6}'>" + "<p>" * 2000)
+
+
+INLINE = [
+    "b",
+    "i",
+    "a href='x'",
+    "span",
+    "font",
+    "em",
+    "ruby",
+    "small",
+    "u",
+    "q",
+    "code",
+    "bdi",
+    "del",
+    "ins",
+    "label",
+    "abbr title='x'",
+    "x-new",
+]
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_no_markup_inside_a_sentence_costs_a_word_of_it(data: st.DataObject) -> None:
+    words = data.draw(
+        st.lists(st.sampled_from(["東京", "は", "日本", "の", "首都", "A1", "で", "ある"]), min_size=2, max_size=12)
+    )
+    html, opened = "<p>", list[str]()
+    for word in words:
+        for _ in range(data.draw(st.integers(0, 2))):
+            tag = data.draw(st.sampled_from(INLINE))
+            html += f"<{tag}>"
+            opened.append(tag.split()[0])
+        html += word + data.draw(
+            st.sampled_from(["", "", "<!-- x -->", "<wbr>", "<rt>よみ</rt>" if "ruby" in opened else "", "<script>x</script>"])
+        )
+        while opened and data.draw(st.booleans()):
+            html += f"</{opened.pop()}>"
+    sentence = "".join(words) + "。"
+    # A sentence is closed or not, in its paragraph or beside one.
+    html += (
+        "".join(f"</{tag}>" for tag in reversed(opened))
+        + "。"
+        + data.draw(st.sampled_from(["</p>", "", "</div>", "<table><tr><td>"]))
+    )
+    page = parse(f"<body><div>{html}")
+    assert text_of_page(page) == text_of_article(page, Losses()) == sentence
+
+
+# Apart from control characters all of them are markup, or look like it.
+PIECES = [
+    "<p>", "</p>", "<div hidden>", "<table>", "</table>", "<tr>", "<td>", "<b>", "</b>", "<a>", "</a>", "<ruby>", "<rt>", "<sup>", "</sup>",
+    "<sub>", "<h2>脚注</h2>", "<h3>", "<pre>", "</pre>", "<svg>", "<math alttext='\\frac'>", "<select>", "<option>", "<template>", "<form>",
+    "<nav>", "<li>", "<br>", "<![CDATA[", "<!--", "-->", "<script>", "</script>", "<textarea>", "<frameset>", "<body class='menu'>",
+    "</body>", "<html>", "\0", "&#0;", "&lt;sup&gt;", "\ufffd", "字", "文。", "1", " ", "\n", "<", ">", "'", '"', "=",
+]  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
+def test_any_page_gives_lines_of_text(page: str) -> None:
+    for text in (text_of_page(parse(page)), text_of_article(parse(page), Losses())):
+        assert not re.search(r"[\x00-\x09\x0b-\x1f]|\n\n", text) and text == text.strip("\n")

@@ -4,18 +4,20 @@ import gzip
 import random
 import zlib
 from collections import Counter
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 import zstandard
 
-from jadeberta.shards import InputError
+from jadeberta.shards import ConfigError, InputError
 from preprocess import compressed, readers
 from preprocess.config import CorpusConfig, PreprocessConfig, SegmenterConfig
 from preprocess.estimate import estimate_corpus
 from preprocess.executors.executor import Executor
 from preprocess.readers import input_split
 from preprocess.readers.bad_records import BadRecords
+from preprocess.readers.html import parser
 from preprocess.readers.web import http_response, warc_records
 from preprocess.segmenters import open_segmenter
 from preprocess.stages.extract import extract
@@ -237,3 +239,17 @@ def test_a_huge_record_is_passed_over_in_little_memory(tmp_path: Path, monkeypat
     records = [record("response", large, 1), record("response", large * 2, 2), page_record(3, TEXT)]
     found, dropped = of_records(tmp_path, records)
     assert len(found) == 1 and dropped == {"too large": 2}
+
+
+def test_without_the_parser_the_format_is_refused_with_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(parser, "version", missing)
+    (tmp_path / "a.warc").write_bytes(b"".join(RECORDS))
+    for format in ("warc", "enterprise_html"):
+        with pytest.raises(ConfigError) as error:
+            readers.splits("web", CorpusConfig(format, str(tmp_path / "a.warc")))  # type: ignore[arg-type]
+        assert "pip install 'jadeberta[web]'" in str(error.value) and str(error.value).startswith(
+            "preprocess.corpora.web.format: "
+        )
