@@ -18,8 +18,10 @@ import orjson
 from preprocess.executors.progress import read_ranks
 from preprocess.workdir import progress_dir
 from tests.helpers import ROOT
-from tests.preprocess.source_files import COMPRESS, jsonl, oscar_row, write_multistream
+from tests.preprocess.archive_files import tar
+from tests.preprocess.source_files import COMPRESS, article, jsonl, oscar_row, write_multistream
 from tests.preprocess.tiny_corpus import NOUNS, VERBS
+from tests.preprocess.web_files import packed, page_record
 
 MARK = "JADEBERTA_CHAOS"
 """Variable that every process of a job inherits, whoever its parent is by now."""
@@ -34,6 +36,10 @@ preprocess:
     cc100: {format: cc100, path: CORPORA/ja.txt.xz}
     oscar: {format: oscar, path: CORPORA/ja_meta_part_*.jsonl.gz}
     web: {format: jsonl, path: CORPORA/web.jsonl}
+    packed: {format: jsonl, path: CORPORA/packed.tar}
+    novels: {format: text, documents: paragraph, path: CORPORA/novels.txt}
+    crawl: {format: warc, path: CORPORA/crawl.warc.gz}
+    html: {format: enterprise_html, path: CORPORA/html.tar}
   segmenter: {engine: mecab, batch_sentences: 200}
   vocab_size: 150
   heldout_documents: 5
@@ -57,9 +63,9 @@ def write_corpora(folder: Path, kilobytes: int = 250) -> None:
             sentences.append(f"{a}の{b}で{c}を{draw.randrange(10**4)}回{verb}。")
         return "".join(sentences)
 
-    def texts() -> list[str]:
+    def texts(share: int = 1) -> list[str]:
         found, size = [], 0
-        while size < kilobytes * 1000:
+        while size < kilobytes * 1000 // share:
             found.append(text())
             size += len(found[-1].encode())
         return found
@@ -70,6 +76,12 @@ def write_corpora(folder: Path, kilobytes: int = 250) -> None:
         rows = [oscar_row(t, "annotation", ["noisy"] if n % 9 == 0 else None) for n, t in enumerate(texts())]
         (folder / f"ja_meta_part_{part}.jsonl.gz").write_bytes(COMPRESS[".gz"](jsonl(rows)))
     write_multistream(folder, 24, index=True)
+    rows = [jsonl([{"text": t}]) for t in texts(4)]
+    (folder / "packed.tar").write_bytes(tar([(f"{n}.jsonl", b"".join(rows[n::3])) for n in range(3)]))
+    (folder / "novels.txt").write_text("\n\n".join(texts(4)), encoding="utf-8")
+    (folder / "crawl.warc.gz").write_bytes(packed([page_record(n, t) for n, t in enumerate(texts(2))]))
+    articles = [article(n % 90, f"<p>{t}</p>") for n, t in enumerate(texts(4))]
+    (folder / "html.tar").write_bytes(tar([("0.ndjson", jsonl(articles[:40])), ("1.ndjson", jsonl(articles[40:]))]))
 
 
 class Job:

@@ -3,11 +3,12 @@
 from preprocess import compressed
 from preprocess.__main__ import main
 from preprocess.executors import progress
-from preprocess.readers import input_split, wikipedia
+from preprocess.readers import input_split, plain_text, wikipedia
 from preprocess.tokenization import word_counts
 
 compressed.CHUNK_BYTES = 4096
 input_split.SPLIT_BYTES = 20_000
+plain_text.GROUP_BYTES = 20_000
 wikipedia.STREAMS_PER_SPLIT = 4
 word_counts.MAX_DISTINCT = 300
 word_counts.PARTITION_BYTES = 100_000

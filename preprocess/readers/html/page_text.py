@@ -61,7 +61,7 @@ def marked_text(root: Any, rule: Rule) -> str:
     around: Ancestors = []
     node, links, fixed = root.first_child, 0, 0
     while node is not None:
-        kind = int(node.type)
+        kind = node.type
         if kind == 3:
             out.append(_of_text(node.text, bool(fixed)))
         elif kind == 1:
