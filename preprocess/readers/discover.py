@@ -231,6 +231,8 @@ def _format_of(path: Path) -> tuple[CorpusFormat | None, str]:
         return "jsonl", ""
     if path.suffix == ".parquet":
         return "parquet", ""
+    if path.suffix == ".arrow":
+        return None, "Arrow, as datasets.save_to_disk writes it; write Parquet by to_parquet()"
     bare = path.name.removesuffix(path.suffix) if path.suffix in DECOMPRESSORS else path.name
     if not is_json and Path(bare).suffix not in ("", ".txt"):
         return None, "not a format that is read"

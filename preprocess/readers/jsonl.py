@@ -96,7 +96,8 @@ class _Fields:
         values = [get(row) for get in self._getters]
         if any(isinstance(value, float) and abs(value) >= 2**63 for value in values):
             # orjson makes such integers floats, and they would be equal to others.
-            values = [get(json.loads(decode(self._split.path, number, line))) for get in self._getters]
+            row = _parse_leniently(self._split.path, number, line)
+            values = [get(row) for get in self._getters]
         self._rows += 1
         if self._unseen:
             self._unseen -= {path for path, value in zip(self._where.fields, values, strict=True) if value is not MISSING}
@@ -176,7 +177,7 @@ def _key(path: Path, number: int, found: object, line: bytes, id_of: Getter) -> 
         return None
     if isinstance(found, float):
         # Ids that differ in the file must differ here: as a float, an integer of 2^64 and more loses its last digits.
-        exact = json.loads(decode(path, number, line), parse_float=str, parse_int=str, parse_constant=lambda name: None)
+        exact = _parse_leniently(path, number, line, parse_float=str, parse_int=str, parse_constant=lambda name: None)
         written = id_of(exact)
         return None if written is None else str(written)
     return str(found)
@@ -193,11 +194,11 @@ def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
     return row
 
 
-def _parse_leniently(path: Path, number: int, line: bytes) -> Any:
-    """Parses what Python's json writes and orjson refuses: lone surrogates, NaN."""
+def _parse_leniently(path: Path, number: int, line: bytes, **hooks: Any) -> Any:
+    """Parses what Python's json writes and orjson refuses (lone surrogates, NaN), or keeps numbers as `hooks` say."""
     text = decode(path, number, line)
     try:
-        return json.loads(text)
+        return json.loads(text, **hooks)
     except json.JSONDecodeError as e:
         # The error's own text counts lines from the start of this line.
         problem = f"not JSON ({e.msg.removesuffix(' at')} at column {e.colno})"

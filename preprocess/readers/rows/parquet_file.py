@@ -27,6 +27,7 @@ BATCH_ROWS = 256
 BUFFER_BYTES = 2**20
 """Bytes read at once of each column."""
 _MAGIC, _ENCRYPTED_MAGIC = b"PAR1", b"PARE"
+_COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ", b"PK")
 _LFS_POINTER = b"version https://git-lfs"
 _FAULTS = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
 
@@ -219,6 +220,10 @@ def _require_parquet(path: Path) -> None:
         raise InputError(f"{path}: a pointer of Git LFS and not the file itself; run 'git lfs pull' in its folder.")
     if head[:4] == _ENCRYPTED_MAGIC or tail == _ENCRYPTED_MAGIC:
         raise InputError(f"{path}: its footer is encrypted, and no key is known here; write it again without encryption.")
+    if head.startswith(_COMPRESSED):
+        raise InputError(
+            f"{path}: byte 0: the whole file is compressed, and Parquet compresses its columns itself; decompress it."
+        )
     if head[:4] != _MAGIC:
         raise InputError(
             f"{path}: byte 0: not a Parquet file; correct the corpus's format or path in the recipe, or {DOWNLOAD_AGAIN}."

@@ -125,12 +125,14 @@ def test_json_is_looked_into_and_taken_where_it_is_a_document_a_line(tmp_path: P
     (tmp_path / "pretty.json").write_bytes(b'{\n  "text": "a"\n}\n')
     (tmp_path / "info.json").write_bytes(b'{"features": {}}')
     (tmp_path / "book.txt").write_text("一。", encoding="utf-8")
+    (tmp_path / "data-00000-of-00001.arrow").write_bytes(b"\xff")
     (tmp_path / "table.csv").write_bytes(b"a,b")
     said = log_of(tmp_path, caplog)
     assert list(discover(tmp_path)) == ["c4"]
     assert said[1:3] == ["  c4: jsonl, 1 file, 0.0 MB", "    c4.json.gz"]
     left = dict(zip(said[3::2], said[4::2], strict=True))
     assert left == {
+        "  left, Arrow, as datasets.save_to_disk writes it; write Parquet by to_parquet():": "    data-00000-of-00001.arrow",
         "  left, a JSON array; write one object a line: jq -c '.[]':": "    array.json",
         "  left, plain text; name it in a recipe (format: text, or cc100 where a blank line ends a document):": "    book.txt",
         '  left, not one JSON object a line with "text" or "content":': "    info.json, pretty.json",

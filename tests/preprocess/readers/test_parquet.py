@@ -276,6 +276,26 @@ def test_any_table_gives_what_its_lines_would_give(rows: list[Any], group: int, 
         assert +same_dropped == dropped and len(documents) + sum(dropped.values()) == len(rows)
 
 
+def test_a_huge_row_group_is_never_in_memory_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("BATCH_BYTES", 2**16), ("BUFFER_BYTES", 2**14)):
+        monkeypatch.setattr(parquet_file, name, value)
+    table = {"text": [f"{n} " + "長い文。" * 250 for n in range(3000)]}
+    path = write(
+        tmp_path / "a.parquet",
+        table,
+        rows=3000,
+        compression="none",
+        use_dictionary=False,
+        data_page_size=2**14,
+        write_batch_size=8,
+    )
+    (split,) = readers.splits("c", CorpusConfig("parquet", str(path)))
+    before, most = pa.total_allocated_bytes(), 0
+    for _ in readers.documents(split, Counter()):
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert path.stat().st_size > 8 * 2**20 and most < 2**20
+
+
 def test_what_a_dry_run_expects_of_a_file_is_what_is_in_it(tmp_path: Path, narrow: None) -> None:
     path = write(tmp_path / "a.parquet", pa.Table.from_pylist(ROWS), 7)
     corpus = CorpusConfig("parquet", str(path))

@@ -78,6 +78,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (HEAD[:-1], f"byte {len(HEAD) - 1}: the file is cut short: it has no footer"),
         (HEAD[:100], "byte 100: the file is cut short: it has no footer"),
         (b"{}" * 99, "byte 0: not a Parquet file; correct the corpus's format or path in the recipe, or copy"),
+        (b"\x1f\x8b" + HEAD, "byte 0: the whole file is compressed, and Parquet compresses its columns itself; decompress it."),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS and not the file itself; run 'git lfs pull'"),
         (HEAD[:4] + HEAD[200:], "row group 0, column text: "),
         (HEAD[:-8] + b"\xff\xff\xff\x7fPAR1", "its footer cannot be read: "),

@@ -15,6 +15,7 @@ from jadeberta.shards import ConfigError
 from preprocess import readers
 from preprocess.config import CorpusConfig
 from preprocess.load_config import load_config
+from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.rows.field_paths import getter
 from preprocess.readers.rows.where import MAX_DEPTH, parse_where
 from tests.preprocess.source_files import jsonl, oscar_row
@@ -182,6 +183,19 @@ def test_integers_beyond_64_bits_are_compared_by_all_their_digits(tmp_path: Path
     (tmp_path / "w.jsonl").write_text("".join(f'{{"text": "文{n}。", "key": {2**64 + n}}}\n' for n in range(3)))
     (split,) = readers.splits("web", CorpusConfig("jsonl", str(tmp_path / "w.jsonl"), where=f"key == {2**64 + 1}"))
     assert [d["text"] for d in readers.documents(split, Counter())] == ["文1。"]
+
+
+def test_a_row_that_is_nested_too_deep_to_be_read_exactly_is_a_bad_record(tmp_path: Path) -> None:
+    deep = "[" * 900 + "]" * 900
+    (tmp_path / "w.jsonl").write_text(
+        f'{{"text": "一。", "key": {2**64}, "id": {2**64}, "deep": {deep}}}\n{{"text": "二。", "key": 1}}\n'
+    )
+    for where in ("key >= 1", ""):
+        (split,) = readers.splits("web", CorpusConfig("jsonl", str(tmp_path / "w.jsonl"), where=where))
+        dropped: Counter[str] = Counter()
+        found = [d["text"] for d in readers.documents(split, dropped, BadRecords("exclude"))]
+        # How deep Python's json goes depends on the calls around it.
+        assert found in (["二。"], ["一。", "二。"]) and len(found) + sum(dropped.values()) == 2
 
 
 def test_oscar_takes_a_filter_on_its_metadata(tmp_path: Path) -> None:
