@@ -4,7 +4,7 @@ Chosen tokens become [MASK] (80%), a random token (10%) or stay as they are (10%
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 import numpy as np
 
@@ -13,6 +13,21 @@ from jadeberta.shards.tokenizer_format import DEFAULT_SPECIAL_TOKENS, SpecialTok
 
 IGNORED = -100
 """Label of a token that is not predicted; the ignore_index of PyTorch's cross-entropy."""
+
+
+@lru_cache(maxsize=4)
+def _tables(vocab_size: int, special: SpecialTokens) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens that are not special, ascending, int64; and which tokens may be masked, bool [vocab_size].
+
+    Kept: a mask probability that changes from step to step makes a masker for each.
+    """
+    ordinary = np.setdiff1d(np.arange(vocab_size), special.ids)
+    may_mask = np.zeros(vocab_size, bool)
+    may_mask[ordinary] = True
+    # [UNK] stands for text and may be masked; the other special tokens may not.
+    if special.unk is not None:
+        may_mask[special.unk] = True
+    return ordinary, may_mask
 
 
 @dataclass(frozen=True)
@@ -26,21 +41,6 @@ class Masker:
     """bool [vocab_size], True for pieces that start a word; where given, whole words are chosen."""
     special: SpecialTokens = DEFAULT_SPECIAL_TOKENS
     """The special tokens of the rows' tokenizer; at least one other token must be in the vocabulary."""
-
-    @cached_property
-    def _ordinary(self) -> np.ndarray:
-        """The tokens that are not special, ascending, int64: a random token is one of them."""
-        return np.setdiff1d(np.arange(self.vocab_size), self.special.ids)
-
-    @cached_property
-    def _may_mask(self) -> np.ndarray:
-        """Which tokens may be masked, bool [vocab_size]."""
-        may_mask = np.zeros(self.vocab_size, bool)
-        may_mask[self._ordinary] = True
-        # [UNK] stands for text and may be masked; the other special tokens may not.
-        if self.special.unk is not None:
-            may_mask[self.special.unk] = True
-        return may_mask
 
     def __call__(
         self, tokens: np.ndarray, epochs: np.ndarray, samples: np.ndarray, word_starts: np.ndarray | None = None
@@ -57,7 +57,8 @@ class Masker:
             Input ids and labels, both int64 [batch, length]. A label is the token where it is predicted, elsewhere IGNORED.
         """
         ids = tokens.astype(np.int64)
-        may_mask = self._may_mask[ids]
+        ordinary, may_be_masked = _tables(self.vocab_size, self.special)
+        may_mask = may_be_masked[ids]
         if word_starts is None and self.word_starts is not None:
             word_starts = self.word_starts[ids]
         if word_starts is None:
@@ -67,10 +68,10 @@ class Masker:
         labels = np.where(chosen, ids, IGNORED)
         # A stream of its own for each decision: what becomes of a token must not depend on whether it was chosen.
         action = self._uniform(ids.shape, epochs, samples, stream=1)
-        drawn = self._bits(ids.shape, epochs, samples, stream=2) % np.uint64(len(self._ordinary))
+        drawn = self._bits(ids.shape, epochs, samples, stream=2) % np.uint64(len(ordinary))
         ids = np.where(chosen & (action < 0.8), self.special.mask, ids)
         is_random = chosen & (action >= 0.8) & (action < 0.9)
-        ids[is_random] = self._ordinary[drawn[is_random].astype(np.int64)]
+        ids[is_random] = ordinary[drawn[is_random].astype(np.int64)]
         return ids, labels
 
     def _choose_words(self, starts: np.ndarray, may_mask: np.ndarray, epochs: np.ndarray, samples: np.ndarray) -> np.ndarray:

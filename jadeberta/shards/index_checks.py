@@ -39,6 +39,9 @@ def check_index(document: dict[str, Any], version: int) -> None:
     _of_type(document, "segmenter", "", dict, "an object")
     for key in ("normaliser", "sentence_splitter"):
         _of_type(document, key, "", str, "a string")
+    for key in ("tokenizer_input", "word_source"):
+        if key in document:
+            _of_type(document, key, "", str, "a string")
     if "tokenizer_files" in document:  # older versions write none
         for name in _of_type(document, "tokenizer_files", "", dict, "an object"):
             _require_file_name(name, "tokenizer_files")

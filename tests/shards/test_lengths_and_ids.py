@@ -184,6 +184,8 @@ TOP = [
     ("special_tokens", SPECIAL.document() | {"others": [[]]}, r"others\[0\] is \[\] and must be a whole number"),
     ("special_tokens", SPECIAL.document() | {"others": None}, "others is None and must be a list"),
     ("special_tokens", SPECIAL.document() | {"bos": 1}, "special_tokens.bos is no role"),
+    ("word_source", [], r"word_source is \[\] and must be a string"),
+    ("tokenizer_input", {}, r"tokenizer_input is \{\} and must be a string"),
     ("version", 1, "token_dtype is there, which format version 1 does not have"),
     ("version", 3, "format version 3, this program reads 1 and 2"),
     ("version", True, "format version True"),
