@@ -10,6 +10,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal
 
 from jadeberta.config.load_recipe import PATH_KEYS
+from jadeberta.config.phase_config import PhaseConfig
 from jadeberta.config.schema import Recipe
 
 PATHS = [key.rpartition(".")[2] for key in PATH_KEYS]
@@ -37,6 +38,7 @@ def render_help(own_options: list[tuple[str, str]]) -> str:
     recipe: Any = Recipe
     single = [(f"--{name}", text) for name, text in describe_fields(recipe)]
     lines += ["", "other keys of the recipe:", *_entries(single, width), ""]
+    lines += ["an entry of --phases:", *_entries(describe_fields(PhaseConfig), width), ""]
     lines += textwrap.wrap("recipes/large.yaml shows every key with the published run's value and its source.", width)
     return "\n".join(lines)
 
@@ -80,6 +82,8 @@ def _default(field: Field) -> str:
     value = field.default if field.default is not MISSING else factory()
     if isinstance(value, bool):
         return str(value).lower()
+    if value is None:
+        return "the run's"
     if isinstance(value, str | list | dict) and not value:
         return "empty"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from jadeberta.config.lineage import describe_entry
+from jadeberta.config.phases import mask_range
 from jadeberta.release.origin import is_of_characters
 
 _CARD_SENTENCE = "京都 大学 で 自然 言語 処理 を [MASK] する 。"
@@ -128,6 +129,10 @@ def _training(state: dict[str, Any], ledger: list[dict[str, Any]], weights: str)
         ("seed", state["seed"]),
         ("software", ", ".join(f"{name} {version}" for name, version in state["versions"].items())),
     ]
+    for number, phase in enumerate(settings.get("phases", []), 1):
+        lines.append((f"phase {number}", _phase(phase, state["recipe"]["phases"][number - 1])))
+    if settings.get("data.weights"):
+        lines.append(("mixed by weight", _mixed({"weights": settings["data.weights"]})))
     if settings.get("training.z_loss"):
         lines.append(("z-loss", settings["training.z_loss"]))
     if weights == "ema":
@@ -164,13 +169,29 @@ def _batch(settings: dict[str, Any]) -> str:
     return ", then ".join([*warmup, f"{settings['training.global_batch_size']:,} sequences"])
 
 
+def _phase(phase: dict[str, Any], entry: dict[str, Any]) -> str:
+    length = f", rows of {entry['sequence_length']:,}" if entry["sequence_length"] else ""
+    mask = phase["mask_probability"]
+    masked = f", masks {mask[0]:.0%}" + (f" to {mask[1]:.0%}" if mask[0] != mask[1] else "") if mask else ""
+    rate = f", learning rate {entry['lr']:g}" if entry["lr"] is not None else ""
+    return f"{phase['steps']:,} steps of {phase['global_batch_size']:,} sequences{length}{masked}{rate}; {_mixed(phase['mixed'])}"
+
+
+def _mixed(mixed: dict[str, dict[str, float]]) -> str:
+    if "weights" in mixed:
+        return ", ".join(f"{name} {weight:.4g}" for name, weight in mixed["weights"].items())
+    return ", ".join(f"{name} x{times}" for name, times in mixed["repeats"].items())
+
+
 def _optimizer(settings: dict[str, Any]) -> str:
     return f"AdamW, betas ({settings['training.adam_beta1']}, {settings['training.adam_beta2']}), epsilon {settings['training.adam_eps']}"
 
 
 def _masking(settings: dict[str, Any]) -> str:
     unit = "whole words" if settings["training.whole_word_mask"] else "tokens"
-    return f"{settings['training.mask_probability']:.0%} of the {unit}; 80% [MASK], 10% random, 10% kept"
+    first, last = mask_range(settings["training.mask_probability"])
+    share = f"{first:.0%}" + (f" falling to {last:.0%}" if last < first else f" rising to {last:.0%}" if last > first else "")
+    return f"{share} of the {unit}; 80% [MASK], 10% random, 10% kept"
 
 
 def _evaluation(evaluation: dict[str, Any] | None) -> str:

@@ -161,3 +161,25 @@ def test_another_device_is_planned_from_its_speed(capsys, tmp_path) -> None:
     assert main(["--config", str(tmp_path / "r.yaml"), *arguments]) == 0
     printed = capsys.readouterr().out
     assert "1 node x 1 MI300X" in printed and "MFU" not in printed
+
+
+def test_phases_are_planned_one_by_one_and_added_up(capsys) -> None:
+    phases = (
+        "[{steps: 200000, sequence_length: 128}, "
+        "{steps: 100000, global_batch_size: 1152, micro_batch_size: 9, mask_probability: [0.3, 0.1]}]"
+    )
+    arguments = ["--device", "A100", "--mfu", "0.3", "--phases", phases]
+    plan = planned(capsys, *arguments)
+    first, second = plan["phases"]
+    assert first["tokens"] == 200_000 * 2304 * 128 and second["tokens"] == 100_000 * 1152 * 512
+    assert plan["tokens"] == first["tokens"] + second["tokens"]
+    assert plan["days_without_faults"] == pytest.approx(first["days_without_faults"] + second["days_without_faults"])
+    assert plan["step_s"] == pytest.approx(plan["days_without_faults"] * 86400 / 300_000)
+    # Short rows need less work a token, and their micro-batch of 18 keeps half of what 9 rows of 512 keep.
+    assert first["flops_per_token"] < second["flops_per_token"] and 2 * first["activation_bytes"] == second["activation_bytes"]
+    assert main(["--config", LARGE, "--nodes", "1,2", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "activations, GB" in printed and "the longest phase alone on more nodes" in printed
+    odd = "[{steps: 200000, micro_batch_size: 16}, {steps: 100000, global_batch_size: 1168, micro_batch_size: 1}]"
+    with pytest.raises(ConfigError, match=r"phases, entry 2: .* does not divide over 24 ranks"):
+        planned(capsys, "--nodes", "3", "--phases", odd)

@@ -3,6 +3,7 @@
 import pytest
 
 from jadeberta.config import load_recipe
+from jadeberta.config.phases import phases_of
 from jadeberta.errors import ConfigError
 from jadeberta.plan.step_time import expected_maximum
 from jadeberta.scaling.analysis import PointResult, report_rows
@@ -149,3 +150,10 @@ def test_what_preflight_had_against_an_allocation_is_passed_on() -> None:
     preflight = {"fit": False, "unfit": {"node3": ["slow", "full"]}, "common": ["clocks"], "constants": {}}
     assert warnings_of(preflight) == ["node3: slow", "node3: full", "clocks"] and warnings_of({"constants": {}}) == []
     assert "did not finish" in warnings_of({})[0]
+
+
+def test_a_point_of_a_recipe_with_phases_is_of_the_first_one() -> None:
+    phases = "[{steps: 200000, sequence_length: 128, micro_batch_size: 36}, {steps: 100000, global_batch_size: 1152}]"
+    recipe = recipe_of(load_recipe(LARGE, ("--phases", phases)), Point(1, 1, 8, 36, 2304), "run", 20)
+    (phase,) = phases_of(recipe)
+    assert (phase.steps, phase.sequence_length, phase.micro_batch_size, recipe.training.max_steps) == (20, 128, 36, 20)

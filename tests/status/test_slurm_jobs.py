@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from jadeberta.cluster.slurm import SlurmJob
 from jadeberta.config.batch_sizes import BatchSizes
@@ -119,6 +120,20 @@ def test_the_next_save_is_at_the_next_multiple_or_at_the_end() -> None:
     assert next_save(at, Goal(48, 50)) == (48, 2.0) and next_save(at, Goal(48, None)) == (48, 2.0)
     assert next_save(Goodput(step=48, step_s=2.0), Goal(48, 50)) is None
     assert next_save(Goodput(step=47), Goal(400, 50)) is None and next_save(at, Goal()) is None
+
+
+def test_over_the_border_of_a_phase_a_step_takes_as_long_as_its_tokens(tmp_path) -> None:
+    recipe = {
+        "training": {"max_steps": 100, "global_batch_size": 8, "batch_size_warmup": []},
+        "checkpoint": {"every_steps": 20},
+        "model": {"max_position_embeddings": 512},
+        "phases": [{"steps": 90, "sequence_length": 128, "global_batch_size": None}, {"steps": 10, "global_batch_size": 4}],
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    goal, at = read_goal(tmp_path), Goodput(step=80, step_s=3.0)
+    assert next_save(at, goal) == (100, 10 * 3.0 + 10 * 6.0) and training_left_s(at, goal) == 90.0
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"phases": ["x"]}))
+    assert training_left_s(at, read_goal(tmp_path)) == 60.0
 
 
 def test_what_is_left_of_the_training_counts_in_jobs_of_this_time_limit() -> None:

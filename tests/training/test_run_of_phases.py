@@ -3,13 +3,20 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import xxhash
 
 from jadeberta.config import load_recipe
+from jadeberta.data.phase_order import PhasedOrder
+from jadeberta.data.run_data import open_run_data
 from jadeberta.errors import CheckpointError, ConfigError, ShardError
 from jadeberta.pretrain import pretrain
-from tests.helpers import add_length, make_recipe, make_shards, read_metrics, run_ranks
+from jadeberta.utils.json_lines import read_jsonl
+from tests.helpers import add_length, make_recipe, make_shards, printed_by, read_metrics, run_ranks
+from tests.training.test_guard import train
 from tests.training.test_resume import content, kill_at
 
 PHASES = [
@@ -92,6 +99,34 @@ def test_killed_at_each_border_it_ends_bit_identical_and_one_rank_reads_the_same
     seen = {row["step"]: (row["batch_hash"], row["masked_tokens"], row["lr"]) for row in read_metrics(unbroken)}
     for row in [*read_metrics(tmp_path / "run"), *read_metrics(tmp_path / "one")]:
         assert (row["batch_hash"], row["masked_tokens"], row["lr"]) == seen[row["step"]]
+
+
+@pytest.mark.slow
+def test_a_roll_back_over_a_border_skips_what_each_phase_had_read_and_keeps_the_border(tmp_path) -> None:
+    make_shards(tmp_path / "shards", {"wikipedia": (20, 3)})
+    phases: list = [{"steps": 6}, {"steps": 6, "global_batch_size": 6, "weights": {"wikipedia": 1.0}, "mask_probability": 0.2}]
+    changes: dict = {
+        "phases": phases,
+        "guard": {"max_skipped_in_row": 2, "max_rollbacks": 1},
+        "checkpoint": {"every_steps": 2},
+        "training": {"max_steps": 12, "schedule": "constant"},
+    }
+    order = open_run_data(load_recipe(make_recipe(tmp_path / "r.yaml", tmp_path / "shards", tmp_path / "run", **changes))).order
+
+    def hashes(order: Any, steps: range) -> list[str]:
+        return [xxhash.xxh64(np.stack(order.step(s), axis=1).astype("<i8").tobytes()).hexdigest() for s in steps]
+
+    run, statuses = train(tmp_path, 1, "bf16", "nan", ",".join(hashes(order, range(5, 8))), **changes)
+    assert statuses == [0, 0], printed_by(tmp_path / "run")[-3000:]
+    (back,) = [row for row in read_jsonl(run / "ledger.jsonl") if row["event"] == "rollback"]
+    assert (back["step"], back["from_step"], back["skipped_samples"]) == (4, 8, [[1, 48, 72], [2, 0, 12]])
+    rows = read_metrics(run)
+    assert [row["step"] for row in rows] == [*range(1, 9), *range(5, 13)]
+    assert [row["phase"] for row in rows] == [1] * 6 + [2] * 2 + [1] * 2 + [2] * 6
+    assert isinstance(order, PhasedOrder)
+    assert [row["batch_hash"] for row in rows[8:]] == hashes(order.undoing(4, 8), range(4, 12))
+    state = json.loads((run / "checkpoints/step-00000012/state.json").read_text())
+    assert (state["skipped_samples"], state["stepped_over"], state["position"]) == ([[1, 48, 72], [2, 0, 12]], [], 12 + 36)
 
 
 @pytest.mark.parametrize(
