@@ -12,7 +12,7 @@ from jadeberta.pretrain import check_against_shards
 from tests.helpers import ROOT
 
 LARGE = ROOT / "recipes/large.yaml"
-SOURCES = {"card", "char", "paper", "HF", "CPT", "ours", "recalled"}
+SOURCES = {"card", "char", "paper", "HF", "CPT", "MB", "LLMjp", "V3", "ours", "recalled"}
 """Marks of the values' sources; the head of a recipe says what each is."""
 
 
@@ -77,7 +77,7 @@ def test_the_vocabulary_of_the_shards_decides_and_its_remedy_leads_to_no_other_e
         assert check_against_shards(load_recipe(LARGE, ("--model.vocab_size", "900", *other)), shards) == {}
 
 
-@pytest.mark.parametrize("name", ["large", "base", "char_wwm", "continue", "demo"])
+@pytest.mark.parametrize("name", ["large", "base", "char_wwm", "modern", "continue", "demo"])
 def test_every_value_of_a_shipped_recipe_has_a_source_that_can_be_read(name: str) -> None:
     text = (ROOT / f"recipes/{name}.yaml").read_text(encoding="utf-8")
     sources = set(re.findall(r"(?m)^#   \[(\w+)\]", text))
