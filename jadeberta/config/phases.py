@@ -13,7 +13,8 @@ from typing import Any
 
 from jadeberta.config.batch_sizes import BatchSizes
 from jadeberta.config.phase_config import PhaseConfig
-from jadeberta.config.schema import Recipe, accumulation_steps
+from jadeberta.config.row_lengths import check_rows
+from jadeberta.config.schema import ModelConfig, Recipe, accumulation_steps
 from jadeberta.errors import ConfigError
 
 WEIGHT_TOLERANCE = 1e-6
@@ -224,7 +225,7 @@ def check_phases(recipe: Recipe) -> None:
             "global_batch_size, which goes on in the same order of the data."
         )
     for number, phase in enumerate(recipe.phases, 1):
-        _check_entry(phase, f"phases, entry {number}", recipe.model.max_position_embeddings)
+        _check_entry(phase, f"phases, entry {number}", recipe.model)
     steps = [phase.steps for phase in recipe.phases]
     if recipe.phases and sum(steps) != recipe.training.max_steps:
         raise ConfigError(
@@ -233,7 +234,7 @@ def check_phases(recipe: Recipe) -> None:
         )
 
 
-def _check_entry(phase: PhaseConfig, where: str, longest: int) -> None:
+def _check_entry(phase: PhaseConfig, where: str, model: ModelConfig) -> None:
     for key, low in (("steps", 1), ("sequence_length", 1), ("global_batch_size", 1), ("micro_batch_size", 1), ("warmup_steps", 0),
                      ("decay_steps", 0)):  # fmt: skip
         if (value := getattr(phase, key)) is not None and value < low:
@@ -244,11 +245,8 @@ def _check_entry(phase: PhaseConfig, where: str, longest: int) -> None:
         if not phase.weights:
             raise ConfigError(f"{where}: weights is empty; name each corpus with its share, or leave the key out.")
         _check_weights(phase.weights, f"{where}: weights")
-    if phase.sequence_length is not None and phase.sequence_length > longest:
-        raise ConfigError(
-            f"{where}: sequence_length is {phase.sequence_length}, but model.max_position_embeddings is {longest}; "
-            f"set model.max_position_embeddings to {phase.sequence_length} or more."
-        )
+    length = phase.sequence_length or model.max_position_embeddings
+    check_rows(model, length, phase.attention or model.attention, f"{where}: sequence_length")
 
 
 def _check_weights(weights: Mapping[str, float], key: str) -> None:

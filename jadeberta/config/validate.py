@@ -149,13 +149,14 @@ def _check_model(recipe: Recipe) -> None:
         raise ConfigError(f"model.pos_att_type is {model.pos_att_type}; it may hold c2p and p2c.")
     check_rows(model, model.max_position_embeddings, model.attention, "model.max_position_embeddings")
     _check_positions(model)
-    if model.attention == "eager" and recipe.training.recompute != "none":
+    has_eager = "eager" in (model.attention, *(phase.attention for phase in recipe.phases))
+    if has_eager and recipe.training.recompute != "none":
         raise ConfigError(
             "training.recompute needs model.attention 'sdpa' or 'fused'; Hugging Face's own module keeps its activations."
         )
     if recipe.training.recompute == "cheap" and recipe.training.compile == "never":
         raise ConfigError("training.recompute 'cheap' is the compiler's choice; set training.compile to 'auto' or 'always'.")
-    if model.attention == "eager" and recipe.data.packing == "documents":
+    if has_eager and recipe.data.packing == "documents":
         raise ConfigError(
             "data.packing 'documents' needs model.attention 'sdpa' or 'fused': Hugging Face's own module cannot keep documents apart."
         )

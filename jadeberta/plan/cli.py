@@ -12,8 +12,9 @@ from jadeberta.config.phases import phases_of, recipe_in
 from jadeberta.errors import ConfigError
 from jadeberta.model.load import count_parameters
 from jadeberta.plan.forecast import DEFAULTS, ClusterShape, Forecast, Input, forecast, measured_inputs
+from jadeberta.plan.gpu_memory import state_bytes
 from jadeberta.plan.world_sizes import DEFAULTS as NETWORK_DEFAULTS
-from jadeberta.plan.world_sizes import WorldSize, compare, network_inputs, read_preflight, sizes_table
+from jadeberta.plan.world_sizes import WorldSize, compare, network_inputs, read_preflight, sizes_table, zero_of
 from jadeberta.status.attempts import read_rows
 from jadeberta.utils.command_line import OneSentenceParser, not_negative, positive
 from jadeberta.utils.paths import path_option
@@ -68,6 +69,9 @@ def main(arguments: list[str]) -> int:
     # `forecast` prints every input it gets, so those of the network go to the comparison alone.
     of_network = {name: inputs.pop(name) for name in (*NETWORK_DEFAULTS, "nvlink_gb_per_s") if name in inputs}
     result = forecast(recipe, cluster, inputs, count_parameters(recipe.model))
+    stage = zero_of(recipe)[0]
+    state = state_bytes(result.parameters, recipe.training, stage, cluster.nodes * cluster.gpus_per_node)
+    result = replace(result, state_bytes=state)
     sizes: list[WorldSize] = []
     if len(options.nodes) > 1 or options.preflight is not None:
         preflight = {} if options.preflight is None else read_preflight(options.preflight)
@@ -160,6 +164,7 @@ def table(options: argparse.Namespace, result: Forecast, sizes: list[WorldSize])
         "work": f"{result.flops_per_token / 1e9:.3f} GFLOP a token, {result.total_flops:.3g} FLOP",
         "speed": f"{speed}{mfu}",
         "step": f"{result.step_s:.3f} s",
+        "memory of a GPU": f"{result.state_bytes / 1e9:.1f} GB of state, {result.activation_bytes / 1e9:.1f} GB for a micro-batch",
         "checkpoint": f"{result.checkpoint_bytes / 1e9:.2f} GB",
         "without faults": f"{result.days_without_faults:.1f} days",
         "failures": f"{result.failures:.1f} expected, one in {result.mtbf_s / 86400:.1f} days",

@@ -12,6 +12,7 @@ from jadeberta.config.batch_sizes import BatchSizes
 from jadeberta.config.phases import Phase, phases_of, require_divisible
 from jadeberta.errors import ConfigError
 from jadeberta.plan.checkpoint_interval import best_interval, daly, expected_efficiency, young
+from jadeberta.plan.gpu_memory import activation_bytes, attention_bytes
 from jadeberta.status.attempts import read_history, stall_seconds
 from jadeberta.training.guard import NORMAL
 from jadeberta.training.metrics import training_flops_per_token
@@ -24,8 +25,6 @@ STEPS_FOR_SPREAD = 16
 """Fewest steps from which the spread of step times is computed."""
 OPTIMIZER_BYTES = 12
 """Bytes of a parameter's fp32 master weight and two Adam moments."""
-SAVED_BYTES = {"bf16": 34, "fp32": 68, "layers": 4}
-"""Bytes that the backward pass keeps for each token, layer and unit of the width: computed from the tensors that a layer saves in bf16."""
 AVERAGE_BYTES = 4
 """Bytes of a parameter's fp32 running average, where the recipe keeps one."""
 
@@ -102,7 +101,7 @@ class PhaseForecast:
     step_s: float
     days_without_faults: float
     activation_bytes: int
-    """What the backward pass of a micro-batch keeps on a GPU, beside weights, gradients and optimizer."""
+    """What a micro-batch takes on a GPU, beside weights, gradients and optimizer."""
 
 
 @dataclass
@@ -132,6 +131,10 @@ class Forecast:
     """Figures that the plan is computed from, by option."""
     phases: list[PhaseForecast] = field(default_factory=list)
     """Of a recipe with phases, each; the figures above are then those of all together, step_s and tokens_per_second their means."""
+    activation_bytes: int = 0
+    """What a micro-batch takes on a GPU; of phases, the one that takes most."""
+    state_bytes: int = 0
+    """Weights, gradients and optimizer of a GPU."""
 
 
 def bytes_per_parameter(training: TrainingConfig) -> int:
@@ -240,6 +243,7 @@ def forecast(recipe: Recipe, cluster: ClusterShape, inputs: dict[str, Input], pa
         choices=choices,
         inputs=used,
         phases=phases if recipe.phases else [],
+        activation_bytes=max(p.activation_bytes for p in phases),
     )
 
 
@@ -262,8 +266,8 @@ def _of_phase(recipe: Recipe, phase: Phase, used: dict[str, Input], peak: float 
         rate = used["mfu"].value * peak / flops * gpus
     sizes = recipe.training.batch_sizes if not recipe.phases else BatchSizes(phase.global_batch_size)
     tokens = sizes.before(phase.steps) * length
-    kept = SAVED_BYTES["layers" if recipe.training.recompute == "layers" else recipe.training.precision]
-    activations = kept * model.hidden_size * model.num_hidden_layers * length * phase.micro_batch_size
+    shape = (model, recipe.training, length, phase.micro_batch_size, phase.attention)
+    activations = activation_bytes(*shape, sum(phase.mask_bounds) / 2) + attention_bytes(*shape)
     step_s = phase.global_batch_size * length / rate
     return PhaseForecast(
         phase.steps, length, phase.micro_batch_size, tokens, flops, rate, step_s, tokens / rate / 86400, activations

@@ -58,3 +58,20 @@ def test_distances_without_a_bucket_are_refused_by_the_recipe() -> None:
     with pytest.raises(ConfigError, match="max_relative_positions to 130 or more, or to -1"):
         load_recipe(ROOT / "recipes/large.yaml", ("--model.max_relative_positions", "129"))
     assert load_recipe(ROOT / "recipes/large.yaml", ("--model.max_relative_positions", "130"))
+
+
+def test_a_phase_whose_attention_takes_no_such_rows_or_no_documents_is_refused_with_its_number(tmp_path) -> None:
+    small = "model: {hidden_size: 64, num_attention_heads: 4, attention_head_size: 16, max_position_embeddings: 256}\n"
+    path = tmp_path / "recipe.yaml"
+    for phases, rest, words in (
+        (
+            "[{steps: 2}, {steps: 2, sequence_length: 300}]",
+            "",
+            "phases, entry 2: sequence_length is 300, but model.max_position_embeddings",
+        ),
+        ("[{steps: 4, attention: fused}]", "", "takes a model.attention_head_size of 32, 64, 128, not 16"),
+        ("[{steps: 4, attention: eager}]", "data: {packing: documents}\n", "data.packing 'documents' needs model.attention"),
+    ):
+        path.write_text(f"{small}{rest}training: {{max_steps: 4, warmup_steps: 0}}\nphases: {phases}\n", encoding="utf-8")
+        with pytest.raises(ConfigError, match=words):
+            load_recipe(path)
