@@ -14,7 +14,10 @@ from jadeberta.shards import InputError
 from preprocess.compressed import MOST_BYTES, DamagedFile
 from preprocess.readers.archives.entries import Entry
 
+MAX_DIRECTORY_BYTES = 2**27
+"""Largest directory, of more than a million members: Python keeps all of it, in some five times the memory."""
 _LOCAL_HEADER_BYTES = 30
+_MOST_END_BYTES = 2**16 + 100
 _UTF8_NAME, _ENCRYPTED = 0x800, 0x1
 _DAMAGE = (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, struct.error, ValueError, OverflowError, IndexError)
 
@@ -27,6 +30,7 @@ def zip_entries(path: Path) -> Generator[Entry, None, None]:
         DamagedFile: the archive is damaged or cut short.
     """
     try:
+        _check_directory(path)
         archive = zipfile.ZipFile(path)
     except PermissionError as e:
         raise InputError(f"{path}: {e.strerror}; give this user the right to read it.") from e
@@ -46,6 +50,27 @@ def zip_entries(path: Path) -> Generator[Entry, None, None]:
                 yield Entry(name, left_out="link")
             else:
                 yield Entry(name, _content(path, archive, member, name))
+
+
+def _check_directory(path: Path) -> None:
+    """Refuses a directory of members that would fill the memory; one that is damaged is found by who reads it.
+
+    Raises:
+        InputError: it is too large.
+    """
+    with open(path, "rb") as f:
+        start = max(0, f.seek(0, 2) - _MOST_END_BYTES)
+        f.seek(start)
+        end = f.read()
+        record, wide = end.rfind(b"PK\5\6"), end.rfind(b"PK\6\6")
+        size = struct.unpack_from("<L", end, record + 12)[0] if 0 <= record <= len(end) - 16 else 0
+        if wide >= 0 and wide <= len(end) - 48:
+            size = max(size if size < 2**32 - 1 else 0, struct.unpack_from("<Q", end, wide + 40)[0])
+    # A size of 2^32-1 says that the wide record has it; one that the file cannot hold is damage.
+    if MAX_DIRECTORY_BYTES < size < path.stat().st_size:
+        raise InputError(
+            f"{path}: byte 0: a directory of {size:,} bytes; pack the members into several archives, or into a .tar."
+        )
 
 
 def _name(member: zipfile.ZipInfo) -> str:

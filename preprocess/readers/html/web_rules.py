@@ -36,6 +36,10 @@ NAMES = words("""
     login searchform search-form searchbox search-box skip skiplink skip-link tagcloud tag-cloud widget-area
 """)
 """Words of class and id, whole ones."""
+MOST_LEVELS = 50
+"""Levels above a header on which it may be an article's."""
+MOST_NESTED = 10
+"""Most elements in one another whose share of the page's text is looked at."""
 _SENTENCE_END = re.compile(r"[。．！？!?…][」』）)】”\"'\s]*$")
 _LINKS = re.compile(r"\x05[^\x05\x06]*(?:\x06|$)")
 _WORD = re.compile(r"[^\W_]")
@@ -62,26 +66,46 @@ def text_of_page(tree: Any) -> str:
 
 def _rule(page: int) -> Callable[[Any, str, Ancestors], str | None]:
     """Returns the rule of a page with so many characters of text."""
+    # Depths of the elements around this one that may be frames and were kept.
+    kept: list[int] = []
 
     def rule(node: Any, tag: str, around: Ancestors) -> str | None:
-        if tag in REPLACED:
+        if tag in REPLACED or tag in FRAMES:
             return gap(tag)
         names = node.attrs
         if names and is_hidden(node, names):
             return gap(tag)
-        if tag == "sup" and _NOTE.fullmatch(node.text):
+        if tag == "sup" and _NOTE.fullmatch(_only_text(node)):
             return GAP
-        if tag in FRAMES or (_may_be_frame(node, tag, names or (), around) and len(node.text) * 2 <= page):
-            return gap(tag)
+        if _may_be_frame(node, tag, names or (), around):
+            while kept and kept[-1] >= len(around):
+                kept.pop()
+            # Each look at the text of an element reads all that is in it.
+            if len(kept) < MOST_NESTED:
+                if len(node.text) * 2 <= page:
+                    return gap(tag)
+                kept.append(len(around))
         return None
 
     return rule
 
 
+def _only_text(node: Any) -> str:
+    """Returns the text of an element that holds nothing else, or one element that does; else nothing."""
+    for _ in range(3):
+        child = node.first_child
+        if child is None or child.next is not None:
+            return ""
+        if child.type == 3:
+            return str(child.text)
+        node = child
+    return ""
+
+
 def _may_be_frame(node: Any, tag: str, names: tuple[str, ...], around: Ancestors) -> bool:
     if tag in MAY_BE_FRAMES:
         # The header of an article holds its title.
-        return tag != "header" or not any(outer in ("article", "main") for _, outer, _ in around)
+        return tag != "header" or not any(outer in ("article", "main") for _, outer, _ in around[-MOST_LEVELS:])
     if tag in ("main", "article", "body") or not names:
         return False
     if "role" in names and ROLES.intersection(words_of(node, ("role",))):

@@ -16,7 +16,7 @@ _STATUS = re.compile(rb"HTTP/\d(?:\.\d)? +(\d{3})")
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([^\s;\"',]+)", re.IGNORECASE)
 _HTML_TYPES = ("text/html", "application/xhtml+xml")
 _HTML_HEAD = re.compile(
-    rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|\?xml[^>]{0,200}\?>\s*<(?:!doctype\s+html|html))", re.IGNORECASE
+    rb"\s*+(?:\xef\xbb\xbf)?+\s*+<(?:!doctype\s+html|html|\?xml[^>]{0,200}\?>\s*+<(?:!doctype\s+html|html))", re.IGNORECASE
 )
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})(?:[ \t]*;[^\r\n]{0,200})?[ \t]*\r?\n")
 

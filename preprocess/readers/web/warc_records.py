@@ -143,7 +143,11 @@ class _Stream:
             elif found[1]:
                 self._buffer += found[1]
             elif self._is_packed:
-                self._starts.append((self.passed + len(self._buffer), found[0]))
+                begins = self.passed + len(self._buffer)
+                # Of streams without content the last one: a file may hold millions.
+                if self._starts and self._starts[-1][0] == begins:
+                    self._starts.pop()
+                self._starts.append((begins, found[0]))
         return len(self._buffer) >= size
 
     def _take(self, size: int) -> bytes:

@@ -19,6 +19,7 @@ from preprocess.config import CorpusConfig, PreprocessConfig, SegmenterConfig
 from preprocess.estimate import estimate_corpus
 from preprocess.executors.executor import Executor
 from preprocess.readers import input_split, plain_text
+from preprocess.readers.archives import zip_entries
 from preprocess.readers.bad_records import BadRecords
 from preprocess.segmenters import open_segmenter
 from preprocess.stages.extract import extract
@@ -188,6 +189,13 @@ def test_a_zip_with_a_byte_changed_in_a_member_is_refused(tmp_path: Path) -> Non
     data[data.index("文".encode())] ^= 1
     (tmp_path / "a.zip").write_bytes(data)
     assert "CRC" in refused(tmp_path / "a.zip")
+
+
+def test_a_zip_with_a_directory_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.zip").write_bytes(zipped([(f"{n}.jsonl", ROW) for n in range(20)]))
+    assert len(read(tmp_path / "a.zip")[0]) == 20
+    monkeypatch.setattr(zip_entries, "MAX_DIRECTORY_BYTES", 900)
+    assert "a directory of " in refused(tmp_path / "a.zip")
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tar.zst", ".zip"])

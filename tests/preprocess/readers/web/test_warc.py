@@ -2,6 +2,7 @@
 
 import gzip
 import random
+import time
 import zlib
 from collections import Counter
 from importlib.metadata import PackageNotFoundError
@@ -222,6 +223,14 @@ def test_a_large_file_gives_the_same_documents_and_counts_whatever_the_size_of_i
         report = extract(config, out, Executor())["web"]
         assert {d["id"]: d["text"] for part in list_parts(out, "web") for d in read_documents(part)} == whole
         assert report["dropped"] == dict(sorted(dropped.items()))
+
+
+def test_spaces_without_end_and_streams_without_content_cost_no_time(tmp_path: Path) -> None:
+    began = time.process_time()
+    spaces = record("response", response(b" " * 2**20, kind=""), 1) + record("response", response(b" \n" * 2**19), 2)
+    (tmp_path / "a.warc.gz").write_bytes(gzip.compress(b"") * 20_000 + gzip.compress(spaces) + packed([page_record(3, TEXT)]))
+    assert read(tmp_path / "a.warc.gz") == ({"web-00000000-0000-0000-0000-000000000003": TEXT}, {"not HTML": 1, "empty": 1})
+    assert time.process_time() - began < 5
 
 
 def test_the_head_of_a_file_is_looked_at_before_a_long_job(tmp_path: Path) -> None:
