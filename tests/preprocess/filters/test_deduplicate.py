@@ -162,8 +162,10 @@ def test_what_goes_depends_neither_on_partitions_nor_on_a_kill_and_is_not_done_a
     assert len(writes) == done and [p.name for p in (tmp_path / "killed/work/duplicates").iterdir() if p.name not in TEXTS] == []
 
 
-def test_words_held_out_documents_and_counts_are_of_what_is_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["mecab", "none"])
+def test_words_held_out_documents_and_counts_are_of_what_is_left(engine: Any, tmp_path: Path) -> None:
     config, out = write(tmp_path / "corpora"), tmp_path / "out"
+    config.segmenter.engine = engine
     config.duplicates = DuplicatesConfig("exact")
     extract(config, out, Executor())
     segment(config, out, Executor())
