@@ -28,8 +28,10 @@ from jadeberta.shards import (
 )
 from jadeberta.shards.index_checks import VOCAB_LIMIT
 from jadeberta.shards.row_format import token_dtype_of
+from jadeberta.shards.scrub import Scrubber
 from tests.shards.damage import change_index, flip_bit, without_checksums
 from tests.shards.test_crafted_index import VALUES, paths
+from tests.shards.test_scrub import all_faults
 
 VOCAB = 100_000
 SPECIAL = SpecialTokens(pad=7, cls=99_998, sep=2, unk=None, mask=99_999, others=(66_000, 3))
@@ -135,6 +137,16 @@ def test_an_id_beyond_the_vocabulary_of_a_row_without_checksum_becomes_padding(r
     tokens, documents = shards.rows(np.arange(5))
     assert shards.take_excluded()[0].reason == f"a token is beyond the vocabulary of {VOCAB}"
     assert (tokens[1] == SPECIAL.pad).all() and not documents[1].any()
+
+
+def test_a_scrub_reads_the_shards_of_its_readers_length_alone(restored: Path) -> None:
+    without_checksums(restored)
+    for length in (128, 512):
+        flip_bit(restored / f"web-00000-s{length}.tar", 3000)
+    scrubber = Scrubber(open_shards(restored, damaged="exclude", sequence_length=512), 0, 1)
+    (fault,) = all_faults(scrubber)
+    assert (fault.file, fault.sequences, scrubber.state) == ("web-00000-s512.tar", 5, "done")
+    scrubber.close()
 
 
 def test_padding_is_known_by_the_pad_id_when_rows_are_verified(restored: Path) -> None:

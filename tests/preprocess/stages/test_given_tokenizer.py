@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +249,40 @@ def test_a_tokenizer_trained_on_words_may_be_bpe_with_bytes(tiny_shards: Made, t
     assert open_shards(out).index.word_starts == "pieces"
     masked = auto("京都 の [MASK] を 読む 。")["input_ids"]
     assert masked.count(4) == 1 and masked[0] == 1 and masked[-1] == 2
+
+
+@pytest.mark.parametrize("packing", ["concat", "best_fit"])
+def test_ids_beyond_65535_are_stored_as_uint32_in_every_row_length(
+    corpora: Path, as_it_is: Path, tmp_path: Path, packing: str
+) -> None:
+    (tmp_path / "given").mkdir()
+    path, out = small.tohoku(tmp_path / "given"), shutil.copytree(as_it_is, tmp_path / "out")
+    document = json.loads((path / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = document["model"]["vocab"]
+    moved = {piece: number if number < 5 else number + 70_000 for piece, number in vocabulary.items()}
+    document["model"]["vocab"] = moved | {f"filler{number}": number for number in range(5, 70_005)}
+    (path / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    config = configure(corpora, path, sequence_length=[128, 512], packing=packing)
+    for stage in STAGES[2:]:
+        stage(config, out, Executor())
+    assert verify(out) == []
+    auto = AutoTokenizer.from_pretrained(out / "tokenizer")
+    expected = [auto(text, add_special_tokens=False)["input_ids"] for text in texts_of(out) if text != MARKUP]
+    assert max(map(max, expected)) > 2**16
+    for length in (128, 512):
+        shards = open_shards(out, sequence_length=length)
+        tokens, _, starts = shards.rows_with_words(np.arange(len(shards)))
+        assert tokens.dtype == np.uint32 and shards.index.vocab_size == len(moved) + 70_000 and starts is not None
+        held, _ = (valid := open_shards(out, "valid", sequence_length=length)).rows(np.arange(len(valid)))
+        streams = [row[row != shards.index.special_tokens.pad].tolist() for row in (*tokens, *held)]
+        if packing == "concat":
+            special = set(shards.index.special_tokens.ids) - {shards.index.special_tokens.unk}
+            found = sorted(token for stream in streams for token in stream if token not in special)
+            wanted = sorted(token for ids in expected for token in ids)
+            # The document of markup is there too, in both corpora.
+            assert not Counter(wanted) - Counter(found)
+        else:
+            whole = [ids for ids in expected if len(ids) <= 126]
+            framed = {str([2, *ids, 3])[1:-1] for ids in whole}
+            joined = "; ".join(str(stream)[1:-1] for stream in streams)
+            assert len(whole) > 20 and all(ids in joined for ids in framed)
