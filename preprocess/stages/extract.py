@@ -113,9 +113,9 @@ def extract(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
 def _require_filters(config: PreprocessConfig, executor: Executor) -> None:
     (first, expected), *others = executor.run_on_all(lambda: document_filters.describe(config))
     for who, found in others:
-        if differing := [key for key in expected if found[key] != expected[key]]:
+        if differing := [key for key in expected if found.get(key) != expected[key]]:
             raise ConfigError(
-                f"preprocess.{differing[0]}: {who} has {found[differing[0]]} and {first} has {expected[differing[0]]}; "
+                f"preprocess.{differing[0]}: {who} has {found.get(differing[0])} and {first} has {expected[differing[0]]}; "
                 "install the same libraries on every host, and let all see the same files."
             )
 

@@ -164,6 +164,22 @@ def test_parts_are_the_same_whatever_the_splits_and_a_changed_set_is_seen(
         extract(off, tmp_path / "out", Executor())
 
 
+def test_a_rank_that_sees_other_texts_of_a_set_is_named(config: PreprocessConfig, tmp_path: Path) -> None:
+    class Other(Executor):
+        """Two ranks, of which the second finds one question more."""
+
+        def run_on_all(self, work: Any) -> list[tuple[str, Any]]:
+            first = work()
+            with open(tmp_path / "sets/jcommonsenseqa-1.json", "a") as f:
+                f.write(json.dumps({"question": "しゃがんだりする様を何という？"}))
+            return [("rank 0", first), ("rank 1", work())]
+
+    with pytest.raises(
+        ConfigError, match=r"preprocess\.decontamination: rank 1 has .*'texts': 2.* and rank 0 has .*'texts': 1.*; install"
+    ):
+        extract(config, tmp_path / "out", Other())
+
+
 def test_parts_and_counts_are_the_same_after_kills(
     config: PreprocessConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
