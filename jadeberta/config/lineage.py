@@ -136,4 +136,7 @@ def pairs_of(entry: Entry) -> dict[str, tuple[Any, Any]]:
 
 
 def _short(value: Any) -> Any:
+    """A value for a sentence: a hash cut short, and of phases their number."""
+    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+        return f"{len(value)} phases"
     return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else value

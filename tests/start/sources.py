@@ -9,7 +9,7 @@ from transformers import DebertaV2Config, DebertaV2ForMaskedLM
 
 from jadeberta.checkpoint.held_tokenizer import read_tokenizer
 from jadeberta.config import load_recipe
-from jadeberta.pretrain import effective_repeats
+from jadeberta.data.run_data import effective_repeats
 from jadeberta.shards import open as open_shards
 from jadeberta.start.plan import plan_start
 from jadeberta.training.run_context import StartOfRun
@@ -51,4 +51,6 @@ def planned(recipe_file: Path, branch_from: Path | None, *options: str) -> Start
     """What an attempt would start from."""
     recipe = load_recipe(recipe_file, options)
     shards = open_shards(recipe.data.shards)
-    return plan_start(recipe, shards, read_tokenizer(shards), effective_repeats(recipe, shards), branch_from)
+    return plan_start(
+        recipe, shards, read_tokenizer(shards), effective_repeats(recipe.data.repeats, shards, "data.repeats"), branch_from
+    )

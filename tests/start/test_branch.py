@@ -9,6 +9,7 @@ import torch
 
 from jadeberta.checkpoint.consolidate import consolidate_weights
 from jadeberta.checkpoint.manifest import manifest_bytes
+from jadeberta.config.lineage import describe_entry
 from jadeberta.errors import CheckpointError, ConfigError, JadebertaError
 from jadeberta.shards import open as open_shards
 from jadeberta.start.plan import settle_start
@@ -144,6 +145,18 @@ def test_what_a_branch_may_change_is_recorded(source, recipe, shards, tmp_path) 
         "data.packing": ["concat", "documents"], "data.repeats.cc100": [1, None], "data.repeats.web": [None, 1],
         "data.shards": [open_shards(shards).index.fingerprint, open_shards(other).index.fingerprint],
     }  # fmt: skip
+
+
+def test_a_run_without_phases_branches_into_phases_that_keep_what_has_been_and_change_what_comes(source, recipe) -> None:
+    step = source / "checkpoints/step-00000002"
+
+    def phases(first: str, second: str) -> tuple[str, str]:
+        return "--phases", f"[{{steps: 2{first}}}, {{steps: 2{second}}}]"
+
+    (entry,) = planned(recipe, step, *phases("", ", global_batch_size: 6, mask_probability: 0.3")).lineage
+    assert list(entry["changed"]) == ["phases"] and "changed: phases None -> 2 phases" in describe_entry(entry)
+    with pytest.raises(JadebertaError, match=r"made with other phases \(phase 1, which has begun: global_batch_size 12 -> 6\)"):
+        planned(recipe, step, *phases(", global_batch_size: 6", ""))
 
 
 def test_no_directory_is_gone_over_and_a_source_that_is_none_is_refused(source, recipe, tmp_path) -> None:
