@@ -80,6 +80,7 @@ def export(
         (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for name in TOKENIZER_FILES:
             shutil.copyfile(checkpoint / name, temporary / name)
+        set_longest(temporary / "tokenizer_config.json", config["max_position_embeddings"])
         write_origin(temporary, origin_of(state))
         if lineage := lineage_in(state, checkpoint):
             write_lineage(temporary, lineage)
@@ -95,6 +96,17 @@ def export(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return predictions
+
+
+def set_longest(path: Path, length: int) -> None:
+    """Writes the model's longest row into the tokenizer's configuration: transformers truncates there. A file that has it stays as it is.
+
+    A tokenizer does not depend on the row length, and may have been made for other rows.
+    """
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if settings.get("model_max_length") != length:
+        settings["model_max_length"] = length
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def fill_mask(directory: Path, sentence: str, top: int = 5) -> list[tuple[str, float]]:

@@ -1,5 +1,6 @@
 """Long rows: attention in blocks of queries is the same function, and its memory grows with the row, not with its square."""
 
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,8 @@ from jadeberta.model.attention.dispatch import attend, takes_blocks
 from jadeberta.model.attention.dropout import DropoutMask, dropped_weights, rng_keys_of
 from jadeberta.model.attention.relative_positions import distance_buckets
 from tests.model.test_attention import TERMS, gradients, make_inputs, masks, plain
+from tests.model.test_compiled import assert_same, step
+from tests.model.test_compiled import make_inputs as make_inputs_of_a_step
 from tests.model.test_parity import assert_same_training, make_batch, make_pair
 
 TINY = {"num_hidden_layers": 1, "num_attention_heads": 2, "attention_head_size": 8, "hidden_size": 16, "intermediate_size": 16}
@@ -137,3 +140,18 @@ def test_memory_of_a_long_row_grows_with_its_length_and_not_with_its_square(head
 def test_a_whole_row_of_scores_would_grow_with_the_square(monkeypatch) -> None:
     monkeypatch.setattr(blocks, "block_size", lambda length: length)
     assert bytes_at_once(4096, 1) > 3.5 * bytes_at_once(2048, 1)
+
+
+def test_recomputed_and_compiled_steps_on_long_rows_give_the_same_numbers(small_blocks) -> None:
+    """Blocks are one operator of the graph, however many there are, and a recomputed layer drops the same weights."""
+    torch._dynamo.reset()
+    _, ours = make_pair(num_hidden_layers=1, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    ours.train()
+    inputs = make_inputs_of_a_step(40, documents=True)
+    kept = copy.deepcopy(step(ours, ours, inputs))
+    ours.recompute = True
+    again = copy.deepcopy(step(ours, ours, inputs))
+    assert again[:2] == kept[:2] and all(torch.equal(again[2][name], gradient) for name, gradient in kept[2].items())
+    ours.recompute = False
+    compiled = torch.compile(ours, backend="aot_eager", fullgraph=True, dynamic=False)
+    assert_same(step(compiled, ours, inputs), kept, 1e-5)
