@@ -2,7 +2,8 @@
 
 Promises that no record is passed over in silence: one whose length does not fit what follows is a record with a fault, reading goes on
 at the next one, and a file that ends inside a record is refused. A record with a fault never takes others with it, as far as that can be
-known: a stream of a compressed file (as a rule there is one for each record) holds whole records.
+known: a stream of a compressed file (as a rule there is one for each record) holds whole records. FastWARC, three times as fast, ends in
+silence where a file is cut; what the pages take is a hundred times either.
 """
 
 import re
