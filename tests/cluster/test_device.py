@@ -104,7 +104,7 @@ def test_a_device_is_described_by_kind_name_and_number(monkeypatch, tmp_path: Pa
     assert describe_device(torch.device("cuda", 3)) == "cuda (NVIDIA A100-SXM4-40GB, 8 on this host)"
 
 
-@pytest.mark.parametrize("name", ["large", "base", "char_wwm"])
+@pytest.mark.parametrize("name", ["large", "base", "char_wwm", "modern"])
 def test_a_recipe_for_gpus_says_so_and_a_host_without_one_is_unfit_for_it(name: str) -> None:
     wanted = load_recipe(ROOT / f"recipes/{name}.yaml").run.device
     assert wanted == "cuda"

@@ -39,6 +39,7 @@ def test_no_filter_is_asked_in_the_recipes_of_published_models() -> None:
     for recipe in ("large", "base", "char_wwm"):
         config = load_config(ROOT / f"recipes/{recipe}.yaml")
         assert config.quality == {} and config.duplicates.remove == "none"
+        assert config.language == "" and config.decontamination.sets == {}
 
 
 def test_a_document_is_dropped_by_the_first_filter_that_rejects_it(config: PreprocessConfig, tmp_path: Path) -> None:
