@@ -69,10 +69,13 @@ class TrainerHooks(Hooks):
         everywhere: list[list[ExcludedRows]] = [[] for _ in range(self.context.process.world_size)]
         # Every rank searches a share of the shards and reads all of them: all ranks must exclude the same ones at the same step.
         dist.all_gather_object(everywhere, found)
+        readers = self.context.data.readers.values()
         for shard in (s for of_rank in everywhere for s in of_rank):
+            holder = next((reader for reader in readers if reader.holds(shard.file)), None)
+            if holder is None:
+                continue  # its rows have a length that the run does not read
             if self.context.recipe.data.damaged == "stop":
                 raise ShardError(f"{shard.reason} data.damaged: exclude trains without it.")
-            holder = next(reader for reader in self.context.data.readers.values() if reader.holds(shard.file))
             is_new = holder.exclude_shard(shard.file, shard.reason)
             if is_new and self.context.process.is_root:
                 self.context.ledger.write("set_aside", rank=0, step=step, **vars(shard))
