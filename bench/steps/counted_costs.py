@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from jadeberta.config import ModelConfig
 from jadeberta.model import build
-from jadeberta.model.attention import relative_positions, sdpa
+from jadeberta.model.attention import dispatch, relative_positions, sdpa
 from jadeberta.model.attention import triton as triton_attention
 from jadeberta.model.recompute import recomputing_cheaply
 
@@ -70,8 +70,8 @@ def account(attention: str, config: ModelConfig, batch: int, masked_share: float
     """The account of a model in bf16 with dropout.
 
     Args:
-        attention: eager, Hugging Face's own, uncompiled; or sdpa or fused, ours, compiled, as on a GPU. Our kernels count as one each way,
-            and what they write for themselves and read again from the cache is left out.
+        attention: eager, Hugging Face's own, uncompiled; or sdpa or fused, ours, compiled, as on a GPU. Our kernels, and the blocks of long
+            rows, count as one each way, and what they write for themselves and read again is left out.
         config: the model, of any number of layers.
         batch: sequences.
         masked_share: share of the positions that go through the head; None: all.
@@ -179,6 +179,8 @@ def _count_compiled(model: torch.nn.Module, ids: torch.Tensor, inputs: dict[str,
     ) -> Any:
         if use_triton:
             return triton_attention._attention(qkv, keys, queries, bucket_ids, documents, seed, dropout, scale)[0]
+        if dispatch.takes_blocks(qkv.shape[1], largest, qkv.dtype, on_gpu=True):
+            return dispatch._blockwise(qkv, keys, queries, bucket_ids, documents, seed, dropout, scale)
         return sdpa.SdpaFunction.apply(qkv, keys, queries, bucket_ids, largest, documents, dropout, scale)
 
     torch._dynamo.reset()
