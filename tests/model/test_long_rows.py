@@ -20,6 +20,15 @@ from tests.model.test_parity import assert_same_training, make_batch, make_pair
 TINY = {"num_hidden_layers": 1, "num_attention_heads": 2, "attention_head_size": 8, "hidden_size": 16, "intermediate_size": 16}
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Blocks are small operators: threads that wait for a core which another test uses take ten times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def small_blocks(monkeypatch) -> Iterator[None]:
     """Blocks of 16 queries, for rows of more than 8 tokens."""
