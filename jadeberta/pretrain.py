@@ -54,6 +54,9 @@ from jadeberta.utils.resources import raise_open_files_limit
 
 logger = logging.getLogger(__name__)
 
+MOST_SPARE_EMBEDDINGS = 1024
+"""A model that starts from random weights has fewer embeddings than this that are no token's."""
+
 
 def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False, branch_from: Path | None = None) -> None:
     """Trains to the recipe's max_steps, from the newest valid checkpoint where there is one.
@@ -316,8 +319,10 @@ def check_against_shards(recipe: Recipe, shards: ShardReader) -> dict[str, bytes
         ShardError: the tokenizer beside the shards is missing, or not the one they were made with.
     """
     index = shards.index
-    # A published model may have more embeddings than its tokenizer has pieces; those stay, and are no token's.
-    is_padded = bool(recipe.model.init_from) and index.vocab_size < recipe.model.vocab_size
+    # A model may have more embeddings than its tokenizer has pieces: those are no token's. A published one as many as it likes, another
+    # one what makes the number round, so that a wrong number is still found.
+    spare = recipe.model.vocab_size - index.vocab_size
+    is_padded = spare > 0 and (bool(recipe.model.init_from) or spare < MOST_SPARE_EMBEDDINGS)
     if index.vocab_size != recipe.model.vocab_size and not is_padded:
         raise ConfigError(
             f"model.vocab_size is {recipe.model.vocab_size}, but the tokenizer of {shards.index_path} has {index.vocab_size} pieces. "

@@ -189,8 +189,8 @@ def small(tmp_path_factory) -> Path:
             "2304 is not divisible by training.micro_batch_size 7",
         ),
         (
-            ["--model.vocab_size", "65"],
-            "model.vocab_size is 65, but .*index.json has 64 pieces. Set model.vocab_size to 64",
+            ["--model.vocab_size", "63"],
+            "model.vocab_size is 63, but .*index.json has 64 pieces. Set model.vocab_size to 64",
         ),
         (["--data.repeats.oscar", "2"], "data.repeats names 'oscar'.*it holds wikipedia"),
         (["--data.shards", "/nowhere"], "/nowhere/index.json: cannot be read"),

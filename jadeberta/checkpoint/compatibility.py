@@ -14,6 +14,7 @@ from jadeberta.config import Recipe
 from jadeberta.config.phases import schedule_at
 from jadeberta.errors import CheckpointError
 from jadeberta.shards import ShardReader
+from jadeberta.shards.tokenizer_format import main_file
 from jadeberta.training.lr_schedule import learning_rate
 from jadeberta.training.run_state import RunState
 
@@ -120,7 +121,11 @@ def describe_data(shards: ShardReader, settings: dict[str, Any]) -> dict[str, An
     keys = ("sequence_length", "vocab_size", "segmenter", "normaliser", "sentence_splitter")
     # Left out at its default, which all shards had before the key existed.
     by_character = {"word_starts": index.word_starts} if index.word_starts != "pieces" else {}
-    return {key: getattr(index, key) for key in keys} | by_character | {"corpora": corpora}
+    other = {}
+    if index.tokenizer_input:
+        main = main_file(index.tokenizer_sha256, index.tokenizer_files)
+        other = {"tokenizer_input": index.tokenizer_input, "tokenizer_file": main}
+    return {key: getattr(index, key) for key in keys} | by_character | other | {"corpora": corpora}
 
 
 def refuse_inconsistent(directory: Path, state: dict[str, Any]) -> None:

@@ -6,11 +6,11 @@ Every checkpoint gets the bytes that were checked. `export` compares the files w
 import hashlib
 from pathlib import Path
 
-from jadeberta.errors import CheckpointError, JadebertaError, ShardError
+from jadeberta.errors import CheckpointError, ConfigError, JadebertaError, ShardError
 from jadeberta.shards import ShardReader
-from jadeberta.shards.tokenizer_format import MODEL_FILE, TOKENIZER_FILES
+from jadeberta.shards.tokenizer_format import ALL_TOKENIZER_FILES, FAST_FILE, MODEL_FILE, TOKENIZER_FILES, main_file
+from jadeberta.utils.files import file_sha256
 
-FAST_FILE = "tokenizer.json"
 SENTENCES = (
     "京都 大学 で 自然 言語 処理 を 研究 する 。",
     "東京都 は 、 日本 の 首都 である 。",
@@ -28,21 +28,24 @@ def read_tokenizer(shards: ShardReader) -> dict[str, bytes]:
     """Reads the tokenizer files beside the shards and checks them; returns the content of those that are there, by name.
 
     The sentencepiece model must be the one of `index.json`, and so must the other files where the index names them. Older indexes do
-    not: then `tokenizer.json` must have the pieces of the model, each in its place.
+    not: then `tokenizer.json` must have the pieces of the model, each in its place. Of a given tokenizer the index names every file.
 
     Raises:
         ShardError: there is no model, or a file is not the one that the shards were made with; names both.
     """
     directory, index = shards.directory / "tokenizer", shards.index
     held = {}
-    for name in TOKENIZER_FILES:
+    given = main_file(index.tokenizer_sha256, index.tokenizer_files) in index.tokenizer_files
+    for name in index.tokenizer_files if given else TOKENIZER_FILES:
         try:
             held[name] = (directory / name).read_bytes()
         except FileNotFoundError:
             continue
         except OSError as e:
             raise ShardError(f"{directory / name}: cannot be read ({e.strerror}). Make it readable, or put it back.") from e
-    for name, expected in {MODEL_FILE: index.tokenizer_sha256, **index.tokenizer_files}.items():
+    for name, expected in (
+        {**index.tokenizer_files} if given else {MODEL_FILE: index.tokenizer_sha256, **index.tokenizer_files}
+    ).items():
         if name not in held:
             raise ShardError(
                 f"{directory / name}: missing; a checkpoint carries its tokenizer. Copy the whole directory that 'preprocess' wrote."
@@ -52,7 +55,7 @@ def read_tokenizer(shards: ShardReader) -> dict[str, bytes]:
                 f"{directory / name}: sha256 {found[:12]}… but {shards.index_path} was made with {expected[:12]}…. "
                 "Run 'python -m preprocess pack' again, or put the tokenizer back."
             )
-    if FAST_FILE in held and FAST_FILE not in index.tokenizer_files:
+    if FAST_FILE in held and MODEL_FILE in held and FAST_FILE not in index.tokenizer_files:
         compare_pieces(held[MODEL_FILE], held[FAST_FILE], directory / FAST_FILE, ShardError)
     return held
 
@@ -83,6 +86,34 @@ def compare_pieces(model: bytes, fast: bytes, path: Path, error: type[JadebertaE
             f"{path}: piece '{piece}' has number {found.get(piece, 'none')} there and {pieces.get(piece, 'none')} in {MODEL_FILE}. "
             "They must be of one tokenizer: put the right files back."
         )
+
+
+def refuse_other_tokenizer(directory: Path, expected: str) -> str:
+    """Checks a tokenizer that is not the published recipe's, in a directory that transformers loads; returns the text of its mask token.
+
+    Args:
+        directory: with all tokenizer files and the model's `config.json`.
+        expected: sha256 of the file that gives the ids.
+
+    Raises:
+        CheckpointError: no file has this hash, the tokenizer cannot be opened, or AutoTokenizer gives other ids.
+    """
+    from preprocess.tokenization.encoders import open_encoder, read_tokenizer
+    from preprocess.tokenization.encoders.auto_tokenizer import refuse_other_ids
+
+    remedy = "Export a checkpoint that holds the right one; nothing was exported."
+    names = [name for name in ALL_TOKENIZER_FILES if (directory / name).is_file()]
+    main = next((name for name in names if file_sha256(directory / name) == expected), None)
+    if main is None:
+        raise CheckpointError(
+            f"{directory}: none of its tokenizer's files ({', '.join(names)}) has the sha256 {expected[:12]}… of the training. {remedy}"
+        )
+    try:
+        encoder = open_encoder(read_tokenizer(directory, main))
+    except ConfigError as e:
+        raise CheckpointError(f"{e} Nothing was exported.") from e
+    refuse_other_ids(directory, encoder, remedy, CheckpointError)
+    return str(encoder.name_of(encoder.special.mask))
 
 
 def refuse_mixed_tokenizer(directory: Path, expected: str) -> None:

@@ -93,7 +93,13 @@ def _open(options: argparse.Namespace) -> tuple[Experiment, list[str]]:
     segmenter, remarks = open_engine(pretrained.origin, pretrained.directory, options.segmenter, options.segmenter_command)
     for remark in remarks:
         print(f"NOTE: {remark}.", flush=True)
-    experiment = Experiment(task, pretrained, Encoder(pretrained.tokenizer, segmenter), config, files)
+    experiment = Experiment(
+        task,
+        pretrained,
+        Encoder(pretrained.tokenizer, segmenter, (pretrained.origin or {}).get("normaliser") == "none"),
+        config,
+        files,
+    )
     experiment.check()
     return experiment, remarks
 

@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sentencepiece
 
 from jadeberta.errors import ConfigError, InputError
 from jadeberta.finetune.alignment import Span, align
-from jadeberta.release.origin import is_of_characters
+from jadeberta.release.origin import reads_text
 from preprocess.config import Engine, SegmenterConfig
 from preprocess.segmenters import Rejected, Segmenter, open_segmenter
+from preprocess.segmenters.base import LONE_SURROGATE
 from preprocess.segmenters.plain import PlainText
 from preprocess.text import NORMALISER, normalise
+from preprocess.tokenization.encoders import open_encoder, read_tokenizer
 
 Array = np.ndarray[Any, np.dtype[np.int32]]
 AT_ONCE = 5000
 """Texts that are encoded at once: the words of 187,000 reviews would take more memory than the model."""
-ENGINES: tuple[Engine, ...] = ("jumanpp", "juman", "mecab")
+ENGINES: tuple[Engine, ...] = ("jumanpp", "juman", "mecab", "none")
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,12 @@ def open_engine(origin: dict[str, Any] | None, where: Path, engine: str | None, 
             raise ConfigError(
                 f"{where} was pre-trained on words of {then.get('engine')}, not of {engine}. Leave --segmenter out."
             )
-        if origin["normaliser"] != NORMALISER:
+        if origin["normaliser"] not in (NORMALISER, "none"):
             raise ConfigError(
                 f"{where} was pre-trained on text of the normaliser {origin['normaliser']}, this version has {NORMALISER}. "
                 "Use the version of jadeberta that made its shards."
             )
-    if origin is not None and is_of_characters(origin):
+    if then.get("engine") == "none" or (origin is not None and reads_text(origin)):
         return PlainText(), []
     if then.get("engine") not in ENGINES:
         raise ConfigError(f"{where} was pre-trained on words of {then.get('engine')!r}, which is none of {', '.join(ENGINES)}.")
@@ -85,24 +86,26 @@ def open_engine(origin: dict[str, Any] | None, where: Path, engine: str | None, 
 
 
 class Encoder:
-    """Texts to pieces of the model's own sentencepiece model: a '[MASK]' in a text stays text, as in pre-training."""
+    """Texts to pieces of the model's own tokenizer: a '[MASK]' in a text stays text, as in pre-training."""
 
-    def __init__(self, model_file: Path, segmenter: Segmenter) -> None:
-        """Raises InputError where the model is missing or lacks the special tokens."""
+    def __init__(self, tokenizer_file: Path, segmenter: Segmenter, keeps_text: bool = False) -> None:
+        """Args:
+        tokenizer_file: the file that gives the ids; what names its special tokens lies beside it.
+        segmenter: that of the pre-training.
+        keeps_text: whether texts are encoded as they are, not normalised.
+
+        Raises:
+            InputError: the tokenizer is missing, damaged, or lacks special tokens.
+        """
         try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
-        except (OSError, RuntimeError) as e:
-            raise InputError(
-                f"{model_file}: no sentencepiece model ({str(e).splitlines()[0]}). Name an exported directory."
-            ) from e
-        self.segmenter = segmenter
-        ids = {name: self._processor.piece_to_id(name) for name in ("[PAD]", "[CLS]", "[SEP]")}
-        if unknown := [name for name, number in ids.items() if self._processor.is_unknown(number)]:
-            raise InputError(
-                f"{model_file}: has no piece {unknown[0]}. Name the directory of a model with this project's tokenizer."
-            )
-        self.pad, self.cls, self.sep = ids.values()
-        self.vocab_size = len(self._processor)
+            self._encoder = open_encoder(read_tokenizer(tokenizer_file.parent, tokenizer_file.name))
+        except ConfigError as e:
+            raise InputError(f"{e} Name an exported directory.") from e
+        self.segmenter, self._keeps_text = segmenter, keeps_text
+        special = self._encoder.special
+        self.pad, self.cls, self.sep = special.pad, special.cls, special.sep
+        # Without an id for padding that the tokenizer lacks: its model need not have one, as attention sees no padding.
+        self.vocab_size = self._encoder.vocab_size - (self._encoder.name_of(special.pad) is None)
 
     def __call__(self, texts: Iterable[str]) -> dict[str, Pieces]:
         """Every distinct text with its pieces."""
@@ -110,6 +113,9 @@ class Encoder:
         # JSQuAD asks several questions about one context; it is segmented once.
         distinct = iter(dict.fromkeys(texts))
         while chunk := list(islice(distinct, AT_ONCE)):
+            if self._keeps_text:
+                found |= {text: self._encode_unchanged(text) for text in chunk}
+                continue
             answers = self.segmenter.segment([normalise(text) for text in chunk])
             found |= {text: self._encode(text, answer) for text, answer in zip(chunk, answers, strict=True)}
         return found
@@ -120,16 +126,21 @@ class Encoder:
         # Spans are counted in these characters: a single extra one would move every later answer.
         assert "".join(words) == characters, f"{text!r}: alignment and words spell it differently"
         line = " ".join(words)
-        found = self._processor.encode(line, return_type="offset_mapping")
+        found = self._encoder.encode_placed([line])
         rejected = f"{answer.reason}: {answer.detail}" if isinstance(answer, Rejected) else ""
-        return Pieces(np.array(found["ids"], np.int32), _spans(line, found["offsets"], origins), rejected)
+        return Pieces(found.ids.astype(np.int32), _spans(line, found.spans, origins), rejected)
+
+    def _encode_unchanged(self, text: str) -> Pieces:
+        kept = LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+        found = self._encoder.encode_placed([kept])
+        return Pieces(found.ids.astype(np.int32), found.spans.astype(np.int32))
 
 
-def _spans(line: str, offsets: list[Span], origins: list[Span]) -> Array:
+def _spans(line: str, offsets: np.ndarray, origins: list[Span]) -> Array:
     """The original characters of pieces that lie at `offsets` of a line of words; `origins` are those of its characters but spaces."""
     origin = np.array(origins, np.int32).reshape(-1, 2)
     before = np.cumsum([0, *(character != " " for character in line)])  # characters but spaces before each place
-    first, end = before[np.array(offsets, np.int64).reshape(-1, 2)].T
+    first, end = before[offsets].T
     starts = np.append(origin[:, 0], origin[-1:, 1])
     ends = np.where(first < end, np.append(0, origin[:, 1])[end], starts[first])
     return np.stack([starts[first], ends], axis=1).astype(np.int32)

@@ -21,7 +21,7 @@ from jadeberta.finetune.scoring import predict, record, score
 from jadeberta.finetune.tasks import Task
 from jadeberta.finetune.trainer import Diverged, predict_logits, steps_of, train
 from jadeberta.release.origin import write_origin
-from jadeberta.shards.tokenizer_format import TOKENIZER_FILES
+from jadeberta.shards.tokenizer_format import ALL_TOKENIZER_FILES
 from jadeberta.utils.files import file_sha256
 from preprocess.text import NORMALISER
 
@@ -125,7 +125,7 @@ class Experiment:
     def save(self, model: PreTrainedModel, directory: Path) -> None:
         """Writes a fine-tuned model with its tokenizer and the origin of its text."""
         model.save_pretrained(directory)
-        for name in TOKENIZER_FILES:
+        for name in ALL_TOKENIZER_FILES:
             if (self.pretrained.directory / name).is_file():
                 shutil.copyfile(self.pretrained.directory / name, directory / name)
         if self.pretrained.origin is not None:

@@ -20,6 +20,7 @@ from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.finetune.tasks import Kind, Task
 from jadeberta.model.published import weights_sha256
 from jadeberta.release.origin import read_origin
+from jadeberta.shards.tokenizer_format import FAST_FILE, MODEL_FILE
 from jadeberta.utils.files import file_sha256
 
 ENCODER = "deberta."
@@ -47,8 +48,22 @@ class PretrainedEncoder:
 
     @property
     def tokenizer(self) -> Path:
-        """The sentencepiece model."""
-        return self.directory / "spm.model"
+        """The file that gives the ids: the sentencepiece model, or what the pre-training names."""
+        return tokenizer_file(self.directory, self.origin)
+
+
+def tokenizer_file(directory: Path, origin: dict[str, Any] | None) -> Path:
+    """The file of a model's directory that gives the ids of its tokenizer.
+
+    Args:
+        directory: of the model.
+        origin: of its pre-training text; None where the directory does not name one.
+    """
+    name = (origin or {}).get("tokenizer_file", MODEL_FILE)
+    # A model from elsewhere may have the other file alone.
+    if origin is None and not (directory / name).is_file() and (directory / FAST_FILE).is_file():
+        name = FAST_FILE
+    return directory / name
 
 
 def load_pretrained(path: Path, kind: Weights = "trained") -> PretrainedEncoder:
@@ -58,7 +73,8 @@ def load_pretrained(path: Path, kind: Weights = "trained") -> PretrainedEncoder:
         CheckpointError: it is not a model, is damaged, has no tokenizer or no such weights, or is not a DeBERTa V2.
     """
     directory = resolve_checkpoint(path)
-    tokenizer = directory / "spm.model"
+    origin = read_origin(directory)
+    tokenizer = tokenizer_file(directory, origin)
     if not tokenizer.is_file():
         raise CheckpointError(
             f"{tokenizer}: missing; text cannot be encoded without it. Copy it there from the shards' tokenizer/."
@@ -87,7 +103,7 @@ def load_pretrained(path: Path, kind: Weights = "trained") -> PretrainedEncoder:
         raise CheckpointError(
             f"{directory / 'model.safetensors'}: holds no {ENCODER}* weights. Name a model with a DeBERTa V2 encoder."
         )
-    return PretrainedEncoder(directory, config, weights, read_origin(directory), weights_sha256(weights), file_sha256(tokenizer))
+    return PretrainedEncoder(directory, config, weights, origin, weights_sha256(weights), file_sha256(tokenizer))
 
 
 def build(pretrained: PretrainedEncoder, task: Task, seed: int) -> PreTrainedModel:

@@ -1,11 +1,12 @@
 """The model card. Every number in it is read from the run, the shards and the evaluation; what is not known is left out."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from jadeberta.config.lineage import describe_entry
 from jadeberta.config.phases import mask_range
-from jadeberta.release.origin import is_of_characters
+from jadeberta.release.origin import is_of_characters, reads_text
 
 _CARD_SENTENCE = "京都 大学 で 自然 言語 処理 を [MASK] する 。"
 
@@ -18,6 +19,7 @@ def write_card(
     evaluation: dict[str, Any] | None,
     predictions: list[tuple[str, float]],
     weights: str = "trained",
+    mask: str = "[MASK]",
 ) -> None:
     """Writes README.md of a release.
 
@@ -29,12 +31,13 @@ def write_card(
         evaluation: result of `evaluate mlm`; None leaves the section out.
         predictions: words and probabilities for the mask of `card_sentence`.
         weights: trained; or ema, their running average.
+        mask: text of the mask token.
     """
     sections = [
-        _front_matter(card_sentence(state["data"])),
+        _front_matter(card_sentence(state["data"], mask), mask),
         f"# Japanese DeBERTa V2, {config['num_hidden_layers']} layers, hidden size {config['hidden_size']}\n",
         "A Japanese DeBERTa V2 trained by masked language modelling with jadeberta.\n",
-        _usage(predictions, state["data"]),
+        _usage(predictions, state["data"], mask),
         _data(state),
         _training(state, ledger, weights),
         start_section(state.get("lineage", [])),
@@ -43,26 +46,29 @@ def write_card(
     path.write_text("\n".join(section for section in sections if section), encoding="utf-8")
 
 
-def card_sentence(data: dict[str, Any]) -> str:
+def card_sentence(data: dict[str, Any], mask: str = "[MASK]") -> str:
     """Returns the sentence of the card's example as the model takes it: words with spaces between them, or plain text."""
-    return _CARD_SENTENCE.replace(" ", "") if is_of_characters(data) else _CARD_SENTENCE
+    return (_CARD_SENTENCE.replace(" ", "") if reads_text(data) else _CARD_SENTENCE).replace("[MASK]", mask)
 
 
-def _front_matter(sentence: str) -> str:
+def _front_matter(sentence: str, mask: str) -> str:
     tags = "".join(f"- {tag}\n" for tag in ("deberta", "deberta-v2", "fill-mask"))
     # In quotes, because YAML reads a bare [MASK] as a list.
-    head = f'language: ja\nlibrary_name: transformers\npipeline_tag: fill-mask\ntags:\n{tags}mask_token: "[MASK]"\n'
+    head = f"language: ja\nlibrary_name: transformers\npipeline_tag: fill-mask\ntags:\n{tags}mask_token: {json.dumps(mask)}\n"
     return f'---\n{head}widget:\n- text: "{sentence}"\n---\n'
 
 
-def _usage(predictions: list[tuple[str, float]], data: dict[str, Any]) -> str:
+def _usage(predictions: list[tuple[str, float]], data: dict[str, Any], mask: str) -> str:
     words = "\n".join(f"| {word} | {probability:.4f} |" for word, probability in predictions)
     segmenter = describe_segmenter(data["segmenter"])
     taken = (
-        "is then taken as it is, character by character"
+        "then taken as it is, character by character"
         if is_of_characters(data)
+        else "then taken as it is"
+        if reads_text(data)
         else f"cut into words by {segmenter}, with one half-width space between words"
     )
+    needs = "The text is" if data["normaliser"] == "none" else "The text must be normalised (NFKC); it is"
     return f"""## How to use
 
 ```python
@@ -70,11 +76,11 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("PATH")
 model = AutoModelForMaskedLM.from_pretrained("PATH")
-encoding = tokenizer("{card_sentence(data)}", return_tensors="pt")
+encoding = tokenizer("{card_sentence(data, mask)}", return_tensors="pt")
 logits = model(**encoding).logits
 ```
 
-The text must be normalised (NFKC); it is {taken}. This sentence's mask is filled with:
+{needs} {taken}. This sentence's mask is filled with:
 
 | word | probability |
 |---|---|
@@ -94,7 +100,8 @@ def _data(state: dict[str, Any]) -> str:
         f"| {name} | {c['documents']:,} | {c['sequences']:,} | {c['tokens']:,} | {c['repeats']} |"
         for name, c in data["corpora"].items()
     )
-    pieces = f"sentencepiece {'characters' if is_of_characters(data) else 'unigram'}, {data['vocab_size']:,} pieces"
+    kind = f"tokenizer {data['tokenizer_file']}" if "tokenizer_file" in data else "sentencepiece unigram"
+    pieces = f"{'sentencepiece characters' if is_of_characters(data) else kind}, {data['vocab_size']:,} pieces"
     return f"""## Training data
 
 | corpus | documents | sequences of {data["sequence_length"]} | tokens | times in an epoch |

@@ -15,7 +15,7 @@ import transformers
 from safetensors import SafetensorError
 
 from jadeberta.checkpoint.consolidate import Weights, consolidate_weights
-from jadeberta.checkpoint.held_tokenizer import refuse_mixed_tokenizer
+from jadeberta.checkpoint.held_tokenizer import refuse_mixed_tokenizer, refuse_other_tokenizer
 from jadeberta.checkpoint.manifest import verify
 from jadeberta.checkpoint.state_dict import read_state, save_tensors
 from jadeberta.config.lineage import lineage_in, write_lineage
@@ -24,7 +24,7 @@ from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.model import load
 from jadeberta.release.card import card_sentence, write_card
 from jadeberta.release.origin import origin_of, write_origin
-from jadeberta.shards.tokenizer_format import SPECIAL_TOKENS, TOKENIZER_FILES
+from jadeberta.shards.tokenizer_format import ALL_TOKENIZER_FILES, SPECIAL_TOKENS, TOKENIZER_FILES
 from jadeberta.utils.json_lines import read_jsonl
 from jadeberta.utils.paths import path_option
 
@@ -58,7 +58,10 @@ def export(
         raise CheckpointError(f"{faults[0]} Export another checkpoint; 'jadeberta checkpoint verify' shows which can be trusted.")
     if out.exists():
         raise CheckpointError(f"{out}: exists already. Remove it or name another --out.")
-    if missing := [name for name in TOKENIZER_FILES if not (checkpoint / name).is_file()]:
+    state = read_state(checkpoint)
+    is_other = "tokenizer_input" in state["data"]
+    needed = ("tokenizer.json", "tokenizer_config.json") if is_other else TOKENIZER_FILES
+    if missing := [name for name in needed if not (checkpoint / name).is_file()]:
         raise CheckpointError(
             f"{checkpoint / missing[0]}: missing; a release needs its tokenizer. Copy it there from the shards' tokenizer/."
         )
@@ -72,24 +75,29 @@ def export(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        state = read_state(checkpoint)
         weights = {name: tensor.to(dtype).contiguous() for name, tensor in consolidate_weights(checkpoint, kind).items()}
         save_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
         config |= {"dtype": str(dtype).removeprefix("torch.")}
         (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        for name in TOKENIZER_FILES:
-            shutil.copyfile(checkpoint / name, temporary / name)
-        set_longest(temporary / "tokenizer_config.json", config["max_position_embeddings"])
+        for name in ALL_TOKENIZER_FILES:
+            if (checkpoint / name).is_file():
+                shutil.copyfile(checkpoint / name, temporary / name)
+        if not is_other:  # a given tokenizer stays as it is
+            set_longest(temporary / "tokenizer_config.json", config["max_position_embeddings"])
         write_origin(temporary, origin_of(state))
         if lineage := lineage_in(state, checkpoint):
             write_lineage(temporary, lineage)
-        refuse_mixed_tokenizer(temporary, state["fingerprints"]["tokenizer"])
+        mask = "[MASK]"
+        if is_other:
+            mask = refuse_other_tokenizer(temporary, state["fingerprints"]["tokenizer"])
+        else:
+            refuse_mixed_tokenizer(temporary, state["fingerprints"]["tokenizer"])
         # Before the rename: a wrong export must never appear under the final name.
         _compare_logits(temporary, weights)
-        predictions = fill_mask(temporary, card_sentence(state["data"]))
+        predictions = fill_mask(temporary, card_sentence(state["data"], mask))
         ledger = read_jsonl(checkpoint.parent.parent / "ledger.jsonl")
-        write_card(temporary / "README.md", config, state, ledger, evaluation, predictions, kind)
+        write_card(temporary / "README.md", config, state, ledger, evaluation, predictions, kind, mask)
         temporary.rename(out)
     except (OSError, SafetensorError) as e:
         raise OutputError(f"{out}: cannot be written ({e}). Make room, or name another --out.") from e

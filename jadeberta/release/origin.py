@@ -12,6 +12,8 @@ from jadeberta.errors import CheckpointError
 
 ORIGIN_NAME = "pretraining_text.json"
 KEYS = ("segmenter", "normaliser", "sentence_splitter")
+TOKENIZER_KEYS = ("tokenizer_input", "tokenizer_file")
+"""What a tokenizer that is not the published recipe's reads (words or text), and the file that gives its ids."""
 CHARACTERS = {"word_starts": "documents"}
 """Part of the origin where tokens are characters of plain text; the segmenter then only decided which ones were masked together."""
 
@@ -23,11 +25,17 @@ def origin_of(state: dict[str, Any]) -> dict[str, Any]:
 
 def is_of_characters(origin: dict[str, Any]) -> bool:
     """Whether the model reads plain text, each character a token."""
-    return origin.items() >= CHARACTERS.items()
+    return origin.items() >= CHARACTERS.items() and "tokenizer_input" not in origin
+
+
+def reads_text(origin: dict[str, Any]) -> bool:
+    """Whether the model reads text without the spaces of a segmenter."""
+    return is_of_characters(origin) or origin.get("tokenizer_input") == "text"
 
 
 def _recorded_in(data: dict[str, Any]) -> dict[str, Any]:
-    return {key: data[key] for key in KEYS} | (CHARACTERS if is_of_characters(data) else {})
+    other = {key: str(data[key]) for key in TOKENIZER_KEYS if key in data}
+    return {key: data[key] for key in KEYS} | (CHARACTERS if is_of_characters(data) else {}) | other
 
 
 def write_origin(directory: Path, origin: dict[str, Any]) -> None:

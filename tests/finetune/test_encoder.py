@@ -38,7 +38,7 @@ def test_the_engine_is_the_one_that_the_model_names() -> None:
         (None, None, "model does not say which word segmenter .* --segmenter .jumanpp, juman, mecab."),
         (origin(), "jumanpp", "pre-trained on words of mecab, not of jumanpp"),
         (origin(normaliser="nfc-0"), None, "normaliser nfc-0, this version has"),
-        (origin(segmenter={"engine": "none"}), None, "words of 'none', which is none of jumanpp, juman, mecab"),
+        (origin(segmenter={"engine": "sudachi"}), None, "words of 'sudachi', which is none of jumanpp, juman, mecab"),
     ],
 )
 def test_another_engine_or_normaliser_is_refused_with_both_named(known, engine, message) -> None:

@@ -49,9 +49,9 @@ class TokenizerFiles:
                 try:
                     document = orjson.loads(self.content[name])
                 except orjson.JSONDecodeError as e:
-                    raise ConfigError(f"{self.where}/{name}: not JSON ({e}). Copy it again.") from e
+                    raise ConfigError(f"{self.where}: {name} is not JSON ({e}). Copy it again.") from e
                 if not isinstance(document, dict):
-                    raise ConfigError(f"{self.where}/{name}: holds no JSON object. Copy it again.")
+                    raise ConfigError(f"{self.where}: {name} holds no JSON object. Copy it again.")
                 found[name] = document
         return found
 
@@ -101,7 +101,7 @@ def read_tokenizer(directory: Path, main: str) -> TokenizerFiles:
     content = {name: _read(directory / name) for name in ALL_TOKENIZER_FILES if (directory / name).is_file()}
     if main not in content:
         raise ConfigError(f"{directory / main}: missing. Put the tokenizer back.")
-    return TokenizerFiles(content, main, str(directory))
+    return TokenizerFiles(content, main, str(directory / main))
 
 
 def open_encoder(files: TokenizerFiles) -> Encoder:
