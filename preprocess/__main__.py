@@ -254,6 +254,10 @@ def _coverage(directory: Path, pool: str | None, executor: Executor) -> int:
     def report() -> dict[str, Any]:
         tokenizer, began = directory / "tokenizer", time.monotonic()
         training, words = read_training(tokenizer), tokenizer / "words.tsv"
+        if training is not None and not words.is_file() and ("given" in training["settings"] or "text" in training["settings"]):
+            raise ConfigError(
+                f"{tokenizer}: not trained here on words, so that there is no list of words to compare with. Leave coverage out."
+            )
         if training is None or not words.is_file():
             raise ConfigError(
                 f"{tokenizer}: no finished tokenizer with its words.tsv. Run 'python -m preprocess tokenizer' first."
