@@ -1,4 +1,7 @@
-"""Refuses YAML files that become far larger when they are read: an alias costs a few bytes and stands for a whole part of the file."""
+"""Refuses YAML files that become far larger when they are read, and those that give a key twice.
+
+An alias costs a few bytes and stands for a whole part of the file. Of a key that stands twice YAML's readers silently take the last.
+"""
 
 from pathlib import Path
 
@@ -11,7 +14,8 @@ VALUES = 10_000
 
 
 def require_bounded(path: Path) -> None:
-    """Raises ValueError, with a sentence that names the file, where it is too large, nested too deeply, or refers to itself.
+    """Raises ValueError, with a sentence that names the file, where it is too large, nested too deeply, refers to itself, or has a
+    key twice in one section.
 
     A file that is no YAML passes: whoever reads it names the line. Raises OSError.
     """
@@ -21,6 +25,7 @@ def require_bounded(path: Path) -> None:
         with open(path, encoding="utf-8") as f:
             node = yaml.compose(f, yaml.SafeLoader)
         values = 0 if node is None else _values(node, {})
+        twice = None if node is None or values > VALUES else _key_that_stands_twice(node)
     except RecursionError:
         raise ValueError(f"{path}: is nested too deeply. Write it flat.") from None
     except (yaml.YAMLError, UnicodeDecodeError):
@@ -29,6 +34,9 @@ def require_bounded(path: Path) -> None:
         raise ValueError(
             f"{path}: has more than {VALUES:,} values with its aliases (*name) written out; a recipe has some hundred. Remove them."
         )
+    if twice is not None:
+        first, second = (key.start_mark.line + 1 for key in twice)
+        raise ValueError(f"{path}, line {second}: {twice[0].value} stands in line {first} already. Remove one of the two lines.")
 
 
 def _values(node: yaml.Node, known: dict[int, int]) -> int:
@@ -41,3 +49,17 @@ def _values(node: yaml.Node, known: dict[int, int]) -> int:
     total = 1 if isinstance(node, yaml.ScalarNode) else 1 + sum(_values(part, known) for part in parts)
     known[id(node)] = min(total, VALUES + 1)
     return known[id(node)]
+
+
+def _key_that_stands_twice(node: yaml.Node) -> tuple[yaml.Node, yaml.Node] | None:
+    """Both nodes of the first key that a section has twice."""
+    if isinstance(node, yaml.ScalarNode):
+        return None
+    first: dict[str, yaml.Node] = {}
+    for key in (key for key, _ in node.value) if isinstance(node, yaml.MappingNode) else ():
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in first:
+                return first[key.value], key
+            first[key.value] = key
+    parts = [value for _, value in node.value] if isinstance(node, yaml.MappingNode) else node.value
+    return next((found for part in parts if (found := _key_that_stands_twice(part))), None)

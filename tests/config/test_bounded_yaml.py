@@ -38,3 +38,18 @@ def test_an_alias_that_is_used_a_few_times_is_no_fault(tmp_path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text("run: {dir: &d here}\ndata: {shards: *d}\n", encoding="utf-8")
     assert load_recipe(file).data.shards == "here"
+
+
+@pytest.mark.parametrize("load", [load_recipe, load_config])
+def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path, load) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("training:\n  lr: 1.0e-4\n  seed: 1\n  lr: 2.0e-4\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"^{file}, line 4: lr stands in line 2 already\. Remove one of the two lines\.$"):
+        load(file)
+
+
+def test_the_same_key_in_two_sections_is_no_fault(tmp_path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("checkpoint:\n  every_steps: 5\nlogging:\n  every_steps: 7\n", encoding="utf-8")
+    recipe = load_recipe(file)
+    assert (recipe.checkpoint.every_steps, recipe.logging.every_steps) == (5, 7)
