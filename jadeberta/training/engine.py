@@ -154,7 +154,7 @@ class TrainingEngine:
             phase: with its row length.
             is_border: whether its first step comes next, after those of the phase before.
         """
-        self.phase = phase
+        before, self.phase = self.phase, phase
         ranks, micro = self.process.world_size, phase.micro_batch_size
         accumulation = accumulation_steps(phase.global_batch_size, micro, ranks)
         # What DeepSpeed counts and prints; which micro-batch is the last one of a step, `_step` says itself.
@@ -165,6 +165,9 @@ class TrainingEngine:
                 holder.gradient_accumulation_steps = accumulation
         if phase.sequence_length is not None:
             self.model.set_rows(phase.sequence_length, phase.attention)
+        if self.compiled and (before.micro_batch_size, before.mask_bounds) != (micro, phase.mask_bounds):
+            # torch compiles a function for eight shapes at most, and with fullgraph a ninth is an error: those of the phase before go.
+            torch.compiler.reset()
         if is_border:
             # Other rows and other masks have another loss: what is usual there is seen anew.
             self.guard.recall({})

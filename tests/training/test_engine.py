@@ -1,13 +1,16 @@
 """What the engine decides before it is built."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 
 from jadeberta.config import load_recipe
+from jadeberta.config.phases import phases_of, with_lengths
 from jadeberta.errors import ConfigError
-from jadeberta.training.engine import decide_compilation
+from jadeberta.training.engine import TrainingEngine, decide_compilation
 from tests.helpers import TINY_MODEL, make_recipe
 
 
@@ -43,3 +46,22 @@ def test_recomputation_with_the_reference_is_refused(tmp_path: Path) -> None:
     sections = {"training": {"recompute": "layers"}, "model": TINY_MODEL | {"attention": "eager"}}
     with pytest.raises(ConfigError, match="keeps its activations"):
         load_recipe(make_recipe(tmp_path / "recipe.yaml", tmp_path, tmp_path / "run", **sections))
+
+
+def test_a_run_may_have_more_phases_than_torch_compiles_shapes(tmp_path: Path) -> None:
+    phases = [{"steps": 1, "micro_batch_size": size, "global_batch_size": size} for size in range(1, 7)]
+    sections = {"training": {"max_steps": 6}, "phases": phases}
+    recipe = load_recipe(make_recipe(tmp_path / "recipe.yaml", tmp_path, tmp_path / "run", **sections))
+    engine = object.__new__(TrainingEngine)
+    engine.engine, engine.model, engine.guard = MagicMock(), MagicMock(), MagicMock()
+    engine.process, engine.compiled, engine.phase = SimpleNamespace(world_size=1), True, phases_of(recipe)[0]  # type: ignore[assignment]
+
+    def forward(rows: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        return rows if mask is None else rows * mask
+
+    compiled = torch.compile(forward, fullgraph=True, dynamic=False, backend="eager")
+    for phase in with_lengths(phases_of(recipe), 128):
+        engine.enter_phase(phase, is_border=phase.number > 1)
+        rows = torch.ones(phase.micro_batch_size + 1, 3)
+        # A micro-batch with padding among those without is compiled separately: two shapes in each phase.
+        assert compiled(rows).sum() == compiled(rows, rows).sum() == rows.numel()
