@@ -57,7 +57,7 @@ def draw_of(
         weights: share of the rows from each corpus; empty: mixed by repeats.
         is_published: whether the order is that of a run without phases, whose key is the seed alone.
     """
-    mixed = [[name, len(rows), weights.get(name, 0) if weights else repeats[name]] for name, rows in corpora.items()]
+    mixed = [[name, len(rows), float(weights.get(name, 0.0)) if weights else repeats[name]] for name, rows in corpora.items()]
     if not is_published:
         # Two orders must not be alike: a sample would be masked in one as another sample is in the other.
         text = json.dumps([length, "weights" if weights else "repeats", mixed])

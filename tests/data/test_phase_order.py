@@ -96,6 +96,14 @@ def test_phases_that_draw_the_same_go_on_where_the_one_before_ended_even_after_a
     assert order.draws[1].seed != order.draws[0].seed == 7
 
 
+def test_a_corpus_that_is_left_out_and_one_of_weight_0_make_the_same_order() -> None:
+    left_out, named = ({"wiki": 1.0}, {"web": 0.0, "wiki": 1.0})
+    order = order_of((3, 4, left_out), (3, 4, named))
+    # Ten rows: the second phase reads the last of them before one comes again.
+    read = np.concatenate([order.step(step)[1] for step in range(5)])
+    assert sorted(read[:10].tolist()) == sorted(read[10:].tolist()) == list(range(10))
+
+
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 5), st.booleans()), min_size=1, max_size=4), st.data())
 def test_a_roll_back_over_borders_skips_exactly_what_was_read_and_moves_no_border(entries, data) -> None:
