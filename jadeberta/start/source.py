@@ -16,16 +16,9 @@ from jadeberta.model.load import parameter_shapes
 from jadeberta.model.published import EMBEDDINGS, POSITIONS, Weights, check_weights, read_published, weight_files, weights_sha256
 from jadeberta.release.origin import ORIGIN_NAME
 from jadeberta.shards import ShardReader
+from jadeberta.shards.tokenizer_format import FAST_FILE, MODEL_FILES
 from jadeberta.start.embeddings import carry_over, first_difference, match_vocabularies
-from jadeberta.start.source_vocabulary import (
-    FAST_FILE,
-    FILES,
-    MODEL_FILES,
-    ROLES,
-    Vocabulary,
-    read_tokenizer_files,
-    read_vocabulary,
-)
+from jadeberta.start.source_vocabulary import ROLES, Vocabulary, read_tokenizer_files, read_vocabulary
 from jadeberta.utils.files import file_sha256
 
 STEP_KEYS = ("step", "tokens", "fingerprints")
@@ -124,12 +117,14 @@ def _fit_tokenizer(
 
 
 def _shards_vocabulary(shards: ShardReader, tokenizer: dict[str, bytes]) -> Vocabulary:
-    """The shards' tokenizer, with the roles of the special tokens that the index states."""
+    """The shards' tokenizer, with the roles of the special tokens that the index states, and the padding id that its files may lack."""
     special = shards.index.special_tokens.document()
     roles = {role: special[role] for role in ROLES if special[role] is not None}
-    return replace(read_vocabulary(tokenizer, str(shards.directory / "tokenizer")), roles=roles)
+    found = read_vocabulary(tokenizer, str(shards.directory / "tokenizer"))
+    without_piece: list[bytes | None] = [None] * (shards.index.vocab_size - len(found.keys))
+    return replace(found, keys=found.keys + without_piece, roles=roles)
 
 
 def _same_bytes(files: dict[str, bytes], tokenizer: dict[str, bytes]) -> bool:
     """Whether both have the same files with the same bytes, which need not be read then."""
-    return bool(files) and files == {name: content for name, content in tokenizer.items() if name in FILES}
+    return bool(files) and files == tokenizer

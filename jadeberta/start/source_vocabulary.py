@@ -14,32 +14,12 @@ from typing import Any
 import orjson
 
 from jadeberta.errors import CheckpointError
-from jadeberta.shards.tokenizer_format import MODEL_FILE
+from jadeberta.shards.tokenizer_format import ALL_TOKENIZER_FILES, FAST_FILE, MASK, MODEL_FILE, MODEL_FILES, SPECIAL_TOKENS
 
-FAST_FILE = "tokenizer.json"
-FILES = (
-    FAST_FILE,
-    MODEL_FILE,
-    "spiece.model",
-    "sentencepiece.model",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-)
-"""Files that are read of a published tokenizer."""
-MODEL_FILES = FILES[1:5]
 LARGEST_FILE = 256 << 20
 MOST_ADDED = 100_000
 """Ids that added tokens may lie beyond the pieces: a number far beyond is damage, and would be a list as long."""
 ROLES = ("pad", "cls", "sep", "unk", "mask")
-ROLE_KEYS = {
-    "pad": ("pad_token",), "cls": ("cls_token", "bos_token"), "sep": ("sep_token", "eos_token"), "unk": ("unk_token",),
-    "mask": ("mask_token",),
-}  # fmt: skip
-USUAL_NAMES = {
-    "pad": ("[PAD]", "<pad>"), "cls": ("[CLS]", "<cls>", "<s>"), "sep": ("[SEP]", "<sep>", "</s>"), "unk": ("[UNK]", "<unk>"),
-    "mask": ("[MASK]", "<mask>"),
-}  # fmt: skip
 BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 SPECIAL, BYTE = b"\xff", b"\xfe"
 """First bytes of keys that are no text: no UTF-8 text begins with them."""
@@ -72,7 +52,7 @@ def read_tokenizer_files(directory: Path) -> dict[str, bytes]:
         CheckpointError: one cannot be read.
     """
     found = {}
-    for name in FILES:
+    for name in ALL_TOKENIZER_FILES:
         path = directory / name
         try:
             if path.is_file():
@@ -98,7 +78,7 @@ def read_vocabulary(files: dict[str, bytes], where: str) -> Vocabulary:
         if FAST_FILE in files:
             return _read_fast(files)
         if model := next((name for name in MODEL_FILES if name in files), None):
-            return _read_sentencepiece(files[model], files)
+            return _read_sentencepiece(files[model], files, where)
     except Exception as e:  # `tokenizers`, sentencepiece and protobuf raise classes of their own
         raise CheckpointError(
             f"{where}: its tokenizer cannot be read ({str(e).strip() or type(e).__name__}). Put it back."
@@ -111,12 +91,17 @@ def read_vocabulary(files: dict[str, bytes], where: str) -> Vocabulary:
 def _read_fast(files: dict[str, bytes]) -> Vocabulary:
     import tokenizers
 
+    from preprocess.tokenization.encoders.fast_encoder import token_names
+    from preprocess.tokenization.encoders.roles import known_roles
+
     text = files[FAST_FILE].decode()
     document, tokenizer = orjson.loads(text), tokenizers.Tokenizer.from_str(text)
     kind, alphabet = document["model"]["type"], _alphabet(document)
-    pieces = {number: piece for piece, number in tokenizer.get_vocab(with_added_tokens=True).items()}
-    added = {token["id"]: token["content"] for token in document.get("added_tokens") or [] if token.get("special")}
-    specials = frozenset(added) | frozenset(_roles(pieces, files).values())
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    pieces = {number: piece for piece, number in vocabulary.items()}
+    names = token_names(document, vocabulary, _documents(files))
+    roles = known_roles(names)
+    specials = names.special | frozenset(roles.values())
     if max(pieces, default=0) > len(pieces) + MOST_ADDED:
         raise ValueError(f"its ids go up to {max(pieces):,}, and it has {len(pieces):,} pieces")
     keys = [_key(pieces.get(n), n in specials, alphabet) for n in range(max(pieces, default=-1) + 1)]
@@ -129,22 +114,26 @@ def _read_fast(files: dict[str, bytes]) -> Vocabulary:
             return []
 
     # A model of whole words gives [UNK] alone for what it does not know; the caller leaves that out.
-    return _vocabulary(keys, _roles(pieces, files), specials, encode if kind != "WordLevel" else lambda key: [])
+    return _vocabulary(keys, roles, specials, encode if kind != "WordLevel" else lambda key: [])
 
 
-def _read_sentencepiece(model: bytes, files: dict[str, bytes]) -> Vocabulary:
+def _read_sentencepiece(model: bytes, files: dict[str, bytes], where: str) -> Vocabulary:
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2
 
+    from preprocess.tokenization.encoders.roles import known_roles
+    from preprocess.tokenization.encoders.sentencepiece_encoder import token_names
+
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
-    control = {n for n, piece in enumerate(proto.pieces) if piece.type in (2, 3)}  # UNKNOWN, CONTROL
-    pieces = {n: piece.piece for n, piece in enumerate(proto.pieces)}
-    added = _added_tokens(files, len(pieces))
-    if not added and not set(USUAL_NAMES["mask"]) & set(pieces.values()):
-        added = {len(pieces): USUAL_NAMES["mask"][0]}  # as transformers' tokenizer of DeBERTa V2 does, whose V3 has it in no file
-    pieces |= added
-    roles = _roles(pieces, files)
-    specials = frozenset(control) | frozenset(roles.values()) | frozenset(added)
+    count = len(proto.pieces)
+    names = token_names(proto, _documents(files), where)
+    if names.size > count + 1 + MOST_ADDED:
+        raise ValueError(f"its added tokens go up to {names.size - 1:,}, and the model has {count:,} pieces")
+    roles, pieces = known_roles(names), {number: piece for piece, number in names.ids.items()}
+    if "mask" not in roles and names.size == count:
+        # As transformers' tokenizer of DeBERTa V2 does, whose V3 has it in no file.
+        roles["mask"], pieces[count] = count, SPECIAL_TOKENS[MASK]
+    specials = names.special | frozenset(roles.values())
     keys = [_key(pieces.get(n), n in specials, "spaces") for n in range(max(pieces) + 1)]
     # A piece is a part of a text: nothing is put in front of it, and it has been normalised.
     proto.normalizer_spec.Clear()
@@ -159,18 +148,11 @@ def _read_sentencepiece(model: bytes, files: dict[str, bytes]) -> Vocabulary:
     return _vocabulary(keys, roles, specials, encode)
 
 
-def _added_tokens(files: dict[str, bytes], first: int) -> dict[int, str]:
-    """Tokens that stand behind those of a sentencepiece model, by id from `first` on."""
-    added: dict[int, str] = {}
-    if "added_tokens.json" in files:
-        added |= {int(number): str(content) for content, number in orjson.loads(files["added_tokens.json"]).items()}
-    if "tokenizer_config.json" in files:
-        decoder = orjson.loads(files["tokenizer_config.json"]).get("added_tokens_decoder") or {}
-        added |= {int(number): str(token["content"]) for number, token in decoder.items()}
-    found = {number: content for number, content in added.items() if number >= first}
-    if max(found, default=first) > first + MOST_ADDED:
-        raise ValueError(f"its added tokens go up to {max(found):,}, and the model has {first:,} pieces")
-    return found
+def _documents(files: dict[str, bytes]) -> dict[str, dict[str, Any]]:
+    """The JSON files that say the roles of special tokens, by name."""
+    from preprocess.tokenization.encoders.tokenizer_files import TokenizerFiles
+
+    return TokenizerFiles(files, "", "its files").documents()
 
 
 def _vocabulary(keys: list[bytes | None], roles: dict[str, int], specials: frozenset[int], cut: Encode) -> Vocabulary:
@@ -243,21 +225,3 @@ def _byte_letters() -> dict[str, int]:
         others = [byte for byte in range(256) if byte not in printed]
         _LETTERS.update({chr(byte): byte for byte in printed} | {chr(256 + place): byte for place, byte in enumerate(others)})
     return _LETTERS
-
-
-def _roles(pieces: dict[int, str], files: dict[str, bytes]) -> dict[str, int]:
-    """Ids of the special tokens by role: as the files name them, else by the usual names."""
-    numbers = {piece: number for number, piece in pieces.items()}
-    named: dict[str, Any] = {}
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        if name in files:
-            document = orjson.loads(files[name])
-            named |= {key: value for key, value in document.items() if value is not None} if isinstance(document, dict) else {}
-    roles = {}
-    for role in ROLES:
-        given = [named[key] for key in ROLE_KEYS[role] if key in named]
-        contents = [value.get("content") if isinstance(value, dict) else value for value in given]
-        found = [numbers[c] for c in (*contents, *USUAL_NAMES[role]) if isinstance(c, str) and c in numbers]
-        if found:
-            roles[role] = found[0]
-    return roles

@@ -20,7 +20,9 @@ from jadeberta.model.published import BIAS, EMBEDDINGS
 from jadeberta.shards.tokenizer_format import DEFAULT_SPECIAL_TOKENS, SpecialTokens
 from jadeberta.start.embeddings import first_difference, match_vocabularies
 from jadeberta.start.source import read_source
-from jadeberta.start.source_vocabulary import Vocabulary, read_vocabulary
+from jadeberta.start.source_vocabulary import Vocabulary, read_tokenizer_files, read_vocabulary
+from preprocess.tokenization.encoders import find_tokenizer, open_encoder
+from tests.preprocess import small_tokenizers as small
 from tests.start.sources import publish
 
 TEXT = ["京都 大学 で 自然 言語 処理", "東京 都 は 日本 の 首都", "大学 の 研究 言語"]
@@ -113,6 +115,28 @@ def test_a_mask_token_behind_the_pieces_of_the_model_is_found() -> None:
         read_vocabulary({"spm.model": model, "added_tokens.json": b'{"x": 99999999999}'}, "source")
 
 
+@pytest.mark.parametrize("name", small.LAYOUTS)
+def test_special_tokens_of_a_source_are_those_that_shards_of_its_tokenizer_have(name: str, tmp_path) -> None:
+    files = find_tokenizer(small.LAYOUTS[name](tmp_path))
+    special = open_encoder(files).special
+    for content in (files.content, {"sentencepiece.bpe.model" if k == files.main != "tokenizer.json" else k: v
+                                    for k, v in files.content.items()}):  # fmt: skip
+        source = read_vocabulary(content, name)
+        found = {role: getattr(special, role) for role in ("pad", "cls", "sep", "unk", "mask")}
+        # A padding id that no file names is the shards' alone.
+        assert source.roles == {role: n for role, n in found.items() if n is not None and n < len(source.keys)}
+
+
+def test_files_that_contradict_each_other_give_a_source_the_roles_of_the_shards(tmp_path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(byte_level(["学"], ["<a>", "<bos>", "<eos>", "<|mask|>", "<pad>", "<b>"]))
+    (tmp_path / "tokenizer_config.json").write_text('{"pad_token": "<a>"}')
+    (tmp_path / "special_tokens_map.json").write_text('{"pad_token": "<b>"}')
+    source = read_vocabulary(read_tokenizer_files(tmp_path), "source")
+    assert source.roles == {"pad": 0, "cls": 1, "sep": 2, "mask": 3}
+    special = open_encoder(find_tokenizer(tmp_path)).special
+    assert (special.pad, special.cls, special.sep, special.mask) == (0, 1, 2, 3)
+
+
 @pytest.fixture(scope="module")
 def published(tmp_path_factory, source) -> Path:
     directory = publish(tmp_path_factory.mktemp("published"), vocab_size=len(source.keys) + 3)  # padded, as many are
@@ -120,8 +144,8 @@ def published(tmp_path_factory, source) -> Path:
     return directory
 
 
-def shards_with(tmp_path: Path, special: SpecialTokens = DEFAULT_SPECIAL_TOKENS) -> Any:
-    index = SimpleNamespace(special_tokens=special)
+def shards_with(tmp_path: Path, special: SpecialTokens = DEFAULT_SPECIAL_TOKENS, vocab_size: int = 0) -> Any:
+    index = SimpleNamespace(special_tokens=special, vocab_size=vocab_size)
     return SimpleNamespace(directory=tmp_path, index_path=tmp_path / "index.json", index=index)
 
 
@@ -153,6 +177,22 @@ def test_shared_rows_keep_their_bits_and_new_ones_are_means_in_embeddings_and_bi
     match = match_vocabularies(source, new, len(old[EMBEDDINGS]))
     assert entry["tokenizer"] == match.counts() and sum(match.counts().values()) == len(new.keys)
     assert json.dumps(entry)
+
+
+def test_a_padding_id_that_the_new_tokenizer_does_not_name_has_the_embedding_of_the_sources(published, source, tmp_path) -> None:
+    files = {"tokenizer.json": byte_level([" 京都", "学"], ["<mask>", "<s>", "</s>"])}
+    pad = len(read_vocabulary(files, "new").keys)
+    recipe = recipe_for(published, tmp_path, init_tokenizer="match", vocab_size=pad + 1)
+    weights, _ = read_source(recipe, published, shards_with(tmp_path, SpecialTokens(pad, 1, 2, None, 0), pad + 1), files)
+    old = load_file(published / "model.safetensors")
+    assert torch.equal(weights[EMBEDDINGS][pad], old[EMBEDDINGS][source.roles["pad"]]) and len(weights[EMBEDDINGS]) == pad + 1
+
+
+def test_the_added_tokens_of_a_published_model_are_read_from_its_directory(published, source, tmp_path) -> None:
+    directory = publish(tmp_path / "v3", vocab_size=len(source.keys) + 3)
+    (directory / "spm.model").write_bytes(sentencepiece_model(40, user_defined_symbols=[]))
+    (directory / "added_tokens.json").write_text(json.dumps({"[MASK]": len(source.keys) + 1}))
+    assert read_vocabulary(read_tokenizer_files(directory), "v3").roles["mask"] == len(source.keys) + 1
 
 
 def test_another_tokenizer_is_refused_unless_it_is_asked_for(published, source, tmp_path) -> None:

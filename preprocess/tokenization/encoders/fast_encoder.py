@@ -34,7 +34,6 @@ class FastEncoder(Encoder):
         try:
             document = orjson.loads(content)
             vocabulary: dict[str, int] = tokenizers.Tokenizer.from_buffer(content).get_vocab(with_added_tokens=True)
-            added = document.get("added_tokens") or []
             kind = document["model"].get("type") or ""
         except Exception as e:  # the library raises plain Exception
             raise ConfigError(
@@ -42,15 +41,7 @@ class FastEncoder(Encoder):
             ) from e
         if not vocabulary:
             raise ConfigError(f"{where}: its vocabulary is empty. Name another tokenizer.")
-        special = frozenset(token["id"] for token in added if token.get("special"))
-        said = said_in(documents.get("tokenizer_config.json", {}), documents.get("special_tokens_map.json", {}))
-        names = TokenNames(
-            {token: number for token, number in vocabulary.items() if number in special or token in said.values()},
-            said,
-            _framing(document.get("post_processor")) | _unknown(document["model"], vocabulary),
-            special,
-            max(vocabulary.values()) + 1,
-        )
+        names = token_names(document, vocabulary, documents)
         self.special, self.vocab_size = find_roles(names, where)
         self._names = {number: token for token, number in vocabulary.items()}
         self._tokenizer = tokenizers.Tokenizer.from_str(_hide(document, frozenset(self.special.ids)))
@@ -93,6 +84,19 @@ class FastEncoder(Encoder):
             starts[1:] = (words[1:] != words[:-1]) | (words[1:] < 0)
         starts[(np.cumsum(found.lengths) - found.lengths)[found.lengths > 0]] = True
         return found, starts
+
+
+def token_names(document: dict[str, Any], vocabulary: dict[str, int], documents: dict[str, dict[str, Any]]) -> TokenNames:
+    """Returns what a tokenizer.json and Hugging Face's other JSON files say about the special tokens."""
+    special = frozenset(token["id"] for token in document.get("added_tokens") or [] if token.get("special"))
+    said = said_in(documents.get("tokenizer_config.json", {}), documents.get("special_tokens_map.json", {}))
+    return TokenNames(
+        {token: number for token, number in vocabulary.items() if number in special or token in said.values()},
+        said,
+        _framing(document.get("post_processor")) | _unknown(document["model"], vocabulary),
+        special,
+        max(vocabulary.values()) + 1,
+    )
 
 
 def _framing(processor: dict[str, Any] | None) -> dict[str, int]:

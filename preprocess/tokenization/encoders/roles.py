@@ -72,29 +72,38 @@ def find_roles(names: TokenNames, where: str) -> tuple[SpecialTokens, int]:
     Raises:
         ConfigError: there is no mask token or no token for a document's borders, or one token has two roles.
     """
-    found = {role: _find(role, names) for role in ROLE_KEYS}
-    mask, cls, sep = found["mask"], found["cls"], found["sep"]
+    found = known_roles(names)
+    mask, cls, sep = found.get("mask"), found.get("cls"), found.get("sep")
     if mask is None:
         raise ConfigError(
             f"{where}: has no mask token (mask_token in tokenizer_config.json, or a special token like [MASK] or <mask>), so that nothing "
             "could be predicted. Add one with tokenizer.add_special_tokens and save it, or name another tokenizer."
         )
-    if cls is None and sep is None:
+    if cls is None or sep is None:
         raise ConfigError(
             f"{where}: has no token for the borders of a document (cls_token and sep_token, or bos_token and eos_token in "
             "tokenizer_config.json). Name them there, or name another tokenizer."
         )
-    cls, sep = (sep if cls is None else cls), (cls if sep is None else sep)
-    assert cls is not None and sep is not None
-    unk = None if found["unk"] in (mask, cls, sep) else found["unk"]
-    pad, size = found["pad"], names.size
-    # Such as eos for padding: a document's end would not be told from what fills a row.
-    if pad is None or pad in (mask, cls, sep, unk):
+    unk, pad, size = found.get("unk"), found.get("pad"), names.size
+    if pad is None:
         pad, size = size, size + 1
     try:
         return SpecialTokens(pad, cls, sep, unk, mask, tuple(names.special - {pad, cls, sep, unk, mask})), size
     except ValueError as e:
         raise ConfigError(f"{where}: {e}, so that they cannot be told apart. Give each role a token of its own.") from e
+
+
+def known_roles(names: TokenNames) -> dict[str, int]:
+    """Returns the ids of the roles that the files give; one token for a document's borders is both `cls` and `sep`."""
+    found = {role: number for role in ROLE_KEYS if (number := _find(role, names)) is not None}
+    for border, other in (("cls", "sep"), ("sep", "cls")):
+        if other in found:
+            found.setdefault(border, found[other])
+    # Such as eos for padding: a document's end would not be told from what fills a row.
+    for role, others in (("unk", ("mask", "cls", "sep")), ("pad", ("mask", "cls", "sep", "unk"))):
+        if role in found and found[role] in [found.get(other) for other in others]:
+            del found[role]
+    return found
 
 
 def _find(role: str, names: TokenNames) -> int | None:

@@ -35,24 +35,11 @@ class SentencepieceEncoder(Encoder):
             sentencepiece.SentencePieceProcessor(model_proto=model)
         except Exception as e:  # protobuf and sentencepiece raise classes of their own
             raise ConfigError(f"{where}: no sentencepiece model ({str(e).strip().splitlines()[0]}). Copy it again.") from e
-        pieces = {piece.piece: number for number, piece in enumerate(proto.pieces)}
-        added = _added_tokens(documents, pieces, where)
         types = np.array([piece.type for piece in proto.pieces])
-        controls = frozenset(np.flatnonzero(np.isin(types, (UNKNOWN, CONTROL, UNUSED))).tolist())
         spec = proto.trainer_spec
-        # `bos_id` and the others are -1 where the model was trained without them.
-        known = {"cls": spec.bos_id, "sep": spec.eos_id, "pad": spec.pad_id, "unk": spec.unk_id}
-        defaults = {role: n for role, n in known.items() if 0 <= n < len(types) and n in controls}
-        named = [n for n in np.flatnonzero(types == USER_DEFINED).tolist() if _looks_special(proto.pieces[n].piece)]
-        names = TokenNames(
-            pieces | added,
-            said_in(documents.get("tokenizer_config.json", {}), documents.get("special_tokens_map.json", {})),
-            defaults,
-            controls | frozenset(added.values()) | frozenset(named),
-            max([len(types), *(number + 1 for number in added.values())]),
-        )
+        names = token_names(proto, documents, where)
         self.special, self.vocab_size = find_roles(names, where)
-        self._names = {number: piece for piece, number in (pieces | added).items()}
+        self._names = {number: piece for piece, number in names.ids.items()}
         changed = False
         for number in self.special.ids:
             if number < len(types) and types[number] not in (UNKNOWN, CONTROL, UNUSED):
@@ -93,6 +80,30 @@ class SentencepieceEncoder(Encoder):
             starts = np.concatenate([[False], starts])[: len(starts)]
         starts[(np.cumsum(found.lengths) - found.lengths)[found.lengths > 0]] = True
         return found, starts
+
+
+def token_names(proto: Any, documents: dict[str, dict[str, Any]], where: str) -> TokenNames:
+    """Returns what a sentencepiece model and Hugging Face's JSON files say about the special tokens.
+
+    Raises:
+        ConfigError: the model is used with other ids than its own.
+    """
+    pieces = {piece.piece: number for number, piece in enumerate(proto.pieces)}
+    added = _added_tokens(documents, pieces, where)
+    types = np.array([piece.type for piece in proto.pieces])
+    controls = frozenset(np.flatnonzero(np.isin(types, (UNKNOWN, CONTROL, UNUSED))).tolist())
+    spec = proto.trainer_spec
+    # `bos_id` and the others are -1 where the model was trained without them.
+    known = {"cls": spec.bos_id, "sep": spec.eos_id, "pad": spec.pad_id, "unk": spec.unk_id}
+    defaults = {role: n for role, n in known.items() if 0 <= n < len(types) and n in controls}
+    named = [n for n in np.flatnonzero(types == USER_DEFINED).tolist() if _looks_special(proto.pieces[n].piece)]
+    return TokenNames(
+        pieces | added,
+        said_in(documents.get("tokenizer_config.json", {}), documents.get("special_tokens_map.json", {})),
+        defaults,
+        controls | frozenset(added.values()) | frozenset(named),
+        max([len(types), *(number + 1 for number in added.values())]),
+    )
 
 
 def _looks_special(piece: str) -> bool:
