@@ -66,6 +66,10 @@ def recipe_from_arguments(arguments: Any, written: Any) -> Recipe:
     sections = {name: getattr(arguments, name) for name in Recipe.__dataclass_fields__}
     recipe = Recipe(**{name: value for name, value in sections.items() if value is not None})
     recipe.phases = read_phases(recipe.phases)
+    for name, section in vars(recipe).items():
+        # The parser takes null for a value of any type.
+        if is_dataclass(section) and (empty := [key for key, value in vars(section).items() if value is None]):
+            raise ConfigError(f"{name}.{empty[0]} has no value; give it one, or leave the key out for its default.")
     for key in PATH_KEYS:
         section, _, name = key.rpartition(".")
         holder = getattr(recipe, section) if section else recipe

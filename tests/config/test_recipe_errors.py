@@ -18,6 +18,9 @@ from jadeberta.errors import ConfigError
         ("run: {dir: x}\n", ("--training.lr=fast",), "command line: training.lr: Expected float. Got value: fast."),
         ("run: [\n", (), "{file}: "),
         ("- a list\n", (), "{file}: "),
+        ("data:\n  weights:\n", (), "data.weights has no value; give it one, or leave the key out for its default."),
+        ("training: {max_steps: null}\n", (), "training.max_steps has no value; give it one, or leave the key out"),
+        ("training: {schedule: ~}\n", (), "training.schedule has no value; give it one, or leave the key out"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_place(tmp_path, text, overrides, message) -> None:
