@@ -134,9 +134,19 @@ def fill_mask(directory: Path, sentence: str, top: int = 5) -> list[tuple[str, f
     place = int((encoded["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0])
     with torch.inference_mode():
         probabilities = model(**encoded).logits[0, place].float().softmax(-1)
-    best = probabilities.topk(top)
-    words = [str(tokenizer.convert_ids_to_tokens(int(i))).removeprefix("▁") for i in best.indices]
-    return list(zip(words, best.values.tolist(), strict=True))
+        # Embeddings that are no token's have no word.
+        probabilities[sorted(set(range(len(probabilities))) - set(tokenizer.get_vocab().values()))] = 0
+        best = probabilities.topk(top)
+    return [(_word(tokenizer, int(i)), share) for i, share in zip(best.indices, best.values.tolist(), strict=True)]
+
+
+def _word(tokenizer: Any, number: int) -> str:
+    """Text of a token; of byte-level BPE that of its bytes, which it writes as other letters."""
+    token = str(tokenizer.convert_ids_to_tokens(number))
+    if type(getattr(tokenizer, "backend_tokenizer", None) and tokenizer.backend_tokenizer.decoder).__name__ == "ByteLevel":
+        text = tokenizer.decode([number])
+        return token if "\ufffd" in text else text.strip() or token
+    return token.removeprefix("▁")
 
 
 def _compare_logits(directory: Path, weights: dict[str, torch.Tensor]) -> None:
@@ -188,7 +198,8 @@ def main(arguments: list[str]) -> int:
         evaluation = read_evaluation(options.evaluation)
     predictions = export(checkpoint, options.out, getattr(torch, options.dtype), evaluation, options.weights)
     print(f"exported {checkpoint} to {options.out}")
-    print(card_sentence(read_state(checkpoint)["data"]))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(options.out, trust_remote_code=False)
+    print(card_sentence(read_state(checkpoint)["data"], tokenizer.mask_token))
     for word, probability in predictions:
         print(f"  {word}  {probability:.4f}")
     return 0

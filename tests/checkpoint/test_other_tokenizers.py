@@ -11,7 +11,7 @@ from jadeberta.checkpoint.held_tokenizer import read_tokenizer
 from jadeberta.errors import CheckpointError, ShardError
 from jadeberta.finetune.encoder import Encoder, open_engine
 from jadeberta.finetune.pretrained import load_pretrained
-from jadeberta.release.export import export
+from jadeberta.release.export import _word, export, main
 from jadeberta.release.origin import read_origin, reads_text
 from jadeberta.shards import open as open_shards
 from jadeberta.shards.tokenizer_format import ALL_TOKENIZER_FILES
@@ -44,7 +44,7 @@ def test_a_release_has_the_tokenizers_files_and_ids(trained: Path) -> None:
     names = [name for name in ALL_TOKENIZER_FILES if (tokenizer / name).exists()]
     out = trained / "release"
     predictions = export(checkpoint, out)
-    assert len(predictions) == 5
+    assert len(predictions) == 5 and "None" not in dict(predictions)
     for folder in (checkpoint, out):
         assert all((folder / name).read_bytes() == (tokenizer / name).read_bytes() for name in names)
     ours, theirs = AutoTokenizer.from_pretrained(out), AutoTokenizer.from_pretrained(tokenizer)
@@ -70,6 +70,20 @@ def test_a_release_has_the_tokenizers_files_and_ids(trained: Path) -> None:
         assert found[text].ids.tolist() == theirs(text, add_special_tokens=False)["input_ids"]
         assert found[text].spans.max() <= len(text)
     assert not {special.mask} & set(encoder([f"前{ours.mask_token}後"])[f"前{ours.mask_token}後"].ids.tolist())
+
+
+def test_the_command_shows_the_sentence_with_the_tokenizers_own_mask(trained: Path, tmp_path: Path, capsys) -> None:
+    main(["--checkpoint", str(trained / "run"), "--out", str(tmp_path / "release")])
+    mask = AutoTokenizer.from_pretrained(trained / "shards/tokenizer").mask_token
+    assert f"\n京都大学で自然言語処理を{mask}する。\n" in capsys.readouterr().out
+
+
+def test_words_of_byte_level_pieces_are_shown_as_text(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(small.modernbert(tmp_path))
+    numbers = tokenizer("学の", add_special_tokens=False)["input_ids"]
+    assert "".join(_word(tokenizer, number) for number in numbers) == "学の"
+    (byte,) = tokenizer.convert_tokens_to_ids(["è"])  # a part of a letter has no text
+    assert _word(tokenizer, byte) == "è" and _word(tokenizer, tokenizer.mask_token_id) == "[MASK]"
 
 
 def test_a_changed_file_is_refused_with_its_name(trained: Path, tmp_path: Path) -> None:
