@@ -80,10 +80,10 @@ class Hooks(Protocol):
         """A damaged row of this rank's batch was replaced by padding."""
 
     def first_step_ahead(self) -> None:
-        """The first step of a phase comes next, which may take as long as that of an attempt."""
+        """The first step of a phase or after a roll-back comes next, which may take as long as that of an attempt."""
 
     def first_step_done(self) -> None:
-        """The first step of this attempt or of a phase is done."""
+        """The first step of this attempt, of a phase or after a roll-back is done."""
 
     def evaluate(self, step: int) -> RankFlags:
         """Evaluates the model on held-out rows; returns requests that came meanwhile."""
@@ -164,6 +164,7 @@ def train(
             log.skipped(state, batch, result, samples_of(order, batch.step))
             if consecutive_skips > recipe.guard.max_skipped_in_row:
                 first_bad = state.step - consecutive_skips
+                hooks.first_step_ahead()
                 raise RollBack(first_bad, state.step, f"{consecutive_skips} steps in a row up to step {state.step} were skipped")
         compare_every = recipe.guard.compare_weights_every
         if compare_every and (is_first or state.step % compare_every == 0):

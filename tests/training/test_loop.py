@@ -94,7 +94,8 @@ def test_one_consecutive_skip_more_than_the_guard_allows_rolls_back_before_anyth
     job = LoopRun(max_steps=6, max_skips=2, skipped={3, 4, 5}, every=5)
     error = job.ends_with(RollBack)
     assert (error.first_bad, error.end, str(error)) == (2, 5, "3 steps in a row up to step 5 were skipped")
-    assert job.calls[-1] == "log skipped 5" and not any(call.startswith("save") for call in job.calls)
+    # The step after it may be one of the phase before, which compiles again.
+    assert job.calls[-2:] == ["log skipped 5", "first step ahead"] and not any(call.startswith("save") for call in job.calls)
 
 
 def test_a_due_save_is_settled_at_the_step_where_all_ranks_have_written() -> None:
