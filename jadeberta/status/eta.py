@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 import yaml
 
 from jadeberta.config.batch_sizes import ALIKE, BatchSizes
@@ -51,7 +52,8 @@ def _sizes_of(recipe: Any) -> BatchSizes:
         training = recipe["training"]
         if phases := recipe.get("phases"):
             # In tokens: a row of twice the length takes twice the time, or more.
-            length, batch = int(recipe["model"]["max_position_embeddings"]), int(training["global_batch_size"])
+            says_all = all(p.get("sequence_length") for p in phases)
+            length, batch = 0 if says_all else _length_of(recipe), int(training["global_batch_size"])
             sizes = [
                 (int(p.get("global_batch_size") or batch) * int(p.get("sequence_length") or length), int(p["steps"]))
                 for p in phases
@@ -60,6 +62,14 @@ def _sizes_of(recipe: Any) -> BatchSizes:
         return BatchSizes(int(training["global_batch_size"]), tuple((int(n), int(s)) for n, s in training["batch_size_warmup"]))
     except (KeyError, TypeError, ValueError, AttributeError):
         return ALIKE
+
+
+def _length_of(recipe: Any) -> int:
+    """Tokens in a row where a phase leaves it out: the only or first length of the shards; the model's longest where they are away."""
+    try:
+        return int(orjson.loads((Path(recipe["data"]["shards"]) / "index.json").read_bytes())["sequence_length"])
+    except (OSError, KeyError, TypeError, ValueError):
+        return int(recipe["model"]["max_position_embeddings"])
 
 
 def next_save(result: Goodput, goal: Goal) -> tuple[int, float] | None:
