@@ -41,7 +41,9 @@ def complete_model(model: ModelConfig, written: Collection[str], run_dir: Path) 
     """
     lineage = read_lineage(run_dir)
     if lineage and lineage[-1].get("model"):
-        path, source = run_dir / LINEAGE_NAME, {**DEFAULTS, **UNUSED, **lineage[-1]["model"]}
+        path = run_dir / LINEAGE_NAME
+        own = {key: value for key, value in lineage[-1]["model"].items() if key in DEFAULTS or key in UNUSED}
+        source = _checked({**vars(ModelConfig()), **own}, own, path, "Put it back from the lineage in a checkpoint's state.json")
     else:
         directory = config_directory(Path(model.init_from))
         path, source = directory / "config.json", read_architecture(directory)
@@ -129,19 +131,28 @@ def read_architecture(directory: Path) -> dict[str, Any]:
         values["pooler_hidden_size"] = values["hidden_size"]
     if values["attention_head_size"] is None and _is_count(values["hidden_size"]) and _is_count(values["num_attention_heads"]):
         values["attention_head_size"] = values["hidden_size"] // values["num_attention_heads"]
-    kinds = {key: type(getattr(ModelConfig(), key)) for key in values}
-    for key, value in values.items():
-        is_right = isinstance(value, kinds[key]) and (kinds[key] is bool or not isinstance(value, bool))
-        if kinds[key] is float and isinstance(value, int) and not isinstance(value, bool):
-            is_right, values[key] = True, float(value)
-        if not is_right:
-            raise ConfigError(f"{path}: its {key} is {value!r}, where a DeBERTa V2 has {kinds[key].__name__}. Download it again.")
-        limit = MOST_LAYERS if key == "num_hidden_layers" else LARGEST_SIZE
-        if isinstance(value, int) and value > limit:
-            raise ConfigError(f"{path}: its {key} is {value:,}, more than {limit:,}, which no model has. Download it again.")
+    _checked(values, values, path, "Download it again")
     # A count below 1 stands for "none" here; transformers takes any such value.
     for key in ("position_buckets", "max_relative_positions"):
         values[key] = values[key] if values[key] >= 1 else -1
+    return values
+
+
+def _checked(values: dict[str, Any], keys: Collection[str], path: Path, remedy: str) -> dict[str, Any]:
+    """Returns values of a model, a whole number as a float where one belongs; raises ConfigError where one is of another type."""
+    kinds = {key: type(getattr(ModelConfig(), key)) for key in keys}
+    for key in keys:
+        value = values[key]
+        is_right = isinstance(value, kinds[key]) and (kinds[key] is bool or not isinstance(value, bool))
+        if isinstance(value, list):
+            is_right = is_right and all(isinstance(part, str) for part in value)
+        if kinds[key] is float and isinstance(value, int) and not isinstance(value, bool):
+            is_right, values[key] = True, float(value)
+        if not is_right:
+            raise ConfigError(f"{path}: its {key} is {value!r}, where a DeBERTa V2 has {kinds[key].__name__}. {remedy}.")
+        limit = MOST_LAYERS if key == "num_hidden_layers" else LARGEST_SIZE
+        if isinstance(value, int) and value > limit:
+            raise ConfigError(f"{path}: its {key} is {value:,}, more than {limit:,}, which no model has. {remedy}.")
     return values
 
 

@@ -50,6 +50,11 @@ def checked(entries: Any) -> Lineage:
             raise ValueError(f"an entry is none of {', '.join(KINDS)}")
         if wrong := [key for key in TEXT_KEYS[entry["kind"]] if not isinstance(entry.get(key), str)]:
             raise ValueError(f"an entry of kind {entry['kind']} lacks {wrong[0]}")
+        if entry["kind"] == "branch" and type(entry.get("step")) is not int:
+            raise ValueError("an entry of kind branch lacks step")
+        counts = entry.get("tokenizer")
+        if isinstance(counts, dict) and any(type(count) is not int for count in counts.values()):
+            raise ValueError("the tokenizer of an entry counts something else than pieces")
         if not isinstance(entry.get("model", {}), dict):
             raise ValueError("the model of an entry is no object")
     return tuple(entries)

@@ -157,6 +157,7 @@ def with_nan(tensors: Weights) -> None:
         (lambda d: edit(d, embedding_size=8), "its embedding_size 8 is not its hidden_size 16"),
         (lambda d: edit(d, num_attention_heads=5), r"its config\.json describes no DeBERTa V2 \(The hidden size"),
         (lambda d: edit(d, num_hidden_layers=10**9), "its num_hidden_layers is 1,000,000,000, more than 1,000"),
+        (lambda d: edit(d, pos_att_type=["c2p", 5]), r"its pos_att_type is \['c2p', 5\], where a DeBERTa V2 has list"),
         (lambda d: edit(d, hidden_size="16"), "its hidden_size is '16', where a DeBERTa V2 has int"),
         (lambda d: (d / "config.json").write_text("{"), r"config\.json: cannot be read as a model's configuration"),
         (lambda d: (d / "config.json").write_text("[1]"), r"config\.json: cannot be read as a model's configuration \(no object\)"),
@@ -174,6 +175,22 @@ def recipe_of(tmp_path: Path, published: Path, *options: str) -> ModelConfig:
     text = recipe.read_text()
     recipe.write_text(text[: text.index("model:")] + text[text.index("run:") :])
     return load_recipe(recipe, ("--model.init_from", str(published), *options)).model
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"kind": "branch", "manifest_sha256": "0"}, r"lineage\.json: damaged, not the lineage of a run \(an entry of kind branch lacks"),
+        ({"tokenizer": {"shared": "5"}}, r"the tokenizer of an entry counts something else than pieces"),
+        ({"model": {"max_position_embeddings": "512"}}, r"lineage\.json: its max_position_embeddings is '512', where a DeBERTa V2 has int"),
+    ],
+)  # fmt: skip
+def test_a_damaged_lineage_is_refused_with_one_sentence(published, tmp_path, entry, words) -> None:
+    (tmp_path / "run").mkdir()
+    whole = {"kind": "init", "source": "/a", "given": "/a", "weights_sha256": "0", **entry}
+    (tmp_path / "run/lineage.json").write_text(json.dumps([whole]))
+    with pytest.raises(JadebertaError, match=words):
+        recipe_of(tmp_path, published)
 
 
 def test_keys_left_out_are_the_sources_and_those_written_must_agree(published, tmp_path) -> None:
