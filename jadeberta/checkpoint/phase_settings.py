@@ -10,6 +10,8 @@ from jadeberta.shards import ShardReader
 
 FREE = ("steps", "decay_steps")
 """Keys of the present phase that may change, as max_steps and decay_steps of a run may; its end must not lie behind."""
+OF_THE_ORDER = ("mixed", "rows")
+"""Keys that decide which order a phase draws from."""
 
 
 def phase_settings(recipe: Recipe, shards: ShardReader, repeats: dict[str, int]) -> list[dict[str, Any]]:
@@ -54,15 +56,18 @@ def without_phases(settings: dict[str, Any]) -> dict[str, Any]:
 def refuse_changed_phases(directory: Path, state: dict[str, Any], expected: dict[str, Any]) -> None:
     """Raises CheckpointError where a phase that has begun at the step of a checkpoint is another one in the run; names the values.
 
-    A run without phases is one phase without an end.
+    A run without phases is one phase without an end. What a phase reads stays also where a roll-back has led back before it: samples that
+    it skips are places in its order.
     """
     step, first = state["step"], 0
+    last_read = max((number for number, _, _ in state.get("skipped_samples", ())), default=0)
     before, now = (_phases_in(found) for found in (state, expected))
     for number, (old, new) in enumerate(zip(before, [*now, *[{}] * len(before)], strict=False), 1):
-        if first >= step:
+        if first >= step and number > last_read:
             return
         is_present = old["steps"] is None or first + old["steps"] >= step
-        differ = [key for key in old if key not in FREE and (not new or old[key] != new[key])]
+        keys = [key for key in old if key not in FREE] if first < step else OF_THE_ORDER
+        differ = [key for key in keys if not new or old[key] != new[key]]
         if not is_present:
             differ += [key for key in FREE if not new or old[key] != new[key]]
         elif new and new["steps"] is not None and first + new["steps"] < step:
@@ -73,7 +78,7 @@ def refuse_changed_phases(directory: Path, state: dict[str, Any], expected: dict
                 f"{directory}: made with other phases (phase {number}, which has begun: {text}). Set them back, or choose another "
                 "run.dir; phases that have not begun may change."
             )
-        if is_present:
+        if is_present and number >= last_read:
             return
         first += old["steps"]
 

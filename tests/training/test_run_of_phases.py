@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xxhash
 
+from jadeberta.checkpoint.phase_settings import refuse_changed_phases
 from jadeberta.config import load_recipe
 from jadeberta.data.phase_order import PhasedOrder
 from jadeberta.data.run_data import open_run_data
@@ -160,6 +161,26 @@ def test_phases_to_come_may_change_and_those_that_have_begun_not(
     else:
         with pytest.raises(CheckpointError, match=sentence):
             pretrain(load_recipe(path), dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("number", "changed", "refused"),
+    [
+        (2, {"mixed": {"weights": {"wiki": 0.5}}}, "phase 2, which has begun: mixed"),
+        (2, {"rows": "other"}, "phase 2, which has begun: rows"),
+        (2, {"lr": 1e-5, "steps": 5}, None),
+        (3, {"mixed": {"weights": {"wiki": 0.5}}}, None),
+    ],
+)
+def test_after_a_roll_back_before_a_phase_it_may_change_but_not_what_it_reads(number, changed, refused) -> None:
+    phases = [{"steps": 4, "mixed": {"weights": {"wiki": 1.0}}, "lr": 1e-4, "decay_steps": None, "rows": "r"} for _ in range(3)]
+    state = {"step": 2, "settings": {"phases": phases}, "skipped_samples": [[1, 8, 16], [2, 0, 8]]}
+    other = {"settings": {"phases": [p | changed if n == number else p for n, p in enumerate(phases, 1)]}}
+    if refused is None:
+        refuse_changed_phases(Path("step-2"), state, other)
+    else:
+        with pytest.raises(CheckpointError, match=refused):
+            refuse_changed_phases(Path("step-2"), state, other)
 
 
 @pytest.mark.parametrize(
