@@ -127,7 +127,7 @@ def _pretrain(arguments: list[str]) -> int:
         return 0
     import jsonargparse
 
-    from jadeberta.config import OLD_KEYS, add_recipe_arguments, known_keys, recipe_from_arguments
+    from jadeberta.config import OLD_KEYS, add_recipe_arguments, known_keys, parse_recipe, recipe_from_arguments
 
     parser = jsonargparse.ArgumentParser(prog="jadeberta pretrain", exit_on_error=False, allow_abbrev=False)
     add_recipe_arguments(parser)
@@ -137,7 +137,9 @@ def _pretrain(arguments: list[str]) -> int:
     parser.add_argument("--local_rank", "--local-rank", type=int)  # the DeepSpeed launcher adds it
     recipe_file = _recipe_file(arguments)
     try:
-        options, written = parser.instantiate(parser.parse_args(arguments)), parser.parse_args(arguments, defaults=False)
+        options, written = parse_recipe(parser, arguments)
+    except ConfigError:
+        raise
     except Exception as e:
         raise ConfigError(explain_recipe_error(str(e), recipe_file, [*known_keys(), *OLD_KEYS], arguments)) from e
     recipe = recipe_from_arguments(options, written)

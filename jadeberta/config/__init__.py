@@ -7,6 +7,7 @@ from jadeberta.config.load_recipe import (
     dump,
     known_keys,
     load_recipe,
+    parse_recipe,
     recipe_from_arguments,
     resolve_file,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "dump",
     "known_keys",
     "load_recipe",
+    "parse_recipe",
     "recipe_from_arguments",
     "resolve_file",
 ]

@@ -82,6 +82,19 @@ def recipe_from_arguments(arguments: Any, written: Any) -> Recipe:
     return recipe
 
 
+def parse_recipe(parser: Any, options: list[str]) -> tuple[Any, Any]:
+    """Returns a parser's result with its sections as dataclasses, and its result without defaults, for `recipe_from_arguments`.
+
+    Raises:
+        ConfigError: a section is empty.
+    """
+    found = parser.parse_args(options)
+    sections = [field.name for field in fields(Recipe) if is_dataclass(field.default_factory)]
+    if empty := [name for name in sections if found.get(name) is None]:
+        raise ConfigError(f"{empty[0]} has no value; give its keys, or leave it out for their defaults.")
+    return parser.instantiate(found), parser.parse_args(options, defaults=False)
+
+
 def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     """Reads a recipe.
 
@@ -100,7 +113,7 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     path = find_recipe(str(path))
     try:
         options = ["--config", str(path), *overrides]
-        arguments, written = parser.instantiate(parser.parse_args(options)), parser.parse_args(options, defaults=False)
+        arguments, written = parse_recipe(parser, options)
     except (jsonargparse.ArgumentError, yaml.YAMLError) as e:
         raise ConfigError(explain_recipe_error(str(e), path, [*known_keys(), *OLD_KEYS], overrides)) from e
     return recipe_from_arguments(arguments, written)

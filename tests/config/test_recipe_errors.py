@@ -19,6 +19,7 @@ from jadeberta.errors import ConfigError
         ("run: [\n", (), "{file}: "),
         ("- a list\n", (), "{file}: "),
         ("data:\n  weights:\n", (), "data.weights has no value; give it one, or leave the key out for its default."),
+        ("model:  # all left out\ntraining: {max_steps: 9}\n", (), "model has no value; give its keys, or leave it out"),
         ("training: {max_steps: null}\n", (), "training.max_steps has no value; give it one, or leave the key out"),
         ("training: {schedule: ~}\n", (), "training.schedule has no value; give it one, or leave the key out"),
     ],
