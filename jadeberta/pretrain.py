@@ -23,7 +23,7 @@ from jadeberta.cluster.environment import Process, detect, slurm_job
 from jadeberta.cluster.process_group import is_lost_peer, join_process_group, set_timeouts
 from jadeberta.config import Recipe
 from jadeberta.config.lineage import first_step_in_words
-from jadeberta.config.phases import require_divisible, token_sizes
+from jadeberta.config.phases import phases_of, require_divisible, token_sizes
 from jadeberta.data.batches import StepBatch, iterate_steps
 from jadeberta.data.loader_processes import explain_death
 from jadeberta.data.masking import read_word_starts
@@ -334,7 +334,8 @@ def check_against_shards(recipe: Recipe, shards: ShardReader) -> dict[str, bytes
             f"data.packing is concat, but the rows of {shards.index_path} hold unrelated documents (preprocess.packing best_fit), "
             "which would attend to each other. Set data.packing: documents, or pack the shards with preprocess.packing concat."
         )
-    if index.sequence_length > recipe.model.max_position_embeddings:
+    is_read = any(phase.sequence_length in (None, index.sequence_length) for phase in phases_of(recipe))
+    if is_read and index.sequence_length > recipe.model.max_position_embeddings:
         raise ConfigError(
             f"model.max_position_embeddings is {recipe.model.max_position_embeddings} but the rows of {shards.index_path} "
             f"have {index.sequence_length} tokens."

@@ -1,5 +1,6 @@
 """A run with phases: each begins at its step with all that it changes, and a kill at any border leaves no trace in the result."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -199,6 +200,21 @@ def test_a_phase_that_the_shards_cannot_serve_is_refused_before_a_device_is_touc
     with pytest.raises(error, match=sentence):
         pretrain(load_recipe(path), dry_run=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_rows_that_no_phase_reads_may_be_longer_than_the_model_takes(tmp_path, capsys) -> None:
+    add_length(make_shards(tmp_path / "shards", {"wiki": (6, 1)}, length=256), 128, 9)
+    for phase, fits in (({"sequence_length": 128}, True), ({}, False)):
+        path = make_recipe(
+            tmp_path / "r.yaml",
+            tmp_path / "shards",
+            tmp_path / "run",
+            phases=[{"steps": 6} | phase],
+            model={"max_position_embeddings": 128},
+        )
+        with contextlib.nullcontext() if fits else pytest.raises(ConfigError, match=r"is 128 but the rows of .* have 256"):
+            pretrain(load_recipe(path), dry_run=True)
+    assert "rows of 128" in capsys.readouterr().out
 
 
 def test_a_dry_run_prints_the_phases(shards, tmp_path, capsys) -> None:
