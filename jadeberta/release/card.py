@@ -96,21 +96,30 @@ def describe_segmenter(segmenter: dict[str, Any]) -> str:
 
 def _data(state: dict[str, Any]) -> str:
     data, fingerprints = state["data"], state["fingerprints"]
+    # Corpora that are mixed by weight alone have no number of times.
+    is_repeated = _is_repeated(state["settings"])
     table = "\n".join(
-        f"| {name} | {c['documents']:,} | {c['sequences']:,} | {c['tokens']:,} | {c['repeats']} |"
+        f"| {name} | {c['documents']:,} | {c['sequences']:,} | {c['tokens']:,} |" + f" {c['repeats']} |" * is_repeated
         for name, c in data["corpora"].items()
     )
     kind = f"tokenizer {data['tokenizer_file']}" if "tokenizer_file" in data else "sentencepiece unigram"
     pieces = f"{'sentencepiece characters' if is_of_characters(data) else kind}, {data['vocab_size']:,} pieces"
     return f"""## Training data
 
-| corpus | documents | sequences of {data["sequence_length"]} | tokens | times in an epoch |
-|---|---|---|---|---|
+| corpus | documents | sequences of {data["sequence_length"]} | tokens |{" times in an epoch |" * is_repeated}
+|---|---|---|---|{"---|" * is_repeated}
 {table}
 
 Words by {describe_segmenter(data["segmenter"])}; normaliser {data["normaliser"]}, sentence splitter {data["sentence_splitter"]};
 {pieces} (sha256 {fingerprints["tokenizer"][:16]}…); shards {fingerprints["shards"][:16]}….
 """
+
+
+def _is_repeated(settings: dict[str, Any]) -> bool:
+    """Whether the run, or a phase of it, draws its corpora by repeats."""
+    if phases := settings.get("phases"):
+        return any("repeats" in phase["mixed"] for phase in phases)
+    return not settings.get("data.weights")
 
 
 def _training(state: dict[str, Any], ledger: list[dict[str, Any]], weights: str) -> str:
