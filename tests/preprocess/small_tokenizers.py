@@ -22,7 +22,7 @@ TEXTS = [
 def train_model(**options: Any) -> bytes:
     """Content of a small sentencepiece model; by default unigram with byte fallback and no rules."""
     model = io.BytesIO()
-    defaults = {
+    defaults: dict[str, Any] = {
         "vocab_size": 420, "byte_fallback": True, "character_coverage": 1.0, "normalization_rule_name": "identity", "minloglevel": 2,
         "num_threads": 1,
     }  # fmt: skip
