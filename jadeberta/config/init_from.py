@@ -165,10 +165,10 @@ def _refuse_other_models(path: Path, config: dict[str, Any]) -> None:
     if kind != "deberta-v2":
         what = f"a {kind}" if kind else "of no known kind (it has no model_type)"
         raise ConfigError(f"{path}: the model is {what}; model.init_from takes a deberta-v2 for masked language modelling.")
+    heads = heads if isinstance(heads, list) else [heads] if heads else []
     if heads and MASKED_LM not in heads:
         raise ConfigError(
-            f"{path}: the model is a {heads[0] if isinstance(heads, list) else heads}; model.init_from takes a {MASKED_LM}, whose head "
-            "predicts masked tokens."
+            f"{path}: the model is a {heads[0]}; model.init_from takes a {MASKED_LM}, whose head predicts masked tokens."
         )
     if config.get("auto_map"):
         raise ConfigError(f"{path}: the model asks for Python code of its own, which is never run. Name another model.init_from.")

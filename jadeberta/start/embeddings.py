@@ -53,7 +53,7 @@ def match_vocabularies(source: Vocabulary, new: Vocabulary, rows: int) -> Match:
             found, kind = [numbers[key]], "shared"
         else:
             found = [part for part in source.encode(key) if part < rows]
-            if all(source.keys[part] == b" " for part in found):
+            if key.strip(b" ") and all(source.keys[part] == b" " for part in found):
                 found = []  # the space in front alone says nothing about the text
             kind = "from_parts" if found else "from_all"
         parts.append(found)

@@ -98,6 +98,8 @@ def _read_fast(files: dict[str, bytes]) -> Vocabulary:
     document, tokenizer = orjson.loads(text), tokenizers.Tokenizer.from_str(text)
     kind, alphabet = document["model"]["type"], _alphabet(document)
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    if not vocabulary:
+        raise ValueError("its vocabulary is empty")
     pieces = {number: piece for piece, number in vocabulary.items()}
     names = token_names(document, vocabulary, _documents(files))
     roles = known_roles(names)

@@ -79,6 +79,8 @@ def test_pieces_of_all_three_alphabets_are_compared_as_text(source) -> None:
     assert parts_of(source, new, " 言語".encode()) == [" 言語".encode()]  # shared: ▁言語 there
     assert parts_of(source, new, "学".encode()) == ["学".encode()]
     assert parts_of(source, new, " 京都".encode()) == [b" ", "京".encode(), "都".encode()]
+    spaces = read_vocabulary({"tokenizer.json": byte_level(["  "], ["<mask>"])}, "spaces")
+    assert parts_of(source, spaces, b"  ") == [b" ", b" "]  # it says nothing of other text, and all of this piece
     assert parts_of(source, new, "学".encode()[:2]) == []  # a part of a letter, and the source has no byte pieces
     match = match_vocabularies(source, new, len(source.keys))
     assert [match.parts[n] for n in range(4)] == [[0], [1], [2], [4]]  # by role, wherever they stand
@@ -205,6 +207,8 @@ def test_another_tokenizer_is_refused_unless_it_is_asked_for(published, source, 
         read_source(recipe, published, shards, other)
     with pytest.raises(CheckpointError, match=r"its tokenizer cannot be read \(.*\)\. Put it back"):
         read_source(recipe, published, shards, {"spm.model": b"no model"})
+    with pytest.raises(CheckpointError, match=r"its tokenizer cannot be read \(its vocabulary is empty\)"):
+        read_source(recipe, published, shards, {"tokenizer.json": tokenizers.Tokenizer(models.BPE()).to_str().encode()})
     with pytest.raises(CheckpointError, match=r"no tokenizer there \(tokenizer\.json or spm\.model\), so nobody knows"):
         read_source(recipe, publish(tmp_path / "bare", vocab_size=len(source.keys) + 3), shards, other)
     # The same pieces in another file are the same tokenizer.

@@ -153,6 +153,7 @@ def with_nan(tensors: Weights) -> None:
         (lambda d: edit(d, model_type="deberta"), "the model is a deberta;"),
         (lambda d: edit(d, model_type=None), "of no known kind"),
         (lambda d: edit(d, architectures=["DebertaV2ForSequenceClassification"]), "the model is a DebertaV2ForSequenceClassification"),
+        (lambda d: edit(d, architectures=5), r"the model is a 5; model\.init_from takes a"),
         (lambda d: edit(d, auto_map={"AutoModel": "x.Y"}), "Python code of its own, which is never run"),
         (lambda d: edit(d, embedding_size=8), "its embedding_size 8 is not its hidden_size 16"),
         (lambda d: edit(d, num_attention_heads=5), r"its config\.json describes no DeBERTa V2 \(The hidden size"),
