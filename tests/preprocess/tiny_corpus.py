@@ -45,7 +45,7 @@ def write_corpora(folder: Path) -> Path:
 def configure(corpora: Path, **settings: Any) -> PreprocessConfig:
     named = {name: CorpusConfig("jsonl", f"{corpora}/{name}.jsonl", repeats) for name, repeats in (("web", 1), ("web-ja", 3))}
     small: dict[str, Any] = {"vocab_size": 150, "heldout_documents": 4, "part_bytes": 12_000, "shard_bytes": 40_000}
-    return PreprocessConfig(**({"corpora": named, "segmenter": SegmenterConfig("mecab")} | small | settings))
+    return PreprocessConfig(**(small | {"corpora": named, "segmenter": SegmenterConfig("mecab")} | settings))
 
 
 def run_stages(config: PreprocessConfig, out: Path) -> Path:
