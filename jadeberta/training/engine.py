@@ -18,6 +18,7 @@ from jadeberta.data.batches import MicroBatch, StepBatch
 from jadeberta.data.sample_order import derive_key
 from jadeberta.errors import ConfigError
 from jadeberta.model import DebertaForMaskedLM, build
+from jadeberta.model.attention.triton import require as require_triton
 from jadeberta.model.recompute import recomputing_cheaply
 from jadeberta.shards.tokenizer_format import DEFAULT_SPECIAL_TOKENS, SpecialTokens
 from jadeberta.training.comm_meter import Communication, CommunicationMeter
@@ -117,6 +118,7 @@ class TrainingEngine:
 
         self.recipe, self.process, self.device, self._enter_section = recipe, process, device, enter_section
         settings = deepspeed_settings(recipe, process.world_size)
+        require_attentions(recipe)
         self.phase = phases_of(recipe)[0]
         """That of the steps to come."""
         self.stage: int = settings["zero_optimization"]["stage"]
@@ -291,6 +293,16 @@ class TrainingEngine:
         run = self.engine if self.model.training or not self.compiled else self._uncompiled
         sums: Any = run(**inputs, z_loss=self.recipe.training.z_loss)
         return sums.loss, sums.correct
+
+
+def require_attentions(recipe: Recipe) -> None:
+    """Raises ConfigError where the attention of a phase cannot run on this machine: at its border it would end the run."""
+    for phase in phases_of(recipe) if recipe.phases else ():
+        if phase.attention == "fused":
+            try:
+                require_triton(recipe.model.attention_head_size, phase.sequence_length)
+            except ConfigError as e:
+                raise ConfigError(f"phases, entry {phase.number}: {e}") from e
 
 
 def decide_compilation(recipe: Recipe, stage: int, device: torch.device) -> bool:

@@ -10,7 +10,7 @@ import torch
 from jadeberta.config import load_recipe
 from jadeberta.config.phases import phases_of, with_lengths
 from jadeberta.errors import ConfigError
-from jadeberta.training.engine import TrainingEngine, decide_compilation
+from jadeberta.training.engine import TrainingEngine, decide_compilation, require_attentions
 from tests.helpers import TINY_MODEL, make_recipe
 
 
@@ -65,3 +65,14 @@ def test_a_run_may_have_more_phases_than_torch_compiles_shapes(tmp_path: Path) -
         rows = torch.ones(phase.micro_batch_size + 1, 3)
         # A micro-batch with padding among those without is compiled separately: two shapes in each phase.
         assert compiled(rows).sum() == compiled(rows, rows).sum() == rows.numel()
+
+
+def test_an_attention_of_a_later_phase_that_cannot_run_here_is_refused_before_the_first_step(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    model = {"hidden_size": 64, "attention_head_size": 32}
+    phases = [{"steps": 2}, {"steps": 4, "attention": "fused"}]
+    path = make_recipe(tmp_path / "recipe.yaml", tmp_path, tmp_path / "run", model=model, phases=phases)
+    with pytest.raises(ConfigError, match=r"phases, entry 2: model\.attention 'fused' needs"):
+        require_attentions(load_recipe(path))
+    require_attentions(load_recipe(path, ("--phases", "[]")))
