@@ -9,7 +9,7 @@ OUT     ?= shards
 RANKS   ?= 2
 EXTRA   ?=
 KILLS   ?= 200
-WORKERS ?= 2
+WORKERS ?= 3
 # cpu, cuda, or empty: cuda where there is an NVIDIA GPU or pip finds no CPU build of torch, else cpu (requirements/install.py)
 HARDWARE ?=
 
@@ -48,7 +48,7 @@ demo: setup ## the whole path on a generated corpus, from text to a model that f
 # The order in which groups of tests start is tests/conftest.py's, heaviest first.
 PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations=10
 
-test: setup-dev ## every test that is not long and can run here, in WORKERS processes (2); those that cannot say why
+test: setup-dev ## every test that is not long and can run here, in WORKERS processes (3); those that cannot say why
 	$(PYTEST)
 
 test-long: setup-dev ## the long tests: real time limits, launchers under Slurm, many kills, benchmarks (30 minutes)

@@ -175,8 +175,9 @@ def test_phases_are_planned_one_by_one_and_added_up(capsys) -> None:
     assert plan["tokens"] == first["tokens"] + second["tokens"]
     assert plan["days_without_faults"] == pytest.approx(first["days_without_faults"] + second["days_without_faults"])
     assert plan["step_s"] == pytest.approx(plan["days_without_faults"] * 86400 / 300_000)
-    # Short rows need less work a token, and their micro-batch of 18 keeps half of what 9 rows of 512 keep.
-    assert first["flops_per_token"] < second["flops_per_token"] and 2 * first["activation_bytes"] == second["activation_bytes"]
+    # Short rows need less work a token. 18 of them have half the tokens of 9 rows of 512, and keep a little less a token for attention.
+    assert first["flops_per_token"] < second["flops_per_token"]
+    assert 0.9 < 2 * first["activation_bytes"] / second["activation_bytes"] < 1
     assert main(["--config", LARGE, "--nodes", "1,2", *arguments]) == 0
     printed = capsys.readouterr().out
     assert "activations, GB" in printed and "the longest phase alone on more nodes" in printed
