@@ -7,9 +7,9 @@ another kind (string, number, truth value) than what it is compared with. `== nu
 never unknown. `not`, `and` and `or` of unknown follow SQL. A row stays only where the whole expression is true.
 """
 
-import math
 import operator
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -138,7 +138,7 @@ class _Parser:
             return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[0]), written[1:-1], flags=re.DOTALL)
         if kind == "number":
             number = int(written) if re.fullmatch(r"-?\d+", written) else float(written)
-            if math.isinf(number):
+            if abs(number) > sys.float_info.max:  # of an integer that large math.isinf itself would raise
                 raise self._error(_Token("", "", start), "a number beyond the largest one")
             return number
         if kind == "name":

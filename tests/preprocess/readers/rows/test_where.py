@@ -97,6 +97,7 @@ def test_a_row_of_which_the_filter_is_false_or_unknown_is_dropped(text: str) -> 
         ("and == 1", 1, "a field of the name and is written in `"),
         ("n == 3abc", 6, "nothing that a filter can hold"),
         ("n == 1e999", 6, "a number beyond the largest"),
+        (f"n > 1{'0' * 400}", 5, "a number beyond the largest"),
         ("f(n) == 1", 2, "a comparison is expected"),
         ("a.b..c == 1", 4, "nothing that"),
         ("n == 1; import os", 7, "nothing that a filter can hold"),
