@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.steps.live_bytes import peak_bytes
 from jadeberta.model.attention import blocks
+from jadeberta.model.attention.inputs import AttentionInputs
 from jadeberta.utils.text_table import format_table
 
 LENGTHS = (1024, 2048, 4096, 8192)
@@ -28,8 +29,8 @@ def bytes_at_once(length: int, heads: int, size: int = 64) -> int:
         )
         ids, documents = (torch.empty(shape, dtype=torch.int64) for shape in ((2 * length - 1,), (1, length)))
         seed = torch.empty((), dtype=torch.int64)
-        inputs = blocks.Inputs(qkv, table, table, ids, documents, seed, 0.1, 0.07)
-        together = mock.patch.object(blocks.Inputs, "groups", lambda self: iter([(0, slice(0, heads))]))
+        inputs = AttentionInputs(qkv, table, table, ids, documents, seed, 0.1, 0.07)
+        together = mock.patch.object(blocks, "groups", lambda inputs: iter([(0, slice(0, heads))]))
         with together, peak_bytes() as peak:
             blocks.forward(inputs)
             blocks.backward(inputs, grad_out)

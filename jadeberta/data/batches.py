@@ -4,6 +4,7 @@ A batch is a pure function of the step's number: starting at any step costs noth
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -86,16 +87,16 @@ class StepOrder(Protocol):
         """Returns the row of the shard directory that each sample is a copy of, int64."""
 
 
-class StepBatches(Dataset):
+class StepBatches(Dataset, ABC):
     """Makes the batches of steps, in two parts: `[step]` in a loader process, `batch` in the training process."""
 
+    @abstractmethod
     def __getitem__(self, step: int) -> StepArrays:
         """Returns the share of a step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def batch(self, share: StepArrays) -> StepBatch:
         """Makes the micro-batches of a share."""
-        raise NotImplementedError
 
 
 class StepDataset(StepBatches):

@@ -7,6 +7,8 @@ Promises that no piece crosses a word boundary, and that raw sentencepiece and A
 import logging
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -169,7 +171,7 @@ def _train_sample(config: PreprocessConfig, directory: Path, files: list[Path], 
         raise ConfigError(f"{directory}: no text to train a tokenizer on. Run the extract stage on a corpus that is not empty.")
     _clear(directory)
     log.info("tokenizer: training %d pieces on %d sentences", config.vocab_size, sentences)
-    try:
+    with _explaining(config.vocab_size, sentences, "sentences"):
         model = train_on_text(
             read_sentences(files),
             config.vocab_size,
@@ -179,10 +181,6 @@ def _train_sample(config: PreprocessConfig, directory: Path, files: list[Path], 
             config.split_digits,
             config.normalization_rule_name,
         )
-    except RuntimeError as e:
-        if system_errno(e):
-            raise
-        raise ConfigError(_explain(str(e), config.vocab_size, sentences, "sentences")) from e
     _require_pieces(config, model)
     _write_files(config, directory, model)
     return _conclude(config, directory, settings, {"sentences": sentences})
@@ -252,7 +250,7 @@ def _train(
         with TemporaryDirectory(dir=folder, prefix="seeds-") as scratch:
             write_counts(seeds, seed_pieces(read_counts(words), Path(scratch)))
     log.info("tokenizer: %d words, %d of them distinct; training %d pieces", ranked.words, ranked.distinct, config.vocab_size)
-    try:
+    with _explaining(config.vocab_size, ranked.distinct, "distinct words"):
         if characters:
             model = train_sentencepiece(words, None, config.vocab_size, config.character_coverage, "char")
         else:
@@ -266,10 +264,6 @@ def _train(
                 config.split_digits,
                 config.normalization_rule_name,
             )
-    except RuntimeError as e:
-        if system_errno(e):
-            raise  # not the text's fault: a full disk, no descriptor left
-        raise ConfigError(_explain(str(e), config.vocab_size, ranked.distinct)) from e
     _require_pieces(config, model)
     if _chosen(config).keys() - {"pieces"}:
         _write_files(config, directory, model)
@@ -300,7 +294,18 @@ def _round_scores(model: bytes) -> bytes:
     return bytes(parsed.SerializeToString(deterministic=True))
 
 
-def _explain(message: str, vocab_size: int, number: int, unit: str = "distinct words") -> str:
+@contextmanager
+def _explaining(vocab_size: int, number: int, unit: str) -> Iterator[None]:
+    """Turns sentencepiece's error about a text of so many words or sentences into a ConfigError with a remedy."""
+    try:
+        yield
+    except RuntimeError as e:
+        if system_errno(e):
+            raise  # not the text's fault: a full disk, no descriptor left
+        raise ConfigError(_explain(str(e), vocab_size, number, unit)) from e
+
+
+def _explain(message: str, vocab_size: int, number: int, unit: str) -> str:
     """Returns sentencepiece's message about the number of pieces as one sentence with a remedy."""
     if most := re.search(r"Vocabulary size too high .* value <= (\d+)", message):
         problem = f"is too large for a text of {number:,} {unit}, which gives at most {int(most[1]):,} pieces"

@@ -50,7 +50,7 @@ def test_blocks_give_the_formula_and_its_gradients_under_the_same_mask(length, d
 
 def together(monkeypatch, heads: int) -> None:
     """Computes all heads of a row at once, as on a GPU; there is none here."""
-    monkeypatch.setattr(blocks.Inputs, "groups", lambda self: ((b, slice(0, heads)) for b in range(len(self.qkv))))
+    monkeypatch.setattr(blocks, "groups", lambda inputs: ((b, slice(0, heads)) for b in range(len(inputs.qkv))))
 
 
 def test_heads_that_are_computed_together_give_what_each_gives_alone(small_blocks, monkeypatch) -> None:

@@ -5,12 +5,12 @@ is that of `dropout`, bit for bit. Works on any device and in any floating dtype
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from jadeberta.model.attention.dropout import dropped_weights, rng_keys_of
+from jadeberta.model.attention.inputs import AttentionInputs
 from jadeberta.model.attention.relative_positions import skewed, sum_distances_by_bucket, table_by_distance
 
 LONG_ROW = 1024
@@ -19,31 +19,18 @@ BLOCK_SCORES = LONG_ROW * LONG_ROW
 """Scores of one head in a block, at most: as many as the longest row of the other implementations has."""
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Inputs of both passes; those of `dispatch.attend`."""
-
-    qkv: torch.Tensor  # [B, S, 3, H, D]
-    position_keys: torch.Tensor | None  # [rows, H, D]
-    position_queries: torch.Tensor | None  # [rows, H, D]
-    bucket_ids: torch.Tensor  # int64 [2 * S - 1]
-    document_ids: torch.Tensor | None  # [B, S]
-    seed: torch.Tensor  # int64 []
-    dropout: float
-    scale: float
-
-    def groups(self) -> Iterator[tuple[int, slice]]:
-        """Row of the batch and heads that are computed together: on a CPU one head, whose block stays in the cache; else all."""
-        batch, _, _, heads, _ = self.qkv.shape
-        together = 1 if self.qkv.device.type == "cpu" else heads
-        return ((b, slice(h, h + together)) for b in range(batch) for h in range(0, heads, together))
+def groups(inputs: AttentionInputs) -> Iterator[tuple[int, slice]]:
+    """Row of the batch and heads that are computed together: on a CPU one head, whose block stays in the cache; else all."""
+    batch, _, _, heads, _ = inputs.qkv.shape
+    together = 1 if inputs.qkv.device.type == "cpu" else heads
+    return ((b, slice(h, h + together)) for b in range(batch) for h in range(0, heads, together))
 
 
-def forward(inputs: Inputs) -> torch.Tensor:
+def forward(inputs: AttentionInputs) -> torch.Tensor:
     """The context of each token, [B, S, H, D]."""
     batch, length, _, heads, size = inputs.qkv.shape
     out = inputs.qkv.new_empty(batch, length, heads, size)
-    for b, chosen in inputs.groups():
+    for b, chosen in groups(inputs):
         group = _Group(inputs, b, chosen)
         for block in group.blocks():
             weights = group.weights(block)
@@ -52,14 +39,14 @@ def forward(inputs: Inputs) -> torch.Tensor:
     return out
 
 
-def backward(inputs: Inputs, grad_out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+def backward(inputs: AttentionInputs, grad_out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Gradients of qkv [B, S, 3, H, D] and the two position tables [rows, H, D] for `grad_out` [B, S, H, D]."""
     qkv, scale = inputs.qkv, inputs.scale
     # Sums over blocks and rows of the batch are accumulated in fp32 if the dtype is narrower.
     wide = torch.promote_types(qkv.dtype, torch.float32)
     grad = torch.empty_like(qkv, memory_format=torch.contiguous_format)
     by_query, by_key = _BandByQuery(inputs, wide), _BandByKey(inputs, wide)
-    for b, chosen in inputs.groups():
+    for b, chosen in groups(inputs):
         group = _Group(inputs, b, chosen)
         grad_k, grad_v = torch.zeros_like(group.k, dtype=wide), torch.zeros_like(group.v, dtype=wide)
         by_query.select(group, chosen)
@@ -92,7 +79,7 @@ def backward(inputs: Inputs, grad_out: torch.Tensor) -> tuple[torch.Tensor, torc
 class _Group:
     """Some heads of one row of the batch, and the forward computation that both passes share. G is their number, Q a block's queries."""
 
-    def __init__(self, inputs: Inputs, b: int, heads: slice) -> None:
+    def __init__(self, inputs: AttentionInputs, b: int, heads: slice) -> None:
         self.inputs = inputs
         self.length = inputs.qkv.shape[1]
         self.q, self.k, self.v = inputs.qkv[b, :, :, heads].permute(1, 2, 0, 3).contiguous().unbind(0)  # [G, S, D] each
@@ -154,7 +141,7 @@ class _Group:
 class _BandByQuery:
     """The content-to-position term in backward: a block's gradient of the scores, laid out by distance with one row for each query."""
 
-    def __init__(self, inputs: Inputs, wide: torch.dtype) -> None:
+    def __init__(self, inputs: AttentionInputs, wide: torch.dtype) -> None:
         self.inputs, self.table = inputs, inputs.position_keys
         self.used = self.table is not None
         self._shape: tuple[int, ...] = ()
@@ -197,7 +184,7 @@ class _BandByKey:
     the first: their windows of distances then follow one another.
     """
 
-    def __init__(self, inputs: Inputs, wide: torch.dtype) -> None:
+    def __init__(self, inputs: AttentionInputs, wide: torch.dtype) -> None:
         self.inputs, self.table = inputs, inputs.position_queries
         self.used = self.table is not None
         self._length = inputs.qkv.shape[1]

@@ -12,6 +12,7 @@ import torch
 
 from jadeberta.model.attention import blocks, headwise, sdpa
 from jadeberta.model.attention import triton as triton_attention
+from jadeberta.model.attention.inputs import AttentionInputs
 
 
 def attend(
@@ -85,7 +86,7 @@ def attention_form(attention: str, device_type: str) -> str:
 # One operator for each pass, which torch.compile does not trace: unrolled over heads or blocks, the graph of a model would have a million
 # nodes.
 def _registered(name: str, form: ModuleType) -> Callable[..., torch.Tensor]:
-    """`form.forward(form.Inputs)` and `form.backward(form.Inputs, grad_out)` as one differentiable operator."""
+    """`form.forward(inputs)` and `form.backward(inputs, grad_out)` as one differentiable operator."""
 
     def run(
         qkv: torch.Tensor,
@@ -97,7 +98,7 @@ def _registered(name: str, form: ModuleType) -> Callable[..., torch.Tensor]:
         dropout: float,
         scale: float,
     ) -> torch.Tensor:
-        return form.forward(form.Inputs(qkv, position_keys, position_queries, bucket_ids, document_ids, seed, dropout, scale))
+        return form.forward(AttentionInputs(qkv, position_keys, position_queries, bucket_ids, document_ids, seed, dropout, scale))
 
     def run_backward(
         grad_out: torch.Tensor,
@@ -110,7 +111,7 @@ def _registered(name: str, form: ModuleType) -> Callable[..., torch.Tensor]:
         dropout: float,
         scale: float,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        inputs = form.Inputs(qkv, position_keys, position_queries, bucket_ids, document_ids, seed, dropout, scale)
+        inputs = AttentionInputs(qkv, position_keys, position_queries, bucket_ids, document_ids, seed, dropout, scale)
         grad, *table_grads = form.backward(inputs, grad_out)
         # A custom operator must return tensors; an empty one stands for a term that is not used.
         keys, queries = (qkv.new_empty(0) if g is None else g for g in table_grads)

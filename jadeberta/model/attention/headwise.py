@@ -3,29 +3,14 @@
 Works in any floating dtype. Used on CPUs.
 """
 
-from dataclasses import dataclass
-
 import torch
 
 from jadeberta.model.attention.dropout import DropoutMask
+from jadeberta.model.attention.inputs import AttentionInputs
 from jadeberta.model.attention.relative_positions import skewed, sum_distances_by_bucket, table_by_distance
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Inputs of both passes."""
-
-    qkv: torch.Tensor  # [B, S, 3, H, D]
-    position_keys: torch.Tensor | None  # [rows, H, D], projected; None: no content-to-position term
-    position_queries: torch.Tensor | None  # [rows, H, D]; None: no position-to-content term
-    bucket_ids: torch.Tensor  # int64 [2 * S - 1], from distance_buckets
-    document_ids: torch.Tensor | None  # [B, S]: tokens of equal numbers see each other; None: all do
-    seed: torch.Tensor  # int64 [], of the dropout
-    dropout: float
-    scale: float  # of the scores
-
-
-def forward(inputs: Inputs) -> torch.Tensor:
+def forward(inputs: AttentionInputs) -> torch.Tensor:
     """The context of each token, [B, S, H, D]."""
     batch, length, _, heads, size = inputs.qkv.shape
     out = inputs.qkv.new_empty(batch, length, heads, size)
@@ -41,7 +26,7 @@ def forward(inputs: Inputs) -> torch.Tensor:
     return out
 
 
-def backward(inputs: Inputs, grad_out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+def backward(inputs: AttentionInputs, grad_out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Gradients of qkv [B, S, 3, H, D] and the two position tables [rows, H, D] for `grad_out` [B, S, H, D]."""
     batch, length, _, heads, size = inputs.qkv.shape
     grad = torch.empty_like(inputs.qkv, memory_format=torch.contiguous_format)
@@ -88,7 +73,7 @@ def backward(inputs: Inputs, grad_out: torch.Tensor) -> tuple[torch.Tensor, torc
 class _Head:
     """Buffers for the [S, S] scores of one head, and the forward computation that both passes share."""
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: AttentionInputs) -> None:
         self.inputs = inputs
         _, length, _, self.heads, size = inputs.qkv.shape
         new = inputs.qkv.new_empty

@@ -167,16 +167,16 @@ class _Parser:
         return ConfigError(f"{self._key}: character {token.start + 1}, {here}: {problem}; {remedy}.")
 
     def _any(self) -> Condition:
-        return self._joined("or", self._all, _or)
+        return self._joined("or", self._all, decisive=True)
 
     def _all(self) -> Condition:
-        return self._joined("and", self._negated, _and)
+        return self._joined("and", self._negated, decisive=False)
 
-    def _joined(self, word: str, part: Callable[[], Condition], join: Callable[[list[Condition]], Condition]) -> Condition:
+    def _joined(self, word: str, part: Callable[[], Condition], decisive: bool) -> Condition:
         parts = [part()]
         while self._take(word):
             parts.append(part())
-        return parts[0] if len(parts) == 1 else join(parts)
+        return parts[0] if len(parts) == 1 else _joined(parts, decisive)
 
     def _negated(self) -> Condition:
         token = self._take("not", "(")
@@ -325,26 +325,15 @@ def _not(inner: Condition) -> Condition:
     return condition
 
 
-def _and(parts: list[Condition]) -> Condition:
+def _joined(parts: list[Condition], decisive: bool) -> Condition:
+    """`and` where one False decides, `or` where one True does; else unknown if a part is."""
+
     def condition(values: Sequence[Any]) -> bool | None:
-        known: bool | None = True
+        known: bool | None = not decisive
         for part in parts:
             found = part(values)
-            if found is False:
-                return False
-            known = None if found is None else known
-        return known
-
-    return condition
-
-
-def _or(parts: list[Condition]) -> Condition:
-    def condition(values: Sequence[Any]) -> bool | None:
-        known: bool | None = False
-        for part in parts:
-            found = part(values)
-            if found is True:
-                return True
+            if found is decisive:
+                return decisive
             known = None if found is None else known
         return known
 

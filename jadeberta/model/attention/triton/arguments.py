@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache
 import torch
 
 from jadeberta.model.attention.dropout import keep_threshold
+from jadeberta.model.attention.inputs import AttentionInputs
 
 LOG2_E = 1.4426950408889634
 META_PROCESSORS = 132
@@ -14,17 +15,8 @@ META_PROCESSORS = 132
 
 
 @dataclass(frozen=True)
-class KernelArguments:
+class KernelArguments(AttentionInputs):
     """The arguments of `dispatch.attend` in the memory layout that the kernels read. Construction never waits for a device."""
-
-    qkv: torch.Tensor  # [B, S, 3, H, D]
-    position_keys: torch.Tensor | None  # [rows, H, D]
-    position_queries: torch.Tensor | None  # [rows, H, D]
-    bucket_ids: torch.Tensor  # int64 [2 * S - 1]
-    document_ids: torch.Tensor | None  # [B, S]
-    seed: torch.Tensor  # int64 []
-    dropout: float
-    scale: float
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "qkv", self.qkv.contiguous())
