@@ -166,7 +166,7 @@ def test_a_file_that_is_cut_anywhere_but_between_records_is_refused_in_one_sente
         assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", b"\r\n\r\n", gzip.compress(b"hello")])
+@pytest.mark.parametrize("data", [b"", b"hello", b"\r\n\r\n", gzip.compress(b"hello")], ids=["empty", "text", "lines", "gzip"])
 def test_another_file_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / ("a.warc.gz" if data.startswith(b"\x1f") else "a.warc")
     path.write_bytes(data)
