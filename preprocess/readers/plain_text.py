@@ -113,7 +113,7 @@ def _blocks(split: InputSplit, bad: BadRecords, whole: bool) -> Iterator[tuple[s
             _refuse_wide(split.path, raw)
         for part, line in enumerate(raw.split(b"\r")):
             try:
-                text = _decode(split.path, number, line, number == 1 and not part)
+                text = _decode(split.path, number, line)
             except BadRecord as e:
                 bad.add(e)
                 continue
@@ -143,8 +143,11 @@ def _convert(path: Path, encoding: str) -> str:
     return f"convert it by iconv -f {encoding} -t UTF-8 {shlex.quote(path.name)} > NEW.txt"
 
 
-def _decode(path: Path, number: int, line: bytes, begins_file: bool) -> str:
-    """Decodes a line; raises BadRecord."""
+def _decode(path: Path, number: int, line: bytes) -> str:
+    """Decodes a line; drops a byte order mark before it, which also stands inside of files that were joined. Raises BadRecord."""
+    if len(line) > MAX_DOCUMENT_BYTES:
+        problem = f"a line of more than {MAX_DOCUMENT_BYTES:,} bytes"
+        raise BadRecord(path, f"line {number}", "too long", problem, f"break it into lines, or {EXCLUDE}")
     if b"\0" in line:
         encoding = "UTF-16LE" if line[1:2] == b"\0" else "UTF-16BE"
         remedy = f"if it is text, {_convert(path, encoding)}, or {EXCLUDE}"
@@ -153,7 +156,7 @@ def _decode(path: Path, number: int, line: bytes, begins_file: bool) -> str:
         remedy = f"{_convert(path, 'ISO-2022-JP')}, or {EXCLUDE}"
         raise BadRecord(path, f"line {number}", "not UTF-8", "the line is ISO-2022-JP and not UTF-8", remedy)
     try:
-        return line.decode("utf-8-sig" if begins_file else "utf-8")
+        return line.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         encoding = _guess(line)
         problem = f"byte {e.start + 1} of the line is not valid UTF-8" + (f" (it may be {encoding})" if encoding else "")

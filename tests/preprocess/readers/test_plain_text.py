@@ -49,6 +49,7 @@ def test_a_file_is_a_document_by_its_name(tmp_path: Path, documents: str) -> Non
         ("一。\n\f二。\n\n\f\n三。", {"1": "一。\n二。", "5": "三。"}),
         ("\n\n一。\u2028二。\x0b三。", {"3": "一。\u2028二。\x0b三。"}),
         ("\ufeff", {}),
+        ("一。\n\ufeff\n\ufeff二。\n\ufeff三。", {"1": "一。", "3": "二。\n三。"}),
     ],
 )
 def test_a_paragraph_ends_at_an_empty_line_whatever_ends_a_line(tmp_path: Path, text: str, expected: dict[str, str]) -> None:
@@ -103,6 +104,18 @@ def test_a_document_of_too_many_bytes_is_refused_with_what_to_set(tmp_path: Path
     assert len(read(tmp_path / "a.txt", "paragraph")[0]) == 10
 
 
+@pytest.mark.parametrize("documents", ["file", "paragraph"])
+def test_a_line_of_too_many_bytes_is_excluded_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, documents: str) -> None:
+    monkeypatch.setattr(plain_text, "MAX_DOCUMENT_BYTES", 100)
+    (tmp_path / "a.txt").write_bytes((SENTENCE * 5 + "\n" + SENTENCE).encode())
+    with pytest.raises(
+        InputError, match=r"line 1: a line of more than 100 bytes; break it into lines, or set preprocess\.bad_input"
+    ):
+        read(tmp_path / "a.txt", documents)
+    found, dropped = read(tmp_path / "a.txt", documents, BadRecords("exclude"))
+    assert list(found.values()) == [SENTENCE] and dropped == {"bad input: too long": 1}
+
+
 def test_only_text_takes_the_key_documents(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("一。", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"own\.documents: cc100 does not take it, only text would"):
@@ -116,7 +129,8 @@ def test_a_large_file_gives_the_same_documents_and_ids_whatever_the_size_of_its_
 ) -> None:
     path = tmp_path / f"large.txt{suffix}"
     paragraphs = [line_end.join(os.urandom(20 + n % 40).hex() + f"{n}番。" for _ in range(1 + n % 3)) for n in range(90)]
-    content = (line_end * 2).join(paragraphs).encode()
+    # A byte order mark alone, as cat leaves one between two files, is an empty line wherever a span ends.
+    content = "".join(paragraph + line_end + "\ufeff" * (n % 2) + line_end for n, paragraph in enumerate(paragraphs)).encode()
     path.write_bytes(gzip.compress(content) if suffix else content)
     whole = read(path)[0]
     assert len(whole) == 90
