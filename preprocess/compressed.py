@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import zstandard
@@ -40,6 +40,15 @@ DECOMPRESSORS: dict[str, Callable[[], Callable[[], Any]]] = {
     ".zst": lambda: partial(_Zstd, zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)),
 }
 """For each suffix a function that is called for a file; it returns one that is called for each stream of the file, one after the other."""
+_SHORT = {".tgz": ".gz", ".tbz": ".bz2", ".tbz2": ".bz2", ".txz": ".xz", ".tzst": ".zst"}
+""".tar.gz and the like in one suffix."""
+
+
+def compression(name: str) -> str:
+    """Returns the suffix in `DECOMPRESSORS` that a file's name says, in letters of either case; empty: it says no compression."""
+    suffix = PurePath(name).suffix.lower()
+    suffix = _SHORT.get(suffix, suffix)
+    return suffix if suffix in DECOMPRESSORS else ""
 
 
 class DamagedFile(Exception):
@@ -79,9 +88,7 @@ def placed_chunks(path: Path, start: int = 0, end: int | None = None, ends: bool
 
     With `ends` (place of its end in the file, no bytes) follows each stream of a compressed file.
     """
-    # .tar.gz in one suffix.
-    suffix = ".gz" if path.suffix == ".tgz" else path.suffix
-    return decompressed(_blocks(path, start, end), suffix, start, ends)
+    return decompressed(_blocks(path, start, end), compression(path.name), start, ends)
 
 
 def decompressed(

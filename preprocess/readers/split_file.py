@@ -18,7 +18,7 @@ import zstandard
 
 from jadeberta.shards import ConfigError, InputError
 from jadeberta.utils.files import atomic_file
-from preprocess.compressed import DECOMPRESSORS, DOWNLOAD_AGAIN, MAX_LINE_BYTES, DamagedFile, chunks_ahead
+from preprocess.compressed import DOWNLOAD_AGAIN, MAX_LINE_BYTES, DamagedFile, chunks_ahead, compression
 from preprocess.document_files import read_json, write_json
 from preprocess.readers.input_split import InputSplit
 
@@ -270,7 +270,7 @@ def placed_lines(path: Path, chunks: Placed) -> Iterator[tuple[int, list[bytes],
 
 
 def _is_packed(split: InputSplit) -> bool:
-    return split.path.suffix in DECOMPRESSORS
+    return bool(compression(split.path.name))
 
 
 def _text_of(split: InputSplit) -> Path:

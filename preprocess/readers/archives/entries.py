@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-_ARCHIVE = re.compile(r"\.(tar|tgz|zip)$|\.tar\.(gz|zst|xz|bz2)$")
-_NESTED = re.compile(r"\.(tar|tgz|tbz2?|txz|zip|7z|rar|lzh|cab|jar)$|\.tar\.\w{1,4}$", re.IGNORECASE)
+_ARCHIVE = re.compile(r"\.(tar|tgz|tbz2?|txz|tzst|zip)$|\.tar\.(gz|zst|xz|bz2)$", re.IGNORECASE)
+_NESTED = re.compile(r"\.(tar|tgz|tbz2?|txz|tzst|zip|7z|rar|lzh|cab|jar)$|\.tar\.\w{1,4}$", re.IGNORECASE)
 
 
 @dataclass
@@ -34,4 +34,4 @@ def reason_against(name: str, wanted: re.Pattern[str]) -> str:
         return "hidden file"
     if _NESTED.search(path.name):
         return "archive in the archive"
-    return "" if wanted.search(path.name) else "of another format"
+    return "" if wanted.search(path.name) or wanted.search(path.name.lower()) else "of another format"

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +19,7 @@ import zstandard
 
 from jadeberta.shards import InputError
 from jadeberta.utils.files import atomic_file
-from preprocess.compressed import DECOMPRESSORS, DOWNLOAD_AGAIN, DamagedFile, decompressed
+from preprocess.compressed import DOWNLOAD_AGAIN, DamagedFile, compression, decompressed
 from preprocess.document_files import read_json, write_json
 from preprocess.readers.archives.entries import Entry, reason_against
 from preprocess.readers.archives.tar_entries import tar_entries
@@ -52,7 +52,7 @@ def reading_of(format: str, reader: ModuleType, path: Path, documents: str) -> R
         InputError: it reads none.
     """
     if not hasattr(reader, "MEMBERS"):
-        command = f"unzip {path.name}" if path.suffix == ".zip" else f"tar -xf {path.name}"
+        command = f"unzip {path.name}" if path.suffix.lower() == ".zip" else f"tar -xf {path.name}"
         raise InputError(f"{path}: format {format} reads no members of archives; unpack it with {command} and name the files.")
     is_whole = getattr(reader, "is_whole", None)
     begins = None if is_whole is not None and is_whole(documents) else reader.begins
@@ -235,7 +235,7 @@ def member_names(path: Path) -> Iterator[str]:
 
 
 def _entries(path: Path) -> Generator[Entry, None, None]:
-    return zip_entries(path) if path.suffix == ".zip" else tar_entries(path)
+    return zip_entries(path) if path.suffix.lower() == ".zip" else tar_entries(path)
 
 
 def _members(
@@ -273,8 +273,7 @@ def _members(
                     continue
                 names.add(name)
                 reached = name
-                suffix = PurePosixPath(name).suffix
-                yield name, decompressed(content_of(entry), suffix) if suffix in DECOMPRESSORS else content_of(entry)
+                yield name, decompressed(content_of(entry), compression(name))
     except DamagedFile as e:
         behind = f", after member {printable(reached)}" if reached else ""
         raise InputError(f"{path}: byte {e.byte}{behind}: {e}; {DOWNLOAD_AGAIN}.") from e

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jadeberta.shards import InputError
-from preprocess.compressed import DECOMPRESSORS, DOWNLOAD_AGAIN, EXCLUDE, BadRecord, DamagedFile, placed_chunks
+from preprocess.compressed import DOWNLOAD_AGAIN, EXCLUDE, BadRecord, DamagedFile, compression, placed_chunks
 
 MAX_CONTENT_BYTES = 2**26
 """Content of a record that is longer is passed over: it is no page to read."""
@@ -114,7 +114,7 @@ class _Stream:
 
     def __init__(self, path: Path, start: int, end: int | None) -> None:
         self._chunks = placed_chunks(path, start, end, ends=True)
-        self._is_packed = path.suffix in DECOMPRESSORS
+        self._is_packed = bool(compression(path.name))
         self._buffer = bytearray()
         self._first = start
         self.passed = 0

@@ -80,6 +80,16 @@ def test_the_members_of_a_format_are_read_in_every_archive(tmp_path: Path, forma
     assert sorted(file.name for file in tmp_path.iterdir()) == [path.name], "nothing is unpacked"
 
 
+@pytest.mark.parametrize(
+    "name, form",
+    [("a.ZIP", ".zip"), ("a.TAR", ".tar"), ("a.Tar.GZ", ".tar.gz"), ("a.TGZ", ".tgz"), ("a.tbz", ".tar.bz2"),
+     ("a.tbz2", ".tar.bz2"), ("a.txz", ".tar.xz"), ("a.tzst", ".tar.zst")],
+)  # fmt: skip
+def test_archives_and_members_may_have_short_suffixes_and_capital_letters(tmp_path: Path, name: str, form: str) -> None:
+    (tmp_path / name).write_bytes(ARCHIVES[form]([("A.JSONL", ROW), ("b.JSONL.GZ", gzip.compress(ROW))]))
+    assert read(tmp_path / name) == ({"own-1/A.JSONL-1": "文。", "own-1/b.JSONL.GZ-1": "文。"}, {})
+
+
 @pytest.mark.parametrize("format", ["wikipedia", "warc", "parquet"])
 def test_a_format_that_reads_no_members_says_how_to_unpack_the_archive(tmp_path: Path, format: str) -> None:
     (tmp_path / "a.tar").write_bytes(tar([("a", b"x")]))
