@@ -44,7 +44,8 @@ for sentence in sentences:
     with torch.inference_mode():
         best = model(**encoding).logits[0, place].softmax(-1).topk(5)
     pieces = tokenizer.convert_ids_to_tokens(best.indices.tolist())
-    print(json.dumps([[piece.removeprefix("\\u2581"), round(p, 3)] for piece, p in zip(pieces, best.values.tolist())], ensure_ascii=False))
+    words = [piece.removeprefix("\\u2581") or piece for piece in pieces]
+    print(json.dumps([[word, round(p, 3)] for word, p in zip(words, best.values.tolist())], ensure_ascii=False))
 """
 
 

@@ -146,7 +146,7 @@ def _word(tokenizer: Any, number: int) -> str:
     if type(getattr(tokenizer, "backend_tokenizer", None) and tokenizer.backend_tokenizer.decoder).__name__ == "ByteLevel":
         text = tokenizer.decode([number])
         return token if "\ufffd" in text else text.strip() or token
-    return token.removeprefix("▁")
+    return token.removeprefix("▁") or token  # the space in front of a word, alone
 
 
 def _compare_logits(directory: Path, weights: dict[str, torch.Tensor]) -> None:

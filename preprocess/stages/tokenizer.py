@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,6 +32,7 @@ from preprocess.tokenization.encoders.fast_file import fast_tokenizer
 from preprocess.tokenization.encoders.sentencepiece_encoder import SentencepieceEncoder
 from preprocess.tokenization.sentence_sample import WeightedDocuments, read_sentences, sample_sentences
 from preprocess.tokenization.sentencepiece_training import (
+    ModelOptions,
     read_counts,
     seed_pieces,
     train_on_text,
@@ -172,15 +173,7 @@ def _train_sample(config: PreprocessConfig, directory: Path, files: list[Path], 
     _clear(directory)
     log.info("tokenizer: training %d pieces on %d sentences", config.vocab_size, sentences)
     with _explaining(config.vocab_size, sentences, "sentences"):
-        model = train_on_text(
-            read_sentences(files),
-            config.vocab_size,
-            config.character_coverage,
-            config.model_type,
-            config.byte_fallback,
-            config.split_digits,
-            config.normalization_rule_name,
-        )
+        model = train_on_text(read_sentences(files), _options(config))
     _require_pieces(config, model)
     _write_files(config, directory, model)
     return _conclude(config, directory, settings, {"sentences": sentences})
@@ -252,18 +245,9 @@ def _train(
     log.info("tokenizer: %d words, %d of them distinct; training %d pieces", ranked.words, ranked.distinct, config.vocab_size)
     with _explaining(config.vocab_size, ranked.distinct, "distinct words"):
         if characters:
-            model = train_sentencepiece(words, None, config.vocab_size, config.character_coverage, "char")
+            model = train_sentencepiece(words, None, ModelOptions(config.vocab_size, config.character_coverage, "char"))
         else:
-            model = train_sentencepiece(
-                words,
-                seeds if config.model_type == "unigram" else None,
-                config.vocab_size,
-                config.character_coverage,
-                config.model_type,
-                config.byte_fallback,
-                config.split_digits,
-                config.normalization_rule_name,
-            )
+            model = train_sentencepiece(words, seeds if config.model_type == "unigram" else None, _options(config))
     _require_pieces(config, model)
     if _chosen(config).keys() - {"pieces"}:
         _write_files(config, directory, model)
@@ -292,6 +276,10 @@ def _round_scores(model: bytes) -> bytes:
     for piece in parsed.pieces:
         piece.score = round(piece.score * SCORE_STEPS) / SCORE_STEPS
     return bytes(parsed.SerializeToString(deterministic=True))
+
+
+def _options(config: PreprocessConfig) -> ModelOptions:
+    return ModelOptions(**{option.name: getattr(config, option.name) for option in fields(ModelOptions)})
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from jadeberta.shards import ConfigError
 from jadeberta.shards.tokenizer_format import UNK
 from jadeberta.utils.text_table import format_table
 from preprocess.segmenters.mecab import JumanDic
-from preprocess.tokenization.sentencepiece_training import read_counts, train_sentencepiece
+from preprocess.tokenization.sentencepiece_training import ModelOptions, read_counts, train_sentencepiece
 from preprocess.tokenization.word_counts import WordCount
 
 BATCH_WORDS = 20_000
@@ -68,7 +68,7 @@ def compare(words: Path, model: Path, character_coverage: float, dictionary: Jum
     ours = sentencepiece.SentencePieceProcessor(model_file=str(model))
     try:
         # Same words, same size, same coverage: only the seeds differ.
-        proto = train_sentencepiece(words, None, len(ours), character_coverage)
+        proto = train_sentencepiece(words, None, ModelOptions(len(ours), character_coverage))
     except RuntimeError as e:
         raise ConfigError(
             f"{words}: sentencepiece alone finds no {len(ours):,} pieces in it. There is nothing to compare with."

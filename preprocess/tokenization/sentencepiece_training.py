@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from itertools import chain, groupby, islice
 from operator import itemgetter
 from pathlib import Path
@@ -55,95 +56,63 @@ def _substrings(word: str) -> list[str]:
     ]
 
 
-def train_sentencepiece(
-    words: Path,
-    seeds: Path | None,
-    vocab_size: int,
-    character_coverage: float,
-    model_type: Literal["unigram", "bpe", "char"] = "unigram",
-    byte_fallback: bool = False,
-    split_digits: bool = False,
-    normalization_rule_name: str = "identity",
-) -> bytes:
-    """Trains a sentencepiece model and returns its serialised bytes.
+@dataclass(frozen=True)
+class ModelOptions:
+    """What a sentencepiece model is trained to be; the defaults behind the size are those of the published recipe."""
 
-    A model of characters (`char`) has fewer pieces if the words have fewer characters.
+    vocab_size: int
+    """Number of pieces, special tokens included."""
+    character_coverage: float
+    """Share of the running characters that become pieces."""
+    model_type: Literal["unigram", "bpe", "char"] = "unigram"
+    """unigram or bpe (subwords), or char, which has fewer pieces where the words have fewer characters."""
+    byte_fallback: bool = False
+    """Write unknown characters as bytes."""
+    split_digits: bool = False
+    """Make each digit a piece of its own."""
+    normalization_rule_name: str = "identity"
+    """Normalisation inside the model."""
+
+    def trainer_options(self) -> dict[str, Any]:
+        """Keyword arguments of sentencepiece's trainer; an option that is off is left out, as it would stand in the model's file."""
+        return {name: value for name, value in asdict(self).items() if value is not False}
+
+
+def train_sentencepiece(words: Path, seeds: Path | None, options: ModelOptions) -> bytes:
+    """Trains a sentencepiece model on words and returns its serialised bytes.
 
     Args:
         words: file of words and counts, see `read_counts`.
         seeds: file of pieces to choose from, with counts; None: sentencepiece makes its own.
-        vocab_size: number of pieces of the model, special tokens included.
-        character_coverage: share of the running characters that become pieces.
-        model_type: unigram or bpe (subwords), or char.
-        byte_fallback: write unknown characters as bytes.
-        split_digits: make each digit a piece of its own.
-        normalization_rule_name: normalisation inside the model.
+        options: of the model.
 
     Raises:
         RuntimeError: the words do not give that many pieces.
     """
     # The words and not the file's name: sentencepiece takes a comma in it for the end of the name.
     lines = (f"{word}\t{count}" for word, count in read_counts(words))
-    options = _options(byte_fallback, split_digits)
     seed_file = "" if seeds is None else str(seeds)
-    return _train(
-        lines,
-        input_format="tsv",
-        model_type=model_type,
-        vocab_size=vocab_size,
-        character_coverage=character_coverage,
-        normalization_rule_name=normalization_rule_name,
-        add_dummy_prefix=True,
-        seed_sentencepieces_file=seed_file,
-        **options,
-    )
+    return _train(lines, options, input_format="tsv", add_dummy_prefix=True, seed_sentencepieces_file=seed_file)
 
 
-def train_on_text(
-    sentences: Iterable[str],
-    vocab_size: int,
-    character_coverage: float,
-    model_type: Literal["unigram", "bpe"],
-    byte_fallback: bool,
-    split_digits: bool,
-    normalization_rule_name: str,
-) -> bytes:
+def train_on_text(sentences: Iterable[str], options: ModelOptions) -> bytes:
     """Trains a sentencepiece model on text without words and returns its serialised bytes.
 
     The model keeps the text's spaces, and puts none in front of it: a sentence of Japanese begins like any other place.
-
-    Args:
-        sentences: of the text.
-        vocab_size: number of pieces of the model, special tokens included.
-        character_coverage: share of the running characters that become pieces.
-        model_type: unigram or bpe.
-        byte_fallback: write unknown characters as bytes.
-        split_digits: make each digit a piece of its own.
-        normalization_rule_name: normalisation inside the model.
 
     Raises:
         RuntimeError: the text does not give that many pieces.
     """
     return _train(
         iter(sentences),
-        model_type=model_type,
-        vocab_size=vocab_size,
-        character_coverage=character_coverage,
-        normalization_rule_name=normalization_rule_name,
+        options,
         add_dummy_prefix=False,
         remove_extra_whitespaces=False,
         max_sentence_length=LONGEST_SENTENCE,
-        **_options(byte_fallback, split_digits),
     )
 
 
-def _options(byte_fallback: bool, split_digits: bool) -> dict[str, bool]:
-    """Options that differ from sentencepiece's own; those of the published recipe stay out of the model's file."""
-    wanted = {"byte_fallback": byte_fallback, "split_digits": split_digits}
-    return {name: value for name, value in wanted.items() if value}
-
-
-def _train(lines: Iterator[str], **options: Any) -> bytes:
+def _train(lines: Iterator[str], options: ModelOptions, **of_input: Any) -> bytes:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=lines,
@@ -160,7 +129,8 @@ def _train(lines: Iterator[str], **options: Any) -> bytes:
         control_symbols=SPECIAL_TOKENS[UNK + 1],
         num_threads=TRAINER_THREADS,
         minloglevel=1,
-        **options,
+        **options.trainer_options(),
+        **of_input,
     )
     return model.getvalue()
 

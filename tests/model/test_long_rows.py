@@ -12,7 +12,7 @@ from jadeberta.model.attention import blocks
 from jadeberta.model.attention.dispatch import attend, takes_blocks
 from jadeberta.model.attention.dropout import DropoutMask, dropped_weights, rng_keys_of
 from jadeberta.model.attention.relative_positions import distance_buckets
-from tests.model.test_attention import TERMS, gradients, make_inputs, masks, plain
+from tests.model.test_attention import TERMS, assert_gives_the_formula, gradients, make_inputs
 from tests.model.test_compiled import assert_same, step
 from tests.model.test_compiled import make_inputs as make_inputs_of_a_step
 from tests.model.test_parity import assert_same_training, make_batch, make_pair
@@ -40,12 +40,7 @@ def small_blocks(monkeypatch) -> Iterator[None]:
 @pytest.mark.parametrize("terms", TERMS, ids="+".join)
 @pytest.mark.parametrize(("length", "dropout", "documents"), [(16, 0.0, False), (33, 0.3, True), (80, 0.1, False)])
 def test_blocks_give_the_formula_and_its_gradients_under_the_same_mask(length, dropout, terms, documents, small_blocks) -> None:
-    inputs = make_inputs(length, terms, documents)
-    expected = plain(inputs, masks(5, length, dropout) if dropout else None, dropout)
-    found = attend(**inputs, seed=torch.tensor(5), dropout=dropout)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    for ours, formula in zip(gradients(found, inputs), gradients(expected, inputs), strict=True):
-        torch.testing.assert_close(ours, formula, rtol=1e-11, atol=1e-11)
+    assert_gives_the_formula(make_inputs(length, terms, documents), dropout)
 
 
 def together(monkeypatch, heads: int) -> None:

@@ -136,17 +136,22 @@ def paths(value: Any, here: tuple = ()) -> list[tuple]:
     return [found for key, part in steps for found in [(*here, key), *paths(part, (*here, key))]]
 
 
-@given(data=st.data())
-def test_any_value_in_any_place_is_read_or_refused_with_a_sentence(small: Path, data: st.DataObject) -> None:
-    content = (small / INDEX_NAME).read_bytes()
+def with_another_value(content: bytes, data: st.DataObject) -> bytes:
+    """A JSON document in which any one value has become any other."""
     document = orjson.loads(content)
     *parents, last = data.draw(st.sampled_from(paths(document)))
     inner = document
     for key in parents:
         inner = inner[key]
     inner[last] = data.draw(VALUES)
+    return orjson.dumps(document)
+
+
+@given(data=st.data())
+def test_any_value_in_any_place_is_read_or_refused_with_a_sentence(small: Path, data: st.DataObject) -> None:
+    content = (small / INDEX_NAME).read_bytes()
     try:
-        (small / INDEX_NAME).write_bytes(orjson.dumps(document))
+        (small / INDEX_NAME).write_bytes(with_another_value(content, data))
         for split in ("train", "valid"):
             try:
                 shards = open_shards(small, split)  # type: ignore[arg-type]

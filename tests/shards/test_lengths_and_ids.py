@@ -30,7 +30,7 @@ from jadeberta.shards.index_checks import VOCAB_LIMIT
 from jadeberta.shards.row_format import token_dtype_of
 from jadeberta.shards.scrub import Scrubber
 from tests.shards.damage import change_index, flip_bit, without_checksums
-from tests.shards.test_crafted_index import VALUES, paths
+from tests.shards.test_crafted_index import with_another_value
 from tests.shards.test_scrub import all_faults
 
 VOCAB = 100_000
@@ -278,14 +278,8 @@ def test_rows_of_any_length_and_type_are_read_back(
 @given(data=st.data())
 def test_any_value_in_any_place_of_version_two_is_read_or_refused_with_a_sentence(wide: Path, data: st.DataObject) -> None:
     content = (wide / INDEX_NAME).read_bytes()
-    document = orjson.loads(content)
-    *parents, last = data.draw(st.sampled_from(paths(document)))
-    inner = document
-    for key in parents:
-        inner = inner[key]
-    inner[last] = data.draw(VALUES)
     try:
-        (wide / INDEX_NAME).write_bytes(orjson.dumps(document))
+        (wide / INDEX_NAME).write_bytes(with_another_value(content, data))
         for length in (None, *LENGTHS):
             try:
                 shards = open_shards(wide, sequence_length=length)

@@ -20,7 +20,7 @@ from preprocess.stages.pack import pack
 from preprocess.stages.tokenizer import train_tokenizer
 from preprocess.text import normalise, split_sentences
 from preprocess.tokenization.characters import encode_characters, with_spaces
-from preprocess.tokenization.sentencepiece_training import train_sentencepiece, write_counts
+from preprocess.tokenization.sentencepiece_training import ModelOptions, train_sentencepiece, write_counts
 from preprocess.workdir import list_parts, list_words, read_documents, read_words
 from tests.helpers import make_recipe, read_metrics, run_ranks
 from tests.preprocess.tiny_corpus import configure, run_stages, write_corpora
@@ -33,7 +33,7 @@ PIECES = 88
 def processor(tmp_path_factory: pytest.TempPathFactory) -> sentencepiece.SentencePieceProcessor:
     words = tmp_path_factory.mktemp("characters") / "words.tsv"
     write_counts(words, [("京都大学", 9), ("は", 8), ("古い", 7), ("New", 5), ("York", 4), ("。", 3)])
-    return sentencepiece.SentencePieceProcessor(model_proto=train_sentencepiece(words, None, 20, 1.0, "char"))
+    return sentencepiece.SentencePieceProcessor(model_proto=train_sentencepiece(words, None, ModelOptions(20, 1.0, "char")))
 
 
 @pytest.fixture(scope="module")
