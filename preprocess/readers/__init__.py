@@ -18,6 +18,7 @@ from typing import Any
 from jadeberta.shards import ConfigError, InputError
 from jadeberta.utils.paths import expand_user
 from jadeberta.utils.remote_paths import refuse_remote
+from preprocess.compressed import compression
 from preprocess.config import CorpusConfig
 from preprocess.readers import cc100, enterprise_html, jsonl, oscar, parquet, plain_text, warc, wikiextractor, wikipedia
 from preprocess.readers.archives import members
@@ -40,6 +41,17 @@ READERS: dict[str, ModuleType] = {
     "warc": warc,
     "enterprise_html": enterprise_html,
 }
+
+_FOREIGN = {
+    # The byte behind the mark opens a header of Thrift: a text may begin with PAR1.
+    b"PAR1\x15": ("a Parquet file", "set the corpus's format to parquet"),
+    b"\x1f\x8b\x08": ("compressed by gzip, and its name does not say so", "let it end in .gz"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd, and its name does not say so", "let it end in .zst"),
+    b"\xfd7zXZ\0": ("compressed by xz, and its name does not say so", "let it end in .xz"),
+    b"PK\3\4": ("a zip archive, and its name does not say so", "let it end in .zip"),
+    b"version https://git-lfs": ("a pointer of Git LFS and not the file itself", "run 'git lfs pull' in its folder"),
+}
+"""First bytes of files that hold no lines: (what they are, what to do)."""
 
 __all__ = ["READERS", "Document", "InputSplit", "check_corpus", "documents", "splits"]
 
@@ -134,7 +146,26 @@ def _pieces(split: InputSplit, dropped: Counter[str]) -> Iterator[InputSplit]:
         if piece.source is None and is_archive(piece.path):
             yield from members.pieces(piece, _reading(piece.format, piece.path, piece.settings), dropped)
         else:
+            if piece.source is None and piece.start == 0 and hasattr(READERS[piece.format], "MEMBERS"):
+                _refuse_foreign(piece.path)
             yield piece
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuses a file that holds no lines and is named as if it did: where bad lines are excluded, all of it would be.
+
+    Raises:
+        InputError: it is one.
+    """
+    try:
+        with open(path, "rb") as f:
+            head = f.read(max(map(len, _FOREIGN)))
+    except OSError:
+        # Who reads it says what it is.
+        return
+    for mark, (what, remedy) in _FOREIGN.items():
+        if head.startswith(mark) and not compression(path.name):
+            raise InputError(f"{path}: byte 0: {what}; {remedy}.")
 
 
 def _reading(format: str, path: Path, settings: ReaderSettings) -> members.Reading:

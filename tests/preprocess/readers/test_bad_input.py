@@ -1,8 +1,10 @@
 """A file that is missing, cut short, damaged or foreign is refused in one sentence that names the place."""
 
 import bz2
+import gzip
 import lzma
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import zstandard
 
 from jadeberta.shards import ConfigError, InputError
 from preprocess import readers
-from preprocess.config import CorpusConfig
+from preprocess.config import CorpusConfig, CorpusFormat
 from preprocess.readers import wikipedia
+from preprocess.readers.bad_records import BadRecords
 from tests.preprocess.source_files import (
     COMPRESS,
     FOOTER,
@@ -52,6 +55,24 @@ def test_an_unknown_format_is_a_mistake_in_the_recipe() -> None:
 def test_an_empty_file_is_refused(tmp_path: Path, format: str, name: str) -> None:
     (tmp_path / name).touch()
     assert "byte 0: the file is empty" in said_about("c", format, tmp_path / name)
+
+
+@pytest.mark.parametrize("format", ["jsonl", "text", "cc100", "wikiextractor"])
+@pytest.mark.parametrize(
+    "data, said",
+    [
+        (b"PAR1\x15\x00\x15PAR1", "a Parquet file; set the corpus's format to parquet."),
+        (gzip.compress(b'{"text": "a"}'), "compressed by gzip, and its name does not say so; let it end in .gz."),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS and not the file itself; run 'git lfs pull'"),
+    ],
+)
+def test_a_file_without_lines_is_named_for_what_it_is_and_never_excluded(
+    tmp_path: Path, format: CorpusFormat, data: bytes, said: str
+) -> None:
+    (tmp_path / "web").write_bytes(data)
+    (split,) = readers.splits("web", CorpusConfig(format, str(tmp_path / "web")))
+    with pytest.raises(InputError, match=re.escape(f"web: byte 0: {said}")):
+        list(readers.documents(split, Counter(), BadRecords("exclude")))
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
