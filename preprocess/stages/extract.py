@@ -181,17 +181,18 @@ def _plan(config: PreprocessConfig, out: Path) -> list[InputSplit | SplitTask]:
 
 def _plan_split_tasks(pending: list[InputSplit], config: PreprocessConfig, out: Path) -> list[SplitTask]:
     """Returns the files that have to be split, the largest first; texts written under other settings are removed, others kept."""
-    wanted: dict[Path, set[str]] = {}
+    # By the corpus too: two corpora may read the same file, each with splits of its own.
+    wanted: dict[tuple[str, Path], set[str]] = {}
     for split in pending:
         if split.note is not None and not is_written(split, _settings(split, config)):
             remove_text(split)
-            wanted.setdefault(split.path, set()).add(split.name)
+            wanted.setdefault((split.corpus, split.path), set()).add(split.name)
     if not wanted:
         return []
-    of_file: dict[Path, list[InputSplit]] = {}
+    of_file: dict[tuple[str, Path], list[InputSplit]] = {}
     for split in (split for splits in plan_splits(config, out).values() for split in splits):
-        of_file.setdefault(split.path, []).append(split)
-    split_tasks = [SplitTask(path, tuple(of_file[path]), frozenset(names)) for path, names in wanted.items()]
+        of_file.setdefault((split.corpus, split.path), []).append(split)
+    split_tasks = [SplitTask(key[1], tuple(of_file[key]), frozenset(names)) for key, names in wanted.items()]
     return sorted(split_tasks, key=lambda task: -task.splits[-1].end)
 
 

@@ -110,6 +110,19 @@ def test_a_filter_and_named_fields_give_the_same_documents_of_a_cut_file(tmp_pat
     assert found["dropped"] == {"where": 90 - len(kept)} and len(readers.splits("web", corpus)) > 3
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_two_corpora_over_one_cut_file_have_all_of_its_documents_each(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"w.jsonl{suffix}"
+    path.write_bytes(COMPRESS[suffix](jsonl([{"text": text_of(n), "n": n} for n in range(90)])))
+    corpora = {"few": CorpusConfig("jsonl", str(path), where="n < 20"), "web": CorpusConfig("jsonl", str(path), where="n >= 20")}
+    found = extract.extract(PreprocessConfig(corpora, heldout_documents=5), tmp_path / "out", Executor())
+    assert len(readers.splits("web", corpora["web"])) > 3
+    assert {corpus: (counts["documents"], counts["dropped"]) for corpus, counts in found.items()} == {
+        "few": (20, {"where": 70}),
+        "web": (70, {"where": 20}),
+    }
+
+
 @pytest.mark.parametrize("paragraph, blank", [(b"\r\n", b"\r\n"), (b"\n", b"\r\n\r\n"), (b"\n", b"\r\n\n")])
 def test_lines_may_end_as_on_windows_and_every_document_keeps_its_number(tmp_path: Path, paragraph: bytes, blank: bytes) -> None:
     path = tmp_path / "ja.txt.gz"
