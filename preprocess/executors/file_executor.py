@@ -24,9 +24,10 @@ from preprocess.executors.counters import Counters, Weigh
 from preprocess.executors.executor import MPI_VARIABLES, Executor, Result, Task, missing_source, name_of, portable_error
 from preprocess.executors.file_claims import Decision, TaskState, decide, read_states, unclaimed
 from preprocess.executors.liveness import LivenessMonitor, LivenessWriter
+from preprocess.executors.progress import clear
 from preprocess.executors.task_queue import STALL_SECONDS
 from preprocess.executors.task_results import dump, load
-from preprocess.workdir import pool_dir
+from preprocess.workdir import pool_dir, progress_dir
 from preprocess.written_files import remove_leftovers
 
 SILENCE_SECONDS = 60.0
@@ -67,6 +68,8 @@ class FileExecutor(Executor):
                 if not other.name.startswith(f"{name}-"):
                     shutil.rmtree(other, ignore_errors=True)  # the lock is ours, so no process of that pool is alive
             remove_leftovers(out)
+            # A process that was killed behind the call that clears them left its file: that call is done and not made again.
+            clear(progress_dir(out))
 
         # Tidy up before other processes of this pool join: their temporary files would look like leftovers.
         self._lock = GroupLock(out / "work", "--out", name, prepare=tidy) if holds else None

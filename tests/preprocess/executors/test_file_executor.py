@@ -18,6 +18,7 @@ from jadeberta.shards import ConfigError, DirectoryLock, GroupLock, InputError
 from preprocess.executors.file_claims import Decision, TaskState, decide, read_states
 from preprocess.executors.file_executor import DEATHS, FileExecutor, require_finished
 from preprocess.executors.liveness import CHECK_SECONDS, LivenessMonitor, LivenessWriter
+from preprocess.workdir import progress_dir
 from tests.helpers import ROOT
 from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.test_main import RECIPE, files, run
@@ -328,6 +329,14 @@ def test_a_new_pool_removes_what_an_old_one_left(tmp_path: Path) -> None:
     (tmp_path / "work/pool/new-verify").mkdir()
     FileExecutor(tmp_path, "new", "all").leave()
     assert {path.name for path in (tmp_path / "work/pool").iterdir()} == {"new-all", "new-verify"}
+
+
+def test_the_progress_file_of_a_process_killed_after_the_last_call_goes_when_the_pool_is_joined_again(tmp_path: Path) -> None:
+    folder = progress_dir(tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "rank-00000-host-1.json").write_text("{}")
+    FileExecutor(tmp_path, "p", "all").leave()
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize(("name", "variables"), [("a/b", {}), ("", {}), ("ok", {"PMIX_RANK": "0"})])
