@@ -15,7 +15,7 @@ from jadeberta.plan.forecast import DEFAULTS, ClusterShape, Forecast, Input, for
 from jadeberta.plan.gpu_memory import state_bytes
 from jadeberta.plan.world_sizes import DEFAULTS as NETWORK_DEFAULTS
 from jadeberta.plan.world_sizes import WorldSize, compare, network_inputs, read_preflight, sizes_table, zero_of
-from jadeberta.status.attempts import read_rows
+from jadeberta.status.attempts import read_run
 from jadeberta.utils.command_line import OneSentenceParser, not_negative, positive
 from jadeberta.utils.paths import path_option
 from jadeberta.utils.text_table import format_table
@@ -58,7 +58,8 @@ def main(arguments: list[str]) -> int:
         raise ConfigError("--mfu and --tokens-per-second-per-gpu say the same thing; give one of them.")
     inputs: dict[str, Input] = {}
     if options.measured is not None:
-        inputs |= measured_inputs(*read_rows(options.measured), str(options.measured))
+        ledger, steps, _ = read_run(options.measured)
+        inputs |= measured_inputs(ledger, steps, str(options.measured))
     for name in NUMBERS:
         if (value := getattr(options, name)) is not None:
             inputs[name] = Input(value, "given", "")

@@ -3,9 +3,11 @@
 Pure functions. Every figure that was not measured carries its source, so that a reader can judge the result.
 """
 
-import statistics
+import math
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from jadeberta.config import Recipe, TrainingConfig
 from jadeberta.config.batch_sizes import BatchSizes
@@ -14,6 +16,7 @@ from jadeberta.errors import ConfigError
 from jadeberta.plan.checkpoint_interval import best_interval, daly, expected_efficiency, young
 from jadeberta.plan.gpu_memory import activation_bytes, attention_bytes
 from jadeberta.status.attempts import read_history, stall_seconds
+from jadeberta.status.step_table import StepTable
 from jadeberta.training.guard import NORMAL
 from jadeberta.training.metrics import training_flops_per_token
 from jadeberta.utils.hardware import PEAKS, peak_flops
@@ -142,43 +145,42 @@ def bytes_per_parameter(training: TrainingConfig) -> int:
     return OPTIMIZER_BYTES + AVERAGE_BYTES * bool(training.ema_decay) + (2 if training.precision == "bf16" else 4)
 
 
-def measured_inputs(ledger: list[JsonRow], metrics: list[JsonRow], name: str) -> dict[str, Input]:
+def measured_inputs(ledger: list[JsonRow], metrics: list[JsonRow] | StepTable, name: str) -> dict[str, Input]:
     """Returns what a run's own rows say about stall, write, restart and speed, as far as they do.
 
     Args:
         ledger: rows of ledger.jsonl.
-        metrics: rows of metrics.jsonl.
+        metrics: rows of metrics.jsonl, or its steps.
         name: name of the run, for the source.
     """
     histories = read_history(ledger, metrics)
     saves = [event for event in ledger if event.get("event") == "save"]
-    starts = [
-        h.steps[0].begin - h.started for h in histories if h.steps and h.steps[0].begin is not None and h.started is not None
-    ]
+    starts = [float(h.steps.begin[0]) - h.started for h in histories if len(h.steps) and h.started is not None]
     worlds = [world for event in ledger if event.get("event") == "start" and (world := finite(event, "world_size"))]
-    steps = [s for h in histories for s in h.steps if not s.lost and s.seconds > 0]
-    rates = [(rate * s.seconds, s.seconds) for s in steps if (rate := finite(s.row, "tokens_per_second")) is not None]
+    stayed = [h.steps[~h.steps.lost & (h.steps.seconds > 0)] for h in histories if len(h.steps)]
+    seconds = np.concatenate([np.zeros(0), *(steps.seconds for steps in stayed)])
+    rates = np.concatenate([np.zeros(0), *(steps.tokens_per_second for steps in stayed)])
+    known = ~np.isnan(rates)
     found = {
         "stall_seconds": [stall_seconds(event) for event in saves],
         # write_s counts from the beginning of the stall; where a save names none, the training waited for all of it.
         "write_seconds": [max(0.0, (finite(event, "write_s") or 0.0) - stall_seconds(event)) for event in saves],
-        "restart_seconds": [max(0.0, seconds) for seconds in starts],
+        "restart_seconds": [max(0.0, wait) for wait in starts if not math.isnan(wait)],
     }
     result = {
         option: Input(sum(values) / len(values), "measured", f"mean of {len(values)} in {name}")
         for option, values in found.items()
         if values
     }
-    seconds = [s.seconds for s in steps]
     # Robust, because a single slow step (a save, an evaluation) is not the spread of the others.
     if len(seconds) >= STEPS_FOR_SPREAD:
-        middle = statistics.median(seconds)
-        spread = NORMAL * statistics.median(abs(s - middle) for s in seconds) / middle
+        middle = np.median(seconds)
+        spread = float(NORMAL * np.median(np.abs(seconds - middle)) / middle)
         result["spread"] = Input(spread, "measured", f"robust deviation of {len(seconds)} steps in {name}")
-    if rates and worlds:
-        rate = sum(tokens for tokens, _ in rates) / sum(seconds for _, seconds in rates) / worlds[-1]
+    if known.any() and worlds:
+        rate = float(rates[known] @ seconds[known] / seconds[known].sum()) / worlds[-1]
         result["tokens_per_second_per_gpu"] = Input(
-            rate, "measured", f"mean of {len(rates)} steps on {int(worlds[-1])} ranks in {name}"
+            rate, "measured", f"mean of {known.sum()} steps on {int(worlds[-1])} ranks in {name}"
         )
     return result
 

@@ -43,11 +43,12 @@ def measure(ledger: list[JsonRow], metrics: list[JsonRow], warm_up: int) -> Meas
         ledger, metrics: rows of the point's run.
         warm_up: steps at the beginning of the attempt that are left out.
     """
-    attempts = [attempt for attempt in read_history(ledger, metrics) if attempt.steps]
+    attempts = [attempt for attempt in read_history(ledger, metrics) if len(attempt.steps)]
     if not attempts:
         return None
-    steps = [step.row for step in attempts[-1].steps[warm_up:] if not step.lost]
-    rows = [row for row in steps if finite(row, "step_s") and finite(row, "communication_s") is not None]
+    steps = attempts[-1].steps[warm_up:]
+    trained = [metrics[place] for place in steps.place[~steps.lost]]
+    rows = [row for row in trained if finite(row, "step_s") and finite(row, "communication_s") is not None]
     if not rows:
         return None
 

@@ -1,14 +1,20 @@
 """The attempts of a run, put together from its ledger and metrics rows: what each did, and which of its steps stayed.
 
-An attempt is one start of the run. Pure functions of plain rows, except `read_rows`. Any key of a row may be missing, because kills may
+An attempt is one start of the run. Pure functions of plain rows, except `read_run`. Any key of a row may be missing, because kills may
 have truncated the files; whatever is there is used.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from jadeberta.errors import InputError
+from jadeberta.status.metrics_cache import read_steps
+from jadeberta.status.step_table import Floats, StepTable, encode_rows, to_table
 from jadeberta.training.ledger import ENDING_EVENTS
 from jadeberta.utils.json_lines import JsonRow, finite, read_jsonl, time_of
 
@@ -19,40 +25,18 @@ STALL_EVENTS = ("save", "save_failed", "evaluation")
 
 
 @dataclass
-class StepRow:
-    """One row of metrics.jsonl."""
-
-    attempt: int
-    """Number of the attempt that trained the step, from 0."""
-    number: int
-    """Number of the step, from 1."""
-    time: float | None
-    """Unix time of its end; None where the row has none."""
-    seconds: float
-    """Duration, its wait for data included."""
-    skipped: bool
-    """Whether it changed no weight."""
-    row: JsonRow
-    lost: bool = False
-    """Whether the run went back to before it."""
-
-    @property
-    def begin(self) -> float | None:
-        return None if self.time is None else self.time - self.seconds
-
-
-@dataclass
 class AttemptHistory:
     """Rows of one attempt of a run, in the order of time."""
 
     attempt: int
     events: list[JsonRow] = field(default_factory=list)
-    steps: list[StepRow] = field(default_factory=list)
+    steps: StepTable = field(default_factory=lambda: to_table(encode_rows([])))
 
     @property
     def times(self) -> list[float]:
         """Unix times at which the attempt is known to have been running."""
-        steps = [t for s in (*self.steps[:1], *self.steps[-1:]) for t in (s.begin, s.time) if t is not None]
+        ends = self.steps[np.array([0, -1])] if len(self.steps) else self.steps
+        steps = [float(t) for t in (*ends.begin, *ends.time) if not np.isnan(t)]
         return [t for e in self.events if (t := finite(e, "time")) is not None] + steps
 
     @property
@@ -71,9 +55,9 @@ class AttemptHistory:
         found = next((e for e in reversed(self.events) if e.get("event") in ENDING_EVENTS), None)
         if found is None or found["event"] != "hang":
             return found
-        at, last_step = finite(found, "time"), max((s.time for s in self.steps[-1:] if s.time is not None), default=None)
+        at = finite(found, "time")
         # Steps after a hang mean that the ranks went on, so it ended nothing.
-        return None if at is not None and last_step is not None and last_step > at else found
+        return None if at is not None and len(self.steps) and self.steps.time[-1] > at else found
 
 
 def stall_seconds(event: JsonRow) -> float:
@@ -85,8 +69,8 @@ def stall_seconds(event: JsonRow) -> float:
     return max(0.0, seconds or 0.0)
 
 
-def read_rows(run: Path) -> tuple[list[JsonRow], list[JsonRow]]:
-    """Reads ledger and metrics of a run directory.
+def read_run(run: Path) -> tuple[list[JsonRow], StepTable, float | None]:
+    """Reads a run directory: the rows of its ledger, its steps, and the unix time of the newest row of metrics.jsonl.
 
     Raises:
         InputError: there is no ledger, or it is empty.
@@ -94,19 +78,27 @@ def read_rows(run: Path) -> tuple[list[JsonRow], list[JsonRow]]:
     ledger = read_jsonl(run / "ledger.jsonl")
     if not ledger:
         raise InputError(f"{run}: no ledger.jsonl with a run in it. Name a run directory that 'jadeberta pretrain' has written.")
-    return ledger, read_jsonl(run / "metrics.jsonl")
+    return ledger, *read_steps(run)
 
 
-def read_history(ledger: list[JsonRow], metrics: list[JsonRow]) -> list[AttemptHistory]:
-    """Puts together the attempts of a run, first to last, and marks the steps that did not stay as lost."""
+def read_history(ledger: list[JsonRow], metrics: list[JsonRow] | StepTable) -> list[AttemptHistory]:
+    """Puts together the attempts of a run, first to last, and marks the steps that did not stay as lost.
+
+    Args:
+        ledger: rows of ledger.jsonl, in its order.
+        metrics: rows of metrics.jsonl in its order, or its steps.
+    """
+    steps = metrics if isinstance(metrics, StepTable) else to_table(encode_rows(metrics))
     attempts: dict[int, AttemptHistory] = {}
     for attempt, event in _with_attempt(ledger):
         attempts.setdefault(attempt, AttemptHistory(attempt)).events.append(event)
-    for attempt, row in _with_attempt(metrics):
-        if (step := finite(row, "step")) is not None:
-            seconds = max(0.0, finite(row, "step_s") or 0.0)
-            trained = StepRow(attempt, int(step), finite(row, "time"), seconds, bool(row.get("skipped")), row)
-            attempts.setdefault(attempt, AttemptHistory(attempt)).steps.append(trained)
+    if len(steps):
+        if np.any(np.diff(steps.attempt) < 0):
+            steps = steps[np.argsort(steps.attempt, kind="stable")]
+        borders = [0, *(np.flatnonzero(np.diff(steps.attempt)) + 1), len(steps)]
+        for begin, end in pairwise(borders):
+            attempt = int(steps.attempt[begin])
+            attempts.setdefault(attempt, AttemptHistory(attempt)).steps = steps[begin:end]
     histories = _undo_clock_steps([attempts[attempt] for attempt in sorted(attempts)])
     _mark_lost(histories)
     return histories
@@ -125,28 +117,30 @@ def _undo_clock_steps(histories: list[AttemptHistory]) -> list[AttemptHistory]:
             shift = 0.0  # the clock of the attempt after it says nothing about that of another host
         newer_host = host
         steps, shifts = _shift_steps(history.steps, shift)
-        events, shift = _shift_events(history.events, shifts, steps[0].begin if steps else None)
+        trained_from = float(steps.begin[0]) if len(steps) else np.nan
+        events, shift = _shift_events(history.events, shifts, None if np.isnan(trained_from) else trained_from)
         found.append(AttemptHistory(history.attempt, events, steps))
     return found[::-1]
 
 
-def _shift_steps(steps: list[StepRow], shift: float) -> tuple[list[StepRow], list[float]]:
+def _shift_steps(steps: StepTable, shift: float) -> tuple[StepTable, list[float]]:
     """The steps of an attempt on its newest clock, and what was added to their times: first to the newest, last to the oldest.
 
     Args:
         steps: in their order.
         shift: what has to be added to the times of the newest.
     """
-    shifts, shifted = [shift], []
-    after: float | None = None  # when the step after it began
-    for step in reversed(steps):
-        if step.time is not None:
-            if after is not None and step.time + shifts[-1] > after + CLOCK_SKEW_S:
-                shifts.append(after - step.time)
-            step = replace(step, time=step.time + shifts[-1])
-            after = step.begin
-        shifted.append(step)
-    return shifted[::-1], shifts
+    timed = np.flatnonzero(~np.isnan(steps.time))
+    # By how much each step ends after the next one begins: both by the clock of their time, so the sum of the shifts is that of the gaps.
+    ahead = steps.time[timed[:-1]] - steps.begin[timed[1:]]
+    jumps: Floats = np.where(ahead > CLOCK_SKEW_S, ahead, 0.0)
+    if not shift and not jumps.any():
+        return steps, [shift]
+    added = np.full(len(timed), shift)
+    added[:-1] -= np.cumsum(jumps[::-1])[::-1]
+    times = steps.time.copy()
+    times[timed] += added
+    return replace(steps, time=times), [shift, *(float(one) for one in added[:-1][jumps > 0][::-1])]
 
 
 def _shift_events(events: list[JsonRow], shifts: list[float], trained_from: float | None) -> tuple[list[JsonRow], float]:
@@ -189,25 +183,51 @@ def _with_attempt(rows: list[JsonRow]) -> Iterator[tuple[int, JsonRow]]:
 
 def _mark_lost(histories: list[AttemptHistory]) -> None:
     """Marks every step that the run went back to before: by a new attempt, a roll-back, or a step number that comes again."""
-    standing: list[StepRow] = []
+    standing: list[_Piece] = []
     for history in histories:
+        steps = history.steps
         returns = [e for e in history.events if e.get("event") in ("resume", "rollback") and finite(e, "step") is not None]
-        for step in history.steps:
-            while returns and not _done_by(step, returns[0]):
+        # Places at which a number comes again, or a smaller one: in between the numbers rise.
+        falls = [*(np.flatnonzero(np.diff(steps.number) <= 0) + 1), len(steps)]
+        place = 0
+        while place < len(steps):
+            while returns and not _done_by(steps.time[place], returns[0]):
                 _go_back(standing, int(returns.pop(0)["step"]))
             # A number that comes again replaces the older step, also where no event says that the run went back.
-            _go_back(standing, step.number - 1)
-            standing.append(step)
+            _go_back(standing, int(steps.number[place]) - 1)
+            end = falls[0]
+            if returns:
+                after = np.flatnonzero(~_done_by(steps.time[place:end], returns[0]))
+                end = place + int(after[0]) if len(after) else end
+            standing.append(_Piece(steps, place, end))
+            if end == falls[0]:
+                falls.pop(0)
+            place = end
         for event in returns:
             _go_back(standing, int(event["step"]))
 
 
-def _done_by(step: StepRow, event: JsonRow) -> bool:
-    """Whether a step was done when an event of its attempt was written."""
+@dataclass
+class _Piece:
+    """Steps from `begin` to `end`, whose numbers rise."""
+
+    steps: StepTable
+    begin: int
+    end: int
+
+
+def _done_by(times: Any, event: JsonRow) -> Any:
+    """Whether a step was done when an event of its attempt was written, by the step's time, or for each of several times."""
     at = finite(event, "time")
-    return step.time is not None and at is not None and step.time <= at
+    return times <= (-np.inf if at is None else at)
 
 
-def _go_back(standing: list[StepRow], step: int) -> None:
-    while standing and standing[-1].number > step:
-        standing.pop().lost = True
+def _go_back(standing: list[_Piece], step: int) -> None:
+    while standing:
+        last = standing[-1]
+        kept = last.begin + int(np.searchsorted(last.steps.number[last.begin : last.end], step, side="right"))
+        last.steps.lost[kept : last.end] = True
+        if kept > last.begin:
+            last.end = kept
+            return
+        standing.pop()

@@ -1,6 +1,7 @@
 """`jadeberta status RUN`: how far a run is, and where its time went, as a plain table or as JSON.
 
-Only reads, so it can be called at any time, on any host that sees the run directory. Where Slurm answers it says more.
+It changes nothing that a run reads, so it can be called at any time, on any host that sees the run directory; `metrics_cache.py` keeps what
+it has read. Where Slurm answers it says more.
 """
 
 import socket
@@ -13,7 +14,7 @@ import orjson
 
 from jadeberta.cluster.slurm import CANCELLED
 from jadeberta.config.lineage import describe_entry
-from jadeberta.status.attempts import read_rows
+from jadeberta.status.attempts import read_run
 from jadeberta.status.eta import Goal, jobs_to_come, next_save, read_goal, training_left_s
 from jadeberta.status.goodput import RECENT_STEPS, Goodput, compute_goodput
 from jadeberta.status.slurm_jobs import JobStatus, look_up_jobs
@@ -88,15 +89,15 @@ def read_goodput(run: Path, now: float | None = None, last_heartbeat: float = 0.
     jobs = jobs or JobStatus()
     if jobs.attempts and not (run / "ledger.jsonl").exists():
         return Goodput()
-    ledger, metrics = read_rows(run)
-    times = [at for row in (ledger[-1], *metrics[-1:]) if (at := finite(row, "time")) is not None]
+    ledger, steps, newest = read_run(run)
+    times = [at for at in (finite(ledger[-1], "time"), newest) if at is not None]
     alive = now is not None and now - max(last_heartbeat, *times, 0.0) < (SILENT_HEARTBEAT_S if last_heartbeat else SILENT_S)
     if now is not None and (held := lives_by_lock(run)) is not None:
         alive = held
     # Where Slurm or the records know about the job they decide; an interactive job may outlive its ranks, so its rows count too.
     if jobs.state or jobs.starting or jobs.ended:
         alive = jobs.works and not jobs.starting and not jobs.ended and (alive or jobs.has_records)
-    return compute_goodput(ledger, metrics, now if alive else None)
+    return compute_goodput(ledger, steps, now if alive else None)
 
 
 def lives_by_lock(run: Path) -> bool | None:

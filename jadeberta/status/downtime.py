@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from jadeberta.errors import StopRequested
-from jadeberta.status.attempts import AttemptHistory, StepRow, stall_seconds
+from jadeberta.status.attempts import AttemptHistory, stall_seconds
+from jadeberta.status.step_table import StepTable
 from jadeberta.utils.json_lines import JsonRow, finite
 
 
@@ -25,23 +28,27 @@ def time_between_steps(history: AttemptHistory) -> Downtime:
     """Adds up what an attempt did between its steps, as far as its events say."""
     result = Downtime()
     begin, end = history.started, history.last
-    timed = [step for step in history.steps if step.time is not None]
+    steps = history.steps[~np.isnan(history.steps.time)]
     events = sorted((e for e in history.events if finite(e, "time") is not None), key=lambda e: e["time"])
-    if begin is None or end is None or (history.steps and not timed):
+    if begin is None or end is None or (len(history.steps) and not len(steps)):
         return result
-    stalls = _stalls_after(timed, events)
-    # `low` and `high` bound the gap before each step; `place` is the next event to look at.
-    place, low = 0, begin
-    for gap, step in enumerate([*timed, None]):
-        high = max(low, step.begin if step is not None and step.begin is not None else end)
+    stalls = _stalls_after(steps, events)
+    # The gap before each step, and the one after the last: where it begins and ends, and the events in it.
+    lows = np.concatenate(([begin], steps.time))
+    highs = np.maximum(lows, np.concatenate((steps.begin, [end])))
+    found: dict[int, list[JsonRow]] = {0: [], len(steps): []}
+    times = np.array([e["time"] for e in events], dtype=np.float64)
+    gaps = np.searchsorted(np.maximum.accumulate(highs), times, side="left")
+    for gap, event in zip(gaps, events, strict=True):
+        # One beyond the last gap, or before its own, was written while a step was computed: it is no part of a gap.
+        if gap <= len(steps) and event["time"] >= lows[gap]:
+            found.setdefault(int(gap), []).append(event)
+    for gap, inside in found.items():
+        low, high = float(lows[gap]), float(highs[gap])
         silent, mark, went_back, saved = 0.0, low, False, False
-        while place < len(events) and events[place]["time"] <= high:
-            event = events[place]
-            place += 1
-            if event["time"] < low:
-                continue  # written while a step was computed: no part of a gap
+        for event in inside:
             went_back |= event.get("event") == "rollback"
-            saved |= event.get("event") in ("save", "save_failed") and gap > 0 and event.get("step") == timed[gap - 1].number
+            saved |= event.get("event") in ("save", "save_failed") and gap > 0 and event.get("step") == steps.number[gap - 1]
             if event.get("event") == "hang":
                 seconds = finite(event, "seconds")
                 silent += event["time"] - mark if seconds is None else max(0.0, min(seconds, event["time"] - mark))
@@ -51,10 +58,9 @@ def time_between_steps(history: AttemptHistory) -> Downtime:
             result.startup += rest
         elif went_back:
             result.rollback += rest
-        elif step is None and saved and _ended_in_order(history):
+        elif gap == len(steps) and saved and _ended_in_order(history):
             result.last_save += rest
         result.hang += silent
-        low = high if step is None or step.time is None else step.time
     return result
 
 
@@ -64,18 +70,18 @@ def _ended_in_order(history: AttemptHistory) -> bool:
     return ending.get("event") in ("requeue", "done") or ending.get("status") == StopRequested.exit_status
 
 
-def _stalls_after(steps: list[StepRow], events: list[JsonRow]) -> dict[int, float]:
+def _stalls_after(steps: StepTable, events: list[JsonRow]) -> dict[int, float]:
     """Seconds that an attempt stood still after its n-th step; 0 stands for the time before the first step.
 
     A save in the background is recorded some steps later, so the step number of the event counts, not its time.
     """
     stalls: dict[int, float] = {}
-    place, gap_of = 0, dict[int, int]()
+    ends = np.maximum.accumulate(steps.time)
     for event in events:
-        while place < len(steps) and (steps[place].time or 0.0) <= event["time"]:
-            gap_of[steps[place].number] = place + 1
-            place += 1
         if (stall := stall_seconds(event)) > 0:
-            gap = gap_of.get(int(finite(event, "step") or 0), place)
+            # Steps done when the event was written; the newest of that number is meant.
+            done = int(np.searchsorted(ends, event["time"], side="right"))
+            same = np.flatnonzero(steps.number[:done] == int(finite(event, "step") or 0))
+            gap = int(same[-1]) + 1 if len(same) else done
             stalls[gap] = stalls.get(gap, 0.0) + stall
     return stalls

@@ -7,9 +7,12 @@ Times between two events come from the wall clock of the host that wrote them; a
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from jadeberta.errors import RequeueRequested, StopRequested
-from jadeberta.status.attempts import AttemptHistory, StepRow, read_history, stall_seconds
+from jadeberta.status.attempts import AttemptHistory, read_history, stall_seconds
 from jadeberta.status.downtime import time_between_steps
+from jadeberta.status.step_table import Floats, StepTable
 from jadeberta.utils.json_lines import JsonRow, finite, time_of
 
 RECENT_STEPS = 100
@@ -120,19 +123,19 @@ class Goodput:
         return {label: getattr(self, name) for name, label in PARTS.items()}
 
 
-def compute_goodput(ledger: list[JsonRow], metrics: list[JsonRow], now: float | None = None) -> Goodput:
+def compute_goodput(ledger: list[JsonRow], metrics: list[JsonRow] | StepTable, now: float | None = None) -> Goodput:
     """Adds up where the time of a run went.
 
     Args:
         ledger: rows of ledger.jsonl, in its order.
-        metrics: rows of metrics.jsonl, in its order.
+        metrics: rows of metrics.jsonl in its order, or its steps.
         now: unix time, for a run that is alive: its wall time goes up to it; None for one that is not.
     """
     histories = read_history(ledger, metrics)
     result = Goodput()
     for place, history in enumerate(histories):
         _add_attempt(result, history, histories[place + 1] if place + 1 < len(histories) else None, now)
-    standing = [step for history in histories for step in history.steps if not step.lost]
+    standing = [history.steps[~history.steps.lost] for history in histories if len(history.steps)]
     _add_state(result, histories, standing)
     _add_recoveries(result, histories)
     # The wall time is the sum of the parts, not a difference of clocks: so the shares add up to 1 whatever the clocks did.
@@ -151,12 +154,14 @@ def _add_attempt(result: Goodput, history: AttemptHistory, following: AttemptHis
     failed = ended in ("killed", "hang") or (ending is not None and ending.get("status") not in no_failure)
     begin, end = history.started, history.last
     host = next((str(e["host"]) for e in history.events if e.get("event") != "hang" and e.get("host")), "")
-    first, last = (history.steps[0].number, history.steps[-1].number) if history.steps else (None, None)
+    steps = history.steps
+    first, last = (int(steps.number[0]), int(steps.number[-1])) if len(steps) else (None, None)
     result.attempts.append(Attempt(history.attempt, ended, host, begin, end, first, last, failed))
     result.failures += failed
 
     gaps = time_between_steps(history)
-    spent = [_spent_on_steps(result, step) for step in history.steps]
+    _add_steps(result, steps)
+    spent = [float(steps.seconds.sum())]
     for event in history.events:
         stall, kind = stall_seconds(event), event.get("event")
         result.evaluation_s += stall if kind == "evaluation" else 0.0
@@ -184,49 +189,64 @@ def _add_attempt(result: Goodput, history: AttemptHistory, following: AttemptHis
         result.down_s += max(0.0, now - end)
 
 
-def _spent_on_steps(result: Goodput, step: StepRow) -> float:
-    if step.lost:
-        result.lost_s += step.seconds
-        result.lost_steps += 1
-        return step.seconds
-    result.steps += 1
-    result.data_wait_s += finite(step.row, "data_wait_s") or 0.0
-    if step.skipped:
-        result.skipped_s += step.seconds
-        result.skipped_steps += 1
-    else:
-        result.productive_s += step.seconds
-    return step.seconds
+def _add_steps(result: Goodput, steps: StepTable) -> None:
+    stayed = ~steps.lost
+    skipped, productive = stayed & steps.skipped, stayed & ~steps.skipped
+    result.lost_s += float(steps.seconds[steps.lost].sum())
+    result.lost_steps += int(steps.lost.sum())
+    result.steps += int(stayed.sum())
+    result.data_wait_s += float(np.nansum(steps.data_wait_s[stayed]))
+    result.skipped_s += float(steps.seconds[skipped].sum())
+    result.skipped_steps += int(skipped.sum())
+    result.productive_s += float(steps.seconds[productive].sum())
 
 
-def _add_state(result: Goodput, histories: list[AttemptHistory], standing: list[StepRow]) -> None:
+def _add_state(result: Goodput, histories: list[AttemptHistory], standing: list[StepTable]) -> None:
     """Adds how far the run is, and the means of its last steps."""
-    end = standing[-1] if standing else None
+    end = next((steps[-1:] for steps in reversed(standing) if len(steps)), None)
     if end is not None:
-        result.step, result.tokens = end.number, int(finite(end.row, "tokens") or 0)
+        result.step, result.tokens = int(end.number[0]), int(np.nan_to_num(end.tokens[0]))
     for history in histories:
         for event in (e for e in history.events if e.get("event") in ("resume", "rollback", "done")):
             # Where the disk was full the ledger may have a later step than the metrics.
             if (at := finite(event, "step")) is not None and (end is None or _is_after(history.attempt, event, end)):
                 result.step = int(at)
                 result.tokens = int(finite(event, "tokens") or result.tokens)
-    losses = [v for s in standing if not s.skipped and (v := finite(s.row, "loss")) is not None][-RECENT_STEPS:]
-    result.loss = sum(losses) / len(losses) if losses else None
-    recent = [s.seconds for s in standing[-RECENT_STEPS:] if s.seconds > 0]
-    result.step_s = sum(recent) / len(recent) if recent else None
-    result.tokens_per_second = _time_weighted("tokens_per_second", standing)
-    result.mfu = _time_weighted("mfu", standing)
+    result.loss = _mean_of_last([steps.loss[~steps.skipped & ~np.isnan(steps.loss)] for steps in standing], RECENT_STEPS)
+    seconds = _last([steps.seconds for steps in standing], RECENT_STEPS)
+    result.step_s = float(seconds[seconds > 0].mean()) if np.any(seconds > 0) else None
+    result.tokens_per_second = _time_weighted([(steps.tokens_per_second, steps.seconds) for steps in standing])
+    result.mfu = _time_weighted([(steps.mfu, steps.seconds) for steps in standing])
 
 
-def _is_after(attempt: int, event: JsonRow, step: StepRow) -> bool:
-    if attempt != step.attempt:
-        return attempt > step.attempt
-    return step.time is not None and time_of(event) > step.time
+def _is_after(attempt: int, event: JsonRow, step: StepTable) -> bool:
+    if attempt != step.attempt[0]:
+        return bool(attempt > step.attempt[0])
+    return bool(time_of(event) > step.time[0])
 
 
-def _time_weighted(key: str, steps: list[StepRow]) -> float | None:
-    weighted = [(value, s.seconds) for s in steps if (value := finite(s.row, key)) is not None and s.seconds > 0]
-    return sum(value * seconds for value, seconds in weighted) / sum(seconds for _, seconds in weighted) if weighted else None
+def _last(columns: list[Floats], count: int) -> Floats:
+    """The last `count` values of a column that lies in pieces."""
+    found: list[Floats] = []
+    for column in reversed(columns):
+        if (missing := count - sum(map(len, found))) > 0:
+            found.append(column[-missing:])
+    return np.concatenate(found[::-1]) if found else np.zeros(0)
+
+
+def _mean_of_last(columns: list[Floats], count: int) -> float | None:
+    last = _last(columns, count)
+    return float(last.mean()) if len(last) else None
+
+
+def _time_weighted(columns: list[tuple[Floats, Floats]]) -> float | None:
+    """The mean of a figure over the time in steps, from (figure, seconds) of each piece; None where no step has it."""
+    total = weight = 0.0
+    for values, seconds in columns:
+        known = ~np.isnan(values) & (seconds > 0)
+        total += float(values[known] @ seconds[known])
+        weight += float(seconds[known].sum())
+    return total / weight if weight else None
 
 
 def _add_recoveries(result: Goodput, histories: list[AttemptHistory]) -> None:
@@ -234,16 +254,16 @@ def _add_recoveries(result: Goodput, histories: list[AttemptHistory]) -> None:
     furthest = 0
     waiting: list[tuple[Attempt, int]] = []
     for history, attempt in zip(histories, result.attempts, strict=True):
-        for step in history.steps:
-            # Attempts that wait for this step to be reached again; one step may end the recovery of several.
-            still = []
-            for dead, goal in waiting:
-                if step.number < goal:
-                    still.append((dead, goal))
-                    continue
-                moment = step.begin if step.number > goal else step.time
-                dead.recovery_s = None if moment is None or dead.last is None else max(0.0, moment - dead.last)
-            waiting = still
-            furthest = max(furthest, step.number)
+        steps, still = history.steps, []
+        for dead, goal in waiting:
+            reached = np.flatnonzero(steps.number >= goal)
+            if not len(reached):
+                still.append((dead, goal))
+                continue
+            first = reached[0]
+            moment = float(steps.begin[first] if steps.number[first] > goal else steps.time[first])
+            dead.recovery_s = None if np.isnan(moment) or dead.last is None else max(0.0, moment - dead.last)
+        waiting = still
+        furthest = max(furthest, int(steps.number.max()) if len(steps) else 0)
         waiting.append((attempt, furthest))
     result.recovery_s = [attempt.recovery_s for attempt in result.attempts[:-1]]

@@ -108,7 +108,7 @@ def test_a_run_is_dead_as_soon_as_its_rank_0_is_and_alive_as_long_however_old_it
     process = subprocess.Popen([sys.executable, "-c", hold, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     try:
         assert process.stdout is not None and process.stdout.readline() == b"held\n"
-        last = status.read_rows(run)[0][-1]["time"]
+        last = status.read_run(run)[0][-1]["time"]
         for now in (last + 1, last + 10**6):
             assert status.read_goodput(run, now).attempts[-1].ended == "running"
     finally:
