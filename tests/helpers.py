@@ -10,6 +10,7 @@ import yaml
 
 from jadeberta.jobs.local_launcher import rank_environment
 from jadeberta.shards import INDEX_NAME, CorpusEntry, ShardIndex, file_sha256, write_shard
+from jadeberta.shards.index import WORD_START
 from jadeberta.utils.ports import free_port
 from tests.fork_server import ForkedProcess, fork_server
 
@@ -40,14 +41,24 @@ def write_published(directory: Path) -> Path:
 
 
 def make_shards(
-    directory: Path, corpora: dict[str, tuple[int, int]], vocab_size: int = 64, seed: int = 0, length: int = LENGTH
+    directory: Path,
+    corpora: dict[str, tuple[int, int]],
+    vocab_size: int = 64,
+    seed: int = 0,
+    length: int = LENGTH,
+    words: bool = False,
 ) -> Path:
-    """Shards of random rows, {corpus: (sequences, repeats)}; the rows are unlike each other and end in padding now and then."""
+    """Shards of random rows, {corpus: (sequences, repeats)}; the rows are unlike each other and end in padding now and then.
+
+    With `words` the shards record where words start, and their rows are packed from whole documents.
+    """
     generator = np.random.default_rng(seed)
     model = directory / "tokenizer" / "spm.model"
     model.parent.mkdir(parents=True)
     model.write_bytes(b"stands for a tokenizer")
     index = ShardIndex(length, vocab_size, file_sha256(model), {"engine": "none"}, "none", "none", {})
+    if words:
+        index.word_starts, index.packing = "documents", "best_fit"
     for corpus, (sequences, repeats) in corpora.items():
         entries = {}
         for split, count in (("train", sequences), ("valid", 3)):
@@ -56,6 +67,8 @@ def make_shards(
             places = np.arange(length)
             documents = (1 + (places >= cuts[:, :1]).astype(np.uint16) + (places >= cuts[:, 1:])).astype(np.uint16)
             tokens[-1, -length // 5 :], documents[-1, -length // 5 :] = 0, 0
+            if words:
+                documents[(documents > 0) & (generator.random(documents.shape) < 0.5)] |= WORD_START
             prefix = "valid-" if split == "valid" else ""
             entries[split] = [
                 write_shard(directory / f"{prefix}{corpus}-00000.tar", tokens, documents, count, {"corpus": corpus}, length)

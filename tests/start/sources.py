@@ -38,8 +38,8 @@ def started(tmp_path: Path, shards: Path, published: Path, **sections: Any) -> P
     """A recipe of two steps whose model is that of a source, with a checkpoint after each."""
     model = sections.pop("model", {})
     recipe = make_recipe(
-        tmp_path / "recipe.yaml", shards, tmp_path / "run", checkpoint={"every_steps": 1},
-        **sections | {"training": {"max_steps": 2} | sections.get("training", {})},
+        tmp_path / "recipe.yaml", shards, tmp_path / "run",
+        **{"checkpoint": {"every_steps": 1}} | sections | {"training": {"max_steps": 2} | sections.get("training", {})},
     )  # fmt: skip
     document = yaml.safe_load(recipe.read_text())
     document["model"] = {"init_from": str(published), **NO_DROPOUT, **model}

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,9 @@ from jadeberta.shards import open as open_shards
 from jadeberta.start.plan import settle_start
 from jadeberta.status import cli as status
 from jadeberta.utils.json_lines import read_jsonl
-from tests.helpers import make_recipe, make_shards, read_metrics, run_ranks
+from tests.helpers import make_recipe, make_shards, printed_by, read_metrics, run_ranks, start_ranks
 from tests.start.sources import planned, publish, started
+from tests.training.test_resume import content, kill_at
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,28 @@ def test_the_first_loss_is_that_of_the_source_and_its_hashes_are_in_lineage_ledg
     state = json.loads((tmp_path / "run/checkpoints/step-00000001/state.json").read_text())
     (start,) = [row for row in read_jsonl(tmp_path / "run/ledger.jsonl") if row["event"] == "start"]
     assert state["lineage"] == start["lineage"] == [entry]
+
+
+def test_killed_before_its_first_checkpoint_it_starts_again_and_ends_with_the_bits_of_an_unkilled_run(
+    shards, published, tmp_path
+) -> None:
+    changes: dict = {"training": {"max_steps": 6}, "model": {"hidden_dropout_prob": 0.1}, "checkpoint": {"every_steps": 6}}
+    unbroken = started(tmp_path, shards, published, run={"dir": str(tmp_path / "unbroken")}, **changes)
+    run_ranks(1, "pretrain", "--config", str(unbroken), log=tmp_path / "unbroken-log")
+    recipe, run = started(tmp_path, shards, published, **changes), tmp_path / "run"
+    (process,) = start_ranks(1, "pretrain", "--config", str(recipe), log=tmp_path / "log")
+    while not (run / "lineage.json").exists():
+        assert process.poll() is None, printed_by(tmp_path / "log")[-2000:]
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(60) == -signal.SIGKILL
+    first = (run / "lineage.json").read_bytes()
+    kill_at(1, 2, 0.0, run, "pretrain", "--config", str(recipe), log=tmp_path / "log")
+    assert not list(run.glob("checkpoints/step-????????"))
+    run_ranks(1, "pretrain", "--config", str(recipe), log=tmp_path / "log")
+    last = "checkpoints/step-00000006"
+    assert content(run / last) == content(tmp_path / "unbroken" / last)
+    assert (run / "lineage.json").read_bytes() == first == (tmp_path / "unbroken/lineage.json").read_bytes()
 
 
 @pytest.mark.slow
