@@ -19,6 +19,8 @@ from jadeberta.errors import ConfigError
 
 WEIGHT_TOLERANCE = 1e-6
 """How far the sum of weights may lie from 1."""
+MOST_PHASES = 200
+"""Phases of a run, at most: each is looked up at every step."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +173,7 @@ def schedule_at(training: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]
 
 def recipe_in(recipe: Recipe, phase: Phase) -> Recipe:
     """Returns a recipe without phases whose run is this phase alone: what holds in the phase holds in it run-wide."""
-    result = deepcopy(recipe)
-    result.phases = []
+    result = deepcopy(replace(recipe, phases=[]))
     entry = recipe.phases[phase.number - 1] if recipe.phases else None
     training = result.training
     training.global_batch_size, training.micro_batch_size = phase.global_batch_size, phase.micro_batch_size
@@ -224,6 +225,8 @@ def check_phases(recipe: Recipe) -> None:
             f"training.batch_size_warmup does not go together with {other}; write each of its entries as a phase with steps and "
             "global_batch_size, which goes on in the same order of the data."
         )
+    if len(recipe.phases) > MOST_PHASES:
+        raise ConfigError(f"phases has {len(recipe.phases):,} entries; it may have at most {MOST_PHASES:,}.")
     for number, phase in enumerate(recipe.phases, 1):
         _check_entry(phase, f"phases, entry {number}", recipe.model)
     steps = [phase.steps for phase in recipe.phases]

@@ -3,6 +3,7 @@
 import math
 from dataclasses import asdict
 
+from jadeberta.config.init_from import LARGEST_SIZE, MOST_LAYERS
 from jadeberta.config.phases import check_phases, mask_range, phases_of, recipe_in
 from jadeberta.config.row_lengths import check_rows
 from jadeberta.config.schema import ModelConfig, Recipe, TrainingConfig
@@ -21,6 +22,17 @@ AT_LEAST = {
     "cluster.max_attempts_without_progress": 1, "cluster.drop_hosts": 0, "cluster.excluded_hosts": 0, "cluster.excluded_hours": 0,
 }  # fmt: skip
 """Smallest value of each key."""
+SIZES = (
+    "vocab_size", "hidden_size", "num_attention_heads", "attention_head_size", "intermediate_size", "max_position_embeddings",
+    "type_vocab_size", "max_relative_positions", "position_buckets", "conv_kernel_size", "pooler_hidden_size",
+)  # fmt: skip
+AT_MOST = {
+    "model.num_hidden_layers": MOST_LAYERS, **{f"model.{key}": LARGEST_SIZE for key in SIZES},
+    "training.max_steps": 99_999_999,  # a checkpoint's name has eight digits
+    "training.global_batch_size": 1 << 24, "training.seed": 2**64 - 1,  # torch takes no larger one
+}  # fmt: skip
+"""Largest value of each key that counts something: a larger one is a slip of the keyboard, and would end in a library's overflow."""
+MOST_REPEATS = 1_000_000
 BELOW_ONE = (
     "training.adam_beta1",
     "training.adam_beta2",
@@ -56,6 +68,10 @@ def _validate_run(recipe: Recipe) -> None:
         section, name = key.split(".")
         if (value := getattr(getattr(recipe, section), name)) < low:
             raise ConfigError(f"{key} is {value}; it must be at least {low}.")
+    for key, high in AT_MOST.items():
+        section, name = key.split(".")
+        if (value := getattr(getattr(recipe, section), name)) > high:
+            raise ConfigError(f"{key} is {value}; it may be at most {high}.")
     for key in BELOW_ONE:
         section, name = key.split(".")
         if not 0 <= (value := getattr(getattr(recipe, section), name)) < 1:
@@ -67,6 +83,8 @@ def _validate_run(recipe: Recipe) -> None:
     _check_model(recipe)
     if any(n < 0 for n in recipe.data.repeats.values()):
         raise ConfigError(f"data.repeats holds a negative number: {recipe.data.repeats}.")
+    if any(n > MOST_REPEATS for n in recipe.data.repeats.values()):
+        raise ConfigError(f"data.repeats holds a number above {MOST_REPEATS:,}: {recipe.data.repeats}.")
     if recipe.evaluation.weights == "ema" and not recipe.training.ema_decay:
         raise ConfigError("evaluation.weights is ema, but training.ema_decay 0 keeps no average; set it, say to 0.9999.")
 

@@ -91,6 +91,12 @@ def test_the_mask_probability_falls_in_a_straight_line_over_the_phase_or_over_th
         ([{"steps": 10, "micro_batch_size": 3}], "entry 1, .*not divisible by training.micro_batch_size 3"),
         ([{"steps": 10, "sequence_length": 1024}], "sequence_length is 1024, but model.max_position_embeddings is 512"),
         ([{"steps": 10, "lr": float("nan")}], "phases.lr is nan"),
+        (
+            [{"steps": 10, "global_batch_size": 10**30, "micro_batch_size": 10**30}],
+            "entry 1, .*global_batch_size is 10+; it may be at most",
+        ),
+        ([{"steps": 10, "repeats": {"a": 10**30}}], "entry 1, .*data.repeats holds a number above 1,000,000"),
+        ([{"steps": 1}] * 201, "phases has 201 entries; it may have at most 200"),
         ([{"steps": 10, "repeats": {"a": -1}}], "repeats is .*whole numbers of at least 0"),
     ],
 )
@@ -98,6 +104,11 @@ def test_phases_that_cannot_be_are_refused_in_one_sentence(tmp_path, phases, sen
     with pytest.raises(ConfigError, match=sentence) as caught:
         recipe_of(tmp_path / "r.yaml", phases)
     assert "\n" not in str(caught.value) and "phases" in str(caught.value)
+
+
+def test_steps_that_no_run_reaches_are_refused_before_the_phases_are_added_up(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"training\.max_steps is 10{30}; it may be at most 99999999\."):
+        recipe_of(tmp_path / "r.yaml", [{"steps": 10**30}], training=TRAINING | {"max_steps": 10**30})
 
 
 @pytest.mark.parametrize(

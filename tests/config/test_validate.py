@@ -32,6 +32,18 @@ SOURCES = {"card", "char", "paper", "HF", "CPT", "MB", "LLMjp", "V3", "ours", "r
         (["--training.z_loss", "-0.1"], "training.z_loss is -0.1; it must be at least 0"),
         (["--evaluation.weights", "ema"], "evaluation.weights is ema, but training.ema_decay 0 keeps no average"),
         *[
+            ([f"--{key}={10**30}"], f"{key} is 10+; it may be at most")
+            for key in (
+                "training.max_steps",
+                "training.global_batch_size",
+                "training.seed",
+                "model.vocab_size",
+                "model.hidden_size",
+            )
+        ],
+        (["--training.max_steps", "100000000"], "training.max_steps is 100000000; it may be at most 99999999"),
+        (["--data.repeats", "{wikipedia: 2000000}"], "data.repeats holds a number above 1,000,000"),
+        *[
             ([f"--{key}={value}"], f"{key} is {value.replace('.', '')}; it must be a finite number")
             for key in ("training.weight_decay", "training.lr", "watchdog.step_s", "guard.deviations", "run.max_hours")
             for value in (".nan", ".inf", "-.inf")
