@@ -142,12 +142,18 @@ class TrainingEngine:
         self.average = WeightAverage(self.engine, training.ema_decay) if training.ema_decay else None
         self.guard = UpdateGuard(self.engine, recipe.guard)
         self.model.recompute = training.recompute == "layers"
-        self.compiled = decide_compilation(recipe, self.stage, device)
         self._uncompiled: Any = self.model.forward
-        if self.compiled:
+        self._compiled: Any = None
+        self._choose_forward()
+
+    def _choose_forward(self) -> None:
+        """Compiled or not, as the recipe asks for the attention of the phase."""
+        self.compiled = decide_compilation(self.recipe, self.phase.attention, self.stage, self.device)
+        if self.compiled and self._compiled is None:
             # The forward alone: DeepSpeed hangs timers and hooks on the module, which no graph can hold.
-            compiled = torch.compile(self.model.forward, fullgraph=True, dynamic=False)
-            self.model.forward = recomputing_cheaply(compiled) if training.recompute == "cheap" else compiled  # type: ignore[method-assign]
+            compiled = torch.compile(self._uncompiled, fullgraph=True, dynamic=False)
+            self._compiled = recomputing_cheaply(compiled) if self.recipe.training.recompute == "cheap" else compiled
+        self.model.forward = self._compiled if self.compiled else self._uncompiled  # type: ignore[method-assign]
 
     def enter_phase(self, phase: Phase, is_border: bool) -> None:
         """Prepares for the steps of a phase; every rank calls it.
@@ -167,6 +173,7 @@ class TrainingEngine:
                 holder.gradient_accumulation_steps = accumulation
         if phase.sequence_length is not None:
             self.model.set_rows(phase.sequence_length, phase.attention)
+        self._choose_forward()
         if self.compiled and (before.micro_batch_size, before.mask_bounds) != (micro, phase.mask_bounds):
             # torch compiles a function for eight shapes at most, and with fullgraph a ninth is an error: those of the phase before go.
             torch.compiler.reset()
@@ -305,8 +312,14 @@ def require_attentions(recipe: Recipe) -> None:
                 raise ConfigError(f"phases, entry {phase.number}: {e}") from e
 
 
-def decide_compilation(recipe: Recipe, stage: int, device: torch.device) -> bool:
+def decide_compilation(recipe: Recipe, attention: str, stage: int, device: torch.device) -> bool:
     """Whether forward and backward go through torch.compile.
+
+    Args:
+        recipe: of the run.
+        attention: of the phase.
+        stage: of ZeRO.
+        device: of the rank.
 
     Raises:
         ConfigError: the recipe asks for it where it cannot be.
@@ -317,7 +330,7 @@ def decide_compilation(recipe: Recipe, stage: int, device: torch.device) -> bool
             "training.compile is 'always' but ZeRO-3 brings weights together while their layers run, which no graph can hold; "
             "set it to 'auto', or deepspeed to ds_configs/zero1.json."
         )
-    return wish == "always" or (wish == "auto" and device.type == "cuda" and stage < 3 and recipe.model.attention != "eager")
+    return wish == "always" or (wish == "auto" and device.type == "cuda" and stage < 3 and attention != "eager")
 
 
 def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

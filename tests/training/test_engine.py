@@ -7,7 +7,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
-from jadeberta.config import load_recipe
+from jadeberta.config import Recipe, load_recipe
 from jadeberta.config.phases import phases_of, with_lengths
 from jadeberta.errors import ConfigError
 from jadeberta.training.engine import TrainingEngine, decide_compilation, require_attentions
@@ -23,15 +23,14 @@ from tests.helpers import TINY_MODEL, make_recipe
     ],
 )  # fmt: skip
 def test_gpus_compile_what_can_be_compiled(tmp_path: Path, wish, device, stage, attention, decided) -> None:
-    sections = {"training": {"compile": wish}, "model": TINY_MODEL | {"attention": attention}}
-    recipe = load_recipe(make_recipe(tmp_path / "recipe.yaml", tmp_path, tmp_path / "run", **sections))
-    assert decide_compilation(recipe, stage, torch.device(device)) is decided
+    recipe = load_recipe(make_recipe(tmp_path / "recipe.yaml", tmp_path, tmp_path / "run", training={"compile": wish}))
+    assert decide_compilation(recipe, attention, stage, torch.device(device)) is decided
 
 
 def test_compilation_under_zero3_is_refused_with_the_ways_out(tmp_path: Path) -> None:
     recipe = load_recipe(make_recipe(tmp_path / "recipe.yaml", tmp_path, tmp_path / "run", training={"compile": "always"}))
     with pytest.raises(ConfigError, match=r"'auto', or deepspeed to ds_configs/zero1\.json"):
-        decide_compilation(recipe, 3, torch.device("cpu"))
+        decide_compilation(recipe, "sdpa", 3, torch.device("cpu"))
 
 
 def test_cheap_recomputation_without_the_compiler_is_refused(tmp_path: Path) -> None:
@@ -48,13 +47,32 @@ def test_recomputation_with_the_reference_is_refused(tmp_path: Path) -> None:
         load_recipe(make_recipe(tmp_path / "recipe.yaml", tmp_path, tmp_path / "run", **sections))
 
 
+def engine_in_parts(recipe: Recipe, device: str) -> TrainingEngine:
+    """As much of an engine as enters a phase."""
+    engine = object.__new__(TrainingEngine)
+    engine.engine, engine.model, engine.guard = MagicMock(), MagicMock(), MagicMock()
+    engine.recipe, engine.stage, engine.device = recipe, 1, torch.device(device)
+    engine.process, engine.phase = SimpleNamespace(world_size=1), phases_of(recipe)[0]  # type: ignore[assignment]
+    engine._uncompiled, engine._compiled = "uncompiled", "compiled"
+    return engine
+
+
+def test_each_phase_is_compiled_as_its_own_attention_asks(tmp_path: Path) -> None:
+    phases = [{"steps": 2, "attention": "sdpa"}, {"steps": 2}, {"steps": 2, "attention": "sdpa"}]
+    sections = {"model": TINY_MODEL | {"attention": "eager"}, "phases": phases}
+    recipe = load_recipe(make_recipe(tmp_path / "recipe.yaml", tmp_path, tmp_path / "run", **sections))
+    engine, found = engine_in_parts(recipe, "cuda"), []
+    for phase in with_lengths(phases_of(recipe), 128):
+        engine.enter_phase(phase, is_border=phase.number > 1)
+        found.append((engine.compiled, engine.model.forward))
+    assert found == [(True, "compiled"), (False, "uncompiled"), (True, "compiled")]
+
+
 def test_a_run_may_have_more_phases_than_torch_compiles_shapes(tmp_path: Path) -> None:
     phases = [{"steps": 1, "micro_batch_size": size, "global_batch_size": size} for size in range(1, 7)]
     sections = {"training": {"max_steps": 6}, "phases": phases}
     recipe = load_recipe(make_recipe(tmp_path / "recipe.yaml", tmp_path, tmp_path / "run", **sections))
-    engine = object.__new__(TrainingEngine)
-    engine.engine, engine.model, engine.guard = MagicMock(), MagicMock(), MagicMock()
-    engine.process, engine.compiled, engine.phase = SimpleNamespace(world_size=1), True, phases_of(recipe)[0]  # type: ignore[assignment]
+    engine = engine_in_parts(recipe, "cuda")
 
     def forward(rows: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         return rows if mask is None else rows * mask
