@@ -65,8 +65,8 @@ def engine_of(recipe: Recipe, device: torch.device) -> TrainingEngine:
     with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its memory
         engine = TrainingEngine(recipe, ALONE, device)
     for fragment in fragments(engine.engine):
-        fragment.exp_avg.uniform_(-1e-3, 1e-3)
-        fragment.exp_avg_sq.uniform_(0, 1e-6)
+        fragment.moments["exp_avg"].uniform_(-1e-3, 1e-3)
+        fragment.moments["exp_avg_sq"].uniform_(0, 1e-6)
     return engine
 
 

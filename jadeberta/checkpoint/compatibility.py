@@ -10,7 +10,7 @@ from typing import Any
 from jadeberta.checkpoint.manifest import STATE_NAME, choose, step_of
 from jadeberta.checkpoint.phase_settings import has_phases, phase_settings, refuse_changed_phases, without_phases
 from jadeberta.checkpoint.state_dict import read_state
-from jadeberta.config import Recipe
+from jadeberta.config import Recipe, TrainingConfig
 from jadeberta.config.phases import schedule_at
 from jadeberta.errors import CheckpointError
 from jadeberta.shards import ShardReader
@@ -23,7 +23,12 @@ FREE_KEYS = {
     "training": {"micro_batch_size", "max_steps", "decay_steps", "precision", "compile", "recompute"},
 }
 """Keys, by section, that may change between the attempts of a run; all other keys of these sections may not."""
-BEFORE_THE_KEY: dict[str, Any] = {"training.batch_size_warmup": [], "training.z_loss": 0.0, "training.ema_decay": 0.0}
+NEWER_KEYS = (
+    "batch_size_warmup", "z_loss", "ema_decay", "optimizer", "muon_lr", "muon_momentum", "muon_scale", "muon_weight_decay", "lion_beta1",
+    "lion_beta2",
+)  # fmt: skip
+"""Keys of training that older checkpoints lack; their defaults stand for what was done before there was the key."""
+BEFORE_THE_KEY: dict[str, Any] = {f"training.{key}": getattr(TrainingConfig(), key) for key in NEWER_KEYS}
 """What a checkpoint older than a key did, by key: it still resumes where the recipe asks for the same."""
 
 

@@ -141,6 +141,9 @@ class TrainingConfig:
     """Smaller batches of the first steps: [[sequences, steps], ...], growing up to global_batch_size; empty: none."""
     micro_batch_size: int = 18
     """Sequences that a rank processes at once; the number of accumulated micro-batches follows from it."""
+    optimizer: Literal["adamw", "muon", "stable_adamw", "lion"] = "adamw"
+    """Rule of the updates. muon: Muon for the hidden matrices, AdamW for the rest; stable_adamw: AdamW with its update clipped by
+    parameter; lion: the sign of an average, whose lr is a third to a tenth of AdamW's."""
     lr: float = 1e-4
     """Peak learning rate."""
     warmup_steps: int = 10_000
@@ -158,6 +161,19 @@ class TrainingConfig:
     """Added to the denominator of Adam's update."""
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW); biases and LayerNorm weights have none."""
+    muon_lr: float = 0.0
+    """Peak learning rate of Muon's matrices, with the schedule of lr; 0: that of training.lr."""
+    muon_momentum: float = 0.95
+    """Decay of Muon's average of the gradients."""
+    muon_scale: Literal["match_adamw", "original"] = "match_adamw"
+    """Factor of Muon's rate for a matrix. match_adamw: 0.2 sqrt(larger side), with which a rate for AdamW carries over; original:
+    sqrt(rows / columns), at least 1."""
+    muon_weight_decay: float = -1.0
+    """Decoupled weight decay of Muon's matrices; -1: training.weight_decay."""
+    lion_beta1: float = 0.9
+    """Share of Lion's average in the sum whose sign it takes."""
+    lion_beta2: float = 0.99
+    """Decay of Lion's average of the gradients."""
     max_grad_norm: float = 1.0
     """Largest global L2 norm of the gradients, which are scaled down to it; 0: no clipping."""
     z_loss: float = 0.0

@@ -1,7 +1,7 @@
 """Which settings of a recipe are allowed, alone and together; each violation is refused with one sentence."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from jadeberta.config.init_from import LARGEST_SIZE, MOST_LAYERS
 from jadeberta.config.phases import check_phases, mask_range, phases_of, recipe_in
@@ -15,6 +15,7 @@ AT_LEAST = {
     "model.conv_kernel_size": 0, "model.layer_norm_eps": 0, "model.initializer_range": 0, "training.max_steps": 1,
     "training.global_batch_size": 1, "training.micro_batch_size": 1, "training.adam_eps": 0, "training.weight_decay": 0,
     "training.max_grad_norm": 0, "training.seed": 0, "training.z_loss": 0, "training.decay_steps": 0,
+    "training.muon_lr": 0,
     "checkpoint.every_steps": 1, "checkpoint.keep_last": 0,
     "checkpoint.keep_every": 0, "evaluation.every_steps": 0, "evaluation.sequences": 0, "guard.window": 8, "guard.deviations": 0,
     "guard.max_skipped_in_row": 0, "guard.max_rollbacks": 0, "guard.compare_weights_every": 0, "watchdog.start_s": 0,
@@ -37,6 +38,9 @@ BELOW_ONE = (
     "training.adam_beta1",
     "training.adam_beta2",
     "training.ema_decay",
+    "training.muon_momentum",
+    "training.lion_beta1",
+    "training.lion_beta2",
     "model.hidden_dropout_prob",
     "model.attention_probs_dropout_prob",
     "model.pooler_dropout",
@@ -55,9 +59,6 @@ def validate(recipe: Recipe) -> None:
     _refuse_not_finite("", asdict(recipe))
     _validate_run(recipe)
     check_phases(recipe)
-    if not recipe.phases:  # each phase has been checked with its own rows
-        model, rows = recipe.model, recipe.training.micro_batch_size
-        check_rows(model, model.max_position_embeddings, rows, model.attention, "model.max_position_embeddings")
     for phase in phases_of(recipe) if recipe.phases else ():
         try:
             _validate_run(recipe_in(recipe, phase))
@@ -112,6 +113,18 @@ def _check_training(training: TrainingConfig) -> None:
         raise ConfigError(f"training.mask_probability is {mask}; it must lie between 0 and 1.")
     if training.lr <= 0:
         raise ConfigError(f"training.lr is {training.lr}; it must be above 0.")
+    if training.muon_weight_decay < 0 and training.muon_weight_decay != -1:
+        raise ConfigError(
+            f"training.muon_weight_decay is {training.muon_weight_decay}; it must be at least 0, or -1 for training.weight_decay."
+        )
+    for field in fields(training):
+        optimizer = field.name.split("_")[0]
+        is_changed = optimizer in ("muon", "lion") and getattr(training, field.name) != field.default
+        if is_changed and optimizer != training.optimizer:
+            raise ConfigError(
+                f"training.{field.name} {getattr(training, field.name)} belongs to training.optimizer {optimizer}, which is "
+                f"{training.optimizer}; set it to {field.default}."
+            )
     if not 0 <= training.warmup_steps <= training.max_steps:
         raise ConfigError(
             f"training.warmup_steps {training.warmup_steps} must lie within training.max_steps {training.max_steps}."
@@ -168,6 +181,7 @@ def _check_model(recipe: Recipe) -> None:
         )
     if not set(model.pos_att_type) <= {"c2p", "p2c"}:
         raise ConfigError(f"model.pos_att_type is {model.pos_att_type}; it may hold c2p and p2c.")
+    check_rows(model, model.max_position_embeddings, model.attention, "model.max_position_embeddings")
     _check_positions(model)
     has_eager = "eager" in (model.attention, *(phase.attention for phase in recipe.phases))
     if has_eager and recipe.training.recompute != "none":

@@ -11,10 +11,11 @@ import numpy as np
 
 from jadeberta.config import Recipe, TrainingConfig
 from jadeberta.config.batch_sizes import BatchSizes
-from jadeberta.config.phases import Phase, phases_of, require_divisible, with_lengths
+from jadeberta.config.phases import Phase, phases_of, require_divisible
 from jadeberta.errors import ConfigError
 from jadeberta.plan.checkpoint_interval import best_interval, daly, expected_efficiency, young
 from jadeberta.plan.gpu_memory import activation_bytes, attention_bytes
+from jadeberta.plan.optimizer_memory import saved_bytes
 from jadeberta.status.attempts import read_history, stall_seconds
 from jadeberta.status.step_table import StepTable
 from jadeberta.training.guard import NORMAL
@@ -134,8 +135,6 @@ class Forecast:
     """Figures that the plan is computed from, by option."""
     phases: list[PhaseForecast] = field(default_factory=list)
     """Of a recipe with phases, each; the figures above are then those of all together, step_s and tokens_per_second their means."""
-    sequence_length: int = 0
-    """Tokens in a row; of phases, where one does not say it."""
     activation_bytes: int = 0
     """What a micro-batch takes on a GPU; of phases, the one that takes most."""
     state_bytes: int = 0
@@ -143,8 +142,18 @@ class Forecast:
 
 
 def bytes_per_parameter(training: TrainingConfig) -> int:
-    """Returns the bytes that a checkpoint holds for each parameter."""
+    """Returns the bytes that a checkpoint holds for each parameter under AdamW."""
     return OPTIMIZER_BYTES + AVERAGE_BYTES * bool(training.ema_decay) + (2 if training.precision == "bf16" else 4)
+
+
+def checkpoint_bytes(recipe: Recipe, parameters: int) -> int:
+    """Returns the bytes of a checkpoint.
+
+    Args:
+        recipe: of the run.
+        parameters: of the model.
+    """
+    return parameters * bytes_per_parameter(recipe.training) - saved_bytes(recipe, parameters)
 
 
 def measured_inputs(ledger: list[JsonRow], metrics: list[JsonRow] | StepTable, name: str) -> dict[str, Input]:
@@ -187,9 +196,7 @@ def measured_inputs(ledger: list[JsonRow], metrics: list[JsonRow] | StepTable, n
     return result
 
 
-def forecast(
-    recipe: Recipe, cluster: ClusterShape, inputs: dict[str, Input], parameters: int, length: int | None = None
-) -> Forecast:
+def forecast(recipe: Recipe, cluster: ClusterShape, inputs: dict[str, Input], parameters: int) -> Forecast:
     """Plans a run.
 
     Args:
@@ -197,7 +204,6 @@ def forecast(
         cluster: nodes and GPUs to run on.
         inputs: figures by option, which replace DEFAULTS; `tokens_per_second_per_gpu` takes precedence over `mfu`.
         parameters: number of parameters of the model.
-        length: tokens in a row where the recipe does not say it; None: the model's longest.
 
     Raises:
         ConfigError: the batch does not divide over the GPUs, the device's peak is needed and not known, or no time is left to train.
@@ -213,8 +219,7 @@ def forecast(
     # mfu is only assumed where it is used, so that the printed inputs are those of the result.
     if "tokens_per_second_per_gpu" not in used:
         used.setdefault("mfu", DEFAULTS["mfu"])
-    length = length or recipe.model.max_position_embeddings
-    phases = [_of_phase(recipe, phase, used, peak, gpus) for phase in with_lengths(phases_of(recipe), length)]
+    phases = [_of_phase(recipe, phase, used, peak, gpus) for phase in phases_of(recipe)]
     tokens, seconds = sum(p.tokens for p in phases), sum(p.tokens / p.tokens_per_second for p in phases)
     flops = sum(p.tokens * p.flops_per_token for p in phases) / tokens
     # Failures are independent, so n nodes fail n times as often as one.
@@ -245,13 +250,12 @@ def forecast(
         mfu=rate * flops / (peak * gpus) if peak is not None else None,
         step_s=step_s,
         days_without_faults=days,
-        checkpoint_bytes=parameters * bytes_per_parameter(training),
+        checkpoint_bytes=checkpoint_bytes(recipe, parameters),
         mtbf_s=mtbf,
         failures=choices["recipe"].days * 86400 / mtbf,
         choices=choices,
         inputs=used,
         phases=phases if recipe.phases else [],
-        sequence_length=length,
         activation_bytes=max(p.activation_bytes for p in phases),
     )
 
@@ -261,13 +265,12 @@ def _of_phase(recipe: Recipe, phase: Phase, used: dict[str, Input], peak: float 
 
     Args:
         recipe: of the run.
-        phase: of it, with its row length.
+        phase: of it.
         used: figures by option.
         peak: of the device, FLOP/s; None where it is not known.
         gpus: of the job.
     """
-    model, length = recipe.model, phase.sequence_length
-    assert length is not None
+    model, length = recipe.model, phase.sequence_length or recipe.model.max_position_embeddings
     flops = training_flops_per_token(model, length, phase.micro_batch_size, sum(phase.mask_bounds) / 2)
     if "tokens_per_second_per_gpu" in used:
         rate = used["tokens_per_second_per_gpu"].value * gpus

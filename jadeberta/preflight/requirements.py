@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from jadeberta.config import Recipe
-from jadeberta.plan.forecast import bytes_per_parameter
+from jadeberta.plan.forecast import checkpoint_bytes
 
 FILES_PER_CHECKPOINT = 12
 """Files of a checkpoint beside one per rank: weights, configuration, tokenizer, state, manifest."""
@@ -50,7 +50,7 @@ def requirements_of(recipe: Recipe, parameters: int, world_size: int, existing: 
         kept = keep.keep_last + (steps // keep.keep_every if keep.keep_every else 0)
         soon = max(1, keep.keep_last + 1 - existing)
     return Requirements(
-        checkpoint_bytes=parameters * bytes_per_parameter(recipe.training),
+        checkpoint_bytes=checkpoint_bytes(recipe, parameters),
         world_size=world_size,
         soon=soon,
         whole_run=max(soon, kept + 1 - existing),

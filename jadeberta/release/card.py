@@ -200,7 +200,21 @@ def _mixed(mixed: dict[str, dict[str, float]]) -> str:
 
 
 def _optimizer(settings: dict[str, Any]) -> str:
-    return f"AdamW, betas ({settings['training.adam_beta1']}, {settings['training.adam_beta2']}), epsilon {settings['training.adam_eps']}"
+    name = settings.get("training.optimizer", "adamw")
+    if name == "lion":
+        return f"Lion, betas ({settings['training.lion_beta1']}, {settings['training.lion_beta2']})"
+    betas = (
+        f"betas ({settings['training.adam_beta1']}, {settings['training.adam_beta2']}), epsilon {settings['training.adam_eps']}"
+    )
+    if name != "muon":
+        return f"{'StableAdamW' if name == 'stable_adamw' else 'AdamW'}, {betas}"
+    rate = f"learning rate {settings['training.muon_lr']:g}, " if settings["training.muon_lr"] else ""
+    decay = settings["training.muon_weight_decay"]
+    return (
+        f"Muon for the hidden matrices ({rate}momentum {settings['training.muon_momentum']}, scale {settings['training.muon_scale']}"
+        + (f", weight decay {decay:g}" if decay != -1 else "")
+        + f"), AdamW for the rest, {betas}"
+    )
 
 
 def _masking(settings: dict[str, Any]) -> str:

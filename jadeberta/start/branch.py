@@ -18,8 +18,9 @@ from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.shards import ShardReader
 from jadeberta.utils.files import file_sha256
 
-KEPT = ("training.global_batch_size", "training.batch_size_warmup")
-"""Keys that a branch must keep beside the model's: the place in the data follows from them and the step."""
+KEPT = ("training.global_batch_size", "training.batch_size_warmup", "training.optimizer")
+"""Keys that a branch must keep beside the model's: from the first two and the step follows the place in the data, and each optimizer
+has moments of its own."""
 FREE_OF_THE_MODEL = ("model.hidden_dropout_prob", "model.attention_probs_dropout_prob")
 
 

@@ -25,6 +25,7 @@ from jadeberta.training.comm_meter import Communication, CommunicationMeter
 from jadeberta.training.control import RankFlags
 from jadeberta.training.ema import WeightAverage
 from jadeberta.training.guard import UpdateGuard
+from jadeberta.training.optimizers import build_optimizer, require_stage
 from jadeberta.training.replica_check import differing_ranks
 from jadeberta.training.zero_state import create_optimizer_state, fragments, load_working_weight
 
@@ -58,6 +59,9 @@ def deepspeed_settings(recipe: Recipe, world_size: int) -> dict[str, Any]:
             f'{path}: bf16.enabled is {bf16["enabled"]} but training.precision is {training.precision}; write "auto".'
         )
     bf16["enabled"] = training.precision == "bf16"
+    require_stage(training.optimizer, settings)
+    if training.optimizer != "adamw":
+        settings["zero_allow_untested_optimizer"] = True  # DeepSpeed's list has its own and torch's
     return settings
 
 
@@ -128,13 +132,7 @@ class TrainingEngine:
         )
         self.model.train()
         training = recipe.training
-        optimizer = torch.optim.AdamW(
-            decay_groups(self.model, training.weight_decay),
-            lr=training.lr,
-            betas=(training.adam_beta1, training.adam_beta2),
-            eps=training.adam_eps,
-            fused=True,
-        )
+        optimizer = build_optimizer(self.model, training)
         self.meter = CommunicationMeter(device) if recipe.logging.communication else None
         deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
         self.engine, *_ = deepspeed.initialize(model=self.model, optimizer=optimizer, config=settings)
@@ -259,7 +257,7 @@ class TrainingEngine:
                 self.guard.expect(sums[0].item() / masked_tokens if masked_tokens else float("nan"))
                 self._enter_section("update")
             for group in self.engine.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group.get("rate_share", 1.0)
             self.engine.step()
         loss_sum_all, correct_all, *flag_sums = sums.tolist()
         # Without a masked token there is no mean: a loss of 0 would look like a perfect step.
@@ -331,15 +329,6 @@ def decide_compilation(recipe: Recipe, attention: str, stage: int, device: torch
             "set it to 'auto', or deepspeed to ds_configs/zero1.json."
         )
     return wish == "always" or (wish == "auto" and device.type == "cuda" and stage < 3 and attention != "eager")
-
-
-def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters with and without weight decay; biases and LayerNorm weights have none, as in transformers' Trainer."""
-    norms = {id(p) for m in model.modules() if isinstance(m, torch.nn.LayerNorm) for p in m.parameters()}
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    plain = [p for n, p in named if id(p) in norms or n.endswith("bias")]
-    decayed = [p for n, p in named if not (id(p) in norms or n.endswith("bias"))]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
 def _keep_deepspeed_from_compiling() -> None:

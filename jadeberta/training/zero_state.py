@@ -1,4 +1,4 @@
-"""The training state of this rank: views into ZeRO's fp32 master weights, Adam moments and average, by parameter name.
+"""The training state of this rank: views into ZeRO's fp32 master weights, the optimizer's moments and the average, by parameter name.
 
 Names and flat ranges are the same under ZeRO 1, 2 and 3, in bf16 and fp32, so that a checkpoint knows nothing of stages. The layouts are
 those of DeepSpeed 0.19.8; nothing else in the project reaches into its optimizers.
@@ -10,7 +10,11 @@ from typing import Any
 
 import torch
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from jadeberta.training.optimizers.partitioned import PartitionedOptimizer
+from jadeberta.training.optimizers.partitions import Partitions
+
+Views = tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor | None]
+ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass
@@ -23,31 +27,42 @@ class Fragment:
     start: int
     """First element in the flattened parameter."""
     master: torch.Tensor  # fp32 [length], a view: writing to it writes the optimizer's
-    exp_avg: torch.Tensor  # likewise
-    exp_avg_sq: torch.Tensor
+    moments: dict[str, torch.Tensor]  # likewise, by the optimizer's name of it
     ema: torch.Tensor | None = None  # likewise; None where the run keeps no average of its weights
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The tensors that a checkpoint holds of this fragment, by kind, each fp32 [length]."""
-        kinds = {"master": self.master, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
+        kinds = {"master": self.master, **self.moments}
         return kinds if self.ema is None else kinds | {"ema": self.ema}
 
 
 def create_optimizer_state(engine: Any, averaged: bool = False) -> None:
-    """Makes Adam's moments and step count before its first step; without them there is nothing to restore into.
+    """Makes the optimizer's moments and step count before its first step; without them there is nothing to restore into.
+
+    Every rank calls it: the optimizers of this project learn here how ZeRO has cut the parameters.
 
     Args:
         engine: DeepSpeed's, of any stage, before its first step.
         averaged: also keep an average of the weights, which begins as what they are now.
     """
     inner = engine.optimizer.optimizer
-    for flat in flat_masters(engine):
+    flats = flat_masters(engine)
+    if isinstance(inner, PartitionedOptimizer) and engine.zero_optimization_stage() < 3:
+        inner.partitions = Partitions(engine, flats)
+    for number, flat in enumerate(flats):
         if not inner.state[flat]:
             step = torch.zeros((), dtype=torch.float32, device=flat.device)
-            inner.state[flat] = {"step": step, **{m: torch.zeros_like(flat) for m in MOMENTS}}
+            inner.state[flat] = {"step": step, **{m: torch.zeros_like(flat) for m in _moments_of(inner, number)}}
         if averaged:
-            # Beside the moments: it is partitioned as they are, and Adam does not look at names it does not know.
+            # Beside the moments: it is partitioned as they are, and no optimizer looks at names it does not know.
             inner.state[flat]["ema"] = flat.detach().clone()
+
+
+def _moments_of(inner: Any, number: int) -> tuple[str, ...]:
+    """Names of the moments of a flat tensor; under ZeRO 3 its number is no group's, and all groups have the same."""
+    if not isinstance(inner, PartitionedOptimizer):
+        return ADAM_MOMENTS
+    return inner.moments(inner.param_groups[min(number, len(inner.param_groups) - 1)])
 
 
 def fragments(engine: Any) -> Iterator[Fragment]:
@@ -63,18 +78,16 @@ def fragments(engine: Any) -> Iterator[Fragment]:
             continue  # no part of this parameter is on this rank
         flat = flats[mapping.param_group_index]
         offset, size = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
-        views = {m: state[flat][m].narrow(0, offset, size) for m in (*MOMENTS, "ema") if m in state[flat]}
-        master = flat.detach().narrow(0, offset, size)
-        yield Fragment(name, tuple(parameter.shape), mapping.lp_fragment_address.start, master, **views)
+        yield Fragment(name, tuple(parameter.shape), mapping.lp_fragment_address.start, *_views(flat, state[flat], offset, size))
 
 
 def adam_step(engine: Any) -> int:
-    """Number of updates that Adam has made."""
+    """Number of updates that the optimizer has made."""
     return max((int(s["step"]) for s in engine.optimizer.optimizer.state.values() if "step" in s), default=0)
 
 
 def set_adam_step(engine: Any, step: int) -> None:
-    """Sets the number of updates that Adam has made, which its bias correction counts; restoring the moments does not set it."""
+    """Sets the number of updates that the optimizer has made, which Adam's bias correction counts; restoring moments does not set it."""
     for state in engine.optimizer.optimizer.state.values():
         state["step"].fill_(step)
 
@@ -148,5 +161,11 @@ def _fragments_stage3(engine: Any, state: Any) -> Iterator[Fragment]:
         length = min(numel, max(0, parameter.ds_numel - start))  # the last rank's partition may end in padding
         if length == 0:
             continue
-        views = {m: state[flat][m].narrow(0, offset, length) for m in (*MOMENTS, "ema") if m in state[flat]}
-        yield Fragment(name, tuple(parameter.ds_shape), start, flat.detach().narrow(0, offset, length), **views)
+        yield Fragment(name, tuple(parameter.ds_shape), start, *_views(flat, state[flat], offset, length))
+
+
+def _views(flat: torch.Tensor, state: dict[str, Any], offset: int, length: int) -> Views:
+    """Part of the weights, of the moments and of the average, where there is one."""
+    views = {kind: tensor.narrow(0, offset, length) for kind, tensor in state.items() if kind != "step"}
+    average = views.pop("ema", None)
+    return flat.detach().narrow(0, offset, length), views, average

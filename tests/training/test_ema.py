@@ -124,12 +124,13 @@ def drive(folder: Path, ranks: int) -> None:
 
 
 def held(directory: Path, kind: str) -> dict[str, torch.Tensor]:
-    """A kind of optimizer tensor, flat: the files' pieces one behind the other."""
+    """A kind of optimizer tensor of the parameters that have it, flat: the files' pieces one behind the other."""
     pieces: dict[str, list[tuple[int, torch.Tensor]]] = {}
     for path in directory.glob("optimizer-*.safetensors"):
         with safe_open(path, "pt") as file:
             for name, place in json.loads(file.metadata()["fragments"]).items():
-                pieces.setdefault(name, []).append((place["start"], file.get_tensor(f"{kind}.{name}")))
+                if f"{kind}.{name}" in file.keys():  # noqa: SIM118
+                    pieces.setdefault(name, []).append((place["start"], file.get_tensor(f"{kind}.{name}")))
     return {name: torch.cat([t for _, t in sorted(found, key=lambda p: p[0])]) for name, found in pieces.items()}
 
 
