@@ -13,8 +13,10 @@ SENTENCES = (
     "未知の字 𠮷野 と 鱧鱸 ☃",
     "ＡＢＣ　ｶﾀｶﾅ ㌔",
     "a b c ab abc",
+    " 先頭と\n行の 端 \n",
+    "\u3000ｶﾞﾊﾟ か\u3099 ",
 )
-"""Texts on which both must agree: known and unknown characters, spaces, digits, widths, Latin letters."""
+"""Texts on which both must agree: known and unknown characters, spaces inside and at the ends, digits, widths, Latin letters."""
 
 
 def refuse_other_ids(directory: Path, encoder: Encoder, remedy: str, error: type[JadebertaError]) -> None:
