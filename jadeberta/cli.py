@@ -42,6 +42,7 @@ def main() -> None:
         "status": ("how far a run is, and where its time went", _status),
         "plan": ("days, checkpoint interval and goodput to expect on a cluster", _plan),
         "scaling": ("strong and weak scaling over world sizes: run, report", _scaling),
+        "race": ("recipes against each other at equal FLOPs: plan, run, report", _race),
         "preflight": ("whether an allocation is fit; names the slow or broken host", _preflight),
         "finetune": ("a task of JGLUE, with one setting or the grid, scored", _finetune),
         "export": ("a directory that Hugging Face's classes load, with its card", _export),
@@ -186,6 +187,12 @@ def _plan(arguments: list[str]) -> int:
 
 def _scaling(arguments: list[str]) -> int:
     from jadeberta.scaling.cli import main
+
+    return main(arguments)
+
+
+def _race(arguments: list[str]) -> int:
+    from jadeberta.race.cli import main
 
     return main(arguments)
 

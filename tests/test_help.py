@@ -12,7 +12,8 @@ from jadeberta.config.option_help import docstrings, render_help
 
 VERBS = {
     "jadeberta.evaluation.mlm": [], "jadeberta.checkpoint.cli": [], "jadeberta.status.cli": [], "jadeberta.plan.cli": [],
-    "jadeberta.scaling.cli": ["run", "report"], "jadeberta.preflight.cli": [], "jadeberta.finetune.cli": [], "jadeberta.release.export": [],
+    "jadeberta.scaling.cli": ["run", "report"], "jadeberta.race.cli": ["plan", "run", "task", "report"],
+    "jadeberta.preflight.cli": [], "jadeberta.finetune.cli": [], "jadeberta.release.export": [],
 }  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """Reads a recipe: one YAML file and the command line become checked dataclasses; a mistake becomes one sentence with file and line."""
 
-import contextlib
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -115,7 +114,7 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     try:
         options = ["--config", str(path), *overrides]
         arguments, written = parse_recipe(parser, options)
-    except (jsonargparse.ArgumentError, yaml.YAMLError, ValueError, OverflowError, OSError) as e:
+    except (jsonargparse.ArgumentError, yaml.YAMLError) as e:
         raise ConfigError(explain_recipe_error(str(e), path, [*known_keys(), *OLD_KEYS], overrides)) from e
     return recipe_from_arguments(arguments, written)
 
@@ -136,9 +135,8 @@ def resolve_file(name: str) -> Path:
         ConfigError: it is in neither place.
     """
     for path in (user_path(name), PROJECT / name):
-        with contextlib.suppress(OSError):  # a name that is too long
-            if path.is_file():
-                return path
+        if path.is_file():
+            return path
     raise ConfigError(f"{name}: no such file, neither here nor in {PROJECT}.")
 
 

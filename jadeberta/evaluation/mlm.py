@@ -9,6 +9,7 @@ import logging
 import math
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,33 +83,15 @@ def evaluate_mlm(
     """
     special = shards.index.special_tokens
     masker = Masker(seed, shards.index.vocab_size, mask_probability, special=special)
-    by_document = shards.index.packing == "best_fit"
-    device = next(model.parameters()).device
     results, every = {}, np.zeros(model.config.vocab_size, np.int64)
     totals = np.zeros(4)
     for name, rows in shards.corpora.items():
         sums = np.zeros(4)  # correct, loss, masked tokens, sequences
         counts = np.zeros(model.config.vocab_size, np.int64)
-        for chunk in _chunks(rows if not limit else rows[:limit], batch_size):
-            tokens, documents = shards.rows(chunk)
-            ids, labels = masker(tokens, np.zeros_like(chunk), chunk)
-            batch = make_micro_batch(ids, labels, tokens, documents if by_document else None, special.pad)
-            if not len(batch.labels):
-                continue  # rows of very few tokens may have none masked
-            mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
-            document_ids = None if batch.document_ids is None else batch.document_ids.to(device)
-            targets = batch.labels.to(device)
-            with torch.inference_mode():
-                logits = model(
-                    batch.input_ids.to(device),
-                    attention_mask=mask,
-                    document_ids=document_ids,
-                    masked_index=batch.masked_index.to(device),
-                ).logits.float()
-                loss = F.cross_entropy(logits, targets, reduction="sum").item()
-                correct = (logits.argmax(-1) == targets).sum().item()
-            sums += (correct, loss, len(targets), len(chunk))
-            counts += np.bincount(batch.labels.numpy(), minlength=len(counts))
+        for chunk in chunks(rows if not limit else rows[:limit], batch_size):
+            scored = score_rows(model, shards, chunk, masker)
+            sums += (scored.correct.sum(), scored.loss.sum(), len(scored.labels), len(chunk))
+            counts += np.bincount(scored.labels, minlength=len(counts))
         if sums[2]:
             results[name] = _figures(sums, counts)
         totals, every = totals + sums, every + counts
@@ -117,6 +100,51 @@ def evaluate_mlm(
             f"{shards.directory}: its {shards.split} split holds no token to predict; it needs preprocess.heldout_documents."
         )
     return results | {"all": _figures(totals, every)}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model predicts at the masked tokens of some rows; one entry a masked token."""
+
+    row: np.ndarray
+    """Place of its row among the rows, from 0."""
+    labels: np.ndarray
+    """The token that was masked."""
+    loss: np.ndarray
+    """Cross-entropy, nats, float64."""
+    correct: np.ndarray
+    """Whether the most probable token is the one that was masked."""
+
+
+def score_rows(model: DebertaForMaskedLM, shards: ShardReader, rows: np.ndarray, masker: Masker) -> Scored:
+    """Predicts the masked tokens of rows; of rows of very few tokens there may be none.
+
+    Args:
+        model: in eval mode, on its device.
+        shards: the split that the rows are of.
+        rows: their numbers.
+        masker: masks them, by these numbers in epoch 0.
+    """
+    device, by_document = next(model.parameters()).device, shards.index.packing == "best_fit"
+    tokens, documents = shards.rows(rows)
+    ids, labels = masker(tokens, np.zeros_like(rows), rows)
+    batch = make_micro_batch(ids, labels, tokens, documents if by_document else None, shards.index.special_tokens.pad)
+    if not len(batch.labels):
+        nothing = np.zeros(0, np.int64)
+        return Scored(nothing, nothing, np.zeros(0), np.zeros(0, bool))
+    mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
+    document_ids = None if batch.document_ids is None else batch.document_ids.to(device)
+    targets = batch.labels.to(device)
+    with torch.inference_mode():
+        logits = model(
+            batch.input_ids.to(device),
+            attention_mask=mask,
+            document_ids=document_ids,
+            masked_index=batch.masked_index.to(device),
+        ).logits.float()
+        loss = F.cross_entropy(logits, targets, reduction="none").double()
+        correct = logits.argmax(-1) == targets
+    return Scored(batch.masked_index.numpy() // tokens.shape[1], batch.labels.numpy(), loss.cpu().numpy(), correct.cpu().numpy())
 
 
 def _figures(sums: np.ndarray, counts: np.ndarray) -> dict[str, float]:
@@ -132,7 +160,8 @@ def _figures(sums: np.ndarray, counts: np.ndarray) -> dict[str, float]:
     }
 
 
-def _chunks(rows: range, size: int) -> Iterator[np.ndarray]:
+def chunks(rows: range, size: int) -> Iterator[np.ndarray]:
+    """Yields the numbers of rows in groups of at most `size`, int64."""
     for start in range(rows.start, rows.stop, size):
         yield np.arange(start, min(start + size, rows.stop), dtype=np.int64)
 
