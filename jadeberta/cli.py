@@ -143,10 +143,10 @@ def _pretrain(arguments: list[str]) -> int:
         raise
     except Exception as e:
         raise ConfigError(explain_recipe_error(str(e), recipe_file, [*known_keys(), *OLD_KEYS], arguments)) from e
-    recipe = recipe_from_arguments(options, written)
+    branch_from = user_path(options.branch_from, "--branch-from") if options.branch_from is not None else None
+    recipe = recipe_from_arguments(options, written, branch_from)
     from jadeberta.pretrain import pretrain
 
-    branch_from = user_path(options.branch_from, "--branch-from") if options.branch_from is not None else None
     pretrain(recipe, options.resume, options.dry_run, branch_from)
     return 0
 

@@ -54,7 +54,16 @@ def without_phases(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def refuse_changed_phases(directory: Path, state: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Raises CheckpointError where a phase that has begun at the step of a checkpoint is another one in the run; names the values.
+    """Raises CheckpointError where a phase that has begun at the step of a checkpoint is another one in the run; names the values."""
+    if changed := changed_phase(state, expected):
+        raise CheckpointError(
+            f"{directory}: made with other phases ({changed}). Set them back, or choose another run.dir; phases that have not begun may "
+            "change."
+        )
+
+
+def changed_phase(state: dict[str, Any], expected: dict[str, Any]) -> str | None:
+    """Says in words which phase that has begun at the step of a checkpoint is another one in a run; None where none is.
 
     A run without phases is one phase without an end. What a phase reads stays also where a roll-back has led back before it: samples that
     it skips are places in its order.
@@ -64,7 +73,7 @@ def refuse_changed_phases(directory: Path, state: dict[str, Any], expected: dict
     before, now = (_phases_in(found) for found in (state, expected))
     for number, (old, new) in enumerate(zip(before, [*now, *[{}] * len(before)], strict=False), 1):
         if first >= step and number > last_read:
-            return
+            return None
         is_present = old["steps"] is None or first + old["steps"] >= step
         keys = [key for key in old if key not in FREE] if first < step else OF_THE_ORDER
         differ = [key for key in keys if not new or old[key] != new[key]]
@@ -74,13 +83,11 @@ def refuse_changed_phases(directory: Path, state: dict[str, Any], expected: dict
             differ.append("steps")
         if differ:
             text = "; ".join(f"{key} {old[key]} -> {new[key] if new else 'no such phase'}" for key in differ)
-            raise CheckpointError(
-                f"{directory}: made with other phases (phase {number}, which has begun: {text}). Set them back, or choose another "
-                "run.dir; phases that have not begun may change."
-            )
+            return f"phase {number}, which has begun: {text}"
         if is_present and number >= last_read:
-            return
+            return None
         first += old["steps"]
+    return None
 
 
 def _phases_in(found: dict[str, Any]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 Reads the source's config.json and no weights. Once a run has started, its lineage.json has the values, and the source may be gone.
 """
 
+import contextlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,14 @@ MOST_LAYERS, LARGEST_SIZE = 1000, 1 << 24
 MASKED_LM = "DebertaV2ForMaskedLM"
 
 
-def complete_model(model: ModelConfig, written: Collection[str], run_dir: Path) -> ModelConfig:
+def complete_model(model: ModelConfig, written: Collection[str], run_dir: Path, branch_from: Path | None = None) -> ModelConfig:
     """Returns the section model with the source's value for every architecture key that the recipe leaves out.
 
     Args:
         model: of the recipe; with `init_from`.
         written: keys of the section that the recipe or an option gives.
         run_dir: directory of the run, which has the values once the run has started.
+        branch_from: what the run is a branch of, which has them too.
 
     Raises:
         ConfigError: the source is no DeBERTa V2 for masked language modelling, or a key that is written contradicts it.
@@ -45,7 +47,7 @@ def complete_model(model: ModelConfig, written: Collection[str], run_dir: Path) 
         own = {key: value for key, value in lineage[-1]["model"].items() if key in DEFAULTS or key in UNUSED}
         source = _checked({**vars(ModelConfig()), **own}, own, path, "Put it back from the lineage in a checkpoint's state.json")
     else:
-        directory = config_directory(Path(model.init_from))
+        directory = _with_config(run_dir / "checkpoints", branch_from) or config_directory(Path(model.init_from))
         path, source = directory / "config.json", read_architecture(directory)
     values = {key: getattr(model, key) if key in written else source[key] for key in (*DEFAULTS, *UNUSED) if key in source}
     if model.init_tokenizer == "match":
@@ -91,6 +93,15 @@ def _distance(values: dict[str, Any]) -> int:
 
 def _comparable(value: Any) -> Any:
     return sorted(value) if isinstance(value, list) else value
+
+
+def _with_config(*places: Path | None) -> Path | None:
+    """The first checkpoint with a config.json in some places, which has what the source had: the source may be gone."""
+    for place in places:
+        with contextlib.suppress(ConfigError):
+            if place is not None:
+                return config_directory(place)
+    return None
 
 
 def config_directory(source: Path) -> Path:

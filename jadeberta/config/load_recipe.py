@@ -53,12 +53,13 @@ def add_recipe_arguments(parser: Any) -> None:
     parser.add_argument("--preprocess", type=dict, default={}, help="read by python -m preprocess")
 
 
-def recipe_from_arguments(arguments: Any, written: Any) -> Recipe:
+def recipe_from_arguments(arguments: Any, written: Any, branch_from: Path | None = None) -> Recipe:
     """Makes the recipe from a parser's result, with `~` expanded in its paths and the model of `model.init_from` in it, and checks it.
 
     Args:
         arguments: the parser's result with its sections as dataclasses.
         written: the parser's result without defaults: what the recipe and the options give.
+        branch_from: checkpoint or run that the run is a branch of.
 
     Raises:
         ConfigError: two settings contradict each other, or a number is out of its range.
@@ -75,7 +76,7 @@ def recipe_from_arguments(arguments: Any, written: Any) -> Recipe:
         holder = getattr(recipe, section) if section else recipe
         setattr(holder, name, expand_user(getattr(holder, name), key))
     if recipe.model.init_from:
-        recipe.model = complete_model(recipe.model, vars(written.get("model") or {}), Path(recipe.run.dir))
+        recipe.model = complete_model(recipe.model, vars(written.get("model") or {}), Path(recipe.run.dir), branch_from)
     elif recipe.model.init_tokenizer != "same":
         raise ConfigError("model.init_tokenizer belongs to model.init_from, which is empty; name a source, or leave it out.")
     validate(recipe)
@@ -95,12 +96,13 @@ def parse_recipe(parser: Any, options: list[str]) -> tuple[Any, Any]:
     return parser.instantiate(found), parser.parse_args(options, defaults=False)
 
 
-def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: tuple[str, ...] = (), branch_from: Path | None = None) -> Recipe:
     """Reads a recipe.
 
     Args:
         path: the YAML file.
         overrides: options of the command line, such as ("--training.lr", "1e-3").
+        branch_from: checkpoint or run that the run is a branch of.
 
     Raises:
         ConfigError: the file is missing or no recipe, a key is unknown, or a value is wrong; names file, line and key.
@@ -116,7 +118,7 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
         arguments, written = parse_recipe(parser, options)
     except (jsonargparse.ArgumentError, yaml.YAMLError) as e:
         raise ConfigError(explain_recipe_error(str(e), path, [*known_keys(), *OLD_KEYS], overrides)) from e
-    return recipe_from_arguments(arguments, written)
+    return recipe_from_arguments(arguments, written, branch_from)
 
 
 def known_keys() -> list[str]:

@@ -36,7 +36,7 @@ def main() -> None:
     options, overrides = _parser().parse_known_args()
     verbs = {"begin": begin, "fit": fit, "watch": watch, "end": end}
     try:
-        recipe = load_recipe(options.config, tuple(overrides))
+        recipe = load_recipe(options.config, tuple(overrides), options.branch_from)
         answer = verbs[options.what](recipe, options, slurm_job(os.environ))
     except JadebertaError as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--parent", type=int, default=0, help="watch: process that reads the answer; 0: the parent process")
     # attempt.sh hands the training's own options over whole; these three are not keys of a recipe.
     parser.add_argument("--resume", help=argparse.SUPPRESS)
-    parser.add_argument("--branch-from", help=argparse.SUPPRESS)
+    parser.add_argument("--branch-from", type=path_option, help=argparse.SUPPRESS)
     parser.add_argument("--dry-run", action="store_true", help=argparse.SUPPRESS)
     return parser
 

@@ -25,7 +25,7 @@ exit status: 0 fit; 1 not fit, or no verdict in time; 2 wrong options, recipe or
 def main(arguments: list[str]) -> int:
     """Runs one rank of a preflight. Raises ConfigError for a recipe or options that do not fit together."""
     options, overrides = _parser().parse_known_args(arguments)
-    recipe = load_recipe(options.config, tuple(overrides))
+    recipe = load_recipe(options.config, tuple(overrides), options.branch_from)
     if not recipe.data.shards:
         raise ConfigError("data.shards is not set; give it in the recipe or as --data.shards.")
     process = detect(os.environ)
@@ -69,7 +69,7 @@ def _parser() -> OneSentenceParser:
     )
     # The variable EXTRA of slurm/ is passed to preflight and to training.
     parser.add_argument("--resume", help=argparse.SUPPRESS)
-    parser.add_argument("--branch-from", help=argparse.SUPPRESS)
+    parser.add_argument("--branch-from", type=path_option, help=argparse.SUPPRESS)
     return parser
 
 

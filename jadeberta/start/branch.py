@@ -8,7 +8,7 @@ from typing import Any
 
 from jadeberta.checkpoint.compatibility import BEFORE_THE_KEY, expected_of, state_fault
 from jadeberta.checkpoint.manifest import MANIFEST_NAME, list_checkpoints, verify
-from jadeberta.checkpoint.phase_settings import has_phases, refuse_changed_phases, without_phases
+from jadeberta.checkpoint.phase_settings import changed_phase, has_phases, without_phases
 from jadeberta.checkpoint.state_dict import read_state
 from jadeberta.config import Recipe
 from jadeberta.config.init_from import DEFAULTS, UNUSED
@@ -96,7 +96,11 @@ def _changes(
     before, settings = BEFORE_THE_KEY | state["settings"], now["settings"]
     phases = {}
     if has_phases(state, now):
-        refuse_changed_phases(directory, state, now)
+        if words := changed_phase(state, now):
+            raise ConfigError(
+                f"phases: {words} in {directory}; a branch keeps it. Set it back (phases that have not begun may change), or start from "
+                "its weights alone with model.init_from."
+            )
         pair = [before.get("phases"), settings.get("phases")]
         phases = {"phases": pair} if pair[0] != pair[1] else {}
         before, settings = without_phases(before), without_phases(settings)

@@ -49,7 +49,7 @@ def started(tmp_path: Path, shards: Path, published: Path, **sections: Any) -> P
 
 def planned(recipe_file: Path, branch_from: Path | None, *options: str) -> StartOfRun:
     """What an attempt would start from."""
-    recipe = load_recipe(recipe_file, options)
+    recipe = load_recipe(recipe_file, options, branch_from)
     shards = open_shards(recipe.data.shards)
     return plan_start(
         recipe, shards, read_tokenizer(shards), effective_repeats(recipe.data.repeats, shards, "data.repeats"), branch_from

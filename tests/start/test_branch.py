@@ -4,12 +4,17 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import xxhash
 
 from jadeberta.checkpoint.consolidate import consolidate_weights
 from jadeberta.checkpoint.manifest import manifest_bytes
+from jadeberta.config import load_recipe
 from jadeberta.config.lineage import describe_entry
+from jadeberta.data.phase_order import PhasedOrder
+from jadeberta.data.run_data import open_run_data
 from jadeberta.errors import CheckpointError, ConfigError, JadebertaError
 from jadeberta.shards import open as open_shards
 from jadeberta.start.plan import settle_start
@@ -155,8 +160,42 @@ def test_a_run_without_phases_branches_into_phases_that_keep_what_has_been_and_c
 
     (entry,) = planned(recipe, step, *phases("", ", global_batch_size: 6, mask_probability: 0.3")).lineage
     assert list(entry["changed"]) == ["phases"] and "changed: phases None -> 2 phases" in describe_entry(entry)
-    with pytest.raises(JadebertaError, match=r"made with other phases \(phase 1, which has begun: global_batch_size 12 -> 6\)"):
+    with pytest.raises(
+        ConfigError, match=r"phases: phase 1, which has begun: global_batch_size 12 -> 6 in .*; a branch keeps it"
+    ):
         planned(recipe, step, *phases(", global_batch_size: 6", ""))
+
+
+def test_a_branch_of_a_phased_run_that_has_rolled_back_skips_what_the_run_skips(shards, tmp_path) -> None:
+    phases: list = [{"steps": 2}, {"steps": 2, "global_batch_size": 6, "weights": {"wikipedia": 0.5, "cc100": 0.5}}]
+    first = make_recipe(tmp_path / "first.yaml", shards, tmp_path / "first", **CHANGES, phases=phases)
+    run_ranks(1, "pretrain", "--config", str(first), log=tmp_path / "first-log")
+    skipped = ((1, 12, 24), (2, 0, 6))  # it had read them before it went back to step 2
+    step = Path(shutil.copytree(tmp_path / "first/checkpoints/step-00000002", tmp_path / "step-00000002"))
+    change_state(step, skipped_samples=skipped, rollbacks=1)
+    longer = [phases[0], phases[1] | {"lr": 0.0005}, {"steps": 2, "mask_probability": 0.3}]
+    sections = CHANGES | {"training": CHANGES["training"] | {"max_steps": 6}, "phases": longer}
+    recipe = make_recipe(tmp_path / "recipe.yaml", shards, tmp_path / "run", **sections)
+    run_ranks(1, "pretrain", "--config", str(recipe), "--branch-from", str(step), log=tmp_path / "log")
+    order = open_run_data(load_recipe(recipe)).order
+    assert isinstance(order, PhasedOrder)
+    expected = [order.skipping(skipped).step(number) for number in range(2, 6)]
+    hashes = [xxhash.xxh64(np.stack(batch, axis=1).astype("<i8").tobytes()).hexdigest() for batch in expected]
+    assert [row["batch_hash"] for row in read_metrics(tmp_path / "run")] == hashes
+    assert hashes[0] != read_metrics(tmp_path / "first")[2]["batch_hash"]
+    state = json.loads((tmp_path / "run/checkpoints/step-00000006/state.json").read_text())
+    assert (state["skipped_samples"], state["rollbacks"]) == ([list(part) for part in skipped], 1)
+    other = ("--run.dir", str(tmp_path / "third"), "--phases", "[{steps: 2}, {steps: 4, weights: {wikipedia: 1.0}}]")
+    with pytest.raises(ConfigError, match="phases: phase 2, which has begun: mixed"):
+        planned(recipe, step, *other)
+
+
+def change_state(step: Path, **changes: object) -> None:
+    """Changes a checkpoint's state.json as if the run had written it so."""
+    state = json.loads((step / "state.json").read_text()) | changes
+    (step / "state.json").write_text(json.dumps(state))
+    files = {p.name: (p.stat().st_size, file_sha256(p)) for p in step.iterdir() if p.name != "manifest.json"}
+    (step / "manifest.json").write_bytes(manifest_bytes(state["step"], files))
 
 
 def test_no_directory_is_gone_over_and_a_source_that_is_none_is_refused(source, recipe, tmp_path) -> None:
@@ -230,12 +269,9 @@ def test_weights_of_a_run_are_the_masters_of_its_newest_checkpoint_and_its_linea
     shutil.copytree(source / "checkpoints/step-00000004", growing / "checkpoints/step-00000004")
     assert planned(recipe, None).lineage == start.lineage  # the run has trained on meanwhile
     # A branch of a run that has started so has the whole lineage; here its checkpoint is that of a run with one.
-    state = json.loads((step / "state.json").read_text()) | {"lineage": [entry]}
     other = tmp_path / "branched/checkpoints/step-00000002"
     shutil.copytree(step, other)
-    (other / "state.json").write_text(json.dumps(state))
-    files = {p.name: (p.stat().st_size, file_sha256(p)) for p in other.iterdir() if p.name != "manifest.json"}
-    (other / "manifest.json").write_bytes(manifest_bytes(2, files))
+    change_state(other, lineage=[entry])
     branched = make_recipe(tmp_path / "branch.yaml", shards, tmp_path / "branch", **CHANGES)
     assert [e["kind"] for e in planned(branched, other).lineage] == ["init", "branch"]
     assert [e["kind"] for e in planned(started(tmp_path, shards, other, run={"dir": str(tmp_path / "third")}), None).lineage] == [

@@ -70,6 +70,18 @@ def test_the_first_loss_is_that_of_the_source_and_its_hashes_are_in_lineage_ledg
     state = json.loads((tmp_path / "run/checkpoints/step-00000001/state.json").read_text())
     (start,) = [row for row in read_jsonl(tmp_path / "run/ledger.jsonl") if row["event"] == "start"]
     assert state["lineage"] == start["lineage"] == [entry]
+    # A branch needs the checkpoint alone: neither the source nor the run that has started from it.
+    step = shutil.copytree(tmp_path / "run/checkpoints/step-00000001", tmp_path / "copy/step-00000001")
+    gone = ("--model.init_from", str(tmp_path / "gone"), "--training.max_steps", "3")
+    branch = planned(recipe, step, *gone, "--run.dir", str(tmp_path / "branch"))
+    assert [e["kind"] for e in branch.lineage] == ["init", "branch"] and branch.lineage[1]["changed"] == {
+        "training.max_steps": [2, 3]
+    }
+    with pytest.raises(ConfigError, match=r"gone: no config\.json there"):
+        planned(recipe, None, *gone, "--run.dir", str(tmp_path / "branch"))
+    # Nor does the run itself, should it have lost the record of its start.
+    (tmp_path / "run/lineage.json").unlink()
+    assert planned(recipe, None, *gone).lineage == (entry,)
 
 
 def test_killed_before_its_first_checkpoint_it_starts_again_and_ends_with_the_bits_of_an_unkilled_run(
