@@ -4,6 +4,7 @@ The recipe file is that of `jadeberta pretrain`; the other sections are accepted
 """
 
 from dataclasses import fields, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ OTHER_SECTIONS = (
     "logging",
 )
 """Sections of a recipe that other packages read."""
+PARSER_ERRORS = (jsonargparse.ArgumentError, yaml.YAMLError, ValueError, OverflowError, OSError)
+"""What the parser raises for a wrong value: its own error, and those of the values that it converts and of the files that it opens."""
 VOCABULARY_LIMIT = 2**20
 """Largest vocabulary; with more, most of the model would be its embedding."""
 
@@ -69,7 +72,7 @@ def load_config(recipe: Path | None, overrides: tuple[str, ...] = (), corpora: P
     try:
         arguments = parser.parse_args([*(["--config", str(recipe)] if recipe else []), *overrides])
         config = parser.instantiate(arguments).preprocess or PreprocessConfig()
-    except (jsonargparse.ArgumentError, yaml.YAMLError, UnicodeDecodeError) as e:
+    except PARSER_ERRORS as e:
         raise ConfigError(_entry_fault(recipe) or explain_recipe_error(str(e), recipe, _known_keys(), overrides)) from e
     except TypeError as e:
         where = recipe or "command line"
@@ -118,7 +121,7 @@ def _entry_fault(recipe: Path | None) -> str:
             parser.add_class_arguments(class_, "entry")
             try:
                 parser.parse_object({"entry": entry})
-            except jsonargparse.ArgumentError as e:
+            except PARSER_ERRORS as e:
                 known = [f"{key}.{f.name}" for f in fields(class_)]
                 return explain_recipe_error(str(e).replace("entry", key), recipe, known)
     return ""
@@ -131,6 +134,9 @@ def _validate(config: PreprocessConfig) -> None:
     for section, values in (sections | {f"corpora.{name}.": corpus for name, corpus in config.corpora.items()}).items():
         if empty := [f.name for f in fields(values) if getattr(values, f.name) is None]:
             raise ConfigError(f"preprocess.{section}{empty[0]} has no value; give it one or leave the line out.")
+        # Of an empty path the pattern of all in it would be that of the whole disk.
+        if not getattr(values, "path", "a path").strip():
+            raise ConfigError(f"preprocess.{section}path is empty; it must name files.")
     if not config.corpora:
         raise ConfigError(
             "preprocess.corpora names no corpus; name them in the recipe or give --corpora FOLDER (make: CORPORA=folder)."
@@ -149,9 +155,12 @@ def _validate(config: PreprocessConfig) -> None:
         ("part_bytes", 1, 2**40),
         ("shard_bytes", 1, 2**40),
         ("heldout_documents", 0, 2**40),
+        ("segmenter.batch_sentences", 1, 2**24),
+        ("segmenter.timeout_seconds", 0.1, 2**24),
+        ("segmenter.memory_mib", 1, 2**24),
     ):
-        if not low <= getattr(config, key) <= high:
-            raise ConfigError(f"preprocess.{key} is {getattr(config, key)}; it must lie between {low} and {high}.")
+        if not low <= (value := attrgetter(key)(config)) <= high:
+            raise ConfigError(f"preprocess.{key} is {value}; it must lie between {low} and {high}.")
     if config.pieces == "characters" and config.vocab_size > WORD_START:
         raise ConfigError(
             f"preprocess.vocab_size is {config.vocab_size}; with preprocess.pieces: characters it may be {WORD_START}."

@@ -1,5 +1,6 @@
 """Reads a recipe: one YAML file and the command line become checked dataclasses; a mistake becomes one sentence with file and line."""
 
+import contextlib
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = (), branch_from: 
     try:
         options = ["--config", str(path), *overrides]
         arguments, written = parse_recipe(parser, options)
-    except (jsonargparse.ArgumentError, yaml.YAMLError) as e:
+    except (jsonargparse.ArgumentError, yaml.YAMLError, ValueError, OverflowError, OSError) as e:
         raise ConfigError(explain_recipe_error(str(e), path, [*known_keys(), *OLD_KEYS], overrides)) from e
     return recipe_from_arguments(arguments, written, branch_from)
 
@@ -137,8 +138,9 @@ def resolve_file(name: str) -> Path:
         ConfigError: it is in neither place.
     """
     for path in (user_path(name), PROJECT / name):
-        if path.is_file():
-            return path
+        with contextlib.suppress(OSError):  # a name that is too long
+            if path.is_file():
+                return path
     raise ConfigError(f"{name}: no such file, neither here nor in {PROJECT}.")
 
 

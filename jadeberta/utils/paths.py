@@ -16,6 +16,8 @@ from jadeberta.utils.remote_paths import refuse_remote
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 """The recipes that come with the project."""
+LONGEST_PATH, LONGEST_NAME = 4095, 255
+"""Bytes, Linux's PATH_MAX and NAME_MAX."""
 SHELL_VARIABLE = re.compile(r"(?:^|/)\$(?:\w+|\{\w+\})(?:/|$)")
 
 
@@ -27,10 +29,19 @@ def expand_user(text: str, what: str = "") -> str:
         what: names the key or option in the error, e.g. "run.dir".
 
     Raises:
-        ConfigError: there is no such home directory, the path holds a variable of the shell, or is no path of this machine (`s3://`).
+        ConfigError: there is no such home directory, the path holds a variable of the shell or a character that no path can hold, is
+            longer than a path can be, or is no path of this machine (`s3://`).
     """
     refuse_remote(text, what)
     where = f"{what} {text}" if what else text
+    try:
+        encoded = os.fsencode(text)
+    except UnicodeEncodeError:
+        encoded = b"\0"
+    if b"\0" in encoded:
+        raise ConfigError(f"{what or 'the path'} is {text!a}; no path can hold such a character, so correct it.")
+    if len(encoded) > LONGEST_PATH or any(len(name) > LONGEST_NAME for name in encoded.split(b"/")):
+        raise ConfigError(f"{what or 'the path'} is longer than a path can be, from {text[:60]} on; correct it.")
     if variable := SHELL_VARIABLE.search(text):
         raise ConfigError(f"{where}: {variable[0].strip('/')} is not expanded here; write the path in full, or begin it with ~/.")
     expanded = os.path.expanduser(text)  # noqa: PTH111 - Path would drop the trailing slash and dots of a pattern

@@ -1,4 +1,5 @@
-"""Child process in which a segmentation library works, so that its crash is not the stage's; `segmenters/in_child.py` starts it.
+"""Child process in which a library works (MeCab, the parser of HTML), so that its crash is not the stage's; `segmenters/in_child.py`
+starts it.
 
 Lines and answers are in files in memory, joined by newlines; the pipes carry only their size in bytes, as 8 bytes. A third file holds the
 number of the line at work: it tells the parent which line a crash belongs to. Knows no library and no segmenter.

@@ -24,6 +24,7 @@ from preprocess.readers import cc100, enterprise_html, jsonl, oscar, parquet, pl
 from preprocess.readers.archives import members
 from preprocess.readers.archives.entries import is_archive
 from preprocess.readers.bad_records import BadRecords
+from preprocess.readers.html.page_reader import READER
 from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, natural_key, shown_folders
 from preprocess.readers.rows.field_paths import check_path
 from preprocess.readers.rows.where import parse_where
@@ -204,6 +205,11 @@ def split(task: SplitTask, settings: Callable[[InputSplit], dict[str, Any]], cou
     else:
         repeats = Repeats(reader.identity) if hasattr(reader, "identity") else None
         split_lines(task, reader.begins, settings, count, repeats)
+
+
+def end_helpers() -> None:
+    """Ends the process that parses HTML for this one, if there is one: it would take memory to the end of the job."""
+    READER.close()
 
 
 def _with_folders(splits: list[InputSplit]) -> list[InputSplit]:

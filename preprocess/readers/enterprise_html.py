@@ -14,8 +14,7 @@ import orjson
 from preprocess.compressed import EXCLUDE, BadRecord
 from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.html import parser
-from preprocess.readers.html.article_rules import text_of_article
-from preprocess.readers.html.hostile import is_hostile
+from preprocess.readers.html.page_reader import READER
 from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, file_splits, source_of
 from preprocess.readers.jsonl import TAKE_OUT, parsed, without_surrogates
 from preprocess.readers.split_file import Repeats
@@ -68,7 +67,7 @@ def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords) -> Iter
         if repeated or number in source.repeated:
             dropped["duplicate"] += 1
             continue
-        reason, text = _text(article, bad)
+        reason, text = _text(article, bad, f"{split.path}: line {number}")
         if reason:
             dropped[reason] += 1
         else:
@@ -76,7 +75,7 @@ def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords) -> Iter
             yield {"id": id_, "source": split.corpus, "title": article.title, "text": text}
 
 
-def _text(article: _Article, bad: BadRecords) -> tuple[str, str]:
+def _text(article: _Article, bad: BadRecords, place: str) -> tuple[str, str]:
     """Returns (why an article is dropped, text)."""
     if article.namespace != 0:
         return "namespace", ""
@@ -86,18 +85,10 @@ def _text(article: _Article, bad: BadRecords) -> tuple[str, str]:
         return "disambiguation", ""
     if len(article.html) > MAX_PAGE_CHARACTERS:
         return "too large", ""
-    if is_hostile(article.html):
-        return "unparsable", ""
-    losses = Losses()
-    try:
-        text = text_of_article(parser.parse(article.html), losses)
-    except (ValueError, RuntimeError, RecursionError, MemoryError):
-        # Whatever is on it, one page must not end a run.
-        return "unparsable", ""
-    if not text:
-        return "empty", ""
-    bad.losses.add(losses)
-    return "", text
+    reason, text, losses = READER.article(article.html, place)
+    if losses is not None and text:
+        bad.losses.add(Losses.of_counts(losses))
+    return reason or ("" if text else "empty"), text
 
 
 def _article(path: Path, number: int, row: dict[str, Any], line: bytes) -> _Article:

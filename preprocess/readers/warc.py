@@ -17,9 +17,7 @@ from preprocess.compressed import DOWNLOAD_AGAIN, EXCLUDE, BadRecord
 from preprocess.document_files import write_json
 from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.html import parser
-from preprocess.readers.html.charsets import decode_page
-from preprocess.readers.html.hostile import is_hostile
-from preprocess.readers.html.web_rules import text_of_page
+from preprocess.readers.html.page_reader import READER
 from preprocess.readers.input_split import Document, InputSplit, ReaderSettings, Source, file_splits, source_of
 from preprocess.readers.split_file import SplitTask
 from preprocess.readers.web.http_response import MAX_PAGE_BYTES, Unusable, page_of
@@ -131,27 +129,20 @@ def _document(split: InputSplit, record: Record) -> Document | None:
         if len(record.content) > MAX_PAGE_BYTES:
             raise Unusable("too large")
     else:
-        title, text = _page(record.content)
+        title, text = _page(record.content, f"{split.path}: {place}")
     text = text.strip()
     if not text:
         raise Unusable("empty")
     return {"id": _id(split, record), "source": split.corpus, "title": title, "text": text}
 
 
-def _page(response: bytes) -> tuple[str, str]:
+def _page(response: bytes, place: str) -> tuple[str, str]:
     """Returns title and main text of a server's answer."""
     page = page_of(response)
-    html = decode_page(page.content, page.charset)
-    if html is None:
-        raise Unusable("unknown encoding")
-    if is_hostile(html):
-        raise Unusable("unparsable")
-    try:
-        tree = parser.parse(html)
-        return " ".join((tree.title or "").split()), text_of_page(tree)
-    except (ValueError, RuntimeError, RecursionError, MemoryError) as e:
-        # Whatever is on it, one page must not end a run.
-        raise Unusable("unparsable") from e
+    reason, title, text = READER.web_page(page.content, page.charset, place)
+    if reason:
+        raise Unusable(reason)
+    return title, text
 
 
 def _is_intact(digest: str, content: bytes) -> bool:

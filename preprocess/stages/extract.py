@@ -98,6 +98,7 @@ def extract(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
         )
 
     executor.map(pending, work, _weight, ready)
+    readers.end_helpers()
     if config.bad_input == "exclude":
         executor.run_on_root(lambda: check_excluded(config, out))
     parts = executor.run_on_root(lambda: [part for corpus in config.corpora for part in list_parts(out, corpus)])

@@ -109,6 +109,14 @@ def test_mistake_in_the_recipe_is_named_with_file_and_line(recipe: Path, lines: 
         ("8000", "8000\n  character_coverage: 99", "preprocess.character_coverage is 99.0; it must lie between 0.9 and 1."),
         ("8000", "8000\n  heldout_documents: -1", "preprocess.heldout_documents is -1; it must lie between 0 and"),
         ("8000", "8000\n  shard_bytes: 0", "preprocess.shard_bytes is 0; it must lie between 1 and"),
+        ("path: web.jsonl", "path: ' '", "preprocess.corpora.web.path is empty; it must name files."),
+        *[
+            ("8000", f"8000\n  segmenter: {{{key}: {value}}}", f"preprocess.segmenter.{key} is {shown}; it must lie between")
+            for key, value, shown in (
+                ("batch_sentences", "0", "0"), ("timeout_seconds", ".nan", "nan"), ("timeout_seconds", "1e30", "1e+30"),
+                ("timeout_seconds", "0", "0.0"), ("memory_mib", "-1", "-1"),
+            )
+        ],
         ("repeats: 3", "repeats: 0", "preprocess.corpora.web.repeats is 0; it must be at least 1."),
         ("web:", "../web:", "preprocess.corpora.../web: a corpus's name may hold letters, digits, - and _"),
         ("web:", "valid-web:", "preprocess.corpora.valid-web: a corpus's name may"),
@@ -117,6 +125,14 @@ def test_mistake_in_the_recipe_is_named_with_file_and_line(recipe: Path, lines: 
 def test_value_out_of_range_is_named_with_its_range(recipe: Path, old: str, new: str, message: str) -> None:
     recipe.write_text(GOOD.replace(old, new))
     assert refused(recipe).startswith(message)
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 400, '"a\\0b"', '"\\ud83d"', "/proc/self/mem", "/"])
+@pytest.mark.parametrize("key", ["segmenter", "corpora", "character_coverage", "duplicates"])
+def test_a_value_that_a_library_cannot_even_read_is_one_sentence(recipe: Path, key: str, value: str) -> None:
+    # The parser opens a file where the value of a section is text.
+    recipe.write_text(f"{GOOD}  {key}: {value}\n")
+    assert refused(recipe)
 
 
 @pytest.mark.parametrize("text", ["run: {dir: x}\n", "preprocess:\n  corpora:\n", "preprocess:\n  corpora: {}\n"])

@@ -39,6 +39,19 @@ def test_a_path_that_would_make_a_directory_with_an_odd_name_is_refused(text) ->
         path_option(text)
 
 
+@pytest.mark.parametrize("text", ["a\0b", "\ud83d"])
+def test_a_character_that_no_path_can_hold_is_named(text) -> None:
+    with pytest.raises(ConfigError, match=r"^data.shards is '.*\\.*no path can hold such a character"):
+        user_path(text, "data.shards")
+
+
+@pytest.mark.parametrize("text", ["x" * 256, "あ" * 86, "x/" * 2100])
+def test_a_path_that_is_too_long_is_not_echoed_as_a_whole(text) -> None:
+    with pytest.raises(ConfigError, match=r"^run.dir is longer than a path can be, from .{60} on; correct it.$"):
+        user_path(text, "run.dir")
+    assert user_path("x" * 255) == Path("x" * 255)
+
+
 def test_an_empty_option_does_not_mean_the_current_directory() -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="empty; name a path"):
         path_option(" ")
