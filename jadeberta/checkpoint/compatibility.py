@@ -28,7 +28,10 @@ NEWER_KEYS = (
     "lion_beta2",
 )  # fmt: skip
 """Keys of training that older checkpoints lack; their defaults stand for what was done before there was the key."""
-BEFORE_THE_KEY: dict[str, Any] = {f"training.{key}": getattr(TrainingConfig(), key) for key in NEWER_KEYS}
+BEFORE_THE_KEY: dict[str, Any] = {
+    **{f"training.{key}": getattr(TrainingConfig(), key) for key in NEWER_KEYS},
+    "model.initializer_scale_by_depth": False,
+}
 """What a checkpoint older than a key did, by key: it still resumes where the recipe asks for the same."""
 
 

@@ -13,7 +13,7 @@ from jadeberta.config.phase_config import PhaseConfig
 from jadeberta.errors import ConfigError
 from jadeberta.shards.tokenizer_format import DEFAULT_SPECIAL_TOKENS, SpecialTokens
 
-OWN_MODEL_KEYS = ("init_from", "init_tokenizer", "attention")
+OWN_MODEL_KEYS = ("init_from", "init_tokenizer", "attention", "initializer_scale_by_depth")
 """Keys of the section model that are not DebertaV2Config's."""
 
 
@@ -92,6 +92,8 @@ class ModelConfig:
     """Token types; 0: no token-type embeddings."""
     initializer_range: float = 0.02
     """Standard deviation of the initial weights."""
+    initializer_scale_by_depth: bool = False
+    """Multiply the initial output projections of attention and feed-forward by 1 / sqrt(2 num_hidden_layers), as GPT-2 does."""
     layer_norm_eps: float = 1e-7
     """Added to the variance in every LayerNorm."""
     relative_attention: bool = True

@@ -167,6 +167,10 @@ def _check_batch(training: TrainingConfig) -> None:
 
 def _check_model(recipe: Recipe) -> None:
     model = recipe.model
+    if model.initializer_scale_by_depth and model.init_from:
+        raise ConfigError(
+            "model.initializer_scale_by_depth scales random weights, but model.init_from brings weights of its own; set it to false."
+        )
     for key in ("hidden_act", "conv_act"):
         if getattr(model, key) not in ACTIVATIONS:
             raise ConfigError(f"model.{key} is {getattr(model, key)}; it may be {', '.join(ACTIVATIONS)}.")

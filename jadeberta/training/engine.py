@@ -19,6 +19,7 @@ from jadeberta.data.sample_order import derive_key
 from jadeberta.errors import ConfigError
 from jadeberta.model import DebertaForMaskedLM, build
 from jadeberta.model.attention.triton import require as require_triton
+from jadeberta.model.initialise import scale_residual_outputs
 from jadeberta.model.recompute import recomputing_cheaply
 from jadeberta.shards.tokenizer_format import DEFAULT_SPECIAL_TOKENS, SpecialTokens
 from jadeberta.training.comm_meter import Communication, CommunicationMeter
@@ -130,6 +131,8 @@ class TrainingEngine:
         self.model: DebertaForMaskedLM = build(
             recipe.model.hugging_face(special), self.phase.attention, seed=recipe.training.seed
         )
+        if recipe.model.initializer_scale_by_depth:
+            scale_residual_outputs(self.model)
         self.model.train()
         training = recipe.training
         optimizer = build_optimizer(self.model, training)

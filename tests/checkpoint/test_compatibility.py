@@ -14,7 +14,7 @@ from jadeberta.config import load_recipe
 from jadeberta.errors import CheckpointError
 from tests.helpers import ROOT
 
-LATER = {"training.batch_size_warmup", "training.z_loss", "training.ema_decay"}
+LATER = set(BEFORE_THE_KEY)
 FINGERPRINTS = {"shards": "a" * 64, "tokenizer": "b" * 64}
 
 
@@ -28,7 +28,7 @@ def test_an_old_checkpoint_goes_on_with_the_new_keys_switched_off_and_is_refused
     old = now | {"settings": {key: value for key, value in now["settings"].items() if key not in LATER}}
     assert old != now
     refuse_foreign(tmp_path, old, now)
-    for key, value in (("ema_decay", "0.9"), ("z_loss", "0.1"), ("batch_size_warmup", "[[576, 2000]]")):
+    for key, value in (("ema_decay", "0.9"), ("z_loss", "0.1"), ("batch_size_warmup", "[[576, 2000]]"), ("optimizer", "muon")):
         with pytest.raises(CheckpointError, match=rf"another recipe \(training.{key} .* -> "):
             refuse_foreign(tmp_path, old, described(f"--training.{key}", value))
 

@@ -92,6 +92,23 @@ def test_a_decay_phase_on_other_ranks_reads_the_same_data_and_a_second_start_res
     }  # fmt: skip
 
 
+def test_one_stable_run_gives_several_decays(shards, source, tmp_path) -> None:
+    step, ends = source / "checkpoints/step-00000002", {}
+    for decay in (1, 2):
+        sections = {
+            "training": {"schedule": "wsd", "decay_steps": decay, "max_steps": 2 + decay},
+            "checkpoint": {"every_steps": 2},
+        }
+        recipe = make_recipe(tmp_path / f"{decay}.yaml", shards, tmp_path / f"decay-{decay}", **sections)
+        run_ranks(1, "pretrain", "--config", str(recipe), "--branch-from", str(step), log=tmp_path / "log")
+        rows = ends[decay] = read_metrics(tmp_path / f"decay-{decay}")
+        assert [row["lr"] for row in rows] == pytest.approx([1e-3 * (1 - (n / decay) ** 0.5) for n in range(decay)])
+    # The data goes on where the stable part has it; the first update, at the peak, is that of the stable run.
+    stable = read_metrics(source)[2:]
+    assert all(row["batch_hash"] == own["batch_hash"] for rows in ends.values() for row, own in zip(rows, stable, strict=False))
+    assert ends[1][0]["loss"] == ends[2][0]["loss"] == stable[0]["loss"] and ends[2][1]["loss"] == stable[1]["loss"]
+
+
 @pytest.mark.slow
 def test_a_roll_back_before_the_first_checkpoint_of_a_branch_goes_back_to_its_start(shards, source, tmp_path) -> None:
     guard = {"max_skipped_in_row": 1, "max_rollbacks": 1}
@@ -124,6 +141,11 @@ def recipe(shards, tmp_path) -> Path:
         (["--training.batch_size_warmup", "[[6, 1]]"], r"training\.batch_size_warmup is \[\[6, 1\]\], and \[\] in"),
         (["--training.max_steps", "2"], r"training\.max_steps is 2, and .*step-00000002 is at step 2 already"),
         (["--training.ema_decay", "0.9"], r"training\.ema_decay is 0\.9, but .* holds no average"),
+        (["--training.optimizer", "lion"], r"training\.optimizer is lion, and adamw in .*; a branch keeps it"),
+        (
+            ["--training.schedule", "wsd", "--training.decay_steps", "3", "--training.warmup_steps", "1"],
+            r"decay_steps is 3, but only 2 steps are left from step 2 of .* Raise max_steps by 1, or set decay_steps to 2 or less",
+        ),
     ],
 )
 def test_what_a_branch_must_keep_is_refused_with_both_values(source, recipe, options, words) -> None:

@@ -19,7 +19,10 @@ from tests.helpers import TINY_MODEL, make_recipe, printed_by, start_ranks
 from tests.training.test_ema import bits, held
 
 LR, MUON_LR, DECAY, CLIP, STEPS, SPOILT = 1e-2, 3e-2, 0.1, 0.05, 3, 1
-SETTINGS = ["muon-1-fp32", "muon-2-bf16", "stable_adamw-2-fp32", "lion-3-fp32"]
+SETTINGS = [
+    "muon-1-fp32", "muon-2-bf16",
+    *(pytest.param(setting, marks=pytest.mark.long) for setting in ("stable_adamw-2-fp32", "lion-3-fp32", "adamw-1-fp32")),
+]  # fmt: skip
 MODEL = {"num_hidden_layers": 3, "intermediate_size": 40, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 """Half of its hidden matrices ends within one."""
 
@@ -87,28 +90,28 @@ for recipe_file in sorted(folder.glob("*.yaml")):
 """
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """What one rank and two ranks kept of every setting."""
-    folder = tmp_path_factory.mktemp("optimizers")
-    for setting in SETTINGS:
-        optimizer, stage, precision = setting.rsplit("-", 2)
-        own = {"muon_lr": MUON_LR, "muon_weight_decay": 2 * DECAY} if optimizer == "muon" else {}
-        make_recipe(
-            folder / f"{setting}.yaml", folder, folder / "run", deepspeed=f"ds_configs/zero{stage}.json",
-            model=MODEL,
-            training={
-                "global_batch_size": 8, "micro_batch_size": 2, "precision": precision, "max_grad_norm": CLIP, "weight_decay": DECAY,
-                "optimizer": optimizer, "lr": LR, "ema_decay": 0.5, **own,
-            },
-        )  # fmt: skip
+@pytest.fixture(scope="module", params=SETTINGS)
+def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one rank and two ranks kept of a setting: a folder for each number of ranks beside this path, which ends in the setting."""
+    folder, setting = tmp_path_factory.mktemp("optimizers"), request.param
+    optimizer, stage, precision = setting.rsplit("-", 2)
+    own = {"muon_lr": MUON_LR, "muon_weight_decay": 2 * DECAY} if optimizer == "muon" else {}
+    make_recipe(
+        folder / f"{setting}.yaml", folder, folder / "run", deepspeed=f"ds_configs/zero{stage}.json",
+        model=MODEL | {"initializer_scale_by_depth": optimizer == "lion"},
+        training={
+            "global_batch_size": 8, "micro_batch_size": 2, "precision": precision, "max_grad_norm": CLIP, "weight_decay": DECAY,
+            "optimizer": optimizer, "lr": LR, "ema_decay": 0.5, **own,
+        },
+    )  # fmt: skip
     for ranks in (1, 2):
         processes = start_ranks(ranks, str(folder), str(STEPS), str(SPOILT), str(LR), log=folder / "log", code=DRIVER)
         assert [p.wait(240) for p in processes] == [0] * ranks, printed_by(folder / "log")[-3000:]
-    return folder
+    return folder / setting
 
 
-settings = pytest.mark.parametrize("setting", SETTINGS)
+def beside(kept: Path, name: str) -> Path:
+    return kept.parent / f"{kept.name}-{name}"
 
 
 def reported(place: Path, rank: int = 0) -> tuple[list[float | None], list[int]]:
@@ -117,8 +120,8 @@ def reported(place: Path, rank: int = 0) -> tuple[list[float | None], list[int]]
     return losses, [count for count, _ in counts]
 
 
-def tiny_model() -> torch.nn.Module:
-    return build(ModelConfig(**TINY_MODEL | MODEL).hugging_face(), "sdpa", seed=0)
+def tiny_model(seed: int = 0) -> torch.nn.Module:
+    return build(ModelConfig(**TINY_MODEL | MODEL).hugging_face(), "sdpa", seed=seed)
 
 
 def shapes_of(directory: Path) -> dict[str, list[int]]:
@@ -160,10 +163,9 @@ def expected_update(optimizer: str, name: str, shape: list[int], before: dict, g
 
 
 @pytest.mark.slow
-@settings
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_an_update_is_the_one_of_a_formula_in_fp64(folder, setting, ranks) -> None:
-    optimizer, place = setting.split("-")[0], folder / f"{setting}-{ranks}"
+def test_an_update_is_the_one_of_a_formula_in_fp64(kept, ranks) -> None:
+    optimizer, place = kept.name.split("-")[0], beside(kept, str(ranks))
     shapes, hidden = shapes_of(place / "0"), set(hidden_matrices(tiny_model()))
     for number, step in enumerate((0, 2), 1):  # the one in between is skipped
         kinds = ("master", "exp_avg", "exp_avg_sq", "momentum")
@@ -172,7 +174,9 @@ def test_an_update_is_the_one_of_a_formula_in_fp64(folder, setting, ranks) -> No
         for name, shape in shapes.items():
             before = {kind: tensors[name] for kind, tensors in was.items() if name in tensors}
             assert ("momentum" in before) == (optimizer == "muon" and name in hidden)
-            assert ("exp_avg_sq" in before) == (optimizer == "stable_adamw" or (optimizer == "muon" and name not in hidden))
+            assert ("exp_avg_sq" in before) == (
+                optimizer in ("adamw", "stable_adamw") or (optimizer == "muon" and name not in hidden)
+            )
             moment = "momentum" if "momentum" in before else "exp_avg"
             kept = {"momentum": 0.95, "exp_avg": 0.99 if optimizer == "lion" else 0.9}[moment]
             grad = (now[moment][name].double() - kept * before[moment].double()) / (1 - kept)
@@ -188,39 +192,45 @@ def test_an_update_is_the_one_of_a_formula_in_fp64(folder, setting, ranks) -> No
 
 
 @pytest.mark.slow
-@settings
-def test_two_ranks_have_the_losses_of_one_and_a_skipped_step_moves_nothing(folder, setting) -> None:
-    losses, _ = reported(folder / f"{setting}-1")
-    of_two, _ = reported(folder / f"{setting}-2")
+def test_two_ranks_have_the_losses_of_one_and_a_skipped_step_moves_nothing(kept) -> None:
+    losses, _ = reported(beside(kept, "1"))
+    of_two, _ = reported(beside(kept, "2"))
     assert [loss is None for loss in losses] == [step == SPOILT for step in range(STEPS)] == [loss is None for loss in of_two]
-    close = 2e-2 if setting.endswith("bf16") else 1e-4
+    close = 2e-2 if kept.name.endswith("bf16") else 1e-4
     assert [x for x in of_two if x is not None] == pytest.approx([x for x in losses if x is not None], rel=close)
     for ranks in (1, 2):
-        before, after = (bits(folder / f"{setting}-{ranks}" / str(SPOILT + n)) for n in (0, 1))
+        before, after = (bits(beside(kept, str(ranks)) / str(SPOILT + n)) for n in (0, 1))
         assert before == after
 
 
 @pytest.mark.slow
-@settings
-def test_a_resumed_run_has_every_bit_and_one_at_another_world_size_the_same_losses(folder, setting) -> None:
+def test_a_resumed_run_has_every_bit_and_one_at_another_world_size_the_same_losses(kept) -> None:
     for ranks in (1, 2):
-        assert bits(folder / f"{setting}-{ranks}-to-{ranks}" / str(STEPS)) == bits(folder / f"{setting}-{ranks}" / str(STEPS))
-    one, split = (reported(folder / name)[0][-1] for name in (f"{setting}-1", f"{setting}-1-to-2"))
-    assert split == pytest.approx(one, rel=2e-2 if setting.endswith("bf16") else 1e-4)
+        assert bits(beside(kept, f"{ranks}-to-{ranks}") / str(STEPS)) == bits(beside(kept, str(ranks)) / str(STEPS))
+    one, split = (reported(beside(kept, name))[0][-1] for name in ("1", "1-to-2"))
+    assert split == pytest.approx(one, rel=2e-2 if kept.name.endswith("bf16") else 1e-4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", [setting for setting in SETTINGS if setting.startswith("muon")])
-def test_every_hidden_matrix_is_orthogonalised_once_a_step_or_on_both_ranks_that_hold_it(folder, setting) -> None:
-    matrices = set(hidden_matrices(tiny_model()))
-    assert reported(folder / f"{setting}-1")[1] == [len(matrices), 0, len(matrices)]
+def test_a_run_starts_from_the_weights_of_its_seed_scaled_by_depth_where_asked(kept) -> None:
+    start, weights = held(beside(kept, "2") / "0", "master"), dict(tiny_model(seed=7).named_parameters())
+    close = {"rtol": 8e-3, "atol": 0} if kept.name.endswith("bf16") else {"rtol": 1e-6, "atol": 1e-8}
+    for name, found in start.items():
+        is_scaled = kept.name.startswith("lion") and name.endswith("output.dense.weight")
+        torch.testing.assert_close(found, weights[name].detach().flatten() / (6**0.5 if is_scaled else 1), **close)
+
+
+@pytest.mark.slow
+def test_every_hidden_matrix_is_orthogonalised_once_a_step_or_on_both_ranks_that_hold_it(kept) -> None:
+    matrices = set(hidden_matrices(tiny_model())) if kept.name.startswith("muon") else set()
+    assert reported(beside(kept, "1"))[1] == [len(matrices), 0, len(matrices)]
     names = []
-    for path in sorted((folder / f"{setting}-2" / "0").glob("optimizer-*.safetensors")):
+    for path in sorted((beside(kept, "2") / "0").glob("optimizer-*.safetensors")):
         with safe_open(path, "pt") as file:
             names.append(matrices & set(json.loads(file.metadata()["fragments"])))
-    assert names[0] | names[1] == matrices and len(names[0] & names[1]) == 1  # the border lies in one
+    assert names[0] | names[1] == matrices and len(names[0] & names[1]) == bool(matrices)  # the border lies in one
     for rank in (0, 1):
-        assert reported(folder / f"{setting}-2", rank)[1] == [len(names[rank]), 0, len(names[rank])]
+        assert reported(beside(kept, "2"), rank)[1] == [len(names[rank]), 0, len(names[rank])]
 
 
 def test_hidden_matrices_are_those_of_the_layers_in_any_module_tree() -> None:
@@ -333,3 +343,12 @@ def test_adamw_is_torchs_with_the_groups_of_the_published_run() -> None:
 def test_muon_without_a_hidden_matrix_is_refused() -> None:
     with pytest.raises(ConfigError, match="has no hidden matrix; set it to adamw"):
         build_optimizer(torch.nn.Linear(2, 2), TrainingConfig(optimizer="muon"))
+
+
+def test_a_rate_and_a_decay_of_muons_own_at_adamws_values_change_nothing() -> None:
+    adam = {"optimizer": "muon", "lr": 3e-4, "weight_decay": 0.1}
+    plain, own = (
+        build_optimizer(tiny_model(), TrainingConfig(**adam, **muon))
+        for muon in ({}, {"muon_lr": 3e-4, "muon_weight_decay": 0.1})
+    )
+    assert plain.state_dict() == own.state_dict() and plain.param_groups[0]["rate_share"] == 1.0
