@@ -78,6 +78,7 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False, branch
     data = open_run_data(recipe)
     tokenizer = check_against_shards(recipe, data.shards)
     require_divisible(recipe, process.world_size)
+    deepspeed_settings(recipe, process.world_size)
     # Rank 0 alone reads a source and sends it to the others; it does so before it joins them on their devices.
     start = plan_start(recipe, data.shards, tokenizer, data.repeats, branch_from) if process.is_root else StartOfRun()
     if dry_run:
@@ -142,7 +143,6 @@ def _print_dry_run(recipe: Recipe, process: Process, data: RunData, resume: str,
         resume: auto, required or never.
         start: what the run starts from while it has no checkpoint.
     """
-    deepspeed_settings(recipe, process.world_size)
     if process.is_root:
         print(describe(recipe, process, data, f"{recipe.run.device} (a dry run looks for none)"))
         found = preview(Path(recipe.run.dir) / "checkpoints", resume, expected_of(recipe, data.shards, data.repeats))

@@ -4,14 +4,14 @@ Pure functions, except `zero_of` and `read_preflight`. The speed of one GPU is a
 that was not measured carries its source.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from jadeberta.config import Recipe, resolve_file
+from jadeberta.config import Recipe
+from jadeberta.config.deepspeed_file import read_deepspeed_file
 from jadeberta.errors import ConfigError, InputError
 from jadeberta.plan.forecast import ClusterShape, Forecast, Input
 from jadeberta.plan.step_time import NO_NETWORK, Network, RankWork, Ring, network_of, predict, traffic, update_seconds
@@ -146,14 +146,10 @@ def zero_of(recipe: Recipe) -> tuple[int, bool]:
     """Returns the ZeRO stage of the recipe's DeepSpeed file, and whether it overlaps communication.
 
     Raises:
-        ConfigError: the file is missing or not JSON.
+        ConfigError: the file is missing or cannot be used.
     """
-    path = resolve_file(recipe.deepspeed)
-    try:
-        zero = json.loads(path.read_text(encoding="utf-8")).get("zero_optimization", {})
-    except json.JSONDecodeError as e:
-        raise ConfigError(f"{path}, line {e.lineno}: not JSON ({e.msg}).") from e
-    return int(zero.get("stage", 0)), bool(zero.get("overlap_comm", False))
+    zero = read_deepspeed_file(recipe.deepspeed)[1]["zero_optimization"]
+    return zero["stage"], bool(zero.get("overlap_comm", False))
 
 
 def read_preflight(path: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 The only file that calls DeepSpeed, with `zero_state.py` beside it, which knows where ZeRO keeps its tensors.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -12,7 +11,8 @@ import torch
 import torch.distributed as dist
 
 from jadeberta.cluster.environment import Process
-from jadeberta.config import Recipe, accumulation_steps, resolve_file
+from jadeberta.config import Recipe, accumulation_steps
+from jadeberta.config.deepspeed_file import read_deepspeed_file
 from jadeberta.config.phases import Phase, phases_of, require_divisible
 from jadeberta.data.batches import MicroBatch, StepBatch
 from jadeberta.data.sample_order import derive_key
@@ -35,13 +35,9 @@ def deepspeed_settings(recipe: Recipe, world_size: int) -> dict[str, Any]:
     """The recipe's DeepSpeed file with every "auto" filled in from the recipe.
 
     Raises:
-        ConfigError: the file is not JSON, contradicts the recipe, or the batch does not divide.
+        ConfigError: the file cannot be used, contradicts the recipe, or the batch does not divide.
     """
-    path = resolve_file(recipe.deepspeed)
-    try:
-        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as e:
-        raise ConfigError(f"{path}, line {e.lineno}: not JSON ({e.msg}).") from e
+    path, settings = read_deepspeed_file(recipe.deepspeed)
     training, first = recipe.training, phases_of(recipe)[0]
     accumulation = require_divisible(recipe, world_size)
     decided = {
@@ -120,6 +116,8 @@ class TrainingEngine:
             ConfigError: DeepSpeed's settings contradict the recipe, or the recipe asks for a compilation that cannot be.
         """
         import deepspeed
+        from deepspeed.runtime.zero.utils import ZeRORuntimeException
+        from pydantic import ValidationError
 
         self.recipe, self.process, self.device, self._enter_section = recipe, process, device, enter_section
         settings = deepspeed_settings(recipe, process.world_size)
@@ -138,7 +136,14 @@ class TrainingEngine:
         optimizer = build_optimizer(self.model, training)
         self.meter = CommunicationMeter(device) if recipe.logging.communication else None
         deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
-        self.engine, *_ = deepspeed.initialize(model=self.model, optimizer=optimizer, config=settings)
+        try:
+            self.engine, *_ = deepspeed.initialize(model=self.model, optimizer=optimizer, config=settings)
+        except ValidationError as e:
+            fault = e.errors()[0]
+            name = ".".join(map(str, fault["loc"]))
+            raise ConfigError(f"{recipe.deepspeed}: DeepSpeed does not take {name} there ({fault['msg']}); correct it.") from e
+        except ZeRORuntimeException as e:
+            raise ConfigError(f"{recipe.deepspeed}: DeepSpeed refuses this ({str(e).split('. ')[0]}).") from e
         create_optimizer_state(self.engine, averaged=training.ema_decay > 0)
         self.average = WeightAverage(self.engine, training.ema_decay) if training.ema_decay else None
         self.guard = UpdateGuard(self.engine, recipe.guard)
