@@ -14,7 +14,7 @@ from typing import Any
 from jadeberta.config.batch_sizes import BatchSizes
 from jadeberta.config.phase_config import PhaseConfig
 from jadeberta.config.row_lengths import check_rows
-from jadeberta.config.schema import ModelConfig, Recipe, accumulation_steps
+from jadeberta.config.schema import Recipe, accumulation_steps
 from jadeberta.errors import ConfigError
 
 WEIGHT_TOLERANCE = 1e-6
@@ -228,7 +228,7 @@ def check_phases(recipe: Recipe) -> None:
     if len(recipe.phases) > MOST_PHASES:
         raise ConfigError(f"phases has {len(recipe.phases):,} entries; it may have at most {MOST_PHASES:,}.")
     for number, phase in enumerate(recipe.phases, 1):
-        _check_entry(phase, f"phases, entry {number}", recipe.model)
+        _check_entry(phase, f"phases, entry {number}", recipe)
     steps = [phase.steps for phase in recipe.phases]
     if recipe.phases and sum(steps) != recipe.training.max_steps:
         raise ConfigError(
@@ -237,7 +237,7 @@ def check_phases(recipe: Recipe) -> None:
         )
 
 
-def _check_entry(phase: PhaseConfig, where: str, model: ModelConfig) -> None:
+def _check_entry(phase: PhaseConfig, where: str, recipe: Recipe) -> None:
     for key, low in (("steps", 1), ("sequence_length", 1), ("global_batch_size", 1), ("micro_batch_size", 1), ("warmup_steps", 0),
                      ("decay_steps", 0)):  # fmt: skip
         if (value := getattr(phase, key)) is not None and value < low:
@@ -248,8 +248,9 @@ def _check_entry(phase: PhaseConfig, where: str, model: ModelConfig) -> None:
         if not phase.weights:
             raise ConfigError(f"{where}: weights is empty; name each corpus with its share, or leave the key out.")
         _check_weights(phase.weights, f"{where}: weights")
+    model, rows = recipe.model, phase.micro_batch_size or recipe.training.micro_batch_size
     length = phase.sequence_length or model.max_position_embeddings
-    check_rows(model, length, phase.attention or model.attention, f"{where}: sequence_length")
+    check_rows(model, length, rows, phase.attention or model.attention, f"{where}: sequence_length")
 
 
 def _check_weights(weights: Mapping[str, float], key: str) -> None:

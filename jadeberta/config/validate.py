@@ -59,6 +59,9 @@ def validate(recipe: Recipe) -> None:
     _refuse_not_finite("", asdict(recipe))
     _validate_run(recipe)
     check_phases(recipe)
+    if not recipe.phases:  # each phase has been checked with its own rows
+        model, rows = recipe.model, recipe.training.micro_batch_size
+        check_rows(model, model.max_position_embeddings, rows, model.attention, "model.max_position_embeddings")
     for phase in phases_of(recipe) if recipe.phases else ():
         try:
             _validate_run(recipe_in(recipe, phase))
@@ -185,7 +188,6 @@ def _check_model(recipe: Recipe) -> None:
         )
     if not set(model.pos_att_type) <= {"c2p", "p2c"}:
         raise ConfigError(f"model.pos_att_type is {model.pos_att_type}; it may hold c2p and p2c.")
-    check_rows(model, model.max_position_embeddings, model.attention, "model.max_position_embeddings")
     _check_positions(model)
     has_eager = "eager" in (model.attention, *(phase.attention for phase in recipe.phases))
     if has_eager and recipe.training.recompute != "none":

@@ -70,8 +70,23 @@ def test_a_phase_whose_attention_takes_no_such_rows_or_no_documents_is_refused_w
             "phases, entry 2: sequence_length is 300, but model.max_position_embeddings",
         ),
         ("[{steps: 4, attention: fused}]", "", "takes a model.attention_head_size of 32, 64, 128, not 16"),
+        (
+            "[{steps: 2}, {steps: 2, attention: fused, global_batch_size: 8388608, micro_batch_size: 8388608}]",
+            "model: {hidden_size: 64, num_attention_heads: 2, attention_head_size: 32}\n",
+            r"counts in 32 bits, too few for a micro-batch of 8388608 rows of 512 tokens \(phases, entry 2: sequence_length\) x 2 heads",
+        ),
         ("[{steps: 4, attention: eager}]", "data: {packing: documents}\n", "data.packing 'documents' needs model.attention"),
     ):
-        path.write_text(f"{small}{rest}training: {{max_steps: 4, warmup_steps: 0}}\nphases: {phases}\n", encoding="utf-8")
+        path.write_text(
+            f"{'' if rest.startswith('model') else small}{rest}training: {{max_steps: 4, warmup_steps: 0}}\nphases: {phases}\n",
+            encoding="utf-8",
+        )
         with pytest.raises(ConfigError, match=words):
             load_recipe(path)
+
+
+def test_a_phase_of_short_rows_may_be_fused_in_a_model_that_takes_longer_ones_than_the_kernels(tmp_path) -> None:
+    path = tmp_path / "recipe.yaml"
+    phases = "[{steps: 2, sequence_length: 512, attention: fused}, {steps: 2, sequence_length: 16384}]"
+    path.write_text(f"model: {{max_position_embeddings: 16384}}\ntraining: {{max_steps: 4, warmup_steps: 0}}\nphases: {phases}\n")
+    assert [phase.attention for phase in load_recipe(path).phases] == ["fused", None]

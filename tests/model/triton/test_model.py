@@ -9,11 +9,10 @@ import torch
 from transformers import DebertaV2Config
 
 from jadeberta.config import load_recipe
-from jadeberta.config.row_lengths import FUSED_LENGTH
+from jadeberta.config.row_lengths import FUSED_LENGTH, offsets_fit
 from jadeberta.errors import ConfigError
 from jadeberta.model import build, load
 from jadeberta.model.attention.dispatch import attend
-from jadeberta.model.attention.triton.arguments import offsets_fit
 from tests.helpers import ROOT
 from tests.model.test_parity import SMALL, assert_same_training, make_batch, make_pair
 from tests.model.triton.cases import Case, inputs_of, settled

@@ -60,13 +60,6 @@ class KernelArguments(AttentionInputs):
         return processors_of(self.qkv.device)
 
 
-def offsets_fit(batch: int, length: int, heads: int, size: int) -> bool:
-    """Whether the kernels' offsets stay below 2^31: they count in 32 bits within a row of q, k and v, a head's scratch and the row sums."""
-    within_row = 3 * heads * size * (length + 128)  # tiles of up to 128 rows may begin before the row's end
-    within_scratch = (length + 128) * (length + 17)  # rows are padded to multiples of 16
-    return max(within_row, within_scratch, batch * heads * length, 2 * heads * 2 * length * size) < 2**31
-
-
 def interpreting() -> bool:
     """Whether the kernels run in Triton's interpreter on the CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
