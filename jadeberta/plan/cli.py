@@ -9,13 +9,14 @@ import orjson
 
 from jadeberta.config import Recipe, load_recipe
 from jadeberta.config.phases import phases_of, recipe_in
-from jadeberta.errors import ConfigError
+from jadeberta.errors import ConfigError, ShardError
 from jadeberta.model.load import count_parameters
 from jadeberta.plan.forecast import DEFAULTS, ClusterShape, Forecast, Input, forecast, measured_inputs
 from jadeberta.plan.gpu_memory import state_bytes
 from jadeberta.plan.optimizer_memory import saved_bytes
 from jadeberta.plan.world_sizes import DEFAULTS as NETWORK_DEFAULTS
 from jadeberta.plan.world_sizes import WorldSize, compare, network_inputs, read_preflight, sizes_table, zero_of
+from jadeberta.shards.index import ShardIndex, find_index
 from jadeberta.status.attempts import read_run
 from jadeberta.utils.command_line import OneSentenceParser, not_negative, positive
 from jadeberta.utils.paths import path_option
@@ -70,7 +71,8 @@ def main(arguments: list[str]) -> int:
     cluster = ClusterShape(options.nodes[0], options.gpus_per_node, options.device)
     # `forecast` prints every input it gets, so those of the network go to the comparison alone.
     of_network = {name: inputs.pop(name) for name in (*NETWORK_DEFAULTS, "nvlink_gb_per_s") if name in inputs}
-    result = forecast(recipe, cluster, inputs, count_parameters(recipe.model))
+    length, source = row_length(recipe)
+    result = forecast(recipe, cluster, inputs, count_parameters(recipe.model), length)
     stage = zero_of(recipe)[0]
     ranks = cluster.nodes * cluster.gpus_per_node
     state = state_bytes(result.parameters, recipe.training, stage, ranks)
@@ -87,7 +89,8 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(orjson.dumps(asdict(result) | {"sizes": [asdict(s) for s in sizes]}, option=orjson.OPT_INDENT_2).decode())
     else:
-        print(table(options, result, sizes))
+        is_taken = not recipe.phases or any(phase.sequence_length is None for phase in recipe.phases)
+        print(table(options, result, sizes, source if is_taken else ""))
     return 0
 
 
@@ -98,8 +101,19 @@ def _comparable(recipe: Recipe, result: Forecast, cluster: ClusterShape, inputs:
     days = [phase.days_without_faults for phase in result.phases]
     number = days.index(max(days))
     alone = recipe_in(recipe, phases_of(recipe)[number])
-    alone.model.max_position_embeddings = result.phases[number].sequence_length
-    return alone, forecast(alone, cluster, inputs, result.parameters)
+    return alone, forecast(alone, cluster, inputs, result.parameters, result.phases[number].sequence_length)
+
+
+def row_length(recipe: Recipe) -> tuple[int, str]:
+    """Tokens in a row where the recipe does not say it, and where the figure is from: the shards, or the model where they are away."""
+    shards = recipe.data.shards
+    try:
+        index = ShardIndex.load(path := find_index(shards)) if shards else None
+    except ShardError:
+        index = None
+    if index is not None:
+        return index.sequence_length, str(path)
+    return recipe.model.max_position_embeddings, f"model.max_position_embeddings: no index of shards in {shards or 'data.shards'}"
 
 
 def _parser() -> OneSentenceParser:
@@ -150,13 +164,14 @@ def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def table(options: argparse.Namespace, result: Forecast, sizes: list[WorldSize]) -> str:
+def table(options: argparse.Namespace, result: Forecast, sizes: list[WorldSize], rows_from: str) -> str:
     """Returns the plan as text.
 
     Args:
         options: of the command line.
         result: the plan.
         sizes: comparison of world sizes; empty: none.
+        rows_from: where the row length is from that the recipe does not say; empty where it does.
     """
     count = options.nodes[0]
     nodes = f"{count} node{'s' * (count > 1)} x {options.gpus_per_node} {options.device}"
@@ -165,6 +180,7 @@ def table(options: argparse.Namespace, result: Forecast, sizes: list[WorldSize])
     facts = {
         "parameters": f"{result.parameters:,}",
         "tokens": f"{result.tokens / 1e9:,.4g} billion",
+        "rows": f"{result.sequence_length:,} tokens{', where a phase names none' * bool(result.phases)} ({rows_from})",
         "work": f"{result.flops_per_token / 1e9:.3f} GFLOP a token, {result.total_flops:.3g} FLOP",
         "speed": f"{speed}{mfu}",
         "step": f"{result.step_s:.3f} s",
@@ -173,6 +189,8 @@ def table(options: argparse.Namespace, result: Forecast, sizes: list[WorldSize])
         "without faults": f"{result.days_without_faults:.1f} days",
         "failures": f"{result.failures:.1f} expected, one in {result.mtbf_s / 86400:.1f} days",
     }
+    if not rows_from:
+        del facts["rows"]
     lines = [f"{options.config} on {nodes}", *_indented(format_table(("", ""), facts.items(), left=2))]
     if result.phases:
         lines += ["", *_indented(_phases_table(result))]

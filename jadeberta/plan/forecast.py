@@ -11,7 +11,7 @@ import numpy as np
 
 from jadeberta.config import Recipe, TrainingConfig
 from jadeberta.config.batch_sizes import BatchSizes
-from jadeberta.config.phases import Phase, phases_of, require_divisible
+from jadeberta.config.phases import Phase, phases_of, require_divisible, with_lengths
 from jadeberta.errors import ConfigError
 from jadeberta.plan.checkpoint_interval import best_interval, daly, expected_efficiency, young
 from jadeberta.plan.gpu_memory import activation_bytes, attention_bytes
@@ -135,6 +135,8 @@ class Forecast:
     """Figures that the plan is computed from, by option."""
     phases: list[PhaseForecast] = field(default_factory=list)
     """Of a recipe with phases, each; the figures above are then those of all together, step_s and tokens_per_second their means."""
+    sequence_length: int = 0
+    """Tokens in a row; of phases, where one does not say it."""
     activation_bytes: int = 0
     """What a micro-batch takes on a GPU; of phases, the one that takes most."""
     state_bytes: int = 0
@@ -196,7 +198,9 @@ def measured_inputs(ledger: list[JsonRow], metrics: list[JsonRow] | StepTable, n
     return result
 
 
-def forecast(recipe: Recipe, cluster: ClusterShape, inputs: dict[str, Input], parameters: int) -> Forecast:
+def forecast(
+    recipe: Recipe, cluster: ClusterShape, inputs: dict[str, Input], parameters: int, length: int | None = None
+) -> Forecast:
     """Plans a run.
 
     Args:
@@ -204,6 +208,7 @@ def forecast(recipe: Recipe, cluster: ClusterShape, inputs: dict[str, Input], pa
         cluster: nodes and GPUs to run on.
         inputs: figures by option, which replace DEFAULTS; `tokens_per_second_per_gpu` takes precedence over `mfu`.
         parameters: number of parameters of the model.
+        length: tokens in a row where the recipe does not say it; None: the model's longest.
 
     Raises:
         ConfigError: the batch does not divide over the GPUs, the device's peak is needed and not known, or no time is left to train.
@@ -219,7 +224,8 @@ def forecast(recipe: Recipe, cluster: ClusterShape, inputs: dict[str, Input], pa
     # mfu is only assumed where it is used, so that the printed inputs are those of the result.
     if "tokens_per_second_per_gpu" not in used:
         used.setdefault("mfu", DEFAULTS["mfu"])
-    phases = [_of_phase(recipe, phase, used, peak, gpus) for phase in phases_of(recipe)]
+    length = length or recipe.model.max_position_embeddings
+    phases = [_of_phase(recipe, phase, used, peak, gpus) for phase in with_lengths(phases_of(recipe), length)]
     tokens, seconds = sum(p.tokens for p in phases), sum(p.tokens / p.tokens_per_second for p in phases)
     flops = sum(p.tokens * p.flops_per_token for p in phases) / tokens
     # Failures are independent, so n nodes fail n times as often as one.
@@ -256,6 +262,7 @@ def forecast(recipe: Recipe, cluster: ClusterShape, inputs: dict[str, Input], pa
         choices=choices,
         inputs=used,
         phases=phases if recipe.phases else [],
+        sequence_length=length,
         activation_bytes=max(p.activation_bytes for p in phases),
     )
 
@@ -265,12 +272,13 @@ def _of_phase(recipe: Recipe, phase: Phase, used: dict[str, Input], peak: float 
 
     Args:
         recipe: of the run.
-        phase: of it.
+        phase: of it, with its row length.
         used: figures by option.
         peak: of the device, FLOP/s; None where it is not known.
         gpus: of the job.
     """
-    model, length = recipe.model, phase.sequence_length or recipe.model.max_position_embeddings
+    model, length = recipe.model, phase.sequence_length
+    assert length is not None
     flops = training_flops_per_token(model, length, phase.micro_batch_size, sum(phase.mask_bounds) / 2)
     if "tokens_per_second_per_gpu" in used:
         rate = used["tokens_per_second_per_gpu"].value * gpus

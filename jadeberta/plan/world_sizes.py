@@ -114,7 +114,7 @@ def compare(
         inputs: as `network_inputs` returns them.
         preflight: content of preflight.json; empty where there is none.
     """
-    training, length = recipe.training, recipe.model.max_position_embeddings
+    training, length = recipe.training, plan.sequence_length
     batch, sizes, gpus = training.global_batch_size, sorted(set(nodes)), cluster.gpus_per_node
     stage, overlap = zero_of(recipe)
     rings = networks(inputs, gpus, preflight)

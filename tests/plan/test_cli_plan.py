@@ -12,7 +12,7 @@ from jadeberta.model.load import count_parameters
 from jadeberta.plan.checkpoint_interval import expected_efficiency
 from jadeberta.plan.cli import main
 from jadeberta.plan.forecast import DEFAULTS, ClusterShape, Input, forecast
-from tests.helpers import ROOT, TINY_MODEL
+from tests.helpers import ROOT, TINY_MODEL, make_recipe, make_shards
 
 LARGE = str(ROOT / "recipes" / "large.yaml")
 
@@ -161,6 +161,29 @@ def test_another_device_is_planned_from_its_speed(capsys, tmp_path) -> None:
     assert main(["--config", str(tmp_path / "r.yaml"), *arguments]) == 0
     printed = capsys.readouterr().out
     assert "1 node x 1 MI300X" in printed and "MFU" not in printed
+
+
+def test_rows_are_as_long_as_those_of_the_shards_where_the_recipe_does_not_say_it(capsys, tmp_path) -> None:
+    shards = make_shards(tmp_path / "shards", {"wiki": (6, 1)}, length=128)
+    recipe = str(make_recipe(tmp_path / "recipe.yaml", shards, tmp_path / "run"))
+    phases = "[{steps: 4}, {steps: 2, sequence_length: 256}]"
+
+    def printed(*options: str) -> str:
+        assert main(["--config", recipe, "--gpus-per-node", "1", *options]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    assert f"rows 128 tokens ({shards}/index.json)" in printed()
+    assert f"rows 512 tokens (model.max_position_embeddings: no index of shards in {tmp_path}/none)" in printed(
+        "--data.shards", f"{tmp_path}/none"
+    )
+    assert f"rows 128 tokens, where a phase names none ({shards}/index.json)" in printed("--phases", phases)
+    assert "names none" not in printed("--phases", "[{steps: 6, sequence_length: 256}]")
+    assert main(["--config", recipe, "--gpus-per-node", "1", "--json", "--nodes", "1,2", "--phases", phases]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [p["tokens"] for p in plan["phases"]] == [4 * 12 * 128, 2 * 12 * 256]
+    # The longest phase alone is compared: its rows count.
+    longest = max(plan["phases"], key=lambda p: p["days_without_faults"])
+    assert plan["sizes"][0]["tokens_per_second"] == pytest.approx(longest["tokens_per_second"], rel=0.01)
 
 
 def test_phases_are_planned_one_by_one_and_added_up(capsys) -> None:
