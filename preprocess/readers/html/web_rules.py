@@ -61,7 +61,8 @@ def text_of_page(tree: Any) -> str:
         # A character that could not be read is a hole in its word.
         return complete(line, holes, losses) if _WORD.search(line) and "\ufffd" not in line else ""
 
-    return "\n".join(plain_lines(marked_text(body, _rule(len(body.text))), keep))
+    # The body of a page of frames is <frameset>, whose text is None.
+    return "\n".join(plain_lines(marked_text(body, _rule(len(body.text or ""))), keep))
 
 
 def _rule(page: int) -> Callable[[Any, str, Ancestors], str | None]:
@@ -82,7 +83,7 @@ def _rule(page: int) -> Callable[[Any, str, Ancestors], str | None]:
                 kept.pop()
             # Each look at the text of an element reads all that is in it.
             if len(kept) < MOST_NESTED:
-                if len(node.text) * 2 <= page:
+                if len(node.text or "") * 2 <= page:
                     return gap(tag)
                 kept.append(len(around))
         return None
