@@ -13,11 +13,13 @@ from jadeberta.config import load_recipe
 from jadeberta.config.phases import phases_of
 from jadeberta.plan.cli import main as plan
 from jadeberta.release.export import main as export
+from jadeberta.training.lr_schedule import rate_of
 from preprocess.estimate import describe_plan
 from preprocess.load_config import load_config
 from tests.helpers import PUBLISHED, ROOT, read_metrics, run_ranks, write_published
 from tests.preprocess import tiny_corpus as tiny
 
+SHORT_FIRST = ROOT / "recipes/short_first.yaml"
 MODERN, CONTINUE = ROOT / "recipes/modern.yaml", ROOT / "recipes/continue.yaml"
 SMALL = {
     "run.device": "cpu", "data.workers": 0, "training.precision": "fp32", "training.compile": "never", "checkpoint.every_steps": 2,
@@ -65,6 +67,26 @@ def test_the_modern_recipe_is_what_its_head_says_and_can_be_planned(capsys: pyte
     assert keys == [set(phase) for phase in SMALL_PHASES]
     assert plan(["--config", str(MODERN), "--mfu", "0.3"]) in (None, 0)
     assert re.search(r"tokens +2,011 billion", capsys.readouterr().out)
+
+
+def test_the_length_curriculum_has_as_many_tokens_a_step_in_both_phases_and_the_sizes_of_base(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe, base = load_recipe(SHORT_FIRST), load_recipe(ROOT / "recipes/base.yaml")
+    assert load_config(SHORT_FIRST).sequence_lengths == (128, 512)
+    assert (recipe.model, recipe.training) == (base.model, base.training)
+    phases = phases_of(recipe)
+    assert [(phase.sequence_length, phase.steps) for phase in phases] == [(128, 450_000), (512, 50_000)]
+    assert {phase.global_batch_size * (phase.sequence_length or 0) for phase in phases} == {2112 * 512}
+    for gpus in (1, 2, 4, 8, 16):
+        assert all(phase.global_batch_size % (phase.micro_batch_size * gpus) == 0 for phase in phases)
+    # The learning rate is that of the run without phases, over the border too.
+    assert all(rate_of(recipe, step) == rate_of(base, step) for step in (0, 9_999, 449_999, 450_000, 499_999))
+    assert plan(["--config", str(SHORT_FIRST), "--mfu", "0.3"]) in (None, 0)
+    shorter = capsys.readouterr().out
+    assert plan(["--config", str(ROOT / "recipes/base.yaml"), "--mfu", "0.3"]) in (None, 0)
+    work = [float(re.search(r"work .*, ([0-9.e+]+) FLOP", text)[1]) for text in (shorter, capsys.readouterr().out)]  # type: ignore[index]
+    assert work[0] < work[1]
 
 
 def test_the_recipe_that_continues_takes_the_architecture_of_its_source(
