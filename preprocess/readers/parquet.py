@@ -80,11 +80,11 @@ def _documents(split: InputSplit, rows: "Rows", dropped: Counter[str]) -> list[D
     corpus, texts, prefix = split.corpus, rows.texts, split.id_prefix
     if rows.ids is None:
         ids = [f"{prefix}-{number}" for number in rows.numbers]
-    elif None in rows.ids or "" in rows.ids:
+    elif all(rows.ids):
+        ids = [f"{corpus}-{key}" for key in rows.ids]
+    else:
         keys = zip(rows.numbers, rows.ids, strict=True)
         ids = [f"{prefix}-{number}" if key is None or key == "" else f"{corpus}-{key}" for number, key in keys]
-    else:
-        ids = [f"{corpus}-{key}" for key in rows.ids]
     titles = repeat("") if rows.titles is None else rows.titles
     found: list[Document] = [
         {"id": id_, "source": corpus, "title": title or "", "text": stripped}
