@@ -42,7 +42,10 @@ def refuse_other_ids(directory: Path, encoder: Encoder, remedy: str, error: type
     for sentence, length in zip(SENTENCES, found.lengths.tolist(), strict=True):
         ours = found.ids[start : start + length].tolist()
         start += length
-        theirs = tokenizer(sentence, add_special_tokens=False)["input_ids"]
+        try:
+            theirs = tokenizer(sentence, add_special_tokens=False)["input_ids"]
+        except Exception as e:  # the library raises plain Exception
+            raise error(f"{directory}: AutoTokenizer cannot encode '{sentence}' ({str(e).strip()[:200]}). {remedy}") from e
         if ours != theirs:
             raise error(
                 f"{directory}: AutoTokenizer gives '{sentence}' the ids {theirs}, and the tokenizer itself {ours}. {remedy}"

@@ -1,6 +1,8 @@
 """A Hugging Face fast tokenizer (`tokenizer.json`) as an encoder: any model and pre-tokenizer that the `tokenizers` library has."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -51,18 +53,31 @@ class FastEncoder(Encoder):
         self._tokenizer.encode_special_tokens = True
         self.marked = _marked(document, vocabulary, self.vocab_size)
         """bool [vocab_size]: tokens that start a word; None where their text does not show it."""
+        self._where = where
         self.description = f"Hugging Face {kind}, {max(vocabulary.values()) + 1:,} tokens"
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Turns the library's error about a text, such as one with an unknown character and no token for it, into a ConfigError."""
+        try:
+            yield
+        except Exception as e:  # the library raises plain Exception
+            raise ConfigError(
+                f"{self._where}: cannot encode a text ({str(e).strip()[:120]}). Give its model an unknown token or byte fallback."
+            ) from e
 
     def name_of(self, number: int) -> str | None:
         return self._names.get(number)
 
     def encode(self, texts: list[str]) -> Encoded:
-        found = [one.ids for one in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        with self._explaining():
+            found = [one.ids for one in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
         lengths = np.fromiter(map(len, found), np.int64, len(found))
         return Encoded(np.fromiter(chain.from_iterable(found), np.int64, int(lengths.sum())), lengths)
 
     def encode_placed(self, texts: list[str]) -> Placed:
-        found = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        with self._explaining():
+            found = self._tokenizer.encode_batch(texts, add_special_tokens=False)
         lengths = np.fromiter(map(len, found), np.int64, len(found))
         ids = np.fromiter(chain.from_iterable(one.ids for one in found), np.int64, int(lengths.sum()))
         spans = [span for one in found for span in one.offsets]
@@ -73,7 +88,8 @@ class FastEncoder(Encoder):
             found = self.encode(texts)
             starts = self.marked[found.ids]
         else:
-            encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+            with self._explaining():
+                encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
             lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
             ids = np.fromiter(chain.from_iterable(one.ids for one in encoded), np.int64, int(lengths.sum()))
             found = Encoded(ids, lengths)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jadeberta.errors import ConfigError
+from jadeberta.shards.index_checks import VOCAB_LIMIT
 from jadeberta.shards.tokenizer_format import SpecialTokens
 
 ROLE_KEYS = {
@@ -24,11 +25,10 @@ USUAL_NAMES = {
     "sep": ("[SEP]", "<sep>", "</s>", "<eos>"),
     "pad": ("[PAD]", "<pad>"),
     "unk": ("[UNK]", "<unk>"),
-    "mask": ("[MASK]", "<mask>"),
 }
-"""Names of tokens, asked where no file says the role."""
+"""Names of tokens but the mask, asked where no file says the role."""
 MASK_NAME = re.compile(r"[\[<(]+[^\w]*mask\b.*[\])>]", re.IGNORECASE | re.DOTALL)
-"""Names such as `<|mask|>` and `<MASK|MODEL>`."""
+"""Names such as `[MASK]`, `<|mask|>` and `<MASK|MODEL>`."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,21 @@ def find_roles(names: TokenNames, where: str) -> tuple[SpecialTokens, int]:
         where: the tokenizer, for messages.
 
     Raises:
-        ConfigError: there is no mask token or no token for a document's borders, or one token has two roles.
+        ConfigError: there is no mask token, or several and none is named, or no token for a document's borders; one token has two roles; or
+            an id is beyond what shards hold.
     """
+    if names.size >= VOCAB_LIMIT:
+        raise ConfigError(
+            f"{where}: its largest id is {names.size - 1:,}, and the largest that shards hold is {VOCAB_LIMIT - 2:,}. "
+            "Name a tokenizer whose ids have no such holes."
+        )
     found = known_roles(names)
     mask, cls, sep = found.get("mask"), found.get("cls"), found.get("sep")
+    if mask is None and (masks := _masks(names)):
+        raise ConfigError(
+            f"{where}: has several mask tokens ({', '.join(sorted(masks))}) and names none of them. "
+            "Set mask_token in tokenizer_config.json."
+        )
     if mask is None:
         raise ConfigError(
             f"{where}: has no mask token (mask_token in tokenizer_config.json, or a special token like [MASK] or <mask>), so that nothing "
@@ -100,7 +111,7 @@ def known_roles(names: TokenNames) -> dict[str, int]:
         if other in found:
             found.setdefault(border, found[other])
     # Such as eos for padding: a document's end would not be told from what fills a row.
-    for role, others in (("unk", ("mask", "cls", "sep")), ("pad", ("mask", "cls", "sep", "unk"))):
+    for role, others in (("unk", ("cls", "sep")), ("pad", ("mask", "cls", "sep", "unk"))):
         if role in found and found[role] in [found.get(other) for other in others]:
             del found[role]
     return found
@@ -112,11 +123,16 @@ def _find(role: str, names: TokenNames) -> int | None:
             return number
     if role in names.defaults:
         return names.defaults[role]
+    if role == "mask":
+        masks = _masks(names)
+        return next(iter(masks.values())) if len(masks) == 1 else None
     for name in USUAL_NAMES[role]:
         # Only a special one: a vocabulary may have "<s>" for the HTML element.
         if (number := names.ids.get(name)) is not None and number in names.special:
             return number
-    if role == "mask":
-        masks = [number for name, number in names.ids.items() if number in names.special and MASK_NAME.fullmatch(name)]
-        return masks[0] if len(masks) == 1 else None
     return None
+
+
+def _masks(names: TokenNames) -> dict[str, int]:
+    """Special tokens whose names are those of a mask."""
+    return {name: number for name, number in names.ids.items() if number in names.special and MASK_NAME.fullmatch(name)}

@@ -154,6 +154,46 @@ def test_what_a_tokenizer_lacks_is_said_in_one_sentence(made: dict[str, Path], t
     assert "mask" in refused(both)
 
 
+def refused(path: Path) -> str:
+    with pytest.raises(ConfigError) as found:
+        open_encoder(find_tokenizer(path)).encode(["京都の𠮷野家"])
+    assert "\n" not in str(found.value)
+    return str(found.value)
+
+
+def added(number: int, content: str) -> dict[str, object]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": number, "content": content, "special": True, **flags}
+
+
+def test_of_several_masks_one_must_be_named(made: dict[str, Path], tmp_path: Path) -> None:
+    folder = small.copied(made["tohoku"], tmp_path / "two")
+    document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    edit(folder, "tokenizer.json", added_tokens=[*document["added_tokens"], added(300, "<|mask|>")])
+    assert open_encoder(find_tokenizer(folder)).special.mask == 4
+    edit(folder, "tokenizer_config.json", mask_token=None)
+    assert "has several mask tokens (<|mask|>, [MASK]) and names none of them" in refused(folder)
+    masked = small.copied(made["ku_nlp_v3"], tmp_path / "unknown")
+    edit(masked, "special_tokens_map.json", mask_token="[UNK]")
+    assert "unk and mask are both the token 3" in refused(masked)
+
+
+def test_ids_that_no_shard_holds_and_characters_that_no_token_stands_for_are_one_sentence(
+    made: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = small.copied(made["tohoku"], tmp_path / "holes")
+    model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    last = max(model["vocab"], key=model["vocab"].get)
+    edit(folder, "tokenizer.json", model=model | {"vocab": model["vocab"] | {last: 3000}})
+    assert open_encoder(find_tokenizer(folder)).vocab_size == 3001
+    edit(folder, "tokenizer.json", model=model | {"vocab": model["vocab"] | {last: 2**31 + 5}})
+    assert "its largest id is 2,147,483,653" in refused(folder)
+    unknown = small.copied(made["xlm_r"], tmp_path / "unknown")
+    model = json.loads((unknown / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    edit(unknown, "tokenizer.json", model=model | {"unk_id": None})
+    assert "cannot encode a text (Encountered an unknown token" in refused(unknown)
+
+
 def test_tokens_added_behind_a_sentencepiece_model_count(tmp_path: Path) -> None:
     """DeBERTa V3 has its mask token behind the model's pieces."""
     (tmp_path / "spm.model").write_bytes(small.train_model(pad_id=3))
