@@ -24,26 +24,16 @@ ATTENTION_BACKENDS = ("eager", "sdpa", "fused")
 ATTENTION_MODULES = {"eager": DisentangledSelfAttention, "sdpa": SdpaSelfAttention, "fused": TritonSelfAttention}
 
 
-class DebertaForMaskedLM(DebertaV2ForMaskedLM):
-    """DebertaV2ForMaskedLM with `document_ids`, a head that can run on the masked positions only, and a choice of attention."""
+class FastEncoder:
+    """What the models of this program share: `self.deberta` with a choice of attention, packed documents and recomputation."""
 
+    config: Any
+    deberta: Any
+    training: bool
     recompute = False
     """Whether backward recomputes the activations of each layer instead of keeping them."""
-
-    def __init__(self, config: DebertaV2Config, attention: str = "sdpa") -> None:
-        """Builds the model with freshly initialised weights.
-
-        Args:
-            config: Hugging Face's.
-            attention: one of ATTENTION_BACKENDS.
-
-        Raises:
-            ConfigError: the attention is unknown, or cannot run here.
-        """
-        _require(attention, config)
-        super().__init__(config)
-        self.row_length: int | None = None
-        self._choose_attention(attention)
+    row_length: int | None = None
+    """S that `set_rows` was last given; None before."""
 
     def set_rows(self, length: int, attention: str | None = None) -> None:
         """Prepares the model for rows of another length, and for another attention if one is given; parameters stay as they are.
@@ -66,7 +56,7 @@ class DebertaForMaskedLM(DebertaV2ForMaskedLM):
             raise ConfigError(
                 f"rows of {length} tokens do not fit the model, whose max_position_embeddings is {self.config.max_position_embeddings}."
             )
-        _require(attention, self.config, length)
+        require_attention(attention, self.config, length)
         self.row_length = length
         self._choose_attention(attention)
         forget_lengths()
@@ -80,6 +70,64 @@ class DebertaForMaskedLM(DebertaV2ForMaskedLM):
         if encoder.conv is not None:
             encoder.conv.conv.__class__ = torch.nn.Conv1d if attention == "eager" else TapConvolution
         self.attention_backend = attention
+
+    def encode(
+        self, input_ids: torch.Tensor, document_ids: torch.Tensor | None, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Returns the hidden states of the last layer, [B, S, hidden_size].
+
+        Args:
+            input_ids: int64 [B, S].
+            document_ids: integers [B, S], 0 = padding; tokens of equal numbers see each other. None: no padding, one text per row.
+            positions: int64 [B, S], of each token for the absolute position embeddings; None counts through the row.
+        """
+        encoder: Any = self.deberta.encoder
+        present = None if document_ids is None else document_ids != 0
+        embedded = hidden = self.deberta.embeddings(input_ids, position_ids=positions, mask=present)
+        table = encoder.get_rel_embedding()
+        seeds = self._dropout_seeds(len(encoder.layer), input_ids.device)
+        for i, layer in enumerate(encoder.layer):
+            if self.recompute and self.training:
+                hidden = checkpoint(run_layer, layer, hidden, table, document_ids, seeds[i], use_reentrant=False)
+            else:
+                hidden = run_layer(layer, hidden, table, document_ids, seeds[i])
+            if i == 0 and encoder.conv is not None:
+                hidden = convolve(encoder.conv, embedded, hidden, document_ids)
+        return hidden
+
+    def encode_rows(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, document_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Returns `encode` of rows with padding and documents, [B, S, hidden_size]; arguments as of `DebertaForMaskedLM.forward`."""
+        # Relative positions need nothing: a distance inside a document is the same wherever the document lies.
+        positions = None
+        if document_ids is not None and self.config.position_biased_input:
+            positions = positions_in_documents(document_ids)
+        return self.encode(input_ids, mask_padding(attention_mask, document_ids), positions)
+
+    def _dropout_seeds(self, layers: int, device: torch.device) -> torch.Tensor:
+        """A dropout seed for each layer from torch's generator, int64 [layers]; zeros if nothing is dropped."""
+        if not self.training or not self.config.attention_probs_dropout_prob:
+            return torch.zeros(layers, dtype=torch.int64, device=device)
+        return torch.randint(2**62, (layers,), device=device)
+
+
+class DebertaForMaskedLM(FastEncoder, DebertaV2ForMaskedLM):
+    """DebertaV2ForMaskedLM with `document_ids`, a head that can run on the masked positions only, and a choice of attention."""
+
+    def __init__(self, config: DebertaV2Config, attention: str = "sdpa") -> None:
+        """Builds the model with freshly initialised weights.
+
+        Args:
+            config: Hugging Face's.
+            attention: one of ATTENTION_BACKENDS.
+
+        Raises:
+            ConfigError: the attention is unknown, or cannot run here.
+        """
+        require_attention(attention, config)
+        super().__init__(config)
+        self._choose_attention(attention)
 
     def forward(  # type: ignore[override]
         self,
@@ -117,14 +165,10 @@ class DebertaForMaskedLM(DebertaV2ForMaskedLM):
                 )
             hidden = self.deberta(input_ids, attention_mask=attention_mask).last_hidden_state
         else:
-            # Relative positions need nothing: a distance inside a document is the same wherever the document lies.
-            positions = None
-            if document_ids is not None and self.config.position_biased_input:
-                positions = positions_in_documents(document_ids)
-            hidden = self.encode(input_ids, mask_padding(attention_mask, document_ids), positions)
+            hidden = self.encode_rows(input_ids, attention_mask, document_ids)
         if masked_index is not None:
             hidden = hidden.flatten(0, 1).index_select(0, masked_index)
-        logits = self.cls(hidden) if self.legacy else self.lm_predictions(hidden, self.deberta.embeddings.word_embeddings)
+        logits = self.predict(hidden)
         if z_loss is not None:
             assert labels is not None
             return masked_sums(logits.flatten(0, -2), labels.flatten(), z_loss)
@@ -133,35 +177,9 @@ class DebertaForMaskedLM(DebertaV2ForMaskedLM):
             loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED)
         return MaskedLMOutput(loss=loss, logits=logits)
 
-    def encode(
-        self, input_ids: torch.Tensor, document_ids: torch.Tensor | None, positions: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Returns the hidden states of the last layer, [B, S, hidden_size].
-
-        Args:
-            input_ids: int64 [B, S].
-            document_ids: integers [B, S], 0 = padding; tokens of equal numbers see each other. None: no padding, one text per row.
-            positions: int64 [B, S], of each token for the absolute position embeddings; None counts through the row.
-        """
-        encoder: Any = self.deberta.encoder
-        present = None if document_ids is None else document_ids != 0
-        embedded = hidden = self.deberta.embeddings(input_ids, position_ids=positions, mask=present)
-        table = encoder.get_rel_embedding()
-        seeds = self._dropout_seeds(len(encoder.layer), input_ids.device)
-        for i, layer in enumerate(encoder.layer):
-            if self.recompute and self.training:
-                hidden = checkpoint(run_layer, layer, hidden, table, document_ids, seeds[i], use_reentrant=False)
-            else:
-                hidden = run_layer(layer, hidden, table, document_ids, seeds[i])
-            if i == 0 and encoder.conv is not None:
-                hidden = convolve(encoder.conv, embedded, hidden, document_ids)
-        return hidden
-
-    def _dropout_seeds(self, layers: int, device: torch.device) -> torch.Tensor:
-        """A dropout seed for each layer from torch's generator, int64 [layers]; zeros if nothing is dropped."""
-        if not self.training or not self.config.attention_probs_dropout_prob:
-            return torch.zeros(layers, dtype=torch.int64, device=device)
-        return torch.randint(2**62, (layers,), device=device)
+    def predict(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Runs the language model's head on hidden states [..., hidden_size]; logits, [..., vocab]."""
+        return self.cls(hidden) if self.legacy else self.lm_predictions(hidden, self.deberta.embeddings.word_embeddings)
 
 
 def run_layer(
@@ -198,7 +216,7 @@ def mask_padding(attention_mask: torch.Tensor | None, document_ids: torch.Tensor
     return document_ids if attention_mask is None else document_ids * (attention_mask != 0).to(document_ids.dtype)
 
 
-def _require(attention: str, config: DebertaV2Config, length: int | None = None) -> None:
+def require_attention(attention: str, config: DebertaV2Config, length: int | None = None) -> None:
     """Raises ConfigError if an attention is unknown, or cannot run on this machine, with these heads or at this length."""
     if attention not in ATTENTION_BACKENDS:
         raise ConfigError(f"model.attention is '{attention}'; it may be {', '.join(ATTENTION_BACKENDS)}.")
