@@ -15,7 +15,9 @@ BLOCK_BYTES, TOKEN_BYTES = 15 * 2**20, 5000
 LONG_ROW = 1024
 """Tokens beyond which `sdpa` goes in blocks of queries; `blocks.LONG_ROW` in the model, which imports torch."""
 BUSY_ROWS = 132 * 64
-"""Queries that keep an H100 busy; `fused` holds scratch for as many heads of a row at once."""
+"""Queries that keep an H100 busy; `fused` holds scratch for as many heads of a long row at once."""
+FUSED_SCRATCH = 36 * 2**20
+"""Scratch of `fused` on an H100, bytes (`tiles.json`); of a row whose heads do not fit it takes more."""
 
 
 def state_bytes(parameters: int, training: TrainingConfig, stage: int, ranks: int) -> int:
@@ -62,7 +64,10 @@ def attention_bytes(model: ModelConfig, training: TrainingConfig, length: int, r
     size = 2 if training.precision == "bf16" else 4
     heads = model.num_attention_heads
     if attention == "fused":
-        return 2 * size * length**2 * min(heads, max(1, -(-BUSY_ROWS // length)))
+        one = 2 * size * length**2  # scratch of a head
+        fit = FUSED_SCRATCH // one
+        at_once = min(rows, max(1, fit // heads))
+        return one * (at_once * heads if at_once > 1 else min(heads, max(1, fit, -(-BUSY_ROWS // length))))
     if attention == "sdpa" and length > LONG_ROW:
         return heads * (BLOCK_BYTES + TOKEN_BYTES * length * model.attention_head_size // 64) * size // 2
     return 3 * size * rows * heads * length**2  # the bias, its gradient, and one of its two terms

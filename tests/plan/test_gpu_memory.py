@@ -1,6 +1,7 @@
 """The memory that `jadeberta plan` computes is what is counted of the model, and grows with the row as the attention does."""
 
 import pytest
+import torch
 
 from jadeberta.config import ModelConfig, TrainingConfig
 from jadeberta.model.attention import blocks
@@ -36,6 +37,14 @@ def test_attention_in_blocks_takes_what_is_counted_and_eager_grows_with_the_squa
     assert memory.activation_bytes(LARGE, BF16, 8192, 1, "sdpa", 0.15) == pytest.approx(
         16 * memory.activation_bytes(LARGE, BF16, 512, 1, "sdpa", 0.15)
     )
+
+
+def test_the_scratch_of_the_kernels_is_what_they_would_take_on_an_h100() -> None:
+    from jadeberta.model.attention.triton import tiles
+
+    assert tiles.scratch_bytes(torch.bfloat16, 64, (9, 0)) == memory.FUSED_SCRATCH
+    for length, rows, mib in ((512, 18, 32), (512, 1, 16), (1024, 8, 36), (2048, 1, 80), (8192, 2, 512)):
+        assert memory.attention_bytes(LARGE, BF16, length, rows, "fused") / MIB == mib
 
 
 def test_zero_divides_the_state_over_the_ranks() -> None:
