@@ -30,7 +30,7 @@ from preprocess.readers.split_file import LEVEL, head_lines
 from preprocess.segmenters import Rejected, Segmenter, open_segmenter
 from preprocess.stages.extract import plan_splits
 from preprocess.text import split_sentences, whole_text
-from preprocess.tokenization.encoders import describe_tokenizer
+from preprocess.tokenization.encoders import Encoder, find_tokenizer, open_encoder
 from preprocess.workdir import documents_dir
 
 HEAD_BYTES = 2**20
@@ -45,7 +45,9 @@ rows of 512 and of 8,192 tokens, best_fit, which is the slower way."""
 TRAIN_SECONDS, TRAIN_SECONDS_A_MB = 300.0, 0.2
 """Time that one rank takes for seeds and sentencepiece: on two million words, which is the maximum; and for a MB of a smaller text."""
 BYTES_A_TOKEN = 4.9
-"""UTF-8 bytes of text in a token, with the 32,000 pieces of the large recipe."""
+"""UTF-8 bytes of text in a token, with the 32,000 pieces of the large recipe; of a given tokenizer it is measured."""
+TRIED_BYTES = 2**18
+"""Bytes of text that a given tokenizer encodes to measure them."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def describe_plan(config: PreprocessConfig, out: Path, stages: tuple[str, ...], 
         ranks: number of ranks that would share the work.
     """
     document_filters.describe(config)  # what cannot be used is said now
-    tokenizer = f"{config.vocab_size} pieces" if config.trains else describe_tokenizer(Path(config.tokenizer))
+    encoder = None if config.trains else open_encoder(find_tokenizer(Path(config.tokenizer)))
+    tokenizer = f"{encoder.description}, from {config.tokenizer}" if encoder else f"{config.vocab_size} pieces"
     settings = f"words by {config.segmenter.engine}, {tokenizer}"
     if config.sequence_lengths != (SEQUENCE_LENGTH,):
         settings += f", rows of {' and '.join(f'{length:,}' for length in config.sequence_lengths)} tokens"
@@ -88,7 +91,7 @@ def describe_plan(config: PreprocessConfig, out: Path, stages: tuple[str, ...], 
     for name, splits in planned.items():
         lines += [f"  {name}: {gap}" for gap in gaps(str(path) for split in splits for path in split.files)]
     with open_segmenter(config.segmenter) as segmenter:
-        corpora = [estimate_corpus(name, splits, out, segmenter, config) for name, splits in planned.items()]
+        corpora = [estimate_corpus(name, splits, out, segmenter, config, encoder) for name, splits in planned.items()]
     headers = ["corpus", "splits", "done", "MB of files", "MB of text", "sentences", "core time"]
     lines += format_table(headers, (_cells(corpus, stages) for corpus in corpora)).splitlines()
     spent = {stage: sum(corpus.seconds[stage] for corpus in corpora) / ranks for stage in stages}
@@ -116,7 +119,12 @@ def _cells(corpus: CorpusEstimate, stages: tuple[str, ...]) -> list[str]:
 
 
 def estimate_corpus(
-    name: str, splits: list[InputSplit], out: Path, segmenter: Segmenter, config: PreprocessConfig
+    name: str,
+    splits: list[InputSplit],
+    out: Path,
+    segmenter: Segmenter,
+    config: PreprocessConfig,
+    encoder: Encoder | None = None,
 ) -> CorpusEstimate:
     """Extracts and segments the head of a corpus and extrapolates.
 
@@ -126,6 +134,7 @@ def estimate_corpus(
         out: output directory.
         segmenter: an open one.
         config: section of the recipe; its filters drop documents.
+        encoder: of the tokenizer that is given; None where one is trained.
     """
     size = sum(split.end - split.start for split in splits)
     folder = documents_dir(out, name)
@@ -143,8 +152,10 @@ def estimate_corpus(
     segment = (time.perf_counter() - began) / max(1, tried)
     all_text = text * times
     # Each length has all tokens again; they are made of the text once.
-    lengths, token = len(config.sequence_lengths), RowFormat(1, token_dtype_of(config.vocab_size))
-    pack = 1 / PACK_MB_S + (lengths - 1) / FURTHER_LENGTH_MB_S
+    lengths = len(config.sequence_lengths)
+    token = RowFormat(1, token_dtype_of(encoder.vocab_size if encoder else config.vocab_size))
+    tokens, pack_mb_s = _try_encode(documents, rows, encoder, config) if encoder else (1 / BYTES_A_TOKEN, PACK_MB_S)
+    pack = 1 / pack_mb_s + (lengths - 1) / FURTHER_LENGTH_MB_S
     return CorpusEstimate(
         name,
         len(splits),
@@ -158,7 +169,7 @@ def estimate_corpus(
             "cuts": packed * times if any(split.note for split in splits) else 0.0,
             "documents": _compressed(b"".join(map(orjson.dumps, documents)), 3) * times,
             "words": _compressed(b"\n".join(rows), 3) * all_text / max(1, tried),
-            "shards": all_text / BYTES_A_TOKEN * (token.token_bytes + token.document_bytes) * lengths,
+            "shards": all_text * tokens * (token.token_bytes + token.document_bytes) * lengths,
         },
     )
 
@@ -213,6 +224,22 @@ def _try_segment(
         tried += len(document["text"].encode())
     answers = segmenter.segment(sentences)
     return tried, len(sentences), [" ".join(answer).encode() for answer in answers if not isinstance(answer, Rejected)]
+
+
+def _try_encode(documents: list[Document], lines: list[bytes], encoder: Encoder, config: PreprocessConfig) -> tuple[float, float]:
+    """Returns the tokens of a byte of text by a given tokenizer, and the MB of text that it encodes in a second."""
+    texts = [line.decode() for line in lines] if config.reads_words else [document["text"] for document in documents]
+    used, tried = 0, list[str]()
+    for text in texts:
+        tried.append(text[: TRIED_BYTES // 3])
+        # Spaces between words are none of the text's bytes.
+        used += len((tried[-1].replace(" ", "") if config.reads_words else tried[-1]).encode())
+        if used >= TRIED_BYTES:
+            break
+    began = time.perf_counter()
+    tokens = len(encoder.encode(tried).ids) + (0 if config.reads_words else 2 * len(tried))  # those of a document's borders
+    seconds = time.perf_counter() - began
+    return (tokens / used, used / 1e6 / max(seconds, 1e-9)) if used else (1 / BYTES_A_TOKEN, PACK_MB_S)
 
 
 def _compressed(content: bytes, level: int) -> int:

@@ -2,15 +2,20 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from jadeberta.shards import ShardIndex
+from preprocess.config import SegmenterConfig
 from preprocess.estimate import describe_plan, estimate_corpus
 from preprocess.readers import cc100
 from preprocess.readers import input_split as split
 from preprocess.readers.split_file import head_lines
 from preprocess.segmenters import open_segmenter
 from preprocess.stages.extract import plan_splits
+from preprocess.tokenization.encoders import find_tokenizer, open_encoder
+from tests.preprocess import small_tokenizers as small
 from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.conftest import Made
 from tests.preprocess.source_files import COMPRESS
@@ -38,6 +43,26 @@ def _json(folder: Path) -> list:
     from preprocess.document_files import read_json
 
     return [read_json(path) for path in sorted(folder.glob("*.json"))]
+
+
+@pytest.mark.parametrize("engine", ["none", "mecab"])
+def test_tokens_of_a_given_tokenizer_are_measured_on_the_text(tmp_path: Path, engine: Any) -> None:
+    corpora = tiny.write_corpora(tmp_path / "corpora")
+    given = {"segmenter": SegmenterConfig(engine), "sequence_length": 128}
+    found = {}
+    for name in ("modernbert", "ku_nlp_v3"):
+        (tmp_path / name).mkdir()
+        config = tiny.configure(corpora, tokenizer=str(small.LAYOUTS[name](tmp_path / name)), **given)
+        encoder = open_encoder(find_tokenizer(tmp_path / name))
+        splits = plan_splits(config, tmp_path / "out")["web"]
+        with open_segmenter(config.segmenter) as segmenter:
+            found[name] = estimate_corpus("web", splits, tmp_path / "out", segmenter, config, encoder).disk["shards"]
+    shards = tiny.run_stages(config, tmp_path / "out")
+    corpus = ShardIndex.load(shards / "index.json").corpora["web"]
+    rows = sum(entry.sequences for entry in (*corpus.train, *corpus.valid))
+    # Tokens and document numbers of two bytes each; a row of padding more or less for each shard.
+    assert found["ku_nlp_v3"] == pytest.approx(rows * 128 * 4, rel=0.1)
+    assert found["modernbert"] > 1.1 * found["ku_nlp_v3"]
 
 
 def test_the_head_of_a_file_is_whole_documents_of_about_its_first_bytes(tmp_path: Path) -> None:

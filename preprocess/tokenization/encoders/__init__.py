@@ -3,7 +3,6 @@
 from preprocess.tokenization.encoders.encoder_base import Encoded, Encoder, Placed
 from preprocess.tokenization.encoders.tokenizer_files import (
     TokenizerFiles,
-    describe_tokenizer,
     find_tokenizer,
     open_encoder,
     read_tokenizer,
@@ -14,7 +13,6 @@ __all__ = [
     "Encoder",
     "Placed",
     "TokenizerFiles",
-    "describe_tokenizer",
     "find_tokenizer",
     "open_encoder",
     "read_tokenizer",

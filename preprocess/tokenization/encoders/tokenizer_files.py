@@ -119,15 +119,6 @@ def open_encoder(files: TokenizerFiles) -> Encoder:
     return SentencepieceEncoder(files.content[files.main], files.documents(), files.where)
 
 
-def describe_tokenizer(path: Path) -> str:
-    """Returns what the tokenizer at a path is, for a person.
-
-    Raises:
-        ConfigError: it cannot be used.
-    """
-    return f"{open_encoder(find_tokenizer(path)).description}, from {path}"
-
-
 def _read(path: Path) -> bytes:
     try:
         if (size := path.stat().st_size) > LARGEST_FILE:
