@@ -6,6 +6,7 @@ from typing import Any
 from jadeberta.shards import InputError
 from preprocess.config import PreprocessConfig
 from preprocess.filters.decontaminate import merge_named
+from preprocess.readers.archives.members import LEFT_OUT
 from preprocess.readers.bad_records import MAX_NAMED
 from preprocess.readers.wiki.incomplete_sentences import Losses
 from preprocess.workdir import read_markers
@@ -26,7 +27,7 @@ def check_excluded(config: PreprocessConfig, out: Path) -> None:
         markers = read_markers(out, corpus)
         excluded = sum(marker.get("excluded", {}).get("records", 0) for marker in markers)
         counts = [marker["counts"] for marker in markers]
-        records = sum(count["documents"] + sum(count["dropped"].values()) for count in counts)
+        records = sum(count["documents"] + _documents_in(count["dropped"]) for count in counts)
         limit = config.bad_input_limit
         allowed = max(AUTO_LIMIT_RECORDS, AUTO_LIMIT_SHARE * records) if limit == "auto" else limit * records
         if excluded > allowed:
@@ -36,6 +37,11 @@ def check_excluded(config: PreprocessConfig, out: Path) -> None:
                 f"{first['file']}, {first['place']} ({first['reason']}), and preprocess.bad_input_limit is {limit}; mend the corpus, "
                 "or raise the limit and run the same command again."
             )
+
+
+def _documents_in(dropped: dict[str, int]) -> int:
+    """Returns how many documents were dropped: members of archives that are not read are none."""
+    return sum(number for reason, number in dropped.items() if not reason.startswith(LEFT_OUT))
 
 
 def summary(config: PreprocessConfig, out: Path) -> dict[str, Any]:
@@ -60,7 +66,7 @@ def summary(config: PreprocessConfig, out: Path) -> dict[str, Any]:
                 corpus["dropped"][reason] = corpus["dropped"].get(reason, 0) + number
             file = corpus["files"].setdefault(marker["settings"]["file"], {"documents": 0, "in_file": 0})
             file["documents"] += counts["documents"]
-            file["in_file"] += counts["documents"] + sum(counts["dropped"].values())
+            file["in_file"] += counts["documents"] + _documents_in(counts["dropped"])
         if losses.dropped:
             corpus["incomplete"] = losses.counts(REPORT_TEMPLATES)
     return found

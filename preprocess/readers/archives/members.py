@@ -111,7 +111,7 @@ def split_archive(
     with _Writer(task, settings, left_out) as writer:
         for name, content in _members(task.path, reading, left_out, count):
             writer.begin_member(name)
-            before = b""
+            before, at = b"", -1
             for at, (read, lines, _) in enumerate(placed_lines(task.path / name, content)):
                 flags = [False] * len(lines)
                 if reading.begins is not None:
@@ -126,6 +126,8 @@ def split_archive(
                     writer.write(lines[cut:], sum(flags), repeats)
                 else:
                     writer.write(lines, sum(flags), repeats)
+            if at < 0:
+                writer.add_empty()
         writer.go_to(len(task.splits))
 
 
@@ -171,6 +173,10 @@ class _Writer:
         self._extent.units += units
         if self._frame is not None:
             self._frame.write(b"\n".join([*lines, b""]))
+
+    def add_empty(self) -> None:
+        """Adds the current member without a line: where a member is a document, an empty one is counted."""
+        self._begin_piece()
 
     def go_to(self, place: int) -> None:
         """Ends the splits before `place`."""

@@ -38,6 +38,9 @@ def zip_entries(path: Path) -> Generator[Entry, None, None]:
         raise DamagedFile(f"not a whole zip archive ({e})", 0) from e
     with archive:
         members = sorted(archive.infolist(), key=lambda member: member.header_offset)
+        if members and members[0].header_offset and _begins_with_member(path):
+            # Another archive, and what its directory names would not be read. A program that unpacks itself begins otherwise.
+            raise DamagedFile("members that its directory does not name, as when archives are joined by cat", 0)
         for member, behind in pairwise(members):
             # Members that share their bytes are how a small archive holds petabytes.
             if member.header_offset + _LOCAL_HEADER_BYTES + member.compress_size > behind.header_offset:
@@ -50,6 +53,11 @@ def zip_entries(path: Path) -> Generator[Entry, None, None]:
                 yield Entry(name, left_out="link")
             else:
                 yield Entry(name, _content(path, archive, member, name))
+
+
+def _begins_with_member(path: Path) -> bool:
+    with open(path, "rb") as f:
+        return f.read(4) == b"PK\3\4"
 
 
 def _check_directory(path: Path) -> None:

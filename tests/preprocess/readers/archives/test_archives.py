@@ -194,6 +194,14 @@ def test_a_zip_whose_members_share_their_bytes_is_refused(tmp_path: Path) -> Non
     assert "overlap" in refused(tmp_path / "a.zip")
 
 
+def test_a_zip_joined_to_another_one_is_refused_and_one_behind_a_program_is_read(tmp_path: Path) -> None:
+    one, other = (zipped([(name, ROW)]) for name in ("a.jsonl", "b.jsonl"))
+    (tmp_path / "a.zip").write_bytes(one + other)
+    assert "members that its directory does not name, as when archives are joined by cat" in refused(tmp_path / "a.zip")
+    (tmp_path / "a.zip").write_bytes(b"MZ" + bytes(500) + other)
+    assert list(read(tmp_path / "a.zip")[0]) == ["own-1/b.jsonl-1"]
+
+
 def test_a_zip_with_a_byte_changed_in_a_member_is_refused(tmp_path: Path) -> None:
     data = bytearray(zipped([("a.jsonl", ROW)], zipfile.ZIP_STORED))
     data[data.index("文".encode())] ^= 1
@@ -308,7 +316,7 @@ def large(format: str) -> Members:
             content = jsonl([{"text": line(n)} for n in range(size)]) + b"\n{}\n"
             members.append((f"{number}.jsonl.gz", gzip.compress(content)) if number % 2 else (f"{number}.jsonl", content))
         members.append((f"{number}.csv", b"x"))
-    return members
+    return [*members, *([("empty.txt", b""), ("end.txt", b"")] if format == "text" else [])]
 
 
 @pytest.mark.parametrize(
@@ -338,7 +346,10 @@ def test_a_large_archive_gives_the_same_documents_and_counts_whatever_the_size_o
         assert len(readers.splits("own", corpus)) > 2
         report = extract(config, out, Executor())["own"]
         assert {d["id"]: d["text"] for part in list_parts(out, "own") for d in read_documents(part)} == whole
-        assert report["dropped"] == dict(sorted(dropped.items()))
+        assert report["dropped"] == dict(sorted(dropped.items())) and (documents != "file" or dropped["empty"] == 2)
+        # Members that are left out are no documents of the file.
+        in_file = len(whole) + sum(dropped.values()) - dropped["member: of another format"]
+        assert report["files"] == {path.name: {"documents": len(whole), "in_file": in_file}}
         # A part and its marker are lost, and made again with the same bytes.
         folder = out / "work" / "documents" / "own"
         parts = {part.name: part.read_bytes() for part in folder.glob("*.zst")}
