@@ -324,6 +324,12 @@ def check_against_shards(recipe: Recipe, shards: ShardReader) -> dict[str, bytes
     spare = recipe.model.vocab_size - index.vocab_size
     is_padded = spare > 0 and (bool(recipe.model.init_from) or spare < MOST_SPARE_EMBEDDINGS)
     if index.vocab_size != recipe.model.vocab_size and not is_padded:
+        if recipe.model.init_from and recipe.model.init_tokenizer == "same":
+            raise ConfigError(
+                f"model.init_from {recipe.model.init_from}: has {recipe.model.vocab_size} embeddings, but the tokenizer of "
+                f"{shards.index_path} has {index.vocab_size} pieces, so it is another one. Set model.init_tokenizer: match and "
+                f"model.vocab_size: {index.vocab_size} to carry the embeddings over, or make the shards with the source's tokenizer."
+            )
         raise ConfigError(
             f"model.vocab_size is {recipe.model.vocab_size}, but the tokenizer of {shards.index_path} has {index.vocab_size} pieces. "
             f"Set model.vocab_size to {index.vocab_size}; preprocess.vocab_size only counts when shards are made."
@@ -338,6 +344,6 @@ def check_against_shards(recipe: Recipe, shards: ShardReader) -> dict[str, bytes
     if is_read and index.sequence_length > recipe.model.max_position_embeddings:
         raise ConfigError(
             f"model.max_position_embeddings is {recipe.model.max_position_embeddings} but the rows of {shards.index_path} "
-            f"have {index.sequence_length} tokens."
+            f"have {index.sequence_length} tokens. Set it to {index.sequence_length} or more, or read other rows."
         )
     return tokenizer

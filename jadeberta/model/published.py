@@ -29,6 +29,9 @@ NEWER_HEAD = {
     },
 }
 OLD_SUFFIXES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""Types of published weights; those of 8 bits need factors that a file has elsewhere."""
+LFS_POINTER = b"version https://git-lfs"
 Weights = dict[str, torch.Tensor]
 
 
@@ -84,7 +87,7 @@ def read_published(directory: Path, config: dict) -> Weights:
                 raise CheckpointError(
                     f"{path}: holds {given} beside {origins[name]}, which are one parameter. Remove one of them."
                 )
-            if not tensor.is_floating_point():
+            if tensor.dtype not in FLOATS:
                 raise CheckpointError(f"{path}: {given} holds {tensor.dtype} numbers; give the weights in bf16, fp16 or fp32.")
             found[name], origins[name] = tensor.float(), given
     _untie(directory, found)
@@ -144,22 +147,34 @@ def _read_file(path: Path) -> Weights:
     """Every tensor of one file, by its published name."""
     again = "Download or export it again."
     try:
+        with path.open("rb") as file:
+            refuse_pointer(path, file.read(len(LFS_POINTER)))
         if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            with safe_open(path, "pt") as tensors:
+                return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
         found = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as e:
         raise CheckpointError(f"{path}: cut short or damaged ({e}). {again}") from e
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read ({e.strerror or e}). {again}") from e
+    except CheckpointError:
+        raise
     except Exception as e:  # pickle, zip and torch have errors of their own
         reason = next(iter(str(e).splitlines()), "") or type(e).__name__
+        if reason.startswith("Weights only load failed"):  # torch goes on to advise what would run code of the file
+            reason = "it is damaged, or holds more than tensors"
         raise CheckpointError(
             f"{path}: cannot be read as tensors alone ({reason}). Give the weights as model.safetensors."
         ) from e
     if not isinstance(found, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in found.items()):
         raise CheckpointError(f"{path}: holds something else than named tensors. Give the weights as model.safetensors.")
     return found
+
+
+def refuse_pointer(path: Path, content: bytes) -> None:
+    """Raises CheckpointError where the first bytes of a file are those of Git LFS's stand-in for it."""
+    if content.startswith(LFS_POINTER):
+        raise CheckpointError(f"{path}: a pointer of Git LFS and not the file itself. Run 'git lfs pull' in its folder.")
 
 
 def weights_sha256(weights: Weights) -> str:

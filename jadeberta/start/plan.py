@@ -66,7 +66,13 @@ def plan_start(
     given = Path(recipe.model.init_from)
     # Of a run that trains on, the newest checkpoint is another one by now.
     is_known = own is not None and own["given"] == str(given.absolute()) and Path(own["source"]).is_dir()
-    weights, planned = read_source(recipe, Path(own["source"]) if own and is_known else given, shards, tokenizer)
+    source = Path(own["source"]) if own and is_known else given
+    try:
+        weights, planned = read_source(recipe, source, shards, tokenizer)
+    except OSError as e:  # a file that was there a moment ago
+        raise CheckpointError(
+            f"{e.filename or source}: cannot be read ({e.strerror or e}), and the run starts from it. Put it back, and start again."
+        ) from e
     start = StartOfRun(planned, weights)
     return start if own is None else StartOfRun(_again(lineage, planned, run_dir).lineage, weights)
 

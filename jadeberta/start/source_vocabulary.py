@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from jadeberta.errors import CheckpointError
+from jadeberta.model.published import refuse_pointer
 from jadeberta.shards.tokenizer_format import ALL_TOKENIZER_FILES, FAST_FILE, MASK, MODEL_FILE, MODEL_FILES, SPECIAL_TOKENS
 
 LARGEST_FILE = 256 << 20
@@ -59,6 +60,7 @@ def read_tokenizer_files(directory: Path) -> dict[str, bytes]:
                 if path.stat().st_size > LARGEST_FILE:
                     raise CheckpointError(f"{path}: {path.stat().st_size:,} bytes are no tokenizer.")
                 found[name] = path.read_bytes()
+                refuse_pointer(path, found[name])
         except OSError as e:
             raise CheckpointError(f"{path}: cannot be read ({e.strerror}). Make it readable.") from e
     return found

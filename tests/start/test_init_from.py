@@ -18,6 +18,8 @@ from jadeberta.data.batches import StepDataset, iterate_steps
 from jadeberta.data.masking import Masker
 from jadeberta.data.sample_order import SampleOrder
 from jadeberta.errors import CheckpointError, ConfigError
+from jadeberta.model.published import Weights, read_published
+from jadeberta.pretrain import pretrain
 from jadeberta.release.card import start_section
 from jadeberta.shards import open as open_shards
 from jadeberta.start.plan import settle_start
@@ -141,6 +143,44 @@ def test_until_the_first_checkpoint_the_source_must_be_what_it_was(shards, publi
     ) as e:
         planned(recipe, None, "--model.init_from", str(moved))
     assert "\n" not in str(e.value)
+
+
+def test_shards_that_do_not_fit_and_a_source_that_vanishes_are_refused_with_the_way_out(
+    shards, published, tmp_path, monkeypatch
+) -> None:
+    other = make_shards(tmp_path / "other", {"wikipedia": (20, 3)}, vocab_size=80)
+    longer = make_shards(tmp_path / "longer", {"wikipedia": (20, 3)}, length=256)
+    for directory, words in (
+        (other, r"has 64 embeddings, but the tokenizer of .* has 80 pieces, .*init_tokenizer: match and model\.vocab_size: 80"),
+        (longer, r"is 128 but the rows of .* have 256 tokens\. Set it to 256 or more"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            pretrain(load_recipe(started(tmp_path, directory, published)), dry_run=True)
+    model = Path(shutil.copytree(published, tmp_path / "model"))
+    recipe = started(tmp_path, shards, model)
+
+    def read_and_vanish(directory: Path, config: dict) -> Weights:
+        weights = read_published(directory, config)
+        shutil.rmtree(directory)
+        return weights
+
+    with monkeypatch.context() as patched:
+        patched.setattr("jadeberta.start.source.weight_files", lambda directory: [directory / "gone"])
+        with pytest.raises(
+            CheckpointError, match=r"model/gone: cannot be read \(No such file or directory\), and the run starts from it"
+        ):
+            planned(recipe, None)
+    monkeypatch.setattr("jadeberta.start.source.read_published", read_and_vanish)
+    with pytest.raises(CheckpointError, match=r"model: no model\.safetensors or pytorch_model\.bin there"):
+        planned(recipe, None)
+    assert not (tmp_path / "run/lineage.json").exists()
+
+
+def test_a_source_is_read_and_nothing_is_written_there(shards, published, tmp_path) -> None:
+    model = Path(shutil.copytree(published, tmp_path / "model"))
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in model.iterdir()}
+    planned(started(tmp_path, shards, model), None)
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in model.iterdir()} == before
 
 
 def test_a_run_from_random_weights_does_not_change_its_start(shards, published, tmp_path) -> None:

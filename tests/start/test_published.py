@@ -82,6 +82,15 @@ def with_old_suffixes(tensors: Weights) -> None:
         tensors[name.removesuffix("weight") + "gamma"] = tensors.pop(name)
 
 
+def test_weights_of_16_and_64_bits_are_read_as_their_values_in_fp32(published, tmp_path) -> None:
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        copy = Path(shutil.copytree(published, tmp_path / str(dtype)))
+        rewrite(copy, lambda t, dtype=dtype: t.update({name: tensor.to(dtype) for name, tensor in t.items()}))
+        expected, found = read(published), read(copy)
+        assert all(tensor.dtype == torch.float32 for tensor in found.values())
+        assert all(torch.equal(found[name], expected[name].to(dtype).float()) for name in expected)
+
+
 @pytest.mark.parametrize(
     "layout",
     [as_bin, sharded, *[lambda d, c=c: rewrite(d, c) for c in (with_newer_head, with_tied_copies, with_old_suffixes)]],
@@ -116,6 +125,11 @@ def with_pickled_code(directory: Path) -> None:
     (directory / "model.safetensors").unlink()
 
 
+def with_text_as_bin(directory: Path) -> None:
+    (directory / "pytorch_model.bin").write_text("not a checkpoint")
+    (directory / "model.safetensors").unlink()
+
+
 def without_a_shard(directory: Path) -> None:
     sharded(directory)
     (directory / "model-00002-of-00002.safetensors").unlink()
@@ -140,6 +154,9 @@ def with_nan(tensors: Weights) -> None:
     [
         (cut, r"model\.safetensors: cut short or damaged \("),
         (with_pickled_code, r"pytorch_model\.bin: cannot be read as tensors alone"),
+        (lambda d: rewrite(d, lambda t: t.update({HEAD: t[HEAD].to(torch.float8_e4m3fn)})), rf"{HEAD} holds torch.float8_e4m3fn numbers"),
+        (lambda d: (d / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n"), r"a pointer of Git LFS and not"),
+        (with_text_as_bin, r"pytorch_model\.bin: cannot be read as tensors alone \(it is damaged, or holds more than tensors\)\. Give"),
         (without_a_shard, r"model-00002-of-00002\.safetensors: missing, though model\.safetensors\.index\.json lists it"),
         (leading_outside, r"index\.json: damaged, not the list of a sharded model \(it names no files of this directory\)"),
         (lambda d: (d / "model.safetensors").unlink(), r"no model\.safetensors or pytorch_model\.bin there"),
