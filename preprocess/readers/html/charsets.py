@@ -28,6 +28,8 @@ _CODECS = {
     "ks_c_5601-1987": "cp949",
     "euc-kr": "cp949",
 }
+_PYTHONS_OWN = frozenset(("unicode_escape", "raw_unicode_escape", "utf_7", "punycode", "idna", "undefined", "charmap"))
+"""Codecs that no browser knows: any page can be read as one of them, and hardly any is right."""
 _ESCAPE = re.compile(rb"\x1b(\([BJI]|\$[@B]|\$\(D)")
 _UNKNOWN = "\ufffd"
 
@@ -66,6 +68,9 @@ def _candidates(content: bytes, named: str) -> Iterator[str]:
     # Seven bits throughout, so it would pass for UTF-8.
     if _ESCAPE.search(content):
         yield "iso-2022-jp"
+        if content.isascii():
+            # A page that is damaged would be taken for ASCII, and its escape sequences for text.
+            return
     found = _META.search(head) or _XML.search(head)
     meta = _codec(found[1].decode("ascii")) if found else ""
     # A page that can be read says in ASCII what it is: it is not UTF-16.
@@ -87,7 +92,7 @@ def _codec(name: str) -> str:
     except (LookupError, ValueError):
         return ""
     # Some of Python's codecs are no encodings of text.
-    return codec.name if codec._is_text_encoding else ""
+    return codec.name if codec._is_text_encoding and codec.name.replace("-", "_") not in _PYTHONS_OWN else ""
 
 
 def _detected(content: bytes) -> Iterator[str]:
@@ -150,4 +155,5 @@ def _of_charset(part: bytes, mode: bytes) -> str:
         return b"".join(b"\x8f" + bytes(byte | 0x80 for byte in part[at : at + 2]) for at in range(0, len(part), 2)).decode(
             "euc_jp", "replace"
         )
-    return part.decode("ascii", "replace")
+    # An escape that is none of these leads into a set that is not known here.
+    return part.decode("ascii", "replace").replace("\x1b", _UNKNOWN)

@@ -96,7 +96,10 @@ def _record(path: Path, stream: "_Stream", number: int) -> Record:
         return Record(number, start, headers, content, length)
     # What was read may hold other records.
     stream.unread(content)
-    stream.skip_to_next()
+    if length <= MAX_CONTENT_BYTES:
+        stream.skip_to_next()
+    elif not stream.is_at_stream():
+        raise DamagedFile(f"Content-Length is {length:,}, which does not fit what follows", start or stream.place())
     return faulty("Content-Length", f"Content-Length is {length:,}, which does not fit what follows")
 
 
@@ -130,6 +133,10 @@ class _Stream:
         while self._starts and self._starts[0][0] < self.passed:
             self._starts.popleft()
         return self._starts[0][1] if self._starts and self._starts[0][0] == self.passed else None
+
+    def is_at_stream(self) -> bool:
+        """Returns whether a stream of a compressed file begins here."""
+        return self._is_packed and self.start() is not None
 
     def _end_of_stream(self) -> int | None:
         """Returns where in the buffer the current stream ends; None: it is not known yet, or there is none."""
@@ -193,7 +200,7 @@ class _Stream:
         left, parts = length, list[bytes]()
         while left:
             filled = self._fill(min(left, 2**16))
-            if left < length and self._is_packed and self.start() is not None:
+            if left < length and self.is_at_stream():
                 return b"".join(parts), False
             end = self._end_of_stream()
             size = min(left, len(self._buffer) if end is None else min(end, len(self._buffer)))
@@ -213,7 +220,7 @@ class _Stream:
     def at_record_end(self) -> bool:
         """Returns whether a record may end here: with its stream or the file, or before line ends and the next record."""
         self._fill(16)
-        if self._is_packed and self.start() is not None:
+        if self.is_at_stream():
             return True
         end = self._end_of_stream()
         behind = bytes(self._buffer[: 16 if end is None else min(16, end)])
@@ -227,7 +234,7 @@ class _Stream:
         self._take(1)
         while True:
             filled = self._fill(2**16)
-            if self._is_packed and self.start() is not None:
+            if self.is_at_stream():
                 return
             end = self._end_of_stream()
             match = _NEXT.search(self._buffer, 0, len(self._buffer) if end is None else end)

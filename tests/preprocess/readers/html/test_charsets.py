@@ -46,3 +46,14 @@ def test_a_bad_byte_is_one_unknown_character_and_a_page_of_them_has_no_text() ->
     found = decode_page(page[:99] + b"\xff" + page[99:], "utf-8")
     assert found is not None and found.count("\ufffd") == 1 and found.replace("\ufffd", "") == TEXT * 10
     assert decode_page(bytes(range(128, 256)) * 20, "utf-8") is None
+
+
+def test_a_damaged_page_of_seven_bits_is_not_taken_for_ascii() -> None:
+    page = TEXT.encode("iso2022_jp")
+    assert decode_page(page.replace(b"\x1b$B", b"\x1b$(Q"), "iso-2022-jp") is None
+    assert decode_page(b"\x1b(B" + TEXT.encode(), "") == "\x1b(B" + TEXT
+
+
+@pytest.mark.parametrize("named", ["unicode_escape", "utf-7", "punycode", "idna", "hex", "undefined"])
+def test_a_codec_of_python_that_no_browser_knows_is_not_used(named: str) -> None:
+    assert decode_page((TEXT + r"+A \u3042").encode(), named) == TEXT + r"+A \u3042"

@@ -250,6 +250,22 @@ def test_a_huge_record_is_passed_over_in_little_memory(tmp_path: Path, monkeypat
     assert len(found) == 1 and dropped == {"too large": 2}
 
 
+def test_a_length_beyond_any_page_that_is_wrong_takes_no_record_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [page_record(1, TEXT), record("response", response(page(2, TEXT)), 2, length=10**12), page_record(3, TEXT)]
+    (tmp_path / "a.warc.gz").write_bytes(packed(records))
+    found, dropped = read(tmp_path / "a.warc.gz", BadRecords("exclude"))
+    assert len(found) == 2 and dropped == {"bad input: Content-Length": 1}
+    # Where records are not streams of their own, those in the stated length would be lost.
+    monkeypatch.setattr(warc_records, "MAX_CONTENT_BYTES", 100)
+    records[1] = record("response", response(page(2, TEXT)), 2, length=len(response(page(2, TEXT))) + 50)
+    for name, data in {"b.warc": b"".join(records), "c.warc.zst": zstandard.compress(b"".join(records))}.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(
+            InputError, match=r"record 2: Content-Length is \d+, which does not fit what follows; copy or download"
+        ):
+            read(tmp_path / name, BadRecords("exclude"))
+
+
 def test_without_the_parser_the_format_is_refused_with_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
