@@ -204,6 +204,8 @@ def _check_model(recipe: Recipe) -> None:
 
 def _check_positions(model: ModelConfig) -> None:
     """Raises ConfigError where distances have no bucket: logarithms would be taken of numbers that do not grow with the distance."""
+    if model.relative_attention and model.position_buckets == 1:
+        raise ConfigError("model.position_buckets is 1, which divides no distances; set it to 2 or more, or to -1 for none.")
     farthest = model.max_relative_positions if model.max_relative_positions > 0 else model.max_position_embeddings
     exact = model.position_buckets // 2
     if model.relative_attention and 0 < exact < model.max_position_embeddings - 1 and farthest <= exact + 1:

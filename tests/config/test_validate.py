@@ -41,6 +41,10 @@ SOURCES = {"card", "char", "paper", "HF", "CPT", "MB", "LLMjp", "V3", "ours", "r
                 "model.hidden_size",
             )
         ],
+        (
+            ["--model.position_buckets", "1"],
+            "model.position_buckets is 1, which divides no distances; set it to 2 or more, or to -1",
+        ),
         (["--training.max_steps", "100000000"], "training.max_steps is 100000000; it may be at most 99999999"),
         (["--data.repeats", "{wikipedia: 2000000}"], "data.repeats holds a number above 1,000,000"),
         *[

@@ -83,6 +83,29 @@ def test_long_rows_have_hugging_faces_loss_and_gradients(length, relative, monke
     assert_same_training(*make_pair(**changes), (ids[1:], mask[1:], labels[1:]), 2e-5)
 
 
+@pytest.mark.parametrize(
+    ("length", "buckets", "relative", "in_blocks"),
+    [
+        (1024, 32, -1, False),
+        (1024, 32, -1, True),
+        (1030, 64, 100, True),
+        (1030, 7, -1, True),
+        (1030, 512, -1, True),
+        (1030, -1, 64, True),
+    ],
+)
+def test_rows_of_1024_and_more_are_hugging_faces_with_any_number_of_buckets(
+    length, buckets, relative, in_blocks, monkeypatch
+) -> None:
+    """In blocks of queries of which the last is shorter, and as whole rows."""
+    monkeypatch.setattr(blocks, "LONG_ROW", 512 if in_blocks else 2048)
+    monkeypatch.setattr(blocks, "BLOCK_SCORES", 200 * 1024)
+    assert length % blocks.block_size(length)
+    changes = {**TINY, "max_position_embeddings": length, "max_relative_positions": relative, "position_buckets": buckets}
+    ids, mask, labels = make_batch(length, length // 3)
+    assert_same_training(*make_pair(**changes), (ids[1:], mask[1:], labels[1:]), 2e-5)
+
+
 @pytest.mark.parametrize("farthest", [512, pytest.param(8192, marks=pytest.mark.long)])
 def test_rows_of_8192_have_the_formulas_context_and_gradients(farthest) -> None:
     """Seen from a few queries: the formula needs no [S, S] matrix for these, and other queries get no gradient."""
