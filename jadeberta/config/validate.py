@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, fields
+from typing import get_args, get_type_hints
 
 from jadeberta.config.init_from import LARGEST_SIZE, MOST_LAYERS
 from jadeberta.config.phases import check_phases, mask_range, phases_of, recipe_in
@@ -116,18 +117,7 @@ def _check_training(training: TrainingConfig) -> None:
         raise ConfigError(f"training.mask_probability is {mask}; it must lie between 0 and 1.")
     if training.lr <= 0:
         raise ConfigError(f"training.lr is {training.lr}; it must be above 0.")
-    if training.muon_weight_decay < 0 and training.muon_weight_decay != -1:
-        raise ConfigError(
-            f"training.muon_weight_decay is {training.muon_weight_decay}; it must be at least 0, or -1 for training.weight_decay."
-        )
-    for field in fields(training):
-        optimizer = field.name.split("_")[0]
-        is_changed = optimizer in ("muon", "lion") and getattr(training, field.name) != field.default
-        if is_changed and optimizer != training.optimizer:
-            raise ConfigError(
-                f"training.{field.name} {getattr(training, field.name)} belongs to training.optimizer {optimizer}, which is "
-                f"{training.optimizer}; set it to {field.default}."
-            )
+    _check_optimizer(training)
     if not 0 <= training.warmup_steps <= training.max_steps:
         raise ConfigError(
             f"training.warmup_steps {training.warmup_steps} must lie within training.max_steps {training.max_steps}."
@@ -141,6 +131,22 @@ def _check_training(training: TrainingConfig) -> None:
             f"training.warmup_steps {training.warmup_steps} and training.decay_steps {training.decay_steps} together "
             f"are more than training.max_steps {training.max_steps}."
         )
+
+
+def _check_optimizer(training: TrainingConfig) -> None:
+    if training.muon_weight_decay < 0 and training.muon_weight_decay != -1:
+        raise ConfigError(
+            f"training.muon_weight_decay is {training.muon_weight_decay}; it must be at least 0, or -1 for training.weight_decay."
+        )
+    for field in fields(training):
+        value = getattr(training, field.name)
+        for optimizer in get_args(get_type_hints(TrainingConfig)["optimizer"]):
+            # Keys that begin with an optimizer's name are its own.
+            if field.name.startswith(f"{optimizer}_") and value != field.default and optimizer != training.optimizer:
+                raise ConfigError(
+                    f"training.{field.name} {value} belongs to training.optimizer {optimizer}, which is {training.optimizer}; set it to "
+                    f"{field.default}."
+                )
 
 
 def _check_batch(training: TrainingConfig) -> None:

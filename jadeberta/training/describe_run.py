@@ -16,11 +16,13 @@ def describe(recipe: Recipe, process: Process, data: RunData, device: str) -> st
         device: of the ranks, in words.
     """
     shards = data.shards
+    # The published one goes without saying.
+    optimizer = "" if recipe.training.optimizer == "adamw" else f"{recipe.training.optimizer}, "
     return (
         f"{_steps(recipe, process, data)}\n"
         f"data {shards.directory}: {_corpora(data)} sequences; fingerprint {shards.index.fingerprint[:12]}\n"
         f"model {recipe.model.num_hidden_layers} x {recipe.model.hidden_size}, attention {recipe.model.attention}, "
-        f"{recipe.training.precision}, {recipe.deepspeed}; run {recipe.run.dir}\n"
+        f"{recipe.training.precision}, {optimizer}{recipe.deepspeed}; run {recipe.run.dir}\n"
         f"device {device}"
     )
 
