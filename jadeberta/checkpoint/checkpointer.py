@@ -218,7 +218,7 @@ class Checkpointer:
             "world_size": self.engine.process.world_size,
             "zero_stage": self.engine.stage,
             "precision": recipe.training.precision,
-            "data": describe_data(self.shards, self.expected["settings"]),
+            "data": describe_data(self.shards, self.expected["settings"], self.context.data.readers),
             "recipe": asdict(recipe),
             # Left out of a run from random weights, whose checkpoints have had no such key.
             **({"lineage": list(self.context.start.lineage)} if self.context.start.lineage else {}),

@@ -1,6 +1,7 @@
 """What ties a checkpoint to a run: the data, tokenizer and settings that must be the same in every attempt."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import chain
 from math import isfinite
@@ -118,14 +119,25 @@ def refuse_foreign(directory: Path, state: dict[str, Any], expected: dict[str, A
         )
 
 
-def describe_data(shards: ShardReader, settings: dict[str, Any]) -> dict[str, Any]:
-    """Describes how the shards were made and what is in them, so that a checkpoint has this information without them."""
+def describe_data(
+    shards: ShardReader, settings: dict[str, Any], readers: Mapping[int, ShardReader] | None = None
+) -> dict[str, Any]:
+    """Describes how the shards were made and what is in them, so that a checkpoint has this information without them.
+
+    Args:
+        shards: rows of the directory's only or first length.
+        settings: of the run.
+        readers: by row length, where the run reads several.
+    """
     index = shards.index
-    corpora = {
-        name: {key: sum(getattr(entry, key) for entry in corpus.train) for key in ("documents", "sequences", "tokens")}
-        | {"repeats": settings[f"data.repeats.{name}"]}
-        for name, corpus in index.corpora.items()
-    }
+
+    def counted(reader: ShardReader) -> dict[str, dict[str, int]]:
+        return {
+            name: {key: sum(getattr(entry, key) for entry in corpus.train) for key in ("documents", "sequences", "tokens")}
+            | {"repeats": settings[f"data.repeats.{name}"]}
+            for name, corpus in reader.index.corpora.items()
+        }
+
     keys = ("sequence_length", "vocab_size", "segmenter", "normaliser", "sentence_splitter")
     # Left out at its default, which all shards had before the key existed.
     by_character = {"word_starts": index.word_starts} if index.word_starts != "pieces" else {}
@@ -133,7 +145,14 @@ def describe_data(shards: ShardReader, settings: dict[str, Any]) -> dict[str, An
     if index.tokenizer_input:
         main = main_file(index.tokenizer_sha256, index.tokenizer_files)
         other = {"tokenizer_input": index.tokenizer_input, "tokenizer_file": main}
-    return {key: getattr(index, key) for key in keys} | by_character | other | {"corpora": corpora}
+    rows = {str(length): counted(reader) for length, reader in (readers or {}).items() if reader is not shards}
+    return (
+        {key: getattr(index, key) for key in keys}
+        | by_character
+        | other
+        | {"corpora": counted(shards)}
+        | ({"corpora_of_length": rows} if rows else {})  # left out of a run of one length, whose checkpoints have no such key
+    )
 
 
 def refuse_inconsistent(directory: Path, state: dict[str, Any]) -> None:

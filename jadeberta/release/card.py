@@ -1,6 +1,7 @@
 """The model card. Every number in it is read from the run, the shards and the evaluation; what is not known is left out."""
 
 import json
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -96,23 +97,46 @@ def describe_segmenter(segmenter: dict[str, Any]) -> str:
 
 def _data(state: dict[str, Any]) -> str:
     data, fingerprints = state["data"], state["fingerprints"]
-    # Corpora that are mixed by weight alone have no number of times.
-    is_repeated = _is_repeated(state["settings"])
-    table = "\n".join(
-        f"| {name} | {c['documents']:,} | {c['sequences']:,} | {c['tokens']:,} |" + f" {c['repeats']} |" * is_repeated
-        for name, c in data["corpora"].items()
-    )
+    tables = "\n\n".join(_corpora(length, corpora, _is_repeated(state["settings"])) for length, corpora in _read_corpora(state))
     kind = f"tokenizer {data['tokenizer_file']}" if "tokenizer_file" in data else "sentencepiece unigram"
     pieces = f"{'sentencepiece characters' if is_of_characters(data) else kind}, {data['vocab_size']:,} pieces"
     return f"""## Training data
 
-| corpus | documents | sequences of {data["sequence_length"]} | tokens |{" times in an epoch |" * is_repeated}
-|---|---|---|---|{"---|" * is_repeated}
-{table}
+{tables}
 
 Words by {describe_segmenter(data["segmenter"])}; normaliser {data["normaliser"]}, sentence splitter {data["sentence_splitter"]};
 {pieces} (sha256 {fingerprints["tokenizer"][:16]}…); shards {fingerprints["shards"][:16]}….
 """
+
+
+def _corpora(length: int, corpora: dict[str, dict[str, int]], is_repeated: bool) -> str:
+    """A table of the rows of a length; corpora that are mixed by weight alone have no number of times."""
+    rows = "\n".join(
+        f"| {name} | {c['documents']:,} | {c['sequences']:,} | {c['tokens']:,} |" + f" {c['repeats']} |" * is_repeated
+        for name, c in corpora.items()
+    )
+    head = f"| corpus | documents | sequences of {length} | tokens |" + " times in an epoch |" * is_repeated
+    return f"{head}\n|---|---|---|---|{'---|' * is_repeated}\n{rows}"
+
+
+def _read_corpora(state: dict[str, Any]) -> list[tuple[int, dict[str, dict[str, int]]]]:
+    """The corpora by row length, those lengths alone that the run has read until now."""
+    data = state["data"]
+    first = data["sequence_length"]
+    lengths = {entry["sequence_length"] or first for entry, _, done in _phases(state) if done} or {first}
+    found = {first: data["corpora"]} | {int(n): corpora for n, corpora in data.get("corpora_of_length", {}).items()}
+    # An older checkpoint has counted those of the first length alone.
+    return [(length, corpora) for length, corpora in found.items() if length in lengths] or [(first, data["corpora"])]
+
+
+def _phases(state: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any], int]]:
+    """Of each phase its entry in the recipe, its settings, and how many of its steps are done."""
+    settings = state["settings"].get("phases", [])
+    firsts = [0, *accumulate(phase["steps"] for phase in settings)]
+    return [
+        (entry, phase, min(phase["steps"], max(0, state["step"] - first)))
+        for entry, phase, first in zip(state["recipe"]["phases"] if settings else [], settings, firsts, strict=False)
+    ]
 
 
 def _is_repeated(settings: dict[str, Any]) -> bool:
@@ -145,8 +169,9 @@ def _training(state: dict[str, Any], ledger: list[dict[str, Any]], weights: str)
         ("seed", state["seed"]),
         ("software", ", ".join(f"{name} {version}" for name, version in state["versions"].items())),
     ]
-    for number, phase in enumerate(settings.get("phases", []), 1):
-        lines.append((f"phase {number}", _phase(phase, state["recipe"]["phases"][number - 1])))
+    for number, (entry, phase, done) in enumerate(_phases(state), 1):
+        if done:
+            lines.append((f"phase {number}", _phase(phase, entry, done, state["recipe"]["training"])))
     if settings.get("data.weights"):
         lines.append(("mixed by weight", _mixed({"weights": settings["data.weights"]})))
     if settings.get("training.z_loss"):
@@ -185,12 +210,26 @@ def _batch(settings: dict[str, Any]) -> str:
     return ", then ".join([*warmup, f"{settings['training.global_batch_size']:,} sequences"])
 
 
-def _phase(phase: dict[str, Any], entry: dict[str, Any]) -> str:
+def _phase(phase: dict[str, Any], entry: dict[str, Any], done: int, training: dict[str, Any]) -> str:
+    """One phase in words.
+
+    Args:
+        phase: its settings.
+        entry: in the recipe.
+        done: steps of it.
+        training: that section of the recipe.
+    """
+    steps = f"{phase['steps']:,}" if done == phase["steps"] else f"{done:,} of {phase['steps']:,}"
     length = f", rows of {entry['sequence_length']:,}" if entry["sequence_length"] else ""
     mask = phase["mask_probability"]
     masked = f", masks {mask[0]:.0%}" + (f" to {mask[1]:.0%}" if mask[0] != mask[1] else "") if mask else ""
-    rate = f", learning rate {entry['lr']:g}" if entry["lr"] is not None else ""
-    return f"{phase['steps']:,} steps of {phase['global_batch_size']:,} sequences{length}{masked}{rate}; {_mixed(phase['mixed'])}"
+    own = {key: phase[key] for key in ("lr", "schedule", "warmup_steps", "decay_steps")}
+    rate = ""
+    if any(value is not None for value in own.values()):
+        peak, kind = training["lr"] if own["lr"] is None else own["lr"], own["schedule"] or training["schedule"]
+        schedule = {"schedule": kind, "warmup_steps": own["warmup_steps"] or 0, "decay_steps": own["decay_steps"]}
+        rate = f", learning rate {peak:g} {_schedule(schedule)}"
+    return f"{steps} steps of {phase['global_batch_size']:,} sequences{length}{masked}{rate}; {_mixed(phase['mixed'])}"
 
 
 def _mixed(mixed: dict[str, dict[str, float]]) -> str:

@@ -69,6 +69,7 @@ def test_every_phase_begins_at_its_step_with_what_it_changes(unbroken) -> None:
     state = json.loads((unbroken / f"checkpoints/step-{STEPS:08d}/state.json").read_text())
     # Phase 3 draws as the first one does, and goes on after its 36 samples.
     assert state["position"] == 36 + 16 and "skipped_samples" not in state
+    assert state["data"]["corpora_of_length"]["256"]["cc100"]["sequences"] == 9
     assert state["settings"]["phases"][1]["mixed"] == {"weights": {"wikipedia": 0.25, "cc100": 0.75}}
 
 
