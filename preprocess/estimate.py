@@ -4,6 +4,7 @@ The rates of extract and segment, and the text and disk that a byte of a corpus 
 tokenizer stage and of pack were measured on another host and are constants below.
 """
 
+import logging
 import shutil
 import time
 from collections import Counter
@@ -33,6 +34,7 @@ from preprocess.text import split_sentences, whole_text
 from preprocess.tokenization.encoders import Encoder, find_tokenizer, open_encoder
 from preprocess.workdir import documents_dir
 
+log = logging.getLogger(__name__)
 HEAD_BYTES = 2**20
 """Bytes read of a corpus's first file, before decompression."""
 TRIED_SENTENCES = 3000
@@ -176,16 +178,26 @@ def estimate_corpus(
 
 def _try_extract(split: InputSplit, scratch: Path, config: PreprocessConfig) -> tuple[int, int, list[Document]]:
     """Returns the bytes read of a corpus's first file, their size when they are stored for extraction, and their documents."""
-    reader = readers.READERS[split.format]
+    dropped: Counter[str] = Counter()
+    read, packed, found = _read_head(split, scratch, dropped)
+    kept = list(document_filters.keep(iter(found), config, dropped, []))
+    if dropped and not kept:
+        said = ", ".join(f"{number:,} {reason}" for reason, number in dropped.items())
+        log.warning("%s: no document is left of what was read of %s (%s)", split.corpus, split.path.name, said)
+    return max(1, read), packed, kept
+
+
+def _read_head(split: InputSplit, scratch: Path, dropped: Counter[str]) -> tuple[int, int, list[Document]]:
+    """Returns what `_try_extract` does, before the filters."""
+    reader, bad = readers.READERS[split.format], BadRecords("exclude")
     if is_archive(split.path) and not split.group:
-        size, documents_of = readers.head_of_archive(split, HEAD_BYTES)
-        return max(1, size), 0, list(document_filters.keep(iter(documents_of), config, Counter(), []))
+        size, found = readers.head_of_archive(split, HEAD_BYTES, dropped)
+        return size, 0, found
     tried = split if split.group else reader.head(split, HEAD_BYTES) if hasattr(reader, "head") else None
     if tried is not None:
-        found = readers.documents(tried, Counter(), BadRecords("exclude"))
-        return max(1, tried.end), 0, list(document_filters.keep(found, config, Counter(), []))
+        return tried.end, 0, list(readers.documents(tried, dropped, bad))
     if not hasattr(reader, "begins"):
-        return _try_records(split)
+        return _try_records(split, dropped, bad)
     read, lines = head_lines(split.path, reader.begins, HEAD_BYTES)
     # The head becomes a file of its own with a note, as a split of a large file would be.
     content = b"\n".join([*lines, b""])
@@ -193,22 +205,20 @@ def _try_extract(split: InputSplit, scratch: Path, config: PreprocessConfig) -> 
     head.write_bytes(content)
     place = {"first_line": 1, "first_unit": 0, "ends_file": False, "text": None, "start": 0, "end": len(content)}
     write_json(note, place)
-    dropped: Counter[str] = Counter()
     tried = replace(split, path=head, start=0, end=max(1, len(content)), note=note)
-    documents = readers.documents(tried, dropped, BadRecords("exclude"))
-    return read, _compressed(content, LEVEL), list(document_filters.keep(documents, config, dropped, []))
+    return read, _compressed(content, LEVEL), list(readers.documents(tried, dropped, bad))
 
 
-def _try_records(split: InputSplit) -> tuple[int, int, list[Document]]:
-    """Returns what `_try_extract` does, for a format that is no lines of text."""
-    dropped, bad, found, size = Counter[str](), BadRecords("exclude"), list[Document](), 0
+def _try_records(split: InputSplit, dropped: Counter[str], bad: BadRecords) -> tuple[int, int, list[Document]]:
+    """Returns what `_read_head` does, for a format that is no lines of text."""
+    found, size = list[Document](), 0
     for document in readers.documents(split, dropped, bad):
         found.append(document)
         size += len(document["text"].encode())
         if size >= HEAD_BYTES:
             break
     tried = bad.documents + sum(dropped.values())
-    return max(1, (split.end - split.start) * tried // readers.READERS[split.format].records(split)), 0, found
+    return (split.end - split.start) * tried // readers.READERS[split.format].records(split), 0, found
 
 
 def _try_segment(

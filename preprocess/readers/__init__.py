@@ -173,11 +173,15 @@ def _reading(format: str, path: Path, settings: ReaderSettings) -> members.Readi
     return members.reading_of(format, READERS[format], path, settings.documents)
 
 
-def head_of_archive(split: InputSplit, size: int) -> tuple[int, list[Document]]:
-    """Returns (bytes of the archive read, documents) of the members at the head of an archive, which take about `size` bytes of it."""
+def head_of_archive(split: InputSplit, size: int, dropped: Counter[str]) -> tuple[int, list[Document]]:
+    """Returns (bytes of the archive read, documents) of the members at the head of an archive, which take about `size` bytes of it.
+
+    Other documents are counted in `dropped` by reason.
+    """
+    bad = BadRecords("exclude", dropped)
     reading, reached, found = _reading(split.format, split.path, split.settings), [0], list[Document]()
-    for piece in members.pieces(replace(split, note=None), reading, Counter(), reached):
-        for document in READERS[split.format].documents(piece, Counter(), BadRecords("exclude")):
+    for piece in members.pieces(replace(split, note=None), reading, dropped, reached):
+        for document in READERS[split.format].documents(piece, dropped, bad):
             found.append(document)
             if reached[0] >= size:
                 return reached[0], found

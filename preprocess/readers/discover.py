@@ -156,6 +156,14 @@ def _take_published(survey: _Survey, names: list[str]) -> list[str]:
             kept, first = set(found[chosen]), Path(found[chosen][0]).name
             _take_named(survey, "wikipedia" if format == "enterprise_html" else format, format, found[chosen], chosen)
         for name in sorted(taken - kept):
+            if format == "warc" and not _has_pages(name, kept):
+                choices = {
+                    which: Series(format, glob.escape(path), [path])
+                    for which, path in (("warc", found[chosen][0]), ("wet", name))
+                }
+                raise _question(
+                    survey.folder, f"{name} is the text of pages that are in none of the WARC files beside {first}", choices
+                )
             survey.leave(name, f"holds what {first} holds")
         rest = [name for name in rest if name not in taken]
         if format == "wikipedia":
@@ -166,6 +174,12 @@ def _take_published(survey: _Survey, names: list[str]) -> list[str]:
     for name, files in present.items():
         _take_named(survey, name if len(present) == 2 else "oscar", "oscar", files, oscar[name])
     return [name for name in rest if not any(name in files for files in present.values())]
+
+
+def _has_pages(name: str, others: set[str]) -> bool:
+    """Returns whether one of the other files holds the pages of a WARC or WET file: it is named alike."""
+    bare = {re.sub(r"\.warc(\.wet)?(\.gz)?$", "", Path(other).name) for other in others}
+    return re.sub(r"\.warc(\.wet)?(\.gz)?$", "", Path(name).name) in bare
 
 
 def _matching(names: Iterable[str], pattern: str) -> list[str]:

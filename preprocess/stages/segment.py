@@ -89,9 +89,10 @@ def _plan(config: PreprocessConfig, out: Path, description: dict[str, Any]) -> l
                 )
             require_complete(out, corpus)
             dropped = sum((Counter(marker["counts"]["dropped"]) for marker in markers), Counter())
-            reasons = ", ".join(f"{n} {reason}" for reason, n in dropped.items()) or "its files hold none"
+            said = ", ".join(f"{n:,} {reason}" for reason, n in dropped.items()) or "its files hold none"
             raise ConfigError(
-                f"{out}: no document of '{corpus}' is left ({reasons}). Take it out of preprocess.corpora or add text."
+                f"{out}: no document of '{corpus}' is left ({said}). Correct the filter that drops "
+                "them, take the corpus out of preprocess.corpora, or add text."
             )
         require_complete(out, corpus)
         pending += [part for part in parts if not _is_done(part, out, description, config.keeps_text)]

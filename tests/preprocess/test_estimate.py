@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jadeberta.shards import ShardIndex
-from preprocess.config import SegmenterConfig
+from preprocess.config import CorpusConfig, PreprocessConfig, SegmenterConfig
 from preprocess.estimate import describe_plan, estimate_corpus
 from preprocess.readers import cc100
 from preprocess.readers import input_split as split
@@ -88,3 +90,26 @@ def test_the_plan_names_files_that_will_be_split_and_time_and_disk(tmp_path: Pat
     )
     assert "GB of disk for all stages: cuts 0.00, documents 0.00" in lines[-1] and lines[-1].endswith("GB are free")
     assert not (tmp_path / "out").exists()
+
+
+def test_filters_count_in_a_format_without_lines_and_a_filter_that_leaves_nothing_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [f"文{number}。" for number in range(40)]
+    pq.write_table(pa.table({"text": texts, "score": [number % 4 for number in range(40)]}), tmp_path / "a.parquet")
+    found = {}
+    for name, options in {
+        "all": {},
+        "where": {"where": "score == 1"},
+        "none": {"where": "score > 7"},
+        "quality": {},
+    }.items():
+        quality = {"DocumentLengthFilter": {"min_doc_len": 4}} if name == "quality" else {}
+        config = PreprocessConfig({name: CorpusConfig("parquet", str(tmp_path / "*.parquet"), **options)}, quality=quality)
+        with open_segmenter(SegmenterConfig("none")) as segmenter:
+            splits = plan_splits(config, tmp_path / "out")[name]
+            found[name] = estimate_corpus(name, splits, tmp_path / "out", segmenter, config).text_bytes
+    size = sum(len(text.encode()) for text in texts)
+    assert found["all"] == size and found["where"] == pytest.approx(size / 4, rel=0.1) and found["none"] == 0
+    assert found["quality"] == sum(len(text.encode()) for text in texts[10:])
+    assert caplog.messages == ["none: no document is left of what was read of a.parquet (40 where)"]

@@ -235,6 +235,12 @@ def test_dumps_of_html_and_crawls_are_found_by_their_usual_names(tmp_path: Path)
     assert found(tmp_path)["wikipedia"] == ("wikipedia", ["jawiki-20240101-pages-articles.xml.bz2"])
 
 
+def test_a_wet_file_of_pages_that_no_warc_file_holds_is_asked_about(tmp_path: Path) -> None:
+    touch(tmp_path, "crawl-00001.warc.gz", "crawl-00001.warc.wet.gz", "crawl-00000.warc.wet.gz")
+    with pytest.raises(InputError, match=r"crawl-00000\.warc\.wet\.gz is the text of pages that are in none of the WARC files"):
+        discover(tmp_path)
+
+
 def test_archives_are_found_by_what_is_in_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = jsonl([{"text": "本文。"}])
     archives = {
