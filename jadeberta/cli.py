@@ -20,9 +20,10 @@ from jadeberta.errors import (
     StopRequested,
 )
 from jadeberta.jobs.exit_reason import EXIT_REASONS_VARIABLE, write_exit_reason
-from jadeberta.utils.paths import find_recipe, user_path
+from jadeberta.utils.paths import find_recipe, require_current_directory, user_path
 from jadeberta.utils.processes import end_with_launcher
 from jadeberta.utils.recipe_errors import explain_recipe_error
+from jadeberta.utils.resources import explain_system_error
 
 RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")
 COMMON_ERRORS = (ConfigError, CheckpointError, NothingToResume, NumericsError, StopRequested, RequeueRequested)
@@ -61,6 +62,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     options = parser.parse_args(arguments[:1] or ["--help"])
     try:
+        require_current_directory()
         sys.exit(verbs[options.verb][1](arguments[1:]))
     except JadebertaError as e:
         _report(e)
@@ -73,9 +75,12 @@ def main() -> None:
         if _rank() == 0:
             print("interrupted: ended at once", file=sys.stderr)
         _exit_now(130)
-    except Exception:
+    except Exception as e:
+        if ours := explain_system_error(e):
+            _report(ours)
+        else:
+            traceback.print_exc()
         # Without this the interpreter would wait at its exit for loader processes that take no signals.
-        traceback.print_exc()
         _exit_now(1)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from jadeberta.shards import ConfigError, DirectoryLock, JadebertaError, ShardIndex, find_index, verify
 from jadeberta.utils.command_line import ParagraphFormatter
 from jadeberta.utils.logs import configure_console
-from jadeberta.utils.paths import path_option
+from jadeberta.utils.paths import path_option, require_current_directory
 from jadeberta.utils.processes import end_with_launcher
 from jadeberta.utils.progress_line import CLEAR_LINE, ConsoleHandler
 from jadeberta.utils.resources import raise_open_files_limit
@@ -96,6 +96,7 @@ def main() -> None:
         logging.getLogger("preprocess").addHandler(warnings)
     directory = options.directory or options.out
     try:
+        require_current_directory()
         if options.stage in READ_ONLY_VERBS and directory is None:
             print(f"python -m preprocess {options.stage}: name the directory", file=sys.stderr)
             status = 2

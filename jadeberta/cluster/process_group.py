@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from jadeberta.cluster.environment import Process
 from jadeberta.cluster.run_store import RunIdentity, is_loopback, open_store
-from jadeberta.errors import HangError
+from jadeberta.errors import ConfigError, HangError
 
 
 def join_process_group(process: Process, device: torch.device, patience: float, run_dir: Path = Path()) -> None:
@@ -23,7 +23,7 @@ def join_process_group(process: Process, device: torch.device, patience: float, 
         run_dir: of the run; ranks of another are refused.
 
     Raises:
-        ConfigError: the port is taken.
+        ConfigError: the port is taken, or the network interface has no address.
         ForeignRunError: the ranks of another run meet at this address.
         HangError: the other ranks did not come in time.
     """
@@ -45,6 +45,14 @@ def join_process_group(process: Process, device: torch.device, patience: float, 
         where = f"{process.master_addr}:{process.master_port}"
         reason = str(e).splitlines()[0]
         raise HangError(f"rank {process.rank} did not meet the others at {where} within {patience:.0f} s ({reason}).") from e
+    except RuntimeError as e:
+        if "Unable to find address" not in str(e):
+            raise
+        interface = os.environ.get("GLOO_SOCKET_IFNAME", "")
+        raise ConfigError(
+            f"the network interface {interface or 'of this host'} has no address, so that no rank can be reached; bring it up "
+            f"('ip link set {interface or 'lo'} up'), or name another in GLOO_SOCKET_IFNAME."
+        ) from e
 
 
 def set_timeouts(seconds: float, group: "dist.ProcessGroup | None" = None) -> None:

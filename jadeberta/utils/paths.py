@@ -34,12 +34,7 @@ def expand_user(text: str, what: str = "") -> str:
     """
     refuse_remote(text, what)
     where = f"{what} {text}" if what else text
-    try:
-        encoded = os.fsencode(text)
-    except UnicodeEncodeError:
-        encoded = b"\0"
-    if b"\0" in encoded:
-        raise ConfigError(f"{what or 'the path'} is {text!a}; no path can hold such a character, so correct it.")
+    encoded = require_encodable(text, what)
     if len(encoded) > LONGEST_PATH or any(len(name) > LONGEST_NAME for name in encoded.split(b"/")):
         raise ConfigError(f"{what or 'the path'} is longer than a path can be, from {text[:60]} on; correct it.")
     if variable := SHELL_VARIABLE.search(text):
@@ -48,6 +43,36 @@ def expand_user(text: str, what: str = "") -> str:
     if text.startswith("~") and expanded == text:
         raise ConfigError(f"{where}: no home directory is known for {text.split('/')[0]}; write the path in full.")
     return expanded
+
+
+def require_encodable(text: str, what: str = "") -> bytes:
+    """Returns a path as bytes.
+
+    Args:
+        text: the path.
+        what: names the key or option in the error, e.g. "run.dir".
+
+    Raises:
+        ConfigError: it is not UTF-8, as names from archives of other systems, or holds a NUL: reports and indexes, which are JSON, cannot
+            hold it.
+    """
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{what or 'the path'} is {text!a}; this name is not UTF-8. Rename it, from Shift JIS by convmv -f shift_jis -t utf-8."
+        ) from None
+    if b"\0" in encoded:
+        raise ConfigError(f"{what or 'the path'} is {text!a}; no path can hold such a character, so correct it.")
+    return encoded
+
+
+def require_current_directory() -> None:
+    """Raises ConfigError where the current directory is gone, or its path cannot be written into reports."""
+    try:
+        require_encodable(os.getcwd(), "the current directory")  # noqa: PTH109 - Path.cwd() is the same
+    except OSError as e:
+        raise ConfigError(f"the current directory cannot be used ({e.strerror}); change into another.") from None
 
 
 def user_path(text: str, what: str = "") -> Path:

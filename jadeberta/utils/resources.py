@@ -7,6 +7,15 @@ import os
 import resource
 import weakref
 
+from jadeberta.errors import JadebertaError, OutputError, ResourceError
+
+OF_STORAGE = frozenset(
+    {
+        errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ENAMETOOLONG, errno.ENOTDIR,
+        errno.EISDIR, errno.ELOOP,
+    }
+)  # fmt: skip
+"""Errors of a disk, or of a path that the user chose."""
 OPEN_FILES_WANTED = 65536
 """Descriptors that a process asks for at most: some programs walk through all numbers that they could have."""
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EINTR, errno.ENOLCK})
@@ -43,6 +52,16 @@ def open_files_limit() -> int:
     """The limit of open files that holds for this process."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return OPEN_FILES_WANTED if soft == resource.RLIM_INFINITY else soft
+
+
+def explain_system_error(error: BaseException) -> JadebertaError | None:
+    """Returns a fault of the host, a disk or a path as one of our errors; None for what may be a fault of the program."""
+    if is_shortage(error):
+        return ResourceError(f"{describe_shortage(error)}.")
+    if isinstance(error, OSError) and error.errno in OF_STORAGE:
+        where = f"{error.filename}: " if error.filename else "reading or writing: "
+        return OutputError(f"{where}{os.strerror(error.errno)}. Mend the disk or the path, and run the same command again.")
+    return None
 
 
 def is_shortage(error: BaseException) -> bool:

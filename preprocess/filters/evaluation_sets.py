@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 
 from jadeberta.shards import ConfigError, InputError
-from jadeberta.utils.paths import expand_user
+from jadeberta.utils.paths import expand_user, require_encodable
 from preprocess.compressed import DamagedFile, chunks
 from preprocess.config import EvaluationSetConfig
 from preprocess.readers.input_split import natural_key
@@ -78,6 +78,8 @@ def find_files(name: str, config: EvaluationSetConfig) -> list[Path]:
     if not files:
         what = "no file matches" if glob.has_magic(config.path) else "no such file"
         raise InputError(f"{config.path}: {what}; correct {key} or put the evaluation set there.")
+    for path in files:
+        require_encodable(str(path), key)
     return sorted(files, key=lambda path: (natural_key(path.name), str(path)))
 
 

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from jadeberta.shards import ConfigError, InputError
-from jadeberta.utils.paths import expand_user
+from jadeberta.utils.paths import expand_user, require_encodable
 from jadeberta.utils.remote_paths import refuse_remote
 from preprocess.compressed import compression
 from preprocess.config import CorpusConfig
@@ -240,5 +240,7 @@ def _files(corpus: str, pattern: str) -> list[Path]:
             )
         what = "no file matches" if glob.has_magic(pattern) else "no such file"
         raise InputError(f"{pattern}: {what}; correct preprocess.corpora.{corpus}.path or put the corpus there.")
+    for path in files:
+        require_encodable(str(path), f"preprocess.corpora.{corpus}.path")
     # The order decides ids and shards: it must not depend on the file system.
     return sorted(files, key=lambda path: (natural_key(path.name), str(path)))
