@@ -108,6 +108,8 @@ def refuse_foreign(directory: Path, state: dict[str, Any], expected: dict[str, A
                 f"{directory}: made with other {what} (checkpoint {state['fingerprints'][what][:16]}…, this run "
                 f"{expected['fingerprints'][what][:16]}…). Set {remedy} to the ones it was made with, or choose another run.dir."
             )
+    if fault := lost_places(state, expected):
+        raise CheckpointError(f"{directory}: {fault}. Set them back, or choose another run.dir.")
     before, now = BEFORE_THE_KEY | state["settings"], expected["settings"]
     if has_phases(state, expected):
         refuse_changed_phases(directory, state, expected)
@@ -117,6 +119,13 @@ def refuse_foreign(directory: Path, state: dict[str, Any], expected: dict[str, A
         raise CheckpointError(
             f"{directory}: made with another recipe ({'; '.join(differ)}). Set them back, or choose another run.dir."
         )
+
+
+def lost_places(state: dict[str, Any], expected: dict[str, Any]) -> str | None:
+    """Says where a run would lose the samples that it skips, which are places in the order of phases or weights; None where it has one."""
+    if state.get("skipped_samples") and not {"phases", "data.weights"} & expected["settings"].keys():
+        return "it has rolled back while its recipe had phases or weights, which are gone now"
+    return None
 
 
 def describe_data(

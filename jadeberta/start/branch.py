@@ -6,7 +6,7 @@ States what the branch may change and what it must keep. Reads the other run's c
 from pathlib import Path
 from typing import Any
 
-from jadeberta.checkpoint.compatibility import BEFORE_THE_KEY, expected_of, state_fault
+from jadeberta.checkpoint.compatibility import BEFORE_THE_KEY, expected_of, lost_places, state_fault
 from jadeberta.checkpoint.manifest import MANIFEST_NAME, list_checkpoints, verify
 from jadeberta.checkpoint.phase_settings import changed_phase, has_phases, without_phases
 from jadeberta.checkpoint.state_dict import read_state
@@ -96,6 +96,8 @@ def _changes(
     now = expected_of(recipe, shards, repeats)
     before, settings = BEFORE_THE_KEY | state["settings"], now["settings"]
     phases = {}
+    if fault := lost_places(state, now):
+        raise ConfigError(f"phases: {directory}: {fault}. Set them back, or branch from a step before the roll-back.")
     if has_phases(state, now):
         if words := changed_phase(state, now):
             raise ConfigError(

@@ -16,6 +16,7 @@ from jadeberta.config.lineage import describe_entry
 from jadeberta.data.phase_order import PhasedOrder
 from jadeberta.data.run_data import open_run_data
 from jadeberta.errors import CheckpointError, ConfigError, JadebertaError
+from jadeberta.pretrain import pretrain
 from jadeberta.shards import open as open_shards
 from jadeberta.start.plan import settle_start
 from jadeberta.utils.files import file_sha256
@@ -210,6 +211,19 @@ def test_a_branch_of_a_phased_run_that_has_rolled_back_skips_what_the_run_skips(
     other = ("--run.dir", str(tmp_path / "third"), "--phases", "[{steps: 2}, {steps: 4, weights: {wikipedia: 1.0}}]")
     with pytest.raises(ConfigError, match="phases: phase 2, which has begun: mixed"):
         planned(recipe, step, *other)
+
+
+def test_phases_are_not_taken_out_of_a_run_that_skips_samples_of_theirs(source, shards, recipe, tmp_path) -> None:
+    phased = "--phases", "[{steps: 4}]"
+    step = Path(shutil.copytree(source / "checkpoints/step-00000002", tmp_path / "run/checkpoints/step-00000002"))
+    change_state(step, skipped_samples=[[1, 12, 24]], rollbacks=1)
+    elsewhere = "--run.dir", str(tmp_path / "branch")
+    with pytest.raises(ConfigError, match="has rolled back while its recipe had phases or weights, which are gone now"):
+        planned(recipe, step, *elsewhere)
+    with pytest.raises(CheckpointError, match="which are gone now"):
+        pretrain(load_recipe(recipe), dry_run=True)
+    assert planned(recipe, step, *elsewhere, *phased).branch == step
+    pretrain(load_recipe(recipe, phased), dry_run=True)
 
 
 def change_state(step: Path, **changes: object) -> None:
