@@ -201,7 +201,8 @@ def _start(recipe: Recipe, process: Process, data: RunData, start: StartOfRun) -
     ledger = Ledger(path, attempt, mend=False)
     sizes = token_sizes(recipe, data.shards.sequence_length)
     console = Console(recipe.training.max_steps, recipe.logging.every_steps, sizes, handler)
-    form = attention_form(recipe.model.attention, device.type)
+    first = data.phases[0]
+    form = attention_form(first.attention, device.type, first.sequence_length or data.shards.sequence_length)
     logger.info(describe(recipe, process, data, f"{describe_device(device)}, attention: {form}"))
     context = RunContext(recipe, process, device, data, ledger, console, watchdog, control)
     return context, lock

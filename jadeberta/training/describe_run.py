@@ -15,13 +15,13 @@ def describe(recipe: Recipe, process: Process, data: RunData, device: str) -> st
         data: of the run.
         device: of the ranks, in words.
     """
-    shards = data.shards
+    shards, attention = data.shards, " and ".join(dict.fromkeys(phase.attention for phase in data.phases))
     # The published one goes without saying.
     optimizer = "" if recipe.training.optimizer == "adamw" else f"{recipe.training.optimizer}, "
     return (
         f"{_steps(recipe, process, data)}\n"
         f"data {shards.directory}: {_corpora(data)} sequences; fingerprint {shards.index.fingerprint[:12]}\n"
-        f"model {recipe.model.num_hidden_layers} x {recipe.model.hidden_size}, attention {recipe.model.attention}, "
+        f"model {recipe.model.num_hidden_layers} x {recipe.model.hidden_size}, attention {attention}, "
         f"{recipe.training.precision}, {optimizer}{recipe.deepspeed}; run {recipe.run.dir}\n"
         f"device {device}"
     )

@@ -9,7 +9,7 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_p
 
 from bench.row_memory import bytes_at_once
 from jadeberta.model.attention import blocks
-from jadeberta.model.attention.dispatch import attend, takes_blocks
+from jadeberta.model.attention.dispatch import attend, attention_form, takes_blocks
 from jadeberta.model.attention.dropout import DropoutMask, dropped_weights, rng_keys_of
 from jadeberta.model.attention.relative_positions import distance_buckets
 from tests.model.test_attention import TERMS, assert_gives_the_formula, gradients, make_inputs
@@ -71,6 +71,7 @@ def test_blocks_drop_the_weights_that_whole_rows_drop(seed) -> None:
 def test_the_published_row_and_all_others_that_are_short_keep_their_path() -> None:
     assert not any(takes_blocks(length, 6, torch.bfloat16, gpu) for length in (128, 512, 1024) for gpu in (False, True))
     assert not takes_blocks(512, 300, torch.float64, on_gpu=False)
+    assert [attention_form("sdpa", "cpu", length) for length in (1024, 1025)] == ["one head at a time", "blocks of queries"]
     assert takes_blocks(1025, 6, torch.float32, on_gpu=False) and takes_blocks(512, 17, torch.bfloat16, on_gpu=True)
 
 

@@ -221,6 +221,7 @@ def test_rows_that_no_phase_reads_may_be_longer_than_the_model_takes(tmp_path, c
 def test_a_dry_run_prints_the_phases(shards, tmp_path, capsys) -> None:
     pretrain(load_recipe(make_recipe(tmp_path / "r.yaml", shards, tmp_path / "run", **CHANGES)), dry_run=True)
     printed = capsys.readouterr().out
+    assert "attention sdpa and eager, " in printed
     assert "8 steps in 3 phases" in printed and "phase 3: steps 7 to 8, rows of 128, 8 sequences a step" in printed
     assert "wikipedia 20 x2, cc100 40 x1 of 128; wikipedia 9 x2, cc100 9 x1 of 256 sequences" in printed
     assert "cc100 0.75, wikipedia 0.25; 0.67 epochs" in printed

@@ -69,17 +69,20 @@ def takes_blocks(length: int, largest: int, dtype: torch.dtype, on_gpu: bool) ->
     return length > blocks.LONG_ROW or (on_gpu and (dtype not in sdpa.DTYPES or largest > sdpa.LARGEST_BUCKET))
 
 
-def attention_form(attention: str, device_type: str) -> str:
+def attention_form(attention: str, device_type: str, length: int) -> str:
     """Returns in words how the attention of a model is computed.
 
     Args:
-        attention: the recipe's model.attention.
+        attention: of the recipe, or of its first phase.
         device_type: cpu or cuda.
+        length: tokens in a row.
     """
     if attention == "eager":
         return "Hugging Face's module"
     if attention == "fused":
         return "Triton kernels"
+    if length > blocks.LONG_ROW:
+        return "blocks of queries"
     return "torch's memory-efficient kernel" if device_type == "cuda" else "one head at a time"
 
 
