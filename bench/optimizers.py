@@ -77,6 +77,7 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
         "model": {"hidden_size": options.hidden, "layers": options.layers, "vocab_size": VOCABULARY},
         "tokens_of_a_step": tokens,
         "rounds": options.rounds,
+        "threads": torch.get_num_threads(),
         "hidden_matrices": {"count": len(matrices), "parameters": sum(rows * columns for rows, columns in matrices)},
         "multiply_adds": {
             "newton_schulz": sum(map(multiplications, matrices)),
