@@ -215,7 +215,8 @@ def _try_records(split: InputSplit, dropped: Counter[str], bad: BadRecords) -> t
     for document in readers.documents(split, dropped, bad):
         found.append(document)
         size += len(document["text"].encode())
-        if size >= HEAD_BYTES:
+        # Not in the middle of what the reader has counted at once.
+        if size >= HEAD_BYTES and len(found) == bad.documents:
             break
     tried = bad.documents + sum(dropped.values())
     return (split.end - split.start) * tried // readers.READERS[split.format].records(split), 0, found

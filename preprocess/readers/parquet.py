@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from preprocess.readers.rows.parquet_file import ParquetFile, Rows
 
 KEYS = ("text_key", "id_key", "where")
+COUNTS_DOCUMENTS = True
 
 
 def splits(corpus: str, files: list[Path], settings: ReaderSettings) -> list[InputSplit]:
@@ -72,10 +73,10 @@ def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords) -> Iter
     with _opened(split.path, split.corpus, split.settings) as file:
         for rows in file.rows(*(split.row_groups or (0, len(file.row_counts())))):
             dropped.update({"where": rows.unwanted} if rows.unwanted else {})
-            yield from _with_bad_rows(split, rows, dropped, bad) if rows.broken else _documents(split, rows, dropped)
+            yield from _with_bad_rows(split, rows, dropped, bad) if rows.broken else _documents(split, rows, dropped, bad)
 
 
-def _documents(split: InputSplit, rows: "Rows", dropped: Counter[str]) -> list[Document]:
+def _documents(split: InputSplit, rows: "Rows", dropped: Counter[str], bad: BadRecords) -> list[Document]:
     """Returns the documents of a batch without bad rows; whole lists at once, as a step of a generator costs more than a dictionary."""
     corpus, texts, prefix = split.corpus, rows.texts, split.id_prefix
     if rows.ids is None:
@@ -91,6 +92,7 @@ def _documents(split: InputSplit, rows: "Rows", dropped: Counter[str]) -> list[D
         for id_, title, text in zip(ids, titles, texts, strict=False)
         if text and (stripped := text.strip())
     ]
+    bad.documents += len(found)
     if len(found) < len(texts):
         nulls = texts.count(None)
         dropped.update({reason: n for reason, n in (("null", nulls), ("empty", len(texts) - len(found) - nulls)) if n})
@@ -104,7 +106,7 @@ def _with_bad_rows(split: InputSplit, rows: "Rows", dropped: Counter[str], bad: 
             kind, problem = rows.broken[number]
             bad.add(BadRecord(split.path, f"row {number}", kind, problem, f"write the row again, take it out, or {EXCLUDE}"))
         else:
-            yield from _documents(split, rows.only(place), dropped)
+            yield from _documents(split, rows.only(place), dropped, bad)
 
 
 def _opened(path: Path, corpus: str, settings: ReaderSettings) -> "ParquetFile":

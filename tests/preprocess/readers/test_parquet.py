@@ -61,6 +61,13 @@ def test_a_row_is_a_document_and_null_and_empty_texts_are_counted(tmp_path: Path
     assert dropped == {"null": 1, "empty": 2}
 
 
+def test_good_rows_are_counted_with_the_bad_ones_between_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", {"text": [b"a", b"\xff", b"b", None, b"c", b"d", b"e"]}, rows=4)
+    bad = BadRecords("exclude")
+    documents, dropped = read(path, bad)
+    assert (len(documents), bad.documents, bad.count) == (5, 5, 1) and dropped == {"null": 1, "bad input: not UTF-8": 1}
+
+
 TYPES: dict[str, pa.Array] = {
     "string": pa.array(["一。", "二。"]),
     "large string": pa.array(["一。", "二。"], pa.large_string()),
