@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,21 @@ from tests.training.test_guard import DRIVER
 CHANGES = {"training": {"max_steps": 4, "schedule": "constant"}, "checkpoint": {"every_steps": 2}}
 
 
+# Ends with SIGKILL before the fourth step, of which the first checkpoint of a branch here would be.
+DYING = """
+import os, signal
+from jadeberta.cli import main
+from jadeberta.training.engine import TrainingEngine
+whole = TrainingEngine.step
+def step(self, batch, *rest):
+    if batch.step == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(self, batch, *rest)
+TrainingEngine.step = step
+main()
+"""
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory) -> Path:
     return make_shards(tmp_path_factory.mktemp("shards"), {"wikipedia": (20, 3), "cc100": (40, 1)})
@@ -52,16 +68,20 @@ def weights(checkpoint: Path) -> dict[str, str]:
     return {name: entry["sha256"] for name, entry in files.items() if name.endswith(".safetensors")}
 
 
-def test_an_unchanged_branch_ends_with_the_bits_of_the_run_and_writes_nothing_there(shards, source, tmp_path) -> None:
+def test_an_unchanged_branch_ends_with_the_bits_of_the_run_after_a_kill_too_and_writes_nothing_there(
+    shards, source, tmp_path
+) -> None:
     before, step = tree(source), source / "checkpoints/step-00000002"
     recipe = make_recipe(tmp_path / "recipe.yaml", shards, tmp_path / "run", **CHANGES)
-    printed = run_ranks(1, "pretrain", "--config", str(recipe), "--branch-from", str(step), log=tmp_path / "log")
+    arguments = ("pretrain", "--config", str(recipe), "--branch-from", str(step))
+    (killed,) = start_ranks(1, *arguments, log=tmp_path / "killed", code=DYING)
+    assert killed.wait(200) == -signal.SIGKILL and not list(tmp_path.glob("run/checkpoints/step-*"))
+    printed = run_ranks(1, *arguments, log=tmp_path / "log")
     assert f"branched from {step}" in printed
     last = "checkpoints/step-00000004"
     assert weights(tmp_path / "run" / last) == weights(source / last)
-    assert [row["batch_hash"] for row in read_metrics(tmp_path / "run")] == [
-        row["batch_hash"] for row in read_metrics(source)[2:]
-    ]
+    hashes = [row["batch_hash"] for row in read_metrics(source)]
+    assert [row["batch_hash"] for row in read_metrics(tmp_path / "run")] == [hashes[2], *hashes[2:]]
     assert tree(source) == before
     (entry,) = json.loads((tmp_path / "run/lineage.json").read_text())
     assert (entry["kind"], entry["source"], entry["step"], entry["changed"]) == ("branch", str(step), 2, {})
