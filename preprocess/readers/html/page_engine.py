@@ -19,7 +19,8 @@ from preprocess.readers.html.web_rules import text_of_page
 from preprocess.readers.wiki.incomplete_sentences import Losses
 
 PAGE_SECONDS = 20.0
-"""Most processor time of a page, which does not depend on what else the host does. The largest ordinary page takes 3 seconds."""
+"""Most processor time of a page of up to 8 MiB, which does not depend on what else the host does. The largest ordinary one takes 3 seconds;
+larger articles get more in proportion."""
 UNPARSABLE = "unparsable"
 
 
@@ -32,12 +33,18 @@ def open_parser() -> Callable[[str], str]:
         # Both ways in base64: ASCII passes fastest through strings.
         kind, content, charset = orjson.loads(line)
         # The signal has no handler: it ends the process also inside of the parser.
-        signal.setitimer(signal.ITIMER_VIRTUAL, PAGE_SECONDS)
-        answer = answers[kind](b64decode(content), charset)
+        page = b64decode(content)
+        signal.setitimer(signal.ITIMER_VIRTUAL, seconds_for(len(page)))
+        answer = answers[kind](page, charset)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         return b64encode(orjson.dumps(answer)).decode()
 
     return parse
+
+
+def seconds_for(size: int) -> float:
+    """Returns the most processor time of a page of so many bytes."""
+    return PAGE_SECONDS * max(1.0, size / 2**23)
 
 
 def web_page(content: bytes, charset: str) -> list[Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from jadeberta.shards import ConfigError
-from preprocess.readers.html.page_engine import PAGE_SECONDS, UNPARSABLE
+from preprocess.readers.html.page_engine import UNPARSABLE, seconds_for
 from preprocess.segmenters.base import Rejected
 from preprocess.segmenters.in_child import EngineProcess
 
@@ -69,7 +69,7 @@ class HtmlReader:
                 return orjson.loads(b64decode(answer))
             detail = answer.detail
             if _TIME_IS_UP in detail:
-                detail = f"more than {PAGE_SECONDS:.0f} s of processor time"
+                detail = f"more than {seconds_for(len(content)):.0f} s of processor time"
                 break
         log.warning("%s: dropped as %s: the parser of HTML failed at it (%s)", place, UNPARSABLE, detail)
         return None
