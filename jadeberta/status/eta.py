@@ -10,7 +10,8 @@ import yaml
 
 from jadeberta.config.batch_sizes import ALIKE, BatchSizes
 from jadeberta.config.lineage import Lineage, read_lineage
-from jadeberta.errors import CheckpointError
+from jadeberta.errors import CheckpointError, JadebertaError
+from jadeberta.shards.index import find_index
 from jadeberta.status.goodput import Goodput
 from jadeberta.status.slurm_jobs import JobStatus
 
@@ -67,8 +68,8 @@ def _sizes_of(recipe: Any) -> BatchSizes:
 def _length_of(recipe: Any) -> int:
     """Tokens in a row where a phase leaves it out: the only or first length of the shards; the model's longest where they are away."""
     try:
-        return int(orjson.loads((Path(recipe["data"]["shards"]) / "index.json").read_bytes())["sequence_length"])
-    except (OSError, KeyError, TypeError, ValueError):
+        return int(orjson.loads(find_index(recipe["data"]["shards"]).read_bytes())["sequence_length"])
+    except (OSError, KeyError, TypeError, ValueError, JadebertaError):
         return int(recipe["model"]["max_position_embeddings"])
 
 

@@ -133,9 +133,11 @@ def test_over_the_border_of_a_phase_a_step_takes_as_long_as_its_tokens(tmp_path)
     goal, at = read_goal(tmp_path), Goodput(step=80, step_s=3.0)
     assert next_save(at, goal) == (100, 10 * 3.0 + 10 * 6.0) and training_left_s(at, goal) == 90.0
     # The shards say how long a row is where a phase does not; the model may take longer ones.
-    (tmp_path / "index.json").write_text('{"sequence_length": 256}')
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"data": {"shards": str(tmp_path)}}))
-    assert training_left_s(at, read_goal(tmp_path)) == 10 * 3.0 + 10 * 3.0
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards/index.json").write_text('{"sequence_length": 256}')
+    for directory in (tmp_path / "shards", tmp_path):  # the folder of the stages has them too
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"data": {"shards": str(directory)}}))
+        assert training_left_s(at, read_goal(tmp_path)) == 10 * 3.0 + 10 * 3.0
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"phases": ["x"]}))
     assert training_left_s(at, read_goal(tmp_path)) == 60.0
 
