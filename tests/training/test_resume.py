@@ -95,7 +95,8 @@ def test_with_a_growing_batch_an_average_muon_falling_masks_and_the_rest_it_resu
         "evaluation": {"every_steps": 3, "sequences": 4, "weights": "ema"},
     }  # fmt: skip
     unbroken = make_recipe(tmp_path / "a.yaml", shards, tmp_path / "unbroken", deepspeed="ds_configs/zero2.json", **changes)
-    run_ranks(2, "pretrain", "--config", str(unbroken), log=tmp_path / "unbroken-log")
+    printed = run_ranks(2, "pretrain", "--config", str(unbroken), log=tmp_path / "unbroken-log")
+    assert "bf16, muon, ds_configs/zero2.json" in printed
     expected = {row["step"]: row for row in read_metrics(tmp_path / "unbroken")}
     last = f"step-{steps:08d}"
     end = json.loads((tmp_path / "unbroken/checkpoints" / last / "state.json").read_text())
