@@ -138,6 +138,8 @@ def _check_optimizer(training: TrainingConfig) -> None:
         raise ConfigError(
             f"training.muon_weight_decay is {training.muon_weight_decay}; it must be at least 0, or -1 for training.weight_decay."
         )
+    if not math.isfinite(training.muon_lr / training.lr):
+        raise ConfigError(f"training.muon_lr {training.muon_lr} is too many times training.lr {training.lr}; lower it.")
     for field in fields(training):
         value = getattr(training, field.name)
         for optimizer in get_args(get_type_hints(TrainingConfig)["optimizer"]):

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from transformers import DebertaV2Config
 
 from jadeberta.config import ModelConfig, TrainingConfig, load_recipe, resolve_file
 from jadeberta.errors import ConfigError
 from jadeberta.model import build
+from jadeberta.model.replaced_tokens import ReplacedTokenModel
 from jadeberta.training.engine import deepspeed_settings
 from jadeberta.training.optimizers import build_optimizer
 from jadeberta.training.optimizers.groups import decay_groups, hidden_matrices, matrix_groups
@@ -239,7 +241,8 @@ def test_hidden_matrices_are_those_of_the_layers_in_any_module_tree() -> None:
                 "intermediate.dense", "output.dense"]  # fmt: skip
     expected = [f"deberta.encoder.layer.{n}.{name}.weight" for n in range(3) for name in of_layer]
     assert hidden_matrices(model) == expected
-    both = torch.nn.ModuleDict({"generator": tiny_model(), "discriminator": model})
+    config = DebertaV2Config(**ModelConfig(**TINY_MODEL | MODEL).hugging_face())
+    both: torch.nn.Module = ReplacedTokenModel(config, 3, "gdes")
     assert hidden_matrices(both) == [f"{which}.{name}" for which in ("generator", "discriminator") for name in expected]
     hidden, *others = matrix_groups(both, 0.1, {"weight_decay": 0.3})
     assert len(hidden["params"]) == 2 * len(expected) and hidden["weight_decay"] == 0.3
@@ -324,6 +327,7 @@ def test_the_published_optimizer_keeps_its_settings_of_deepspeed(tmp_path) -> No
         ({"optimizer": "muon", "muon_momentum": 1.0}, r"training\.muon_momentum is 1\.0; it must be at least 0 and below 1"),
         ({"optimizer": "muon", "muon_lr": -1.0}, r"training\.muon_lr is -1\.0; it must be at least 0"),
         ({"optimizer": "muon", "muon_lr": float("nan")}, r"training\.muon_lr is nan"),
+        ({"optimizer": "muon", "muon_lr": 1e300, "lr": 1e-10}, r"training\.muon_lr 1e\+300 is too many times training\.lr 1e-10"),
         ({"optimizer": "sgd"}, "optimizer"),
     ],
 )
