@@ -101,6 +101,7 @@ class TrainerHooks(Hooks):
             return RankFlags()
         began = time.monotonic()
         figures, flags = self._evaluate(self.flags)
+        is_cut_short = bool(flags.stop or flags.requeue)
         self.context.record(
             "evaluation",
             step=step,
@@ -109,6 +110,7 @@ class TrainerHooks(Hooks):
             weights=self.context.recipe.evaluation.weights,
             whole=bool(figures),
         )
+        nothing = "not finished: asked to end" if is_cut_short else "none: the shards hold no held-out rows of this length"
         each = "  ".join(f"{name} {f['accuracy']:.3f}" for name, f in figures.items())
-        logger.info("step %s: held-out masked accuracy  %s", step, each or "not finished: asked to end")
+        logger.info("step %s: held-out masked accuracy  %s", step, each or nothing)
         return flags

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -11,6 +12,7 @@ from jadeberta.data.batches import StepBatch
 from jadeberta.errors import CheckpointError, NumericsError, RequeueRequested, ShardError, StopRequested, is_retryable
 from jadeberta.training.control import RankFlags
 from jadeberta.training.engine import StepResult
+from jadeberta.training.hooks import TrainerHooks
 from jadeberta.training.loop import SAVE_TRIES, RollBack
 from jadeberta.training.lr_schedule import rate_of
 from jadeberta.training.run_state import RunState
@@ -284,3 +286,15 @@ def test_a_save_on_a_disk_that_does_not_answer_is_not_tried_again() -> None:
     job = LoopRun(max_steps=3, fails_to_save={3: 1}, may_retry=False)
     job.ends_with(CheckpointError)
     assert job.calls.count("save 3") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(RankFlags(stop=1), "not finished: asked to end"), (RankFlags(), "none: the shards hold no held-out rows of this length")],
+)
+def test_an_evaluation_without_figures_says_why(flags, words, caplog) -> None:
+    context = MagicMock()
+    with caplog.at_level("INFO", "jadeberta"):
+        assert TrainerHooks(context, [], lambda local: ({}, flags)).evaluate(8) == flags
+    assert f"step 8: held-out masked accuracy  {words}" in caplog.text
+    assert context.record.call_args.kwargs["whole"] is False
