@@ -97,6 +97,8 @@ def find_recipe(text: str) -> Path:
         ConfigError: there is no such file, it is far larger than a recipe once its aliases are written out, or as for `user_path`.
     """
     path = user_path(text, "--config")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: a folder, a pipe or a device; a recipe is a file, as it is read more than once.")
     if not path.is_file():
         raise ConfigError(f"{path}: no such recipe. The ones that come with the project lie in {RECIPES}.")
     try:

@@ -100,6 +100,13 @@ def test_every_path_of_a_recipe_is_expanded(home) -> None:
         load_recipe("recipe.yaml", ("--data.shards", "$HOME/shards"))
 
 
+def test_a_recipe_that_is_no_file_is_called_so(tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ConfigError, match="a folder, a pipe or a device; a recipe is a file"):
+            load_recipe(path)
+
+
 def test_the_local_launcher_and_the_preprocessing_follow_the_same_rule(home) -> None:
     Path("recipe.yaml").write_text("run: {dir: ~/run}\n")
     assert run_directory(["pretrain", "--config", "recipe.yaml"]) == home / "run"
