@@ -79,9 +79,9 @@ def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords) -> Iter
     source = source_of(split)
     if source.start == source.end:
         return
-    found = False
+    count, beside = 0, 0
     for record in records(source.path, source.start, source.end, source.first_line):
-        found = True
+        count += 1
         try:
             document = _document(split, record)
         except BadRecord as e:
@@ -91,8 +91,15 @@ def documents(split: InputSplit, dropped: Counter[str], bad: BadRecords) -> Iter
         else:
             if document is not None:
                 yield document
-    if not found:
+            else:
+                beside += 1
+    if not count:
         raise InputError(f"{split.path}: byte {source.start}: no record in the file; {DOWNLOAD_AGAIN}.")
+    if beside == count and split.note is None:
+        raise InputError(
+            f"{split.path}: record 1: none of its {count:,} records holds a page or a text (they are "
+            f"{', '.join(sorted(_NOT_DOCUMENTS))}); take the file out of the corpus."
+        )
 
 
 def _document(split: InputSplit, record: Record) -> Document | None:

@@ -166,6 +166,12 @@ def test_a_file_that_is_cut_anywhere_but_between_records_is_refused_in_one_sente
         assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
+def test_a_file_without_a_page_or_a_text_is_to_be_taken_out(tmp_path: Path) -> None:
+    (tmp_path / "a.warc").write_bytes(record("warcinfo", b"software: x") + record("metadata", b"{}", 1))
+    with pytest.raises(InputError, match=r"record 1: none of its 2 records holds a page or a text.*; take the file out"):
+        read(tmp_path / "a.warc")
+
+
 @pytest.mark.parametrize("data", [b"", b"hello", b"\r\n\r\n", gzip.compress(b"hello")], ids=["empty", "text", "lines", "gzip"])
 def test_another_file_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / ("a.warc.gz" if data.startswith(b"\x1f") else "a.warc")
