@@ -1,9 +1,12 @@
 """Compares what AutoTokenizer makes of a tokenizer's directory with the ids that the shards get."""
 
+import logging
 from pathlib import Path
 
 from jadeberta.errors import JadebertaError
 from preprocess.tokenization.encoders.encoder_base import Encoder
+
+log = logging.getLogger(__name__)
 
 SENTENCES = (
     "京都 大学 で 自然 言語 処理 を 研究 する 。",
@@ -20,7 +23,7 @@ SENTENCES = (
 
 
 def refuse_other_ids(directory: Path, encoder: Encoder, remedy: str, error: type[JadebertaError]) -> None:
-    """Loads a directory with AutoTokenizer and compares ids.
+    """Loads a directory with AutoTokenizer and compares ids; other tokens around a text than in the shards are a warning.
 
     Args:
         directory: with the tokenizer's files and a `config.json`.
@@ -53,4 +56,11 @@ def refuse_other_ids(directory: Path, encoder: Encoder, remedy: str, error: type
     if tokenizer.mask_token_id != encoder.special.mask:
         raise error(
             f"{directory}: AutoTokenizer's mask token is {tokenizer.mask_token_id}, and the shards have {encoder.special.mask}. {remedy}"
+        )
+    framed = tokenizer("")["input_ids"]
+    if framed != [encoder.special.cls, encoder.special.sep]:
+        log.warning(
+            "tokenizer: AutoTokenizer puts the tokens %s around a text, and rows have %s; whoever loads the release must add those",
+            framed,
+            [encoder.special.cls, encoder.special.sep],
         )
