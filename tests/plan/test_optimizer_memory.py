@@ -5,8 +5,9 @@ from transformers import DebertaV2Config, DebertaV2ForMaskedLM
 
 from jadeberta.config import load_recipe
 from jadeberta.plan.forecast import checkpoint_bytes
-from jadeberta.plan.optimizer_memory import matrix_parameters
+from jadeberta.plan.training_flops import hidden_matrix_shapes, update_flops
 from jadeberta.training.optimizers.groups import hidden_matrices
+from jadeberta.training.optimizers.orthogonalise import multiplications
 from tests.helpers import TINY_MODEL, make_recipe
 
 
@@ -20,8 +21,10 @@ def test_a_checkpoint_is_smaller_by_the_moments_that_are_not_kept(tmp_path) -> N
         DebertaV2Config(**TINY_MODEL, relative_attention=True, pos_att_type=["p2c", "c2p"], share_att_key=True)
     )
     weights = dict(theirs.named_parameters())
-    matrices = sum(weights[name].numel() for name in hidden_matrices(theirs))
-    assert matrix_parameters(model) == matrices > 0
+    shapes = [tuple(weights[name].shape) for name in hidden_matrices(theirs)]
+    matrices = sum(rows * columns for rows, columns in shapes)
+    assert sorted(hidden_matrix_shapes(model)) == sorted(shapes) and matrices > 0
+    assert update_flops(recipes["muon"]) == 2 * sum(map(multiplications, shapes)) and update_flops(recipes["lion"]) == 0
     sizes = {name: checkpoint_bytes(recipe, 10**6) for name, recipe in recipes.items()}
     full = sizes["adamw"]
     assert sizes == {"adamw": full, "stable_adamw": full, "lion": full - 4 * 10**6, "muon": full - 4 * matrices}
