@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 
 from jadeberta.config import load_recipe
 from jadeberta.config.phases import phase_at
 from jadeberta.data.phase_order import PhasedOrder
 from jadeberta.data.run_data import RunDataset, open_run_data
 from jadeberta.utils.json_lines import read_jsonl
-from tests.helpers import LENGTH, make_recipe, make_shards, read_metrics, run_ranks, start_ranks
+from tests.helpers import LENGTH, make_recipe, make_shards, printed_by, read_metrics, run_ranks, start_ranks
+from tests.training.test_guard import DRIVER as guard_driver
 from tests.training.test_resume import content
 
 # Ends the process with SIGKILL within a border: before the engine has entered the phase, or after it.
@@ -117,6 +119,43 @@ def test_with_the_newest_checkpoints_damaged_behind_a_border_it_goes_back_over_i
     assert passed == ["step-00000004", "step-00000003"]
     assert [row["step"] for row in read_metrics(run)] == [1, 2, 3, 4, 3, 4, 5, 6]
     assert_ends_as(unbroken, run)
+
+
+# Spoils the loss of some steps as tests.training.test_guard does, and damages the checkpoint of step 2 when the run has come further.
+SPOILING = guard_driver.replace(
+    "    self.now = ",
+    """    if batch.step == 3 and not hasattr(self, "now_damaged"):
+        import time
+        from pathlib import Path
+        path, self.now_damaged = Path(self.recipe.run.dir) / "checkpoints/step-00000002/model.safetensors", True
+        while not path.exists():
+            time.sleep(0.01)
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+    self.now = """,
+    1,
+)
+
+
+def test_a_roll_back_over_a_border_passes_over_a_damaged_checkpoint_and_skips_what_was_read_since_the_one_before(
+    shards, tmp_path
+) -> None:
+    changes = CHANGES | {"guard": {"max_skipped_in_row": 1, "max_rollbacks": 1}}
+    recipe = make_recipe(tmp_path / "r.yaml", shards, tmp_path / "run", **changes)
+    order = open_run_data(load_recipe(recipe)).order
+    assert isinstance(order, PhasedOrder)
+
+    def hashes(order: PhasedOrder, steps: range) -> list[str]:
+        return [xxhash.xxh64(np.stack(order.step(s), axis=1).astype("<i8").tobytes()).hexdigest() for s in steps]
+
+    spoilt = ",".join(hashes(order, range(2, 4)))  # of both phases
+    arguments = ("0", "nan", spoilt, "pretrain", "--config", str(recipe), "--checkpoint.every_steps", "1")
+    (process,) = start_ranks(1, *arguments, log=tmp_path / "log", code=SPOILING)
+    assert process.wait(200) == 0, printed_by(tmp_path / "log")[-3000:]
+    rows = read_metrics(tmp_path / "run")
+    (back,) = [row for row in read_jsonl(tmp_path / "run/ledger.jsonl") if row["event"] == "rollback"]
+    assert (back["step"], back["from_step"], back["skipped_samples"]) == (1, 4, [[1, 4, 12], [2, 0, 4]])
+    assert [(row["step"], row["phase"]) for row in rows[4:]] == [(2, 1), (3, 1), (4, 2), (5, 2), (6, 2)]
+    assert [row["batch_hash"] for row in rows[4:]] == hashes(order.undoing(1, 4), range(1, STEPS))
 
 
 @pytest.mark.long
