@@ -67,6 +67,12 @@ def _take(config: PreprocessConfig, out: Path) -> dict[str, Any]:
         "save it again with AutoTokenizer."
     )
     refuse_other_ids(directory, encoder, remedy, ConfigError)
+    if encoder.name_of(encoder.special.pad) is None:
+        log.warning(
+            "tokenizer: has no padding token of its own (none, or one with another role, such as eos); the id %d, which no text gets, "
+            "fills rows",
+            encoder.special.pad,
+        )
     result = {
         "sha256": files.sha256[files.main],
         "main": files.main,

@@ -99,19 +99,20 @@ def test_documents_have_the_ids_of_the_tokenizer_and_its_files_are_unchanged(
     assert not any(index.special_tokens.mask in ids for ids in packed)
 
 
-def test_a_tokenizer_that_puts_no_borders_around_a_text_is_taken_with_a_warning(
+def test_a_tokenizer_that_puts_no_borders_around_a_text_or_pads_with_one_is_taken_with_a_warning(
     corpora: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     train_tokenizer(configure(corpora, small.tohoku(tmp_path)), tmp_path / "out", Executor())
-    assert "around a text" not in caplog.text
+    assert "around a text" not in caplog.text and "padding token" not in caplog.text
     for name, changes in (
         ("tokenizer", {"post_processor": None}),
-        ("tokenizer_config", {"tokenizer_class": "TokenizersBackend"}),
+        ("tokenizer_config", {"tokenizer_class": "TokenizersBackend", "pad_token": "[SEP]"}),
     ):
         document = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
         (tmp_path / f"{name}.json").write_text(json.dumps(document | changes), encoding="utf-8")
     train_tokenizer(configure(corpora, tmp_path), tmp_path / "out", Executor())
     assert "AutoTokenizer puts the tokens [] around a text, and rows have [2, 3]" in caplog.text
+    assert "has no padding token of its own (none, or one with another role, such as eos); the id 300" in caplog.text
 
 
 def word_starts_of(out: Path) -> list[tuple[list[int], list[bool]]]:
