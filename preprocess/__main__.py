@@ -263,7 +263,12 @@ def _coverage(directory: Path, pool: str | None, executor: Executor) -> int:
             raise ConfigError(
                 f"{tokenizer}: no finished tokenizer with its words.tsv. Run 'python -m preprocess tokenizer' first."
             )
-        found = compare(words, tokenizer / "spm.model", training["settings"]["character_coverage"], JumanDic())
+        settings = training["settings"]
+        if settings.get("model_type") == "bpe" or settings.get("pieces") == "characters":
+            raise ConfigError(
+                f"{tokenizer}: made without a list of seeds, so that sentencepiece alone would find the same pieces. Leave coverage out."
+            )
+        found = compare(words, tokenizer / "spm.model", settings, JumanDic())
         write_report(directory, {"coverage": {"result": found, "seconds": time.monotonic() - began, "ranks": 1}})
         return found
 

@@ -5,7 +5,7 @@ one by one, because no piece crosses a word boundary.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -49,13 +49,13 @@ def measure(model: sentencepiece.SentencePieceProcessor, counts: Iterable[WordCo
     return Coverage(whole / words, tokens / words, unknown / tokens)
 
 
-def compare(words: Path, model: Path, character_coverage: float, dictionary: JumanDic) -> dict[str, Any]:
+def compare(words: Path, model: Path, settings: dict[str, Any], dictionary: JumanDic) -> dict[str, Any]:
     """Compares a tokenizer with one of as many pieces that sentencepiece trains on the same words without our seeds.
 
     Args:
         words: file of words and counts, see `read_counts`.
         model: the tokenizer's `spm.model`.
-        character_coverage: that of the tokenizer.
+        settings: those that the tokenizer was trained with; a `ModelOptions` that is not among them is the default.
         dictionary: the dictionary whose words are counted among the pieces.
 
     Returns:
@@ -67,8 +67,9 @@ def compare(words: Path, model: Path, character_coverage: float, dictionary: Jum
     """
     ours = sentencepiece.SentencePieceProcessor(model_file=str(model))
     try:
-        # Same words, same size, same coverage: only the seeds differ.
-        proto = train_sentencepiece(words, None, ModelOptions(len(ours), character_coverage))
+        # Same words, same options: only the seeds differ.
+        options = {option.name: settings[option.name] for option in fields(ModelOptions) if option.name in settings}
+        proto = train_sentencepiece(words, None, ModelOptions(**options | {"vocab_size": len(ours)}))
     except RuntimeError as e:
         raise ConfigError(
             f"{words}: sentencepiece alone finds no {len(ours):,} pieces in it. There is nothing to compare with."

@@ -12,7 +12,7 @@ from preprocess.document_files import read_json
 from preprocess.executors.executor import Executor
 from preprocess.segmenters.mecab import JumanDic
 from preprocess.stages.tokenizer import train_tokenizer
-from preprocess.tokenization.coverage import describe, measure
+from preprocess.tokenization.coverage import compare, describe, measure
 from preprocess.tokenization.sentencepiece_training import read_counts
 from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.conftest import Made
@@ -66,6 +66,19 @@ def test_our_seeds_make_more_words_whole_than_sentencepiece_does_by_itself(tmp_p
     assert found["ours"]["tokens_per_word"] < found["plain"]["tokens_per_word"]
     assert done.stdout.rstrip("\n") == describe(found)
     print_report(report)  # an entry that is of none of the four stages harms no table
+
+
+def test_both_models_have_the_options_of_the_tokenizer_and_one_without_seeds_is_refused(
+    tmp_path: Path, tiny_shards: Made, dictionary: JumanDic
+) -> None:
+    out = shutil.copytree(tiny_shards.out, tmp_path / "out")
+    words = out / "tokenizer/words.tsv"
+    training = train_tokenizer(tiny.configure(tiny_shards.corpora, vocab_size=336, byte_fallback=True), out, Executor())
+    found = compare(words, out / "tokenizer/spm.model", training["settings"], dictionary)
+    assert found["plain"]["unknown"] == found["ours"]["unknown"] == 0
+    train_tokenizer(tiny.configure(tiny_shards.corpora, model_type="bpe"), out, Executor())
+    done = coverage(out)
+    assert done.returncode == 2 and "made without a list of seeds" in done.stderr
 
 
 def test_more_pieces_than_sentencepiece_finds_by_itself_are_reported(tiny_shards: Made) -> None:
