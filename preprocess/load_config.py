@@ -34,6 +34,7 @@ OTHER_SECTIONS = (
     "data",
     "model",
     "training",
+    "rtd",
     "phases",
     "deepspeed",
     "checkpoint",

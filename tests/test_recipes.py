@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from jadeberta.config import load_recipe
 from jadeberta.config.phases import phases_of
+from jadeberta.model.load import count_parameters, count_parameters_of
 from jadeberta.plan.cli import main as plan
 from jadeberta.release.export import main as export
 from jadeberta.training.lr_schedule import rate_of
@@ -67,6 +69,27 @@ def test_the_modern_recipe_is_what_its_head_says_and_can_be_planned(capsys: pyte
     assert keys == [set(phase) for phase in SMALL_PHASES]
     assert plan(["--config", str(MODERN), "--mfu", "0.3"]) in (None, 0)
     assert re.search(r"tokens +2,011 billion", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("size", "layers", "parameters"), [("large", 12, 522_193_153), ("base", 6, None)])
+def test_the_recipes_of_v3_have_the_sizes_of_their_kin_and_a_generator_of_half_the_layers(size, layers, parameters) -> None:
+    recipe, kin = load_recipe(ROOT / f"recipes/{size}_v3.yaml"), load_recipe(ROOT / f"recipes/{size}.yaml")
+    assert recipe.model == replace(kin.model, conv_kernel_size=0)
+    assert (recipe.training.objective, recipe.rtd.embedding_sharing) == ("rtd", "gdes")
+    assert recipe.rtd.layers_of_generator(recipe.model.num_hidden_layers) == layers
+    assert (recipe.training.global_batch_size, recipe.training.max_steps) == (
+        kin.training.global_batch_size,
+        kin.training.max_steps,
+    )
+    for gpus in (1, 2, 4, 8, 16):
+        assert recipe.training.accumulation(gpus) >= 1
+    # Two encoders, a head each, the words once, and what the discriminator adds to them.
+    alone, words = count_parameters(recipe.model), recipe.model.vocab_size * recipe.model.hidden_size
+    half = count_parameters(replace(recipe.model, num_hidden_layers=layers))
+    width = recipe.model.hidden_size
+    heads_differ = (width + 1) - recipe.model.vocab_size  # one logit and its bias, for a bias of each word
+    assert count_parameters_of(recipe) == alone + half + heads_differ
+    assert parameters in (None, count_parameters_of(recipe)) and words < alone
 
 
 def test_the_length_curriculum_has_as_many_tokens_a_step_in_both_phases_and_the_sizes_of_base(

@@ -26,7 +26,7 @@ FREE_KEYS = {
 """Keys, by section, that may change between the attempts of a run; all other keys of these sections may not."""
 NEWER_KEYS = (
     "batch_size_warmup", "z_loss", "ema_decay", "optimizer", "muon_lr", "muon_momentum", "muon_scale", "muon_weight_decay", "lion_beta1",
-    "lion_beta2",
+    "lion_beta2", "objective",
 )  # fmt: skip
 """Keys of training that older checkpoints lack; their defaults stand for what was done before there was the key."""
 BEFORE_THE_KEY: dict[str, Any] = {
@@ -44,6 +44,9 @@ def binding_settings(recipe: Recipe, repeats: dict[str, int]) -> dict[str, Any]:
         for k, v in asdict(getattr(recipe, section)).items()
         if k not in free
     }
+    if recipe.training.objective == "rtd":
+        values |= {f"rtd.{key}": value for key, value in asdict(recipe.rtd).items()}
+        values["rtd.generator_layers"] = recipe.rtd.layers_of_generator(recipe.model.num_hidden_layers)
     values |= {"data.packing": recipe.data.packing} | {f"data.repeats.{name}": n for name, n in repeats.items()}
     # Left out where it is empty: older checkpoints have no such key.
     return values | ({"data.weights": recipe.data.weights} if recipe.data.weights else {})

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from jadeberta.checkpoint.manifest import STATE_NAME, read_manifest_files
 from jadeberta.checkpoint.snapshot import Tensors
 from jadeberta.errors import CheckpointError
+from jadeberta.model.replaced_tokens import PAIR_KEY, ReplacedTokenModel
 from jadeberta.training.engine import TrainingEngine
 from jadeberta.training.zero_state import (
     adam_step,
@@ -63,6 +64,8 @@ def text_files(engine: TrainingEngine, state: dict[str, Any]) -> dict[str, str]:
     """Returns the content of the small files that rank 0 writes, by name."""
     dtype = str(engine.working_dtype).removeprefix("torch.")
     config = engine.model.config.to_dict() | {"architectures": ["DebertaV2ForMaskedLM"], "dtype": dtype}
+    if isinstance(engine.model, ReplacedTokenModel):
+        config |= {"architectures": ["ReplacedTokenModel"], PAIR_KEY: engine.model.settings()}
     text = orjson.dumps(state, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
     return {"config.json": json.dumps(config, indent=2, sort_keys=True) + "\n", STATE_NAME: text}
 

@@ -9,6 +9,7 @@ import yaml
 
 from jadeberta.config.init_from import complete_model
 from jadeberta.config.phase_config import read_phases
+from jadeberta.config.rtd import RtdConfig
 from jadeberta.config.schema import (
     CheckpointConfig,
     ClusterConfig,
@@ -43,6 +44,7 @@ def add_recipe_arguments(parser: Any) -> None:
     parser.add_argument("--data", type=DataConfig)
     parser.add_argument("--model", type=ModelConfig)
     parser.add_argument("--training", type=TrainingConfig)
+    parser.add_argument("--rtd", type=RtdConfig)
     parser.add_argument("--phases", type=list[Any], default=[], help="phases of the run, a list")
     parser.add_argument("--deepspeed", type=str, default=Recipe.deepspeed, help="DeepSpeed's settings, a JSON file")
     parser.add_argument("--checkpoint", type=CheckpointConfig)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from jadeberta.config.batch_sizes import BatchSizes
 from jadeberta.config.phase_config import PhaseConfig
+from jadeberta.config.rtd import RtdConfig
 from jadeberta.errors import ConfigError
 from jadeberta.shards.tokenizer_format import DEFAULT_SPECIAL_TOKENS, SpecialTokens
 
@@ -135,6 +136,9 @@ class ModelConfig:
 class TrainingConfig:
     """Batch, optimizer, schedule, precision and masking."""
 
+    objective: Literal["mlm", "rtd"] = "mlm"
+    """What is trained. mlm: masked language modelling; rtd: replaced-token detection with a generator beside the model, as in DeBERTa V3;
+    section rtd has its settings."""
     max_steps: int = 300_000
     """Optimizer steps of the whole run."""
     global_batch_size: int = 2304
@@ -322,6 +326,7 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    rtd: RtdConfig = field(default_factory=RtdConfig)
     phases: list[PhaseConfig] = field(default_factory=list)
     """Phases of the run in order, each with its steps and the keys that differ there; empty: the whole run is one."""
     deepspeed: str = "ds_configs/zero1.json"

@@ -17,7 +17,7 @@ AT_LEAST = {
     "training.global_batch_size": 1, "training.micro_batch_size": 1, "training.adam_eps": 0, "training.weight_decay": 0,
     "training.max_grad_norm": 0, "training.seed": 0, "training.z_loss": 0, "training.decay_steps": 0,
     "training.muon_lr": 0,
-    "checkpoint.every_steps": 1, "checkpoint.keep_last": 0,
+    "rtd.generator_layers": 0, "checkpoint.every_steps": 1, "checkpoint.keep_last": 0,
     "checkpoint.keep_every": 0, "evaluation.every_steps": 0, "evaluation.sequences": 0, "guard.window": 8, "guard.deviations": 0,
     "guard.max_skipped_in_row": 0, "guard.max_rollbacks": 0, "guard.compare_weights_every": 0, "watchdog.start_s": 0,
     "watchdog.first_step_s": 0, "watchdog.step_s": 0, "watchdog.save_s": 0, "watchdog.eval_s": 0, "logging.every_steps": 1,
@@ -89,6 +89,7 @@ def _validate_run(recipe: Recipe) -> None:
     _check_training(recipe.training)
     _check_batch(recipe.training)
     _check_model(recipe)
+    _check_objective(recipe)
     if any(n < 0 for n in recipe.data.repeats.values()):
         raise ConfigError(f"data.repeats holds a negative number: {recipe.data.repeats}.")
     if any(n > MOST_REPEATS for n in recipe.data.repeats.values()):
@@ -207,6 +208,30 @@ def _check_model(recipe: Recipe) -> None:
     if has_eager and recipe.data.packing == "documents":
         raise ConfigError(
             "data.packing 'documents' needs model.attention 'sdpa' or 'fused': Hugging Face's own module cannot keep documents apart."
+        )
+
+
+def _check_objective(recipe: Recipe) -> None:
+    """Raises ConfigError where replaced-token detection cannot be trained as the recipe says."""
+    if recipe.training.objective == "mlm":
+        return
+    rtd = recipe.rtd
+    for key in ("loss_weight", "temperature"):
+        if (value := getattr(rtd, key)) <= 0:
+            raise ConfigError(f"rtd.{key} is {value}; it must be above 0.")
+    if rtd.generator_layers > MOST_LAYERS:
+        raise ConfigError(f"rtd.generator_layers is {rtd.generator_layers}; it must be at most {MOST_LAYERS}.")
+    if "eager" in (recipe.model.attention, *(phase.attention for phase in recipe.phases)):
+        raise ConfigError("training.objective rtd needs model.attention 'sdpa' or 'fused', and 'eager' is asked for; change it.")
+    if recipe.model.init_from:
+        raise ConfigError(
+            f"training.objective rtd starts from random weights, and model.init_from is {recipe.model.init_from}, which has no generator; "
+            "leave it out, or set the objective to mlm."
+        )
+    if recipe.training.whole_word_mask:
+        raise ConfigError(
+            "training.whole_word_mask does not go together with training.objective rtd, whose generator draws each token by itself; set it "
+            "to false."
         )
 
 

@@ -35,6 +35,8 @@ class MicroBatch:
     """1 = token, 0 = padding, int64 [batch, length]; None where no row is padded."""
     document_ids: torch.Tensor | None
     """Number of the document within the row, 0 = padding, int64 [batch, length]; None where a row counts as one text."""
+    draws: torch.Tensor | None = None
+    """Random numbers of the masked positions, int64 [masked]; None where no tokens are drawn."""
 
 
 @dataclass
@@ -75,6 +77,8 @@ class StepArrays:
     labels: np.ndarray
     """Tokens at these positions, of the shards' type [masked]."""
     excluded: list[ExcludedRows]
+    draws: np.ndarray | None = None
+    """Random numbers of these positions, int64 [masked]; None where no tokens are drawn."""
 
 
 class StepOrder(Protocol):
@@ -112,6 +116,7 @@ class StepDataset(StepBatches):
         world_size: int,
         by_document: bool,
         whole_words: bool = False,
+        with_draws: bool = False,
     ) -> None:
         """Args:
         shards: rows of the training split.
@@ -123,11 +128,12 @@ class StepDataset(StepBatches):
         by_document: give document ids, so that attention stays inside each document.
         whole_words: mask whole words by the word starts that the shards record. Where the pieces show word starts, the masker has
             them itself.
+        with_draws: give random numbers for the masked positions, from which tokens are drawn.
         """
         self.shards, self.order, self.masker = shards, order, masker
         self.capacity = masked_capacity(micro_batch_size * shards.sequence_length, masker.probability)
         self.place = (micro_batch_size, rank, world_size)
-        self.by_document, self.whole_words = by_document, whole_words
+        self.by_document, self.whole_words, self.with_draws = by_document, whole_words, with_draws
         self.pad = shards.index.special_tokens.pad
         self.mask_probability_at: Callable[[int], float] | None = None
         """Mask probability of each step, at most the masker's; None: the masker's."""
@@ -145,7 +151,7 @@ class StepDataset(StepBatches):
         masker = self.masker
         if self.mask_probability_at is not None:
             masker = replace(masker, probability=self.mask_probability_at(step))
-        index, targets = [], []
+        index, targets, draws = [], [], []
         for number, places in enumerate(shares):
             mine = slice(number * len(places), (number + 1) * len(places))
             rows, documents, starts = self.shards.rows_with_words(self.order.rows(samples[places]))
@@ -156,10 +162,13 @@ class StepDataset(StepBatches):
             masked = np.flatnonzero(labels != IGNORED)
             index.append(masked + mine.start * length)
             targets.append(labels.ravel()[masked].astype(dtype))
+            if self.with_draws:
+                draws.append(masker.draws(ids.shape, epochs[places], samples[places]).ravel()[masked])
         places_masked, labels_masked = np.concatenate(index), np.concatenate(targets)
         return StepArrays(
-            step, int(epochs[0]), digest, input_ids, document_ids, places_masked, labels_masked, self.shards.take_excluded()
-        )
+            step, int(epochs[0]), digest, input_ids, document_ids, places_masked, labels_masked, self.shards.take_excluded(),
+            np.concatenate(draws) if draws else None,
+        )  # fmt: skip
 
     def batch(self, share: StepArrays) -> StepBatch:
         """Makes the micro-batches of a share; in the training process, so that no tensor travels between processes."""
@@ -175,6 +184,7 @@ class StepDataset(StepBatches):
                 labels=torch.from_numpy(share.labels[masked].astype(np.int64)),
                 attention_mask=None if present.all() else torch.from_numpy(present.astype(np.int64)),
                 document_ids=None if share.documents is None else torch.from_numpy(share.documents[mine].astype(np.int64)),
+                draws=None if share.draws is None else torch.from_numpy(share.draws[masked]),
             )
             micro_batches.append(fill_up(micro_batch, self.capacity))
         tokens = int(np.count_nonzero(share.input_ids != self.pad))
@@ -227,7 +237,9 @@ def fill_up(batch: MicroBatch, capacity: int) -> MicroBatch:
         size *= 2
     missing = size - len(batch.labels)
     index = torch.nn.functional.pad(batch.masked_index, (0, missing))
-    return replace(batch, masked_index=index, labels=torch.nn.functional.pad(batch.labels, (0, missing), value=IGNORED))
+    labels = torch.nn.functional.pad(batch.labels, (0, missing), value=IGNORED)
+    draws = None if batch.draws is None else torch.nn.functional.pad(batch.draws, (0, missing))
+    return replace(batch, masked_index=index, labels=labels, draws=draws)
 
 
 def iterate_steps(dataset: StepBatches, first_step: int, end_step: int, workers: int, prefetch: int) -> Iterator[StepBatch]:

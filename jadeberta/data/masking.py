@@ -41,6 +41,8 @@ class Masker:
     """bool [vocab_size], True for pieces that start a word; where given, whole words are chosen."""
     special: SpecialTokens = DEFAULT_SPECIAL_TOKENS
     """The special tokens of the rows' tokenizer; at least one other token must be in the vocabulary."""
+    always_mask: bool = False
+    """Every chosen token becomes [MASK], as before a generator of replaced-token detection."""
 
     def __call__(
         self, tokens: np.ndarray, epochs: np.ndarray, samples: np.ndarray, word_starts: np.ndarray | None = None
@@ -66,6 +68,8 @@ class Masker:
         else:
             chosen = may_mask & self._choose_words(word_starts | ~may_mask, may_mask, epochs, samples)
         labels = np.where(chosen, ids, IGNORED)
+        if self.always_mask:
+            return np.where(chosen, self.special.mask, ids), labels
         # A stream of its own for each decision: what becomes of a token must not depend on whether it was chosen.
         action = self._uniform(ids.shape, epochs, samples, stream=1)
         drawn = self._bits(ids.shape, epochs, samples, stream=2) % np.uint64(len(ordinary))
@@ -73,6 +77,10 @@ class Masker:
         is_random = chosen & (action >= 0.8) & (action < 0.9)
         ids[is_random] = ordinary[drawn[is_random].astype(np.int64)]
         return ids, labels
+
+    def draws(self, shape: tuple[int, ...], epochs: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        """Random int64 of `shape`, [batch, length], with which a token is drawn for each place; keyed as the masks are."""
+        return self._bits(shape, epochs, samples, stream=3).view(np.int64)
 
     def _choose_words(self, starts: np.ndarray, may_mask: np.ndarray, epochs: np.ndarray, samples: np.ndarray) -> np.ndarray:
         """Chooses words with the same probability, all pieces of a word or none; bool [batch, length]. Changes `starts`."""

@@ -127,15 +127,16 @@ class RunDataset(StepBatches):
         words: bool [vocab_size], True for pieces that start a word; None where words are not masked as wholes, or the shards tell.
         """
         self.phases = data.phases
+        is_rtd = recipe.training.objective == "rtd"
         by_document, whole_words = recipe.data.packing == "documents", recipe.training.whole_word_mask
         self._parts: list[StepDataset] = []
         for phase in self.phases:
             shards, bounds = data.reader(phase), phase.mask_bounds
             seed = order.draws[phase.number - 1].seed if isinstance(order, PhasedOrder) else order.seed
             # The most that a step masks: the lists of masked positions keep one length throughout the phase.
-            masker = Masker(seed, shards.index.vocab_size, max(bounds), words, shards.index.special_tokens)
+            masker = Masker(seed, shards.index.vocab_size, max(bounds), words, shards.index.special_tokens, always_mask=is_rtd)
             own = OrderOfPhase(order, phase) if isinstance(order, PhasedOrder) else order
-            part = StepDataset(shards, own, masker, phase.micro_batch_size, rank, world_size, by_document, whole_words)
+            part = StepDataset(shards, own, masker, phase.micro_batch_size, rank, world_size, by_document, whole_words, is_rtd)
             if bounds[0] != bounds[1]:
                 part.mask_probability_at = phase.mask_probability_at
             self._parts.append(part)

@@ -23,7 +23,9 @@ from jadeberta.cluster.device import choose_single_device, describe_device
 from jadeberta.data.batches import make_micro_batch
 from jadeberta.data.masking import Masker
 from jadeberta.errors import CheckpointError, ConfigError
+from jadeberta.evaluation.replaced import evaluate_replaced
 from jadeberta.model import DebertaForMaskedLM, load
+from jadeberta.model.load import load_pair, pair_settings
 from jadeberta.shards import ShardReader
 from jadeberta.shards import open as open_shards
 from jadeberta.utils.paths import path_option
@@ -202,7 +204,11 @@ def main(arguments: list[str]) -> int:
         raise ConfigError(f"--output {options.output}: is a directory; name a file.")
     checkpoint = resolve_checkpoint(options.checkpoint)
     shards = open_shards(options.shards, options.split, sequence_length=options.sequence_length)
-    model = load(checkpoint, options.attention)
+    pair = None
+    if pair_settings(checkpoint) is not None:
+        pair = load_pair(checkpoint, consolidate_weights(checkpoint, options.weights), options.attention)
+    # Of generator and discriminator, the generator predicts masked tokens.
+    model = load(checkpoint, options.attention) if pair is None else pair.generator
     # More embeddings than pieces: those of a model that was published so stay, and are no token's.
     if model.config.vocab_size < shards.index.vocab_size:
         raise ConfigError(
@@ -221,11 +227,13 @@ def main(arguments: list[str]) -> int:
     if options.dry_run:
         print(f"would evaluate {checkpoint} on {len(shards)} sequences of {shards.directory} ({options.split})")
         return 0
-    if options.weights == "ema":
+    if options.weights == "ema" and pair is None:
         model.load_state_dict(consolidate_weights(checkpoint, "ema"), strict=False)
     device = choose_single_device()
     # Not on standard output, which is one JSON document.
     print(f"device {describe_device(device)}", file=sys.stderr, flush=True)
+    if pair is not None:
+        pair.eval().to(device)
     model = model.eval().to(device)
     figures = evaluate_mlm(
         model,
@@ -252,6 +260,15 @@ def main(arguments: list[str]) -> int:
         "corpora": {k: v for k, v in figures.items() if k != "all"},
         "all": figures["all"],
     }
+    if pair is not None:
+        document["discriminator"] = evaluate_replaced(
+            pair,
+            shards,
+            batch_size=options.batch_size,
+            mask_probability=options.mask_probability,
+            seed=options.seed,
+            limit=options.limit,
+        )
     text = json.dumps(document, indent=2, ensure_ascii=False)
     print(text)
     if options.output is not None:

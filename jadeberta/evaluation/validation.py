@@ -15,6 +15,7 @@ from jadeberta.shards import open as open_shards
 from jadeberta.training.control import RankFlags
 from jadeberta.training.ema import show
 from jadeberta.training.engine import TrainingEngine
+from jadeberta.training.objective import replaced_figures
 from jadeberta.training.run_context import RunContext
 
 LocalFlags = Callable[[], RankFlags]
@@ -32,6 +33,7 @@ class Validation:
         """
         recipe = context.recipe
         self.recipe, self.engine = recipe, engine
+        self._is_rtd = recipe.training.objective == "rtd"
         # Of the phase that trains; the masks are the run's last ones throughout, so that the figures of its phases can be compared.
         self._readers = {
             length: open_shards(context.shards.directory, "valid", recipe.data.damaged, sequence_length=length)
@@ -54,7 +56,8 @@ class Validation:
         The weights and every random number of the training stay as they are.
 
         Returns:
-            Accuracy, loss (nats a masked token) and masked_tokens of each corpus; empty where a request ended it early. The flags that
+            Accuracy, loss (nats a masked token) and masked_tokens of each corpus, and under replaced-token detection the discriminator's
+            figures (`objective.ReplacedFigures`); empty where a request ended it early. The flags that
             ended it, summed over the ranks; all 0 where none did.
         """
         if self.recipe.evaluation.weights == "trained":
@@ -76,14 +79,17 @@ class Validation:
                 if sums[2]:
                     accuracy, loss = sums[0] / sums[2], sums[1] / sums[2]
                     figures[name] = {"accuracy": accuracy, "loss": loss, "masked_tokens": sums[2]}
+                    if self._is_rtd:
+                        figures[name] |= vars(replaced_figures(sums[4:], int(sums[3])))
             return figures, RankFlags()
         finally:
             self.engine.engine.train()
 
     def _corpus(self, rows: range, local_flags: LocalFlags) -> tuple[list[float], RankFlags]:
-        """Evaluates the rows of a corpus: sums of correct predictions, loss and masked tokens over all ranks."""
+        """Evaluates the rows of a corpus: sums over all ranks, as `_forward` gives them."""
         process, size = self.engine.process, self.engine.phase.micro_batch_size
-        sums = torch.zeros(3, dtype=torch.float64)
+        count = 8 if self._is_rtd else 3
+        sums = torch.zeros(count, dtype=torch.float64)
         # Every rank makes as many forward passes as the others, also with no rows left: ZeRO 3 gathers weights in each.
         for start in range(0, len(rows), size * process.world_size):
             first = start + process.rank * size
@@ -92,14 +98,17 @@ class Validation:
             part = torch.tensor([*self._forward(mine), *flags], dtype=torch.float64, device=self.engine.device)
             # Figures and flags together, after each batch: all ranks end early at the same one.
             dist.all_reduce(part)
-            sums += part[:3].cpu()
-            summed = RankFlags(*(int(n) for n in part[3:].tolist()))
+            sums += part[:count].cpu()
+            summed = RankFlags(*(int(n) for n in part[count:].tolist()))
             if summed.requeue or summed.stop:
-                return [0.0, 0.0, 0.0], summed
+                return [0.0] * count, summed
         return sums.tolist(), RankFlags()
 
-    def _forward(self, rows: np.ndarray) -> tuple[float, float, float]:
-        """Correct predictions, summed loss and masked tokens of this rank's rows; of padding where it has no rows."""
+    def _forward(self, rows: np.ndarray) -> list[float]:
+        """Correct predictions, summed loss and masked tokens of this rank's rows; of padding where it has no rows.
+
+        Under replaced-token detection also the tokens and the discriminator's sums, see `objective.SUMS`.
+        """
         if len(rows):
             tokens, documents = self.shards.rows(rows)
             self.shards.take_excluded()  # an excluded row has no masked tokens: the count shows it
@@ -111,5 +120,9 @@ class Validation:
         by_document = self.recipe.data.packing == "documents"
         with torch.no_grad():
             batch = make_micro_batch(ids, labels, tokens, documents if by_document else None, self._pad)
-            loss, correct = self.engine.forward(batch)
-        return float(correct), float(loss), float(np.count_nonzero(labels >= 0))
+            if self._is_rtd:
+                draws = self._masker.draws(ids.shape, np.zeros_like(keys), keys).ravel()[batch.masked_index.numpy()]
+                batch.draws = torch.from_numpy(draws)
+            loss, correct, *others = (float(part) for part in self.engine.forward(batch))
+        figures = [correct, loss, float(np.count_nonzero(labels >= 0))]
+        return [*figures, float(np.count_nonzero(tokens != self._pad)), *others] if self._is_rtd else figures

@@ -18,7 +18,9 @@ from jadeberta.checkpoint.manifest import MANIFEST_NAME
 from jadeberta.errors import CheckpointError
 from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.finetune.tasks import Kind, Task
+from jadeberta.model.load import pair_settings
 from jadeberta.model.published import weights_sha256
+from jadeberta.model.replaced_tokens import published_parts
 from jadeberta.release.origin import read_origin
 from jadeberta.shards.tokenizer_format import FAST_FILE, MODEL_FILE
 from jadeberta.utils.files import file_sha256
@@ -86,6 +88,8 @@ def load_pretrained(path: Path, kind: Weights = "trained") -> PretrainedEncoder:
             raise CheckpointError(f"{directory / 'config.json'}: a {config.model_type} and no deberta-v2. Name a DeBERTa V2.")
         if (directory / MANIFEST_NAME).exists():
             found = consolidate_weights(directory, kind)
+            if (pair := pair_settings(directory)) is not None:
+                found, _ = published_parts(found, pair["sharing"])  # the discriminator is what is fine-tuned
         elif kind != "trained":
             raise CheckpointError(f"{directory}: an export has one set of weights. Name a checkpoint, or leave --weights out.")
         elif not (directory / "model.safetensors").is_file():

@@ -1,5 +1,6 @@
 """Builds a model from a recipe's config or loads one from a directory in Hugging Face's format."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ import torch
 import transformers
 from transformers import DebertaV2Config
 
-from jadeberta.config import ModelConfig
+from jadeberta.config import ModelConfig, Recipe
 from jadeberta.errors import CheckpointError, ConfigError
 from jadeberta.model.deberta import DebertaForMaskedLM
+from jadeberta.model.replaced_tokens import PAIR_KEY, ReplacedTokenModel, build_replaced_token_model
 
 
 def build(config: DebertaV2Config | dict[str, Any], attention: str = "sdpa", seed: int | None = None) -> DebertaForMaskedLM:
@@ -38,6 +40,11 @@ def load(path_or_config: str | Path | DebertaV2Config | dict[str, Any], attentio
     path = Path(path_or_config)
     if not (path / "config.json").is_file() or not (path / "model.safetensors").is_file():
         raise CheckpointError(f"{path}: no config.json and model.safetensors there. Name a checkpoint or an exported directory.")
+    if pair_settings(path) is not None:
+        raise CheckpointError(
+            f"{path}: holds a generator and a discriminator (training.objective rtd), which are two models. Make them with "
+            "'jadeberta export' and name one."
+        )
     transformers.utils.logging.disable_progress_bar()
     try:
         loaded: Any = DebertaForMaskedLM.from_pretrained(str(path), attention=attention, output_loading_info=True)
@@ -53,6 +60,44 @@ def load(path_or_config: str | Path | DebertaV2Config | dict[str, Any], attentio
     return model
 
 
+def pair_settings(path: Path) -> dict[str, Any] | None:
+    """What a checkpoint's config.json says of its generator and discriminator; None where it is of one model."""
+    try:
+        found = json.loads((path / "config.json").read_text(encoding="utf-8")).get(PAIR_KEY)
+    except (OSError, ValueError, AttributeError):
+        return None  # whoever reads the model says what is wrong
+    return found if isinstance(found, dict) else None
+
+
+def load_pair(path: Path, weights: dict[str, torch.Tensor], attention: str = "sdpa") -> ReplacedTokenModel:
+    """Loads generator and discriminator of a checkpoint.
+
+    Args:
+        path: the checkpoint, with its config.json.
+        weights: every parameter by name.
+        attention: sdpa or fused.
+
+    Raises:
+        CheckpointError: the weights do not fit config.json.
+        ConfigError: the attention cannot be used.
+    """
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    try:
+        model = build_replaced_token_model(config, attention=attention, **config.pop(PAIR_KEY))
+        model.load_state_dict(weights | _tied(model, weights))
+    except (RuntimeError, TypeError, ValueError) as e:
+        reason = next(iter(str(e).splitlines()), "") or type(e).__name__
+        raise CheckpointError(f"{path}: its weights do not fit config.json ({reason}). Use another checkpoint.") from e
+    return model
+
+
+def _tied(model: ReplacedTokenModel, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What stands in a state dict a second time under another name, as output layers and shared embeddings do."""
+    first = {id(p): name for name, p in model.named_parameters()}
+    every = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
+    return {name: weights[own] for name, own in every.items() if own in weights}
+
+
 def parameter_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every parameter of a config, tied ones once. The model is built on the meta device, without memory."""
     with torch.device("meta"):
@@ -62,3 +107,13 @@ def parameter_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 def count_parameters(model: ModelConfig) -> int:
     """Counts the parameters that are trained and stored, tied ones once."""
     return sum(math.prod(shape) for shape in parameter_shapes(model.hugging_face()).values())
+
+
+def count_parameters_of(recipe: Recipe) -> int:
+    """Counts the parameters that a recipe trains: of a generator and its discriminator both, shared ones once."""
+    if recipe.training.objective == "mlm":
+        return count_parameters(recipe.model)
+    with torch.device("meta"):
+        layers = recipe.rtd.layers_of_generator(recipe.model.num_hidden_layers)
+        model = build_replaced_token_model(recipe.model.hugging_face(), layers, recipe.rtd.embedding_sharing)
+        return sum(p.numel() for p in model.parameters())

@@ -22,6 +22,8 @@ from jadeberta.model.loss import masked_loss
 from jadeberta.model.sampling import sample_tokens
 
 Sharing = Literal["gdes", "es", "nes"]
+PAIR_KEY = "replaced_tokens"
+"""Key of a checkpoint's config.json that says how its two models belong together."""
 SHARED_TABLES = ("word_embeddings", "position_embeddings")
 
 
@@ -126,7 +128,7 @@ class ReplacedTokenModel(nn.Module):
         super().__init__()
         if attention == "eager":
             raise ConfigError(EAGER)
-        self.config, self.temperature = config, temperature
+        self.config, self.temperature, self.sharing = config, temperature, sharing
         self.generator = DebertaForMaskedLM(generator_config(config, generator_layers), attention)
         self.discriminator = ReplacedTokenDetector(config, attention)
         self._share(sharing)
@@ -143,6 +145,11 @@ class ReplacedTokenModel(nn.Module):
                 own.__class__ = AddedEmbedding
                 own.base = (base,)
                 nn.init.zeros_(own.weight)
+
+    def settings(self) -> dict[str, Any]:
+        """What a configuration says beside the discriminator's sizes; arguments of `build_replaced_token_model`."""
+        layers = self.generator.config.num_hidden_layers
+        return {"generator_layers": layers, "sharing": self.sharing, "temperature": self.temperature}
 
     @property
     def attention_backend(self) -> str:
@@ -234,6 +241,24 @@ def fill_places(
 def generator_config(config: DebertaV2Config, layers: int) -> DebertaV2Config:
     """The generator's: the discriminator's with another number of layers."""
     return DebertaV2Config(**config.to_dict() | {"num_hidden_layers": layers})
+
+
+def published_parts(
+    weights: dict[str, torch.Tensor], sharing: Sharing
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Returns the weights of discriminator and generator as models of their own, by transformers' names.
+
+    Args:
+        weights: every parameter of a ReplacedTokenModel, fp32, by name; shared ones once.
+        sharing: of its embeddings. Under gdes the discriminator's table becomes the sum that it computes with.
+    """
+    generator = {n.removeprefix("generator."): t for n, t in weights.items() if n.startswith("generator.")}
+    discriminator = {n.removeprefix("discriminator."): t for n, t in weights.items() if n.startswith("discriminator.")}
+    for table in SHARED_TABLES if sharing != "nes" else ():
+        name = f"deberta.embeddings.{table}.weight"
+        if name in generator:
+            discriminator[name] = generator[name] + discriminator[name] if sharing == "gdes" else generator[name]
+    return discriminator, generator
 
 
 def build_replaced_token_model(

@@ -10,7 +10,7 @@ import orjson
 from jadeberta.config import Recipe, load_recipe
 from jadeberta.config.phases import phases_of, recipe_in
 from jadeberta.errors import ConfigError, ShardError
-from jadeberta.model.load import count_parameters
+from jadeberta.model.load import count_parameters_of
 from jadeberta.plan.forecast import DEFAULTS, ClusterShape, Forecast, Input, forecast, measured_inputs
 from jadeberta.plan.gpu_memory import state_bytes
 from jadeberta.plan.optimizer_memory import saved_bytes
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
     # `forecast` prints every input it gets, so those of the network go to the comparison alone.
     of_network = {name: inputs.pop(name) for name in (*NETWORK_DEFAULTS, "nvlink_gb_per_s") if name in inputs}
     length, source = row_length(recipe)
-    result = forecast(recipe, cluster, inputs, count_parameters(recipe.model), length)
+    result = forecast(recipe, cluster, inputs, count_parameters_of(recipe), length)
     stage = zero_of(recipe)[0]
     ranks = cluster.nodes * cluster.gpus_per_node
     state = state_bytes(result.parameters, recipe.training, stage, ranks)

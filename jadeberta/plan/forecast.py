@@ -4,7 +4,7 @@ Pure functions. Every figure that was not measured carries its source, so that a
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from jadeberta.plan.optimizer_memory import saved_bytes
 from jadeberta.status.attempts import read_history, stall_seconds
 from jadeberta.status.step_table import StepTable
 from jadeberta.training.guard import NORMAL
-from jadeberta.training.metrics import training_flops_per_token
+from jadeberta.training.metrics import step_flops_per_token
 from jadeberta.utils.hardware import PEAKS, peak_flops
 from jadeberta.utils.json_lines import JsonRow, finite
 
@@ -279,7 +279,7 @@ def _of_phase(recipe: Recipe, phase: Phase, used: dict[str, Input], peak: float 
     """
     model, length = recipe.model, phase.sequence_length
     assert length is not None
-    flops = training_flops_per_token(model, length, phase.micro_batch_size, sum(phase.mask_bounds) / 2)
+    flops = step_flops_per_token(recipe, length, phase.micro_batch_size, sum(phase.mask_bounds) / 2)
     if "tokens_per_second_per_gpu" in used:
         rate = used["tokens_per_second_per_gpu"].value * gpus
     else:
@@ -289,6 +289,10 @@ def _of_phase(recipe: Recipe, phase: Phase, used: dict[str, Input], peak: float 
     tokens = sizes.before(phase.steps) * length
     shape = (model, recipe.training, length, phase.micro_batch_size, phase.attention)
     activations = activation_bytes(*shape, sum(phase.mask_bounds) / 2) + attention_bytes(*shape)
+    if recipe.training.objective == "rtd":
+        layers = recipe.rtd.layers_of_generator(model.num_hidden_layers)
+        # Backward begins when both have run: what both keep is there at once.
+        activations += activation_bytes(replace(model, num_hidden_layers=layers), *shape[1:], 0.0)
     step_s = phase.global_batch_size * length / rate
     return PhaseForecast(
         phase.steps, length, phase.micro_batch_size, tokens, flops, rate, step_s, tokens / rate / 86400, activations

@@ -241,7 +241,7 @@ def _device(found: LocalResults) -> torch.device | None:
 
 def _compute_requirements(recipe: Recipe, world_size: int) -> Requirements:
     from jadeberta.checkpoint.manifest import list_checkpoints
-    from jadeberta.model.load import count_parameters
+    from jadeberta.model.load import count_parameters_of
 
     existing = len(list_checkpoints(Path(recipe.run.dir) / "checkpoints"))
-    return requirements_of(recipe, count_parameters(recipe.model), world_size, existing)
+    return requirements_of(recipe, count_parameters_of(recipe), world_size, existing)

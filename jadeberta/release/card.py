@@ -12,6 +12,15 @@ from jadeberta.release.origin import is_of_characters, reads_text
 _CARD_SENTENCE = "京都 大学 で 自然 言語 処理 を [MASK] する 。"
 
 
+REPLACED = """The discriminator of replaced-token detection as in DeBERTa V3, trained with jadeberta: an encoder to fine-tune.
+
+- Here: the encoder, as `transformers.AutoModel` and the models for fine-tuning load it.
+- `replaced_token_head.safetensors`: the discriminator's head, by the names `mask_predictions.*`. For a state h of the last layer and that
+  of the row's first token f, a token counts as replaced where `classifier(act(dense(LayerNorm(h + f))))` is above 0.
+- `generator/`: the generator, as `transformers.AutoModelForMaskedLM` loads it.
+"""
+
+
 def write_card(
     path: Path,
     config: dict[str, Any],
@@ -34,11 +43,12 @@ def write_card(
         weights: trained; or ema, their running average.
         mask: text of the mask token.
     """
+    is_pair = state["settings"].get("training.objective") == "rtd"
     sections = [
-        _front_matter(card_sentence(state["data"], mask), mask),
+        _front_matter(card_sentence(state["data"], mask), mask, is_pair),
         f"# Japanese DeBERTa V2, {config['num_hidden_layers']} layers, hidden size {config['hidden_size']}\n",
-        "A Japanese DeBERTa V2 trained by masked language modelling with jadeberta.\n",
-        _usage(predictions, state["data"], mask),
+        REPLACED if is_pair else "A Japanese DeBERTa V2 trained by masked language modelling with jadeberta.\n",
+        _usage(predictions, state["data"], mask, "PATH/generator" if is_pair else "PATH"),
         _data(state),
         _training(state, ledger, weights),
         start_section(state.get("lineage", [])),
@@ -52,14 +62,16 @@ def card_sentence(data: dict[str, Any], mask: str = "[MASK]") -> str:
     return (_CARD_SENTENCE.replace(" ", "") if reads_text(data) else _CARD_SENTENCE).replace("[MASK]", mask)
 
 
-def _front_matter(sentence: str, mask: str) -> str:
+def _front_matter(sentence: str, mask: str, is_pair: bool = False) -> str:
+    if is_pair:  # what lies in the directory itself has no head that fills masks
+        return "---\nlanguage: ja\nlibrary_name: transformers\npipeline_tag: feature-extraction\ntags:\n- deberta\n- deberta-v2\n---\n"
     tags = "".join(f"- {tag}\n" for tag in ("deberta", "deberta-v2", "fill-mask"))
     # In quotes, because YAML reads a bare [MASK] as a list.
     head = f"language: ja\nlibrary_name: transformers\npipeline_tag: fill-mask\ntags:\n{tags}mask_token: {json.dumps(mask)}\n"
     return f'---\n{head}widget:\n- text: "{sentence}"\n---\n'
 
 
-def _usage(predictions: list[tuple[str, float]], data: dict[str, Any], mask: str) -> str:
+def _usage(predictions: list[tuple[str, float]], data: dict[str, Any], mask: str, path: str = "PATH") -> str:
     words = "\n".join(f"| {word} | {probability:.4f} |" for word, probability in predictions)
     segmenter = describe_segmenter(data["segmenter"])
     taken = (
@@ -75,8 +87,8 @@ def _usage(predictions: list[tuple[str, float]], data: dict[str, Any], mask: str
 ```python
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("PATH")
-model = AutoModelForMaskedLM.from_pretrained("PATH")
+tokenizer = AutoTokenizer.from_pretrained("{path}")
+model = AutoModelForMaskedLM.from_pretrained("{path}")
 encoding = tokenizer("{card_sentence(data, mask)}", return_tensors="pt")
 logits = model(**encoding).logits
 ```
@@ -174,6 +186,10 @@ def _training(state: dict[str, Any], ledger: list[dict[str, Any]], weights: str)
             lines.append((f"phase {number}", _phase(phase, entry, done, state["recipe"]["training"])))
     if settings.get("data.weights"):
         lines.append(("mixed by weight", _mixed({"weights": settings["data.weights"]})))
+    if settings.get("training.objective") == "rtd":
+        loss = f"weight of the discriminator's loss {settings['rtd.loss_weight']:g}, temperature {settings['rtd.temperature']:g}"
+        generator = f"{settings['rtd.generator_layers']} layers, embeddings {settings['rtd.embedding_sharing']}, {loss}"
+        lines.append(("generator", generator))
     if settings.get("training.z_loss"):
         lines.append(("z-loss", settings["training.z_loss"]))
     if weights == "ema":
@@ -260,6 +276,8 @@ def _masking(settings: dict[str, Any]) -> str:
     unit = "whole words" if settings["training.whole_word_mask"] else "tokens"
     first, last = mask_range(settings["training.mask_probability"])
     share = f"{first:.0%}" + (f" falling to {last:.0%}" if last < first else f" rising to {last:.0%}" if last > first else "")
+    if settings.get("training.objective") == "rtd":
+        return f"{share} of the {unit}, all [MASK] for the generator, which replaces them for the discriminator"
     return f"{share} of the {unit}; 80% [MASK], 10% random, 10% kept"
 
 

@@ -22,8 +22,10 @@ from jadeberta.config.lineage import lineage_in, write_lineage
 from jadeberta.errors import CheckpointError, OutputError
 from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.model import load
+from jadeberta.model.load import pair_settings
 from jadeberta.release.card import card_sentence, write_card
-from jadeberta.release.origin import origin_of, write_origin
+from jadeberta.release.origin import ORIGIN_NAME, origin_of, write_origin
+from jadeberta.release.pair import GENERATOR, write_pair
 from jadeberta.shards.tokenizer_format import ALL_TOKENIZER_FILES, SPECIAL_TOKENS, TOKENIZER_FILES
 from jadeberta.utils.json_lines import read_jsonl
 from jadeberta.utils.paths import path_option
@@ -75,11 +77,19 @@ def export(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        weights = {name: tensor.to(dtype).contiguous() for name, tensor in consolidate_weights(checkpoint, kind).items()}
-        save_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
+        consolidated = consolidate_weights(checkpoint, kind)
+        is_pair = pair_settings(checkpoint) is not None
+        # The directory whose model fills masks: of two models the generator's.
+        filling = temporary / GENERATOR if is_pair else temporary
+        weights = {name: tensor.to(dtype).contiguous() for name, tensor in consolidated.items()}
+        if is_pair:
+            write_pair(checkpoint, temporary, consolidated, dtype)
+        else:
+            save_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
         config |= {"dtype": str(dtype).removeprefix("torch.")}
-        (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        if not is_pair:
+            (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for name in ALL_TOKENIZER_FILES:
             if (checkpoint / name).is_file():
                 shutil.copyfile(checkpoint / name, temporary / name)
@@ -94,8 +104,12 @@ def export(
         else:
             refuse_mixed_tokenizer(temporary, state["fingerprints"]["tokenizer"])
         # Before the rename: a wrong export must never appear under the final name.
-        _compare_logits(temporary, weights)
-        predictions = fill_mask(temporary, card_sentence(state["data"], mask))
+        if is_pair:
+            for file in [path for path in temporary.iterdir() if path.name in {*ALL_TOKENIZER_FILES, ORIGIN_NAME}]:
+                shutil.copyfile(file, filling / file.name)
+        else:
+            _compare_logits(temporary, weights)
+        predictions = fill_mask(filling, card_sentence(state["data"], mask))
         ledger = read_jsonl(checkpoint.parent.parent / "ledger.jsonl")
         write_card(temporary / "README.md", config, state, ledger, evaluation, predictions, kind, mask)
         temporary.rename(out)
@@ -198,7 +212,8 @@ def main(arguments: list[str]) -> int:
         evaluation = read_evaluation(options.evaluation)
     predictions = export(checkpoint, options.out, getattr(torch, options.dtype), evaluation, options.weights)
     print(f"exported {checkpoint} to {options.out}")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(options.out, trust_remote_code=False)
+    filling = options.out / GENERATOR if (options.out / GENERATOR).is_dir() else options.out
+    tokenizer = transformers.AutoTokenizer.from_pretrained(filling, trust_remote_code=False)
     print(card_sentence(read_state(checkpoint)["data"], tokenizer.mask_token))
     for word, probability in predictions:
         print(f"  {word}  {probability:.4f}")

@@ -77,9 +77,9 @@ def collect(points_dir: PointsDir) -> dict[str, Any]:
             f"{points_dir.directory}: no point is finished yet. 'jadeberta scaling run' with the same --out runs them."
         )
     recipe = points_dir.read_recipe(first)
-    from jadeberta.model.load import count_parameters
+    from jadeberta.model.load import count_parameters_of
 
-    parameters = count_parameters(recipe.model)
+    parameters = count_parameters_of(recipe)
     rows = []
     for series in settings.series:
         # Each ZeRO stage has its own DeepSpeed file, which says whether communication overlaps.

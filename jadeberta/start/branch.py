@@ -19,7 +19,7 @@ from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.shards import ShardReader
 from jadeberta.utils.files import file_sha256
 
-KEPT = ("training.global_batch_size", "training.batch_size_warmup", "training.optimizer")
+KEPT = ("training.global_batch_size", "training.batch_size_warmup", "training.optimizer", "training.objective")
 """Keys that a branch must keep beside the model's: from the first two and the step follows the place in the data, and each optimizer
 has moments of its own."""
 FREE_OF_THE_MODEL = ("model.hidden_dropout_prob", "model.attention_probs_dropout_prob")
@@ -117,7 +117,7 @@ def _changes(
             "model.init_from with model.init_tokenizer: match starts anew with another one."
         )
     for key, (old, new) in changed.items():
-        if key in KEPT or (key.startswith("model.") and key not in FREE_OF_THE_MODEL):
+        if key in KEPT or (key.startswith(("model.", "rtd.")) and key not in FREE_OF_THE_MODEL):
             raise ConfigError(
                 f"{key} is {new}, and {old} in {directory}; a branch keeps it. Set it back, or start from its weights alone with "
                 "model.init_from."

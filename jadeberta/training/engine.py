@@ -17,15 +17,16 @@ from jadeberta.config.phases import Phase, phases_of, require_divisible
 from jadeberta.data.batches import MicroBatch, StepBatch
 from jadeberta.data.sample_order import derive_key
 from jadeberta.errors import ConfigError
-from jadeberta.model import DebertaForMaskedLM, build
+from jadeberta.model import DebertaForMaskedLM
 from jadeberta.model.attention.triton import require as require_triton
-from jadeberta.model.initialise import scale_residual_outputs
 from jadeberta.model.recompute import recomputing_cheaply
+from jadeberta.model.replaced_tokens import ReplacedTokenModel
 from jadeberta.shards.tokenizer_format import DEFAULT_SPECIAL_TOKENS, SpecialTokens
 from jadeberta.training.comm_meter import Communication, CommunicationMeter
 from jadeberta.training.control import RankFlags
 from jadeberta.training.ema import WeightAverage
 from jadeberta.training.guard import UpdateGuard
+from jadeberta.training.objective import SUMS, ReplacedFigures, build_model, loss_of, replaced_figures, require_stage_of
 from jadeberta.training.optimizers import build_optimizer, require_stage
 from jadeberta.training.replica_check import differing_ranks
 from jadeberta.training.zero_state import create_optimizer_state, fragments, load_working_weight
@@ -57,6 +58,7 @@ def deepspeed_settings(recipe: Recipe, world_size: int) -> dict[str, Any]:
         )
     bf16["enabled"] = training.precision == "bf16"
     require_stage(training.optimizer, settings)
+    require_stage_of(recipe, settings.get("zero_optimization", {}).get("stage", 0))
     if training.optimizer != "adamw":
         settings["zero_allow_untested_optimizer"] = True  # DeepSpeed's list has its own and torch's
     return settings
@@ -89,6 +91,8 @@ class StepResult:
     """Sum over the ranks."""
     communication: Communication | None = None
     """What this rank alone spent in collectives; None where it is not measured."""
+    replaced: ReplacedFigures | None = None
+    """What the discriminator did; None under another objective than rtd."""
 
 
 class TrainingEngine:
@@ -126,11 +130,7 @@ class TrainingEngine:
         """That of the steps to come."""
         self.stage: int = settings["zero_optimization"]["stage"]
         _keep_deepspeed_from_compiling()
-        self.model: DebertaForMaskedLM = build(
-            recipe.model.hugging_face(special), self.phase.attention, seed=recipe.training.seed
-        )
-        if recipe.model.initializer_scale_by_depth:
-            scale_residual_outputs(self.model)
+        self.model: DebertaForMaskedLM | ReplacedTokenModel = build_model(recipe, special, self.phase.attention)
         self.model.train()
         training = recipe.training
         optimizer = build_optimizer(self.model, training)
@@ -244,30 +244,32 @@ class TrainingEngine:
         # Before the forward pass: the loss is divided by the masked tokens of the whole batch.
         dist.all_reduce(totals)
         masked_tokens, tokens, excluded_rows = (int(n) for n in totals.tolist())
-        scale = self.process.world_size / max(1, masked_tokens)
-        # Loss, correct predictions and flags in one tensor: one all-reduce a step for all of them.
-        sums = torch.tensor([0, 0, *astuple(flags)], dtype=torch.float64, device=self.device)
+        # Losses, correct predictions and flags in one tensor: one all-reduce a step for all of them.
+        figures = len(SUMS[self.recipe.training.objective])
+        sums = torch.tensor([*[0] * figures, *astuple(flags)], dtype=torch.float64, device=self.device)
         for number, micro_batch in enumerate(batch.micro_batches):
             # No generator state to save or lose: dropout follows from where in the run we are.
             torch.manual_seed(int(derive_key(self.recipe.training.seed, 3, batch.step, number, self.process.rank) >> 1))
             self._enter_section(f"forward {number}")
             # DeepSpeed counts micro-batches since its start, which goes wrong where the batch grows.
             self.engine.set_gradient_accumulation_boundary(number == len(batch.micro_batches) - 1)
-            loss_sum, correct = self.forward(micro_batch)
+            found = self.forward(micro_batch)
             self._enter_section(f"backward {number}")
-            self.engine.backward(loss_sum * scale, scale_wrt_gas=False)
-            sums[:2] += torch.stack([loss_sum.detach().double(), correct.double()])
+            self.engine.backward(loss_of(self.recipe, found, self.process.world_size, masked_tokens, tokens), scale_wrt_gas=False)
+            sums[:figures] += torch.stack([part.detach().double() for part in found])
             if number == len(batch.micro_batches) - 1:
                 self._enter_section("all-reduce")
                 # Before the update, which the guard judges by the loss of the global batch.
                 dist.all_reduce(sums)
                 # The mean, so that the window does not hang on how many tokens a batch happens to mask.
-                self.guard.expect(sums[0].item() / masked_tokens if masked_tokens else float("nan"))
+                of_discriminator = sums[2].item() / max(1, tokens) if figures > 2 else None
+                self.guard.expect(sums[0].item() / masked_tokens if masked_tokens else float("nan"), of_discriminator)
                 self._enter_section("update")
             for group in self.engine.optimizer.param_groups:
                 group["lr"] = lr * group.get("rate_share", 1.0)
             self.engine.step()
-        loss_sum_all, correct_all, *flag_sums = sums.tolist()
+        loss_sum_all, correct_all, *others = sums.tolist()
+        of_discriminator_all, flag_sums = others[: figures - 2], others[figures - 2 :]
         # Without a masked token there is no mean: a loss of 0 would look like a perfect step.
         loss, correct_share = (s / masked_tokens if masked_tokens else float("nan") for s in (loss_sum_all, correct_all))
         grad_norm = self.engine.get_global_grad_norm()
@@ -278,9 +280,12 @@ class TrainingEngine:
         if fault is None and self.average is not None:
             self.average.update()
         positions = self.process.world_size * sum(m.input_ids.numel() for m in batch.micro_batches)
-        return StepResult(
+        result = StepResult(
             loss, correct_share, masked_tokens, tokens, positions, excluded_rows, norm, fault, RankFlags(*map(int, flag_sums))
         )
+        if of_discriminator_all:
+            result.replaced = replaced_figures(of_discriminator_all, tokens)
+        return result
 
     def differing_ranks(self) -> list[int]:
         """Ranks whose weights are not those of the others, the same list on every rank; every rank calls it.
@@ -299,13 +304,14 @@ class TrainingEngine:
         pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
         return pinned.to(self.device, non_blocking=True)
 
-    def forward(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum of the cross-entropy over the masked tokens, and how many of them were predicted."""
-        inputs: dict[str, Any] = {k: v if v is None else self._to_device(v) for k, v in vars(micro_batch).items()}
+    def forward(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, ...]:
+        """The sums of a micro-batch, in the order of `objective.SUMS`."""
+        given = {k: v for k, v in vars(micro_batch).items() if k != "draws" or v is not None}
+        inputs: dict[str, Any] = {k: v if v is None else self._to_device(v) for k, v in given.items()}
         # An evaluation's batches have many shapes, and each would be compiled.
         run = self.engine if self.model.training or not self.compiled else self._uncompiled
         sums: Any = run(**inputs, z_loss=self.recipe.training.z_loss)
-        return sums.loss, sums.correct
+        return sums.to_tuple()
 
 
 def require_attentions(recipe: Recipe) -> None:

@@ -13,7 +13,7 @@ from jadeberta.config import GuardConfig
 
 NORMAL = 1.4826
 """Standard deviation of a normal distribution in units of its median absolute deviation."""
-FLOORS = {"loss": 0.01, "grad_norm": 0.3}
+FLOORS = {"loss": 0.01, "grad_norm": 0.3, "discriminator_loss": 0.01}
 """Least deviation, as a share of the median: a window that happens to be flat must not make everything a spike."""
 
 
@@ -40,16 +40,19 @@ class SpikeDetector:
         self.config = config
         self._windows = {name: deque[float](maxlen=config.window) for name in FLOORS}
 
-    def fault(self, loss: float, grad_norm: float | None) -> str | None:
+    def fault(self, loss: float, grad_norm: float | None, discriminator_loss: float | None = None) -> str | None:
         """What is wrong with a step; None where nothing is.
 
         Args:
             loss: mean over the masked tokens of the global batch.
             grad_norm: global L2 norm before clipping; None where ZeRO has none.
+            discriminator_loss: mean over the tokens of the global batch; None where there is no discriminator.
         """
         if not is_sound(loss, grad_norm):
             return f"loss {loss} and gradient norm {grad_norm} are not both finite"
-        for (name, window), value in zip(self._windows.items(), (loss, grad_norm), strict=True):
+        if discriminator_loss is not None and not math.isfinite(discriminator_loss):
+            return f"the discriminator's loss is {discriminator_loss}"
+        for (name, window), value in zip(self._windows.items(), (loss, grad_norm, discriminator_loss), strict=True):
             if self.config.deviations == 0 or 2 * len(window) < self.config.window:
                 continue  # too few good steps to call one a spike: half a window is needed
             assert value is not None
@@ -59,14 +62,16 @@ class SpikeDetector:
                 return f"{name} {value:.4g} is {above:.0f} deviations above {median:.4g}, the median of {len(window)} steps"
         return None
 
-    def accept(self, loss: float, grad_norm: float) -> None:
+    def accept(self, loss: float, grad_norm: float, discriminator_loss: float | None = None) -> None:
         """Takes the numbers of a good step into the windows."""
-        for window, value in zip(self._windows.values(), (loss, grad_norm), strict=True):
-            window.append(value)
+        for window, value in zip(self._windows.values(), (loss, grad_norm, discriminator_loss), strict=True):
+            if value is not None:
+                window.append(value)
 
     def memory(self) -> dict[str, list[float]]:
         """The windows, which a checkpoint keeps: after a restart the same steps are skipped."""
-        return {name: list(window) for name, window in self._windows.items()}
+        # Without a discriminator there is no window of its loss, and checkpoints stay as they were.
+        return {name: list(window) for name, window in self._windows.items() if window or name != "discriminator_loss"}
 
     def recall(self, memory: dict[str, list[float]]) -> None:
         """Restores the windows from a checkpoint."""
@@ -84,13 +89,15 @@ class UpdateGuard:
         self._update = engine.optimizer.optimizer.step
         self._detector = SpikeDetector(config)
         self._loss = 0.0
+        self._discriminator_loss: float | None = None
         self._checked = False
         self.fault: str | None = None
         """Why the last step changed nothing; None where it did change the weights."""
         engine.optimizer.optimizer.step = self._step
 
-    def expect(self, loss: float) -> None:
+    def expect(self, loss: float, discriminator_loss: float | None = None) -> None:
         """Begins a step whose global batch has this mean loss; called before ZeRO's update."""
+        self._discriminator_loss = discriminator_loss
         self._loss, self._checked, self.fault = loss, False, "ZeRO made no update"
 
     def _step(self, *arguments: Any, **options: Any) -> Any:
@@ -98,10 +105,10 @@ class UpdateGuard:
         if not self._checked:
             norm = self._zero._global_grad_norm
             norm = None if norm is None else float(norm)
-            self._checked, self.fault = True, self._detector.fault(self._loss, norm)
+            self._checked, self.fault = True, self._detector.fault(self._loss, norm, self._discriminator_loss)
             if self.fault is None:
                 assert norm is not None
-                self._detector.accept(self._loss, norm)
+                self._detector.accept(self._loss, norm, self._discriminator_loss)
         return None if self.fault else self._update(*arguments, **options)
 
     def conclude(self, grad_norm: float) -> str | None:

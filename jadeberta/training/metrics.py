@@ -3,12 +3,13 @@
 import logging
 import resource
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from jadeberta.config import ModelConfig
+from jadeberta.config import ModelConfig, Recipe
 from jadeberta.training.patient_file import PatientFile
 from jadeberta.training.sinks import MetricsSink, open_sink
 from jadeberta.utils.json_lines import ends_within_line
@@ -101,6 +102,25 @@ def training_flops_per_token(model: ModelConfig, sequence_length: int, micro_bat
     convolution = 2 * model.conv_kernel_size * hidden * hidden
     head = head_share * 2 * (hidden * hidden + hidden * model.vocab_size)
     return 3 * (layers * (linear + content + position_scores + position_tables) + convolution + head)
+
+
+def step_flops_per_token(recipe: Recipe, sequence_length: int, micro_batch_size: int, head_share: float) -> float:
+    """FLOPs of forward and backward for one token under the recipe's objective, see `training_flops_per_token`.
+
+    Args:
+        recipe: of the run.
+        sequence_length: tokens in a row.
+        micro_batch_size: rows of a micro-batch.
+        head_share: share of the positions that go through the language model's head.
+    """
+    shape = (sequence_length, micro_batch_size)
+    if recipe.training.objective == "mlm":
+        return training_flops_per_token(recipe.model, *shape, head_share)
+    layers = recipe.rtd.layers_of_generator(recipe.model.num_hidden_layers)
+    generator = training_flops_per_token(replace(recipe.model, num_hidden_layers=layers), *shape, head_share)
+    width = recipe.model.hidden_size
+    # The discriminator's head is a matrix and a vector on every position.
+    return generator + training_flops_per_token(recipe.model, *shape, 0.0) + 3 * 2 * (width * width + width)
 
 
 def peak_memory_bytes(device: "torch.device") -> int:

@@ -10,7 +10,7 @@ import torch
 from jadeberta.config.phases import Phase
 from jadeberta.data.batches import StepBatch
 from jadeberta.training.engine import StepResult
-from jadeberta.training.metrics import MetricsWriter, training_flops_per_token
+from jadeberta.training.metrics import MetricsWriter, step_flops_per_token
 from jadeberta.training.run_context import RunContext
 from jadeberta.training.run_state import RunState
 from jadeberta.utils.hardware import peak_flops
@@ -51,7 +51,7 @@ class RunLog:
         model = self.context.recipe.model
         length = phase.sequence_length or model.max_position_embeddings
         share = sum(phase.mask_bounds) / 2
-        self._flops_per_token = training_flops_per_token(model, length, phase.micro_batch_size, share)
+        self._flops_per_token = step_flops_per_token(self.context.recipe, length, phase.micro_batch_size, share)
         self._phase = {"phase": phase.number} if self.context.recipe.phases else {}
         if count > 1:
             logger.info("phase %s of %s: %s", phase.number, count, phase.in_words(self.context.process.world_size))
@@ -92,6 +92,7 @@ class RunLog:
                 "step_s": times.step_s,
                 **self._phase,
                 **(vars(spent) if spent is not None else {}),
+                **({k: _or_none(v) for k, v in vars(result.replaced).items()} if result.replaced is not None else {}),
                 "epoch": batch.epoch,
                 "batch_hash": batch.batch_hash,
                 "attempt": self.context.attempt,

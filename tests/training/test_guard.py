@@ -262,3 +262,16 @@ def test_a_skipped_step_calls_no_update_and_leaves_no_trace_in_the_window() -> N
     guard.expect(1e6)
     inner.step()
     assert guard.conclude(1.0) is not None and len(updates) == 8 and guard.memory() == before
+
+
+def test_a_spike_of_either_loss_is_found_and_the_windows_are_remembered() -> None:
+    detector = SpikeDetector(GuardConfig(window=8))
+    for step in range(8):
+        detector.accept(2.0 + step / 100, 1.0 + step / 50, 0.5 + step / 500)
+    again = SpikeDetector(GuardConfig(window=8))
+    again.recall(detector.memory())
+    for guard in (detector, again):
+        assert guard.fault(2.0, 1.0, 0.5) is None
+        assert (guard.fault(9.0, 1.0, 0.5) or "").startswith("loss 9 is")
+        assert (guard.fault(2.0, 1.0, 5.0) or "").startswith("discriminator_loss 5 is")
+        assert guard.fault(2.0, 1.0, float("nan")) == "the discriminator's loss is nan"

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -14,13 +15,15 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import DebertaV2Config
 
 from jadeberta.config import ModelConfig, load_recipe
 from jadeberta.errors import ConfigError
 from jadeberta.model import build
+from jadeberta.model.replaced_tokens import ReplacedTokenHead
 from jadeberta.training import sinks
 from jadeberta.training.ledger import Ledger, next_attempt
-from jadeberta.training.metrics import MetricsWriter, training_flops_per_token
+from jadeberta.training.metrics import MetricsWriter, step_flops_per_token, training_flops_per_token
 from jadeberta.training.patient_file import PatientFile
 from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import ROOT
@@ -45,6 +48,17 @@ def test_the_large_model_costs_2_352_gflop_a_token_with_the_whole_head_and_2_180
     model = load_recipe(ROOT / "recipes/large.yaml").model
     assert training_flops_per_token(model, 512, 18, 1.0) / 1e9 == pytest.approx(2.352, abs=0.001)
     assert training_flops_per_token(model, 512, 18, 0.15) / 1e9 == pytest.approx(2.180, abs=0.001)
+
+
+def test_replaced_token_detection_costs_a_generator_an_encoder_and_what_torch_counts_in_the_head() -> None:
+    recipe = load_recipe(ROOT / "recipes/large_v3.yaml")
+    half = replace(recipe.model, num_hidden_layers=12)
+    head = ReplacedTokenHead(DebertaV2Config(hidden_size=1024))
+    with FlopCounterMode(display=False) as counter:
+        head(torch.zeros(2, 16, 1024, requires_grad=True)).sum().backward()
+    models = training_flops_per_token(half, 512, 12, 0.15) + training_flops_per_token(recipe.model, 512, 12, 0.0)
+    assert step_flops_per_token(recipe, 512, 12, 0.15) == pytest.approx(models + counter.get_total_flops() / 32, rel=1e-4)
+    assert step_flops_per_token(recipe, 512, 12, 0.15) / 1e9 == pytest.approx(3.245, abs=0.001)
 
 
 def test_a_line_cut_by_a_kill_is_left_out_and_spoils_no_later_line(tmp_path) -> None:

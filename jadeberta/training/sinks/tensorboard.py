@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 TAGS = {
     "loss": "train/loss",
     "masked_accuracy": "train/masked_accuracy",
+    "discriminator_loss": "train/discriminator_loss",
+    "replaced_share": "train/replaced_share",
+    "replaced_accuracy": "train/replaced_accuracy",
+    "original_accuracy": "train/original_accuracy",
     "lr": "train/lr",
     "grad_norm": "train/grad_norm",
     "tokens_per_second": "speed/tokens_per_second",
