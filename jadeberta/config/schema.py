@@ -191,7 +191,8 @@ class TrainingConfig:
     precision: Literal["bf16", "fp32"] = "bf16"
     """Working precision; master weights and accumulated gradients are fp32 either way."""
     compile: Literal["auto", "always", "never"] = "auto"
-    """torch.compile of forward and backward pass. auto: on GPUs, except under ZeRO-3 and where the attention is eager."""
+    """torch.compile of forward and backward pass. auto: on GPUs, except under ZeRO-3, for objective rtd and where the
+    attention is eager."""
     recompute: Literal["none", "cheap", "layers"] = "none"
     """Activations that the backward pass computes again instead of keeping them. cheap: those that the compiler finds cheap (dropout,
     GELU, LayerNorm); layers: all but the input of each layer, a third more work."""

@@ -223,6 +223,12 @@ def _check_objective(recipe: Recipe) -> None:
         raise ConfigError(f"rtd.generator_layers is {rtd.generator_layers}; it must be at most {MOST_LAYERS}.")
     if "eager" in (recipe.model.attention, *(phase.attention for phase in recipe.phases)):
         raise ConfigError("training.objective rtd needs model.attention 'sdpa' or 'fused', and 'eager' is asked for; change it.")
+    if recipe.training.compile == "always" or recipe.training.recompute == "cheap":
+        key = "training.compile 'always'" if recipe.training.compile == "always" else "training.recompute 'cheap'"
+        raise ConfigError(
+            f"{key} does not go together with training.objective rtd, which is not compiled; set compile to 'auto' and recompute to 'none' "
+            "or 'layers'."
+        )
     if recipe.model.init_from:
         raise ConfigError(
             f"training.objective rtd starts from random weights, and model.init_from is {recipe.model.init_from}, which has no generator; "

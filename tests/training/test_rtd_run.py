@@ -19,7 +19,7 @@ from jadeberta.model.load import load_pair
 from jadeberta.release.export import export
 from jadeberta.release.pair import load_discriminator
 from jadeberta.shards import open as open_shards
-from jadeberta.training.engine import deepspeed_settings
+from jadeberta.training.engine import decide_compilation, deepspeed_settings
 from preprocess.config import SegmenterConfig
 from tests.helpers import TINY_MODEL, make_recipe, make_shards, read_metrics, run_ranks
 from tests.preprocess import small_tokenizers as small
@@ -188,6 +188,8 @@ def test_one_model_is_not_read_from_a_checkpoint_of_two(run: Path) -> None:
         ({"rtd": {"temperature": -1}}, r"rtd\.temperature is -1.*above 0"),
         ({"rtd": {"generator_layers": -1}}, r"rtd\.generator_layers is -1"),
         ({"model": TINY_MODEL | {"attention": "eager"}}, "needs model.attention 'sdpa' or 'fused'"),
+        ({"training": {"objective": "rtd", "compile": "always"}}, "compile 'always' does not go together.*not compiled"),
+        ({"training": {"objective": "rtd", "recompute": "cheap"}}, "recompute 'cheap' does not go together.*not compiled"),
         ({"training": {"objective": "rtd", "whole_word_mask": True}}, "whole_word_mask does not go together"),
     ],
 )
@@ -195,6 +197,12 @@ def test_what_does_not_go_together_is_refused_in_a_sentence(tmp_path: Path, sect
     sections = {"training": {"objective": "rtd"}} | sections
     with pytest.raises(ConfigError, match=reason):
         load_recipe(make_recipe(tmp_path / "r.yaml", tmp_path, tmp_path / "run", **sections))
+
+
+def test_it_is_not_compiled_where_the_choice_is_left_open(tmp_path: Path) -> None:
+    for objective, decided in (("mlm", True), ("rtd", False)):
+        recipe = load_recipe(make_recipe(tmp_path / "r.yaml", tmp_path, tmp_path / "run", training={"objective": objective}))
+        assert decide_compilation(recipe, "sdpa", 1, torch.device("cuda")) is decided
 
 
 def test_zero_3_is_refused(tmp_path: Path) -> None:
