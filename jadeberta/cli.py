@@ -63,6 +63,8 @@ def main() -> None:
     options = parser.parse_args(arguments[:1] or ["--help"])
     try:
         require_current_directory()
+        if empty := next((a for a in arguments if a.startswith("--") and a.endswith("=--")), ""):
+            raise ConfigError(f"{empty[:60]} gives no value.")  # argparse would hand on an empty list
         sys.exit(verbs[options.verb][1](arguments[1:]))
     except JadebertaError as e:
         _report(e)

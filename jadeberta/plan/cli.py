@@ -44,6 +44,9 @@ NUMBERS: dict[str, tuple[Callable[[str], float], str]] = {
 ASSUMED = DEFAULTS | NETWORK_DEFAULTS
 """Assumed values of all options."""
 
+MOST_OF_A_KIND = 100_000
+"""Most nodes of a job, and most GPUs of a node."""
+
 
 def main(arguments: list[str]) -> int:
     """Prints the plan of a run.
@@ -151,8 +154,9 @@ def _parser() -> OneSentenceParser:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 1")
+    # All world sizes up to some times this are tried: of a slip of the keyboard the plan would never end.
+    if not text.isdecimal() or len(text) > len(str(MOST_OF_A_KIND)) or not 1 <= int(text) <= MOST_OF_A_KIND:
+        raise argparse.ArgumentTypeError(f"'{text[:40]}' is not a number from 1 to {MOST_OF_A_KIND}")
     return int(text)
 
 

@@ -81,7 +81,7 @@ def test_every_assumption_about_links_is_named_with_its_source(capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--nodes", "1,x"], "not a number of at least 1"),
+        (["--nodes", "1,x"], "not a number from 1 to 100000"),
         (["--link-gbps", "400"], "name several sizes"),
         (["--nodes", "1,2", "--device", "MI300X"], "give --nvlink-gb-per-s"),
     ],
