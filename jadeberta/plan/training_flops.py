@@ -1,5 +1,7 @@
 """The floating-point operations of a whole run, so that runs of other recipes can be given as many."""
 
+from dataclasses import replace
+
 from jadeberta.config import ModelConfig, Recipe
 from jadeberta.config.batch_sizes import BatchSizes
 from jadeberta.config.phases import phases_of, with_lengths
@@ -28,7 +30,16 @@ def update_flops(recipe: Recipe) -> float:
     """Returns the FLOPs of the matrix products of one update: those of Muon's orthogonalisation; other optimizers have none."""
     if recipe.training.optimizer != "muon":
         return 0.0
-    return float(sum(orthogonalisation_flops(*shape) for shape in hidden_matrix_shapes(recipe.model)))
+    return float(sum(orthogonalisation_flops(*shape) for shape in hidden_matrix_shapes_of(recipe)))
+
+
+def hidden_matrix_shapes_of(recipe: Recipe) -> list[tuple[int, int]]:
+    """Returns `hidden_matrix_shapes` of all models that a recipe trains: under rtd, of the generator too."""
+    shapes = hidden_matrix_shapes(recipe.model)
+    if recipe.training.objective != "rtd":
+        return shapes
+    layers = recipe.rtd.layers_of_generator(recipe.model.num_hidden_layers)
+    return shapes + hidden_matrix_shapes(replace(recipe.model, num_hidden_layers=layers))
 
 
 def hidden_matrix_shapes(model: ModelConfig) -> list[tuple[int, int]]:

@@ -1,11 +1,13 @@
 """The plan knows what an optimizer keeps."""
 
+from dataclasses import replace
+
 import torch
 from transformers import DebertaV2Config, DebertaV2ForMaskedLM
 
 from jadeberta.config import load_recipe
 from jadeberta.plan.forecast import checkpoint_bytes
-from jadeberta.plan.training_flops import hidden_matrix_shapes, update_flops
+from jadeberta.plan.training_flops import hidden_matrix_shapes, hidden_matrix_shapes_of, update_flops
 from jadeberta.training.optimizers.groups import hidden_matrices
 from jadeberta.training.optimizers.orthogonalise import multiplications
 from tests.helpers import TINY_MODEL, make_recipe
@@ -25,6 +27,8 @@ def test_a_checkpoint_is_smaller_by_the_moments_that_are_not_kept(tmp_path) -> N
     matrices = sum(rows * columns for rows, columns in shapes)
     assert sorted(hidden_matrix_shapes(model)) == sorted(shapes) and matrices > 0
     assert update_flops(recipes["muon"]) == 2 * sum(map(multiplications, shapes)) and update_flops(recipes["lion"]) == 0
+    both = replace(recipes["muon"], training=replace(recipes["muon"].training, objective="rtd"))  # a generator of half the depth
+    assert len(hidden_matrix_shapes_of(both)) == 1.5 * len(shapes)
     sizes = {name: checkpoint_bytes(recipe, 10**6) for name, recipe in recipes.items()}
     full = sizes["adamw"]
     assert sizes == {"adamw": full, "stable_adamw": full, "lion": full - 4 * 10**6, "muon": full - 4 * matrices}
