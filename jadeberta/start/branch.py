@@ -19,7 +19,7 @@ from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.shards import ShardReader
 from jadeberta.utils.files import file_sha256
 
-KEPT = ("training.global_batch_size", "training.batch_size_warmup", "training.optimizer", "training.objective")
+KEPT = ("training.global_batch_size", "training.batch_size_warmup", "training.optimizer")
 """Keys that a branch must keep beside the model's: from the first two and the step follows the place in the data, and each optimizer
 has moments of its own."""
 FREE_OF_THE_MODEL = ("model.hidden_dropout_prob", "model.attention_probs_dropout_prob")
@@ -115,6 +115,11 @@ def _changes(
             f"data.shards {shards.directory}: made with another tokenizer than {directory} was trained with "
             f"({now['fingerprints']['tokenizer'][:12]}…, there {state['fingerprints']['tokenizer'][:12]}…). A branch keeps the tokenizer; "
             "model.init_from with model.init_tokenizer: match starts anew with another one."
+        )
+    if "training.objective" in changed:
+        old, new = changed["training.objective"]
+        raise ConfigError(
+            f"training.objective is {new}, and {old} in {directory}: those are different models. Branch from a run with the same objective."
         )
     for key, (old, new) in changed.items():
         if key in KEPT or (key.startswith(("model.", "rtd.")) and key not in FREE_OF_THE_MODEL):

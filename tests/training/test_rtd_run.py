@@ -19,6 +19,7 @@ from jadeberta.model.load import load_pair
 from jadeberta.release.export import export
 from jadeberta.release.pair import load_discriminator
 from jadeberta.shards import open as open_shards
+from jadeberta.start.branch import branch_entry
 from jadeberta.training.engine import decide_compilation, deepspeed_settings
 from preprocess.config import SegmenterConfig
 from tests.helpers import TINY_MODEL, make_recipe, make_shards, read_metrics, run_ranks
@@ -174,6 +175,17 @@ def test_an_evaluation_has_the_generators_accuracy_and_the_discriminators(run: P
     )
     evaluate([*given, "--batch-size", "1"])
     assert json.loads(capsys.readouterr().out)["discriminator"]["all"]["replaced_share"] == replaced
+
+
+def test_a_branch_keeps_the_objective(run: Path, shards: Path, tmp_path: Path) -> None:
+    reader = open_shards(shards)
+    repeats = {name: corpus.repeats for name, corpus in reader.index.corpora.items()}
+    other = load_recipe(recipe_of(tmp_path / "other.yaml", shards, training={"objective": "mlm"}))
+    with pytest.raises(ConfigError, match=r"training\.objective is mlm, and rtd in .*with the same objective"):
+        branch_entry(other, reader, repeats, run)
+    longer = SECTIONS | {"training": SECTIONS["training"] | {"max_steps": 2 * STEPS}}
+    same = load_recipe(recipe_of(tmp_path / "same.yaml", shards, **longer))
+    assert branch_entry(same, reader, repeats, run)[-1]["step"] == STEPS
 
 
 def test_one_model_is_not_read_from_a_checkpoint_of_two(run: Path) -> None:
