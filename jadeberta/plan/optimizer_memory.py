@@ -1,7 +1,7 @@
 """What an optimizer keeps less than AdamW, whose two moments of each parameter the plan begins with. Pure functions."""
 
 from jadeberta.config import Recipe
-from jadeberta.plan.training_flops import hidden_matrix_shapes_of
+from jadeberta.plan.training_flops import hidden_matrix_shapes
 
 MOMENT_BYTES = 4
 """Of a moment of a parameter, fp32."""
@@ -14,5 +14,5 @@ def saved_bytes(recipe: Recipe, parameters: int) -> int:
         recipe: of the run.
         parameters: of the model.
     """
-    matrices = sum(rows * columns for rows, columns in hidden_matrix_shapes_of(recipe))
+    matrices = sum(rows * columns for rows, columns in hidden_matrix_shapes(recipe))
     return MOMENT_BYTES * {"muon": matrices, "lion": parameters}.get(recipe.training.optimizer, 0)

@@ -1,11 +1,10 @@
 """The floating-point operations of a whole run, so that runs of other recipes can be given as many."""
 
-from dataclasses import replace
-
-from jadeberta.config import ModelConfig, Recipe
+from jadeberta.config import Recipe
 from jadeberta.config.batch_sizes import BatchSizes
 from jadeberta.config.phases import phases_of, with_lengths
-from jadeberta.training.metrics import training_flops_per_token
+from jadeberta.training.metrics import step_flops_per_token
+from jadeberta.training.optimizers.orthogonalise import multiplications
 
 
 def flops_and_tokens(recipe: Recipe, row_length: int) -> tuple[float, int]:
@@ -21,7 +20,7 @@ def flops_and_tokens(recipe: Recipe, row_length: int) -> tuple[float, int]:
         sizes = recipe.training.batch_sizes if not recipe.phases else BatchSizes(phase.global_batch_size)
         trained = sizes.before(phase.steps) * length
         share = sum(phase.mask_bounds) / 2
-        flops += trained * training_flops_per_token(recipe.model, length, phase.micro_batch_size, share)
+        flops += trained * step_flops_per_token(recipe, length, phase.micro_batch_size, share)
         tokens += trained
     return flops + recipe.training.max_steps * update_flops(recipe), tokens
 
@@ -30,26 +29,16 @@ def update_flops(recipe: Recipe) -> float:
     """Returns the FLOPs of the matrix products of one update: those of Muon's orthogonalisation; other optimizers have none."""
     if recipe.training.optimizer != "muon":
         return 0.0
-    return float(sum(orthogonalisation_flops(*shape) for shape in hidden_matrix_shapes_of(recipe)))
+    return 2.0 * sum(map(multiplications, hidden_matrix_shapes(recipe)))
 
 
-def hidden_matrix_shapes_of(recipe: Recipe) -> list[tuple[int, int]]:
-    """Returns `hidden_matrix_shapes` of all models that a recipe trains: under rtd, of the generator too."""
-    shapes = hidden_matrix_shapes(recipe.model)
-    if recipe.training.objective != "rtd":
-        return shapes
-    layers = recipe.rtd.layers_of_generator(recipe.model.num_hidden_layers)
-    return shapes + hidden_matrix_shapes(replace(recipe.model, num_hidden_layers=layers))
-
-
-def hidden_matrix_shapes(model: ModelConfig) -> list[tuple[int, int]]:
-    """Returns the shapes (rows, columns) of the weight matrices of all layers, without embeddings, convolution and head."""
+def hidden_matrix_shapes(recipe: Recipe) -> list[tuple[int, int]]:
+    """Returns the shapes (rows, columns) of the weight matrices of all layers, those of a generator too, without embeddings, convolution
+    and heads.
+    """
+    model, layers = recipe.model, recipe.model.num_hidden_layers
+    if recipe.training.objective == "rtd":
+        layers += recipe.rtd.layers_of_generator(layers)
     hidden, heads = model.hidden_size, model.num_attention_heads * model.attention_head_size
     layer = [(heads, hidden)] * 3 + [(hidden, heads), (model.intermediate_size, hidden), (hidden, model.intermediate_size)]
-    return layer * model.num_hidden_layers
-
-
-def orthogonalisation_flops(rows: int, columns: int, iterations: int = 5) -> float:
-    """Returns the FLOPs of Newton-Schulz iterations of fifth order on a matrix: three products each, in its smaller dimension."""
-    small, large = sorted((rows, columns))
-    return iterations * (2 * 2.0 * small * small * large + 2.0 * small**3)
+    return layer * layers

@@ -85,6 +85,11 @@ def recipe_of(race: Race, run: Run, overrides: tuple[str, ...], run_dir: str, ro
     """
     changes = race.sizes[run.size] | race.contestants[run.contestant] | run.settings
     recipe = _changed(race, changes, overrides)
+    if recipe.training.objective != "mlm":
+        raise ConfigError(
+            f"{run.name}: training.objective is {recipe.training.objective}, and a race is judged by masked accuracy, which a "
+            "discriminator does not have. Compare it by fine-tuning ('jadeberta finetune')."
+        )
     goal, _ = flops_and_tokens(_changed(race, race.sizes[run.size] | race.contestants[race.target], overrides), row_length)
     own, _ = flops_and_tokens(recipe, row_length)
     scaled = scale_steps(recipe, run.budget * goal / own)

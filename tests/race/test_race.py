@@ -15,7 +15,7 @@ from jadeberta.config import ModelConfig, load_recipe
 from jadeberta.errors import ConfigError, InputError, NumericsError
 from jadeberta.evaluation.mlm import evaluate_mlm
 from jadeberta.model import build
-from jadeberta.plan.training_flops import flops_and_tokens, hidden_matrix_shapes, orthogonalisation_flops, update_flops
+from jadeberta.plan.training_flops import flops_and_tokens, update_flops
 from jadeberta.race import race_commands, scores
 from jadeberta.race.cli import main
 from jadeberta.race.judgement import Budget, Result, judge, share_to_reach
@@ -24,7 +24,6 @@ from jadeberta.race.race_file import Race, read_race
 from jadeberta.race.race_runs import Run, final_runs, recipe_of, scale_steps, tune_runs
 from jadeberta.race.scores import RowScores, characters_of, read_scores, score_run, split_heldout
 from jadeberta.shards import open_shards
-from jadeberta.training.optimizers.groups import hidden_matrices
 from tests.helpers import LENGTH, TINY_MODEL, make_recipe, make_shards
 
 RACE = {
@@ -138,16 +137,14 @@ def test_phases_and_batch_warm_ups_are_scaled_too_and_no_phase_vanishes(tmp_path
     assert scale_steps(warm, 2).training.batch_size_warmup == [[6, 4]]
 
 
-def test_flops_are_those_of_the_products() -> None:
-    model = ModelConfig(**TINY_MODEL)
-    shapes = hidden_matrix_shapes(model)
-    built = build(model.hugging_face())
-    assert sorted(shapes) == sorted(tuple(dict(built.named_parameters())[name].shape) for name in hidden_matrices(built))
-    layers, hidden, inner = model.num_hidden_layers, model.hidden_size, model.intermediate_size
-    heads = model.num_attention_heads * model.attention_head_size
-    assert sum(rows * columns for rows, columns in shapes) == layers * (4 * hidden * heads + 2 * hidden * inner)
-    # X Xt, its square, and the product with X: 2 m m n, 2 m m m and 2 m m n.
-    assert orthogonalisation_flops(3, 5, 1) == orthogonalisation_flops(5, 3, 1) == 2 * 9 * 5 + 2 * 27 + 2 * 9 * 5
+def test_a_contestant_without_a_masked_accuracy_is_refused(race_file: Path) -> None:
+    content = yaml.safe_load(race_file.read_text())
+    content["contestants"]["rtd"] = {"training.objective": "rtd"}
+    race_file.write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(
+        ConfigError, match=r"runs/one/rtd/tune-0: training\.objective is rtd, and a race is judged by masked accuracy"
+    ):
+        main(["plan", str(race_file), "--out", str(race_file.parent / "out")])
 
 
 @pytest.mark.parametrize(
@@ -345,11 +342,14 @@ def test_a_race_that_was_begun_keeps_its_grid_and_may_get_more_contestants(race_
         main(["run", str(out)])
 
 
-def test_the_update_of_muon_counts_and_others_have_no_products(race_file: Path) -> None:
-    recipe = load_recipe(read_race(race_file).base)
-    assert update_flops(recipe) == 0.0
-    recipe.training.optimizer = "muon"
-    assert update_flops(recipe) == sum(orthogonalisation_flops(*shape) for shape in hidden_matrix_shapes(recipe.model)) > 0
+def test_the_orthogonalisation_of_muon_costs_steps(race_file: Path) -> None:
+    race = read_race(race_file)
+    race.contestants["muon"] = {"training.optimizer": "muon"}
+    plain, muon = (recipe_of(race, Run("one", name, "final", 1.0, 1), (), "run", LENGTH, 1) for name in ("plain", "muon"))
+    (flops, tokens), (flops_of_plain, tokens_of_plain) = flops_and_tokens(muon, LENGTH), flops_and_tokens(plain, LENGTH)
+    updates = muon.training.max_steps * update_flops(muon)
+    assert updates > 0 and flops == pytest.approx(tokens * flops_of_plain / tokens_of_plain + updates)
+    assert muon.training.max_steps <= plain.training.max_steps
 
 
 def test_a_race_needs_no_grid(race_file: Path) -> None:
