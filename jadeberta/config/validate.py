@@ -213,9 +213,14 @@ def _check_model(recipe: Recipe) -> None:
 
 def _check_objective(recipe: Recipe) -> None:
     """Raises ConfigError where replaced-token detection cannot be trained as the recipe says."""
-    if recipe.training.objective == "mlm":
-        return
     rtd = recipe.rtd
+    if recipe.training.objective == "mlm":
+        for field in fields(rtd):
+            if (value := getattr(rtd, field.name)) != field.default:
+                raise ConfigError(
+                    f"rtd.{field.name} {value} belongs to training.objective rtd, which is mlm; set it to {field.default}, or leave it out."
+                )
+        return
     for key in ("loss_weight", "temperature"):
         if (value := getattr(rtd, key)) <= 0:
             raise ConfigError(f"rtd.{key} is {value}; it must be above 0.")

@@ -63,7 +63,8 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SECTIONS: dict = {
     "deepspeed": "ds_configs/zero2.json",
-    "training": {"precision": "bf16", "ema_decay": 0.9},
+    "training": {"precision": "bf16", "ema_decay": 0.9, "optimizer": "muon"},
+    "phases": [{"steps": 3}, {"steps": 3, "mask_probability": 0.3}],
     "data": {"packing": "documents"},
     "evaluation": {"every_steps": 3, "sequences": 2},
 }
@@ -83,10 +84,11 @@ def test_the_metrics_have_both_losses_and_what_the_discriminator_found(run: Path
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     for row in rows:
         assert 0.5 < row["discriminator_loss"] < 1 and 0 < row["loss"] < 10
-        assert 0.05 < row["replaced_share"] < 0.3
+        assert 0.05 < row["replaced_share"] < (0.3 if row["step"] <= 3 else 0.5)
         assert 0 <= row["replaced_accuracy"] <= 1 and 0 <= row["original_accuracy"] <= 1
     state = json.loads((run / f"checkpoints/step-{STEPS:08d}/state.json").read_text())
-    assert [len(state["guard"][name]) for name in ("loss", "grad_norm", "discriminator_loss")] == [STEPS] * 3
+    # Of the steps since the phase began.
+    assert [len(state["guard"][name]) for name in ("loss", "grad_norm", "discriminator_loss")] == [3] * 3
 
 
 @pytest.mark.long
@@ -180,10 +182,13 @@ def test_an_evaluation_has_the_generators_accuracy_and_the_discriminators(run: P
 def test_a_branch_keeps_the_objective(run: Path, shards: Path, tmp_path: Path) -> None:
     reader = open_shards(shards)
     repeats = {name: corpus.repeats for name, corpus in reader.index.corpora.items()}
-    other = load_recipe(recipe_of(tmp_path / "other.yaml", shards, training={"objective": "mlm"}))
+    other = load_recipe(recipe_of(tmp_path / "other.yaml", shards, training={"objective": "mlm"}, phases=SECTIONS["phases"]))
     with pytest.raises(ConfigError, match=r"training\.objective is mlm, and rtd in .*with the same objective"):
         branch_entry(other, reader, repeats, run)
-    longer = SECTIONS | {"training": SECTIONS["training"] | {"max_steps": 2 * STEPS}}
+    longer = SECTIONS | {
+        "training": SECTIONS["training"] | {"max_steps": 2 * STEPS},
+        "phases": [*SECTIONS["phases"], {"steps": STEPS}],
+    }
     same = load_recipe(recipe_of(tmp_path / "same.yaml", shards, **longer))
     assert branch_entry(same, reader, repeats, run)[-1]["step"] == STEPS
 
@@ -199,6 +204,10 @@ def test_one_model_is_not_read_from_a_checkpoint_of_two(run: Path) -> None:
         ({"rtd": {"loss_weight": 0}}, r"rtd\.loss_weight is 0.*above 0"),
         ({"rtd": {"temperature": -1}}, r"rtd\.temperature is -1.*above 0"),
         ({"rtd": {"generator_layers": -1}}, r"rtd\.generator_layers is -1"),
+        (
+            {"training": {"objective": "mlm"}, "rtd": {"temperature": 2}},
+            r"rtd\.temperature 2.* belongs to training.objective rtd",
+        ),
         ({"model": TINY_MODEL | {"attention": "eager"}}, "needs model.attention 'sdpa' or 'fused'"),
         ({"training": {"objective": "rtd", "compile": "always"}}, "compile 'always' does not go together.*not compiled"),
         ({"training": {"objective": "rtd", "recompute": "cheap"}}, "recompute 'cheap' does not go together.*not compiled"),
