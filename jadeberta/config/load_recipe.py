@@ -92,11 +92,16 @@ def parse_recipe(parser: Any, options: list[str]) -> tuple[Any, Any]:
     Raises:
         ConfigError: a section is empty.
     """
-    found = parser.parse_args(options)
-    sections = [field.name for field in fields(Recipe) if is_dataclass(field.default_factory)]
-    if empty := [name for name in sections if found.get(name) is None]:
-        raise ConfigError(f"{empty[0]} has no value; give its keys, or leave it out for their defaults.")
-    return parser.instantiate(found), parser.parse_args(options, defaults=False)
+    found, written = parser.parse_args(options), parser.parse_args(options, defaults=False)
+    # A section of keys has no value where it is empty; a key without a section is its default then, so only what is written tells.
+    empty = [
+        field.name
+        for field in fields(Recipe)
+        if found.get(field.name) is None or (field.name in written and written.get(field.name) is None)
+    ]
+    if empty:
+        raise ConfigError(f"{empty[0]} has no value; give it one, or leave it out for its default.")
+    return parser.instantiate(found), written
 
 
 def load_recipe(path: str | Path, overrides: tuple[str, ...] = (), branch_from: Path | None = None) -> Recipe:
