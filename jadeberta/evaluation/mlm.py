@@ -235,14 +235,13 @@ def main(arguments: list[str]) -> int:
     if pair is not None:
         pair.eval().to(device)
     model = model.eval().to(device)
-    figures = evaluate_mlm(
-        model,
-        shards,
-        batch_size=options.batch_size,
-        mask_probability=options.mask_probability,
-        seed=options.seed,
-        limit=options.limit,
-    )
+    how: dict[str, Any] = {
+        "batch_size": options.batch_size,
+        "mask_probability": options.mask_probability,
+        "seed": options.seed,
+        "limit": options.limit,
+    }
+    figures = evaluate_mlm(model, shards, **how)
     document: dict[str, Any] = {
         "checkpoint": str(checkpoint),
         "shards": str(shards.directory),
@@ -261,14 +260,7 @@ def main(arguments: list[str]) -> int:
         "all": figures["all"],
     }
     if pair is not None:
-        document["discriminator"] = evaluate_replaced(
-            pair,
-            shards,
-            batch_size=options.batch_size,
-            mask_probability=options.mask_probability,
-            seed=options.seed,
-            limit=options.limit,
-        )
+        document["discriminator"] = evaluate_replaced(pair, shards, **how)
     text = json.dumps(document, indent=2, ensure_ascii=False)
     print(text)
     if options.output is not None:

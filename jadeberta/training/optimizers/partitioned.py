@@ -1,5 +1,6 @@
 """What the optimizers of this folder share: they update ZeRO's flat partitions, and know the parameters in them."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from jadeberta.training.optimizers.partitions import Partitions
 
 
-class PartitionedOptimizer(torch.optim.AdamW):
+class PartitionedOptimizer(torch.optim.AdamW, ABC):
     """AdamW by torch, with groups that have a rule of their own (key `rule`).
 
     No name of a class here holds "Muon": DeepSpeed looks for that in the name, and would orthogonalise gradients by itself, before they
@@ -21,6 +22,7 @@ class PartitionedOptimizer(torch.optim.AdamW):
         """Names of the tensors that the update of a group keeps beside its weights."""
         return ("exp_avg", "exp_avg_sq")
 
+    @abstractmethod
     def update(self, flat: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]) -> None:
         """Updates a flat partition of a group with a rule, in place; every rank calls it.
 
@@ -30,7 +32,6 @@ class PartitionedOptimizer(torch.optim.AdamW):
             state: the moments, and `step`, which counts this update already.
             group: its settings.
         """
-        raise NotImplementedError
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
