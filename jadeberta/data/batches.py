@@ -261,3 +261,9 @@ def iterate_steps(dataset: StepBatches, first_step: int, end_step: int, workers:
     shares = items_ahead(dataset, steps, workers, prefetch) if workers else (make_item(dataset, step) for step in steps)
     for share in shares:
         yield dataset.batch(share)
+
+
+def row_chunks(rows: range, size: int) -> Iterator[np.ndarray]:
+    """Yields the numbers of rows in groups of at most `size`, int64."""
+    for start in range(rows.start, rows.stop, size):
+        yield np.arange(start, min(start + size, rows.stop), dtype=np.int64)

@@ -8,7 +8,6 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from jadeberta.checkpoint.consolidate import consolidate_weights
 from jadeberta.checkpoint.manifest import MANIFEST_NAME, choose, list_checkpoints, verify
 from jadeberta.cluster.device import choose_single_device, describe_device
-from jadeberta.data.batches import make_micro_batch
+from jadeberta.data.batches import make_micro_batch, row_chunks
 from jadeberta.data.masking import Masker
 from jadeberta.errors import CheckpointError, ConfigError
 from jadeberta.evaluation.replaced import evaluate_replaced
@@ -90,7 +89,7 @@ def evaluate_mlm(
     for name, rows in shards.corpora.items():
         sums = np.zeros(4)  # correct, loss, masked tokens, sequences
         counts = np.zeros(model.config.vocab_size, np.int64)
-        for chunk in chunks(rows if not limit else rows[:limit], batch_size):
+        for chunk in row_chunks(rows if not limit else rows[:limit], batch_size):
             scored = score_rows(model, shards, chunk, masker)
             sums += (scored.correct.sum(), scored.loss.sum(), len(scored.labels), len(chunk))
             counts += np.bincount(scored.labels, minlength=len(counts))
@@ -160,12 +159,6 @@ def _figures(sums: np.ndarray, counts: np.ndarray) -> dict[str, float]:
         "masked_tokens": int(masked),
         "sequences": int(sequences),
     }
-
-
-def chunks(rows: range, size: int) -> Iterator[np.ndarray]:
-    """Yields the numbers of rows in groups of at most `size`, int64."""
-    for start in range(rows.start, rows.stop, size):
-        yield np.arange(start, min(start + size, rows.stop), dtype=np.int64)
 
 
 def main(arguments: list[str]) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jadeberta.data.batches import make_micro_batch
+from jadeberta.data.batches import make_micro_batch, row_chunks
 from jadeberta.data.masking import Masker
 from jadeberta.errors import ConfigError
 from jadeberta.model.replaced_tokens import ReplacedTokenModel
@@ -38,8 +38,7 @@ def evaluate_replaced(
     results, every = {}, np.zeros(5)
     for name, rows in shards.corpora.items():
         chosen, sums = rows if not limit else rows[:limit], np.zeros(5)
-        for start in range(chosen.start, chosen.stop, batch_size):
-            numbers = np.arange(start, min(start + batch_size, chosen.stop), dtype=np.int64)
+        for numbers in row_chunks(chosen, batch_size):
             tokens, documents = shards.rows(numbers)
             ids, labels = masker(tokens, np.zeros_like(numbers), numbers)
             by_document = documents if shards.index.packing == "best_fit" else None

@@ -28,6 +28,8 @@ class Budget:
     """In steps that stayed, mean of the seeds."""
     scores: list[RowScores]
     """Of each seed."""
+    course: list[tuple[int, float]] = field(default_factory=list)
+    """(step, masked accuracy on the tuning rows) during the run of the first seed."""
     accuracy: float = 0.0
     bits_per_character: float = 0.0
     interval: tuple[float, float] = (0.0, 0.0)

@@ -17,6 +17,7 @@ from jadeberta.race.scores import score_run
 from jadeberta.shards import DirectoryLock
 from jadeberta.utils.command_line import OneSentenceParser
 from jadeberta.utils.paths import path_option
+from jadeberta.utils.processes import end_with_parent
 from jadeberta.utils.text_table import format_table
 
 POLL_S = 0.5
@@ -162,8 +163,15 @@ def _do(directory: RaceDir, waiting: list[Run], at_once: int, ranks: int, until:
 def _start(directory: RaceDir, each: Run, ranks: int, env: dict[str, str]) -> "subprocess.Popen[bytes]":
     recipe = directory.prepare(each)
     launcher = [sys.executable, "-m", "jadeberta.jobs.local_launcher", "--ranks", str(ranks), "--"]
+    parent = os.getpid()
     with open(recipe.with_name(LOG), "ab") as log:
-        return subprocess.Popen([*launcher, "pretrain", "--config", str(recipe)], env=env, stdout=log, stderr=log)
+        return subprocess.Popen(
+            [*launcher, "pretrain", "--config", str(recipe)],
+            env=env,
+            stdout=log,
+            stderr=log,
+            preexec_fn=lambda: end_with_parent(parent),
+        )
 
 
 def _end(directory: RaceDir, each: Run, status: int) -> bool:

@@ -8,7 +8,7 @@ import orjson
 from jadeberta.config import Recipe, dump
 from jadeberta.errors import ConfigError, InputError
 from jadeberta.race.race_file import Race
-from jadeberta.race.race_runs import Run, final_runs, recipe_of, tune_runs
+from jadeberta.race.race_runs import Run, final_runs, recipe_of, target_flops, tune_runs
 from jadeberta.race.scores import read_scores, split_heldout
 from jadeberta.shards import open as open_shards
 from jadeberta.utils.files import write_atomically
@@ -37,6 +37,7 @@ class RaceDir:
     def __init__(self, directory: Path) -> None:
         """Reads nothing yet."""
         self.directory = directory.absolute()
+        self._goals: dict[str, float] = {}  # FLOPs of the target by size
 
     def write(self, race: Race, data: Data, overrides: tuple[str, ...]) -> None:
         """Writes the race. One that was begun may get more sizes, contestants, seeds, budgets and finalists.
@@ -84,7 +85,9 @@ class RaceDir:
             ConfigError: the race's changes contradict each other.
         """
         race, data, overrides = self.read()
-        return recipe_of(race, run, overrides, str(self.path(run)), data.row_length, data.tune_rows)
+        if run.size not in self._goals:
+            self._goals[run.size] = target_flops(race, run.size, overrides, data.row_length)
+        return recipe_of(race, run, self._goals[run.size], overrides, str(self.path(run)), data.row_length, data.tune_rows)
 
     def prepare(self, run: Run) -> Path:
         """Writes the recipe of a run into its directory, and returns the file.

@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
         "results": [_without_rows(result) for result in results],
     }
     write_atomically(directory.directory / "report.json", orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    write_atomically(directory.directory / "report.html", page(directory, race, results).encode())
+    write_atomically(directory.directory / "report.html", page(race, results).encode())
     for size in race.sizes:
         print(f"{size}\n{format_table(HEADERS, [_cells(result) for result in results if result.size == size], rule=False)}\n")
     print(f"{directory.directory / 'report.html'}")
@@ -92,7 +92,8 @@ def _budget(directory: RaceDir, share: float, runs: list[Run]) -> Budget:
     _, data, _ = directory.read()
     flops, tokens = flops_and_tokens(directory.recipe(runs[0]), data.row_length)
     scores = [scores for run in runs if (scores := read_scores(directory.path(run))) is not None]
-    return Budget(share, flops, tokens, fmean(_seconds(directory.path(run)) for run in runs), scores)
+    seconds = fmean(_seconds(directory.path(run)) for run in runs)
+    return Budget(share, flops, tokens, seconds, scores, evaluations(directory.path(runs[0])))
 
 
 def _seconds(run_dir: Path) -> float:
@@ -132,7 +133,7 @@ def _cells(result: Result) -> tuple[str, ...]:
     )
 
 
-def page(directory: RaceDir, race: Race, results: list[Result]) -> str:
+def page(race: Race, results: list[Result]) -> str:
     """Returns the report as one HTML document that loads nothing."""
     parts = []
     for size in race.sizes:
@@ -143,7 +144,7 @@ def page(directory: RaceDir, race: Race, results: list[Result]) -> str:
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(result)) + "</tr>" for result in of_size
         )
-        parts.append(f"<h2>Size {html.escape(size)}</h2>{_picture(directory, of_size)}")
+        parts.append(f"<h2>Size {html.escape(size)}</h2>{_picture(of_size)}")
         parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
     title = f"Race to the accuracy of {html.escape(race.target)}"
     explained = (
@@ -165,7 +166,7 @@ STYLE = (
 )
 
 
-def _picture(directory: RaceDir, results: list[Result]) -> str:
+def _picture(results: list[Result]) -> str:
     """The test accuracy by budget, and beside it the course of each contestant's longest run on the tuning rows, as SVG."""
     import matplotlib
 
@@ -181,8 +182,8 @@ def _picture(directory: RaceDir, results: list[Result]) -> str:
         above = [budget.interval[1] - budget.accuracy for budget in result.budgets]
         budgets.errorbar(flops, accuracies, [below, above], fmt="o-", color=colour, capsize=3, label=result.contestant)
         last = result.budgets[-1]
-        course = _course(directory, result, last)
-        courses.plot([step * last.flops for step, _ in course], [accuracy for _, accuracy in course], color=colour)
+        steps = last.course[-1][0]
+        courses.plot([step / steps * last.flops for step, _ in last.course], [a for _, a in last.course], color=colour)
     for axes, title in ((budgets, "at the end of each budget, test rows"), (courses, "during the longest runs, tuning rows")):
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("FLOPs")
@@ -194,14 +195,3 @@ def _picture(directory: RaceDir, results: list[Result]) -> str:
     figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     plt.close(figure)
     return text.getvalue()[text.getvalue().index("<svg") :]
-
-
-def _course(directory: RaceDir, result: Result, budget: Budget) -> list[tuple[float, float]]:
-    """(share of the run, accuracy) of each evaluation of the first seed's run."""
-    run = next(
-        run
-        for run in directory.runs("final")
-        if (run.size, run.contestant, run.budget) == (result.size, result.contestant, budget.share)
-    )
-    found = evaluations(directory.path(run))
-    return [(step / found[-1][0], accuracy) for step, accuracy in found]

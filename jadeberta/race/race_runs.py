@@ -69,12 +69,21 @@ def final_runs(race: Race, chosen: dict[tuple[str, str], Run], accuracies: dict[
     return runs
 
 
-def recipe_of(race: Race, run: Run, overrides: tuple[str, ...], run_dir: str, row_length: int, tune_rows: int) -> Recipe:
+def target_flops(race: Race, size: str, overrides: tuple[str, ...], row_length: int) -> float:
+    """Returns the FLOPs of the target's whole budget at a size; arguments as for `recipe_of`."""
+    recipe = _changed(race, race.sizes[size] | race.contestants[race.target], overrides)
+    return flops_and_tokens(recipe, row_length)[0]
+
+
+def recipe_of(
+    race: Race, run: Run, goal: float, overrides: tuple[str, ...], run_dir: str, row_length: int, tune_rows: int
+) -> Recipe:
     """Returns the recipe of a run: the base with the changes of size, contestant and setting, and with steps for its budget.
 
     Args:
         race: the race.
         run: one of its runs.
+        goal: FLOPs of the target, see `target_flops`.
         overrides: options that hold for all runs.
         run_dir: of the run.
         row_length: tokens in a row where the recipe does not name them.
@@ -90,7 +99,6 @@ def recipe_of(race: Race, run: Run, overrides: tuple[str, ...], run_dir: str, ro
             f"{run.name}: training.objective is {recipe.training.objective}, and a race is judged by masked accuracy, which a "
             "discriminator does not have. Compare it by fine-tuning ('jadeberta finetune')."
         )
-    goal, _ = flops_and_tokens(_changed(race, race.sizes[run.size] | race.contestants[race.target], overrides), row_length)
     own, _ = flops_and_tokens(recipe, row_length)
     scaled = scale_steps(recipe, run.budget * goal / own)
     scaled.run.dir, scaled.training.seed = run_dir, run.seed

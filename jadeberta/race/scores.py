@@ -8,9 +8,10 @@ import numpy as np
 import orjson
 
 from jadeberta.cluster.device import choose_single_device
+from jadeberta.data.batches import row_chunks
 from jadeberta.data.masking import Masker
 from jadeberta.errors import ConfigError
-from jadeberta.evaluation.mlm import EVALUATION_SEED, chunks, resolve_checkpoint, score_rows
+from jadeberta.evaluation.mlm import EVALUATION_SEED, resolve_checkpoint, score_rows
 from jadeberta.model import load
 from jadeberta.shards import ShardReader
 from jadeberta.shards import open as open_shards
@@ -68,7 +69,7 @@ def score_run(run_dir: Path, shards_dir: str, row_length: int, batch_size: int =
     found = RowScores([], [], [], [])
     _, corpora = split_heldout(shards.corpora)
     for rows in corpora.values():
-        for chunk in chunks(rows, batch_size):
+        for chunk in row_chunks(rows, batch_size):
             scored = score_rows(model, shards, chunk, masker)
             for kept, values in zip(
                 (found.correct, found.masked, found.nats, found.characters),

@@ -12,6 +12,7 @@ from jadeberta.config import PROJECT
 from jadeberta.errors import ConfigError
 from jadeberta.scaling.points import Point
 from jadeberta.scaling.points_dir import LOG, PREFLIGHT, RECIPE
+from jadeberta.utils.processes import end_with_parent
 
 SCRIPT = PROJECT / "slurm" / "scaling.sh"
 
@@ -81,11 +82,17 @@ class LocalLauncher:
         return [sys.executable, "-m", "jadeberta.jobs.local_launcher", "--ranks", str(point.ranks), "--"]
 
     def start(self, point: Point, directory: Path) -> str:
-        given = ["--config", str(directory / RECIPE)]
+        given, parent = ["--config", str(directory / RECIPE)], os.getpid()
         with open(directory / LOG, "ab") as log:
             for verb, more in (("preflight", ["--json", str(directory / PREFLIGHT)]), ("pretrain", [])):
                 # The status is not read: as with Slurm, DONE in the point's directory tells whether it succeeded.
-                subprocess.run([*self.command(point, directory), verb, *given, *more], stdout=log, stderr=log, cwd=PROJECT)
+                subprocess.run(
+                    [*self.command(point, directory), verb, *given, *more],
+                    stdout=log,
+                    stderr=log,
+                    cwd=PROJECT,
+                    preexec_fn=lambda: end_with_parent(parent),
+                )
         return "here"
 
     def states(self, jobs: list[str]) -> dict[str, str] | None:

@@ -21,7 +21,7 @@ from jadeberta.race.cli import main
 from jadeberta.race.judgement import Budget, Result, judge, share_to_reach
 from jadeberta.race.race_dir import RaceDir
 from jadeberta.race.race_file import Race, read_race
-from jadeberta.race.race_runs import Run, final_runs, recipe_of, scale_steps, tune_runs
+from jadeberta.race.race_runs import Run, final_runs, recipe_of, scale_steps, target_flops, tune_runs
 from jadeberta.race.scores import RowScores, characters_of, read_scores, score_run, split_heldout
 from jadeberta.shards import open_shards
 from tests.helpers import LENGTH, TINY_MODEL, make_recipe, make_shards
@@ -111,8 +111,9 @@ def test_the_grid_is_the_same_for_all_and_seeds_and_budgets_belong_to_the_test(r
 @pytest.mark.parametrize("budget", [0.5, 1.0, 2.0])
 def test_every_run_gets_the_flops_of_its_budget_to_within_a_step(race_file: Path, contestant: str, budget: float) -> None:
     race = read_race(race_file)
-    goal, _ = flops_and_tokens(load_recipe(race.base), LENGTH)
-    recipe = recipe_of(race, Run("one", contestant, "final", budget, 5), (), "run", LENGTH, 1)
+    goal = target_flops(race, "one", (), LENGTH)
+    assert goal == flops_and_tokens(load_recipe(race.base), LENGTH)[0]
+    recipe = recipe_of(race, Run("one", contestant, "final", budget, 5), goal, (), "run", LENGTH, 1)
     flops, tokens = flops_and_tokens(recipe, LENGTH)
     assert abs(flops - budget * goal) <= 0.51 * flops / recipe.training.max_steps
     training = recipe.training
@@ -345,7 +346,8 @@ def test_a_race_that_was_begun_keeps_its_grid_and_may_get_more_contestants(race_
 def test_the_orthogonalisation_of_muon_costs_steps(race_file: Path) -> None:
     race = read_race(race_file)
     race.contestants["muon"] = {"training.optimizer": "muon"}
-    plain, muon = (recipe_of(race, Run("one", name, "final", 1.0, 1), (), "run", LENGTH, 1) for name in ("plain", "muon"))
+    goal = target_flops(race, "one", (), LENGTH)
+    plain, muon = (recipe_of(race, Run("one", name, "final", 1.0, 1), goal, (), "run", LENGTH, 1) for name in ("plain", "muon"))
     (flops, tokens), (flops_of_plain, tokens_of_plain) = flops_and_tokens(muon, LENGTH), flops_and_tokens(plain, LENGTH)
     updates = muon.training.max_steps * update_flops(muon)
     assert updates > 0 and flops == pytest.approx(tokens * flops_of_plain / tokens_of_plain + updates)
