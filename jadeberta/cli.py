@@ -20,12 +20,12 @@ from jadeberta.errors import (
     StopRequested,
 )
 from jadeberta.jobs.exit_reason import EXIT_REASONS_VARIABLE, write_exit_reason
+from jadeberta.utils.interrupts import INTERRUPTED, RANK_VARIABLES
 from jadeberta.utils.paths import find_recipe, require_current_directory, user_path
 from jadeberta.utils.processes import end_with_launcher
 from jadeberta.utils.recipe_errors import explain_recipe_error
 from jadeberta.utils.resources import explain_system_error
 
-RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")
 COMMON_ERRORS = (ConfigError, CheckpointError, NothingToResume, NumericsError, StopRequested, RequeueRequested)
 """Errors that all ranks meet together; rank 0 prints them, once."""
 RANK_0_FIRST_S = 3.0
@@ -76,7 +76,7 @@ def main() -> None:
         # A run that has begun to train answers Ctrl-C by itself, and saves.
         if _rank() == 0:
             print("interrupted: ended at once", file=sys.stderr)
-        _exit_now(130)
+        _exit_now(INTERRUPTED)
     except Exception as e:
         if ours := explain_system_error(e):
             _report(ours)

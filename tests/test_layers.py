@@ -31,6 +31,7 @@ LAYERS = [
     "preprocess.job_status",
     "preprocess.corpus_report",
     "preprocess.demo",
+    "preprocess.cli",
     "preprocess.__main__",
     "jadeberta.config",
     "jadeberta.cluster",

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from jadeberta.config import known_keys, load_recipe
-from preprocess import __main__ as preprocess_main
+from preprocess import cli as preprocess_main
 from preprocess.load_config import _known_keys, load_config
 from tests.helpers import ROOT
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jadeberta.training.watchdog.heartbeat import write_stderr
+from jadeberta.utils.interrupts import INTERRUPTED
 from jadeberta.utils.locks import DirectoryLock
 
 logger = logging.getLogger(__name__)
@@ -26,8 +27,6 @@ LOCK_CHECK_S = 10.0
 
 ONE_PRESS_S = 0.5
 """SIGINTs within this time are one Ctrl-C: the terminal sends it to the rank and to its launcher, which forwards it."""
-INTERRUPTED = 128 + signal.SIGINT
-"""Status of a run that is ended at once by a second Ctrl-C."""
 
 
 @dataclass

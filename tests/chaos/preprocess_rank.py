@@ -1,7 +1,7 @@
 """`python -m preprocess` with small measures, so that a corpus of a megabyte is cut, counted and shared out as one of 171 GB is."""
 
 from preprocess import compressed
-from preprocess.__main__ import main
+from preprocess.cli import main
 from preprocess.executors import progress
 from preprocess.readers import input_split, plain_text, wikipedia
 from preprocess.tokenization import word_counts

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from preprocess.__main__ import main
+from preprocess.cli import main
 from tests.cluster.conftest import NODES, Cluster
 from tests.helpers import ROOT
 from tests.preprocess import tiny_corpus as tiny

@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 
 from jadeberta.shards import INDEX_NAME, DirectoryLock, open_shards, verify
-from preprocess.__main__ import main
+from preprocess.cli import main
 from preprocess.document_files import read_json
 from tests.helpers import CORPORA, ROOT
 from tests.preprocess import tiny_corpus as tiny

@@ -83,7 +83,7 @@ CLASS = "dataclass"
                 "os:system",
                 "subprocess:Popen",
                 "preprocess.nothing:X",
-                "preprocess.__main__:main",
+                "preprocess.cli:main",
                 "jadeberta.errors:sys.exit",
             )
         ),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jadeberta.shards import INDEX_NAME, ShardIndex, open_shards, verify
-from preprocess import __main__ as preprocess_main
+from preprocess import cli as preprocess_main
 from preprocess.corpus_report import print_report, write_report
 from preprocess.estimate import CorpusEstimate, describe_plan, estimate_corpus
 from preprocess.executors.executor import Executor
