@@ -33,6 +33,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 OLD_KEYS = ("cluster.fruitless_lives", "logging.tensorboard")
 """Old spellings of keys, still accepted; the resolved recipe has the new one."""
 
+LONGEST_OPTION = 10_000
+"""Characters of an option; of a long list the parser copies the whole for each of its entries."""
 PATH_KEYS = ("run.dir", "data.shards", "model.init_from", "checkpoint.staging", "deepspeed")
 """Keys that hold a path; that of a corpus, under preprocess, is read by `python -m preprocess`."""
 
@@ -45,7 +47,8 @@ def add_recipe_arguments(parser: Any) -> None:
     parser.add_argument("--model", type=ModelConfig)
     parser.add_argument("--training", type=TrainingConfig)
     parser.add_argument("--rtd", type=RtdConfig)
-    parser.add_argument("--phases", type=list[Any], default=[], help="phases of the run, a list")
+    # Any, since of a list the parser copies the whole for each of its entries.
+    parser.add_argument("--phases", type=Any, default=[], help="phases of the run, a list")
     parser.add_argument("--deepspeed", type=str, default=Recipe.deepspeed, help="DeepSpeed's settings, a JSON file")
     parser.add_argument("--checkpoint", type=CheckpointConfig)
     parser.add_argument("--evaluation", type=EvaluationConfig)
@@ -90,8 +93,13 @@ def parse_recipe(parser: Any, options: list[str]) -> tuple[Any, Any]:
     """Returns a parser's result with its sections as dataclasses, and its result without defaults, for `recipe_from_arguments`.
 
     Raises:
-        ConfigError: a section is empty.
+        ConfigError: a section is empty, or an option is far longer than any value is.
     """
+    if long := next((option for option in options if len(option) > LONGEST_OPTION), None):
+        raise ConfigError(
+            f"{long[:40]}... on the command line has {len(long):,} characters; an option may have {LONGEST_OPTION:,}. "
+            "Write it into the recipe."
+        )
     found, written = parser.parse_args(options), parser.parse_args(options, defaults=False)
     # A section of keys has no value where it is empty; a key without a section is its default then, so only what is written tells.
     empty = [

@@ -1,12 +1,13 @@
 """An entry of the recipe's list `phases`, as it is written; `jadeberta/config/phases.py` knows what it means."""
 
 import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from jadeberta.errors import ConfigError
 
+MOST_PHASES = 200
+"""Phases of a run, at most: each is looked up at every step."""
 Schedule = Literal["linear", "constant", "cosine", "wsd"]
 Attention = Literal["eager", "sdpa", "fused"]
 
@@ -50,12 +51,16 @@ CHOICES: dict[str, tuple[str, ...]] = {"schedule": get_args(Schedule), "attentio
 WHOLE = ("steps", "sequence_length", "global_batch_size", "micro_batch_size", "warmup_steps", "decay_steps")
 
 
-def read_phases(entries: Sequence[Any]) -> list[PhaseConfig]:
+def read_phases(entries: Any) -> list[PhaseConfig]:
     """Reads the list `phases` as YAML gives it.
 
     Raises:
-        ConfigError: an entry is no mapping, a key is unknown, or a value is of another type; names the entry.
+        ConfigError: it is no list or too long, an entry is no mapping, a key is unknown, or a value is of another type; names the entry.
     """
+    if not isinstance(entries, list):
+        raise ConfigError(f"phases is {str(entries)[:60]}; it must be a list of mappings, each with steps.")
+    if len(entries) > MOST_PHASES:
+        raise ConfigError(f"phases has {len(entries):,} entries; it may have at most {MOST_PHASES:,}.")
     return [_read_phase(entry, f"phases, entry {number}") for number, entry in enumerate(entries, 1)]
 
 

@@ -19,8 +19,6 @@ from jadeberta.errors import ConfigError
 
 WEIGHT_TOLERANCE = 1e-6
 """How far the sum of weights may lie from 1."""
-MOST_PHASES = 200
-"""Phases of a run, at most: each is looked up at every step."""
 
 
 @dataclass(frozen=True)
@@ -225,8 +223,6 @@ def check_phases(recipe: Recipe) -> None:
             f"training.batch_size_warmup does not go together with {other}; write each of its entries as a phase with steps and "
             "global_batch_size, which goes on in the same order of the data."
         )
-    if len(recipe.phases) > MOST_PHASES:
-        raise ConfigError(f"phases has {len(recipe.phases):,} entries; it may have at most {MOST_PHASES:,}.")
     for number, phase in enumerate(recipe.phases, 1):
         _check_entry(phase, f"phases, entry {number}", recipe)
     steps = [phase.steps for phase in recipe.phases]

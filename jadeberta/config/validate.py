@@ -49,6 +49,8 @@ BELOW_ONE = (
 """Keys whose value is at least 0 and below 1."""
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "tanh")
 """Activations that the model implements."""
+OPTIMIZERS: tuple[str, ...] = get_args(get_type_hints(TrainingConfig)["optimizer"])
+"""Values of training.optimizer."""
 
 
 def validate(recipe: Recipe) -> None:
@@ -143,7 +145,7 @@ def _check_optimizer(training: TrainingConfig) -> None:
         raise ConfigError(f"training.muon_lr {training.muon_lr} is too many times training.lr {training.lr}; lower it.")
     for field in fields(training):
         value = getattr(training, field.name)
-        for optimizer in get_args(get_type_hints(TrainingConfig)["optimizer"]):
+        for optimizer in OPTIMIZERS:
             # Keys that begin with an optimizer's name are its own.
             if field.name.startswith(f"{optimizer}_") and value != field.default and optimizer != training.optimizer:
                 raise ConfigError(
@@ -198,7 +200,7 @@ def _check_model(recipe: Recipe) -> None:
     if not set(model.pos_att_type) <= {"c2p", "p2c"}:
         raise ConfigError(f"model.pos_att_type is {model.pos_att_type}; it may hold c2p and p2c.")
     _check_positions(model)
-    has_eager = "eager" in (model.attention, *(phase.attention for phase in recipe.phases))
+    has_eager = _is_eager(recipe)
     if has_eager and recipe.training.recompute != "none":
         raise ConfigError(
             "training.recompute needs model.attention 'sdpa' or 'fused'; Hugging Face's own module keeps its activations."
@@ -209,6 +211,11 @@ def _check_model(recipe: Recipe) -> None:
         raise ConfigError(
             "data.packing 'documents' needs model.attention 'sdpa' or 'fused': Hugging Face's own module cannot keep documents apart."
         )
+
+
+def _is_eager(recipe: Recipe) -> bool:
+    """Whether a run without phases has Hugging Face's own attention; with phases each is checked as a run of its own."""
+    return not recipe.phases and recipe.model.attention == "eager"
 
 
 def _check_objective(recipe: Recipe) -> None:
@@ -226,7 +233,7 @@ def _check_objective(recipe: Recipe) -> None:
             raise ConfigError(f"rtd.{key} is {value}; it must be above 0.")
     if rtd.generator_layers > MOST_LAYERS:
         raise ConfigError(f"rtd.generator_layers is {rtd.generator_layers}; it must be at most {MOST_LAYERS}.")
-    if "eager" in (recipe.model.attention, *(phase.attention for phase in recipe.phases)):
+    if _is_eager(recipe):
         raise ConfigError("training.objective rtd needs model.attention 'sdpa' or 'fused', and 'eager' is asked for; change it.")
     if recipe.training.compile == "always" or recipe.training.recompute == "cheap":
         key = "training.compile 'always'" if recipe.training.compile == "always" else "training.recompute 'cheap'"

@@ -11,11 +11,13 @@ FILE_BYTES = 1 << 20
 """Largest file; recipes have a few KB."""
 VALUES = 10_000
 """Most values of a file with its aliases written out."""
+ENTRIES = 500
+"""Most entries of a list: for each of them the parser copies the whole."""
 
 
 def require_bounded(path: Path) -> None:
-    """Raises ValueError, with a sentence that names the file, where it is too large, nested too deeply, refers to itself, or has a
-    key twice in one section.
+    """Raises ValueError, with a sentence that names the file, where it is too large, nested too deeply, refers to itself, has a
+    key twice in one section, or a list that is too long.
 
     A file that is no YAML passes: whoever reads it names the line. Raises OSError.
     """
@@ -34,6 +36,10 @@ def require_bounded(path: Path) -> None:
         raise ValueError(
             f"{path}: has more than {VALUES:,} values with its aliases (*name) written out; a recipe has some hundred. Remove them."
         )
+    if (long := None if node is None else _long_list(node)) is not None:
+        raise ValueError(
+            f"{path}, line {long.start_mark.line + 1}: a list of {len(long.value):,} entries; one may have {ENTRIES:,}. Shorten it."
+        )
     if twice is not None:
         first, second = (key.start_mark.line + 1 for key in twice)
         raise ValueError(f"{path}, line {second}: {twice[0].value} stands in line {first} already. Remove one of the two lines.")
@@ -49,6 +55,15 @@ def _values(node: yaml.Node, known: dict[int, int]) -> int:
     total = 1 if isinstance(node, yaml.ScalarNode) else 1 + sum(_values(part, known) for part in parts)
     known[id(node)] = min(total, VALUES + 1)
     return known[id(node)]
+
+
+def _long_list(node: yaml.Node) -> yaml.SequenceNode | None:
+    """The first list with more entries than one may have; of a file with few values."""
+    if isinstance(node, yaml.SequenceNode) and len(node.value) > ENTRIES:
+        return node
+    parts = [value for _, value in node.value] if isinstance(node, yaml.MappingNode) else node.value
+    inner = () if isinstance(node, yaml.ScalarNode) else parts
+    return next((found for part in inner if (found := _long_list(part)) is not None), None)
 
 
 def _key_that_stands_twice(node: yaml.Node) -> tuple[yaml.Node, yaml.Node] | None:

@@ -1,5 +1,7 @@
 """Phases: what holds at each step, and the sentence with which a list that cannot be is refused."""
 
+import json
+import time
 from pathlib import Path
 
 import pytest
@@ -97,13 +99,38 @@ def test_the_mask_probability_falls_in_a_straight_line_over_the_phase_or_over_th
         ),
         ([{"steps": 10, "repeats": {"a": 10**30}}], "entry 1, .*data.repeats holds a number above 1,000,000"),
         ([{"steps": 1}] * 201, "phases has 201 entries; it may have at most 200"),
+        (7, "phases is 7; it must be a list of mappings"),
+        ({"steps": 10}, "phases is {'steps': 10}; it must be a list"),
+        ([{"steps": 4}, {"steps": 6, "attention": "eager"}], "entry 2, .*data.packing 'documents' needs model.attention"),
         ([{"steps": 10, "repeats": {"a": -1}}], "repeats is .*whole numbers of at least 0"),
     ],
 )
 def test_phases_that_cannot_be_are_refused_in_one_sentence(tmp_path, phases, sentence) -> None:
     with pytest.raises(ConfigError, match=sentence) as caught:
-        recipe_of(tmp_path / "r.yaml", phases)
+        recipe_of(tmp_path / "r.yaml", phases, data={"packing": "documents"})
     assert "\n" not in str(caught.value) and "phases" in str(caught.value)
+
+
+def test_an_attention_that_no_phase_has_forbids_nothing(tmp_path) -> None:
+    phases = [{"steps": 4, "attention": "sdpa"}, {"steps": 6, "attention": "fused"}]
+    sections = {"model": {"attention": "eager"}, "data": {"packing": "documents"}}
+    for training in (TRAINING, TRAINING | {"recompute": "layers"}, TRAINING | {"objective": "rtd"}):
+        recipe = recipe_of(tmp_path / "r.yaml", phases, training=training, **sections)
+        assert [phase.attention for phase in phases_of(recipe)] == ["sdpa", "fused"]
+    with pytest.raises(ConfigError, match=r"data\.packing 'documents' needs"):
+        recipe_of(tmp_path / "r.yaml", [], **sections)
+
+
+def test_a_list_of_thousands_of_phases_is_refused_at_once_in_a_file_and_on_the_command_line(tmp_path) -> None:
+    many = [{"steps": 1}] * 3000
+    began = time.process_time()
+    with pytest.raises(ConfigError, match=r"r\.yaml, line \d+: a list of 3,000 entries; one may have 500\."):
+        recipe_of(tmp_path / "r.yaml", many)
+    (tmp_path / "r.yaml").write_text("training: {max_steps: 3000}\n")
+    for key, entries in (("phases", many), ("training.batch_size_warmup", [[1, 1]] * 3000)):
+        with pytest.raises(ConfigError, match=rf"--{key}=.* characters; an option may have 10,000\. Write it into the recipe\.$"):
+            load_recipe(tmp_path / "r.yaml", (f"--{key}={json.dumps(entries)}",))
+    assert time.process_time() - began < 5
 
 
 def test_steps_that_no_run_reaches_are_refused_before_the_phases_are_added_up(tmp_path) -> None:
