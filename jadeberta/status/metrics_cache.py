@@ -21,9 +21,10 @@ from jadeberta.status.step_table import ROW, StepTable, encode_rows, to_table
 from jadeberta.utils.json_lines import JsonRow
 
 CACHE_NAME = "metrics.columns"
-MAGIC = b"jadeberta-steps1"
+MAGIC = b"jadeberta-steps2"
 _HEADER = struct.Struct("<16sQQQI")
-"""Magic; number of rows; byte of metrics.jsonl behind the last of them; length of that line in bytes; its CRC-32."""
+"""Magic, which changes with the columns; number of rows; byte of metrics.jsonl behind the last of them; length of that line in bytes; its
+CRC-32."""
 CACHE_FROM_ROWS = 5000
 """Fewer new rows are parsed at each call: that takes less than the write is worth."""
 CHUNK_BYTES = 8 << 20

@@ -28,11 +28,17 @@ ROW = np.dtype(
         ("tokens_per_second", "<f8"),
         ("mfu", "<f8"),
         ("tokens", "<f8"),
+        ("lr", "<f4"),
+        ("grad_norm", "<f4"),
+        ("masked_accuracy", "<f4"),
+        ("batch_hash", "<u8"),
         ("skipped", "?"),
     ]
 )
-"""One row of metrics.jsonl; NaN where it has no such figure, `number` -1 where it is no step."""
-FIGURES = ("data_wait_s", "loss", "tokens_per_second", "mfu", "tokens")
+"""One row of metrics.jsonl; NaN where it has no such figure, `number` -1 where it is no step, `batch_hash` 0 where there is none."""
+FIGURES = ("data_wait_s", "loss", "tokens_per_second", "mfu", "tokens", "lr", "grad_norm", "masked_accuracy")
+LARGEST_FIGURE = 3.4e38
+"""Of the figures that are kept in single precision."""
 
 
 @dataclass
@@ -53,6 +59,12 @@ class StepTable:
     mfu: Floats
     tokens: Floats
     """Trained on from the beginning of the run to the end of the step."""
+    lr: Floats
+    """In single precision, as the two below it."""
+    grad_norm: Floats
+    masked_accuracy: Floats
+    batch_hash: npt.NDArray[np.uint64]
+    """Of the samples of the global batch; 0 where the row has none."""
     skipped: Booleans
     """Whether the step changed no weight."""
     place: Integers
@@ -88,11 +100,19 @@ def encode_rows(rows: Iterable[JsonRow], attempt: int = 0) -> npt.NDArray[np.voi
         step = finite(row, "step")
         number = int(step) if step is not None and 0 <= step < LARGEST else -1
         time, seconds = (np.nan if (value := finite(row, key)) is None else value for key in ("time", "step_s"))
-        figures = [np.nan if (value := finite(row, key)) is None else value for key in FIGURES]
-        found.append(
-            (attempt, number, time, max(0.0, seconds) if seconds == seconds else 0.0, *figures, bool(row.get("skipped")))
-        )
+        figures = [np.nan if (value := finite(row, key)) is None or abs(value) > LARGEST_FIGURE else value for key in FIGURES]
+        seconds = max(0.0, seconds) if seconds == seconds else 0.0
+        found.append((attempt, number, time, seconds, *figures, _hash_of(row), bool(row.get("skipped"))))
     return np.array(found, dtype=ROW)
+
+
+def _hash_of(row: JsonRow) -> int:
+    """The batch hash of a row, 16 hexadecimal digits, as a number."""
+    text = row.get("batch_hash")
+    try:
+        return int.from_bytes(bytes.fromhex(text)) if isinstance(text, str) and len(text) == 16 else 0
+    except ValueError:
+        return 0
 
 
 def to_table(rows: npt.NDArray[np.void]) -> StepTable:

@@ -165,3 +165,11 @@ def test_readers_at_once_add_each_row_once(tmp_path: Path) -> None:
     assert all(reader.wait(60) == 0 for reader in readers)
     steps = read_steps(tmp_path)[0]
     assert list(steps.number) == list(range(1, 1301)) and same(steps, without_cache(tmp_path))
+
+
+def test_a_batch_hash_is_kept_as_a_number_and_anything_else_is_none(tmp_path: Path) -> None:
+    found = ["e1818c242a3096f1", "-1818c242a3096f1", "zz818c242a3096f1", "e18", 7, None, "ffffffffffffffff"]
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(line(n, batch_hash=h, grad_norm=1e300) for n, h in enumerate(found, 1)))
+    for _ in range(2):
+        steps = read_steps(tmp_path)[0]
+        assert steps.batch_hash.tolist() == [0xE1818C242A3096F1, 0, 0, 0, 0, 0, 2**64 - 1] and np.isnan(steps.grad_norm).all()
