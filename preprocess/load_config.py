@@ -41,6 +41,7 @@ OTHER_SECTIONS = (
     "evaluation",
     "guard",
     "watchdog",
+    "alerts",
     "cluster",
     "logging",
 )

@@ -219,7 +219,8 @@ class Checkpointer:
             "zero_stage": self.engine.stage,
             "precision": recipe.training.precision,
             "data": describe_data(self.shards, self.expected["settings"], self.context.data.readers),
-            "recipe": asdict(recipe),
+            # Alerts say nothing about the weights, and a checkpoint travels further than who is called about its run.
+            "recipe": {key: value for key, value in asdict(recipe).items() if key != "alerts"},
             # Left out of a run from random weights, whose checkpoints have had no such key.
             **({"lineage": list(self.context.start.lineage)} if self.context.start.lineage else {}),
             "versions": {name: version(name) for name in ("jadeberta", "torch", "deepspeed", "transformers")},

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from jadeberta.config.alerts_config import AlertsConfig
 from jadeberta.config.init_from import complete_model
 from jadeberta.config.phase_config import read_phases
 from jadeberta.config.rtd import RtdConfig
@@ -56,6 +57,7 @@ def add_recipe_arguments(parser: Any) -> None:
     parser.add_argument("--watchdog", type=WatchdogConfig)
     parser.add_argument("--cluster", type=ClusterConfig)
     parser.add_argument("--logging", type=LoggingConfig)
+    parser.add_argument("--alerts", type=AlertsConfig)
     parser.add_argument("--preprocess", type=dict, default={}, help="read by python -m preprocess")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import InitVar, asdict, dataclass, field
 from typing import Any, Literal
 
+from jadeberta.config.alerts_config import AlertsConfig
 from jadeberta.config.batch_sizes import BatchSizes
 from jadeberta.config.phase_config import PhaseConfig
 from jadeberta.config.rtd import RtdConfig
@@ -338,6 +339,7 @@ class Recipe:
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    alerts: AlertsConfig = field(default_factory=AlertsConfig)
     preprocess: dict[str, Any] = field(default_factory=dict)
     """Settings of `python -m preprocess`, which checks them."""
 

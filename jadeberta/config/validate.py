@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, fields
 from typing import get_args, get_type_hints
 
+from jadeberta.config.alerts_config import check_alerts
 from jadeberta.config.init_from import LARGEST_SIZE, MOST_LAYERS
 from jadeberta.config.phases import check_phases, mask_range, phases_of, recipe_in
 from jadeberta.config.row_lengths import check_rows
@@ -92,6 +93,7 @@ def _validate_run(recipe: Recipe) -> None:
     _check_batch(recipe.training)
     _check_model(recipe)
     _check_objective(recipe)
+    check_alerts(recipe.alerts)
     if any(n < 0 for n in recipe.data.repeats.values()):
         raise ConfigError(f"data.repeats holds a negative number: {recipe.data.repeats}.")
     if any(n > MOST_REPEATS for n in recipe.data.repeats.values()):

@@ -4,20 +4,18 @@ It changes nothing that a run reads, so it can be called at any time, on any hos
 it has read. Where Slurm answers it says more.
 """
 
-import socket
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 
 import orjson
 
-from jadeberta.cluster.slurm import CANCELLED
 from jadeberta.config.lineage import describe_entry
-from jadeberta.status.attempts import read_run
-from jadeberta.status.eta import Goal, jobs_to_come, next_save, read_goal, training_left_s
-from jadeberta.status.goodput import RECENT_STEPS, Goodput, compute_goodput
-from jadeberta.status.slurm_jobs import JobStatus, look_up_jobs
+from jadeberta.status.eta import Goal, jobs_to_come, next_save, training_left_s
+from jadeberta.status.facts import DECIDED, NOT_CONTINUED, Facts, read_facts, state
+from jadeberta.status.goodput import RECENT_STEPS, Goodput
+from jadeberta.status.run_verdict import Verdict, judge
+from jadeberta.status.slurm_jobs import JobStatus
 from jadeberta.status.text_tables import (
     format_attempts,
     format_checkpoints,
@@ -29,17 +27,7 @@ from jadeberta.status.text_tables import (
 )
 from jadeberta.utils.command_line import OneSentenceParser, positive
 from jadeberta.utils.durations import format_duration
-from jadeberta.utils.json_lines import JsonRow, finite, read_jsonl
-from jadeberta.utils.locks import LOCK_NAME, is_held
 from jadeberta.utils.paths import path_option
-
-SILENT_S = 600.0
-"""A run without an ending counts as running while its last row is younger than this."""
-SILENT_HEARTBEAT_S = 120.0
-"""Limit for a run with heartbeats. They are written about every second, but a shared file system shows them late."""
-DECIDED = {"finish": "done", "stop": "stopped", "leave": "ended by Slurm", "requeue": "requeued", "next": "handed on"}
-"""State of a run whose job has ended by itself, by the action that was decided."""
-NOT_CONTINUED = "not continued"
 
 
 def main(arguments: list[str]) -> int:
@@ -62,120 +50,40 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     while True:
         now = time.time()
-        beats = read_heartbeats(options.run)
-        jobs = look_up_jobs(options.run, read_jsonl(options.run / "ledger.jsonl"), now)
-        result = read_goodput(options.run, now, max((b["time"] for b in beats), default=0.0), jobs)
-        goal = read_goal(options.run)
-        text = _json(result, jobs, goal) if options.json else table(options.run, result, beats, now, jobs, goal)
+        facts = read_facts(options.run, now)
+        verdict = judge(facts)
+        text = _json(facts, verdict) if options.json else table(facts, verdict)
         clear = "\033[H\033[2J" if options.watch and not options.json and sys.stdout.isatty() else ""
         print(clear + text, flush=True)
-        if options.watch is None or state(result, jobs) == "done":
+        if options.watch is None or facts.state == "done":
             return 0
         time.sleep(options.watch)  # the user's own interval
 
 
-def read_goodput(run: Path, now: float | None = None, last_heartbeat: float = 0.0, jobs: JobStatus | None = None) -> Goodput:
-    """Computes the goodput of a run directory; an empty one for a run whose first job is still starting up.
-
-    Args:
-        run: run directory.
-        now: unix time; the wall time of a run that is alive goes up to it.
-        last_heartbeat: unix time of its newest heartbeat; 0: it has none.
-        jobs: state of its Slurm job, which decides whether the run is alive where Slurm answers.
-
-    Raises:
-        InputError: there is no ledger, or it is empty.
-    """
-    jobs = jobs or JobStatus()
-    if jobs.attempts and not (run / "ledger.jsonl").exists():
-        return Goodput()
-    ledger, steps, newest = read_run(run)
-    times = [at for at in (finite(ledger[-1], "time"), newest) if at is not None]
-    alive = now is not None and now - max(last_heartbeat, *times, 0.0) < (SILENT_HEARTBEAT_S if last_heartbeat else SILENT_S)
-    if now is not None and (held := lives_by_lock(run)) is not None:
-        alive = held
-    # Where Slurm or the records know about the job they decide; an interactive job may outlive its ranks, so its rows count too.
-    if jobs.state or jobs.starting or jobs.ended:
-        alive = jobs.works and not jobs.starting and not jobs.ended and (alive or jobs.has_records)
-    return compute_goodput(ledger, steps, now if alive else None)
-
-
-def lives_by_lock(run: Path) -> bool | None:
-    """Whether rank 0 of a run lives, by the lock that it holds; None where that does not tell.
-
-    The kernel gives the lock back when the process dies. On another host than rank 0's a lock that is not held proves nothing: not every
-    shared file system passes locks on.
-    """
-    try:
-        with open(run / LOCK_NAME, "rb") as file:
-            if is_held(file.fileno()):
-                return True
-            holder = orjson.loads(file.read())
-    except (OSError, orjson.JSONDecodeError):
-        return None
-    return False if isinstance(holder, dict) and holder.get("host") == socket.gethostname() else None
-
-
-def read_heartbeats(run: Path) -> list[JsonRow]:
-    """Reads the last heartbeat of every rank, by rank; one that cannot be read is skipped."""
-    found = []
-    for path in sorted((run / "heartbeat").glob("rank-*.json")):
-        try:
-            beat = orjson.loads(path.read_bytes())
-        except (OSError, orjson.JSONDecodeError):
-            continue
-        if isinstance(beat, dict) and finite(beat, "time") is not None:
-            found.append(beat)
-    return sorted(found, key=lambda beat: finite(beat, "rank") or 0)
-
-
-def state(result: Goodput, jobs: JobStatus) -> str:
-    """Returns the state of the run in a word or two: done, running, starting up, queued, stopped, or how its last attempt ended."""
-    last = result.attempts[-1].ended if result.attempts else "killed"
-    if jobs.starting:
-        return "starting up"
-    if last == "done":
-        return last
-    if jobs.waits:
-        return "queued"
-    if jobs.state == CANCELLED:
-        return "cancelled"
-    if jobs.ended:
-        action = str(jobs.ends[-1].get("action"))
-        abandoned = action in ("requeue", "next") and jobs.state and not jobs.works
-        return NOT_CONTINUED if abandoned else DECIDED.get(action, last)
-    return last
-
-
-def table(run: Path, result: Goodput, beats: list[JsonRow], now: float, jobs: JobStatus, goal: Goal) -> str:
-    """Returns the state of a run as text.
-
-    Args:
-        run: run directory, for its name and its checkpoints.
-        result: goodput of the run.
-        beats: newest heartbeat of each rank.
-        now: unix time.
-        jobs: state of its Slurm job.
-        goal: what its recipe says about its course.
-    """
-    lines = [f"{run}", *format_pairs(_progress(result, now, jobs, goal))]
+def table(facts: Facts, verdict: Verdict) -> str:
+    """Returns the state of a run as text; the first line is its verdict."""
+    result, jobs, now = facts.result, facts.jobs, facts.now
+    lines = [verdict.sentence, "", f"{facts.run}", *format_pairs(_progress(result, now, jobs, facts.goal))]
     if result.attempts:
         lines += ["", *format_times(result), "", *format_attempts(result)]
     if decisions := format_decisions(jobs.ends, now):
         lines += ["", *decisions]
-    lines += ["", f"checkpoints  {format_checkpoints(run)}"]
+    lines += ["", f"checkpoints  {format_checkpoints(facts.run)}"]
     # An earlier attempt may have had more ranks; their files are stale.
     last = result.attempts[-1] if result.attempts else None
     # Heartbeats of old versions do not name their attempt: of those the time must tell.
     began = now if last is None else last.started or 0.0
-    present = [b for b in beats if (last is not None and b["attempt"] == last.number if "attempt" in b else b["time"] >= began)]
-    if present and state(result, jobs) not in ("done", "queued", "starting up"):
+    present = [
+        b for b in facts.beats if (last is not None and b["attempt"] == last.number if "attempt" in b else b["time"] >= began)
+    ]
+    if present and facts.state not in ("done", "queued", "starting up"):
         lines += ["", *format_heartbeats(present, now)]
     return "\n".join(lines)
 
 
-def _json(result: Goodput, jobs: JobStatus, goal: Goal) -> str:
+def _json(facts: Facts, verdict: Verdict) -> str:
     """All figures of the table and more, one JSON object."""
+    result, jobs, goal = facts.result, facts.jobs, facts.goal
     save = next_save(result, goal) or (None, None)
     left = training_left_s(result, goal)
     ahead = {"max_steps": goal.max_steps, "left_s": left, "next_save_step": save[0], "next_save_s": save[1]}
@@ -183,9 +91,10 @@ def _json(result: Goodput, jobs: JobStatus, goal: Goal) -> str:
     figures, slurm = asdict(result), asdict(jobs)
     # `lives` and `kept_books` are the old spellings of `attempts` and `has_records`, kept for readers.
     figures["lives"], slurm["lives"], slurm["kept_books"] = figures["attempts"], slurm["attempts"], slurm["has_records"]
-    return orjson.dumps(
-        {**figures, "state": state(result, jobs), "lineage": goal.lineage, "ahead": ahead, "slurm": slurm}
-    ).decode()
+    found = {
+        "verdict": asdict(verdict), **figures, "state": facts.state, "lineage": goal.lineage, "ahead": ahead, "slurm": slurm,
+    }  # fmt: skip
+    return orjson.dumps(found).decode()
 
 
 def _progress(result: Goodput, now: float, jobs: JobStatus, goal: Goal) -> list[tuple[str, str]]:

@@ -131,7 +131,11 @@ def compute_goodput(ledger: list[JsonRow], metrics: list[JsonRow] | StepTable, n
         metrics: rows of metrics.jsonl in its order, or its steps.
         now: unix time, for a run that is alive: its wall time goes up to it; None for one that is not.
     """
-    histories = read_history(ledger, metrics)
+    return goodput_of(read_history(ledger, metrics), now)
+
+
+def goodput_of(histories: list[AttemptHistory], now: float | None = None) -> Goodput:
+    """Adds up where the time of a run went, from its attempts; `now` as in `compute_goodput`."""
     result = Goodput()
     for place, history in enumerate(histories):
         _add_attempt(result, history, histories[place + 1] if place + 1 < len(histories) else None, now)

@@ -11,6 +11,8 @@ import pytest
 
 from jadeberta.errors import ConfigError, InputError
 from jadeberta.status import cli as status
+from jadeberta.status.attempts import read_run
+from jadeberta.status.facts import read_goodput
 from jadeberta.status.goodput import compute_goodput
 from jadeberta.status.slurm_jobs import JobStatus
 from jadeberta.utils.json_lines import read_jsonl
@@ -81,6 +83,7 @@ def test_the_table_says_how_far_the_run_is_and_where_its_time_went(run, capsys) 
     ):  # fmt: skip
         assert line in printed, f"{line!r} is not in {printed!r}"
     assert ".tmp" not in printed and "rank 3" not in printed
+    assert printed.startswith("Running; done ") and "; nothing needs you. " in printed
 
 
 def test_json_holds_all_figures_and_the_old_spellings(run, capsys) -> None:
@@ -96,10 +99,10 @@ def test_json_holds_all_figures_and_the_old_spellings(run, capsys) -> None:
 
 def test_a_run_that_is_long_silent_ended_with_its_last_row(run) -> None:
     late = time.time() + 1e6
-    result = status.read_goodput(run, late)
+    result = read_goodput(run, late)
     assert (result.attempts[-1].ended, result.wall_s) == ("killed", pytest.approx(1995, abs=1))
-    assert status.read_goodput(run, late, last_heartbeat=late - 200).attempts[-1].ended == "killed"
-    assert status.read_goodput(run, late, last_heartbeat=late - 60).attempts[-1].ended == "running"
+    assert read_goodput(run, late, last_heartbeat=late - 200).attempts[-1].ended == "killed"
+    assert read_goodput(run, late, last_heartbeat=late - 60).attempts[-1].ended == "running"
 
 
 def test_a_run_is_dead_as_soon_as_its_rank_0_is_and_alive_as_long_however_old_its_rows_are(run) -> None:
@@ -108,16 +111,16 @@ def test_a_run_is_dead_as_soon_as_its_rank_0_is_and_alive_as_long_however_old_it
     process = subprocess.Popen([sys.executable, "-c", hold, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     try:
         assert process.stdout is not None and process.stdout.readline() == b"held\n"
-        last = status.read_run(run)[0][-1]["time"]
+        last = read_run(run)[0][-1]["time"]
         for now in (last + 1, last + 10**6):
-            assert status.read_goodput(run, now).attempts[-1].ended == "running"
+            assert read_goodput(run, now).attempts[-1].ended == "running"
     finally:
         process.kill()
         process.wait()
-    assert status.read_goodput(run, last + 1, last_heartbeat=last).attempts[-1].ended == "killed"
+    assert read_goodput(run, last + 1, last_heartbeat=last).attempts[-1].ended == "killed"
     # Another host's lock that is not held proves nothing.
     (run / ".lock").write_text('{"host": "elsewhere", "pid": 1}')
-    assert status.read_goodput(run, last + 1, last_heartbeat=last).attempts[-1].ended == "running"
+    assert read_goodput(run, last + 1, last_heartbeat=last).attempts[-1].ended == "running"
 
 
 def test_a_working_job_keeps_its_run_alive_where_it_ends_with_its_ranks(run) -> None:
@@ -128,8 +131,8 @@ def test_a_working_job_keeps_its_run_alive_where_it_ends_with_its_ranks(run) -> 
         (JobStatus(state="FAILED", has_records=True), "killed"),
         (JobStatus(state="RUNNING", works=True, has_records=True, starting=True), "killed"),
     ):
-        assert status.read_goodput(run, late, jobs=jobs).attempts[-1].ended == ended
-    assert status.read_goodput(run, time.time(), jobs=JobStatus(state="FAILED")).attempts[-1].ended == "killed"
+        assert read_goodput(run, late, jobs=jobs).attempts[-1].ended == ended
+    assert read_goodput(run, time.time(), jobs=JobStatus(state="FAILED")).attempts[-1].ended == "killed"
 
 
 def test_a_run_without_recipe_metrics_or_heartbeats_is_shown_as_far_as_it_goes(tmp_path, capsys) -> None:
@@ -190,7 +193,8 @@ def test_a_job_whose_ranks_have_written_nothing_yet_is_starting_up(tmp_path, beg
 def test_a_job_that_began_long_ago_and_wrote_nothing_was_killed(tmp_path, begin, capsys) -> None:
     (tmp_path / "jobs.jsonl").write_bytes(orjson.dumps(begin | {"time": time.time() - 3600}) + b"\n")
     assert status.main([str(tmp_path)]) == 0
-    assert " ".join(capsys.readouterr().out.split()).startswith(f"{tmp_path} state killed")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.startswith("NEEDS YOU: not continued since ") and f"{tmp_path} state killed" in printed
 
 
 def test_a_job_that_is_not_to_go_on_says_why_and_what_was_decided_before(run, begin, capsys) -> None:

@@ -8,8 +8,8 @@ import yaml
 from jadeberta.cluster.slurm import SlurmJob
 from jadeberta.config.batch_sizes import BatchSizes
 from jadeberta.jobs.job_records import JobRecords
-from jadeberta.status.cli import NOT_CONTINUED, state
 from jadeberta.status.eta import Goal, jobs_to_come, next_save, read_goal, training_left_s
+from jadeberta.status.facts import NOT_CONTINUED, state
 from jadeberta.status.goodput import Attempt, Goodput
 from jadeberta.status.slurm_jobs import from_records, newest_job, verdict_sentence, with_slurm
 
