@@ -12,10 +12,11 @@ from preprocess.filters.decontaminate import REASON
 from preprocess.workdir import REPORT_NAME
 
 ORDER = (
-    *("documents", "text", "  dropped", "sentences in", "sentences out", "  cut", "  quarantined", "  order-dependent"),
+    *("documents", "text", "  dropped", "documents in", "documents out", "sentences in", "sentences out"),
+    *("documents, bytes", "sentences, bytes", "  cut", "  quarantined", "  order-dependent"),
     *("words", "segmenter", "train", "valid", "repeats"),
 )
-"""Order of the table's rows, by how their names begin."""
+"""Order of the table's rows, by how their names begin; the longest beginning counts."""
 
 TERMINAL_COLUMNS = 80
 EXCLUDED_SHOWN = 5
@@ -80,7 +81,7 @@ def print_report(report: dict[str, Any]) -> None:
         for name, value in _figures(extract.get(corpus, {}), segment.get(corpus, {}), pack.get(corpus, {})).items():
             if value is not None:
                 rows.setdefault(name, {})[corpus] = f"{value:.2%}" if name.endswith("padding") else f"{value:,}"
-    names = sorted(rows, key=lambda n: next(i for i, prefix in enumerate(ORDER) if n.startswith(prefix)))
+    names = sorted(rows, key=lambda n: ORDER.index(max((prefix for prefix in ORDER if n.startswith(prefix)), key=len)))
     for group in _tables(corpora, rows):
         print(format_table(["", *group], ([name, *(rows[name].get(c, "0") for c in group)] for name in names)))
     for corpus, counts in extract.items():
@@ -126,11 +127,15 @@ def _figures(extracted: dict[str, Any], segmented: dict[str, Any], packed: dict[
     """Returns the column of one corpus by the names of its rows; None: not known, as the stage has not run."""
     figures: dict[str, float | None] = {"documents": extracted.get("documents"), "text, bytes": extracted.get("bytes")}
     figures |= {f"  dropped: {reason}": n for reason, n in _shown_languages(extracted.get("dropped", {})).items()}
-    figures["sentences in"] = segmented.get("sentences_in")
-    figures["sentences out"] = segmented.get("sentences")
+    unit = segmented.get("unit")  # there where no segmenter makes words
+    figures[f"{unit or 'sentences'} in"] = segmented.get("sentences_in")
+    figures[f"{unit or 'sentences'} out"] = segmented.get("sentences")
     figures |= {f"  quarantined: {reason}": n for reason, n in segmented.get("quarantined", {}).items()}
-    figures |= {"words": segmented.get("words"), "words, bytes": segmented.get("bytes")}
-    figures |= {"segmenter restarts": segmented.get("restarts"), "segmenter seconds": _rounded(segmented.get("seconds"))}
+    words = {"words": segmented.get("words"), "words, bytes": segmented.get("bytes")}
+    figures |= {f"{unit}, bytes": segmented["bytes"]} if unit else words
+    figures |= (
+        {} if unit else {"segmenter restarts": segmented.get("restarts"), "segmenter seconds": _rounded(segmented.get("seconds"))}
+    )
     if segmented.get("sentences_cut"):
         figures["  cut for the segmenter"] = segmented["sentences_cut"]
     if segmented.get("order_dependent"):

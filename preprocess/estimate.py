@@ -64,6 +64,7 @@ class CorpusEstimate:
     file_bytes: int
     text_bytes: float
     sentences: float
+    """Documents where they are not cut."""
     seconds: dict[str, float]
     """Time that one core takes, by stage."""
     disk: dict[str, float]
@@ -94,7 +95,8 @@ def describe_plan(config: PreprocessConfig, out: Path, stages: tuple[str, ...], 
         lines += [f"  {name}: {gap}" for gap in gaps(str(path) for split in splits for path in split.files)]
     with open_segmenter(config.segmenter) as segmenter:
         corpora = [estimate_corpus(name, splits, out, segmenter, config, encoder) for name, splits in planned.items()]
-    headers = ["corpus", "splits", "done", "MB of files", "MB of text", "sentences", "core time"]
+    unit = "documents" if config.keeps_text else "sentences"
+    headers = ["corpus", "splits", "done", "MB of files", "MB of text", unit, "core time"]
     lines += format_table(headers, (_cells(corpus, stages) for corpus in corpora)).splitlines()
     spent = {stage: sum(corpus.seconds[stage] for corpus in corpora) / ranks for stage in stages}
     if "tokenizer" in spent and config.trains:

@@ -42,7 +42,8 @@ def segment(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
         {corpus: {"documents", "sentences_in", "sentences", "words", "bytes", "sentences_cut", "restarts", "order_checked",
         "order_dependent", "seconds", "quarantined": {reason: n}}}. `sentences_in` is `sentences` plus the quarantined ones; `bytes` are
         those of the words with a space between them; `sentences_cut` of the sentences were given to the engine in fragments;
-        `order_checked` sentences were segmented again among others, and `order_dependent` of them then had other words.
+        `order_checked` sentences were segmented again among others, and `order_dependent` of them then had other words. Without a
+        segmenter also "unit": what these counts call sentences, documents or sentences.
 
     Raises:
         SegmenterError: the engine cannot be used, or differs between ranks.
@@ -55,7 +56,7 @@ def segment(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
         # Reading all markers takes time; a run with nothing to do skips it.
         sizes = executor.run_on_root(lambda: _text_bytes(config, out)) if pending else {}
         executor.map(pending, lambda part: _segment_part(part, out, segmenter, config, executor.count), sizes.__getitem__)
-    return executor.run_on_root(lambda: {corpus: _conclude(corpus, out) for corpus in config.corpora})
+    return executor.run_on_root(lambda: {corpus: _conclude(corpus, out, config) for corpus in config.corpora})
 
 
 def _open_everywhere(config: SegmenterConfig, executor: Executor, stack: ExitStack) -> Segmenter:
@@ -157,12 +158,13 @@ def _segment_part(part: Path, out: Path, segmenter: Segmenter, config: Preproces
     write_json(words_marker(words), content)
 
 
-def _conclude(corpus: str, out: Path) -> dict[str, Any]:
+def _conclude(corpus: str, out: Path, config: PreprocessConfig) -> dict[str, Any]:
     """Removes what killed processes of a pool left, and adds up the counts of all parts."""
     # Once for all parts: to look for the leftovers of each one took a listing of the whole folder every time.
     for leftover in words_dir(out, corpus).glob(".*.tmp-*"):
         leftover.unlink(missing_ok=True)
-    return _summary(corpus, out)
+    summary = _summary(corpus, out)
+    return summary if config.segments else summary | {"unit": "documents" if config.keeps_text else "sentences"}
 
 
 def _summary(corpus: str, out: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from jadeberta.utils.files import atomic_file
 from preprocess.document_files import write_jsonl_zst
 from preprocess.segmenters import Rejected, Segmenter
 from preprocess.segmenters.recheck import Recheck
-from preprocess.text import split_sentences
+from preprocess.text import split_sentences, whole_text
 from preprocess.workdir import SUFFIX, read_documents
 
 Group = list[tuple[str, list[str]]]
@@ -51,8 +51,8 @@ def segment_part(
         words: file to write; `*.rejects.jsonl` and `*.order.jsonl` beside it are there only where they hold something.
         segmenter: an open segmenter.
         batch: number of sentences that go to the engine together.
-        count: called with the documents, sentences and bytes of text that are done.
-        cut_text: gives the sentences of a document.
+        count: called with the documents, sentences and bytes of text that are done; without sentences where documents are not cut.
+        cut_text: gives the sentences of a document; `whole_text`: the document.
 
     Returns:
         {"documents", "sentences", "words", "bytes", "sentences_cut", "quarantined": {reason: n}, "restarts", "order_checked",
@@ -66,10 +66,11 @@ def segment_part(
     # Atomic: a killed attempt leaves no part that could be taken for a whole one.
     write_jsonl_zst(words, _rows(part, segmenter, batch, tally, count, cut_text))
     counts, rejects = tally.counts, tally.rejects
+    unit = "documents" if cut_text is whole_text else "sentences"
     # The promise of this stage, checked on every part before its marker exists.
     if counts["read"] != counts["sentences"] + len(rejects):
         kept = f"{counts['sentences']} segmented and {len(rejects)} quarantined"
-        raise SegmenterError(f"{part}: {counts['read']} sentences read but {kept}. This is a bug: report it with the part.")
+        raise SegmenterError(f"{part}: {counts['read']} {unit} read but {kept}. This is a bug: report it with the part.")
     cut = segmenter.cut_sentences - cut
     # After the words are written: the check must not change which sentences the engine saw before.
     differing = tally.recheck.differing(segmenter)
@@ -77,11 +78,11 @@ def segment_part(
     _write_lines(words.with_name(f"{stem}.order.jsonl"), [asdict(row) for row in differing])
     seconds, name = time.monotonic() - began, f"{part.parent.name}: {part.name}"
     quarantined = dict(sorted(Counter(row["reason"] for row in rejects).items()))
-    log.info("%s: %d sentences, %.0f a second", name, counts["read"], counts["read"] / max(seconds, 1e-9))
+    log.info("%s: %d %s, %.0f a second", name, counts["read"], unit, counts["read"] / max(seconds, 1e-9))
     if cut:
         log.info("%s: %d sentences given to the segmenter in fragments, as they are too long for it", name, cut)
     if rejects:
-        log.warning("%s: %d sentences quarantined: %s", name, len(rejects), quarantined)
+        log.warning("%s: %d %s quarantined: %s", name, len(rejects), unit, quarantined)
     if differing:
         seen = f"{len(differing)} of {tally.recheck.sentences} sentences segmented again had other words"
         log.warning("%s: %s; see %s.order.jsonl", name, seen, stem)
@@ -134,7 +135,8 @@ def _rows(
                 ]
                 own = [answer for answer in own if not isinstance(answer, Rejected)]
             yield {"id": document_id, "sentences": own}
-        count(documents=len(group), sentences=len(read), bytes=len("".join(read).encode()))
+        sentences_done = {} if cut_text is whole_text else {"sentences": len(read)}
+        count(documents=len(group), **sentences_done, bytes=len("".join(read).encode()))
 
 
 def _groups(part: Path, most: int, cut_text: Callable[[str], list[str]]) -> Iterator[Group]:

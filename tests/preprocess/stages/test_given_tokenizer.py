@@ -13,7 +13,9 @@ from transformers import AutoTokenizer
 
 from jadeberta.shards import ConfigError, open_shards, verify
 from preprocess.config import PreprocessConfig, SegmenterConfig
+from preprocess.corpus_report import print_report, write_report
 from preprocess.document_files import read_json
+from preprocess.estimate import describe_plan
 from preprocess.executors.executor import Executor
 from preprocess.stages.extract import extract
 from preprocess.stages.pack import pack
@@ -97,6 +99,24 @@ def test_documents_have_the_ids_of_the_tokenizer_and_its_files_are_unchanged(
         assert wanted == sentencepiece.SentencePieceProcessor(model_file=str(model)).encode(expected)
     assert all(ids in packed for ids in wanted)
     assert not any(index.special_tokens.mask in ids for ids in packed)
+
+
+def test_a_report_counts_documents_where_none_is_cut(
+    corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for normaliser, unit in (("none", "documents"), ("nfkc-space-2", "sentences")):
+        out, executor = tmp_path / normaliser, Executor()
+        config = configure(corpora, "train", normaliser=normaliser)
+        caplog.clear()
+        results = {stage.__name__: stage(config, out, executor) for stage in STAGES[:2]}
+        print_report(write_report(out, {name: {"result": r, "seconds": 1.0, "ranks": 1} for name, r in results.items()}))
+        rows = {line.split("  ")[0]: line.split()[-1] for line in capsys.readouterr().out.splitlines() if "  " in line}
+        number = results["segment"]["web"]["sentences"]
+        assert rows[f"{unit} in"] == rows[f"{unit} out"] == str(number) and f"{unit}, bytes" in rows
+        assert (number == 40) == (unit == "documents") and not {"words", "segmenter restarts"} & rows.keys()
+        assert f"{number} {unit}, " in caplog.text and ("sentences" in caplog.text) == (unit == "sentences")
+        assert unit in describe_plan(config, out, ("segment",), 1)[3].split()
 
 
 def test_a_tokenizer_that_puts_no_borders_around_a_text_or_pads_with_one_is_taken_with_a_warning(
