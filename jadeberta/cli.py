@@ -41,6 +41,7 @@ def main() -> None:
         "evaluate": ("MLM accuracy per corpus, as JSON", _evaluate),
         "checkpoint": ("what is on disk and whether it can be trusted", _checkpoint),
         "status": ("how far a run is, and where its time went", _status),
+        "watch": ("looks at runs from outside, and calls when one needs a person", _watch),
         "plan": ("days, checkpoint interval and goodput to expect on a cluster", _plan),
         "scaling": ("strong and weak scaling over world sizes: run, report", _scaling),
         "race": ("recipes against each other at equal FLOPs: plan, run, report", _race),
@@ -182,6 +183,12 @@ def _checkpoint(arguments: list[str]) -> int:
 
 def _status(arguments: list[str]) -> int:
     from jadeberta.status.cli import main
+
+    return main(arguments)
+
+
+def _watch(arguments: list[str]) -> int:
+    from jadeberta.alerts.cli import main
 
     return main(arguments)
 

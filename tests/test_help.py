@@ -11,7 +11,8 @@ from jadeberta.config import known_keys
 from jadeberta.config.option_help import docstrings, render_help
 
 VERBS = {
-    "jadeberta.evaluation.mlm": [], "jadeberta.checkpoint.cli": [], "jadeberta.status.cli": [], "jadeberta.plan.cli": [],
+    "jadeberta.evaluation.mlm": [], "jadeberta.checkpoint.cli": [], "jadeberta.status.cli": [], "jadeberta.alerts.cli": [],
+    "jadeberta.plan.cli": [],
     "jadeberta.scaling.cli": ["run", "report"], "jadeberta.race.cli": ["plan", "run", "task", "report"],
     "jadeberta.preflight.cli": [], "jadeberta.finetune.cli": [], "jadeberta.release.export": [],
 }  # fmt: skip

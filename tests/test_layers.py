@@ -44,6 +44,7 @@ LAYERS = [
     "jadeberta.start",
     "jadeberta.jobs",
     "jadeberta.status",
+    "jadeberta.alerts",
     "jadeberta.plan",
     "jadeberta.preflight",
     "jadeberta.scaling",

@@ -1,6 +1,7 @@
 """The recipe's section `alerts`: what `jadeberta status` and `report` measure a run by, and when they call a person."""
 
 import datetime
+import shlex
 import time
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from jadeberta.errors import ConfigError
 class AlertsConfig:
     """What a run is measured by from outside; the training itself reads none of it."""
 
+    command: str = ""
+    """Command line that `jadeberta watch` runs once an event, without a shell: the event as JSON on standard input, its text in
+    JADEBERTA_ALERT. Put no secret into it; empty: none."""
     goodput_below: float = 0.0
     """Share of the last 24 hours in steps that stayed, below which the verdict on the run says so: 0.8 is 80%; 0: no bound."""
     done_by: str = ""
@@ -33,7 +37,15 @@ def end_of_day(day: str) -> float | None:
 
 
 def check_alerts(alerts: AlertsConfig) -> None:
-    """Raises ConfigError where a bound cannot be met or the day is none."""
+    """Raises ConfigError where the command line cannot be split, a bound cannot be met or the day is none."""
+    try:
+        words = shlex.split(alerts.command)
+    except ValueError as e:
+        raise ConfigError(
+            f"alerts.command is {alerts.command!r}, which is no command line: {str(e)[:1].lower()}{str(e)[1:]}."
+        ) from None
+    if alerts.command and not words:
+        raise ConfigError(f"alerts.command is {alerts.command!r}; name a program and its options, or leave it out.")
     if not 0 <= alerts.goodput_below < 1:
         raise ConfigError(f"alerts.goodput_below is {alerts.goodput_below}; it is a share, at least 0 and below 1.")
     end_of_day(alerts.done_by)

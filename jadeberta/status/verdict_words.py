@@ -12,7 +12,7 @@ MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", 
 
 def plain(text: object) -> str:
     """Returns a message of the run as part of a sentence: on one line, without its full stop, cut where it is long."""
-    words = " ".join("".join(c if c.isprintable() else " " for c in str(text or "")).split())
+    words = " ".join("".join(c if c.isprintable() else " " for c in ("" if text is None else str(text))).split())
     return (words if len(words) <= LONGEST_CAUSE else words[: LONGEST_CAUSE - 1] + "…").rstrip(". ")
 
 

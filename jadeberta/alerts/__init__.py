@@ -1,0 +1,1 @@
+"""`jadeberta watch`: looks at runs from outside, and calls a person when one needs it, stops, hangs or is done."""
