@@ -20,6 +20,7 @@ from jadeberta.errors import (
     StopRequested,
 )
 from jadeberta.jobs.exit_reason import EXIT_REASONS_VARIABLE, write_exit_reason
+from jadeberta.utils.command_line import OneSentenceParser
 from jadeberta.utils.interrupts import INTERRUPTED, RANK_VARIABLES
 from jadeberta.utils.paths import find_recipe, require_current_directory, user_path
 from jadeberta.utils.processes import end_with_launcher
@@ -51,7 +52,7 @@ def main() -> None:
     }
     width = max(map(len, verbs))
     listing = "\n".join(f"  {name:<{width}}  {text}" for name, (text, _) in verbs.items())
-    parser = argparse.ArgumentParser(
+    parser = OneSentenceParser(
         prog="jadeberta",
         usage="jadeberta VERB [options]",
         description="Pre-trains a Japanese DeBERTa V2, from shards to a released model.",
@@ -61,8 +62,8 @@ def main() -> None:
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("verb", choices=verbs, metavar="VERB", help="one of those below")
     arguments = sys.argv[1:]
-    options = parser.parse_args(arguments[:1] or ["--help"])
     try:
+        options = parser.parse_args(arguments[:1] or ["--help"])
         require_current_directory()
         if empty := next((a for a in arguments if a.startswith("--") and a.endswith("=--")), ""):
             raise ConfigError(f"{empty[:60]} gives no value.")  # argparse would hand on an empty list

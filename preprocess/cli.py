@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jadeberta.shards import ConfigError, DirectoryLock, JadebertaError, ShardIndex, find_index, verify
-from jadeberta.utils.command_line import ParagraphFormatter
+from jadeberta.utils.command_line import OneSentenceParser, ParagraphFormatter
 from jadeberta.utils.interrupts import INTERRUPTED
 from jadeberta.utils.logs import configure_console
 from jadeberta.utils.paths import path_option, require_current_directory
@@ -42,7 +42,53 @@ REQUEUED_PATIENCE_SECONDS = 120.0
 def main() -> None:
     """Ends with status 0 where every stage ran or `verify` found no fault."""
     end_with_launcher(os.environ)
-    parser = argparse.ArgumentParser(
+    try:
+        options, overrides = _parse()
+    except ConfigError as e:
+        print(f"ConfigError: {e}", file=sys.stderr, flush=True)
+        sys.exit(e.exit_status)
+    raise_open_files_limit()
+    executor = _join(options)
+    console = configure_console(executor.is_root, times=True)
+    if console is None:
+        # Warnings are about the parts that this rank alone has done.
+        warnings = logging.StreamHandler(sys.stdout)
+        warnings.setLevel(logging.WARNING)
+        if sys.stdout.isatty():
+            # Rank 0 has a progress line there, which is renewed below this one.
+            warnings.setFormatter(logging.Formatter(f"{CLEAR_LINE}%(message)s"))
+        logging.getLogger("preprocess").addHandler(warnings)
+    directory = options.directory or options.out
+    try:
+        require_current_directory()
+        if options.stage in READ_ONLY_VERBS and directory is None:
+            raise ConfigError(f"{options.stage}: name the directory.")
+        elif options.stage in READ_ONLY_VERBS:
+            status = READ_ONLY_VERBS[options.stage](directory, options.pool, executor)
+        else:
+            status = _run(options, overrides, executor, console)
+    except JadebertaError as e:
+        if executor.reports(e):
+            print(f"{type(e).__name__}: {e}", file=sys.stderr, flush=True)
+        status = e.exit_status
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)
+        executor.abort(INTERRUPTED)
+    except Exception as e:
+        # An error that this rank alone has met, outside the work that the executor watches over.
+        error = portable_error(e, f"rank {executor.rank}")
+        if isinstance(error, JadebertaError):
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            executor.abort(error.exit_status)
+        traceback.print_exc()
+        executor.abort(1)
+    executor.leave()
+    sys.exit(status)
+
+
+def _parse() -> tuple[argparse.Namespace, list[str]]:
+    """Reads the command line; returns the options, and those that are keys of the recipe."""
+    parser = OneSentenceParser(
         prog="python -m preprocess",
         allow_abbrev=False,
         description=__doc__,
@@ -84,44 +130,7 @@ def main() -> None:
     options, overrides = parser.parse_known_args()
     if options.stage not in (*STAGES, "all") and overrides:
         parser.error(f"{options.stage} takes no option {overrides[0]}")
-    raise_open_files_limit()
-    executor = _join(options)
-    console = configure_console(executor.is_root, times=True)
-    if console is None:
-        # Warnings are about the parts that this rank alone has done.
-        warnings = logging.StreamHandler(sys.stdout)
-        warnings.setLevel(logging.WARNING)
-        if sys.stdout.isatty():
-            # Rank 0 has a progress line there, which is renewed below this one.
-            warnings.setFormatter(logging.Formatter(f"{CLEAR_LINE}%(message)s"))
-        logging.getLogger("preprocess").addHandler(warnings)
-    directory = options.directory or options.out
-    try:
-        require_current_directory()
-        if options.stage in READ_ONLY_VERBS and directory is None:
-            print(f"python -m preprocess {options.stage}: name the directory", file=sys.stderr)
-            status = 2
-        elif options.stage in READ_ONLY_VERBS:
-            status = READ_ONLY_VERBS[options.stage](directory, options.pool, executor)
-        else:
-            status = _run(options, overrides, executor, console)
-    except JadebertaError as e:
-        if executor.reports(e):
-            print(f"{type(e).__name__}: {e}", file=sys.stderr, flush=True)
-        status = e.exit_status
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)
-        executor.abort(INTERRUPTED)
-    except Exception as e:
-        # An error that this rank alone has met, outside the work that the executor watches over.
-        error = portable_error(e, f"rank {executor.rank}")
-        if isinstance(error, JadebertaError):
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            executor.abort(error.exit_status)
-        traceback.print_exc()
-        executor.abort(1)
-    executor.leave()
-    sys.exit(status)
+    return options, overrides
 
 
 def _join(options: argparse.Namespace) -> Executor:

@@ -9,6 +9,8 @@ import pytest
 from jadeberta import cli
 from jadeberta.config import known_keys
 from jadeberta.config.option_help import docstrings, render_help
+from jadeberta.errors import ConfigError
+from jadeberta.utils.command_line import OneSentenceParser
 
 VERBS = {
     "jadeberta.evaluation.mlm": [], "jadeberta.checkpoint.cli": [], "jadeberta.status.cli": [], "jadeberta.alerts.cli": [],
@@ -62,3 +64,20 @@ def test_the_verbs_are_listed_within_80_columns(monkeypatch, capsys) -> None:
         cli.main()
     text = capsys.readouterr().out
     assert "pretrain" in text and [line for line in text.splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.parametrize(("module", "verb"), [(m, v) for m, verbs in VERBS.items() for v in verbs or [""]])
+def test_a_mistake_in_a_command_line_is_one_sentence_for_every_verb(module: str, verb: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        importlib.import_module(module).main([verb] if verb else [])
+    assert re.fullmatch(
+        r"the following arguments are required: [^\n]+; 'jadeberta [a-z ]+ --help' explains\.", str(refused.value)
+    )
+
+
+def test_a_pasted_file_is_not_repeated_in_the_error() -> None:
+    parser = OneSentenceParser(prog="jadeberta")
+    parser.add_argument("--split", choices=["valid"])
+    with pytest.raises(ConfigError) as refused:
+        parser.parse_args(["--split", "a" * 5000])
+    assert len(str(refused.value)) < 300 and "a" * 100 in str(refused.value)

@@ -1,6 +1,5 @@
 """`jadeberta checkpoint list|verify|prune RUN`: what is on disk and whether it can be trusted."""
 
-import argparse
 from pathlib import Path
 
 from jadeberta.checkpoint.commit import prunable, prune
@@ -8,12 +7,13 @@ from jadeberta.checkpoint.compatibility import state_fault
 from jadeberta.checkpoint.manifest import list_checkpoints, verify
 from jadeberta.checkpoint.state_dict import read_state
 from jadeberta.errors import CheckpointError, ConfigError
+from jadeberta.utils.command_line import OneSentenceParser
 from jadeberta.utils.paths import path_option
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns status 1 where `verify` finds a checkpoint that cannot be trusted."""
-    parser = argparse.ArgumentParser(prog="jadeberta checkpoint", description="What is on disk and whether it can be trusted.")
+    parser = OneSentenceParser(prog="jadeberta checkpoint", description="What is on disk and whether it can be trusted.")
     parser.add_argument(
         "action",
         choices=["list", "verify", "prune"],

@@ -3,10 +3,10 @@
 Masks are keyed by a fixed seed and the row, so that every checkpoint predicts the same tokens.
 """
 
-import argparse
 import json
 import logging
 import math
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from jadeberta.model import DebertaForMaskedLM, load
 from jadeberta.model.load import load_pair, pair_settings
 from jadeberta.shards import ShardReader
 from jadeberta.shards import open as open_shards
+from jadeberta.utils.command_line import OneSentenceParser
 from jadeberta.utils.paths import path_option
 
 logger = logging.getLogger(__name__)
@@ -163,9 +164,7 @@ def _figures(sums: np.ndarray, counts: np.ndarray) -> dict[str, float]:
 
 def main(arguments: list[str]) -> int:
     """Prints the figures as one JSON object."""
-    parser = argparse.ArgumentParser(
-        prog="jadeberta evaluate", description="Accuracy on masked tokens of held-out documents, as JSON."
-    )
+    parser = OneSentenceParser(prog="jadeberta evaluate", description="Accuracy on masked tokens of held-out documents, as JSON.")
     parser.add_argument("what", choices=["mlm"], help="mlm: masked-token accuracy per corpus and over all")
     parser.add_argument(
         "--checkpoint",
@@ -193,8 +192,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.batch_size < 1 or options.limit < 0 or not 0 < options.mask_probability < 1:
         raise ConfigError("--batch-size must be at least 1, --limit at least 0, --mask-probability between 0 and 1.")
-    if options.output is not None and options.output.is_dir():
-        raise ConfigError(f"--output {options.output}: is a directory; name a file.")
+    if options.output is not None:
+        _refuse_unwritable(options.output)
     checkpoint = resolve_checkpoint(options.checkpoint)
     shards = open_shards(options.shards, options.split, sequence_length=options.sequence_length)
     pair = None
@@ -260,3 +259,14 @@ def main(arguments: list[str]) -> int:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(text + "\n", encoding="utf-8")
     return 0
+
+
+def _refuse_unwritable(output: Path) -> None:
+    """Raises ConfigError where a file cannot be written, before the hours of work that it is for."""
+    if output.is_dir():
+        raise ConfigError(f"--output {output}: is a directory; name a file.")
+    there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if there != output and not there.is_dir():
+        raise ConfigError(f"--output {output}: {there} is no directory; name another file.")
+    if not os.access(there, os.W_OK):
+        raise ConfigError(f"--output {output}: cannot be written there; name another file.")

@@ -19,6 +19,7 @@ from uuid import uuid4
 from jadeberta.checkpoint.manifest import newest_step
 from jadeberta.cluster.environment import LAUNCH_VARIABLE, LAUNCHER_VARIABLE
 from jadeberta.errors import ConfigError, is_retryable
+from jadeberta.utils.command_line import OneSentenceParser
 from jadeberta.utils.paths import user_path
 from jadeberta.utils.ports import free_port
 from jadeberta.utils.processes import end_with_parent
@@ -194,7 +195,7 @@ def say(line: str) -> None:
 
 def main() -> None:
     """Reads the command line, and ends with the status of the job."""
-    parser = argparse.ArgumentParser(prog="python -m jadeberta.jobs.local_launcher", description=__doc__)
+    parser = OneSentenceParser(prog="python -m jadeberta.jobs.local_launcher", description=__doc__)
     parser.add_argument("--ranks", type=int, default=1, help="processes to start on this machine")
     parser.add_argument(
         "--restarts",
@@ -204,11 +205,11 @@ def main() -> None:
         "cluster.max_attempts_without_progress attempts in a row without a newer checkpoint end it",
     )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="-- and the jadeberta command with its options")
-    options = parser.parse_args()
-    arguments = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
-    if options.ranks < 1 or options.restarts < 0 or not arguments:
-        parser.error("give --ranks of at least 1 and a command, e.g. '-- pretrain --config recipes/demo.yaml'")
     try:
+        options = parser.parse_args()
+        arguments = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
+        if options.ranks < 1 or options.restarts < 0 or not arguments:
+            parser.error("give --ranks of at least 1 and a command, e.g. '-- pretrain --config recipes/demo.yaml'")
         status = launch(options.ranks, arguments, options.restarts)
     except ConfigError as e:
         say(f"ConfigError: {e}")

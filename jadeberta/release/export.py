@@ -3,8 +3,8 @@
 Promises that a directory under the final name has been loaded by transformers and gives the checkpoint's own logits.
 """
 
-import argparse
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -27,6 +27,7 @@ from jadeberta.release.card import card_sentence, write_card
 from jadeberta.release.origin import ORIGIN_NAME, origin_of, write_origin
 from jadeberta.release.pair import GENERATOR, write_pair
 from jadeberta.shards.tokenizer_format import ALL_TOKENIZER_FILES, SPECIAL_TOKENS, TOKENIZER_FILES
+from jadeberta.utils.command_line import OneSentenceParser
 from jadeberta.utils.json_lines import read_jsonl
 from jadeberta.utils.paths import path_option
 
@@ -58,8 +59,7 @@ def export(
     """
     if faults := verify(checkpoint):
         raise CheckpointError(f"{faults[0]} Export another checkpoint; 'jadeberta checkpoint verify' shows which can be trusted.")
-    if out.exists():
-        raise CheckpointError(f"{out}: exists already. Remove it or name another --out.")
+    refuse_existing(out)
     state = read_state(checkpoint)
     is_other = "tokenizer_input" in state["data"]
     needed = ("tokenizer.json", "tokenizer_config.json") if is_other else TOKENIZER_FILES
@@ -118,6 +118,12 @@ def export(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return predictions
+
+
+def refuse_existing(out: Path) -> None:
+    """Raises CheckpointError where there is something under the name of the directory to make, be it a link to nothing."""
+    if os.path.lexists(out):
+        raise CheckpointError(f"{out}: exists already. Remove it or name another --out.")
 
 
 def set_longest(path: Path, length: int) -> None:
@@ -181,20 +187,34 @@ def _compare_logits(directory: Path, weights: dict[str, torch.Tensor]) -> None:
 
 def read_evaluation(path: Path) -> dict[str, Any]:
     """Reads the file of `evaluate mlm --output`; raises CheckpointError where it is something else."""
+    anew = "make it anew with 'jadeberta evaluate mlm --output'"
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path}: a folder, a pipe or a device; name the file of 'jadeberta evaluate mlm --output'.")
     try:
         evaluation = json.loads(path.read_text(encoding="utf-8"))
         figures = [*evaluation["corpora"].values(), evaluation["all"]]
         complete = all(f.keys() >= FIGURES for f in figures) and "mask_probability" in evaluation
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise CheckpointError(f"{path}: not the JSON of 'jadeberta evaluate mlm --output' ({e}).") from e
+    except OSError as e:
+        raise CheckpointError(f"{path}: cannot be read ({e.strerror}); {anew}.") from e
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise CheckpointError(f"{path}: not the JSON of 'jadeberta evaluate mlm --output'; {anew}.") from e
     if not complete:
-        raise CheckpointError(f"{path}: figures are missing in it; make it anew with 'jadeberta evaluate mlm --output'.")
+        raise CheckpointError(f"{path}: figures are missing in it; {anew}.")
+    counts = {"limit": evaluation.get("limit", 0), "sequences_available": evaluation.get("sequences_available", 0)}
+    counts |= {"sequences": evaluation["all"].get("sequences", 0)}
+    numbers = counts | {"mask_probability": evaluation["mask_probability"]}
+    for corpus, of_corpus in {**evaluation["corpora"], "all": evaluation["all"]}.items():
+        numbers |= {f"{corpus}: {name}": of_corpus[name] for name in FIGURES}
+    for name, value in numbers.items():
+        is_number = not isinstance(value, bool) and isinstance(value, int if name in counts else int | float)
+        if not is_number or not 0 <= value < math.inf:
+            raise CheckpointError(f"{path}: {name} is {str(value)[:40]}, which is no such figure; {anew}.")
     return evaluation
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command; prints the likeliest words for the card's sentence."""
-    parser = argparse.ArgumentParser(prog="jadeberta export", description=__doc__.split("\n\n")[0])
+    parser = OneSentenceParser(prog="jadeberta export", description=__doc__.split("\n\n")[0])
     parser.add_argument("--checkpoint", type=path_option, required=True, help="a checkpoint, or a run (its newest valid one)")
     parser.add_argument("--out", type=path_option, required=True, help="directory to make")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the released weights")
@@ -203,13 +223,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="say which checkpoint would be exported, write nothing")
     options = parser.parse_args(arguments)
     checkpoint = resolve_checkpoint(options.checkpoint)
+    evaluation = None if options.evaluation is None else read_evaluation(options.evaluation)
     if options.dry_run:
+        refuse_existing(options.out)
         which = ", the average of the weights" if options.weights == "ema" else ""
         print(f"would export {checkpoint} to {options.out} as {options.dtype}{which}")
         return 0
-    evaluation = None
-    if options.evaluation is not None:
-        evaluation = read_evaluation(options.evaluation)
     predictions = export(checkpoint, options.out, getattr(torch, options.dtype), evaluation, options.weights)
     print(f"exported {checkpoint} to {options.out}")
     filling = options.out / GENERATOR if (options.out / GENERATOR).is_dir() else options.out

@@ -2,9 +2,14 @@
 
 import argparse
 import math
+import re
 from typing import NoReturn
 
 from jadeberta.errors import ConfigError
+
+LONGEST_WORD = 120
+"""Characters of a word in an error; who types more has pasted a file."""
+LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 
 
 class ParagraphFormatter(argparse.HelpFormatter):
@@ -19,7 +24,8 @@ class OneSentenceParser(argparse.ArgumentParser):
     """argparse, but a mistake raises ConfigError instead of printing the usage."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message.rstrip('.')}; '{self.prog} --help' explains.")
+        message = LONG_WORD.sub(lambda word: f"{word[0][:LONGEST_WORD]}…", message.rstrip(".").replace("\n", " "))
+        raise ConfigError(f"{message}; '{self.prog} --help' explains.")
 
 
 def positive(text: str) -> float:

@@ -187,8 +187,8 @@ def test_verify_names_every_damaged_file_and_ends_with_status_1(
     ("arguments", "status", "sentence"),
     [
         (["verify", "OUT"], 1, "ShardError: OUT/index.json: cannot be read (No such file or directory). Make the shards with"),
-        (["verify"], 2, "python -m preprocess verify: name the directory"),
-        (["status"], 2, "python -m preprocess status: name the directory"),
+        (["verify"], 2, "ConfigError: verify: name the directory."),
+        (["status"], 2, "ConfigError: status: name the directory."),
         (["status", "OUT"], 2, "ConfigError: OUT: no stage was ever begun here. Name the directory that --out"),
         (["all", "--config", "RECIPE"], 2, "python -m preprocess: --out DIR is missing"),
         (["all", "--config", "OUT/none.yaml", "--out", "OUT"], 2, "ConfigError: OUT/none.yaml: no such recipe."),

@@ -1,8 +1,15 @@
 """A card never shows the figures of some rows as if they were of all."""
 
+import json
+import math
+import os
+from pathlib import Path
+
 import pytest
 
+from jadeberta.errors import CheckpointError
 from jadeberta.release.card import _evaluation
+from jadeberta.release.export import read_evaluation
 
 FIGURES = {"accuracy": 0.5, "loss": 2.0, "unigram_accuracy": 0.1, "masked_tokens": 100, "sequences": 16}
 
@@ -25,3 +32,43 @@ def test_figures_of_a_part_say_so_with_both_numbers(limit: int) -> None:
 
 def test_figures_of_training_rows_are_not_called_held_out() -> None:
     assert "Masked tokens of training documents, not held-out ones" in _evaluation(evaluation(split="train"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"mask_probability": "0.15"}, "mask_probability is 0.15"),
+        ({"mask_probability": True}, "mask_probability is True"),
+        ({"limit": 1.5}, "limit is 1.5"),
+        ({"all": FIGURES | {"accuracy": math.nan}}, "all: accuracy is nan"),
+        ({"corpora": {"web": FIGURES | {"loss": None}}}, "web: loss is None"),
+        ({"all": FIGURES | {"masked_tokens": -1}}, "all: masked_tokens is -1"),
+        ({"all": {"accuracy": 1}}, "figures are missing in it"),
+        ({"corpora": []}, "not the JSON of"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_figures_that_are_none_are_refused_before_the_release_is_made(changes: dict, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps(evaluation(**changes)))
+    with pytest.raises(CheckpointError, match=f"{reason}.*; make it anew with 'jadeberta evaluate mlm --output'"):
+        read_evaluation(path)
+
+
+def test_an_evaluation_that_is_no_file_of_json_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "deep").write_text("[" * 100_000)
+    (tmp_path / "null").write_text("null")
+    (tmp_path / "loop").symlink_to("loop")
+    for name, reason in {
+        "pipe": "a pipe or a device", "deep": "not the JSON of", "null": "not the JSON of", "loop": "cannot be read", "none": "No such file"
+    }.items():  # fmt: skip
+        with pytest.raises(CheckpointError, match=reason) as refused:
+            read_evaluation(tmp_path / name)
+        assert "Errno" not in str(refused.value) and "NoneType" not in str(refused.value)
+
+
+def test_a_whole_evaluation_is_read_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps(evaluation(limit=8, sequences_available=16)))
+    assert read_evaluation(path) == evaluation(limit=8, sequences_available=16)
