@@ -35,6 +35,7 @@ from jadeberta.shards import DirectoryLock, ShardError, ShardReader
 from jadeberta.shards.scrub import Scrubber
 from jadeberta.shards.tokenizer_format import MODEL_FILE
 from jadeberta.start.plan import plan_start, settle_start
+from jadeberta.status.live_goodput import LiveGoodput
 from jadeberta.training.console import Console, redirect_library_logs
 from jadeberta.training.control import RunControl
 from jadeberta.training.describe_run import describe
@@ -49,6 +50,7 @@ from jadeberta.training.run_state import Order, RunState
 from jadeberta.training.sinks import require_known_sinks
 from jadeberta.training.watchdog.client import WatchdogClient
 from jadeberta.utils.files import write_atomically
+from jadeberta.utils.json_lines import read_jsonl
 from jadeberta.utils.logs import configure_console
 from jadeberta.utils.resources import raise_open_files_limit
 
@@ -86,12 +88,36 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False, branch
         return
     context, lock = _start(recipe, process, data, start)
     context = replace(context, tokenizer=tokenizer, start=start)
+    with contextlib.ExitStack() as at_the_end:
+        state = _train(context, resume, at_the_end)
+        if lock is not None:
+            lock.require_held()  # before the ledger, which may be another job's by now
+        context.record("done", step=state.step, tokens=state.tokens, peak_memory_bytes=peak_memory_bytes(context.device))
+    if lock is not None:
+        done = {"step": state.step, "tokens": state.tokens, "time": time.time()}
+        _write_done(context.run_dir / "DONE", orjson.dumps(done))
+        logger.info("done: %s steps, %s tokens, run in %s", state.step, f"{state.tokens:,}", context.run_dir)
+        lock.release()
+    dist.destroy_process_group()
+    context.watchdog.stop()
+
+
+def _train(context: RunContext, resume: str, at_the_end: contextlib.ExitStack) -> RunState:
+    """Trains to the end; an error that ends the training is recorded in the ledger.
+
+    Args:
+        context: of the run.
+        resume: auto, required or never.
+        at_the_end: closes the metrics, whose sinks get the events that end the attempt too.
+    """
     try:
-        state = Trainer(context).train(resume)
+        trainer = Trainer(context)
+        at_the_end.callback(trainer.close_log)
+        return trainer.train(resume)
     except JadebertaError as e:
         # A damaged shard or a shortage may be one rank's own finding. Other errors meet all ranks, or rank 0 alone as a lost lock does:
         # rank 0 writes them once.
-        if process.is_root or isinstance(e, ShardError | ResourceError):
+        if context.process.is_root or isinstance(e, ShardError | ResourceError):
             context.ledger.write("requeue" if isinstance(e, RequeueRequested) else "stop", status=e.exit_status, reason=str(e))
         raise
     except RuntimeError as e:
@@ -103,16 +129,6 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False, branch
         reason = re.sub(r"^\[\S+\] *", "", next(iter(str(e).splitlines()), type(e).__name__)).split(". ")[0]
         context.record("lost_rank", status=HangError.exit_status, reason=reason)
         raise HangError(f"another rank hung or is gone ({reason}). Its own log and {context.run_dir}/heartbeat tell more.") from e
-    if lock is not None:
-        lock.require_held()  # before the ledger, which may be another job's by now
-    context.record("done", step=state.step, tokens=state.tokens, peak_memory_bytes=peak_memory_bytes(context.device))
-    if lock is not None:
-        done = {"step": state.step, "tokens": state.tokens, "time": time.time()}
-        _write_done(context.run_dir / "DONE", orjson.dumps(done))
-        logger.info("done: %s steps, %s tokens, run in %s", state.step, f"{state.tokens:,}", context.run_dir)
-        lock.release()
-    dist.destroy_process_group()
-    context.watchdog.stop()
 
 
 def _write_done(path: Path, content: bytes) -> None:
@@ -200,7 +216,7 @@ def _start(recipe: Recipe, process: Process, data: RunData, start: StartOfRun) -
     set_timeouts(max(limits.start_s, limits.first_step_s, limits.save_s) + GRACE_S if limits.start_s else NO_LIMIT_S)
     ledger = Ledger(path, attempt, mend=False)
     sizes = token_sizes(recipe, data.shards.sequence_length)
-    console = Console(recipe.training.max_steps, recipe.logging.every_steps, sizes, handler)
+    console = Console(recipe.training.max_steps, recipe.logging.every_steps, sizes, handler, recipe.checkpoint.every_steps)
     first = data.phases[0]
     form = attention_form(first.attention, device.type, first.sequence_length or data.shards.sequence_length)
     logger.info(describe(recipe, process, data, f"{describe_device(device)}, attention: {form}"))
@@ -230,6 +246,12 @@ class Trainer:
         self.scrubbers = [Scrubber(reader, process.rank, process.world_size) for reader in context.data.readers.values()]
         evaluate = Validation(context, self.engine) if recipe.evaluation.every_steps else None
         self.hooks = TrainerHooks(context, self.scrubbers, evaluate)
+        self.log: RunLog | None = None
+
+    def close_log(self) -> None:
+        """Closes the metrics and their sinks; before, they get the events that end the attempt."""
+        if self.log is not None:
+            self.log.close()
 
     def train(self, resume: str) -> RunState:
         """Trains to the end, from the newest valid checkpoint where there is one; goes back to one where the guard says so."""
@@ -253,7 +275,7 @@ class Trainer:
         if is_root:
             with contextlib.suppress(OSError):  # left by a shorter run that goes on now; its step says so too
                 (run_dir / "DONE").unlink(missing_ok=True)
-        log = RunLog(context, MetricsWriter(run_dir, recipe.logging.sinks, state.step) if is_root else None)
+        log = self.log = RunLog(context, self._open_metrics(state.step) if is_root else None)
         # Not before: until the first step there is nothing to save, and USR1 and TERM end the process as they do by default.
         context.control.listen()
         for shard in (s for reader in context.data.readers.values() for s in reader.excluded_shards):
@@ -274,7 +296,17 @@ class Trainer:
             for scrubber in self.scrubbers:
                 scrubber.close()
             self.engine.close()
-            log.close()
+
+    def _open_metrics(self, step: int) -> MetricsWriter:
+        """Opens the metrics of rank 0, which goes on from a step; their sinks get this attempt's events, those so far too."""
+        recipe, run_dir, ledger = self.context.recipe, self.context.run_dir, self.context.ledger
+        metrics = MetricsWriter(run_dir, recipe.logging.sinks, step, LiveGoodput(run_dir) if recipe.logging.sinks else None)
+        for row in read_jsonl(ledger.path) if recipe.logging.sinks else []:
+            # A hang is written by the watchdog, when the sinks of that attempt are as good as dead.
+            if row.get("attempt") == ledger.attempt or (row.get("event") == "hang" and row.get("attempt") == ledger.attempt - 1):
+                metrics.event(row)
+        ledger.listener = metrics.event
+        return metrics
 
     def _batches(self, order: Order, first_step: int) -> Iterator[StepBatch]:
         """This rank's batches from `first_step` on."""

@@ -1,4 +1,4 @@
-"""Requests to a run from outside: signals, the files STOP and SAVE, and the run's own time limit.
+"""Requests to a run from outside: signals, the files STOP, SAVE and PROFILE, and the run's own time limit.
 
 A rank only notes requests as flags. All ranks act on the sum of their flags, which travels in the all-reduce that every step makes
 anyway, so that they act at the same step without a message of their own.
@@ -19,8 +19,10 @@ from jadeberta.utils.locks import DirectoryLock
 
 logger = logging.getLogger(__name__)
 
+REQUESTS = ("STOP", "SAVE", "PROFILE")
+"""Files in the run directory that ask for something."""
 FILE_CHECK_S = 1.0
-"""Shortest time between two looks for STOP and SAVE, seconds; a network file system is not asked more often."""
+"""Shortest time between two looks for the files of `REQUESTS`, seconds; a network file system is not asked more often."""
 
 LOCK_CHECK_S = 10.0
 """Time between two looks at the lock of the run directory, seconds."""
@@ -43,6 +45,8 @@ class RankFlags:
     """The rank has written its part of the pending checkpoint."""
     damaged: int = 0
     """The rank found a damaged shard; the ranks decide together whether they go on."""
+    profile: int = 0
+    """Profile the next steps: the file PROFILE."""
 
 
 class RunControl:
@@ -52,7 +56,7 @@ class RunControl:
         """Starts the clock of the time limit.
 
         Args:
-            run_dir: where the files STOP and SAVE are looked for.
+            run_dir: where the files STOP, SAVE and PROFILE are looked for.
             is_root: whether this is rank 0; the other ranks answer signals only.
             max_hours: time limit from now on, hours; 0: none.
             lock: of the run directory, on rank 0; a run that has lost it ends.
@@ -65,7 +69,7 @@ class RunControl:
         self._checked = 0.0
         self._lock, self._lock_checked = lock, time.monotonic()
         self._interrupted = False
-        self._stop = self._save = False
+        self._asked: set[str] = set()  # names of files that ask for something now
         self._done: set[str] = set()  # names of files whose request was carried out but which could not be removed
 
     def listen(self) -> None:
@@ -111,14 +115,19 @@ class RunControl:
         """
         if self.is_root and time.monotonic() - self._checked > FILE_CHECK_S:
             self._checked = time.monotonic()
-            self._stop, self._save = self._is_asked("STOP"), self._is_asked("SAVE")
+            self._asked = {name for name in REQUESTS if self._is_asked(name)}
         if self._lock is not None and time.monotonic() - self._lock_checked > LOCK_CHECK_S:
             self._lock_checked = time.monotonic()
             self._lock.require_held()
         # Rank 0 alone looks at the clock: clocks of hosts differ, and one flag is enough.
         overdue = self.is_root and self.deadline is not None and time.monotonic() > self.deadline
         self.reason = self._signal or ("run.max_hours" if overdue else "")
-        return RankFlags(requeue=int(bool(self.reason)), stop=int(self._stop or self._interrupted), save=int(self._save))
+        return RankFlags(
+            requeue=int(bool(self.reason)),
+            stop=int("STOP" in self._asked or self._interrupted),
+            save=int("SAVE" in self._asked),
+            profile=int("PROFILE" in self._asked),
+        )
 
     def _is_asked(self, name: str) -> bool:
         """Whether the file is there; not one that is left of a request which was carried out."""
@@ -134,12 +143,12 @@ class RunControl:
     @property
     def stopped_by(self) -> str:
         """What asked to end for good, in words."""
-        if self._stop:
+        if "STOP" in self._asked:
             return f"{self.run_dir}/STOP was found"
         return "Ctrl-C (SIGINT) came" if self._interrupted else "Ctrl-C (SIGINT) came to another rank"
 
     def clear(self, name: str) -> None:
-        """Removes the file STOP or SAVE once the run has done what it asks; one that cannot be removed is reported and left alone."""
+        """Removes a file of `REQUESTS` once the run has done what it asks; one that cannot be removed is reported and left alone."""
         if self.is_root:
             try:
                 (self.run_dir / name).unlink(missing_ok=True)
@@ -151,4 +160,4 @@ class RunControl:
                     e.strerror,
                 )
             # The next look at the file is up to a second away, the next step may be sooner.
-            self._stop, self._save = self._stop and name != "STOP", self._save and name != "SAVE"
+            self._asked.discard(name)

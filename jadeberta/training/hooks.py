@@ -12,6 +12,7 @@ from jadeberta.shards import ExcludedRows
 from jadeberta.shards.scrub import Scrubber
 from jadeberta.training.control import RankFlags
 from jadeberta.training.loop import Hooks
+from jadeberta.training.profiling.step_profiler import StepProfiler, read_request
 from jadeberta.training.run_context import RunContext
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class TrainerHooks(Hooks):
         """
         self.context, self._scrubbers, self._evaluate = context, scrubbers, evaluate
         self._reported_broken = False
+        self._profiler = StepProfiler(context.run_dir, context.process.rank, context.device)
 
     def beat(self, phase: str, step: int, section: str = "") -> None:
         self.context.watchdog.beat(phase, step, section)
@@ -95,6 +97,37 @@ class TrainerHooks(Hooks):
         limits = self.context.recipe.watchdog
         if limits.step_s:
             set_timeouts(max(limits.step_s, limits.save_s, limits.eval_s) + GRACE_S)
+
+    def profile(self, step: int, is_asked: bool) -> None:
+        if self._profiler.is_on and self._profiler.is_last():
+            self.end_profile(step)
+        if is_asked and not self._profiler.is_on:
+            ranks = self._ranks_to_profile()
+            self.clear("PROFILE")
+            if ranks:
+                self._profiler.begin(step, ranks)
+
+    def _ranks_to_profile(self) -> list[int]:
+        """The ranks that PROFILE names, on every rank; none where it cannot be followed. Rank 0 alone reads it: it is removed then."""
+        found: list[list[int]] = [[]]
+        if self.context.process.is_root:
+            path = self.context.run_dir / "PROFILE"
+            try:
+                found = [read_request(path, self.context.process.world_size)]
+            except ValueError as e:
+                logger.warning("%s. Nothing is profiled.", e)
+        dist.broadcast_object_list(found, src=0)
+        return found[0]
+
+    def end_profile(self, step: int) -> None:
+        if not self._profiler.is_on:
+            return
+        self.beat("save", step, "profile")
+        steps, ranks = self._profiler.end(), self._profiler.ranks
+        if steps:
+            self.context.record("profile", step=step, steps=steps, ranks=ranks)
+            many = f"ranks {', '.join(map(str, ranks[:8]))}{' ...' * (len(ranks) > 8)}" if len(ranks) > 1 else f"rank {ranks[0]}"
+            logger.info("step %s: profiled the last %s steps of %s, see %s", step, steps, many, self._profiler.folder)
 
     def evaluate(self, step: int) -> RankFlags:
         if self._evaluate is None:

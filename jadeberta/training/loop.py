@@ -60,7 +60,7 @@ class Hooks(Protocol):
         """Requests that have reached this rank."""
 
     def clear(self, name: str) -> None:
-        """Removes the file STOP or SAVE."""
+        """Removes the file STOP, SAVE or PROFILE."""
 
     @property
     def reason(self) -> str:
@@ -84,6 +84,12 @@ class Hooks(Protocol):
 
     def first_step_done(self) -> None:
         """The first step of this attempt, of a phase or after a roll-back is done."""
+
+    def profile(self, step: int, is_asked: bool) -> None:
+        """A step is done: begins a profile of the next ones where a rank was asked for one, or ends one that is complete."""
+
+    def end_profile(self, step: int) -> None:
+        """Writes the profile that is under way, if there is one: no further step follows as the next."""
 
     def evaluate(self, step: int) -> RankFlags:
         """Evaluates the model on held-out rows; returns requests that came meanwhile."""
@@ -164,6 +170,7 @@ def train(
             log.skipped(state, batch, result, samples_of(order, batch.step))
             if consecutive_skips > recipe.guard.max_skipped_in_row:
                 first_bad = state.step - consecutive_skips
+                hooks.end_profile(state.step)
                 hooks.first_step_ahead()
                 raise RollBack(first_bad, state.step, f"{consecutive_skips} steps in a row up to step {state.step} were skipped")
         compare_every = recipe.guard.compare_weights_every
@@ -173,6 +180,7 @@ def train(
         if is_first:
             hooks.first_step_done()
             is_first = False
+        hooks.profile(state.step, bool(result.flags.profile))
         flags = _evaluate_if_due(recipe, hooks, state.step, result.flags)
         is_due = state.step % recipe.checkpoint.every_steps == 0 or state.step == recipe.training.max_steps
         if is_due or flags.save or flags.stop or flags.requeue:
@@ -192,6 +200,7 @@ def train(
             _enter_phase(phases, state.step, engine, log)
         hooks.beat("first_step" if is_first else "step", state.step + 1, "data")
         mark = time.monotonic()  # a save or an evaluation is no part of the next step
+    hooks.end_profile(state.step)
     hooks.beat("save", state.step, "last save")
     last = recipe.training.max_steps
     if (newest := _secure_last(saver, hooks, state, rate_of(recipe, last - 1))).step != last:
@@ -262,6 +271,7 @@ def _end_early(recipe: Recipe, saver: Saver, hooks: Hooks, state: RunState, lr: 
         lr: learning rate of its update.
         flags: what asked for the end.
     """
+    hooks.end_profile(state.step)
     hooks.beat("save", state.step, "save before the end")
     newest = _secure_last(saver, hooks, state, lr)
     where = f"at step {state.step} of {recipe.training.max_steps}; the newest checkpoint is of step {newest.step}"

@@ -5,14 +5,14 @@ import resource
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
 from jadeberta.config import ModelConfig, Recipe
 from jadeberta.training.patient_file import PatientFile
 from jadeberta.training.sinks import MetricsSink, open_sink
-from jadeberta.utils.json_lines import ends_within_line
+from jadeberta.utils.json_lines import JsonRow, ends_within_line, finite
 
 if TYPE_CHECKING:  # what reads metrics must start at once
     import torch
@@ -20,17 +20,29 @@ if TYPE_CHECKING:  # what reads metrics must start at once
 logger = logging.getLogger(__name__)
 
 
+class GoodputMeter(Protocol):
+    """Says after each step which share of the run's wall time was spent in steps that stayed."""
+
+    def after_step(self, row: JsonRow) -> float | None:
+        """Takes a row of metrics.jsonl; None where the share is not known yet. Never waits."""
+
+    def after_rollback(self) -> None:
+        """The run has gone back to an earlier step."""
+
+
 class MetricsWriter:
     """Writes the metrics of each step: to metrics.jsonl, which is the record, and to the sinks of the recipe."""
 
-    def __init__(self, run_dir: Path, sinks: Sequence[str], first_step: int) -> None:
+    def __init__(self, run_dir: Path, sinks: Sequence[str], first_step: int, goodput: GoodputMeter | None = None) -> None:
         """Opens the sinks; the file is opened by the first row.
 
         Args:
             run_dir: directory of the run.
             sinks: their names, the recipe's `logging.sinks`.
             first_step: step that the run goes on from.
+            goodput: for the sinks, which then get the goodput of the run so far with each step.
         """
+        self._step, self._goodput = first_step, goodput if sinks else None
         path = run_dir / "metrics.jsonl"
         self._file, self._has_failed = PatientFile(path), False
         # A kill within a line leaves no newline: the next row would be glued to it and lost.
@@ -55,10 +67,27 @@ class MetricsWriter:
             if not self._has_failed:
                 logger.warning("metrics cannot be written (%s); they are kept in memory and written later", e.strerror)
             self._has_failed = True
+        self._step = row["step"]
+        if self._goodput is not None:
+            row = {**row, "goodput": self._goodput.after_step(row)}
         for name, sink in list(self._sinks.items()):
             try:
                 sink.write(row["step"], row)
             except Exception as e:  # libraries of others, and services behind them, fail in many ways
+                del self._sinks[name]
+                self._warn_of_sink(name, e)
+
+    def event(self, row: JsonRow) -> None:
+        """Gives an event of the ledger to the sinks; one without a step happened after the last one."""
+        step = finite(row, "step")
+        if row.get("event") == "rollback" and step is not None:
+            self._step = int(step)
+            if self._goodput is not None:
+                self._goodput.after_rollback()
+        for name, sink in list(self._sinks.items()):
+            try:
+                sink.event(self._step if step is None else int(step), row)
+            except Exception as e:
                 del self._sinks[name]
                 self._warn_of_sink(name, e)
 

@@ -67,7 +67,8 @@ class RunLog:
             times: of this rank.
         """
         rate = result.tokens / times.step_s
-        self.context.console.step(state.step, result.loss, result.masked_accuracy, lr, rate)
+        shown = {"grad_norm": result.grad_norm, "mfu": self._mfu(rate), "data_wait": times.data_wait_s / times.step_s}
+        self.context.console.step(state.step, result.loss, result.masked_accuracy, lr, rate, **shown)
         if self.metrics is None:
             return
         positions_rate = result.positions / times.step_s

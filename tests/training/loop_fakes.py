@@ -55,6 +55,7 @@ class LoopRun:
 
     def __post_init__(self) -> None:
         self.calls: list[str] = []
+        self.ended_profiles: list[int] = []
         self.own_flags: list[RankFlags] = []
         self.lrs: list[float] = []
         self.logged: list[tuple[int, Any]] = []
@@ -188,6 +189,13 @@ class FakeHooks:
 
     def first_step_done(self) -> None:
         self.job.calls.append("first step done")
+
+    def profile(self, step: int, is_asked: bool) -> None:
+        if is_asked:
+            self.job.calls.append(f"profile after {step}")
+
+    def end_profile(self, step: int) -> None:
+        self.job.ended_profiles.append(step)
 
     def evaluate(self, step: int) -> RankFlags:
         self.job.calls.append(f"evaluate {step}")

@@ -42,6 +42,19 @@ def test_a_terminal_shows_every_step_and_keeps_the_due_ones(monkeypatch) -> None
     assert stream.getvalue().count("\r\x1b[Kstep 1/5") == stream.getvalue().count("\r\x1b[Kstep 3/5") == 1
 
 
+def test_a_line_says_gradient_norm_mfu_data_wait_and_when_the_next_save_is_due(monkeypatch, capsys) -> None:
+    now = 0.0
+    monkeypatch.setattr("jadeberta.training.console.time.monotonic", lambda: now)
+    console = Console(100, 1, handler=configure_console(), save_every=40)
+    for step in (1, 2, 40, 81, 100):
+        now = 60.0 * step
+        console.step(step, 1.0, 0.5, 1e-4, 100.0, grad_norm=0.523456, mfu=None if step == 1 else 0.4123, data_wait=0.0312)
+    first, second, at_save, last_stretch, last = capsys.readouterr().out.splitlines()
+    assert first.endswith("? left  grad 0.523  data wait 3.1%  save at step 40")
+    assert second.endswith("1h 38m left  grad 0.523  MFU 41.2%  data wait 3.1%  save in 38m 00s")
+    assert at_save.endswith("save in 40m 00s") and last_stretch.endswith("save in 19m 00s") and last.endswith("data wait 3.1%")
+
+
 def test_a_log_has_the_due_steps_alone_and_other_ranks_print_nothing(capsys) -> None:
     for handler in (configure_console(), None):
         console = Console(5, 2, handler=handler)

@@ -22,7 +22,7 @@ from jadeberta.errors import ConfigError
 from jadeberta.model import build
 from jadeberta.model.replaced_tokens import ReplacedTokenHead
 from jadeberta.training import sinks
-from jadeberta.training.ledger import Ledger, next_attempt
+from jadeberta.training.ledger import Ledger, in_words, next_attempt
 from jadeberta.training.metrics import MetricsWriter, step_flops_per_token, training_flops_per_token
 from jadeberta.training.patient_file import PatientFile
 from jadeberta.utils.json_lines import read_jsonl
@@ -226,6 +226,57 @@ def test_tensorboard_has_a_curve_for_each_metric_that_was_measured(tmp_path) -> 
     curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert curves.Tags()["scalars"] == ["train/loss"]
     assert [(point.step, point.value) for point in curves.Scalars("train/loss")] == [(1, 2.0), (2, 1.0)]
+
+
+EVALUATION = {
+    "event": "evaluation", "step": 2, "seconds": 1.0, "time": 1.0, "attempt": 0, "pid": 1, "host": "n1",
+    "corpora": {"cc100": {"accuracy": 0.25, "loss": 3.5, "masked_tokens": 80.0}, "wikipedia": {"accuracy": float("nan"), "loss": 3.0}},
+}  # fmt: skip
+
+
+def test_tensorboard_has_held_out_accuracy_by_corpus_goodput_and_each_event_as_a_line(tmp_path) -> None:
+    meter = SimpleNamespace(after_step=lambda row: 0.5 + row["step"] / 10, after_rollback=lambda: None)
+    writer = MetricsWriter(tmp_path, ["tensorboard"], first_step=0, goodput=meter)
+    for step in (1, 2):
+        writer.write({"step": step, "loss": 1.0, "grad_norm": 0.5, "mfu": 0.25})
+    writer.event(EVALUATION)
+    writer.event({"event": "requeue", "reason": "SIGUSR1 <b>\udc80", "status": 11})
+    writer.close()
+    curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    expected = {"held_out/accuracy/cc100", "held_out/loss/cc100", "held_out/loss/wikipedia"}
+    assert {tag for tag in curves.Tags()["scalars"] if tag.startswith("held_out")} == expected
+    assert [(point.step, point.value) for point in curves.Scalars("held_out/accuracy/cc100")] == [(2, 0.25)]
+    assert [round(point.value, 3) for point in curves.Scalars("speed/goodput")] == [0.6, 0.7]
+    assert [point.value for point in curves.Scalars("speed/mfu")] == [0.25, 0.25]
+    (asked,) = curves.Tensors("events/requeue")
+    assert asked.step == 2 and asked.tensor_proto.string_val == [b"requeue, reason: SIGUSR1 <b>?, status: 11"]
+    assert "goodput" not in read_jsonl(tmp_path / "metrics.jsonl")[0]
+
+
+def test_after_a_roll_back_the_curves_hold_the_new_steps_alone(tmp_path) -> None:
+    gone_back: list[int] = []
+    meter = SimpleNamespace(after_step=lambda row: None, after_rollback=lambda: gone_back.append(1))
+    writer = MetricsWriter(tmp_path, ["tensorboard"], first_step=0, goodput=meter)
+    for step in (1, 2, 3):
+        writer.write({"step": step, "loss": 1.0})
+    writer.event({**EVALUATION, "step": 3})
+    writer.event({"event": "rollback", "step": 1, "from_step": 3})
+    writer.write({"step": 2, "loss": 2.0})
+    writer.close()
+    curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(point.step, point.value) for point in curves.Scalars("train/loss")] == [(1, 1.0), (2, 2.0)]
+    assert curves.Scalars("held_out/loss/cc100") == [] and gone_back == [1]
+
+
+def test_what_the_ledger_writes_reaches_its_listener_also_where_the_disk_takes_nothing(tmp_path) -> None:
+    ledger, heard = Ledger(tmp_path / "ledger.jsonl", 3), []
+    ledger.listener = heard.append
+    ledger.write("save", step=5)
+    (tmp_path / "ledger.jsonl").unlink()
+    (tmp_path / "ledger.jsonl").mkdir()
+    ledger.write("save_failed", step=6, error="x" * 1000)
+    assert [(row["event"], row["step"], row["attempt"]) for row in heard] == [("save", 5, 3), ("save_failed", 6, 3)]
+    assert in_words(heard[1]).startswith("save_failed, host: ") and len(in_words(heard[1])) < 300
 
 
 def test_an_unknown_sink_is_refused_with_those_there_are() -> None:

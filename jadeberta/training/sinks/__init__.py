@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jadeberta.errors import ConfigError
+from jadeberta.utils.json_lines import JsonRow
 
 
 class MetricsSink(ABC):
@@ -27,7 +28,13 @@ class MetricsSink(ABC):
 
     @abstractmethod
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Takes the metrics of a step (from 1): the keys of metrics.jsonl. A value that was not measured is None."""
+        """Takes the metrics of a step (from 1): the keys of metrics.jsonl, and `goodput`. A value that was not measured is None."""
+
+    def event(self, step: int, row: JsonRow) -> None:  # noqa: B027 - a sink of figures alone has no use for events
+        """Takes an event of the ledger, as it is written there, and the step after which it happened.
+
+        The figures of an evaluation come this way too, see `ledger.held_out`. After a `rollback` the steps beyond `step` come again.
+        """
 
     @abstractmethod
     def close(self) -> None:

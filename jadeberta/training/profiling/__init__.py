@@ -1,0 +1,1 @@
+"""A look into a few steps of a run that trains, on request."""
