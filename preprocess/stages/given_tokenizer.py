@@ -66,7 +66,7 @@ def _take(config: PreprocessConfig, out: Path) -> dict[str, Any]:
         "Set tokenizer_class in the tokenizer's tokenizer_config.json to PreTrainedTokenizerFast if tokenizer.json is right as it is, or "
         "save it again with AutoTokenizer."
     )
-    refuse_other_ids(directory, encoder, remedy, ConfigError)
+    refuse_other_ids(directory, encoder, remedy, ConfigError, encoder.hard_texts)
     if encoder.name_of(encoder.special.pad) is None:
         log.warning(
             "tokenizer: has no padding token of its own (none, or one with another role, such as eos); the id %d, which no text gets, "

@@ -1,6 +1,7 @@
 """Compares what AutoTokenizer makes of a tokenizer's directory with the ids that the shards get."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from jadeberta.errors import JadebertaError
@@ -22,7 +23,9 @@ SENTENCES = (
 """Texts on which both must agree: known and unknown characters, spaces inside and at the ends, digits, widths, Latin letters."""
 
 
-def refuse_other_ids(directory: Path, encoder: Encoder, remedy: str, error: type[JadebertaError]) -> None:
+def refuse_other_ids(
+    directory: Path, encoder: Encoder, remedy: str, error: type[JadebertaError], further: Sequence[str] = ()
+) -> None:
     """Loads a directory with AutoTokenizer and compares ids; other tokens around a text than in the shards are a warning.
 
     Args:
@@ -30,6 +33,7 @@ def refuse_other_ids(directory: Path, encoder: Encoder, remedy: str, error: type
         encoder: of the same tokenizer.
         remedy: what the reader is to do.
         error: class of the error.
+        further: texts to compare beside the usual ones.
 
     Raises:
         JadebertaError: AutoTokenizer does not load the directory, or gives other ids; of the class `error`.
@@ -40,9 +44,10 @@ def refuse_other_ids(directory: Path, encoder: Encoder, remedy: str, error: type
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False)
     except Exception as e:  # any class, by the tokenizer's own code
         raise error(f"{directory}: AutoTokenizer does not load it ({str(e).strip()[:200]}). {remedy}") from e
-    found = encoder.encode(list(SENTENCES))
+    sentences = [*SENTENCES, *further]
+    found = encoder.encode(sentences)
     start = 0
-    for sentence, length in zip(SENTENCES, found.lengths.tolist(), strict=True):
+    for sentence, length in zip(sentences, found.lengths.tolist(), strict=True):
         ours = found.ids[start : start + length].tolist()
         start += length
         try:

@@ -4,6 +4,7 @@ Promises the ids that the tokenizer's own library gives, except where a text spe
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,8 @@ class Encoder(ABC):
     special: SpecialTokens
     description: str
     """What it is, for a person."""
+    hard_texts: Sequence[str] = ()
+    """Texts that a `tokenizer.json` made of it gets wrong most easily."""
 
     @abstractmethod
     def name_of(self, number: int) -> str | None:

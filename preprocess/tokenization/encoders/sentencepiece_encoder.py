@@ -12,6 +12,8 @@ from preprocess.tokenization.encoders.roles import TokenNames, find_roles, said_
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Types of pieces in a model, as sentencepiece numbers them."""
+TRIED_PIECES = 20
+"""Number of user-defined pieces for which Hugging Face's ids are compared."""
 SHIFTED_CLASSES = ("XLMRoberta", "Camembert", "Barthez", "MBart", "XLMProphetNet", "NllbTokenizer")
 """Beginnings of Hugging Face's classes whose ids are not those of their sentencepiece model."""
 
@@ -49,6 +51,11 @@ class SentencepieceEncoder(Encoder):
         self._processor = sentencepiece.SentencePieceProcessor(
             model_proto=proto.SerializeToString(deterministic=True) if changed else model
         )
+        defined = [
+            p.piece.replace("▁", " ") for n, p in enumerate(proto.pieces) if p.type == USER_DEFINED and n not in self.special.ids
+        ]
+        # As a text's beginning, and inside of it; the name of a byte is text.
+        self.hard_texts = ["京<0x41>都", *(text for piece in defined[:TRIED_PIECES] for text in (f"{piece}の", f"京{piece}都"))]
         self._is_suffix = bool(spec.treat_whitespace_as_suffix)
         marks = [p.piece.endswith("▁") if self._is_suffix else p.piece.startswith("▁") for p in proto.pieces]
         self.marked = np.array(marks + [False] * (self.vocab_size - len(marks)))
