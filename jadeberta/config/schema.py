@@ -344,6 +344,10 @@ class Recipe:
     """Settings of `python -m preprocess`, which checks them."""
 
 
+MOST_TRIED = 100_000
+"""Largest number of ranks, or size of a micro-batch, that an error offers instead of one that does not fit."""
+
+
 def accumulation_steps(global_batch_size: int, micro_batch_size: int, world_size: int, warmup: Sequence[int] = ()) -> int:
     """Micro-batches that a rank accumulates in one optimizer step.
 
@@ -359,8 +363,11 @@ def accumulation_steps(global_batch_size: int, micro_batch_size: int, world_size
     common = math.gcd(global_batch_size, *warmup)
     if common % (micro_batch_size * world_size) == 0:
         return global_batch_size // (micro_batch_size * world_size)
-    worlds = [w for w in range(1, 4 * world_size + 1) if common % (micro_batch_size * w) == 0]
-    micros = [m for m in range(1, 2 * micro_batch_size + 1) if common % (m * world_size) == 0]
+    # No number above the batch divides it; a mistyped size must not be counted up to.
+    most_worlds = min(4 * world_size, common // micro_batch_size, MOST_TRIED)
+    most_micros = min(2 * micro_batch_size, common // world_size, MOST_TRIED)
+    worlds = [w for w in range(1, most_worlds + 1) if common % (micro_batch_size * w) == 0]
+    micros = [m for m in range(1, most_micros + 1) if common % (m * world_size) == 0]
     also = f" (and in training.batch_size_warmup {', '.join(map(str, warmup))})" if warmup else ""
     raise ConfigError(
         f"training.global_batch_size {global_batch_size}{also} does not divide over {world_size} ranks x training.micro_batch_size "

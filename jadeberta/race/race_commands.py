@@ -15,7 +15,7 @@ from jadeberta.race.race_file import read_race
 from jadeberta.race.race_runs import Run, tune_runs
 from jadeberta.race.scores import score_run
 from jadeberta.shards import DirectoryLock
-from jadeberta.utils.command_line import OneSentenceParser
+from jadeberta.utils.command_line import OneSentenceParser, not_negative
 from jadeberta.utils.paths import path_option
 from jadeberta.utils.processes import end_with_parent
 from jadeberta.utils.text_table import format_table
@@ -79,10 +79,10 @@ def run(arguments: list[str]) -> int:
         "--at-once", type=int, default=1, metavar="N", help="runs at the same time, which share the cores (default 1)"
     )
     parser.add_argument("--ranks", type=int, default=1, metavar="N", help="ranks of a run (default 1)")
-    parser.add_argument("--hours", type=float, default=0.0, help="begin no run after so many hours; 0: no limit")
+    parser.add_argument("--hours", type=not_negative, default=0.0, help="begin no run after so many hours; 0: no limit")
     options = parser.parse_args(arguments)
-    if options.at_once < 1 or options.ranks < 1 or options.hours < 0:
-        raise ConfigError("--at-once and --ranks must be at least 1, --hours at least 0.")
+    if options.at_once < 1 or options.ranks < 1:
+        raise ConfigError("--at-once and --ranks must be at least 1.")
     directory = RaceDir(options.directory)
     directory.read()
     lock = DirectoryLock(directory.directory, "DIR")

@@ -47,10 +47,14 @@ def read_race(path: Path) -> Race:
     Raises:
         ConfigError: the file is missing or no race; names the key.
     """
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: a folder, a pipe or a device; a race is a file of YAML.")
     try:
         require_bounded(path)
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as e:
+    except OSError as e:
+        raise ConfigError(f"{path}: cannot be read as a race ({e.strerror}).") from e
+    except (ValueError, yaml.YAMLError) as e:
         raise ConfigError(f"{path}: cannot be read as a race ({' '.join(str(e).split())}).") from e
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: is no mapping; it must give base, target and contestants.")

@@ -79,6 +79,12 @@ def test_ranks_that_fit_the_full_batch_alone_are_refused_with_those_that_fit_all
     assert accumulation_steps(24, 2, 2, [4, 12]) == 6
 
 
+@pytest.mark.parametrize(("micro", "world"), [(10**30, 1), (5, 10**30), (10**30, 10**30)])
+def test_sizes_that_nobody_has_are_refused_at_once(micro: int, world: int) -> None:
+    with pytest.raises(ConfigError, match=f"does not divide over {world} ranks"):
+        accumulation_steps(24, micro, world)
+
+
 def test_the_vocabulary_of_the_shards_decides_and_its_remedy_leads_to_no_other_error(monkeypatch) -> None:
     index = SimpleNamespace(vocab_size=900, packing="concat", sequence_length=512)
     shards: Any = SimpleNamespace(index=index, index_path="shards/index.json")

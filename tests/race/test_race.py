@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,23 @@ def test_a_file_that_is_no_race_is_one_sentence(tmp_path: Path, content: str) ->
     (tmp_path / "race.yaml").write_text(content)
     with pytest.raises(ConfigError, match=r"race\.yaml"):
         read_race(tmp_path / "race.yaml")
+
+
+def test_a_race_that_is_no_file_is_one_sentence_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name, reason in {
+        ".": "a folder",
+        "pipe": "a pipe",
+        "none": r"cannot be read as a race \(No such file or directory\)",
+    }.items():
+        with pytest.raises(ConfigError, match=reason):
+            read_race(tmp_path / name)
+
+
+@pytest.mark.parametrize("hours", ["nan", "-1", "inf", ""])
+def test_a_limit_that_is_no_number_of_hours_is_refused(hours: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--hours: '.*' is not a number of at least 0"):
+        main(["run", str(tmp_path), f"--hours={hours}"])
 
 
 def test_the_grid_is_the_same_for_all_and_seeds_and_budgets_belong_to_the_test(race_file: Path) -> None:
