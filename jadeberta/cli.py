@@ -42,6 +42,7 @@ def main() -> None:
         "evaluate": ("MLM accuracy per corpus, as JSON", _evaluate),
         "checkpoint": ("what is on disk and whether it can be trusted", _checkpoint),
         "status": ("how far a run is, and where its time went", _status),
+        "report": ("the same and more as one HTML file: verdict, curves, chronicle", _report_page),
         "watch": ("looks at runs from outside, and calls when one needs a person", _watch),
         "plan": ("days, checkpoint interval and goodput to expect on a cluster", _plan),
         "scaling": ("strong and weak scaling over world sizes: run, report", _scaling),
@@ -190,6 +191,12 @@ def _status(arguments: list[str]) -> int:
 
 def _watch(arguments: list[str]) -> int:
     from jadeberta.alerts.cli import main
+
+    return main(arguments)
+
+
+def _report_page(arguments: list[str]) -> int:
+    from jadeberta.report.cli import main
 
     return main(arguments)
 

@@ -14,6 +14,7 @@ from jadeberta.utils.command_line import OneSentenceParser
 
 VERBS = {
     "jadeberta.evaluation.mlm": [], "jadeberta.checkpoint.cli": [], "jadeberta.status.cli": [], "jadeberta.alerts.cli": [],
+    "jadeberta.report.cli": [],
     "jadeberta.plan.cli": [],
     "jadeberta.scaling.cli": ["run", "report"], "jadeberta.race.cli": ["plan", "run", "task", "report"],
     "jadeberta.preflight.cli": [], "jadeberta.finetune.cli": [], "jadeberta.release.export": [],

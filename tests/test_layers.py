@@ -45,6 +45,7 @@ LAYERS = [
     "jadeberta.jobs",
     "jadeberta.status",
     "jadeberta.alerts",
+    "jadeberta.report",
     "jadeberta.plan",
     "jadeberta.preflight",
     "jadeberta.scaling",

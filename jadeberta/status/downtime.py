@@ -48,7 +48,7 @@ def time_between_steps(history: AttemptHistory) -> Downtime:
         silent, mark, went_back, saved = 0.0, low, False, False
         for event in inside:
             went_back |= event.get("event") == "rollback"
-            saved |= event.get("event") in ("save", "save_failed") and gap > 0 and event.get("step") == steps.number[gap - 1]
+            saved |= event.get("event") in ("save", "save_failed") and gap > 0 and finite(event, "step") == steps.number[gap - 1]
             if event.get("event") == "hang":
                 seconds = finite(event, "seconds")
                 silent += event["time"] - mark if seconds is None else max(0.0, min(seconds, event["time"] - mark))
