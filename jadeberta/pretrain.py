@@ -18,7 +18,7 @@ from jadeberta import config as config_module
 from jadeberta.checkpoint.checkpointer import Checkpointer
 from jadeberta.checkpoint.compatibility import expected_of, preview
 from jadeberta.checkpoint.held_tokenizer import read_tokenizer
-from jadeberta.cluster.device import choose_device, describe_device
+from jadeberta.cluster.device import choose_device, describe_device, gpu_uuid
 from jadeberta.cluster.environment import Process, detect, slurm_job
 from jadeberta.cluster.process_group import is_lost_peer, join_process_group, set_timeouts
 from jadeberta.config import Recipe
@@ -49,6 +49,7 @@ from jadeberta.training.run_log import RunLog
 from jadeberta.training.run_state import Order, RunState
 from jadeberta.training.sinks import require_known_sinks
 from jadeberta.training.watchdog.client import WatchdogClient
+from jadeberta.training.watchdog.energy_sums import read_energy
 from jadeberta.utils.files import write_atomically
 from jadeberta.utils.json_lines import read_jsonl
 from jadeberta.utils.logs import configure_console
@@ -92,6 +93,7 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False, branch
         state = _train(context, resume, at_the_end)
         if lock is not None:
             lock.require_held()  # before the ledger, which may be another job's by now
+        _record_energy(context)
         context.record("done", step=state.step, tokens=state.tokens, peak_memory_bytes=peak_memory_bytes(context.device))
     if lock is not None:
         done = {"step": state.step, "tokens": state.tokens, "time": time.time()}
@@ -117,6 +119,7 @@ def _train(context: RunContext, resume: str, at_the_end: contextlib.ExitStack) -
     except JadebertaError as e:
         # A damaged shard or a shortage may be one rank's own finding. Other errors meet all ranks, or rank 0 alone as a lost lock does:
         # rank 0 writes them once.
+        _record_energy(context)
         if context.process.is_root or isinstance(e, ShardError | ResourceError):
             context.ledger.write("requeue" if isinstance(e, RequeueRequested) else "stop", status=e.exit_status, reason=str(e))
         raise
@@ -129,6 +132,14 @@ def _train(context: RunContext, resume: str, at_the_end: contextlib.ExitStack) -
         reason = re.sub(r"^\[\S+\] *", "", next(iter(str(e).splitlines()), type(e).__name__)).split(". ")[0]
         context.record("lost_rank", status=HangError.exit_status, reason=reason)
         raise HangError(f"another rank hung or is gone ({reason}). Its own log and {context.run_dir}/heartbeat tell more.") from e
+
+
+def _record_energy(context: RunContext) -> None:
+    """Records what all ranks have used, where anything is measured; the watchdog does it in between."""
+    if not context.process.is_root:
+        return
+    if used := read_energy(context.run_dir, context.process.world_size, context.attempt):
+        context.record("energy", **used)
 
 
 def _write_done(path: Path, content: bytes) -> None:
@@ -211,7 +222,7 @@ def _start(recipe: Recipe, process: Process, data: RunData, start: StartOfRun) -
     join_process_group(process, device, limits.start_s or NO_LIMIT_S, run_dir)
     # Not before: the other ranks of a job that is refused here would write heartbeats for the job that holds the directory.
     attempt, attempt_id = _broadcast((attempt, uuid.uuid4().hex))
-    watchdog = WatchdogClient(run_dir, process.rank, process.world_size, limits, attempt, attempt_id)
+    watchdog = WatchdogClient(run_dir, process.rank, process.world_size, limits, attempt, attempt_id, gpu_uuid(device))
     # The watchdog must be first: it knows who hangs.
     set_timeouts(max(limits.start_s, limits.first_step_s, limits.save_s) + GRACE_S if limits.start_s else NO_LIMIT_S)
     ledger = Ledger(path, attempt, mend=False)

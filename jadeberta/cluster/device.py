@@ -134,6 +134,13 @@ def sees_gpus() -> bool:
         return torch.cuda.is_available()
 
 
+def gpu_uuid(device: torch.device) -> str:
+    """Returns the UUID of a GPU as the driver writes it, GPU-...; empty for another device, or where torch does not say."""
+    found = getattr(torch.cuda.get_device_properties(device), "uuid", None) if device.type == "cuda" else None
+    text = "" if found is None else str(found)
+    return text if not text or text.startswith(("GPU-", "MIG-")) else f"GPU-{text}"
+
+
 def describe_device(device: torch.device) -> str:
     """Returns kind and name of a device and how many there are on this host, such as "cuda (NVIDIA H100 80GB HBM3, 8 on this host)"."""
     if device.type == "cuda":

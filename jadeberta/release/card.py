@@ -8,6 +8,7 @@ from typing import Any
 from jadeberta.config.lineage import describe_entry
 from jadeberta.config.phases import mask_range
 from jadeberta.release.origin import is_of_characters, reads_text
+from jadeberta.training.watchdog.energy_sums import energy_of, total
 
 _CARD_SENTENCE = "京都 大学 で 自然 言語 処理 を [MASK] する 。"
 
@@ -203,7 +204,12 @@ def _training(state: dict[str, Any], ledger: list[dict[str, Any]], weights: str)
             )
         )
     table = "\n".join(f"| {name} | {value} |" for name, value in lines)
-    return f"## Training\n\n| | |\n|---|---|\n{table}\n"
+    return f"## Training\n\n| | |\n|---|---|\n{table}\n{energy_row(ledger)}"
+
+
+def energy_row(ledger: list[dict[str, Any]]) -> str:
+    """Returns the energy of all attempts, or that it was not measured, as a row of a table; empty where there is no ledger."""
+    return f"| energy | {total(energy_of(ledger).values()).in_words()} |\n" if ledger else ""
 
 
 def start_section(lineage: list[dict[str, Any]]) -> str:

@@ -128,5 +128,6 @@ def _progress(result: Goodput, now: float, jobs: JobStatus, goal: Goal) -> list[
     waited = 100 * result.data_wait_s / (result.productive_s + result.skipped_s) if result.productive_s else 0.0
     rows.append(("goodput", f"{100 * result.goodput:.2f}%  (waiting for data: {waited:.2f}% of the steps' time)"))
     rows.append(("steps", f"{result.steps:,} stayed, {result.skipped_steps:,} of them skipped, {result.lost_steps:,} lost"))
+    rows.append(("energy", result.energy.in_words()))
     rows.append(("saves", f"{result.saves:,}, {result.failed_saves:,} failed; {result.rollbacks:,} roll-backs"))
     return rows

@@ -5,7 +5,7 @@
 
 import shutil
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,14 @@ class Facts:
     def last(self) -> float | None:
         """Unix time of the newest sign of the run: a row of its ledger or metrics, else the begin of its job."""
         return max((at for history in self.histories if (at := history.last) is not None), default=self.began or None)
+
+    @property
+    def progressed(self) -> float | None:
+        """Unix time of the newest row that the training itself wrote: the watchdog records the energy of one that hangs too."""
+        if not self.histories:
+            return self.began or None
+        newest = self.histories[-1]
+        return replace(newest, events=[e for e in newest.events if e.get("event") != "energy"]).last
 
 
 def read_facts(run: Path, now: float) -> Facts:

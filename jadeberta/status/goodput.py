@@ -13,6 +13,7 @@ from jadeberta.errors import RequeueRequested, StopRequested
 from jadeberta.status.attempts import AttemptHistory, read_history, stall_seconds
 from jadeberta.status.downtime import time_between_steps
 from jadeberta.status.step_table import Floats, StepTable
+from jadeberta.training.watchdog.energy_sums import Energy, energy_of, total
 from jadeberta.utils.json_lines import JsonRow, finite, time_of
 
 RECENT_STEPS = 100
@@ -53,6 +54,10 @@ class Attempt:
     """Number of the last step that it trained."""
     failed: bool
     """Whether it ended by a failure: killed, hung, or with numbers that could not be trusted."""
+    gpu_kwh: float | None = None
+    """Energy of its GPUs; None where it was not measured."""
+    cpu_kwh: float | None = None
+    """Energy of the processors and memory of its hosts; None where it was not measured."""
     recovery_s: float | None = None
     """Seconds from its last row until the run was back at the furthest step reached; None where it is not yet."""
 
@@ -108,6 +113,8 @@ class Goodput:
     """Share of the devices' peak, mean over the time in steps that stayed; None where the peak is not known."""
     attempts: list[Attempt] = field(default_factory=list)
     """Attempts, first to last."""
+    energy: Energy = field(default_factory=Energy)
+    """Of all attempts together, kWh."""
     failures: int = 0
     """Attempts that ended by a failure."""
     recovery_s: list[float | None] = field(default_factory=list)
@@ -160,7 +167,9 @@ def _add_attempt(result: Goodput, history: AttemptHistory, following: AttemptHis
     host = next((str(e["host"]) for e in history.events if e.get("event") != "hang" and e.get("host")), "")
     steps = history.steps
     first, last = (int(steps.number[0]), int(steps.number[-1])) if len(steps) else (None, None)
-    result.attempts.append(Attempt(history.attempt, ended, host, begin, end, first, last, failed))
+    used = energy_of(history.events).get(history.attempt, Energy(attempts=1))
+    result.energy = total((result.energy, used))
+    result.attempts.append(Attempt(history.attempt, ended, host, begin, end, first, last, failed, used.gpu_kwh, used.cpu_kwh))
     result.failures += failed
 
     gaps = time_between_steps(history)

@@ -183,7 +183,7 @@ def _hangs(facts: Facts, ahead: Forecast) -> Finding | None:
     if last is None:
         return None
     if facts.state == "running":
-        at = max([one for one in (facts.last,) if one is not None], default=facts.now)
+        at = facts.progressed if facts.progressed is not None else facts.now
         if facts.now - at <= facts.bounds.silent_s + GRACE_S:
             return None
         beat = max((time_of(row) for row in facts.beats), default=0.0)

@@ -150,6 +150,7 @@ def test_a_run_that_hung_and_is_not_continued_names_rank_and_host(files) -> None
 def test_a_run_that_lives_and_writes_nothing_hangs(tmp_path, files) -> None:
     files.attempt_from(NOW - 3 * HOUR, 2, job=12, restarts=0)
     files.job("begin", NOW - 3 * HOUR)
+    files.event(NOW - 60, "energy", gpu_kwh=1.0)  # by the watchdog, whatever its trainer does
     answer_as_slurm(tmp_path, "RUNNING")
     found = files.verdict()  # an hour of silence, beyond every limit of its watchdog
     assert (found.level, found.reason) == ("needs-you", "hang")

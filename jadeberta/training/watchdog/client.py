@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from jadeberta.cluster import energy_counters
 from jadeberta.cluster.environment import host_name
 from jadeberta.errors import ConfigError, HangError
 from jadeberta.training.watchdog.heartbeat import (
@@ -46,7 +47,14 @@ class WatchdogClient:
     """A rank's heartbeat and its watchdog process; SIGUSR2 writes the stacks of all threads and changes nothing else."""
 
     def __init__(
-        self, run_dir: Path, rank: int, world_size: int, limits: "WatchdogConfig", attempt: int = 0, attempt_id: str = ""
+        self,
+        run_dir: Path,
+        rank: int,
+        world_size: int,
+        limits: "WatchdogConfig",
+        attempt: int = 0,
+        attempt_id: str = "",
+        gpu: str = "",
     ) -> None:
         """Starts the watchdog process; call it in the main thread, before anything that can hang.
 
@@ -57,6 +65,7 @@ class WatchdogClient:
             limits: seconds that each phase may take.
             attempt: number of this start of the job, the same on every rank.
             attempt_id: random, the same on every rank of this attempt and on no other: by it the ranks know each other's heartbeats.
+            gpu: UUID of the rank's GPU, whose energy the watchdog measures; empty: it has none.
 
         Raises:
             ConfigError: the run directory cannot be written.
@@ -80,6 +89,12 @@ class WatchdogClient:
             "attempt": attempt,
             "attempt_id": attempt_id,
             "began": time.clock_gettime(time.CLOCK_BOOTTIME),
+            "energy": {
+                "gpu": gpu,
+                "powercap": str(energy_counters.POWERCAP),
+                "nvml": energy_counters.NVML,
+                "every_s": energy_counters.EVERY_S,
+            },
             # Taken once: to a watchdog that replaces another, a hang of this very attempt must not look like an earlier one.
             "earlier_hang": digest(hang_path(self.run_dir)),
         }

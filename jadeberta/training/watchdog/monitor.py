@@ -15,12 +15,15 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
+from jadeberta.cluster.energy_counters import EnergyMeter
 from jadeberta.cluster.environment import host_name
 from jadeberta.training.ledger import Ledger, next_attempt
 from jadeberta.training.watchdog.diagnose import STOPPED, Record, describe_hang, position_of, silences, suspects
+from jadeberta.training.watchdog.energy_sums import EVERY_S, add_up
 from jadeberta.training.watchdog.heartbeat import (
     HANG,
     PHASES,
@@ -85,6 +88,8 @@ class WatchdogArguments:
     """CLOCK_BOOTTIME when the trainer began, seconds: a clock that nobody sets, and that goes on while the machine sleeps."""
     earlier_hang: str
     """sha256 of the hang.json that an earlier attempt left; empty where there was none."""
+    energy: dict[str, Any]
+    """Arguments of `EnergyMeter`: where the counters of this rank's energy are."""
     memory: int
     """File descriptor of the page with the heartbeat."""
     socket: int
@@ -102,6 +107,10 @@ class Watchdog:
         self.hang_path = hang_path(self.run_dir)
         self.beat = Heartbeat(0, time.monotonic(), time.monotonic(), 0, 0, PHASES[0], "")
         self.looked_at, self.suspended_s = time.monotonic(), 0.0
+        # A watchdog that replaces another goes on with its sums.
+        earlier = self.read_records().get(arguments.rank, {}).get("energy_j")
+        self.meter = EnergyMeter(**arguments.energy, before=earlier if isinstance(earlier, dict) else None)
+        self.energy_at = time.monotonic()
         self.latest = self.take_record()
         self.wake, self.job_hangs, self.reported = threading.Event(), threading.Event(), threading.Event()
         self.breached = self.closing = self.has_warned = False
@@ -123,6 +132,7 @@ class Watchdog:
             "limit_s": self.arguments.limits[beat.phase], "time": time.time(),
             "attempt": self.arguments.attempt, "attempt_id": self.arguments.attempt_id,
             "uptime_s": round(time.clock_gettime(time.CLOCK_BOOTTIME) - self.arguments.began, 3),
+            **({"energy_j": joules} if (joules := self.meter.joules()) else {}),
         }  # fmt: skip
 
     def run(self) -> None:
@@ -155,6 +165,8 @@ class Watchdog:
                     return self.report(self.latest)
                 finally:
                     self.reported.set()
+            if self.arguments.rank == 0 and time.monotonic() - self.energy_at >= EVERY_S:
+                self.record_energy()
             self.wake.wait(self.interval)
 
     def write_record(self, record: Record) -> None:
@@ -169,6 +181,12 @@ class Watchdog:
                     f"rank {self.arguments.rank} on {self.host}: the heartbeat cannot be written ({e}); the watchdog goes on"
                 )
             self.has_warned = True
+
+    def record_energy(self) -> None:
+        """Writes into the ledger what all ranks have used until now, where anything is measured."""
+        self.energy_at = time.monotonic()
+        if used := add_up(self.read_records().values()):
+            Ledger(self.run_dir / "ledger.jsonl", self.arguments.attempt, mend=False).write("energy", **used)
 
     def hang_is_fresh(self) -> bool:
         """Whether a rank has found a hang in this attempt."""
