@@ -172,7 +172,7 @@ def _print_dry_run(recipe: Recipe, process: Process, data: RunData, resume: str,
     """
     if process.is_root:
         print(describe(recipe, process, data, f"{recipe.run.device} (a dry run looks for none)"))
-        found = preview(Path(recipe.run.dir) / "checkpoints", resume, expected_of(recipe, data.shards, data.repeats))
+        found = preview(Path(recipe.run.dir) / "checkpoints", resume, expected_of(recipe, data.shards, data.repeats), recipe)
         print(f"would resume from {found}" if found else f"would start at {first_step_in_words(start.lineage)}")
 
 

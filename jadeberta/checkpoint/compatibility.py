@@ -13,7 +13,7 @@ from jadeberta.checkpoint.phase_settings import has_phases, phase_settings, refu
 from jadeberta.checkpoint.state_dict import read_state
 from jadeberta.config import Recipe, TrainingConfig
 from jadeberta.config.phases import schedule_at
-from jadeberta.errors import CheckpointError
+from jadeberta.errors import CheckpointError, ConfigError
 from jadeberta.shards import ShardReader
 from jadeberta.shards.tokenizer_format import main_file
 from jadeberta.training.lr_schedule import learning_rate
@@ -61,20 +61,31 @@ def expected_of(recipe: Recipe, shards: ShardReader, repeats: dict[str, int]) ->
     return {"fingerprints": fingerprints, "settings": settings}
 
 
-def preview(root: Path, resume: str, expected: dict[str, Any]) -> Path | None:
-    """Returns the checkpoint that a start would resume from, None for a fresh start; raises the errors of that start."""
-    return choose(root, resume, lambda line: print(line, file=sys.stderr), lambda directory: state_fault(directory, expected))
+def preview(root: Path, resume: str, expected: dict[str, Any], recipe: Recipe) -> Path | None:
+    """Returns the checkpoint that a start would resume from, None for a fresh start; raises the errors of that start.
+
+    Args:
+        root: the run's `checkpoints` directory.
+        resume: auto, required or never.
+        expected: what a checkpoint of this run must have (`expected_of`).
+        recipe: of the run.
+    """
+    return choose(
+        root, resume, lambda line: print(line, file=sys.stderr), lambda directory: state_fault(directory, expected, recipe)
+    )
 
 
-def state_fault(directory: Path, expected: dict[str, Any] | None = None) -> str | None:
+def state_fault(directory: Path, expected: dict[str, Any] | None = None, recipe: Recipe | None = None) -> str | None:
     """What is wrong with the state of a checkpoint whose bytes are those of its manifest: anybody can write such a manifest.
 
     Args:
         directory: the checkpoint.
         expected: what a checkpoint of this run must have (`expected_of`); None: of any run.
+        recipe: of the run that goes on from it; None: none does.
 
     Raises:
         CheckpointError: it is another run's, or its counters contradict each other.
+        ConfigError: as for `refuse_begun_decay`.
     """
     path = directory / STATE_NAME
     try:
@@ -96,7 +107,9 @@ def state_fault(directory: Path, expected: dict[str, Any] | None = None) -> str 
         if not all(isinstance(v, int | float) and isfinite(v) for window in state.get("guard", {}).values() for v in window):
             return f"{path}: damaged, its guard remembers something else than numbers."
         refuse_inconsistent(directory, state)
-    except CheckpointError:
+        if recipe is not None:
+            refuse_begun_decay(recipe, directory, state)
+    except (CheckpointError, ConfigError):
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, ArithmeticError) as e:
         return f"{path}: damaged, not the state of a run ({type(e).__name__}: {e})."
@@ -182,6 +195,31 @@ def refuse_inconsistent(directory: Path, state: dict[str, Any]) -> None:
     if lr != state["lr"]:
         raise CheckpointError(
             f"{directory}: its last learning rate was {state['lr']}, its recipe makes it {lr}. Remove it and go on from an older one."
+        )
+
+
+def refuse_begun_decay(recipe: Recipe, directory: Path, state: dict[str, Any]) -> None:
+    """Checks that a run may go on from a checkpoint with the schedule of its recipe.
+
+    Args:
+        recipe: of the run.
+        directory: the checkpoint, its own or another run's.
+        state: of the checkpoint.
+
+    Raises:
+        ConfigError: by a schedule that the checkpoint does not have, a decay of wsd would have begun before it: the learning rate would
+            fall at once by what is past.
+    """
+    step, before = state["step"], state["recipe"]
+    within, schedule = schedule_at(vars(recipe.training), [vars(phase) for phase in recipe.phases], step)
+    if schedule["schedule"] != "wsd" or (within, schedule) == schedule_at(before["training"], before.get("phases", []), step):
+        return
+    decay, left = schedule.get("decay_steps", 0), schedule["max_steps"] - within
+    if 0 < left < decay:
+        raise ConfigError(
+            f"decay_steps is {decay}, but only {left} steps are left from step {step} of {directory} to the end of the schedule: the decay "
+            f"would have begun before it, and the rate would fall at once. Raise max_steps by {decay - left}, or set decay_steps to {left} "
+            "or less."
         )
 
 

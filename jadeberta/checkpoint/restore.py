@@ -89,7 +89,7 @@ class CheckpointLoader:
         """Fault of a checkpoint as far as its small files show one, and its state; raises CheckpointError where it is another run's."""
         if faults := verify(directory, small_only=True):
             return faults[0], {}
-        if fault := state_fault(directory, expected):
+        if fault := state_fault(directory, expected, self.engine.recipe if expected is not None else None):
             return fault, {}
         return None, read_state(directory)
 

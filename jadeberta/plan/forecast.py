@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 
 from jadeberta.config import Recipe, TrainingConfig
-from jadeberta.config.batch_sizes import BatchSizes
 from jadeberta.config.phases import Phase, phases_of, require_divisible, with_lengths
 from jadeberta.errors import ConfigError
 from jadeberta.plan.checkpoint_interval import best_interval, daly, expected_efficiency, young
 from jadeberta.plan.gpu_memory import activation_bytes, attention_bytes
 from jadeberta.plan.optimizer_memory import saved_bytes
+from jadeberta.plan.training_flops import flops_and_tokens_of
 from jadeberta.status.attempts import read_history, stall_seconds
 from jadeberta.status.step_table import StepTable
 from jadeberta.training.guard import NORMAL
-from jadeberta.training.metrics import step_flops_per_token
 from jadeberta.utils.hardware import PEAKS, peak_flops
 from jadeberta.utils.json_lines import JsonRow, finite
 
@@ -279,14 +278,13 @@ def _of_phase(recipe: Recipe, phase: Phase, used: dict[str, Input], peak: float 
     """
     model, length = recipe.model, phase.sequence_length
     assert length is not None
-    flops = step_flops_per_token(recipe, length, phase.micro_batch_size, sum(phase.mask_bounds) / 2)
+    all_flops, tokens = flops_and_tokens_of(recipe, phase)
+    flops = all_flops / tokens
     if "tokens_per_second_per_gpu" in used:
         rate = used["tokens_per_second_per_gpu"].value * gpus
     else:
         assert peak is not None
         rate = used["mfu"].value * peak / flops * gpus
-    sizes = recipe.training.batch_sizes if not recipe.phases else BatchSizes(phase.global_batch_size)
-    tokens = sizes.before(phase.steps) * length
     shape = (model, recipe.training, length, phase.micro_batch_size, phase.attention)
     activations = activation_bytes(*shape, sum(phase.mask_bounds) / 2) + attention_bytes(*shape)
     if recipe.training.objective == "rtd":

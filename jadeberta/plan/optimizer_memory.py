@@ -1,7 +1,7 @@
 """What an optimizer keeps less than AdamW, whose two moments of each parameter the plan begins with. Pure functions."""
 
 from jadeberta.config import Recipe
-from jadeberta.plan.training_flops import hidden_matrix_shapes
+from jadeberta.training.optimizers.costs import hidden_matrix_shapes
 
 MOMENT_BYTES = 4
 """Of a moment of a parameter, fp32."""

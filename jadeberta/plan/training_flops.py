@@ -1,10 +1,10 @@
-"""The floating-point operations of a whole run, so that runs of other recipes can be given as many."""
+"""The floating-point operations of a whole run: what a plan states, and what runs of other recipes can be given as many of."""
 
 from jadeberta.config import Recipe
 from jadeberta.config.batch_sizes import BatchSizes
-from jadeberta.config.phases import phases_of, with_lengths
+from jadeberta.config.phases import Phase, phases_of, with_lengths
 from jadeberta.training.metrics import step_flops_per_token
-from jadeberta.training.optimizers.orthogonalise import multiplications
+from jadeberta.training.optimizers.costs import update_flops
 
 
 def flops_and_tokens(recipe: Recipe, row_length: int) -> tuple[float, int]:
@@ -14,31 +14,20 @@ def flops_and_tokens(recipe: Recipe, row_length: int) -> tuple[float, int]:
         recipe: of the run.
         row_length: tokens in a row where neither the recipe nor a phase names them.
     """
-    flops, tokens = 0.0, 0
-    for phase in with_lengths(phases_of(recipe), row_length):
-        length = phase.sequence_length or row_length
-        sizes = recipe.training.batch_sizes if not recipe.phases else BatchSizes(phase.global_batch_size)
-        trained = sizes.before(phase.steps) * length
-        share = sum(phase.mask_bounds) / 2
-        flops += trained * step_flops_per_token(recipe, length, phase.micro_batch_size, share)
-        tokens += trained
-    return flops + recipe.training.max_steps * update_flops(recipe), tokens
+    found = [flops_and_tokens_of(recipe, phase) for phase in with_lengths(phases_of(recipe), row_length)]
+    return sum(flops for flops, _ in found), sum(tokens for _, tokens in found)
 
 
-def update_flops(recipe: Recipe) -> float:
-    """Returns the FLOPs of the matrix products of one update: those of Muon's orthogonalisation; other optimizers have none."""
-    if recipe.training.optimizer != "muon":
-        return 0.0
-    return 2.0 * sum(map(multiplications, hidden_matrix_shapes(recipe)))
+def flops_and_tokens_of(recipe: Recipe, phase: Phase) -> tuple[float, int]:
+    """Returns the FLOPs of a phase, its updates included, and its tokens.
 
-
-def hidden_matrix_shapes(recipe: Recipe) -> list[tuple[int, int]]:
-    """Returns the shapes (rows, columns) of the weight matrices of all layers, those of a generator too, without embeddings, convolution
-    and heads.
+    Args:
+        recipe: of the run.
+        phase: of it, with its row length.
     """
-    model, layers = recipe.model, recipe.model.num_hidden_layers
-    if recipe.training.objective == "rtd":
-        layers += recipe.rtd.layers_of_generator(layers)
-    hidden, heads = model.hidden_size, model.num_attention_heads * model.attention_head_size
-    layer = [(heads, hidden)] * 3 + [(hidden, heads), (model.intermediate_size, hidden), (hidden, model.intermediate_size)]
-    return layer * layers
+    assert phase.sequence_length is not None
+    sizes = recipe.training.batch_sizes if not recipe.phases else BatchSizes(phase.global_batch_size)
+    tokens = sizes.before(phase.steps) * phase.sequence_length
+    share = sum(phase.mask_bounds) / 2
+    of_token = step_flops_per_token(recipe, phase.sequence_length, phase.micro_batch_size, share)
+    return tokens * of_token + phase.steps * update_flops(recipe), tokens

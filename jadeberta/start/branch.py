@@ -6,14 +6,13 @@ States what the branch may change and what it must keep. Reads the other run's c
 from pathlib import Path
 from typing import Any
 
-from jadeberta.checkpoint.compatibility import BEFORE_THE_KEY, expected_of, lost_places, state_fault
+from jadeberta.checkpoint.compatibility import BEFORE_THE_KEY, expected_of, lost_places, refuse_begun_decay, state_fault
 from jadeberta.checkpoint.manifest import MANIFEST_NAME, list_checkpoints, verify
 from jadeberta.checkpoint.phase_settings import changed_phase, has_phases, without_phases
 from jadeberta.checkpoint.state_dict import read_state
 from jadeberta.config import Recipe
 from jadeberta.config.init_from import DEFAULTS, UNUSED
 from jadeberta.config.lineage import Entry, Lineage, lineage_in
-from jadeberta.config.phases import schedule_at
 from jadeberta.errors import CheckpointError, ConfigError
 from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.shards import ShardReader
@@ -139,26 +138,12 @@ def _changes(
             f"training.max_steps is {training.max_steps}, and {directory} is at step {state['step']} already; steps count on in a branch. "
             "Raise it."
         )
-    _refuse_begun_decay(recipe, directory, state)
+    refuse_begun_decay(recipe, directory, state)
     free = {f"training.{key}": [was.get(key), getattr(training, key)] for key in ("max_steps", "decay_steps", "precision")}
     changed |= {key: pair for key, pair in free.items() if pair[0] != pair[1]}
     if state["fingerprints"]["shards"] != now["fingerprints"]["shards"]:
         changed["data.shards"] = [state["fingerprints"]["shards"], now["fingerprints"]["shards"]]
     return changed
-
-
-def _refuse_begun_decay(recipe: Recipe, directory: Path, state: dict[str, Any]) -> None:
-    """Raises ConfigError where a decay of wsd would have begun before the branch: the learning rate would fall at once by what is past."""
-    step, before = state["step"], state["recipe"]
-    within, schedule = schedule_at(vars(recipe.training), [vars(phase) for phase in recipe.phases], step)
-    if schedule["schedule"] != "wsd" or (within, schedule) == schedule_at(before["training"], before.get("phases", []), step):
-        return
-    decay, left = schedule.get("decay_steps", 0), schedule["max_steps"] - within
-    if left < decay:
-        raise ConfigError(
-            f"decay_steps is {decay}, but only {left} steps are left from step {step} of {directory} to the end of the schedule: the decay "
-            f"would have begun before the branch. Raise max_steps by {decay - left}, or set decay_steps to {left} or less."
-        )
 
 
 def require_same_branch(own: Entry, given: Path, run_dir: Path) -> None:

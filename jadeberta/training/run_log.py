@@ -11,6 +11,7 @@ from jadeberta.config.phases import Phase
 from jadeberta.data.batches import StepBatch
 from jadeberta.training.engine import StepResult
 from jadeberta.training.metrics import MetricsWriter, step_flops_per_token
+from jadeberta.training.optimizers.costs import update_flops
 from jadeberta.training.run_context import RunContext
 from jadeberta.training.run_state import RunState
 from jadeberta.utils.hardware import peak_flops
@@ -35,7 +36,7 @@ class RunLog:
     def __init__(self, context: RunContext, metrics: MetricsWriter | None) -> None:
         """`metrics` is None on all ranks but 0."""
         self.context, self.metrics = context, metrics
-        self._flops_per_token = 0.0
+        self._flops_per_token, self._update_flops = 0.0, update_flops(context.recipe)
         self._phase: dict[str, int] = {}  # both until a phase is entered
         is_gpu = context.device.type == "cuda"
         peak = peak_flops(torch.cuda.get_device_name(context.device)) if is_gpu else None
@@ -67,11 +68,14 @@ class RunLog:
             times: of this rank.
         """
         rate = result.tokens / times.step_s
-        shown = {"grad_norm": result.grad_norm, "mfu": self._mfu(rate), "data_wait": times.data_wait_s / times.step_s}
+        shown = {
+            "grad_norm": result.grad_norm,
+            "mfu": self._mfu(result.tokens, times),
+            "data_wait": times.data_wait_s / times.step_s,
+        }
         self.context.console.step(state.step, result.loss, result.masked_accuracy, lr, rate, **shown)
         if self.metrics is None:
             return
-        positions_rate = result.positions / times.step_s
         spent = result.communication
         self.metrics.write(
             {
@@ -85,9 +89,9 @@ class RunLog:
                 "tokens": state.tokens,
                 "set_aside": result.excluded_rows,  # old spelling of excluded, kept for readers
                 "tokens_per_second": rate,
-                "positions_per_second": positions_rate,
-                "mfu": self._mfu(rate),
-                "mfu_with_padding": self._mfu(positions_rate),
+                "positions_per_second": result.positions / times.step_s,
+                "mfu": self._mfu(result.tokens, times),
+                "mfu_with_padding": self._mfu(result.positions, times),
                 "data_wait_s": times.data_wait_s,
                 "save_wait_s": times.save_wait_s,
                 "step_s": times.step_s,
@@ -120,9 +124,11 @@ class RunLog:
         if self.metrics is not None:
             self.metrics.close()
 
-    def _mfu(self, rate: float) -> float | None:
-        """Model FLOPs utilisation at a rate of tokens per second; None where the device's peak is not known."""
-        return rate * self._flops_per_token / self._peak if self._peak else None
+    def _mfu(self, tokens: int, times: StepTimes) -> float | None:
+        """Model FLOPs utilisation of a step with some tokens, the products of its update included; None where the device's peak is not
+        known.
+        """
+        return (tokens * self._flops_per_token + self._update_flops) / times.step_s / self._peak if self._peak else None
 
 
 def _or_none(value: float) -> float | None:

@@ -1,18 +1,27 @@
 """A checkpoint that is older than a key of the recipe resumes where the recipe does what was done before, and only there."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from jadeberta.checkpoint.compatibility import BEFORE_THE_KEY, binding_settings, refuse_foreign, refuse_inconsistent, state_fault
+from jadeberta.checkpoint.compatibility import (
+    BEFORE_THE_KEY,
+    binding_settings,
+    refuse_begun_decay,
+    refuse_foreign,
+    refuse_inconsistent,
+    state_fault,
+)
 from jadeberta.checkpoint.consolidate import consolidate_weights
 from jadeberta.checkpoint.manifest import manifest_bytes
-from jadeberta.config import load_recipe
-from jadeberta.errors import CheckpointError
-from tests.helpers import ROOT
+from jadeberta.config import Recipe, load_recipe
+from jadeberta.errors import CheckpointError, ConfigError
+from jadeberta.training.lr_schedule import rate_of
+from tests.helpers import ROOT, make_recipe
 
 LATER = set(BEFORE_THE_KEY)
 FINGERPRINTS = {"shards": "a" * 64, "tokenizer": "b" * 64}
@@ -48,6 +57,29 @@ def test_the_last_rate_of_an_old_checkpoint_is_that_of_its_own_recipe(tmp_path) 
     refuse_inconsistent(tmp_path, wsd)
     with pytest.raises(CheckpointError, match=r"its last learning rate was 0\.5"):
         refuse_inconsistent(tmp_path, wsd | {"lr": 0.5})
+
+
+def test_a_decay_that_would_have_begun_before_the_checkpoint_is_refused(tmp_path) -> None:
+    def load(steps: int, decay: int) -> Recipe:
+        training = {"schedule": "wsd", "max_steps": steps, "decay_steps": decay}
+        return load_recipe(make_recipe(tmp_path / "r.yaml", tmp_path, tmp_path, training=training))
+
+    for then, step in ((load(12, 0), 8), (load(12, 4), 9)):  # stable, and in its decay
+        state = {"step": step, "adam_step": step, "recipe": asdict(then), "lr": rate_of(then, step - 1)}
+        refuse_begun_decay(then, tmp_path, STATE | state)
+        refuse_begun_decay(load(20, 6), tmp_path, STATE | state)  # it begins later
+        refuse_begun_decay(load(12, 12 - step), tmp_path, STATE | state)
+        reason = (
+            rf"is 6, but only {12 - step} steps are left from step {step} .* fall at once\. Raise max_steps by {step - 6}, or"
+        )
+        with pytest.raises(ConfigError, match=reason):
+            refuse_begun_decay(load(12, 6), tmp_path, STATE | state)
+    directory = tmp_path / "step-00000009"
+    directory.mkdir()
+    (directory / "state.json").write_text(json.dumps(STATE | state))
+    assert state_fault(directory, EXPECTED, then) is None
+    with pytest.raises(ConfigError, match="decay_steps is 6"):
+        state_fault(directory, EXPECTED, load(12, 6))
 
 
 TRAINING = {"lr": 1.0, "warmup_steps": 2, "max_steps": 12, "schedule": "linear"}

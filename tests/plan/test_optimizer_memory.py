@@ -1,13 +1,19 @@
-"""The plan knows what an optimizer keeps."""
+"""The plan knows what an optimizer keeps and computes."""
 
+from types import SimpleNamespace
+
+import pytest
 import torch
 from transformers import DebertaV2Config, DebertaV2ForMaskedLM
 
 from jadeberta.config import load_recipe
-from jadeberta.plan.forecast import checkpoint_bytes
-from jadeberta.plan.training_flops import hidden_matrix_shapes, update_flops
+from jadeberta.config.phases import phases_of, with_lengths
+from jadeberta.plan.forecast import ClusterShape, Input, checkpoint_bytes, forecast
+from jadeberta.plan.training_flops import flops_and_tokens
+from jadeberta.training.optimizers.costs import hidden_matrix_shapes, update_flops
 from jadeberta.training.optimizers.groups import hidden_matrices
 from jadeberta.training.optimizers.orthogonalise import multiplications
+from jadeberta.training.run_log import RunLog, StepTimes
 from tests.helpers import TINY_MODEL, make_recipe
 
 
@@ -32,3 +38,21 @@ def test_a_checkpoint_is_smaller_by_the_moments_that_are_not_kept(tmp_path) -> N
     assert full == 10**6 * (
         12 + torch.finfo(torch.float32 if recipes["adamw"].training.precision == "fp32" else torch.bfloat16).bits // 8
     )
+
+
+def test_the_plan_and_mfu_count_the_matrix_products_of_muons_updates(tmp_path) -> None:
+    planned, logs = {}, {}
+    for name in ("adamw", "muon"):
+        training = {"optimizer": name, "batch_size_warmup": [[6, 2]]}
+        recipe = load_recipe(make_recipe(tmp_path / f"{name}.yaml", tmp_path, tmp_path, training=training))
+        speed = {"tokens_per_second_per_gpu": Input(100.0, "given", "")}
+        planned[name] = forecast(recipe, ClusterShape(1, 1, "A100"), speed, 10**6, 128)
+        assert (planned[name].total_flops, planned[name].tokens) == pytest.approx(flops_and_tokens(recipe, 128))
+        process = SimpleNamespace(world_size=1)
+        logs[name] = log = RunLog(SimpleNamespace(recipe=recipe, device=torch.device("cpu"), process=process), None)  # type: ignore[arg-type]
+        log.enter_phase(with_lengths(phases_of(recipe), 128)[0], 1)
+        log._peak = 1e9
+    updates = update_flops(recipe)
+    assert updates > 0 and planned["muon"].total_flops - planned["adamw"].total_flops == pytest.approx(6 * updates)
+    plain, muon = (log._mfu(1000, StepTimes(2.0, 0.0, 0.0)) for log in logs.values())
+    assert plain is not None and muon is not None and muon - plain == pytest.approx(updates / 2.0 / 1e9)

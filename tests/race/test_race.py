@@ -16,7 +16,7 @@ from jadeberta.config import ModelConfig, load_recipe
 from jadeberta.errors import ConfigError, InputError, NumericsError
 from jadeberta.evaluation.mlm import evaluate_mlm
 from jadeberta.model import build
-from jadeberta.plan.training_flops import flops_and_tokens, update_flops
+from jadeberta.plan.training_flops import flops_and_tokens
 from jadeberta.race import race_commands, scores
 from jadeberta.race.cli import main
 from jadeberta.race.judgement import Budget, Result, judge, share_to_reach
@@ -25,6 +25,7 @@ from jadeberta.race.race_file import Race, read_race
 from jadeberta.race.race_runs import Run, final_runs, recipe_of, scale_steps, target_flops, tune_runs
 from jadeberta.race.scores import RowScores, characters_of, read_scores, score_run, split_heldout
 from jadeberta.shards import open_shards
+from jadeberta.training.optimizers.costs import update_flops
 from tests.helpers import LENGTH, TINY_MODEL, make_recipe, make_shards
 
 RACE = {
