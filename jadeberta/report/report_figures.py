@@ -6,10 +6,14 @@ from typing import Any
 
 from jadeberta.report.checkpoint_rows import checkpoint_rows
 from jadeberta.report.chronicle import chronicle
+from jadeberta.report.data_rows import data
+from jadeberta.report.host_rows import host_rows
+from jadeberta.report.hours_by_cause import hours
 from jadeberta.report.report_curves import curves
 from jadeberta.report.report_tiles import tiles
 from jadeberta.report.run_facts import RunFacts
 from jadeberta.report.settings_rows import changes, program_rows, settings_rows
+from jadeberta.report.step_speed import heat, speed
 
 Figures = dict[str, Any]
 
@@ -17,6 +21,11 @@ PARTS: dict[str, tuple[str, Callable[[RunFacts], Any]]] = {
     "tiles": ("the figures at the head", lambda facts: [asdict(tile) for tile in tiles(facts)]),
     "chronicle": ("the chronicle", lambda facts: [asdict(line) for line in chronicle(facts)]),
     "curves": ("the curves", curves),
+    "hours": ("the hours by cause", hours),
+    "speed": ("the speed", speed),
+    "heat": ("the hosts by time", heat),
+    "hosts": ("the hosts", host_rows),
+    "data": ("the data", data),
     "checkpoints": ("the checkpoints", checkpoint_rows),
     "settings": ("the settings", settings_rows),
     "changes": ("the changed settings", changes),

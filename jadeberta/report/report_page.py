@@ -4,8 +4,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jadeberta.report.html_page import Markup, document, escape, json_element, table
+from jadeberta.report.html_page import document, escape, json_element
 from jadeberta.report.report_figures import Figures
+from jadeberta.report.report_sections import sections, stamp
 from jadeberta.status.forecast_end import DAY_S
 from jadeberta.status.verdict_words import clock
 
@@ -18,6 +19,8 @@ CHARTS = {
     "grad_norm": ("Gradient norm", "before clipping; the line above is the guard's limit"),
     "lr": ("Learning rate", ""),
     "tokens_per_second": ("Tokens per second", "of the steps that stayed"),
+    "step_time": ("Step time by hour", "seconds: median, 95th and 99th percentile; always across hours"),
+    "waits": ("Waiting by hour", "for data, % of the steps' time; for saves, seconds; always across hours"),
 }
 
 
@@ -42,7 +45,7 @@ def render(runs: list[Figures], written_at: float) -> str:
         f"<main id=main>{verdicts}", *([] if many else [_tiles(runs[0]), _since_yesterday(runs[0])]), _curves(runs),
     ]  # fmt: skip
     for place, run in enumerate(runs):
-        inner = (_tiles(run) + _since_yesterday(run) if many else "") + _sections(run, place)
+        inner = (_tiles(run) + _since_yesterday(run) if many else "") + sections(run, place)
         if many:
             opened = " open" if place == 0 else ""
             inner = f"<details class=run{opened}><summary><h2>{escape(run['name'])}</h2></summary>{inner}</details>"
@@ -56,14 +59,6 @@ def render(runs: list[Figures], written_at: float) -> str:
     return document(
         f"{title} · jadeberta", "".join(body), style, scripts, (FOLDER / "assets/theme.js").read_text(encoding="utf-8")
     )
-
-
-def stamp(at: float | None) -> str:
-    """Returns a unix time as local date and time; empty where there is none or no calendar has it."""
-    try:
-        return "" if at is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
-    except (OverflowError, ValueError, OSError):
-        return ""
 
 
 def _verdict(run: Figures, many: bool) -> str:
@@ -128,48 +123,3 @@ def _curves(runs: list[Figures]) -> str:
         "<button type=button data-zoom=last>Last tenth</button></fieldset><label><input type=checkbox id=log>logarithmic</label></form>"
         f"<div class=charts>{figures}</div></section>"
     )
-
-
-def _sections(run: Figures, place: int) -> str:
-    return _checkpoints(run) + _settings(run, place)
-
-
-def _number(value: float | None, form: str = ",.2f") -> str:
-    return "" if value is None else format(value, form)
-
-
-def _checkpoints(run: Figures) -> str:
-    rows = [
-        (
-            f"{row['step']:,}",
-            stamp(row["written"]),
-            stamp(row["verified"]) or "not recorded",
-            row["kept"],
-            _number(row["stall_s"]),
-            _number(row["write_s"]),
-        )
-        for row in run["checkpoints"] or []
-    ]
-    headers = ("step", "written", "read back", "kept", "training waited, s", "until valid, s")
-    inner = table(headers, rows, left=4) if rows else "<p>There is no checkpoint yet.</p>"
-    return f"<section><h2>Checkpoints</h2>{inner}</section>"
-
-
-def _settings(run: Figures, place: int) -> str:
-    parts = ["<section class=settings><h2>Settings</h2>"]
-    if run["program"]:
-        parts.append(table(("program", "value"), run["program"], left=2))
-    changed = [(attempt, stamp(at), words) for attempt, at, words in run["changes"] or []]
-    parts.append(
-        table(("attempt", "time", "changed"), changed, "Changes between attempts", left=3)
-        if changed
-        else "<p>No change between attempts is recorded.</p>"
-    )
-    if run["settings"]:
-        keys = [(Markup(f"<code>{escape(key)}</code>"), value) for key, value in run["settings"]]
-        identifier = f"filter-{place}"
-        parts.append(
-            f"<details><summary>All {len(keys)} keys of the recipe</summary><label for={identifier}>Filter </label>"
-            f"<input id={identifier} class=filter type=search>{table(('key', 'value'), keys, left=2)}</details>"
-        )
-    return "".join(parts) + "</section>"

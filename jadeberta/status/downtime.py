@@ -1,5 +1,6 @@
 """What an attempt did while it trained no step: it started up, rolled back, hung, or waited for its last save. Pure functions."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,11 +28,31 @@ class Downtime:
 def time_between_steps(history: AttemptHistory) -> Downtime:
     """Adds up what an attempt did between its steps, as far as its events say."""
     result = Downtime()
+    for idle in idle_times(history):
+        setattr(result, idle.what, getattr(result, idle.what) + idle.seconds)
+    return result
+
+
+@dataclass(frozen=True)
+class IdleTime:
+    """Part of the time between two steps."""
+
+    what: str
+    """Field of `Downtime`."""
+    begin: float
+    """Unix time at which the gap between the steps begins."""
+    end: float
+    seconds: float
+    """Of that gap; the rest of it is in another part, or a stall that the ledger names."""
+
+
+def idle_times(history: AttemptHistory) -> Iterator[IdleTime]:
+    """Yields what an attempt did between its steps, as far as its events say."""
     begin, end = history.started, history.last
     steps = history.steps[~np.isnan(history.steps.time)]
     events = sorted((e for e in history.events if finite(e, "time") is not None), key=lambda e: e["time"])
     if begin is None or end is None or (len(history.steps) and not len(steps)):
-        return result
+        return
     stalls = _stalls_after(steps, events)
     # The gap before each step, and the one after the last: where it begins and ends, and the events in it.
     lows = np.concatenate(([begin], steps.time))
@@ -55,13 +76,13 @@ def time_between_steps(history: AttemptHistory) -> Downtime:
                 mark = event["time"]  # several ranks may report one hang: count it once
         rest = max(0.0, high - low - stalls.get(gap, 0.0) - silent)
         if gap == 0:
-            result.startup += rest
+            yield IdleTime("startup", low, high, rest)
         elif went_back:
-            result.rollback += rest
+            yield IdleTime("rollback", low, high, rest)
         elif gap == len(steps) and saved and _ended_in_order(history):
-            result.last_save += rest
-        result.hang += silent
-    return result
+            yield IdleTime("last_save", low, high, rest)
+        if silent:
+            yield IdleTime("hang", low, high, silent)
 
 
 def _ended_in_order(history: AttemptHistory) -> bool:

@@ -235,3 +235,51 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(run: Path, monkeypatch
     with pytest.raises(OutputError, match="No space left"):
         main([str(run)])
     assert (run / "report.html").read_bytes() == before and [p.name for p in run.glob(".report*")] == []
+
+
+def test_days_and_causes_add_up_to_the_goodput_of_status(run: Path) -> None:
+    found = written(run)["runs"][0]
+    whole, days = found["hours"]["whole"], found["hours"]["days"]
+    for part, seconds in whole.items():
+        if part != "unaccounted_s":  # of a day it is what remains, of the run a difference
+            assert sum(day["seconds"].get(part, 0.0) for day in days) == pytest.approx(seconds, abs=1.0), part
+    (killed, skipped) = found["hours"]["causes"]
+    assert killed["cause"].startswith("killed") and killed["lost_steps_s"] == 100.0 and killed["down_s"] == pytest.approx(240.0)
+    assert (skipped["count"], skipped["by_itself"]) == (1, 1)
+    assert [one["lost_steps"] for one in found["hours"]["attempts"]] == [10, 0]
+
+
+def test_a_cause_says_how_often_a_person_was_needed(run: Path) -> None:
+    at = json.loads((run / "ledger.jsonl").read_text().splitlines()[0])["time"] + 380
+    lines(
+        run / "jobs.jsonl",
+        [event("begin", at - 380, job=1), event("end", at, job=1, action="stop", reason="status 1", excluded=["n7"])],
+    )
+    found = written(run)["runs"][0]
+    assert (found["hours"]["causes"][0]["by_hand"], found["hours"]["causes"][0]["by_itself"]) == (1, 0)
+    assert (found["hosts"][0]["host"], found["hosts"][0]["exclusions"]) == ("n7", 1)
+
+
+def test_steps_taken_again_are_proved_by_their_batch_hashes(run: Path) -> None:
+    proof = written(run)["runs"][0]["data"]["proof"]
+    assert proof == {"hashed": 40, "again": 10, "same": 10, "after_rollback": 0}
+    text = (run / "metrics.jsonl").read_text().replace(f'"{25:016x}"', f'"{99:016x}"', 1)
+    (run / "metrics.jsonl").write_text(text)
+    assert written(run)["runs"][0]["data"]["proof"]["same"] == 9
+    assert "OTHER samples" in (run / "report.html").read_text()
+
+
+def test_a_slow_host_is_seen_in_the_hours_in_which_it_worked(run: Path) -> None:
+    began = 1e9
+    rows = [step(n, began + 12 * n, n // 500, step_s=15.0 if n // 500 == 2 else 10.0) for n in range(1, 2000)]
+    lines(run / "metrics.jsonl", rows)
+    hosts = {0: ["a", "b"], 1: ["a", "c"], 2: ["b", "slow"], 3: ["a", "c"]}
+    starts = [
+        event("start", began + 12 * 500 * n, n, world_size=2, slurm={"job": n, "hosts": names}) for n, names in hosts.items()
+    ]
+    lines(run / "ledger.jsonl", starts)
+    found = written(run)["runs"][0]
+    heat = dict(zip(found["heat"]["hosts"], found["heat"]["levels"], strict=True))
+    assert min(level for level in heat["slow"] if level >= 0) >= 5 and max(heat["c"]) <= 2
+    assert found["speed"]["all"]["median"] == 10.0 and found["speed"]["all"]["p99"] == 15.0
+    assert [(h["host"], h["attempts"]) for h in found["hosts"]] == [("a", 3), ("b", 2), ("c", 2), ("slow", 1)]

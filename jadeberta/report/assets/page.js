@@ -10,6 +10,10 @@ const short = v => v == null ? "" : Math.abs(v) >= 1e12 ? +(v / 1e12).toPrecisio
 const units = {step: "step", tokens: "tokens", hours: "hours", gpu_hours: "device-hours"};
 const kinds = {restart: ["restarts", "--h4"], skip: ["skipped steps", "--h2"], rollback: ["roll-backs", "--h1"], hang: ["hangs", "--h7"], save_failed: ["failed saves", "--h6"], phase: ["phases", "--h3"]};
 const shownKinds = new Set(Object.keys(kinds));
+const byHour = id => id === "step_time" || id === "waits";
+// Of a kind with many marks, lines would hide the curves.
+const counts = {};
+runs.forEach(run => run.curves.marks.forEach(m => { counts[m.kind] = (counts[m.kind] || 0) + 1 }));
 let axis = "step", logarithmic = false, plots = [];
 
 // theme
@@ -59,7 +63,12 @@ function seriesOf(id) {
       Object.entries(c.evaluations.corpora).forEach(([corpus, values], k) => found.push({
         label: (many ? name + " · " : "") + corpus, x: c.evaluations.x, mid: values, colour: many ? colour : "--c" + k % 10, dash: many && k ? [2 + 2 * k, 4] : null, points: true}));
     } else if (id === "lr") found.push({label: name || "learning rate", x: c.x, mid: c.lr, colour});
-    else {
+    else if (id === "step_time" || id === "waits") {
+      const v = run.speed || {hours: []}, x = Object.fromEntries(Object.keys(units).map(k => [k, v.hours]));
+      if (!v.hours.length) return;
+      (id === "waits" ? [["data_wait", "data, %"], ["save_stall", "saves, s"]] : [["median", "median"], ["p95", "p95"], ["p99", "p99"]]).forEach(([key, words], k) => found.push({
+        label: (many ? name + " · " : "") + words, x, mid: v[key], colour: many ? colour : "--c" + k, dash: many && k ? [2 + 2 * k, 4] : null, gaps: true}));
+    } else {
       const band = c[id];
       found.push({label: name || {loss: "loss", grad_norm: "gradient norm", tokens_per_second: "tokens/s"}[id], x: c.x, mid: band.median, low: band.min, high: band.max, colour});
       if (id === "grad_norm") found.push({label: (many ? name + " · " : "") + "guard's limit", x: c.x, mid: c.limit, colour: many ? colour : "--c1", dash: [6, 4]});
@@ -73,7 +82,7 @@ function tableOf(id) {
   seriesOf(id).forEach(s => {
     const t = make("table"), head = t.createTHead().insertRow();
     t.createCaption().textContent = s.label;
-    [units[axis], s.low ? "median" : "value", ...(s.low ? ["least", "largest"] : [])].forEach(h => head.append(make("th", h, {scope: "col", className: "n"})));
+    [units[byHour(id) ? "hours" : axis], s.low ? "median" : "value", ...(s.low ? ["least", "largest"] : [])].forEach(h => head.append(make("th", h, {scope: "col", className: "n"})));
     const body = t.createTBody();
     s.mid.forEach((v, k) => { if (v == null) return; const row = body.insertRow(); [s.x[axis][k], v, ...(s.low ? [s.low[k], s.high[k]] : [])].forEach(n => row.append(make("td", fmt(n), {className: "n"}))) });
     wide.append(t);
@@ -83,18 +92,19 @@ function tableOf(id) {
 
 const alpha = (colour, share) => { const n = parseInt(colour.slice(1), 16); return `rgba(${n >> 16},${n >> 8 & 255},${n & 255},${share})` };
 
-function drawMarks(u) {
+function drawMarks(u, id) {
+  if (byHour(id) && axis !== "hours") return;
   const ctx = u.ctx, {left, top, width, height} = u.bbox, dpr = devicePixelRatio || 1;
   ctx.save(); ctx.beginPath(); ctx.rect(left, top, width, height); ctx.clip();
   runs.forEach(run => run.curves.marks.forEach(m => {
     if (!shownKinds.has(m.kind) || m.x[axis] == null) return;
     const x = Math.round(u.valToPos(m.x[axis], "x", true)) + .5;
     if (x < left || x > left + width) return;
-    const colour = css(kinds[m.kind][1]), tick = m.kind === "skip" || m.kind === "save_failed";
+    const colour = css(kinds[m.kind][1]), tick = m.kind === "skip" || m.kind === "save_failed" || counts[m.kind] > 30;
     ctx.strokeStyle = tick ? colour : alpha(colour, m.kind === "restart" ? .45 : .85);
     ctx.lineWidth = dpr * (m.kind === "rollback" || m.kind === "hang" ? 1.6 : 1);
     ctx.setLineDash(m.kind === "restart" ? [3 * dpr, 4 * dpr] : m.kind === "phase" ? [8 * dpr, 4 * dpr] : []);
-    ctx.beginPath(); ctx.moveTo(x, tick ? top + height - 9 * dpr : top); ctx.lineTo(x, top + height); ctx.stroke();
+    ctx.beginPath(); ctx.moveTo(x, tick ? top + height - 10 * dpr : top); ctx.lineTo(x, top + height); ctx.stroke();
   }));
   ctx.restore();
 }
@@ -110,15 +120,16 @@ function nearMark(u, x) {
 }
 
 let zooming = false;
-function zoom(min, max) { zooming = true; plots.forEach(p => p.u.setScale("x", {min, max})); zooming = false }
+const linked = () => plots.filter(p => axis === "hours" || !byHour(p.id));
+function zoom(min, max) { zooming = true; linked().forEach(p => p.u.setScale("x", {min, max})); zooming = false }
 function wholeRange() {
   let min = Infinity, max = -Infinity;
-  plots.forEach(p => { const x = p.u.data[0]; if (x.length) { min = Math.min(min, x[0]); max = Math.max(max, x[x.length - 1]) } });
+  linked().forEach(p => { const x = p.u.data[0]; if (x.length) { min = Math.min(min, x[0]); max = Math.max(max, x[x.length - 1]) } });
   return [min, max > min ? max : min + 1];
 }
 function zoomBy(what) {
-  if (!plots.length) return;
-  const [a, b] = wholeRange(), s = plots[0].u.scales.x, mid = (s.min + s.max) / 2, half = (s.max - s.min) / 2;
+  if (!linked().length) return;
+  const [a, b] = wholeRange(), s = linked()[0].u.scales.x, mid = (s.min + s.max) / 2, half = (s.max - s.min) / 2;
   if (what === "all") return zoom(a, b);
   if (what === "last") return zoom(b - (b - a) / 10, b);
   const next = Math.min(half * (what === "in" ? .5 : 2), (b - a) / 2), low = Math.max(a, Math.min(mid - next, b - 2 * next));
@@ -141,7 +152,7 @@ function build(figure) {
       bands.push({series: [at + 1, at], fill: alpha(colour, .22)});
     }
     index.push(uSeries.length);
-    uSeries.push({show: shown, label: s.label, stroke: colour, width: 1.6, dash: s.dash || undefined, spanGaps: !!s.points, points: s.points ? {show: series[0].mid.length < 150, size: 5, fill: colour} : {show: false}});
+    uSeries.push({show: shown, label: s.label, stroke: colour, width: 1.6, dash: s.dash || undefined, spanGaps: !s.gaps && !!s.points, points: s.points ? {show: series[0].mid.length < 150, size: 5, fill: colour} : {show: false}});
   });
   const line = css("--line"), muted = css("--muted"), font = "12px system-ui,sans-serif";
   const ax = {stroke: muted, grid: {stroke: line, width: 1}, ticks: {stroke: line, width: 1}, font};
@@ -167,19 +178,19 @@ function build(figure) {
       const v = j == null ? null : col[j];
       chips[k].textContent = v == null ? "" : " " + fmt(v) + (s.low && u.data[index[k] - 2][j] != null ? ` (${fmt(u.data[index[k] - 2][j])} to ${fmt(u.data[index[k] - 1][j])})` : "");
     });
-    const where = at == null ? "" : `${units[axis]} ${fmt(u.data[0][at])}`;
-    const mark = at == null ? null : nearMark(u, u.cursor.left);
+    const where = at == null ? "" : `${units[byHour(id) ? "hours" : axis]} ${fmt(u.data[0][at])}`;
+    const mark = at == null || (byHour(id) && axis !== "hours") ? null : nearMark(u, u.cursor.left);
     near.textContent = where + (mark ? " · " + mark : "");
   };
   const u = new uPlot({
     width: Math.max(200, box.clientWidth), height: 240, legend: {show: false}, series: uSeries, bands,
-    cursor: {sync: {key: "curves", setSeries: false, scales: ["x", null]}, drag: {x: true, y: false}, focus: {prox: -1}, y: false},
+    cursor: {sync: {key: byHour(id) ? "hours" : "curves", setSeries: false, scales: ["x", null]}, drag: {x: true, y: false}, focus: {prox: -1}, y: false},
     scales: {x: {time: false}, y: log ? {distr: 3} : {range: (u, min, max) => range(u)}},
     axes: [{...ax, values, space: 70}, {...ax, values, size: 58}],
-    hooks: {draw: [drawMarks], setCursor: [put], setScale: [(u, key) => { if (key === "x" && !zooming && ready) zoom(u.scales.x.min, u.scales.x.max) }]},
+    hooks: {draw: [u => drawMarks(u, id)], setCursor: [put], setScale: [(u, key) => { if (key === "x" && !zooming && ready && (axis === "hours" || !byHour(id))) zoom(u.scales.x.min, u.scales.x.max) }]},
   }, joined, box);
   let ready = false; setTimeout(() => { ready = true });
-  u.over.addEventListener("dblclick", () => setTimeout(() => zoomBy("all")));
+  u.over.addEventListener("dblclick", () => setTimeout(() => { if (axis === "hours" || !byHour(id)) zoomBy("all") }));
   series.forEach((s, k) => {
     const button = make("button", null, {type: "button"}), swatch = make("span", null, {className: "swatch"}), value = make("span", "", {className: "value"});
     swatch.style.background = css(s.colour); button.dataset.label = s.label;
@@ -194,8 +205,8 @@ function build(figure) {
   });
   legend.append(near);
   const spans = series.map(s => { const v = s.mid.filter(n => n != null); return `${s.label}: first ${fmt(v[0])}, last ${fmt(v[v.length - 1])}, least ${fmt(Math.min(...v))}, largest ${fmt(Math.max(...v))}` });
-  box.setAttribute("aria-label", `${$("h3", figure).textContent} across ${units[axis]}. ${spans.join("; ")}. Arrow keys move along the curve, plus and minus zoom, 0 shows all.`);
-  plots.push({u, box, put});
+  box.setAttribute("aria-label", `${$("h3", figure).textContent} across ${units[byHour(id) ? "hours" : axis]}. ${spans.join("; ")}. Arrow keys move along the curve, plus and minus zoom, 0 shows all.`);
+  plots.push({u, box, put, id});
 }
 
 function keys(event) {
@@ -215,7 +226,7 @@ function keys(event) {
 }
 
 function draw() {
-  const range = plots.length && plots[0].axis === axis ? [plots[0].u.scales.x.min, plots[0].u.scales.x.max] : null;
+  const range = plots.length && plots[0].axis === axis && linked().length ? [linked()[0].u.scales.x.min, linked()[0].u.scales.x.max] : null;
   plots.forEach(p => p.u.destroy()); plots = [];
   $$(".chart").forEach(build);
   plots.forEach(p => { p.axis = axis });
@@ -229,8 +240,6 @@ function fill(details) {
 }
 
 if ($("#controls")) {
-  const counts = {};
-  runs.forEach(run => run.curves.marks.forEach(m => { counts[m.kind] = (counts[m.kind] || 0) + 1 }));
   const box = $("#marks");
   Object.entries(kinds).forEach(([kind, [words, colour]]) => {
     if (!counts[kind]) return;
