@@ -42,8 +42,9 @@ def main() -> None:
         "evaluate": ("MLM accuracy per corpus, as JSON", _evaluate),
         "checkpoint": ("what is on disk and whether it can be trusted", _checkpoint),
         "status": ("how far a run is, and where its time went", _status),
-        "report": ("the same and more as one HTML file: verdict, curves, chronicle", _report_page),
+        "report": ("the same and more as one HTML file: verdict, curves, events", _report_page),
         "watch": ("looks at runs from outside, and calls when one needs a person", _watch),
+        "publish-metrics": ("one clean run in W&B, MLflow, TensorBoard or Prometheus", _publish_metrics),
         "plan": ("days, checkpoint interval and goodput to expect on a cluster", _plan),
         "scaling": ("strong and weak scaling over world sizes: run, report", _scaling),
         "race": ("recipes against each other at equal FLOPs: plan, run, report", _race),
@@ -197,6 +198,12 @@ def _watch(arguments: list[str]) -> int:
 
 def _report_page(arguments: list[str]) -> int:
     from jadeberta.report.cli import main
+
+    return main(arguments)
+
+
+def _publish_metrics(arguments: list[str]) -> int:
+    from jadeberta.publish.cli import main
 
     return main(arguments)
 

@@ -14,8 +14,7 @@ from jadeberta.utils.command_line import OneSentenceParser
 
 VERBS = {
     "jadeberta.evaluation.mlm": [], "jadeberta.checkpoint.cli": [], "jadeberta.status.cli": [], "jadeberta.alerts.cli": [],
-    "jadeberta.report.cli": [],
-    "jadeberta.plan.cli": [],
+    "jadeberta.report.cli": [], "jadeberta.plan.cli": [], "jadeberta.publish.cli": [],
     "jadeberta.scaling.cli": ["run", "report"], "jadeberta.race.cli": ["plan", "run", "task", "report"],
     "jadeberta.preflight.cli": [], "jadeberta.finetune.cli": [], "jadeberta.release.export": [],
 }  # fmt: skip
@@ -72,7 +71,7 @@ def test_a_mistake_in_a_command_line_is_one_sentence_for_every_verb(module: str,
     with pytest.raises(ConfigError) as refused:
         importlib.import_module(module).main([verb] if verb else [])
     assert re.fullmatch(
-        r"the following arguments are required: [^\n]+; 'jadeberta [a-z ]+ --help' explains\.", str(refused.value)
+        r"the following arguments are required: [^\n]+; 'jadeberta [a-z -]+ --help' explains\.", str(refused.value)
     )
 
 

@@ -46,6 +46,7 @@ LAYERS = [
     "jadeberta.status",
     "jadeberta.alerts",
     "jadeberta.report",
+    "jadeberta.publish",
     "jadeberta.plan",
     "jadeberta.preflight",
     "jadeberta.scaling",

@@ -39,7 +39,20 @@ def test_bare_make_lists_every_target() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["pretrain", "evaluate", "checkpoint", "status", "plan", "scaling", "race", "preflight", "finetune", "export"]
+    "verb",
+    [
+        "pretrain",
+        "evaluate",
+        "checkpoint",
+        "status",
+        "publish-metrics",
+        "plan",
+        "scaling",
+        "race",
+        "preflight",
+        "finetune",
+        "export",
+    ],
 )
 def test_every_verb_explains_itself(verb) -> None:
     result = subprocess.run([sys.executable, "-m", "jadeberta", verb, "--help"], capture_output=True, text=True, cwd=ROOT)

@@ -50,6 +50,13 @@ FILE_VERSION = "brain.Event:2"
 """What an event file begins with."""
 
 
+def encode(event: Event) -> bytes:
+    """Returns an event as a record of an event file."""
+    content = BytesIO()
+    RecordWriter(content).write(event.SerializeToString())
+    return content.getvalue()
+
+
 def restart(first_step: int) -> Event:
     """Returns what takes the points from a step on off the curves."""
     return Event(step=first_step, session_log=SessionLog(status=SessionLog.START))
@@ -96,13 +103,10 @@ class Sink(MetricsSink):
         self._append(*of_event(step, row))
 
     def _append(self, *events: Event) -> None:
-        content = BytesIO()
-        writer = RecordWriter(content)
         for event in events:
             event.wall_time = time.time()
-            writer.write(event.SerializeToString())
         try:
-            self._file.write(content.getvalue())
+            self._file.write(b"".join(encode(event) for event in events))
         except OSError as e:
             if not self._has_failed:
                 logger.warning(
