@@ -16,6 +16,7 @@ import jumandic
 import pytest
 import zstandard
 
+from preprocess.demo.__main__ import main
 from preprocess.demo.corpus import write_corpus
 from preprocess.demo.sentences import STYLES, Document
 from preprocess.demo.vocabulary import SURNAMES, TOPICS, TOWNS
@@ -192,3 +193,20 @@ def test_context_predicts_the_words_of_a_document(tagger: fugashi.GenericTagger)
     nouns = {noun for topic in TOPICS for noun in topic.nouns}
     recurring = [Counter(tokens)[token] > 1 for tokens in segmented for token in tokens if token in nouns]
     assert sum(recurring) / len(recurring) > 0.8
+
+
+def test_the_command_writes_it_and_prints_the_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["demo", str(tmp_path), "--documents", "20", "--seed", "3"])
+    main()
+    written = json.loads((tmp_path / "expected.json").read_bytes())
+    first, *counts = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{tmp_path}: 20 documents in ") and counts == [
+        f"  {name}: {count}" for name, count in written.items()
+    ]
+
+
+def test_a_corpus_that_is_too_small_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["demo", str(tmp_path / "demo"), "--documents", "9"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "--documents 9: too few for three corpora" in capsys.readouterr().err and not (tmp_path / "demo").exists()

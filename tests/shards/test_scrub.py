@@ -71,6 +71,13 @@ def test_every_share_is_hashed_once_and_flipped_bits_are_named(old: Path) -> Non
     assert changed["reason"].startswith(f"{old / 'web-00001.tar'}: sha256 differs from index.json (expected ")
 
 
+def test_rows_of_a_length_that_is_not_there_are_named_in_one_sentence(old: Path) -> None:
+    command = [sys.executable, "-m", "jadeberta.shards.scrub", str(old), "--sequence-length", "128"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.endswith("no rows of 128 tokens, but of 512. Name one of these with --sequence-length.\n")
+
+
 def test_training_learns_of_a_fault_and_can_leave_the_shard_out(old: Path) -> None:
     flip_bit(old / "web-00001.tar", 3000)
     shards = open_shards(old, damaged="exclude")

@@ -261,3 +261,18 @@ def test_archives_are_found_by_what_is_in_them(tmp_path: Path, caplog: pytest.Lo
         left["  left, plain text; name it in a recipe (format: text, or cc100 where a blank line ends a document):"]
         == "    books.zip"
     )
+
+
+def test_files_that_are_empty_damaged_or_of_no_known_format_are_left_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, "web.jsonl")
+    (tmp_path / "empty").touch()
+    (tmp_path / "cut.gz").write_bytes(b"\x1f\x8b\x08")
+    (tmp_path / "words").write_text("ab")
+    (tmp_path / "table.csv").write_text("a,b\n")
+    said = log_of(tmp_path, caplog)
+    assert list(discover(tmp_path)) == ["web"]
+    assert {name.strip(): reason.strip() for reason, name in zip(said[3::2], said[4::2], strict=True)} == {
+        "empty": "left, empty:", "cut.gz": "left, cannot be read:", "table.csv, words": "left, not a format that is read:",
+    }  # fmt: skip
