@@ -29,6 +29,27 @@ lifecycle() { # VERB OPTION..: prints the one line that jadeberta.jobs.lifecycle
         *) ${replace:+exec} "${call[@]}" ;;
     esac
 }
+# The page about the run is worth nothing to the job: a failure of it changes nothing, and it is never waited for longer than its limit.
+REPORT="${REPORT:-3600}" # seconds between two writes of RUN_DIR/report.html; 0: never
+[[ "$REPORT" =~ ^[0-9]+$ ]] || { echo "REPORT=$REPORT is no number of seconds; no report is written" >&2; REPORT=0; }
+report() { # SECONDS: writes the page, within so many seconds
+    [ "$REPORT" -gt 0 ] || return 0
+    local call=("${python[@]}" -m jadeberta report "$RUN_DIR")
+    case "$CONTAINER" in
+        pyxis:*) call=("${step[@]}" --overlap --nodes=1 --ntasks=1 "${call[@]}") ;;
+    esac
+    timeout --kill-after=2 "$1" nice -n 19 "${call[@]}" </dev/null >/dev/null 2>&1 || :
+}
+# shellcheck disable=SC2317 # started in the background
+report_hourly() {
+    local nap=""
+    trap 'kill $nap 2>/dev/null; exit 0' TERM
+    while [ "$REPORT" -gt 0 ]; do
+        sleep "$REPORT" & nap=$!
+        wait "$nap" || return 0
+        report 600
+    done
+}
 field() { scontrol show job -o "$SLURM_JOB_ID" 2>/dev/null | tr ' ' '\n' | sed -n "s/^$1=//p" | head -n 1; }
 nodes() { sinfo --noheader --Node ${SLURM_JOB_PARTITION:+--partition="$SLURM_JOB_PARTITION"} --states="$1" --format=%N 2>/dev/null | sort -u | tr '\n' ' '; }
 usable() { nodes idle,alloc,mix,comp; }
@@ -80,6 +101,8 @@ run_and_wait() { # WATCH COMMAND..: runs a command, waits for it through all sig
 
 act() { # ACTION STATUS HOSTS: carries out a decision, and exits
     [ -z "$guard" ] || kill "$guard" 2>/dev/null
+    # After a signal the time limit may be near.
+    if [ -n "$signalled" ]; then report 5; else report 30; fi
     local hosts="${3#-}"
     case "$1" in
         requeue)
@@ -147,8 +170,11 @@ give_up_when_late() {
 if [ -n "$signalled" ]; then
     status=11 # a signal came before the ranks were started: nothing to save, the job wants another attempt
 else
+    report_hourly </dev/null >/dev/null 2>&1 &
+    reporter=$!
     run_and_wait give_up_when_late "${step[@]}" "${size[@]}" --kill-on-bad-exit=1 "${python[@]}" -m jadeberta pretrain "${options[@]}"
     status=$?
+    kill "$reporter" 2>/dev/null
 fi
 
 # Which hosts still answer? A host that is gone reports nothing, and Slurm itself takes minutes to notice.

@@ -27,10 +27,11 @@ CONTAINER="${CONTAINER:-}"               # apptainer:IMAGE or pyxis:IMAGE; empty
 BINDS="${BINDS:-}"                       # directories that the container sees besides the checkout, e.g. /data:/data
 PREFLIGHT="${PREFLIGHT:-yes}"            # yes | no: check hosts, links and disks first, which takes a minute
 NEXT="${NEXT:-requeue}"                  # how the next attempt starts: requeue | singleton (the next job of this name in the queue) | none
+REPORT="${REPORT:-3600}"                 # seconds between two writes of RUN_DIR/report.html; 0: never
 # module load cuda                       # what your cluster needs before Python runs
 # -------------------------------------------------------------------------------------------------------------------
 
-export RECIPE RUN_DIR SHARDS EXTRA PYTHON CONTAINER BINDS PREFLIGHT NEXT
+export RECIPE RUN_DIR SHARDS EXTRA PYTHON CONTAINER BINDS PREFLIGHT NEXT REPORT
 cd "${JADEBERTA:-$SLURM_SUBMIT_DIR}"
 [ -f slurm/attempt.sh ] || { echo "$PWD is no checkout of jadeberta: submit from there, or set JADEBERTA" >&2; exit 2; }
 exec bash slurm/attempt.sh

@@ -44,7 +44,7 @@ class Run:
         """Submits a script of slurm/ as it stands: nodes, tasks and time on sbatch's command line, settings by --export."""
         given = {
             "RECIPE": self.recipe, "RUN_DIR": self.directory, "SHARDS": self.shards, "PREFLIGHT": "no",
-            "OMP_NUM_THREADS": "1", "REST": "4", **settings,
+            "OMP_NUM_THREADS": "1", "REST": "4", "REPORT": "0", **settings,
         }  # fmt: skip
         export = ",".join(["ALL", *(f"{key}={value}" for key, value in given.items())])
         self.job = self.cluster.sbatch(

@@ -29,9 +29,12 @@ def same_run(run: Run, reference: Run) -> bool:
 
 def test_two_nodes_of_two_gpus_train_to_the_end(cluster: Cluster, tmp_path: Path) -> None:
     run = Run(cluster, tmp_path / "with a space", training={"max_steps": 6, "global_batch_size": 8})
-    job = run.submit(nodes=2, tasks=2)
+    job = run.submit(nodes=2, tasks=2, REPORT="3600")
     run.until_ended(job, "COMPLETED")
     assert run.done and "4 ranks (srun)" in run.printed
+    # The page is written at the end of the attempt, and knows the decision.
+    page = (run.directory / "report.html").read_text()
+    assert '"level":"done"' in page and "decision: finish" in page
     assert [(e["action"], e["status"]) for e in run.endings] == [("finish", 0)]
     assert run.attempts[0]["hosts"] == ["node1", "node2"] and run.attempts[0]["job"] == job
 

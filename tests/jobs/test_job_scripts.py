@@ -73,3 +73,44 @@ def test_steps_of_one_job_get_different_ports_from_torchrun_and_deepspeed(called
         ports.add(call[call.index("--rdzv_endpoint") + 1].rpartition(":")[2])
         assert call[call.index("--rdzv_id") + 1] == f"jadeberta-7-{step}"
     assert ports == {"15007", str(15007 + 4099)}
+
+
+REPORTER = """#!/bin/bash
+case "$*" in
+    *'jobs.lifecycle end'*) echo 'finish 0 -' ;;
+    *'jobs.lifecycle'*) ;;
+    *'jadeberta report'*) echo "$*" >> reports; [ -z "$FAILS" ] || exec $FAILS ;;
+    *'jadeberta pretrain'*) echo "$*" >> trained; sleep ${TRAINS:-0}; exit 3 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("report", "fails", "written"), [("3600", "", 1), ("3600", "false", 1), ("1", "false", 2), ("0", "", 0), ("often", "", 0)]
+)
+def test_the_page_about_a_run_is_written_beside_the_training_and_never_fails_the_job(
+    tmp_path: Path, report: str, fails: str, written: int
+) -> None:
+    programs = {"python": REPORTER, "srun": '#!/bin/sh\nshift\nwhile [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n'}
+    programs |= dict.fromkeys(("scontrol", "squeue", "sinfo", "scancel"), "#!/bin/sh\necho JobState=RUNNING\n")
+    for name, text in programs.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "slurm").symlink_to(ROOT / "slurm")
+    job = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_NTASKS": "1",
+        "SLURM_JOB_NUM_NODES": "1",
+        "RECIPE": "r.yaml",
+        "RUN_DIR": "a run",
+        "SHARDS": "s",
+    }
+    settings = {"PREFLIGHT": "no", "NEXT": "none", "EXTRA": "", "CONTAINER": "", "BINDS": "", "PYTHON": str(tmp_path / "python")}
+    more = {"REPORT": report, "FAILS": fails, "TRAINS": "1.4" if report == "1" else "0"}
+    env = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")} | job | settings | more
+    env["PATH"] = f"{tmp_path}:{env['PATH']}"
+    done = subprocess.run(["bash", "slurm/attempt.sh"], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, (tmp_path / "trained").read_text().count("\n")) == (0, 1), done.stderr
+    reports = (tmp_path / "reports").read_text().splitlines() if (tmp_path / "reports").exists() else []
+    assert reports == ["-m jadeberta report a run"] * written
+    assert ("is no number of seconds" in done.stderr) == (report == "often")

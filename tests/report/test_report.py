@@ -106,6 +106,77 @@ def test_the_page_loads_nothing_and_runs_no_script_but_its_own(run: Path) -> Non
     assert text.count("<script") == 4  # theme, figures, uPlot, page
 
 
+def test_a_public_page_names_no_host_user_or_path(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "tanaka")
+    at = time.time() - 10
+    with open(run / "ledger.jsonl", "a") as file:
+        slurm = {"job": 7, "hosts": ["gpu-a01.cluster.example", "gpu-a02.cluster.example"]}
+        for row in (
+            event("start", at, 2, world_size=2, slurm=slurm) | {"host": "gpu-a01.cluster.example"},
+            event(
+                "hang",
+                at + 1,
+                2,
+                rank=1,
+                step=40,
+                phase="step",
+                reason="gpu-a02 is silent; see ~tanaka/log",
+                suspects=[{"host": "gpu-b9"}],
+            ),
+            event(
+                "stop",
+                at + 2,
+                2,
+                status=1,
+                reason="ShardError: /data/secret/x.tar: damaged; ask tanaka@example.org or see s3://bucket/x",
+            ),
+        ):
+            file.write(json.dumps(row) + "\n")
+    (run / "preflight.json").write_text(
+        json.dumps({"hosts": [{"host": "gpu-c3", "gemm_flops_per_second": 1e14}], "unfit": {"gpu-d4": ["slow"]}})
+    )
+    (run / "recipe.yaml").write_text("training: {max_steps: 50}\ndata: {shards: private/shards}\nalerts: {command: mail boss}\n")
+    found = written(run, options=("--public",))["runs"][0]
+    text = (run / "report.html").read_text(encoding="utf-8")
+    for name in (
+        "gpu-a",
+        "gpu-b",
+        "gpu-c",
+        "gpu-d",
+        "cluster.example",
+        "tanaka",
+        "secret",
+        "private/",
+        "s3:",
+        "mail boss",
+        str(run.parent),
+    ):
+        assert name not in text, name
+    words = " ".join(line["text"] for line in found["chronicle"])
+    assert "host-1" in text and "ShardError: (path): damaged" in words and "tokens/s" in text and found["name"] == "run"
+    assert ["training.max_steps", "50"] in found["settings"]
+
+
+def test_watch_writes_until_the_run_is_done_and_outlasts_a_full_disk(run: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    whole = (run / "ledger.jsonl").read_text()
+    (run / "ledger.jsonl").write_text("".join(f"{line}\n" for line in whole.splitlines()[:-1]))
+    waits: list[float] = []
+    write = Path.write_bytes
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 1:
+            full = OSError(28, "No space left on device")
+            monkeypatch.setattr(Path, "write_bytes", lambda self, content: (_ for _ in ()).throw(full))
+        else:
+            monkeypatch.setattr(Path, "write_bytes", write)
+            (run / "ledger.jsonl").write_text(whole)
+
+    monkeypatch.setattr("jadeberta.report.cli.time.sleep", wait)
+    assert written(run, options=("--watch", "5"))["runs"][0]["state"] == "done"
+    assert waits == [5.0, 5.0] and capsys.readouterr().err.count("No space left") == 1
+
+
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 
 
