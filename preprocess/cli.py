@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jadeberta.shards import ConfigError, DirectoryLock, JadebertaError, ShardIndex, find_index, verify
-from jadeberta.utils.command_line import OneSentenceParser, ParagraphFormatter
+from jadeberta.utils.command_line import OneSentenceParser, ParagraphFormatter, positive
 from jadeberta.utils.interrupts import INTERRUPTED
 from jadeberta.utils.logs import configure_console
 from jadeberta.utils.paths import path_option, require_current_directory
@@ -35,6 +35,7 @@ from preprocess.workdir import REPORT_NAME, progress_dir, read_training
 from preprocess.written_files import claim, remove_leftovers, require_own_work
 
 STAGES = ("extract", "segment", "tokenizer", "pack")
+LONGEST_SILENCE_SECONDS = 86400.0
 REQUEUED_PATIENCE_SECONDS = 120.0
 """How long a requeued job waits for the processes of its former attempt to end."""
 
@@ -117,7 +118,7 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--pool-silence",
-        type=float,
+        type=_silence,
         default=SILENCE_SECONDS,
         metavar="SECONDS",
         help="after so long without a renewed liveness file others take over the tasks of a process of the pool (%(default)s)",
@@ -131,6 +132,13 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     if options.stage not in (*STAGES, "all") and overrides:
         parser.error(f"{options.stage} takes no option {overrides[0]}")
     return options, overrides
+
+
+def _silence(text: str) -> float:
+    """Seconds of --pool-silence; a liveness file is renewed several times in each, and no host stands still for a day."""
+    if not 1.0 <= (seconds := positive(text)) <= LONGEST_SILENCE_SECONDS:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 1 to {LONGEST_SILENCE_SECONDS:.0f}")
+    return seconds
 
 
 def _join(options: argparse.Namespace) -> Executor:

@@ -1,6 +1,7 @@
 """`jadeberta preflight`: the command line, read the same way by every rank."""
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -32,9 +33,13 @@ def main(arguments: list[str]) -> int:
     # A rank that does not answer is reported in one sentence; torch's own messages and stacks would come from every rank beside it.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     from jadeberta.preflight.runner import Preflight
-    from jadeberta.preflight.timeouts import BackgroundCall
+    from jadeberta.preflight.timeouts import BackgroundCall, TimedOut, call_with_timeout
 
     json = options.json or Path(recipe.run.dir) / "preflight.json"
+    # A file system that hangs is told by the preflight itself.
+    with contextlib.suppress(OSError, TimedOut):
+        if call_with_timeout(2.0, lambda: json.exists() and not json.is_file()):
+            raise ConfigError(f"--json {json}: a folder, a pipe or a device; name a file, which is replaced.")
     status = Preflight(recipe, process, json, options.patience, options.siblings, options.links).run()
     if BackgroundCall.stuck:  # a normal exit may wait for the call that hangs
         sys.stdout.flush()

@@ -67,7 +67,13 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
         path: final name; its directory is made where it is missing.
         durable: flush file and directory, so that the new file also survives a loss of power. False for files that are written often
             and are worth nothing after a crash, such as heartbeats.
+
+    Raises:
+        OSError: under the name is a directory, a device or a pipe, or what the system refuses.
     """
+    if path.exists() and not path.is_file():
+        # Of a device or a pipe a rename would make a file, for every program of the host.
+        raise OSError(errno.EISDIR if path.is_dir() else errno.EPERM, "there is something else than a file", str(path))
     if durable:
         make_directory(path.parent)
     else:

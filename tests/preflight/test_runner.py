@@ -181,6 +181,7 @@ def test_a_missing_shard_and_a_run_directory_that_cannot_be_made_are_told_togeth
         (["--patience", "soon"], "'soon' is not a number above 0"),
         (["--training.max_step", "3"], "unknown key training.max_step"),
         (["--data.shards", ""], "data.shards is not set"),
+        (["--json", "."], "--json .: a folder, a pipe or a device; name a file, which is replaced."),
     ],
 )
 def test_a_wrong_option_is_one_sentence_and_status_2(tmp_path, options, message) -> None:

@@ -26,6 +26,21 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_temporary_one(tmp_path) -
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "directory"])
+def test_what_is_no_file_is_never_replaced_by_one(kind: str, tmp_path) -> None:
+    path = tmp_path / ("pipe" if kind == "pipe" else "name")
+    os.mkfifo(tmp_path / "pipe")
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "link to a pipe":
+        path.symlink_to("pipe")
+    before = path.lstat()
+    with pytest.raises(OSError, match="something else than a file"):
+        write_atomically(path, b"x")
+    assert path.lstat().st_ino == before.st_ino and path.lstat().st_mode == before.st_mode
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted({"pipe", path.name})
+
+
 def test_what_is_durable_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch) -> None:
     calls = []
     path = tmp_path / "a.json"
