@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from jadeberta.utils.json_lines import finite
+
 POWERCAP = Path("/sys/class/powercap")
 """Folder of the kernel's energy counters."""
 NVML = "libnvidia-ml.so.1"
@@ -142,9 +144,7 @@ class PowerOverTime:
 class EnergyMeter:
     """Samples the counters in a thread of its own: a driver that hangs holds up nothing else."""
 
-    def __init__(
-        self, gpu: str, powercap: str, nvml: str, every_s: float = EVERY_S, before: dict[str, float] | None = None
-    ) -> None:
+    def __init__(self, gpu: str, powercap: str, nvml: str, every_s: float = EVERY_S) -> None:
         """Starts the thread.
 
         Args:
@@ -152,22 +152,25 @@ class EnergyMeter:
             powercap: folder of the kernel's counters.
             nvml: name or path of the driver's library.
             every_s: seconds between two samples.
-            before: joules by counter that a watchdog before this one has measured in the same attempt.
         """
-        self._where, self._every_s, self._before = (gpu, Path(powercap), nvml), every_s, before or {}
-        self._used: dict[str, float] = dict(self._before)
+        self._where, self._every_s = (gpu, Path(powercap), nvml), every_s
+        self._before: dict[str, float] = {}
+        self._used: dict[str, float] = {}
         threading.Thread(target=self._run, daemon=True, name="energy").start()
+
+    def go_on_from(self, before: dict[str, float]) -> None:
+        """Adds what a watchdog before this one has measured in the same attempt, joules by counter."""
+        self._before = {name: joules for name in before if (joules := finite(before, name)) is not None}
 
     def joules(self) -> dict[str, float]:
         """Returns the joules used since the attempt began, by counter; empty where nothing can be measured."""
-        return self._used
+        names = [*self._before, *(name for name in self._used if name not in self._before)]
+        return {name: round(self._before.get(name, 0.0) + self._used.get(name, 0.0), 3) for name in names}
 
     def _run(self) -> None:
         counters = find_counters(*self._where)
         while counters:
             for counter in counters:
                 counter.sample()
-            self._used = self._before | {
-                c.name: round(self._before.get(c.name, 0.0) + c.used, 3) for c in counters if c.last is not None
-            }
+            self._used = {c.name: c.used for c in counters if c.last is not None}
             time.sleep(self._every_s)

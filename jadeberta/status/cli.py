@@ -69,15 +69,11 @@ def table(facts: Facts, verdict: Verdict) -> str:
     if decisions := format_decisions(jobs.ends, now):
         lines += ["", *decisions]
     lines += ["", f"checkpoints  {format_checkpoints(facts.run)}"]
-    # An earlier attempt may have had more ranks; their files are stale.
-    last = result.attempts[-1] if result.attempts else None
-    # Heartbeats of old versions do not name their attempt: of those the time must tell.
-    began = now if last is None else last.started or 0.0
-    present = [
-        b for b in facts.beats if (last is not None and b["attempt"] == last.number if "attempt" in b else b["time"] >= began)
-    ]
+    present = facts.present_beats
     if present and facts.state not in ("done", "queued", "starting up"):
         lines += ["", *format_heartbeats(present, now)]
+        if slow := facts.waits_for:
+            lines.append(f"  SLOW: {slow.in_words()}")
     return "\n".join(lines)
 
 
@@ -91,8 +87,10 @@ def _json(facts: Facts, verdict: Verdict) -> str:
     figures, slurm = asdict(result), asdict(jobs)
     # `lives` and `kept_books` are the old spellings of `attempts` and `has_records`, kept for readers.
     figures["lives"], slurm["lives"], slurm["kept_books"] = figures["attempts"], slurm["attempts"], slurm["has_records"]
+    slow = facts.waits_for
     found = {
-        "verdict": asdict(verdict), **figures, "state": facts.state, "lineage": goal.lineage, "ahead": ahead, "slurm": slurm,
+        "verdict": asdict(verdict), **figures, "state": facts.state, "waits_for": None if slow is None else asdict(slow),
+        "lineage": goal.lineage, "ahead": ahead, "slurm": slurm,
     }  # fmt: skip
     return orjson.dumps(found).decode()
 

@@ -21,6 +21,7 @@ from jadeberta.status.attempts import AttemptHistory, read_history, read_run
 from jadeberta.status.eta import Goal, read_goal
 from jadeberta.status.goodput import Goodput, goodput_of
 from jadeberta.status.slurm_jobs import JobStatus, look_up_jobs
+from jadeberta.training.watchdog.rank_pace import WaitedFor, waited_for
 from jadeberta.utils.json_lines import JsonRow, finite, read_jsonl
 from jadeberta.utils.locks import LOCK_NAME, is_held
 
@@ -87,6 +88,21 @@ class Facts:
     def last(self) -> float | None:
         """Unix time of the newest sign of the run: a row of its ledger or metrics, else the begin of its job."""
         return max((at for history in self.histories if (at := history.last) is not None), default=self.began or None)
+
+    @property
+    def present_beats(self) -> list[JsonRow]:
+        """Heartbeats of the newest attempt: an earlier one may have had more ranks, and their files are stale."""
+        last = self.result.attempts[-1] if self.result.attempts else None
+        # Heartbeats of old versions do not name their attempt: of those the time must tell.
+        began = self.now if last is None else last.started or 0.0
+        return [
+            b for b in self.beats if (last is not None and b["attempt"] == last.number if "attempt" in b else b["time"] >= began)
+        ]
+
+    @property
+    def waits_for(self) -> WaitedFor | None:
+        """The rank that all others wait for, where the run is running and one stands out."""
+        return waited_for(self.present_beats) if self.state == "running" else None
 
     @property
     def progressed(self) -> float | None:

@@ -106,6 +106,27 @@ class DeviceTimer:
         return event
 
 
+class Stopwatch:
+    """Time between two places of a step: on a GPU the compute stream's, read after the host has waited for that stream anyway."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def mark(self) -> Any:
+        """Marks a place; waits for nothing."""
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def seconds(self, began: Any, ended: Any) -> float:
+        """Returns the seconds between two marks; 0 where the device has not passed the second one."""
+        if self._device.type != "cuda":
+            return float(ended - began)
+        return float(began.elapsed_time(ended)) / 1000 if ended.query() else 0.0
+
+
 class MeasuredWork:
     """Handle of a collective that runs beside the rank (torch.distributed.Work): only the wait for it counts."""
 

@@ -22,7 +22,7 @@ from jadeberta.model.attention.triton import require as require_triton
 from jadeberta.model.recompute import recomputing_cheaply
 from jadeberta.model.replaced_tokens import ReplacedTokenModel
 from jadeberta.shards.tokenizer_format import DEFAULT_SPECIAL_TOKENS, SpecialTokens
-from jadeberta.training.comm_meter import Communication, CommunicationMeter
+from jadeberta.training.comm_meter import Communication, CommunicationMeter, Stopwatch
 from jadeberta.training.control import RankFlags
 from jadeberta.training.ema import WeightAverage
 from jadeberta.training.guard import UpdateGuard
@@ -91,6 +91,8 @@ class StepResult:
     """Sum over the ranks."""
     communication: Communication | None = None
     """What this rank alone spent in collectives; None where it is not measured."""
+    compute_s: float = 0.0
+    """What this rank alone took for its forward passes, and its backward passes but the last: no other rank has a part in it."""
     replaced: ReplacedFigures | None = None
     """What the discriminator did; None under another objective than rtd."""
 
@@ -134,6 +136,7 @@ class TrainingEngine:
         self.model.train()
         training = recipe.training
         optimizer = build_optimizer(self.model, training)
+        self.stopwatch = Stopwatch(device)
         self.meter = CommunicationMeter(device) if recipe.logging.communication else None
         deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
         try:
@@ -244,6 +247,7 @@ class TrainingEngine:
         # Before the forward pass: the loss is divided by the masked tokens of the whole batch.
         dist.all_reduce(totals)
         masked_tokens, tokens, excluded_rows = (int(n) for n in totals.tolist())
+        began = computed = self.stopwatch.mark()
         # Losses, correct predictions and flags in one tensor: one all-reduce a step for all of them.
         figures = len(SUMS[self.recipe.training.objective])
         sums = torch.tensor([*[0] * figures, *astuple(flags)], dtype=torch.float64, device=self.device)
@@ -254,6 +258,8 @@ class TrainingEngine:
             # DeepSpeed counts micro-batches since its start, which goes wrong where the batch grows.
             self.engine.set_gradient_accumulation_boundary(number == len(batch.micro_batches) - 1)
             found = self.forward(micro_batch)
+            if number == len(batch.micro_batches) - 1:
+                computed = self.stopwatch.mark()  # from here on the ranks wait for each other
             self._enter_section(f"backward {number}")
             self.engine.backward(loss_of(self.recipe, found, self.process.world_size, masked_tokens, tokens), scale_wrt_gas=False)
             sums[:figures] += torch.stack([part.detach().double() for part in found])
@@ -283,6 +289,7 @@ class TrainingEngine:
         result = StepResult(
             loss, correct_share, masked_tokens, tokens, positions, excluded_rows, norm, fault, RankFlags(*map(int, flag_sums))
         )
+        result.compute_s = self.stopwatch.seconds(began, computed)
         if of_discriminator_all:
             result.replaced = replaced_figures(of_discriminator_all, tokens)
         return result

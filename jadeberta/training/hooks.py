@@ -45,6 +45,9 @@ class TrainerHooks(Hooks):
     def beat(self, phase: str, step: int, section: str = "") -> None:
         self.context.watchdog.beat(phase, step, section)
 
+    def step_done(self, step_s: float, data_s: float, compute_s: float) -> None:
+        self.context.watchdog.add_step(step_s, data_s, compute_s)
+
     def flags(self) -> RankFlags:
         return self.context.control.flags()
 

@@ -56,6 +56,9 @@ class Hooks(Protocol):
     def beat(self, phase: str, step: int, section: str = "") -> None:
         """Tells the watchdog what this rank does from now on; `step` is from 1, of a save or an evaluation the step just made."""
 
+    def step_done(self, step_s: float, data_s: float, compute_s: float) -> None:
+        """A step is done: what this rank took for all of it, for its data and for what it computed alone, seconds."""
+
     def flags(self) -> RankFlags:
         """Requests that have reached this rank."""
 
@@ -156,7 +159,9 @@ def train(
             state, step=batch.step + 1, tokens=state.tokens + result.tokens, skipped_steps=state.skipped_steps + int(is_skipped)
         )
         hooks.beat("first_step" if is_first else "step", state.step, "metrics")
-        log.step(batch, result, state, lr, StepTimes(time.monotonic() - mark, waited_s, save_stall_s))
+        times = StepTimes(time.monotonic() - mark, waited_s, save_stall_s)
+        hooks.step_done(times.step_s, waited_s, result.compute_s)
+        log.step(batch, result, state, lr, times)
         save_stall_s = 0.0
         for row in batch.excluded:
             hooks.record_excluded_row(row, state.step)

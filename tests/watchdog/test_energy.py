@@ -1,9 +1,7 @@
 """Energy: fake counters of a processor and of a GPU, what a watchdog makes of them, and the sums in ledger, status and card."""
 
 import contextlib
-import mmap
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -21,10 +19,9 @@ from jadeberta.cluster.energy_counters import Counter, PowerOverTime, find_count
 from jadeberta.release.card import energy_row
 from jadeberta.status.goodput import compute_goodput
 from jadeberta.training.watchdog.energy_sums import Energy, add_up, energy_of, read_energy, total
-from jadeberta.training.watchdog.heartbeat import PHASES
-from jadeberta.training.watchdog.monitor import Watchdog, WatchdogArguments
 from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import ROOT
+from tests.watchdog.watched import Watched
 
 KWH = 3.6e6
 NO_NVML = "/none/libnvidia-ml.so.1"
@@ -157,29 +154,6 @@ def test_the_newest_event_of_each_attempt_counts_and_the_sum_says_how_much_was_m
     assert asdict(result)["energy"] == {"gpu_kwh": 3.0, "cpu_kwh": 100.75, "measured": 2, "attempts": 3}
 
 
-class Watched:
-    """A watchdog in this process, of a trainer that is this process too."""
-
-    def __init__(self, run: Path, powercap: Path, nvml: str) -> None:
-        self.sockets = socket.socketpair()
-        memory = os.memfd_create("heartbeat")
-        os.ftruncate(memory, mmap.PAGESIZE)
-        energy = {"gpu": "GPU-one", "powercap": str(powercap), "nvml": nvml, "every_s": 0.01}
-        limits = dict.fromkeys(PHASES, 60.0)
-        arguments = WatchdogArguments(
-            str(run), 0, 1, limits, os.getpid(), 4, "id", 0.0, "", energy, memory, self.sockets[0].detach()
-        )  # fmt: skip
-        self.watchdog = Watchdog(arguments)
-        os.close(memory)
-
-    def wait_for(self, gpu_joules: float) -> dict:
-        end = time.monotonic() + 10
-        while (record := self.watchdog.take_record()).get("energy_j", {}).get("gpu:GPU-one") != gpu_joules:
-            assert time.monotonic() < end, record
-            time.sleep(0.01)
-        return record
-
-
 def test_the_watchdog_measures_rank_0_adds_up_and_one_that_replaces_it_goes_on(tmp_path, nvml, gpu) -> None:
     gpu(1000)
     folder = zone(tmp_path / "powercap", "intel-rapl:0", "package-0", 999_000_000)
@@ -189,6 +163,8 @@ def test_the_watchdog_measures_rank_0_adds_up_and_one_that_replaces_it_goes_on(t
     gpu(1000 + 3_600_000)
     first.watchdog.write_record(first.wait_for(3600.0))
     second = Watched(tmp_path / "run", tmp_path / "powercap", nvml)
+    second.watchdog.closing = True
+    second.watchdog.keep_files()  # once
     for joules in range(3600, 100_000, 10):  # it begins to sample somewhere in between
         gpu(1000 + joules * 1000)
         record = second.watchdog.take_record()

@@ -34,6 +34,7 @@ from jadeberta.training.watchdog.heartbeat import (
     write_heartbeat,
     write_stderr,
 )
+from jadeberta.training.watchdog.rank_pace import Spent, write_spent
 from jadeberta.utils.processes import JOB_SIGNALS, helper_signals_blocked
 
 if TYPE_CHECKING:  # imports of this file must stay light: tests start many trainers
@@ -104,6 +105,7 @@ class WatchdogClient:
         self._count = self._beats = 0
         self._in: tuple[str, int] = ("", -1)
         self._since = 0.0
+        self._spent = Spent()
         self._stopping = False
         self.beat("start", 0, "start")
         self._socket, self._process = self._start_watchdog()
@@ -130,6 +132,12 @@ class WatchdogClient:
     def enter_section(self, section: str) -> None:
         """Heartbeat of another section of the same phase and step."""
         self.beat(*self._in, section)
+
+    def add_step(self, step_s: float, data_s: float, compute_s: float) -> None:
+        """Adds the times of a step that is done to those that the ranks are compared by, seconds; see `rank_pace.Spent`."""
+        steps, all_s, all_data_s, all_compute_s = self._spent
+        self._spent = Spent(steps + 1, all_s + step_s, all_data_s + data_s, all_compute_s + compute_s)
+        write_spent(self._memory, self._spent)
 
     def stop(self) -> None:
         """Ends the watchdog when the work is done."""

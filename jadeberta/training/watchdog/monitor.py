@@ -36,6 +36,7 @@ from jadeberta.training.watchdog.heartbeat import (
     stacks_path,
     write_stderr,
 )
+from jadeberta.training.watchdog.rank_pace import WINDOW_S, PaceWindow, read_spent, summary
 from jadeberta.utils.files import write_atomically
 from jadeberta.utils.processes import end_with_parent
 from jadeberta.utils.procfs import kernel_function, process_stat, process_table, send_signal, signal_thread
@@ -107,10 +108,8 @@ class Watchdog:
         self.hang_path = hang_path(self.run_dir)
         self.beat = Heartbeat(0, time.monotonic(), time.monotonic(), 0, 0, PHASES[0], "")
         self.looked_at, self.suspended_s = time.monotonic(), 0.0
-        # A watchdog that replaces another goes on with its sums.
-        earlier = self.read_records().get(arguments.rank, {}).get("energy_j")
-        self.meter = EnergyMeter(**arguments.energy, before=earlier if isinstance(earlier, dict) else None)
-        self.energy_at = time.monotonic()
+        self.meter, self.pace = EnergyMeter(**arguments.energy), PaceWindow()
+        self.energy_at = self.pace_at = time.monotonic()
         self.latest = self.take_record()
         self.wake, self.job_hangs, self.reported = threading.Event(), threading.Event(), threading.Event()
         self.breached = self.closing = self.has_warned = False
@@ -132,6 +131,7 @@ class Watchdog:
             "limit_s": self.arguments.limits[beat.phase], "time": time.time(),
             "attempt": self.arguments.attempt, "attempt_id": self.arguments.attempt_id,
             "uptime_s": round(time.clock_gettime(time.CLOCK_BOOTTIME) - self.arguments.began, 3),
+            **({"pace": pace} if (pace := self.pace.add(now, read_spent(self.memory))) else {}),
             **({"energy_j": joules} if (joules := self.meter.joules()) else {}),
         }  # fmt: skip
 
@@ -154,6 +154,9 @@ class Watchdog:
 
     def keep_files(self) -> None:
         """Renews the record, and reports a hang; the body of the thread that a hanging file system may hold up."""
+        # A watchdog that replaces another goes on with its sums.
+        earlier = self.read_records((self.arguments.rank,)).get(self.arguments.rank, {}).get("energy_j")
+        self.meter.go_on_from(earlier if isinstance(earlier, dict) else {})
         while True:
             done = self.closing  # read before the record is written: that record is then the last one
             self.write_record(self.latest)
@@ -167,6 +170,8 @@ class Watchdog:
                     self.reported.set()
             if self.arguments.rank == 0 and time.monotonic() - self.energy_at >= EVERY_S:
                 self.record_energy()
+            if self.arguments.rank == 0 and time.monotonic() - self.pace_at >= WINDOW_S:
+                self.record_pace()
             self.wake.wait(self.interval)
 
     def write_record(self, record: Record) -> None:
@@ -187,6 +192,13 @@ class Watchdog:
         self.energy_at = time.monotonic()
         if used := add_up(self.read_records().values()):
             Ledger(self.run_dir / "ledger.jsonl", self.arguments.attempt, mend=False).write("energy", **used)
+
+    def record_pace(self) -> None:
+        """Appends to ranks.jsonl how the ranks keep pace; on a disk that takes nothing the row is lost."""
+        self.pace_at = time.monotonic()
+        if self.arguments.world_size > 1 and (row := summary(self.read_records().values())):
+            with contextlib.suppress(OSError), open(self.run_dir / "ranks.jsonl", "ab") as f:
+                f.write(orjson.dumps({**row, "attempt": self.arguments.attempt}, option=orjson.OPT_APPEND_NEWLINE))
 
     def hang_is_fresh(self) -> bool:
         """Whether a rank has found a hang in this attempt."""
@@ -269,10 +281,10 @@ class Watchdog:
             signal_thread(trainer, (waits and listener_thread(self.memory)) or trainer, signal.SIGUSR2)
             send_signal(trainer, signal.SIGCONT)  # a stopped process takes the other signal when it goes on
 
-    def read_records(self) -> dict[int, Record]:
-        """The records of all ranks in this attempt, by rank."""
+    def read_records(self, ranks: tuple[int, ...] = ()) -> dict[int, Record]:
+        """The records of some ranks in this attempt, of all where none is named, by rank."""
         found = {}
-        for rank in range(self.arguments.world_size):
+        for rank in ranks or range(self.arguments.world_size):
             try:
                 record = orjson.loads(_read(record_path(self.run_dir, rank)))
             except orjson.JSONDecodeError:
