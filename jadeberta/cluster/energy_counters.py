@@ -156,6 +156,7 @@ class EnergyMeter:
         self._where, self._every_s = (gpu, Path(powercap), nvml), every_s
         self._before: dict[str, float] = {}
         self._used: dict[str, float] = {}
+        self._stopping = threading.Event()
         threading.Thread(target=self._run, daemon=True, name="energy").start()
 
     def go_on_from(self, before: dict[str, float]) -> None:
@@ -167,10 +168,15 @@ class EnergyMeter:
         names = [*self._before, *(name for name in self._used if name not in self._before)]
         return {name: round(self._before.get(name, 0.0) + self._used.get(name, 0.0), 3) for name in names}
 
+    def stop(self) -> None:
+        """Ends the thread after its present sample; a watchdog process just ends."""
+        self._stopping.set()
+
     def _run(self) -> None:
         counters = find_counters(*self._where)
         while counters:
             for counter in counters:
                 counter.sample()
             self._used = {c.name: c.used for c in counters if c.last is not None}
-            time.sleep(self._every_s)
+            if self._stopping.wait(self._every_s):
+                return

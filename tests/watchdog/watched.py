@@ -9,6 +9,9 @@ from pathlib import Path
 from jadeberta.training.watchdog.heartbeat import PHASES
 from jadeberta.training.watchdog.monitor import Watchdog, WatchdogArguments
 
+OPEN: list["Watched"] = []
+"""Those of the present test, which the fixture of conftest.py closes."""
+
 
 class Watched:
     """A watchdog in this process, of a trainer that is this process too."""
@@ -24,6 +27,12 @@ class Watched:
         )  # fmt: skip
         self.watchdog = Watchdog(arguments)
         os.close(memory)
+        OPEN.append(self)
+
+    def close(self) -> None:
+        self.watchdog.meter.stop()
+        self.watchdog.socket.close()
+        self.sockets[1].close()
 
     def wait_for(self, gpu_joules: float) -> dict:
         end = time.monotonic() + 10
