@@ -1,6 +1,7 @@
 """The console script `jadeberta`: one parser and one file for each verb; nothing heavy is imported before it is needed."""
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -109,8 +110,9 @@ def _rank() -> int:
 
 def _exit_now(status: int) -> None:
     """Ends the process without the interpreter's clean-up, which may wait for other ranks or for loaders."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a full disk, or a reader that is gone
+            stream.flush()
     os._exit(status)
 
 

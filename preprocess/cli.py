@@ -5,6 +5,7 @@ What was done before under the same settings is not done again.
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -53,7 +54,7 @@ def main() -> None:
     console = configure_console(executor.is_root, times=True)
     if console is None:
         # Warnings are about the parts that this rank alone has done.
-        warnings = logging.StreamHandler(sys.stdout)
+        warnings = ConsoleHandler(live=False)
         warnings.setLevel(logging.WARNING)
         if sys.stdout.isatty():
             # Rank 0 has a progress line there, which is renewed below this one.
@@ -65,7 +66,7 @@ def main() -> None:
         if options.stage in READ_ONLY_VERBS and directory is None:
             raise ConfigError(f"{options.stage}: name the directory.")
         elif options.stage in READ_ONLY_VERBS:
-            status = READ_ONLY_VERBS[options.stage](directory, options.pool, executor)
+            status = _read_only(options, directory, executor)
         else:
             status = _run(options, overrides, executor, console)
     except JadebertaError as e:
@@ -157,6 +158,15 @@ def _join(options: argparse.Namespace) -> Executor:
         sys.exit(getattr(error, "exit_status", 1))
 
 
+def _read_only(options: argparse.Namespace, directory: Path, executor: Executor) -> int:
+    try:
+        status = READ_ONLY_VERBS[options.stage](directory, options.pool, executor)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who closes a pipe, as head(1) does, has read enough
+        return 1
+    return status
+
+
 def _run(options: argparse.Namespace, overrides: list[str], executor: Executor, console: ConsoleHandler | None) -> int:
     config = executor.run_on_root(lambda: load_config(options.config, tuple(overrides), options.corpora))
     if options.out is None:
@@ -203,10 +213,12 @@ def _run(options: argparse.Namespace, overrides: list[str], executor: Executor, 
             console.close_line()
 
     def conclude() -> None:
-        print_report(write_report(options.out, reports))
+        written = write_report(options.out, reports)
         clear(progress_dir(options.out))
         remove_leftovers(options.out)  # a process of a pool may have been killed while the others went on
         executor.finish()
+        with contextlib.suppress(OSError):  # nobody reads it any more; the work is done all the same
+            print_report(written)
 
     executor.run_on_root(conclude)
     for lock in held:
@@ -243,7 +255,12 @@ def _verify(directory: Path, pool: str | None, executor: Executor) -> int:
     def check() -> list[str]:
         if pool is not None:
             require_finished(directory, pool, "all")
-        return verify(directory, progress=lambda line: print(line, flush=True))
+
+        def show(line: str) -> None:
+            with contextlib.suppress(BrokenPipeError):  # the status counts, though nobody reads the lines
+                print(line, flush=True)
+
+        return verify(directory, progress=show)
 
     faults = executor.run_on_root(check)
     if executor.is_root:

@@ -50,15 +50,23 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         """Writes a record above the progress line."""
         if self._line:
-            self.stream.write(CLEAR_LINE)
+            with contextlib.suppress(OSError):
+                self.stream.write(CLEAR_LINE)
         super().emit(record)
         if self._line:
             self._draw()
 
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Leaves a line out that cannot be written: the work of days does not end, and prints no traceback a line, for a full disk
+        under its log or a reader of its pipe that is gone."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
     def _draw(self) -> None:
-        # Cut to the width: a line that wraps could not be renewed in place.
-        self.stream.write(f"{CLEAR_LINE}{self._line[: max(20, terminal_width(self.stream)) - 1]}")
-        self.stream.flush()
+        with contextlib.suppress(OSError):
+            # Cut to the width: a line that wraps could not be renewed in place.
+            self.stream.write(f"{CLEAR_LINE}{self._line[: max(20, terminal_width(self.stream)) - 1]}")
+            self.stream.flush()
 
 
 def terminal_width(stream: TextIO) -> int:
