@@ -180,6 +180,7 @@ TOLD: dict[str, Any] = {
     "save_failed": lambda e: ("bad", f"The checkpoint of step {_count(e, 'step')} was not written: {e.get('error', '?')}"),
     "verified": _verified,
     "prune": lambda e: None,
+    "energy": lambda e: None,
     "leftover_removed": lambda e: None,
     "prune_failed": lambda e: ("warn", f"An old checkpoint could not be removed: {e.get('error', '?')}"),
     "undone": lambda e: ("info", f"{e.get('checkpoint', '?')} was removed: its steps were undone."),

@@ -202,4 +202,6 @@ def _attempts(facts: RunFacts) -> Iterable[dict[str, Any]]:
             "lost_s": round(float(steps.seconds[steps.lost].sum()), 1),
             "lost_steps": int(steps.lost.sum()),
             "failed": attempt.failed,
+            "gpu_kwh": attempt.gpu_kwh,
+            "cpu_kwh": attempt.cpu_kwh,
         }

@@ -99,10 +99,23 @@ def _attempts(run: Figures) -> str:
         (
             one["number"], one["ended"], one["host"], stamp(one["started"]), format_duration(max(0.0, one["last"] - one["started"])),
             one["ranks"], _number(one["first_step"], ",d"), _number(one["last_step"], ",d"), f"{one['lost_steps']:,}",
+            _number(one["gpu_kwh"]), _number(one["cpu_kwh"]),
         )
         for one in reversed(attempts[-MOST_ATTEMPTS:])
     ]  # fmt: skip
-    headers = ("attempt", "ended", "host of rank 0", "began", "lasted", "ranks", "from step", "to step", "lost steps")
+    headers = (
+        "attempt",
+        "ended",
+        "host of rank 0",
+        "began",
+        "lasted",
+        "ranks",
+        "from step",
+        "to step",
+        "lost steps",
+        "GPU kWh",
+        "CPU kWh",
+    )
     return (
         f"<h3>By attempt</h3>{timeline(spans, _dates(begin, end), f'{len(attempts)} attempts along the time of the run.')}"
         + keys(

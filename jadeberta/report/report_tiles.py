@@ -11,7 +11,7 @@ from jadeberta.status.eta import training_left_s
 from jadeberta.status.forecast_end import DAY_S, productive_in
 from jadeberta.status.verdict_words import clock, format_bytes, format_end
 from jadeberta.utils.durations import format_duration
-from jadeberta.utils.json_lines import JsonRow, finite, time_of
+from jadeberta.utils.json_lines import JsonRow, time_of
 
 
 @dataclass
@@ -128,10 +128,13 @@ def _gpu_hours(facts: RunFacts) -> Tile:
 
 
 def _energy(facts: RunFacts) -> Tile:
-    found = [value for event in facts.events if (value := finite(event, "energy_kwh")) is not None]
-    if not found:
+    energy = facts.goodput.energy
+    known = [kwh for kwh in (energy.gpu_kwh, energy.cpu_kwh) if kwh is not None]
+    if not known:
         return Tile("Energy", "not measured")
-    return Tile("Energy", f"{sum(found):,.1f} kWh")
+    used, step, goal = sum(known), facts.goodput.step, facts.seen.goal.max_steps
+    ahead = f"about {used * (goal - step) / step:,.1f} kWh to come" if goal and 0 < step < goal else ""
+    return Tile("Energy", f"{used:,.1f} kWh", ahead, energy.in_words())
 
 
 def _disk(facts: RunFacts) -> Tile:
