@@ -95,7 +95,7 @@ def parse_recipe(parser: Any, options: list[str]) -> tuple[Any, Any]:
     """Returns a parser's result with its sections as dataclasses, and its result without defaults, for `recipe_from_arguments`.
 
     Raises:
-        ConfigError: a section is empty, or an option is far longer than any value is.
+        ConfigError: a section is empty or none, or an option is far longer than any value is.
     """
     if long := next((option for option in options if len(option) > LONGEST_OPTION), None):
         raise ConfigError(
@@ -111,6 +111,10 @@ def parse_recipe(parser: Any, options: list[str]) -> tuple[Any, Any]:
     ]
     if empty:
         raise ConfigError(f"{empty[0]} has no value; give it one, or leave it out for its default.")
+    for field in fields(Recipe):
+        # jsonargparse takes a number or a list for a section of keys, and fails where it makes a dataclass of it.
+        if is_dataclass(field.default_factory) and isinstance(found.get(field.name), bool | int | float | list):
+            raise ConfigError(f"{field.name} is {str(found.get(field.name))[:60]}; it must be a section of keys.")
     return parser.instantiate(found), written
 
 

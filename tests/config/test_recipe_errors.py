@@ -16,6 +16,8 @@ from jadeberta.errors import ConfigError
         ("cluster:\n  fruitless_lives: 4\n  drop_host: 1\n", (), "{file}, line 3: unknown key cluster.drop_host; did you mean cluster."),
         ("run: {dir: x}\n", ("--training.max_step", "5"), "command line: unknown key training.max_step; did you mean training.max_steps?"),
         ("run: {dir: x}\n", ("--training.lr=fast",), "command line: training.lr: Expected float. Got value: fast."),
+        ("alerts: 3\n", (), "alerts is 3; it must be a section of keys."),
+        ("logging: [1]\n", (), "logging is [1]; it must be a section of keys."),
         ("run: [\n", (), "{file}: "),
         ("- a list\n", (), "{file}: "),
         ("data:\n  weights:\n", (), "data.weights has no value; give it one, or leave the key out for its default."),
