@@ -6,6 +6,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -104,17 +105,11 @@ def browser(directory: Path) -> Iterator[Browser]:
     commands, answers = theirs
     # Chromium reads commands from descriptor 3 and writes answers to 4.
     shell = f'exec 3<&{commands} 4>&{answers}; exec "$0" "$@"'
-    options = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-dev-shm-usage",
-    ]
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage"]
+    options += ["--disable-background-networking", "--remote-debugging-pipe", f"--user-data-dir={directory / 'profile'}"]
     process = subprocess.Popen(
         ["bash", "-c", shell, str(CHROMIUM), *options],
-        pass_fds=(commands, answers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        pass_fds=(commands, answers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     os.close(commands)
     os.close(answers)
@@ -123,9 +118,6 @@ def browser(directory: Path) -> Iterator[Browser]:
     finally:
         os.close(writer)
         os.close(reader)
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its own children too; the profile is a folder of the test
+        process.wait()
