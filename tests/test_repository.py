@@ -2,13 +2,13 @@
 
 import re
 import subprocess
-import sys
 import tomllib
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from tests.fork_server import run_forked
 from tests.helpers import ROOT, write_published
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -55,7 +55,7 @@ def test_bare_make_lists_every_target() -> None:
     ],
 )
 def test_every_verb_explains_itself(verb) -> None:
-    result = subprocess.run([sys.executable, "-m", "jadeberta", verb, "--help"], capture_output=True, text=True, cwd=ROOT)
+    result = run_forked(verb, "--help")
     assert result.returncode == 0 and "usage:" in result.stdout and len(result.stdout.splitlines()) > 8
 
 

@@ -31,7 +31,11 @@ def metrics_of_attempts(tmp_path: Path, name: str, shards: Path, attempts: list[
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "attempts", [[(1, 1), (2, 1), (4, 1), (3, 1), (1, 1)], [(2, 1), (2, 2), (2, 3), (2, 1)]], ids=["world sizes", "ZeRO stages"]
+    "attempts",
+    [
+        pytest.param([(1, 1), (4, 1), (3, 1), (1, 1)], id="world sizes"),
+        pytest.param([(2, 1), (2, 2), (2, 3), (2, 1)], id="ZeRO stages", marks=pytest.mark.long),
+    ],
 )
 def test_attempts_of_other_sizes_or_stages_continue_one_run(tmp_path, attempts) -> None:
     shards = make_shards(tmp_path / "shards", {"wikipedia": (20, 3), "cc100": (40, 1)})

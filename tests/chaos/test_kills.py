@@ -6,8 +6,8 @@ from tests.chaos.killer import NEVER, Kill, Plan, all_plans, directory_state
 from tests.chaos.kills import figures, resumed_too_early, runs_until
 from tests.chaos.observer import DirectoryView
 
-FEW: list[Plan] = [("rename", "everything"), ("end", "rank 1")]
-MORE: list[Plan] = [("save", "writer"), ("save", "rank 0"), ("rename", "rank 1"), ("prune", "launcher")]
+FEW: list[Plan] = [("rename", "everything")]
+MORE: list[Plan] = [("end", "rank 1"), ("save", "writer"), ("save", "rank 0"), ("rename", "rank 1"), ("prune", "launcher")]
 
 
 @pytest.mark.slow

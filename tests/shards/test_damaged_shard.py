@@ -43,8 +43,8 @@ def test_any_flipped_bit_is_refused_with_row_and_byte_or_changes_nothing_that_is
     directory = write(tmp_path / "out", {"web-00000.tar": (tokens, documents)}, valid={})
     tar, index = directory / "web-00000.tar", ShardIndex.load(directory / INDEX_NAME)
     shards = open_shards(directory)
-    headers = [*range(0, 1536, 5), *range(1536 + 1000 * 1024 - 20, 1536 + 1000 * 1024 + 512)]
-    offsets = [*headers, *np.random.default_rng(0).integers(0, tar.stat().st_size, 400).tolist()]
+    headers = [*range(0, 1536, 9), *range(1536 + 1000 * 1024 - 20, 1536 + 1000 * 1024 + 512, 3)]
+    offsets = [*headers, *np.random.default_rng(0).integers(0, tar.stat().st_size, 200).tolist()]
     seen = {"refused": 0, "harmless": 0}
     for n, offset in enumerate(offsets):
         flip_bit(tar, offset, n % 8)
@@ -60,7 +60,7 @@ def test_any_flipped_bit_is_refused_with_row_and_byte_or_changes_nothing_that_is
                 shards.rows(np.arange(1003))
             seen["refused"] += 1
         flip_bit(tar, offset, n % 8)
-    assert seen["refused"] > 300 and seen["harmless"] > 300
+    assert seen["refused"] > 150 and seen["harmless"] > 150
     assert np.array_equal(shards.rows(np.arange(1003))[0], tokens)
 
 

@@ -30,7 +30,9 @@ def trained(shards, folder, ranks: int, stage: int, precision: str, measured: bo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "precision"), [(1, "fp32"), (1, "bf16"), (2, "bf16"), (3, "fp32")])
+@pytest.mark.parametrize(
+    ("stage", "precision"), [pytest.param(1, "fp32", marks=pytest.mark.long), (1, "bf16"), (2, "bf16"), (3, "fp32")]
+)
 def test_deepspeed_sends_what_the_prediction_reckons_with(shards, tmp_path, stage, precision) -> None:
     sent = traffic(PARAMETERS, stage, precision, accumulation=3)
     for row in trained(shards, tmp_path, 2, stage, precision):

@@ -45,7 +45,7 @@ def kill_at(ranks: int, step: int, delay: float, run_dir: Path, *arguments: str,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "stage"), [("fp32", 2), ("bf16", 1)])  # each value once; the kills of tests/chaos add more
+@pytest.mark.parametrize(("precision", "stage"), [("fp32", 2), pytest.param("bf16", 1, marks=pytest.mark.long)])
 def test_killed_at_three_random_points_it_ends_bit_identical_to_the_unbroken_run(shards, tmp_path, stage, precision) -> None:
     changes = {
         "deepspeed": f"ds_configs/zero{stage}.json",
