@@ -3,14 +3,15 @@
 import heapq
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import orjson
 from tensorboard.compat.proto.event_pb2 import Event as TensorBoardEvent
 
 from jadeberta.publish.clean_run import CleanRun
 from jadeberta.training.ledger import in_words
 from jadeberta.training.sinks.tensorboard import FILE_VERSION, encode, points, restart, text
-from jadeberta.utils.files import atomic_file
+from jadeberta.utils.files import atomic_file, write_atomically
 
 
 def publish(run: CleanRun, out: Path, every: int) -> str:
@@ -26,20 +27,38 @@ def publish(run: CleanRun, out: Path, every: int) -> str:
     """
     folder = out / f"{run.name}-{run.id[:6]}"
     folder.mkdir(parents=True, exist_ok=True)
+    note, digest = out / f".jadeberta-{run.id}.json", run.digest(every)
     files = sorted(folder.glob(f"events.out.tfevents.*.jadeberta-{run.id}.*"), key=lambda path: int(path.suffix[1:] or 0))
+    if files and _read_note(note) == [digest, files[-1].name, files[-1].stat().st_size]:
+        return f"{folder}: nothing is new"
     if files:
         with open(files[-1], "r+b") as file:
             added = _append(file, run, every)
         if added is not None:
+            _write_note(note, digest, files[-1])
             return f"{folder}: {added:,} bytes are new" if added else f"{folder}: nothing is new"
     number = 1 + int(files[-1].suffix[1:]) if files else 0
     # Under a new name: a viewer that has the old file open would go on with it.
-    with atomic_file(folder / f"events.out.tfevents.{int(run.started):010d}.jadeberta-{run.id}.{number}") as new:
+    path = folder / f"events.out.tfevents.{int(run.started):010d}.jadeberta-{run.id}.{number}"
+    with atomic_file(path) as new:
         for record in _records(run, every):
             new.write(record)
     for old in files:
         old.unlink(missing_ok=True)
+    _write_note(note, digest, path)
     return f"{folder}: written" if not files else f"{folder}: written anew, as steps were undone or other settings given since"
+
+
+def _read_note(path: Path) -> Any:
+    """What the last call has left, so that one that finds nothing new need not read all steps; None where there is none."""
+    try:
+        return orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return None
+
+
+def _write_note(path: Path, digest: str, file: Path) -> None:
+    write_atomically(path, orjson.dumps([digest, file.name, file.stat().st_size]), durable=False)
 
 
 def _append(file: BinaryIO, run: CleanRun, every: int) -> int | None:

@@ -8,6 +8,7 @@ import base64
 import importlib.util
 import netrc
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,10 @@ ANSWER_S = 20.0
 """Longest wait for the first answer of the service, seconds."""
 UPLOAD_S = 6 * 3600.0
 KEY_CHARACTERS = 1000
+KEPT_VARIABLES = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY")
+"""Variables of W&B's client that mean the service and the user; others mean a run."""
+BESIDE = ".jadeberta-new-"
+"""Begin of the name of a directory that is not whole yet."""
 REMEDY = "or write files with --out DIR and upload them later with 'wandb sync'"
 
 
@@ -59,7 +64,13 @@ def publish(run: CleanRun, out: Path | None, every: int, project: str) -> str:
     digest = f"{project} {run.digest(every)}"
     done = _read_note(note)
     if done.get("digest") != digest or not place.is_dir():
-        _write(run, place, every, project)
+        try:
+            _write(run, place, every, project)
+        except OSError:
+            raise
+        except Exception as e:  # its client is another process, which fails in many ways
+            reason = " ".join(str(e).split())[:200]
+            raise OutputError(f"{place}: W&B's client did not write it ({type(e).__name__}: {reason}); call again.") from None
         done = {"digest": digest}
         write_atomically(note, orjson.dumps(done), durable=False)
     elif out is not None:
@@ -89,10 +100,15 @@ def _read_note(path: Path) -> dict[str, Any]:
 
 def _write(run: CleanRun, place: Path, every: int, project: str) -> None:
     """Writes the offline directory under another name, and puts it in the place of the old one when it is whole."""
+    # Before the import: a mode, an id or a resume of the user's own runs would change this one.
+    for name in [name for name in os.environ if name.startswith("WANDB_") and name not in KEPT_VARIABLES]:
+        del os.environ[name]
     import wandb
 
     place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".jadeberta-", dir=place.parent) as beside:
+    for left in place.parent.glob(f"{BESIDE}*"):  # of a call that was killed; the lock says that no other is at work
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=BESIDE, dir=place.parent) as beside:
         settings = wandb.Settings(
             mode="offline", root_dir=beside, silent=True, console="off", save_code=False, disable_git=True, disable_code=True,
             x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True,

@@ -289,10 +289,15 @@ def test_wandb_gets_one_offline_run_a_second_call_adds_nothing_and_undone_steps_
     said = publish(capsys, run, "wandb", "--out", str(out))
     assert "wandb sync" in said and losses() == LOSSES
     (place,) = out.glob("wandb/offline-run-*")
-    before = files_of(place)
-    assert publish(capsys, run, "wandb", "--out", str(out)).endswith("nothing is new") and files_of(place) == before
+    before = files_of(place / "files"), *(path.read_bytes() for path in place.glob("*.wandb"))
+    assert publish(capsys, run, "wandb", "--out", str(out)).endswith("nothing is new")
+    assert (files_of(place / "files"), *(path.read_bytes() for path in place.glob("*.wandb"))) == before
     undo(run)
+    (out / "wandb/.jadeberta-new-x/wandb").mkdir(parents=True)  # an earlier call was killed
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("WANDB_RUN_ID", "another")
     publish(capsys, run, "wandb", "--out", str(out))
+    assert not (out / "wandb/.jadeberta-new-x").exists()
     assert losses() == {n: LOSSES[n] for n in range(1, 7)} | {7: 1.5} and list(out.glob("wandb/offline-run-*")) == [place]
 
 

@@ -64,7 +64,7 @@ def test_signals_and_files_save_and_end_with_their_status_and_the_run_goes_on_to
     rows = len(read_metrics(run / "run"))
     wait_for_step(run, rows + 3, processes)
     (run / "run/SAVE").touch()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while len(list_checkpoints(run / "run/checkpoints")) < 2:
         assert time.monotonic() < deadline and all(p.poll() is None for p in processes)
         time.sleep(0.02)
@@ -77,12 +77,19 @@ def test_signals_and_files_save_and_end_with_their_status_and_the_run_goes_on_to
         assert time.monotonic() < deadline and all(p.poll() is None for p in processes)
         time.sleep(0.02)
     wait_for_step(run, len(read_metrics(run / "run")) + 20, processes)
+    (run / "run/PROFILE").write_text("1")
+    while not list((run / "run").glob("profiles/*.json.gz")):
+        assert time.monotonic() < deadline and all(p.poll() is None for p in processes)
+        time.sleep(0.02)
     (run / "run/STOP").mkdir()
     assert ended(processes) == [10, 10]
     printed = (run / "log.0.log").read_text()
     assert printed.count("SAVE: cannot be removed") == 1 and "STOP: cannot be removed" in printed and "Traceback" not in printed
     assert len(list_checkpoints(run / "run/checkpoints")) == 4
     (run / "run/SAVE").rmdir(), (run / "run/STOP").rmdir()
+
+    assert [path.name[14:] for path in (run / "run/profiles").iterdir()] == ["rank-00001.json.gz"]
+    assert not (run / "run/PROFILE").exists()
 
     run_ranks(2, *start, "--resume", "required", log=run / "log")
     rows = read_metrics(run / "run")

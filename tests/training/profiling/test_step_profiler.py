@@ -10,6 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from jadeberta.errors import RequeueRequested, StopRequested
 from jadeberta.training.control import RankFlags, RunControl
@@ -140,7 +141,8 @@ def test_on_cuda_a_snapshot_of_the_memory_lies_beside_the_trace_and_its_history_
     assert history == [{"max_entries": step_profiler.MEMORY_ENTRIES}, {"enabled": None}]
 
 
-def test_two_ranks_train_the_same_bits_with_a_profile_of_one_of_them(tmp_path) -> None:
+@pytest.mark.long
+def test_two_ranks_train_the_same_bits_with_a_profile_of_one_of_them_and_with_tensorboard(tmp_path) -> None:
     shards = make_shards(tmp_path / "shards", {"wikipedia": (20, 3)})
     weights = []
     for name in ("plain", "profiled"):
@@ -151,6 +153,7 @@ def test_two_ranks_train_the_same_bits_with_a_profile_of_one_of_them(tmp_path) -
             folder,
             training={"max_steps": 6, "global_batch_size": 2},
             checkpoint={"every_steps": 6},
+            **({"logging": {"tensorboard": True}, "evaluation": {"every_steps": 3}} if name == "profiled" else {}),
         )
         folder.mkdir()
         if name == "profiled":
@@ -167,3 +170,7 @@ def test_two_ranks_train_the_same_bits_with_a_profile_of_one_of_them(tmp_path) -
     assert (event["step"], event["steps"], event["ranks"]) == (4, 3, [1])
     printed = printed_by(tmp_path / "profiled-log")
     assert "step 4: profiled the last 3 steps of rank 1" in printed and "Traceback" not in printed
+    board = EventAccumulator(str(tmp_path / "profiled/tensorboard")).Reload()
+    assert [point.step for point in board.Scalars("held_out/accuracy/wikipedia")] == [3, 6]
+    assert {point.step for point in board.Scalars("train/grad_norm")} == set(range(1, 7))
+    assert {"events/start", "events/evaluation", "events/profile", "events/save", "events/done"} <= set(board.Tags()["tensors"])
