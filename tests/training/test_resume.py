@@ -79,6 +79,49 @@ def test_killed_at_three_random_points_it_ends_bit_identical_to_the_unbroken_run
     assert (tmp_path / "killed/DONE").exists()
 
 
+IN_THE_UPDATE = """
+import os, signal, sys
+from jadeberta.cli import main
+from jadeberta.training.optimizers import matrix
+calls, last, plain = [], int(sys.argv[1]), matrix.orthogonalise
+def killed(*arguments):
+    calls.append(0)
+    if len(calls) == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(*arguments)
+matrix.orthogonalise = killed
+sys.argv = ["jadeberta", *sys.argv[2:]]
+main()
+"""
+"""Dies in Muon's update, at some orthogonalisation: the matrices before it are changed by then, those behind it are not."""
+
+
+@pytest.mark.long
+def test_killed_within_an_update_of_muon_it_ends_bit_identical_to_the_unbroken_run(shards, tmp_path) -> None:
+    changes = {"training": {"optimizer": "muon", "precision": "bf16", "ema_decay": 0.5}, "deepspeed": "ds_configs/zero2.json"}
+    unbroken = make_recipe(tmp_path / "a.yaml", shards, tmp_path / "unbroken", **changes)
+    run_ranks(2, "pretrain", "--config", str(unbroken), log=tmp_path / "unbroken-log")
+    killed = make_recipe(tmp_path / "b.yaml", shards, tmp_path / "killed", **changes)
+    # The model has 12 hidden matrices, of which a rank orthogonalises 6 and those across the border: first in its third step, then in
+    # the first one after the resume.
+    for call in (16, 5):
+        processes = start_ranks(
+            2, str(call), "pretrain", "--config", str(killed), log=tmp_path / "killed-log", code=IN_THE_UPDATE
+        )
+        try:
+            while all(p.poll() is None for p in processes):
+                time.sleep(0.05)
+        finally:
+            for p in processes:
+                p.kill()
+        assert -signal.SIGKILL in [p.wait(60) for p in processes]
+        assert read_metrics(tmp_path / "killed") and not (tmp_path / "killed/DONE").exists()
+    run_ranks(2, "pretrain", "--config", str(killed), log=tmp_path / "killed-log")
+    last = "checkpoints/step-00000006"
+    assert content(tmp_path / "killed" / last) == content(tmp_path / "unbroken" / last)
+    assert max(row["attempt"] for row in read_metrics(tmp_path / "killed")) == 2
+
+
 @pytest.mark.slow
 def test_with_a_growing_batch_an_average_muon_falling_masks_and_the_rest_it_resumes_exactly_and_on_other_ranks_with_the_same_data(
     shards, tmp_path

@@ -14,15 +14,17 @@ from jadeberta.data.run_data import RunDataset, open_run_data
 from jadeberta.errors import CheckpointError, ConfigError
 from jadeberta.evaluation.mlm import main as evaluate
 from jadeberta.finetune.pretrained import load_pretrained
-from jadeberta.model import load
+from jadeberta.model import load, replaced_tokens
 from jadeberta.model.load import load_pair
 from jadeberta.release.export import export
 from jadeberta.release.pair import load_discriminator
 from jadeberta.shards import open as open_shards
 from jadeberta.start.branch import branch_entry
 from jadeberta.training.engine import decide_compilation, deepspeed_settings
+from jadeberta.training.objective import build_model
+from jadeberta.utils.json_lines import read_jsonl
 from preprocess.config import SegmenterConfig
-from tests.helpers import TINY_MODEL, make_recipe, make_shards, read_metrics, run_ranks
+from tests.helpers import TINY_MODEL, make_recipe, make_shards, printed_by, read_metrics, run_ranks, start_ranks, write_published
 from tests.preprocess import small_tokenizers as small
 from tests.preprocess import tiny_corpus as tiny
 from tests.training.test_resume import content, kill_at
@@ -61,6 +63,40 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+SPIKES = """
+import sys
+from jadeberta.cli import main
+from jadeberta.training.engine import TrainingEngine
+step, forward = TrainingEngine.step, TrainingEngine.forward
+def noted(self, batch, *rest):
+    self.now = batch.step
+    return step(self, batch, *rest)
+def spoilt(self, micro_batch):
+    sums = list(forward(self, micro_batch))
+    for place in {8: [0], 10: [2]}.get(self.now, []):
+        sums[place] = sums[place] + 99 * sums[place].detach()
+    return tuple(sums)
+TrainingEngine.step, TrainingEngine.forward = noted, spoilt
+sys.argv = ["jadeberta", *sys.argv[1:]]
+main()
+"""
+"""Multiplies the generator's loss at step 9 and the discriminator's at step 11, without their gradients; all else is the real command."""
+
+
+def test_a_spike_of_either_loss_is_skipped_in_a_run(tmp_path: Path) -> None:
+    shards = make_shards(tmp_path / "shards", {"wikipedia": (20, 2)})
+    training = RTD | {"max_steps": 12, "global_batch_size": 2}
+    recipe = make_recipe(
+        tmp_path / "run.yaml", shards, tmp_path / "run", training=training, guard={"window": 8}, checkpoint={"every_steps": 12}
+    )
+    (process,) = start_ranks(1, "pretrain", "--config", str(recipe), log=tmp_path / "log", code=SPIKES)
+    assert process.wait(200) == 0, printed_by(tmp_path / "log")[-3000:]
+    skips = [row for row in read_jsonl(tmp_path / "run/ledger.jsonl") if row["event"] == "skip"]
+    assert [(row["step"], row["reason"].split()[0]) for row in skips] == [(9, "loss"), (11, "discriminator_loss")]
+    state = json.loads((tmp_path / "run/checkpoints/step-00000012/state.json").read_text())
+    assert (state["adam_step"], state["skipped_steps"], len(state["guard"]["discriminator_loss"])) == (10, 2, 8)
+
+
 SECTIONS: dict = {
     "deepspeed": "ds_configs/zero2.json",
     "training": {"precision": "bf16", "ema_decay": 0.9, "optimizer": "muon"},
@@ -89,6 +125,45 @@ def test_the_metrics_have_both_losses_and_what_the_discriminator_found(run: Path
     state = json.loads((run / f"checkpoints/step-{STEPS:08d}/state.json").read_text())
     # Of the steps since the phase began.
     assert [len(state["guard"][name]) for name in ("loss", "grad_norm", "discriminator_loss")] == [3] * 3
+
+
+REPLACED = """
+import json, sys
+from pathlib import Path
+from jadeberta.cli import main
+from jadeberta.model import replaced_tokens
+place, plain = Path(sys.argv[1]), replaced_tokens.fill_places
+def noted(input_ids, *rest):
+    found = plain(input_ids, *rest)
+    with open(place, "a") as f:
+        f.writelines(json.dumps([row, other]) + chr(10) for row, other in zip(input_ids.tolist(), found[1].tolist(), strict=True))
+    return found
+replaced_tokens.fill_places = noted
+sys.argv = ["jadeberta", *sys.argv[2:]]
+main()
+"""
+"""Notes each masked row and the row with the drawn tokens; everything else is the real command."""
+
+
+@pytest.mark.long
+def test_every_row_of_a_run_gets_the_same_replaced_tokens_on_1_2_and_4_ranks(tmp_path: Path) -> None:
+    shards, found = make_shards(tmp_path / "shards", {"wikipedia": (40, 2)}), []
+    exact = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    training = RTD | {"max_steps": 3, "global_batch_size": 8, "micro_batch_size": 2}
+    for ranks in (1, 2, 4):
+        recipe = make_recipe(
+            tmp_path / f"{ranks}.yaml", shards, tmp_path / str(ranks), training=training, model=TINY_MODEL | exact
+        )
+        rows = tmp_path / f"{ranks}.jsonl"
+        processes = start_ranks(ranks, str(rows), "pretrain", "--config", str(recipe), log=tmp_path / "log", code=REPLACED)
+        assert [process.wait(240) for process in processes] == [0] * ranks, printed_by(tmp_path / "log")[-3000:]
+        found.append(sorted(read_jsonl_lists(rows)))
+    assert len(found[0]) == 3 * 8 and all(masked != replaced for masked, replaced in found[0])
+    assert found[0] == found[1] == found[2]
+
+
+def read_jsonl_lists(path: Path) -> list[list[list[int]]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.mark.long
@@ -139,6 +214,32 @@ def test_a_place_has_the_same_random_number_on_any_rank_and_in_any_micro_batch(t
     numbers = [n for row in whole.values() for n in row]
     assert len(numbers) > 100 and len(set(numbers)) == len(numbers)
     assert data.order == open_run_data(recipe).order
+
+
+def test_every_rank_draws_the_same_tokens_for_a_row_whatever_shares_its_batch(tmp_path: Path, monkeypatch) -> None:
+    shards = make_shards(tmp_path / "shards", {"wikipedia": (20, 2)})
+    recipe = load_recipe(make_recipe(tmp_path / "r.yaml", shards, tmp_path / "run", training=RTD))
+    model = build_model(recipe, open_shards(shards).index.special_tokens, "sdpa").eval()
+    plain, found = replaced_tokens.fill_places, []
+
+    def noted(input_ids: torch.Tensor, *rest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        original, replaced = plain(input_ids, *rest)
+        found[-1] |= {(step, *masked): row for masked, row in zip(input_ids.tolist(), replaced.tolist(), strict=True)}
+        assert (replaced != original).any()
+        return original, replaced
+
+    monkeypatch.setattr(replaced_tokens, "fill_places", noted)
+    for ranks, size in ((1, 4), (2, 1), (4, 1)):
+        recipe.training.micro_batch_size = size
+        found.append({})
+        for rank in range(ranks):
+            data = open_run_data(recipe)
+            dataset = RunDataset(recipe, data, data.order, rank, ranks, None)
+            for step in (0, 3):
+                for micro in dataset.batch(dataset[step]).micro_batches:
+                    with torch.inference_mode():
+                        model(**{name: value for name, value in vars(micro).items() if value is not None})
+    assert len(found[0]) == 2 * 4 and found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -218,6 +319,14 @@ def test_what_does_not_go_together_is_refused_in_a_sentence(tmp_path: Path, sect
     sections = {"training": {"objective": "rtd"}} | sections
     with pytest.raises(ConfigError, match=reason):
         load_recipe(make_recipe(tmp_path / "r.yaml", tmp_path, tmp_path / "run", **sections))
+
+
+def test_a_source_of_weights_is_refused(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"model: {{init_from: {write_published(tmp_path)}}}\ntraining: {{objective: rtd}}\n")
+    reason = r"rtd starts from random weights, and model\.init_from is .*, which has no generator; leave it out, or [^\n]*mlm\.$"
+    with pytest.raises(ConfigError, match=reason):
+        load_recipe(recipe)
 
 
 def test_it_is_not_compiled_where_the_choice_is_left_open(tmp_path: Path) -> None:
