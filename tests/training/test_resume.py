@@ -165,25 +165,34 @@ def test_with_a_growing_batch_an_average_muon_falling_masks_and_the_rest_it_resu
     assert (evaluation["step"], evaluation["weights"], evaluation["whole"]) == (3, "ema", True)
 
 
+# Without dropout: its random numbers belong to a rank, so another world size draws others by design.
+MOVED = {
+    "model": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "training": {"precision": "bf16", "max_steps": STEPS, "schedule": "constant"},
+    "checkpoint": {"every_steps": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def by_two_ranks(shards, tmp_path_factory) -> Path:
+    """A run of MOVED by two ranks under ZeRO-2, to its end."""
+    folder = tmp_path_factory.mktemp("first")
+    recipe = make_recipe(folder / "first.yaml", shards, folder / "first", deepspeed="ds_configs/zero2.json", **MOVED)
+    run_ranks(2, "pretrain", "--config", str(recipe), log=folder / "first-log")
+    return folder / "first"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks,stage", [(1, 1), (4, 3)])
-def test_saved_by_two_ranks_zero2_it_goes_on_at_another_world_size_and_stage(shards, tmp_path, ranks, stage) -> None:
-    # Without dropout: its random numbers belong to a rank, so another world size draws others by design.
-    changes = {
-        "model": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-        "training": {"precision": "bf16", "max_steps": STEPS, "schedule": "constant"},
-        "checkpoint": {"every_steps": 4},
-    }
-    first = make_recipe(tmp_path / "first.yaml", shards, tmp_path / "first", deepspeed="ds_configs/zero2.json", **changes)
-    run_ranks(2, "pretrain", "--config", str(first), log=tmp_path / "first-log")
+def test_saved_by_two_ranks_zero2_it_goes_on_at_another_world_size_and_stage(
+    shards, by_two_ranks, tmp_path, ranks, stage
+) -> None:
     (tmp_path / "second/checkpoints").mkdir(parents=True)
-    shutil.copytree(tmp_path / "first/checkpoints/step-00000004", tmp_path / "second/checkpoints/step-00000004")
-    second = make_recipe(
-        tmp_path / "second.yaml", shards, tmp_path / "second", deepspeed=f"ds_configs/zero{stage}.json", **changes
-    )
+    shutil.copytree(by_two_ranks / "checkpoints/step-00000004", tmp_path / "second/checkpoints/step-00000004")
+    second = make_recipe(tmp_path / "second.yaml", shards, tmp_path / "second", deepspeed=f"ds_configs/zero{stage}.json", **MOVED)
     run_ranks(ranks, "pretrain", "--config", str(second), "--resume", "required", log=tmp_path / "second-log")
 
-    expected = {row["step"]: row for row in read_metrics(tmp_path / "first")}
+    expected = {row["step"]: row for row in read_metrics(by_two_ranks)}
     found = {row["step"]: row for row in read_metrics(tmp_path / "second")}
     assert sorted(found) == list(range(5, STEPS + 1))
     for step, row in found.items():
