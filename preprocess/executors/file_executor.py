@@ -30,6 +30,8 @@ from preprocess.executors.task_results import dump, load
 from preprocess.workdir import pool_dir, progress_dir
 from preprocess.written_files import remove_leftovers
 
+LONGEST_NAME = 100
+"""Characters of a pool's name, which is part of a file's."""
 SILENCE_SECONDS = 60.0
 """A process whose liveness file does not change for this long is taken for dead."""
 DEATHS = 5
@@ -54,8 +56,10 @@ class FileExecutor(Executor):
         Raises:
             ConfigError: the name cannot be a file's, MPI is there too, or another job works in `out`.
         """
-        if not re.fullmatch(r"[\w.-]+", name):
-            raise ConfigError(f"--pool {name}: a pool's name may hold letters, digits, -, _ and dots.")
+        if not re.fullmatch(rf"[\w.-]{{1,{LONGEST_NAME}}}", name) or len(name.encode()) > 2 * LONGEST_NAME:
+            raise ConfigError(
+                f"--pool {name[:40]}: a pool's name may hold letters, digits, -, _ and dots, at most {LONGEST_NAME} of them."
+            )
         if seen := [variable for variable in MPI_VARIABLES if variable in os.environ]:
             raise ConfigError(f"--pool {name}: {seen[0]} is set, so MPI shares the work already. Leave one of the two out.")
         self.rank = int(os.environ.get("SLURM_PROCID", "0"))

@@ -41,11 +41,17 @@ def ranks_in(pids: list[int]) -> list[int]:
     ("script", "moment", "part"),
     [
         ("torchrun.sh", "start", 0),
+        pytest.param("torchrun.sh", "loading", 0, marks=pytest.mark.long),
         pytest.param("torchrun.sh", "training", 0, marks=pytest.mark.long),
+        pytest.param("local.sh", "start", 0, marks=pytest.mark.long),
+        pytest.param("local.sh", "loading", 0, marks=pytest.mark.long),
         pytest.param("local.sh", "training", 0, marks=pytest.mark.long),
         pytest.param("deepspeed.sh", "start", 1, marks=pytest.mark.long),
+        pytest.param("deepspeed.sh", "loading", 2, marks=pytest.mark.long),
         pytest.param("deepspeed.sh", "training", 1, marks=pytest.mark.long),  # the runner
         pytest.param("deepspeed.sh", "training", 2, marks=pytest.mark.long),  # this machine's launcher, which it started
+        pytest.param("mpi.sh", "start", 2, marks=pytest.mark.long),
+        pytest.param("mpi.sh", "loading", 2, marks=pytest.mark.long),
         pytest.param("mpi.sh", "training", 0, marks=pytest.mark.long),  # the script
         pytest.param("mpi.sh", "training", 1, marks=pytest.mark.long),  # what reads mpirun's words
         pytest.param("mpi.sh", "training", 2, marks=pytest.mark.long),  # mpirun
@@ -61,7 +67,9 @@ def test_nothing_outlives_a_killed_launcher(tmp_path: Path, script: str, moment:
         launcher = subprocess.Popen([ROOT / "launch" / script], env=env, cwd=tmp_path, stdout=out, stderr=out)
     pids, end = [launcher.pid], time.monotonic() + 120
     try:
-        while len(ranks_in(pids)) < 2 or (moment == "training" and not any(run_dir.glob("checkpoints/step-????????"))):
+        # Ranks exist while they import and join; the ledger is begun once they have met, before shards and weights are loaded.
+        sign = {"start": "log", "loading": "run/ledger.jsonl", "training": "run/checkpoints/step-????????"}[moment]
+        while len(ranks_in(pids)) < 2 or not any(tmp_path.glob(sign)):
             assert time.monotonic() < end and launcher.poll() is None, log.read_text()[-3000:]
             time.sleep(0.05)
             pids = tree_of(launcher.pid)
@@ -74,4 +82,5 @@ def test_nothing_outlives_a_killed_launcher(tmp_path: Path, script: str, moment:
         for pid in (pid for pid in pids if is_alive(pid)):
             os.kill(pid, signal.SIGKILL)
         launcher.wait(20)
-    DirectoryLock(run_dir, "run.dir").release()
+    # A loader that a rank forked after the last look holds the lock too, and ends with its rank.
+    DirectoryLock(run_dir, "run.dir", patience=5.0).release()

@@ -339,13 +339,13 @@ def test_the_progress_file_of_a_process_killed_after_the_last_call_goes_when_the
     assert not list(folder.iterdir())
 
 
-@pytest.mark.parametrize(("name", "variables"), [("a/b", {}), ("", {}), ("ok", {"PMIX_RANK": "0"})])
+@pytest.mark.parametrize(("name", "variables"), [("a/b", {}), ("", {}), ("x" * 101, {}), ("ok", {"PMIX_RANK": "0"})])
 def test_a_name_that_is_no_files_and_mpi_beside_a_pool_are_refused(
     tmp_path: Path, monkeypatch, name: str, variables: dict
 ) -> None:
     for key, value in variables.items():
         monkeypatch.setenv(key, value)
-    with pytest.raises(ConfigError, match=f"--pool {name}: "):
+    with pytest.raises(ConfigError, match=f"--pool {name[:40]}: "):
         FileExecutor(tmp_path, name, "all")
     assert not list(tmp_path.iterdir())
 
