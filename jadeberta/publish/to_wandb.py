@@ -5,7 +5,9 @@ a call that finds nothing new writes and uploads nothing.
 """
 
 import base64
+import errno
 import importlib.util
+import logging
 import netrc
 import os
 import shutil
@@ -33,6 +35,7 @@ ANSWER_S = 20.0
 """Longest wait for the first answer of the service, seconds."""
 UPLOAD_S = 6 * 3600.0
 KEY_CHARACTERS = 1000
+BLOCK_BYTES = 32768
 KEPT_VARIABLES = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY")
 """Variables of W&B's client that mean the service and the user; others mean a run."""
 BESIDE = ".jadeberta-new-"
@@ -64,6 +67,8 @@ def publish(run: CleanRun, out: Path | None, every: int, project: str) -> str:
     digest = f"{project} {run.digest(every)}"
     done = _read_note(note)
     if done.get("digest") != digest or not place.is_dir():
+        # W&B logs into the directory too: on a full disk each line would be a traceback.
+        logging.raiseExceptions, before = False, logging.raiseExceptions
         try:
             _write(run, place, every, project)
         except OSError:
@@ -71,6 +76,8 @@ def publish(run: CleanRun, out: Path | None, every: int, project: str) -> str:
         except Exception as e:  # its client is another process, which fails in many ways
             reason = " ".join(str(e).split())[:200]
             raise OutputError(f"{place}: W&B's client did not write it ({type(e).__name__}: {reason}); call again.") from None
+        finally:
+            logging.raiseExceptions = before
         done = {"digest": digest}
         write_atomically(note, orjson.dumps(done), durable=False)
     elif out is not None:
@@ -116,8 +123,10 @@ def _write(run: CleanRun, place: Path, every: int, project: str) -> None:
         written = wandb.init(
             project=project, name=run.name, id=run.id, config=run.settings, tags=["jadeberta"], settings=settings, dir=beside
         )
+        count = 0
         for step, values in _by_step(run, every):
             written.log(values, step=step)
+            count += 1
         columns = ["time", "step", "event", "what"]
         rows = [[e.time, e.step, str(e.row.get("event")), in_words(e.row).encode(errors="replace").decode()] for e in run.events]
         written.log({"events": wandb.Table(columns=columns, data=rows)})
@@ -126,10 +135,38 @@ def _write(run: CleanRun, place: Path, every: int, project: str) -> None:
         written.summary["goodput"], written.summary["state"] = run.facts.result.goodput, run.facts.state
         written.finish()
         (made,) = (Path(beside) / "wandb").glob("offline-run-*")
+        _require_whole(made / f"run-{run.id}.wandb", max(1, count))  # the table of events goes into the last row
         # Two renames: for an instant there is none, and a call that ends in between is made good by the next.
         if place.exists():
             place.rename(Path(beside) / "old")
         made.rename(place)
+
+
+def _require_whole(file: Path, count: int) -> None:
+    """Raises OSError where a file lacks rows: W&B's process writes what the disk takes, and says nothing.
+
+    Args:
+        file: of W&B; behind 7 bytes it has LevelDB's log format, blocks of 32 KiB.
+        count: rows of the history.
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, place, record, found = file.read_bytes(), 7, b"", 0
+    while place + 7 <= len(content):
+        rest = BLOCK_BYTES - place % BLOCK_BYTES
+        if rest < 7:
+            place += rest
+            continue
+        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        if place + 7 + length > len(content):
+            break  # cut short
+        record += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            found += Record.FromString(record).WhichOneof("record_type") == "history"
+            record = b""
+    if found != count:
+        raise OSError(errno.EIO, f"{found} of {count} rows have arrived, as on a full disk", str(file))
 
 
 def _by_step(run: CleanRun, every: int) -> Iterator[tuple[int, dict[str, float]]]:

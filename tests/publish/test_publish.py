@@ -350,3 +350,16 @@ def test_hostile_words_reach_the_viewers_as_words(run, tmp_path, capsys) -> None
     board = EventAccumulator(str(next((tmp_path / "out").glob("large*")))).Reload()
     (hang,) = board.Tensors("events/hang")
     assert b"<script>" in hang.tensor_proto.string_val[0] and "\n" in WORDS and b"\n" not in hang.tensor_proto.string_val[0]
+
+
+@missing["wandb"]
+def test_a_file_of_wandb_that_lacks_rows_is_not_taken_for_whole(run, tmp_path, capsys) -> None:
+    from jadeberta.publish.to_wandb import _require_whole
+
+    publish(capsys, run, "wandb", "--out", str(tmp_path / "out"))
+    (file,) = (tmp_path / "out").glob("wandb/offline-run-*/run-*.wandb")
+    rows = len(read_offline(file)[0])
+    _require_whole(file, rows)
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(OSError, match=rf"of {rows} rows have arrived, as on a full disk"):
+        _require_whole(file, rows)
