@@ -35,6 +35,7 @@ from jadeberta.shards import DirectoryLock, ShardError, ShardReader
 from jadeberta.shards.scrub import Scrubber
 from jadeberta.shards.tokenizer_format import MODEL_FILE
 from jadeberta.start.plan import plan_start, settle_start
+from jadeberta.start.program_version import changed_settings, program_version
 from jadeberta.status.live_goodput import LiveGoodput
 from jadeberta.training.console import Console, redirect_library_logs
 from jadeberta.training.control import RunControl
@@ -216,8 +217,9 @@ def _start(recipe: Recipe, process: Process, data: RunData, start: StartOfRun) -
         lineage = {"lineage": list(start.lineage)} if start.lineage else {}
         job = slurm_job(os.environ)
         Ledger(path, attempt).write(
-            "start", world_size=process.world_size, launcher=process.launcher, device=str(device), slurm=job, **lineage
-        )
+            "start", world_size=process.world_size, launcher=process.launcher, device=str(device), slurm=job, program=program_version(),
+            **lineage,
+        )  # fmt: skip
     limits = recipe.watchdog
     join_process_group(process, device, limits.start_s or NO_LIMIT_S, run_dir)
     # Not before: the other ranks of a job that is refused here would write heartbeats for the job that holds the directory.
@@ -275,8 +277,11 @@ class Trainer:
             )
         is_root = context.process.is_root
         if is_root:
+            resolved = config_module.dump(recipe)
+            if changed := changed_settings(run_dir / "recipe.yaml", resolved):
+                context.record("settings", changed=changed)
             try:
-                write_atomically(run_dir / "recipe.yaml", config_module.dump(recipe).encode())
+                write_atomically(run_dir / "recipe.yaml", resolved.encode())
             except OSError as e:
                 logger.warning(
                     "%s: cannot be written (%s); every checkpoint has the recipe too", run_dir / "recipe.yaml", e.strerror

@@ -1,6 +1,5 @@
 """`jadeberta race report`: report.json with every run, and a page with curves and tables."""
 
-import html
 import io
 from collections import defaultdict
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from jadeberta.race.race_dir import RaceDir, evaluations
 from jadeberta.race.race_file import Race
 from jadeberta.race.race_runs import Run, tune_runs
 from jadeberta.race.scores import read_scores
+from jadeberta.report.html_page import document, escape, page_style, table
 from jadeberta.status.attempts import read_history, read_run
 from jadeberta.utils.command_line import OneSentenceParser
 from jadeberta.utils.files import write_atomically
@@ -138,32 +138,20 @@ def page(race: Race, results: list[Result]) -> str:
     parts = []
     for size in race.sizes:
         of_size = [result for result in results if result.size == size]
-        if not of_size:
-            continue
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in HEADERS)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(result)) + "</tr>" for result in of_size
-        )
-        parts.append(f"<h2>Size {html.escape(size)}</h2>{_picture(of_size)}")
-        parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
-    title = f"Race to the accuracy of {html.escape(race.target)}"
+        if of_size:
+            parts.append(f"<h2>Size {escape(size)}</h2>{_picture(of_size)}")
+            parts.append(table(HEADERS, [_cells(result) for result in of_size], left=len(HEADERS)))
+    title = f"Race to the accuracy of {race.target}"
     explained = (
         "Every budget is a share of the floating-point operations that the target gets, and a run of its own with its whole schedule. "
         "Settings were chosen on held-out rows that are not among those of the test. Intervals are 95%, by bootstrap over test rows and "
         "seeds."
     )
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><title>{title}</title>"
-        f"<style>{STYLE}</style><main><h1>{title}</h1><p>{explained}</p>{''.join(parts)}</main></html>\n"
-    )
+    return document(title, f"<main><h1>{escape(title)}</h1><p>{explained}</p>{''.join(parts)}</main>", page_style() + STYLE)
 
 
-STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;margin:0;background:#fff;color:#222}main{max-width:68rem;margin:0 auto;padding:1rem}"
-    "table{border-collapse:collapse;display:block;overflow-x:auto;font-variant-numeric:tabular-nums}"
-    "th,td{text-align:left;padding:.3rem .7rem;border-bottom:1px solid #ccc}svg{max-width:100%;height:auto;background:#fff}"
-    "@media(prefers-color-scheme:dark){body{background:#161616;color:#ddd}th,td{border-color:#444}svg{border-radius:6px}}"
-)
+STYLE = "main>svg{background:#fff;border-radius:6px}"
+"""matplotlib's pictures are made for white paper."""
 
 
 def _picture(results: list[Result]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from jadeberta.report.report_curves import accuracies
 from jadeberta.report.run_facts import RunFacts
+from jadeberta.report.settings_rows import changed_in_words
 from jadeberta.utils.durations import format_duration
 from jadeberta.utils.json_lines import JsonRow, finite, time_of
 
@@ -165,6 +166,11 @@ def _reason(event: JsonRow) -> str:
     return f"{reason}" + (f" (status {status})" if isinstance(status, int) else "")
 
 
+def _settings(event: JsonRow) -> tuple[str, str] | None:
+    words = changed_in_words(event)
+    return ("info", f"Settings changed: {words}.") if words else None
+
+
 def _set_aside(event: JsonRow) -> tuple[str, str]:
     return (
         "warn",
@@ -179,6 +185,7 @@ TOLD: dict[str, Any] = {
     "save": lambda e: ("good", f"The checkpoint of step {_count(e, 'step')} was written."),
     "save_failed": lambda e: ("bad", f"The checkpoint of step {_count(e, 'step')} was not written: {e.get('error', '?')}"),
     "verified": _verified,
+    "settings": _settings,
     "prune": lambda e: None,
     "energy": lambda e: None,
     "leftover_removed": lambda e: None,

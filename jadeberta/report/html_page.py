@@ -4,9 +4,15 @@ import base64
 import hashlib
 import html
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import orjson
+
+
+def page_style() -> str:
+    """Returns the style of every page of the project: light, dark and on paper."""
+    return (Path(__file__).parent / "assets/page.css").read_text(encoding="utf-8")
 
 
 class Markup(str):

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jadeberta.report.html_page import document, escape, json_element
+from jadeberta.report.html_page import document, escape, json_element, page_style
 from jadeberta.report.report_figures import Figures
 from jadeberta.report.report_sections import sections, stamp
 from jadeberta.status.forecast_end import DAY_S
@@ -55,7 +55,7 @@ def render(runs: list[Figures], written_at: float) -> str:
     )
     body.append(json_element("figures", {"format": "jadeberta-report", "version": 1, "written_at": written_at, "runs": runs}))
     scripts = [(FOLDER / name).read_text(encoding="utf-8") for name in ("uplot/uPlot.iife.min.js", "assets/page.js")]
-    style = "".join((FOLDER / name).read_text(encoding="utf-8") for name in ("uplot/uPlot.min.css", "assets/page.css"))
+    style = (FOLDER / "uplot/uPlot.min.css").read_text(encoding="utf-8") + page_style()
     return document(
         f"{title} · jadeberta", "".join(body), style, scripts, (FOLDER / "assets/theme.js").read_text(encoding="utf-8")
     )

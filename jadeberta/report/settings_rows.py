@@ -37,9 +37,15 @@ def changes(facts: RunFacts) -> list[tuple[int, float, str]]:
                     found.append((history.attempt, at, "; ".join(words)))
                 before = now
             if event.get("event") == "settings" and at is not None and isinstance(event.get("changed"), dict):
-                pairs = [(k, v) for k, v in event["changed"].items() if isinstance(v, list) and len(v) == 2]
-                found.append((history.attempt, at, "; ".join(f"{key} {a} -> {b}" for key, (a, b) in pairs)))
+                found.append((history.attempt, at, changed_in_words(event)))
     return [(attempt, at, words if len(words) <= 4 * LONGEST else words[: 4 * LONGEST] + "…") for attempt, at, words in found]
+
+
+def changed_in_words(event: JsonRow) -> str:
+    """Returns what an event `settings` says; of a command that calls people, which may hold addresses, only that it has changed."""
+    changed = event.get("changed")
+    pairs = [(k, v) for k, v in changed.items() if isinstance(v, list) and len(v) == 2] if isinstance(changed, dict) else []
+    return "; ".join(f"{key} changed" if key.startswith("alerts.") else f"{key} {a} -> {b}" for key, (a, b) in pairs)
 
 
 def _compared(start: JsonRow) -> JsonRow:

@@ -1,9 +1,11 @@
 """One run that changes its world size and its ZeRO stage with every attempt sees the data of the unbroken run and learns the same."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from jadeberta import __version__
 from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import make_recipe, make_shards, read_metrics, run_ranks
 
@@ -26,6 +28,10 @@ def metrics_of_attempts(tmp_path: Path, name: str, shards: Path, attempts: list[
         )
     starts = [row for row in read_jsonl(run / "ledger.jsonl") if row["event"] == "start"]
     assert [row["world_size"] for row in starts] == [ranks for ranks, _ in attempts]
+    assert all(row["program"]["version"] == __version__ for row in starts)
+    changed = [row["changed"]["training.max_steps"] for row in read_jsonl(run / "ledger.jsonl") if row["event"] == "settings"]
+    ends = [str(number * STEPS_PER_ATTEMPT) for number in range(1, len(attempts) + 1)]
+    assert changed == [[before, now] for before, now in pairwise(ends)]
     return read_metrics(run)
 
 

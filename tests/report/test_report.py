@@ -308,6 +308,20 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(run: Path, monkeypatch
     assert (run / "report.html").read_bytes() == before and [p.name for p in run.glob(".report*")] == []
 
 
+def test_changed_settings_and_another_program_are_told(run: Path) -> None:
+    rows = [json.loads(row) for row in (run / "ledger.jsonl").read_text().splitlines()]
+    for number, row in enumerate(row for row in rows if row["event"] == "start"):
+        row["program"] = {"version": "1.0", "commit": f"{number}abc"}
+    at = next(row["time"] for row in rows if row["event"] == "resume")
+    changed = {"watchdog.step_s": ["600", "900"], "alerts.command": ["mail a@b.c", "mail d@e.f"]}
+    rows.insert(-3, event("settings", at + 1, 1, changed=changed))
+    lines(run / "ledger.jsonl", rows)
+    found = written(run)["runs"][0]
+    assert found["changes"][0][2] == "ranks 2 -> 4; commit 0abc -> 1abc" and ["commit", "1abc"] in found["program"]
+    assert found["changes"][1][2] == "watchdog.step_s 600 -> 900; alerts.command changed"
+    assert "mail" not in (run / "report.html").read_text()
+
+
 def test_days_and_causes_add_up_to_the_goodput_of_status(run: Path) -> None:
     found = written(run)["runs"][0]
     whole, days = found["hours"]["whole"], found["hours"]["days"]
