@@ -8,6 +8,7 @@ from pathlib import Path
 from jadeberta.alerts.deliver import split_command
 from jadeberta.alerts.watch_pass import look
 from jadeberta.errors import JadebertaError
+from jadeberta.status.verdict_words import plain
 from jadeberta.utils.command_line import OneSentenceParser, positive
 from jadeberta.utils.paths import path_option
 from jadeberta.utils.resources import explain_system_error
@@ -53,6 +54,8 @@ def _look(run: Path, options: argparse.Namespace) -> tuple[str, str]:
             "",
             f"{type(known).__name__}: {known}" if known else f"InputError: {e.filename or run}: cannot be read ({e.strerror}).",
         )
+    except Exception as e:  # one run that cannot be judged must not end the watch over the others
+        return "", f"InputError: {run}: cannot be judged ({type(e).__name__}: {plain(e)}); its files may be damaged."
     if not options.once:
         for text in seen.sent:
             if options.command or seen.facts.bounds.alerts.command:

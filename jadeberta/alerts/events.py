@@ -68,7 +68,7 @@ class Sent:
 
 def rows_of_events(ledger: list[JsonRow]) -> list[JsonRow]:
     """Returns the rows of a ledger that are events themselves, in its order."""
-    return [row for row in ledger if row.get("event") in BY_ROW]
+    return [row for row in ledger if str(row.get("event")) in BY_ROW]
 
 
 def new_events(facts: Facts, verdict: Verdict, rows: list[JsonRow], sent: Sent) -> list[Event]:
@@ -124,7 +124,9 @@ def _of_finding(finding: Finding, facts: Facts) -> Event:
     else:
         kind = BY_REASON.get(finding.reason, "stopped" if finding.level == "stopped" else "needs-you")
     attempt = facts.result.attempts[-1].number if facts.result.attempts else 0
-    key = f"{kind}:{finding.reason}" + (f":{attempt}" if finding.reason in OF_ATTEMPT else "")
+    key = f"{kind}:{finding.reason}{finding.stage and ':'}{finding.stage}" + (
+        f":{attempt}" if finding.reason in OF_ATTEMPT else ""
+    )
     return Event(key, kind, finding.reason, finding.text, finding.since)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from jadeberta.errors import InputError
 from jadeberta.status.metrics_cache import read_steps
-from jadeberta.status.step_table import Floats, StepTable, encode_rows, to_table
+from jadeberta.status.step_table import LARGEST, Floats, StepTable, encode_rows, to_table
 from jadeberta.training.ledger import ENDING_EVENTS
 from jadeberta.utils.json_lines import JsonRow, finite, read_jsonl, time_of
 
@@ -176,7 +176,8 @@ def _with_attempt(rows: list[JsonRow]) -> Iterator[tuple[int, JsonRow]]:
     attempt = 0
     for row in rows:
         # Rows of old versions have `life` only.
-        if (named := finite(row, "attempt" if "attempt" in row else "life")) is not None:
+        named = finite(row, "attempt" if "attempt" in row else "life")
+        if named is not None and abs(named) < LARGEST:  # a number beyond is damage, as in metrics.jsonl
             attempt = int(named)
         yield attempt, row
 

@@ -12,7 +12,7 @@ import numpy as np
 from jadeberta.errors import RequeueRequested, StopRequested
 from jadeberta.status.attempts import AttemptHistory, read_history, stall_seconds
 from jadeberta.status.downtime import time_between_steps
-from jadeberta.status.step_table import Floats, StepTable
+from jadeberta.status.step_table import LARGEST, Floats, StepTable
 from jadeberta.training.watchdog.energy_sums import Energy, energy_of, total
 from jadeberta.utils.json_lines import JsonRow, finite, time_of
 
@@ -222,9 +222,15 @@ def _add_state(result: Goodput, histories: list[AttemptHistory], standing: list[
     for history in histories:
         for event in (e for e in history.events if e.get("event") in ("resume", "rollback", "done")):
             # Where the disk was full the ledger may have a later step than the metrics.
-            if (at := finite(event, "step")) is not None and (end is None or _is_after(history.attempt, event, end)):
+            # A number beyond is damage, as in metrics.jsonl.
+            if (
+                (at := finite(event, "step")) is not None
+                and abs(at) < LARGEST
+                and (end is None or _is_after(history.attempt, event, end))
+            ):
                 result.step = int(at)
-                result.tokens = int(finite(event, "tokens") or result.tokens)
+                tokens = finite(event, "tokens") or 0.0
+                result.tokens = int(tokens) if 0 < tokens < LARGEST else result.tokens
     result.loss = _mean_of_last([steps.loss[~steps.skipped & ~np.isnan(steps.loss)] for steps in standing], RECENT_STEPS)
     seconds = _last([steps.seconds for steps in standing], RECENT_STEPS)
     result.step_s = float(seconds[seconds > 0].mean()) if np.any(seconds > 0) else None

@@ -59,6 +59,8 @@ class Finding:
     """What a person has to do about it, without a full stop; empty: nothing."""
     since: float | None = None
     """Unix time since when it is so; None where that is not known."""
+    stage: str = ""
+    """What is worse than the rule's first finding, such as full after nearly full: another event for alerts."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,7 @@ class Verdict:
 def judge(facts: Facts) -> Verdict:
     """Returns the verdict on a run."""
     ahead = forecast(facts.histories, training_left_s(facts.result, facts.goal), facts.now)
-    found = [one for rule in RULES.values() if (one := rule(facts, ahead)) is not None]
-    # One cause, one finding: a run that hung and is not continued is not continued because it hung.
-    found = sorted(found, key=lambda one: ORDER.index(one.level))
+    found = sorted(filter(None, (rule(facts, ahead) for rule in RULES.values())), key=lambda one: ORDER.index(one.level))
     planned = planned_end(facts)
     main = found[0] if found else _course(facts)
     return Verdict(
@@ -249,7 +249,7 @@ def _is_disk_full(facts: Facts, ahead: Forecast) -> Finding | None:
     do = "free or add space (docs/recover.md, Free the disk)"
     if disk.free < max(disk.checkpoint, LEAST_FREE):
         needed = f", and a checkpoint takes {format_bytes(disk.checkpoint)}" if disk.checkpoint else ""
-        return Finding("needs-you", "disk", f"the disk is full: {format_bytes(disk.free)} are free{needed}", do)
+        return Finding("needs-you", "disk", f"the disk is full: {format_bytes(disk.free)} are free{needed}", do, stage="full")
     days = days_left(facts)
     still = None if ahead.ends is None else (ahead.ends - facts.now) / DAY_S
     if days is None or days >= DISK_DAYS or (still is not None and still < days):

@@ -10,7 +10,7 @@ import orjson
 
 from jadeberta.cluster.slurm import SlurmJob, find_next_job, query_job
 from jadeberta.jobs.job_records import JobRecords
-from jadeberta.utils.json_lines import JsonRow, finite, time_of
+from jadeberta.utils.json_lines import JsonRow, finite, names_in, time_of
 
 MAX_STARTUP_S = 600.0
 """Where Slurm cannot be asked, an attempt that began longer ago than this and trains no step counts as dead."""
@@ -103,14 +103,14 @@ def from_records(records: JobRecords, ledger: list[JsonRow]) -> JobStatus:
     own = newest_job(records, ledger) or {}
     starts = [row for row in ledger if row.get("event") == "start"]
     has_started = bool(starts) and _start_of(starts[-1].get("slurm")) == _start_of(own)
-    excluded = {*(records.newest_begin.get("users_exclusions") or []), *(records.newest_end.get("excluded") or [])}
+    excluded = {*names_in(records.newest_begin, "users_exclusions"), *names_in(records.newest_end, "excluded")}
     return JobStatus(
         job=own.get("job"),
         array=own.get("array"),
         name=str(own.get("name") or ""),
         partition=str(own.get("partition") or ""),
-        hosts=",".join(map(str, own.get("hosts") or [])),
-        restarts=int(finite(own, "restarts") or 0),
+        hosts=",".join(names_in(own, "hosts")),
+        restarts=int(min(max(0.0, finite(own, "restarts") or 0.0), 1e9)),
         attempts=len(records.begins or starts),
         excluded=",".join(sorted(map(str, excluded))),
         starting=not records.has_ended and not has_started,
@@ -174,9 +174,12 @@ def verdict_sentence(verdict: JsonRow, began: float) -> str:
         verdict: content of preflight.json.
         began: unix time at which the newest attempt began.
     """
-    hosts = verdict.get("hosts") or []
-    faults = [str(fault) for fault in verdict.get("common") or []]
-    faults += [f"{host}: {', '.join(map(str, reasons))}" for host, reasons in (verdict.get("unfit") or {}).items()]
+    hosts = verdict["hosts"] if isinstance(verdict.get("hosts"), list) else []
+    faults = [str(fault) for fault in names_in(verdict, "common")]
+    found = verdict.get("unfit")
+    unfit: JsonRow = found if isinstance(found, dict) else {}
+    for host in unfit:
+        faults.append(f"{host}: {', '.join(names_in(unfit, host))}")
     text = (
         f"fit, {len(hosts)} host{'s' * (len(hosts) != 1)}"
         if verdict.get("fit") is True

@@ -7,7 +7,7 @@ from jadeberta.checkpoint.manifest import list_checkpoints
 from jadeberta.status.goodput import PARTS, Goodput
 from jadeberta.status.slurm_jobs import JobStatus
 from jadeberta.utils.durations import format_duration
-from jadeberta.utils.json_lines import JsonRow, finite
+from jadeberta.utils.json_lines import JsonRow, finite, names_in
 from jadeberta.utils.text_table import format_table
 
 MAX_ROWS = 8
@@ -77,7 +77,7 @@ def format_heartbeats(beats: list[JsonRow], now: float) -> list[str]:
         if since is not None:
             what.append(f"for {format_duration(since)}" + (f" of {format_duration(limit)}" if limit else ""))
         age = format_duration(max(0.0, now - beat["time"]))
-        lines.append(f"  rank {beat.get('rank', '?'):>4} on {beat.get('host', '?')}, {age} ago: {', '.join(what)}")
+        lines.append(f"  rank {beat.get('rank', '?')!s:>4} on {beat.get('host', '?')}, {age} ago: {', '.join(what)}")
     return lines
 
 
@@ -122,8 +122,8 @@ def format_decisions(ends: list[JsonRow], now: float) -> list[str]:
     for row in ends[-MAX_DECISIONS:]:
         at = finite(row, "time")
         age = "" if at is None else f"{format_duration(max(0.0, now - at))} ago"
-        excluded = row.get("excluded") or []
-        without = f" Without {', '.join(map(str, excluded))}." if excluded and row.get("action") in ("requeue", "next") else ""
+        excluded = names_in(row, "excluded")
+        without = f" Without {', '.join(excluded)}." if excluded and row.get("action") in ("requeue", "next") else ""
         number = row.get("attempt", row.get("life", "?"))  # rows of old versions have `life`
         rows.append((number, row.get("action", "?"), age, f"{row.get('reason', '')}{without}"))
     return ["decisions at the ends of attempts", *_indented(("",) * 4, rows, left=4)]

@@ -39,6 +39,12 @@ def finite(row: JsonRow, key: str) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
 
 
+def names_in(row: JsonRow, key: str) -> list[str]:
+    """Returns a list of names of a row as texts; none where the key is missing or holds anything else than a list."""
+    value = row.get(key)
+    return [str(name) for name in value if isinstance(name, str | int | float)] if isinstance(value, list) else []
+
+
 def time_of(row: JsonRow) -> float:
     """Returns the unix time of a row; 0 where it has none."""
     return finite(row, "time") or 0.0

@@ -17,6 +17,7 @@ from jadeberta.alerts.sent import MOST_TRIES
 from jadeberta.alerts.watch_pass import look
 from jadeberta.config.alerts_config import AlertsConfig, check_alerts
 from jadeberta.errors import ConfigError, OutputError
+from jadeberta.status import cli as status
 from jadeberta.status import facts as facts_module
 from jadeberta.status.facts import Disk
 from jadeberta.utils.files import write_atomically
@@ -307,3 +308,36 @@ def test_watch_loads_no_torch() -> None:
     """A call from cron every five minutes must be cheap."""
     code = "import sys, jadeberta.alerts.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ).returncode == 0
+
+
+def test_a_disk_that_was_nearly_full_and_is_full_is_another_event(tmp_path, monkeypatch, command) -> None:
+    files = RunFiles(tmp_path / "run", checkpoint="{every_steps: 6, keep_last: 0}")
+    files.attempt_from(NOW - DAY, 24)
+    for free in (490 << 30, 480 << 30, 1 << 20):
+        monkeypatch.setattr(facts_module, "look_at_disk", lambda run, free=free: Disk(free, 10 << 30, 1))
+        look(files.run, NOW, command)
+    assert [event["what"].split(":")[0] for event in got(tmp_path)] == ["the disk will be full in 2.0 days", "the disk is full"]
+
+
+def test_rows_of_any_kind_make_no_traceback_and_a_run_that_cannot_be_judged_does_not_end_the_watch(
+    tmp_path, files, command, capsys, monkeypatch, clock
+) -> None:
+    files.attempt_from(NOW - 9 * HOUR, 3, job=12)
+    for value in (None, [1], {"a": 1}, "x", -1, 1e300, True):
+        for event in ("hang", "rollback", "save", "resume", "stop", "energy", value):
+            keys = ("step", "from_step", "rank", "host", "status", "reason", "faults", "seconds", "tokens", "gpu_kwh", "slurm")
+            files.event(NOW - HOUR, event, **dict.fromkeys(keys, value))
+        for event in ("begin", "end"):
+            keys = ("action", "reason", "status", "excluded", "users_exclusions", "step")
+            files.job(event, NOW - HOUR, **dict.fromkeys(keys, value))
+        assert look(files.run, NOW, command).faults == ()
+        assert (
+            watch.main(["--once", str(files.run)])
+            == 0
+            == status.main([str(files.run)])
+            == status.main([str(files.run), "--json"])
+        )
+    capsys.readouterr()
+    monkeypatch.setattr(watch, "look", lambda run, *_: 1 // 0)
+    assert watch.main(["--once", str(files.run), str(files.run)]) == 1
+    assert "cannot be judged (ZeroDivisionError" in capsys.readouterr().err

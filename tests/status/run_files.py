@@ -30,7 +30,7 @@ class RunFiles:
             f.write(orjson.dumps(row) + b"\n")
 
     def event(self, at: float, event: str, **fields: object) -> None:
-        self.write("ledger.jsonl", time=at, event=event, attempt=self.attempt, host="n1", pid=7, **fields)
+        self.write("ledger.jsonl", **{"time": at, "event": event, "attempt": self.attempt, "host": "n1", "pid": 7, **fields})
 
     def attempt_from(self, begin: float, hours: float, save_until: float = 1e18, **slurm: object) -> float:
         """Writes an attempt that trains for some hours, saving up to a moment; returns the time of its last row."""
