@@ -36,6 +36,8 @@ ANSWER_S = 20.0
 UPLOAD_S = 6 * 3600.0
 KEY_CHARACTERS = 1000
 BLOCK_BYTES = 32768
+FLUSH_S = 30.0
+"""Longest wait until what was written is in the file."""
 KEPT_VARIABLES = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY")
 """Variables of W&B's client that mean the service and the user; others mean a run."""
 BESIDE = ".jadeberta-new-"
@@ -134,21 +136,32 @@ def _write(run: CleanRun, place: Path, every: int, project: str) -> None:
             written.summary[f"hours/{name}"] = seconds / 3600
         written.summary["goodput"], written.summary["state"] = run.facts.result.goodput, run.facts.state
         written.finish()
+        wandb.teardown()  # ends its process, which may still be writing
         (made,) = (Path(beside) / "wandb").glob("offline-run-*")
-        _require_whole(made / f"run-{run.id}.wandb", max(1, count))  # the table of events goes into the last row
+        _require_whole(made / f"run-{run.id}.wandb", max(1, count), FLUSH_S)  # the table of events goes into the last row
         # Two renames: for an instant there is none, and a call that ends in between is made good by the next.
         if place.exists():
             place.rename(Path(beside) / "old")
         made.rename(place)
 
 
-def _require_whole(file: Path, count: int) -> None:
+def _require_whole(file: Path, count: int, patience: float = 0.0) -> None:
     """Raises OSError where a file lacks rows: W&B's process writes what the disk takes, and says nothing.
 
     Args:
         file: of W&B; behind 7 bytes it has LevelDB's log format, blocks of 32 KiB.
         count: rows of the history.
+        patience: seconds to wait for W&B's process, which writes on for a moment after it was told to end.
     """
+    end = time.monotonic() + patience
+    while (found := _rows_in(file)) != count and time.monotonic() < end:
+        time.sleep(0.2)
+    if found != count:
+        raise OSError(errno.EIO, f"{found} of {count} rows have arrived, as on a full disk", str(file))
+
+
+def _rows_in(file: Path) -> int:
+    """Rows of the history in a file of W&B."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     content, place, record, found = file.read_bytes(), 7, b"", 0
@@ -165,8 +178,7 @@ def _require_whole(file: Path, count: int) -> None:
         if kind in (1, 4):  # a whole record, or the last part of one
             found += Record.FromString(record).WhichOneof("record_type") == "history"
             record = b""
-    if found != count:
-        raise OSError(errno.EIO, f"{found} of {count} rows have arrived, as on a full disk", str(file))
+    return found
 
 
 def _by_step(run: CleanRun, every: int) -> Iterator[tuple[int, dict[str, float]]]:
