@@ -16,6 +16,7 @@ import torch
 from jadeberta.cluster import device as device_module
 from jadeberta.cluster.device import gpu_uuid
 from jadeberta.cluster.energy_counters import Counter, PowerOverTime, find_counters
+from jadeberta.pretrain import _record_energy
 from jadeberta.release.card import energy_row
 from jadeberta.status.goodput import compute_goodput
 from jadeberta.training.watchdog.energy_sums import Energy, add_up, energy_of, read_energy, total
@@ -212,3 +213,16 @@ def test_the_card_says_what_was_used_or_that_nothing_was_measured() -> None:
     ):
         assert f"| energy | {words} |" in energy_row(ledger)
     assert energy_row([]) == ""
+
+
+def test_an_attempt_that_ends_in_order_records_what_all_ranks_have_used_by_then(tmp_path) -> None:
+    (tmp_path / "heartbeat").mkdir()
+    for rank in range(2):
+        record = {"rank": rank, "host": f"n{rank}", "attempt": 4, "energy_j": {"gpu:a": KWH}, "uptime_s": 60.0}
+        (tmp_path / f"heartbeat/rank-{rank:05d}.json").write_bytes(orjson.dumps(record))
+    for is_root, expected in ((True, [{"gpu_kwh": 2.0, "gpus": 2, "cpu_kwh": None, "hosts": 0, "seconds": 60.0}]), (False, [])):
+        rows: list[dict] = []
+        process = SimpleNamespace(is_root=is_root, world_size=2)
+        record_row = lambda event, rows=rows, **fields: rows.append(fields)  # noqa: E731
+        _record_energy(SimpleNamespace(process=process, run_dir=tmp_path, attempt=4, record=record_row))
+        assert rows == expected

@@ -6,8 +6,10 @@ from typing import Any
 
 import orjson
 import pytest
+import torch
 
 from jadeberta.status import cli as status
+from jadeberta.training.comm_meter import Stopwatch
 from jadeberta.training.watchdog.monitor import Watchdog
 from jadeberta.training.watchdog.rank_pace import PaceWindow, Spent, read_spent, summary, waited_for, write_spent
 from jadeberta.utils.json_lines import read_jsonl
@@ -148,3 +150,31 @@ def test_a_slow_processor_and_a_slow_disk_are_told_apart_in_a_run_of_two_ranks(t
         found = waited_for(beats)
         causes.append(None if found is None else (found.rank, found.cause))
     assert causes == [(1, "compute"), (1, "data")]
+
+
+def test_a_stopwatch_reads_the_devices_time_and_never_waits_for_it(monkeypatch) -> None:
+    class Event:
+        passed = True
+
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: object) -> None:
+            assert stream == "compute stream"
+
+        def query(self) -> bool:
+            return self.passed
+
+        def elapsed_time(self, ended: "Event") -> float:
+            assert ended.passed
+            return 250.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "compute stream")
+    watch = Stopwatch(torch.device("cuda", 0))
+    began, ended = watch.mark(), watch.mark()
+    assert watch.seconds(began, ended) == 0.25
+    ended.passed = False
+    assert watch.seconds(began, ended) == 0.0
+    watch = Stopwatch(torch.device("cpu"))
+    assert 0 <= watch.seconds(watch.mark(), watch.mark()) < 60
