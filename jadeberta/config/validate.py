@@ -237,11 +237,10 @@ def _check_objective(recipe: Recipe) -> None:
         raise ConfigError(f"rtd.generator_layers is {rtd.generator_layers}; it must be at most {MOST_LAYERS}.")
     if _is_eager(recipe):
         raise ConfigError("training.objective rtd needs model.attention 'sdpa' or 'fused', and 'eager' is asked for; change it.")
-    if recipe.training.compile == "always" or recipe.training.recompute == "cheap":
-        key = "training.compile 'always'" if recipe.training.compile == "always" else "training.recompute 'cheap'"
+    if recipe.training.recompute == "cheap" and recipe.training.compile != "always":
         raise ConfigError(
-            f"{key} does not go together with training.objective rtd, which is not compiled; set compile to 'auto' and recompute to 'none' "
-            "or 'layers'."
+            "training.recompute 'cheap' is the compiler's choice, and compile 'auto' leaves training.objective rtd out; set compile to "
+            "'always', or recompute to 'none' or 'layers'."
         )
     if recipe.model.init_from:
         raise ConfigError(

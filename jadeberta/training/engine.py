@@ -349,8 +349,8 @@ def decide_compilation(recipe: Recipe, attention: str, stage: int, device: torch
             "training.compile is 'always' but ZeRO-3 brings weights together while their layers run, which no graph can hold; "
             "set it to 'auto', or deepspeed to ds_configs/zero1.json."
         )
-    if recipe.training.objective == "rtd":
-        return False  # torch's compiler for CPUs ends with a segmentation fault on it, and none for GPUs has been tried
+    if wish == "auto" and recipe.training.objective == "rtd":
+        return False  # it has not been tried on a GPU
     return wish == "always" or (wish == "auto" and device.type == "cuda" and stage < 3 and attention != "eager")
 
 

@@ -1,5 +1,7 @@
 """Replaced-token detection equals a formula in fp64 over Hugging Face's modules, one document at a time; its draws are those of softmax."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -184,3 +186,27 @@ def test_draws_follow_the_softmax_at_a_temperature_and_each_key_draws_for_itself
 def test_hugging_faces_attention_is_refused_with_what_to_set() -> None:
     with pytest.raises(ConfigError, match="'sdpa' or 'fused'"):
         build_replaced_token_model(CONFIG, 1, "gdes", attention="eager")
+
+
+def loss_and_gradients(run: Any, model: ReplacedTokenModel, given: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    model.zero_grad()
+    sums = run(**given)
+    (sums.loss + 50 * sums.discriminator_loss).backward()
+    counts = [sums.correct, sums.replaced, sums.replaced_found, sums.original_found]
+    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    return [sums.loss.detach(), sums.discriminator_loss.detach(), *counts, *gradients]
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.long)])
+def test_the_compiled_pair_is_one_graph_with_the_same_tokens_losses_and_gradients(backend: str) -> None:
+    torch._dynamo.reset()
+    model = build_replaced_token_model(CONFIG, 1, "gdes")
+    model.set_rows(LENGTH)
+    given = batch(True)
+    expected = loss_and_gradients(model, model, given)
+    found = loss_and_gradients(torch.compile(model, backend=backend, fullgraph=True, dynamic=False), model, given)
+    assert len(found) == len(expected) > 40
+    assert [n.item() for n in found[2:6]] == [n.item() for n in expected[2:6]]
+    floor = 1e-5 * max(tensor.float().norm() for tensor in expected)
+    for ours, plain in zip(found, expected, strict=True):
+        assert (ours - plain).float().norm() <= 1e-3 * plain.float().norm() + floor

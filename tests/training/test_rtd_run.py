@@ -310,8 +310,7 @@ def test_one_model_is_not_read_from_a_checkpoint_of_two(run: Path) -> None:
             r"rtd\.temperature 2.* belongs to training.objective rtd",
         ),
         ({"model": TINY_MODEL | {"attention": "eager"}}, "needs model.attention 'sdpa' or 'fused'"),
-        ({"training": {"objective": "rtd", "compile": "always"}}, "compile 'always' does not go together.*not compiled"),
-        ({"training": {"objective": "rtd", "recompute": "cheap"}}, "recompute 'cheap' does not go together.*not compiled"),
+        ({"training": {"objective": "rtd", "recompute": "cheap"}}, "'cheap' is the compiler's choice, and compile 'auto' leaves"),
         ({"training": {"objective": "rtd", "whole_word_mask": True}}, "whole_word_mask does not go together"),
     ],
 )
@@ -329,9 +328,15 @@ def test_a_source_of_weights_is_refused(tmp_path: Path) -> None:
         load_recipe(recipe)
 
 
-def test_it_is_not_compiled_where_the_choice_is_left_open(tmp_path: Path) -> None:
-    for objective, decided in (("mlm", True), ("rtd", False)):
-        recipe = load_recipe(make_recipe(tmp_path / "r.yaml", tmp_path, tmp_path / "run", training={"objective": objective}))
+def test_it_is_compiled_where_that_is_asked_for_alone(tmp_path: Path) -> None:
+    for objective, wish, decided in (
+        ("mlm", "auto", True),
+        ("rtd", "auto", False),
+        ("rtd", "always", True),
+        ("rtd", "never", False),
+    ):
+        training = {"objective": objective, "compile": wish}
+        recipe = load_recipe(make_recipe(tmp_path / "r.yaml", tmp_path, tmp_path / "run", training=training))
         assert decide_compilation(recipe, "sdpa", 1, torch.device("cuda")) is decided
 
 
