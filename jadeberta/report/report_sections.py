@@ -12,7 +12,7 @@ from jadeberta.status.goodput import PARTS
 from jadeberta.utils.durations import format_duration
 
 PART_CLASSES = {name: f"h{place}" for place, name in enumerate(PARTS)}
-ENDED_CLASSES = {"running": "h0", "done": "h0", "requeue": "h3", "stop": "h5", "hang": "h7", "killed": "h1", "lost_rank": "h6"}
+ENDED_CLASSES = {"running": "h0", "done": "h0", "requeue": "h3", "stop": "h2", "hang": "h7", "killed": "h1", "lost_rank": "h6"}
 MOST_ATTEMPTS = 300
 LABELS = 8
 """Dates below a picture of the whole run."""

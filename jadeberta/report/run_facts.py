@@ -112,7 +112,7 @@ def read_run_facts(run: Path, now: float, name: str = "") -> RunFacts:
     found.recipe = _attempted(notes, "recipe.yaml", lambda: _read_recipe(run / "recipe.yaml"), {})
     found.preflight = _attempted(notes, "preflight.json", lambda: _read_object(run / "preflight.json"), {})
     found.checkpoints = _attempted(notes, "checkpoints/", lambda: list_checkpoints(run / "checkpoints"), [])
-    found.standing = _joined([h.steps[~h.steps.lost] for h in seen.histories if len(h.steps)])
+    found.standing = _joined([h.standing for h in seen.histories if len(h.steps)])
     if not len(found.standing):
         notes.append("metrics.jsonl is missing or has no step yet: there are no curves.")
     if seen.histories or seen.jobs.job is not None:

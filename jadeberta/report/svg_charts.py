@@ -96,4 +96,5 @@ def heat_map(rows: Sequence[str], levels: Sequence[Sequence[int]], labels: Seque
 
 
 def _svg(height: int, inner: str, summary: str) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role=img aria-label="{escape(summary)}">{inner}</svg>'
+    picture = f'<svg viewBox="0 0 {WIDTH} {height}" role=img aria-label="{escape(summary)}">{inner}</svg>'
+    return f"<div class=wide tabindex=0>{picture}</div>"

@@ -40,6 +40,14 @@ class AttemptHistory:
         return [t for e in self.events if (t := finite(e, "time")) is not None] + steps
 
     @property
+    def standing(self) -> StepTable:
+        """Its steps that stayed."""
+        kept = np.flatnonzero(~self.steps.lost)
+        if len(kept) and kept[-1] - kept[0] + 1 == len(kept):
+            return self.steps[int(kept[0]) : int(kept[-1]) + 1]  # a view: of a long run a copy takes as much memory again
+        return self.steps[kept]
+
+    @property
     def started(self) -> float | None:
         """Unix time of its first row; None where no row has a time."""
         return min(self.times, default=None)

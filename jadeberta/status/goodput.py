@@ -146,7 +146,7 @@ def goodput_of(histories: list[AttemptHistory], now: float | None = None) -> Goo
     result = Goodput()
     for place, history in enumerate(histories):
         _add_attempt(result, history, histories[place + 1] if place + 1 < len(histories) else None, now)
-    standing = [history.steps[~history.steps.lost] for history in histories if len(history.steps)]
+    standing = [history.standing for history in histories if len(history.steps)]
     _add_state(result, histories, standing)
     _add_recoveries(result, histories)
     # The wall time is the sum of the parts, not a difference of clocks: so the shares add up to 1 whatever the clocks did.
