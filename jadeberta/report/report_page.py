@@ -55,6 +55,8 @@ def render(runs: list[Figures], written_at: float) -> str:
     )
     body.append(json_element("figures", {"format": "jadeberta-report", "version": 1, "written_at": written_at, "runs": runs}))
     scripts = [(FOLDER / name).read_text(encoding="utf-8") for name in ("uplot/uPlot.iife.min.js", "assets/page.js")]
+    # Every copy of uPlot has to carry its licence, and a page is one.
+    scripts[0] = f"/*! uPlot\n{(FOLDER / 'uplot/LICENSE').read_text(encoding='utf-8')}*/\n{scripts[0]}"
     style = (FOLDER / "uplot/uPlot.min.css").read_text(encoding="utf-8") + page_style()
     return document(
         f"{title} · jadeberta", "".join(body), style, scripts, (FOLDER / "assets/theme.js").read_text(encoding="utf-8")
@@ -65,7 +67,11 @@ def _verdict(run: Figures, many: bool) -> str:
     verdict = run["verdict"]
     level, sentence = (verdict["level"], verdict["sentence"]) if verdict else ("attention", f"State: {run['state']}.")
     name = f"<b>{escape(run['name'])}</b>: " if many else ""
-    notes = "".join(f"<li>{escape(note)}" for note in run["notes"])
+    # The sentence tells the worst finding; the others of a run that has several are below it.
+    others = (
+        [f"{one['text']}" + (f"; do: {one['do']}" if one["do"] else "") for one in verdict["findings"][1:]] if verdict else []
+    )
+    notes = "".join(f"<li>{escape(note)}" for note in [*(f"Also: {text}." for text in others), *run["notes"]])
     return f"<p class='verdict {escape(level)}' role=status>{name}{escape(sentence)}</p>" + (
         f"<ul class=notes>{notes}</ul>" if notes else ""
     )

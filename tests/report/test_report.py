@@ -1,5 +1,6 @@
 """`jadeberta report` writes a page from whatever a run directory holds, with every text escaped and every figure inside as JSON."""
 
+import html
 import json
 import re
 import time
@@ -12,6 +13,7 @@ import pytest
 from jadeberta.errors import ConfigError, InputError, OutputError
 from jadeberta.report.cli import main, names_of
 from jadeberta.report.report_curves import POINTS
+from jadeberta.status.facts import Disk
 
 DAY = 86400.0
 
@@ -104,6 +106,17 @@ def test_the_page_loads_nothing_and_runs_no_script_but_its_own(run: Path) -> Non
     own = re.sub(r"/\*! https://github.com/leeoniya/uPlot[^*]*\*/|http://www.w3.org/\S*", "", text)
     assert "default-src 'none'" in text and not re.search(r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//", own)
     assert text.count("<script") == 4  # theme, figures, uPlot, page
+    assert "Copyright (c) 2022 Leon Sorokin" in text and "The above copyright notice" in text
+
+
+def test_every_finding_of_the_verdict_is_on_the_page(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = (run / "ledger.jsonl").read_text().splitlines()[:-1]  # never done: not continued
+    (run / "ledger.jsonl").write_text("".join(f"{row}\n" for row in rows))
+    monkeypatch.setattr("jadeberta.status.facts.look_at_disk", lambda run: Disk(free=1, checkpoint=1 << 30))
+    found = written(run)["runs"][0]["verdict"]
+    assert found["level"] == "needs-you" and len(found["findings"]) > 1
+    text = html.unescape((run / "report.html").read_text(encoding="utf-8"))
+    assert found["sentence"] in text and f"Also: {found['findings'][1]['text']}" in text
 
 
 def test_a_public_page_names_no_host_user_or_path(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
