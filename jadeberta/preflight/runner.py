@@ -217,8 +217,13 @@ class Preflight:
         try:
             call_with_timeout(DISK_S, lambda: self.json.unlink(missing_ok=True))
             call_with_timeout(DISK_S, self.rank_files.remove_others)
+        except NotADirectoryError:
+            pass  # there is none; that the new one cannot be written is said then
         except (OSError, TimedOut) as e:
-            self._report_error(f"{self.json}: the verdict of an earlier preflight cannot be removed ({e})")
+            reason = getattr(e, "strerror", None) or e
+            self._report_error(
+                f"{self.json}: the verdict of an earlier preflight cannot be removed ({reason}). Remove it by hand."
+            )
 
     def _write(self, report: render.Report) -> None:
         def write() -> None:
@@ -227,7 +232,8 @@ class Preflight:
         try:
             call_with_timeout(DISK_S, write)
         except (OSError, TimedOut) as e:
-            self._report_error(f"{self.json}: the verdict cannot be written ({e})")
+            reason = getattr(e, "strerror", None) or e
+            self._report_error(f"{self.json}: the verdict cannot be written ({reason}). Name another file with --json.")
 
     def _report_error(self, sentence: str) -> None:
         print(f"rank {self.process.rank}: {sentence}", file=sys.stderr, flush=True)

@@ -174,6 +174,16 @@ def test_a_missing_shard_and_a_run_directory_that_cannot_be_made_are_told_togeth
     assert f"run.dir {start.run_dir}: cannot be written to" in report["common"][1]
 
 
+def test_a_verdict_that_cannot_be_written_is_one_line(tmp_path) -> None:
+    start = Start(tmp_path, 1)
+    start.run_dir.write_text("a file is in the way")
+    done = run_forked("preflight", "--config", start.recipe)
+    (line,) = done.stderr.splitlines()
+    where = start.run_dir / "preflight.json"
+    assert done.returncode == 1
+    assert line == f"rank 0: {where}: the verdict cannot be written (File exists). Name another file with --json."
+
+
 @pytest.mark.parametrize(
     "options,message",
     [
