@@ -186,6 +186,7 @@ TOLD: dict[str, Any] = {
     "save_failed": lambda e: ("bad", f"The checkpoint of step {_count(e, 'step')} was not written: {e.get('error', '?')}"),
     "verified": _verified,
     "settings": _settings,
+    "profile": lambda e: ("info", f"{_count(e, 'steps')} steps up to step {_count(e, 'step')} were profiled."),
     "prune": lambda e: None,
     "energy": lambda e: None,
     "leftover_removed": lambda e: None,

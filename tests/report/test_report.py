@@ -328,10 +328,12 @@ def test_changed_settings_and_another_program_are_told(run: Path) -> None:
     at = next(row["time"] for row in rows if row["event"] == "resume")
     changed = {"watchdog.step_s": ["600", "900"], "alerts.command": ["mail a@b.c", "mail d@e.f"]}
     rows.insert(-3, event("settings", at + 1, 1, changed=changed))
+    rows.insert(-3, event("profile", at + 100, 1, step=30, steps=3, ranks=[0]))
     lines(run / "ledger.jsonl", rows)
     found = written(run)["runs"][0]
     assert found["changes"][0][2] == "ranks 2 -> 4; commit 0abc -> 1abc" and ["commit", "1abc"] in found["program"]
     assert found["changes"][1][2] == "watchdog.step_s 600 -> 900; alerts.command changed"
+    assert "3 steps up to step 30 were profiled." in [line["text"] for line in found["chronicle"]]
     assert "mail" not in (run / "report.html").read_text()
 
 
