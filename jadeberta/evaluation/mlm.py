@@ -21,7 +21,7 @@ from jadeberta.checkpoint.manifest import MANIFEST_NAME, choose, list_checkpoint
 from jadeberta.cluster.device import choose_single_device, describe_device
 from jadeberta.data.batches import make_micro_batch, row_chunks
 from jadeberta.data.masking import Masker
-from jadeberta.errors import CheckpointError, ConfigError
+from jadeberta.errors import CheckpointError, ConfigError, NothingToResume
 from jadeberta.evaluation.replaced import evaluate_replaced
 from jadeberta.model import DebertaForMaskedLM, load
 from jadeberta.model.load import load_pair, pair_settings
@@ -45,7 +45,13 @@ def resolve_checkpoint(path: Path) -> Path:
     """
     for root in (path / "checkpoints", path):
         if list_checkpoints(root):
-            found = choose(root, "required", logger.warning)
+            try:
+                found = choose(root, "required", logger.warning)
+            except NothingToResume as e:
+                # There, it is the answer to an option of pretrain.
+                raise NothingToResume(
+                    f"{root}: no checkpoint there can be trusted. Name another run; 'jadeberta checkpoint verify' shows what is wrong."
+                ) from e
             assert found is not None
             return found
     if (path / MANIFEST_NAME).exists() and (faults := verify(path)):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jadeberta.errors import CheckpointError
+from jadeberta.errors import CheckpointError, NothingToResume
+from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.release.card import _evaluation
 from jadeberta.release.export import read_evaluation
 
@@ -72,3 +73,11 @@ def test_a_whole_evaluation_is_read_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "evaluation.json"
     path.write_text(json.dumps(evaluation(limit=8, sequences_available=16)))
     assert read_evaluation(path) == evaluation(limit=8, sequences_available=16)
+
+
+def test_a_run_whose_checkpoints_are_damaged_is_refused_without_an_option_that_nobody_gave(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoints" / "step-00000002"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text("{")
+    with pytest.raises(NothingToResume, match=r"checkpoints: no checkpoint there can be trusted\. Name another run; "):
+        resolve_checkpoint(tmp_path)
