@@ -26,7 +26,7 @@ ONE_A_NODE = "RANKS=1 srun --export=ALL --ntasks-per-node=1 "
 LONG = pytest.mark.long
 
 JOBS = {
-    "open-mpi": "launch/mpi.sh",
+    "open-mpi": pytest.param("launch/mpi.sh", marks=LONG),
     "mpich": pytest.param("MPIRUN=mpirun.mpich launch/mpi.sh", marks=[needs_mpich, LONG]),
     "torchrun-static": pytest.param(ONE_A_NODE + "bash -c 'NODE_RANK=$SLURM_NODEID launch/torchrun.sh'", marks=LONG),
     "deepspeed-by-srun": pytest.param(HOSTS + "LAUNCHER=slurm launch/deepspeed.sh", marks=LONG),

@@ -56,6 +56,7 @@ def test_a_host_with_a_slow_link_is_named_and_not_its_partners(run) -> None:
     assert report["took_s"] < 60
 
 
+@pytest.mark.long
 def test_a_host_with_another_version_is_named(run) -> None:
     fake = run.work / "other" / "safetensors-0.1.0.dist-info"
     fake.mkdir(parents=True)

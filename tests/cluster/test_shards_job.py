@@ -88,6 +88,7 @@ def node_that_hangs(flag: Path, timeout: float = 60) -> str:
     return told.strip()
 
 
+@pytest.mark.long
 def test_a_job_over_mpi_that_loses_a_node_is_requeued_and_makes_the_same_bytes(pmix: Cluster, place: Place) -> None:
     job = place.submit(pmix, "mpi", f"--nodes={NODES}", hang=True)
     node = node_that_hangs(place.flag("mpi"))
