@@ -18,7 +18,9 @@ def called(tmp_path: Path):
     program = tmp_path / "program"
     record = tmp_path / "calls"
     program.write_text(
-        f'#!/bin/sh\n{{ for word; do printf "%s\\037" "$word"; done; printf "\\n\\036"; }} >> "{record}"\necho JobState=RUNNING\n'
+        # One write a call: calls that run at the same time must not mix.
+        f'#!/bin/sh\ncall="$(for word; do printf "%s\\037" "$word"; done; printf "\\n\\036")"\n'
+        f'printf "%s" "$call" >> "{record}"\necho JobState=RUNNING\n'
     )
     program.chmod(0o755)
     for name in ("srun", "scontrol", "squeue", "sinfo", "scancel", "mpirun"):
