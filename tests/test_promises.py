@@ -53,13 +53,19 @@ SHOWN_BY = {
     "A Slurm job manages itself.": [
         "cluster/test_job_attempts.py::test_a_host_with_a_slow_link_is_found_before_the_first_step_and_excluded",
         "cluster/test_job_attempts.py::test_a_run_that_gets_the_signal_before_its_time_limit_saves_and_requeues_itself_and_loses_no_step",
-        "cluster/test_job_attempts.py::test_a_cut_cable_is_found_by_the_watchdog_and_the_job_goes_on_elsewhere",
+        "jobs/test_lifecycle.py::test_a_host_that_does_not_answer_or_hung_is_excluded_while_others_are_free",
         "cluster/test_job_attempts.py::test_a_lost_node_costs_the_steps_since_the_last_save_and_nothing_else",
         "cluster/test_job_attempts.py::test_a_job_that_crashes_at_its_start_three_times_stops_and_says_so",
     ],
     "Every end has a status.": [
         "training/test_control.py::test_signals_and_files_save_and_end_with_their_status_and_the_run_goes_on_to_the_end",
         "jobs/test_exit_statuses.py::test_another_attempt_follows_where_it_can_succeed",
+    ],
+    "A run that needs somebody calls.": [
+        "status/test_verdict.py::test_a_killed_run_is_between_two_attempts_at_first_and_then_not_continued",
+        "status/test_verdict.py::test_status_begins_with_the_sentence_and_json_has_the_whole_verdict",
+        "alerts/test_watch.py::test_a_run_that_does_not_speak_is_spoken_for_once",
+        "alerts/test_webhook.py::test_a_watched_run_reaches_the_chat",
     ],
     "Every hour is accounted for.": ["status/test_simulated_runs.py::test_every_figure_is_the_truth_for_any_history"],
     "The same function as Hugging Face's DeBERTa V2.": [
