@@ -4,26 +4,40 @@ import argparse
 import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from typing import Any
 
 import orjson
 
 from jadeberta.config import Recipe, load_recipe
-from jadeberta.config.phases import phases_of, recipe_in
+from jadeberta.config.phases import phases_of, recipe_in, with_lengths
 from jadeberta.errors import ConfigError, ShardError
 from jadeberta.model.load import count_parameters_of
 from jadeberta.plan.forecast import DEFAULTS, ClusterShape, Forecast, Input, forecast, measured_inputs
-from jadeberta.plan.gpu_memory import state_bytes
-from jadeberta.plan.optimizer_memory import saved_bytes
+from jadeberta.plan.gpu_memory import activation_parts
+from jadeberta.plan.plan_figures import Figure, explain, figures_of
+from jadeberta.plan.plan_page import Page, write_page
+from jadeberta.plan.run_costs import cost_inputs, costs_of
+from jadeberta.plan.step_time import Network
 from jadeberta.plan.world_sizes import DEFAULTS as NETWORK_DEFAULTS
-from jadeberta.plan.world_sizes import WorldSize, compare, network_inputs, read_preflight, sizes_table, zero_of
+from jadeberta.plan.world_sizes import WorldSize, compare, network_inputs, networks, read_preflight, sizes_table, zero_of
+from jadeberta.plan.zero_advice import USABLE, ZeroAdvice, advise
 from jadeberta.shards.index import ShardIndex, find_index
 from jadeberta.status.attempts import read_run
 from jadeberta.utils.command_line import OneSentenceParser, not_negative, positive
+from jadeberta.utils.hardware import find_peaks
 from jadeberta.utils.paths import path_option
 from jadeberta.utils.text_table import format_table
 
 WIDTH = 130
 """Columns to which the sources are wrapped."""
+
+
+def _pue(text: str) -> float:
+    value = positive(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is below 1: a centre draws at least what its machines do")
+    return value
+
 
 NUMBERS: dict[str, tuple[Callable[[str], float], str]] = {
     "tokens_per_second_per_gpu": (positive, "measured speed of one GPU; takes precedence over --mfu"),
@@ -39,8 +53,14 @@ NUMBERS: dict[str, tuple[Callable[[str], float], str]] = {
     "nvlink_gb_per_s": (positive, "bandwidth of the ring within a node, GB/s (assumed: by --device)"),
     "nvlink_latency_us": (not_negative, "latency of a hop within a node, microseconds"),
     "spread": (not_negative, "standard deviation of a rank's computing time, as a share of it"),
+    "gpu_memory_gb": (positive, "memory of a GPU, GB (assumed: by --device)"),
+    "gpu_watts": (positive, "power of a GPU with its share of the host, W (assumed: by --device)"),
+    "pue": (_pue, "power of the whole centre as a multiple of the machines' (assumed: 1.2)"),
+    "text_gb": (positive, "text to preprocess, GB (assumed: by the shards, else 142.2)"),
 }
 """Options with a number: parser and help text."""
+OF_COSTS = ("gpu_memory_gb", "gpu_watts", "pue", "text_gb")
+"""Options that the forecast of the days does not read."""
 ASSUMED = DEFAULTS | NETWORK_DEFAULTS
 """Assumed values of all options."""
 
@@ -72,29 +92,59 @@ def main(arguments: list[str]) -> int:
     if options.mfu is not None:
         inputs.pop("tokens_per_second_per_gpu", None)
     cluster = ClusterShape(options.nodes[0], options.gpus_per_node, options.device)
-    # `forecast` prints every input it gets, so those of the network go to the comparison alone.
+    # `forecast` prints every input it gets, so those of the network and of the costs go to their own functions alone.
     of_network = {name: inputs.pop(name) for name in (*NETWORK_DEFAULTS, "nvlink_gb_per_s") if name in inputs}
-    length, source = row_length(recipe)
+    of_costs = {name: inputs.pop(name) for name in OF_COSTS if name in inputs}
+    index, length, source = rows_of(recipe)
     result = forecast(recipe, cluster, inputs, count_parameters_of(recipe), length)
-    stage = zero_of(recipe)[0]
-    ranks = cluster.nodes * cluster.gpus_per_node
-    state = state_bytes(result.parameters, recipe.training, stage, ranks)
-    state -= saved_bytes(recipe, result.parameters) // (ranks if stage else 1)
-    result = replace(result, state_bytes=state)
+    preflight = {} if options.preflight is None else read_preflight(options.preflight)
     sizes: list[WorldSize] = []
     if len(options.nodes) > 1 or options.preflight is not None:
-        preflight = {} if options.preflight is None else read_preflight(options.preflight)
         used = network_inputs(options.device, of_network, preflight, str(options.preflight))
         sizes = compare(*_comparable(recipe, result, cluster, inputs), options.nodes, cluster, used, preflight)
         result = replace(result, inputs=result.inputs | used)
     elif options.link_gbps is not None:
         raise ConfigError("--link-gbps says how fast nodes talk to each other; name several sizes, such as --nodes 1,2,4.")
+    used = cost_inputs(options.device, of_costs, index, source)
+    zero = _advice(recipe, result, cluster, used, _rings(options, of_network, preflight))
+    costs = costs_of(recipe, cluster, inputs, result, zero, used, index)
+    own = zero.stages[zero.recipe_stage - 1].memory
+    state = sum(own[name] for name in ("weights", "gradients", "optimizer"))
+    result = replace(result, state_bytes=state, inputs=result.inputs | used)
+    figures = figures_of(recipe, cluster, result, costs, index)
+    if options.html is not None:
+        write_page(options.html, Page(str(options.config), cluster, result, costs, figures, sizes))
     if options.json:
-        print(orjson.dumps(asdict(result) | {"sizes": [asdict(s) for s in sizes]}, option=orjson.OPT_INDENT_2).decode())
+        shown = asdict(result) | asdict(costs) | {"inputs": asdict(result)["inputs"], "sizes": [asdict(s) for s in sizes]}
+        shown["figures"] = {figure.key: asdict(figure) for figure in figures}
+        print(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
     else:
         is_taken = not recipe.phases or any(phase.sequence_length is None for phase in recipe.phases)
-        print(table(options, result, sizes, source if is_taken else ""))
+        print(table(options, result, sizes, source if is_taken else "", costs_in_words(figures)))
+        if options.explain:
+            print("\n".join(explain(figures, WIDTH)))
+        if options.html is not None:
+            print(f"\n{options.html}")
     return 0
+
+
+def _rings(options: argparse.Namespace, of_network: dict[str, Input], preflight: dict[str, Any]) -> dict[bool, Network] | None:
+    """The links, as far as they are known: a plan on another kind of GPU goes without."""
+    if find_peaks(options.device) is None and "nvlink_gb_per_s" not in of_network:
+        return None
+    used = network_inputs(options.device, of_network, preflight, str(options.preflight))
+    return networks(used, options.gpus_per_node, preflight)
+
+
+def _advice(
+    recipe: Recipe, result: Forecast, cluster: ClusterShape, used: dict[str, Input], rings: dict[bool, Network] | None
+) -> ZeroAdvice:
+    """What suits the phase whose micro-batch takes most memory."""
+    phases = with_lengths(phases_of(recipe), result.sequence_length)
+    taken = [sum(activation_parts(recipe, phase, phase.micro_batch_size).values()) for phase in phases]
+    limit = used.get("gpu_memory_gb")
+    memory = None if limit is None else USABLE * limit.value * 1e9
+    return advise(recipe, phases[taken.index(max(taken))], result, cluster, memory, rings, zero_of(recipe)[0])
 
 
 def _comparable(recipe: Recipe, result: Forecast, cluster: ClusterShape, inputs: dict[str, Input]) -> tuple[Recipe, Forecast]:
@@ -107,16 +157,17 @@ def _comparable(recipe: Recipe, result: Forecast, cluster: ClusterShape, inputs:
     return alone, forecast(alone, cluster, inputs, result.parameters, result.phases[number].sequence_length)
 
 
-def row_length(recipe: Recipe) -> tuple[int, str]:
-    """Tokens in a row where the recipe does not say it, and where the figure is from: the shards, or the model where they are away."""
+def rows_of(recipe: Recipe) -> tuple[ShardIndex | None, int, str]:
+    """The index of the shards, None where they are away; tokens in a row where the recipe does not say it; and where that is from."""
     shards = recipe.data.shards
     try:
         index = ShardIndex.load(path := find_index(shards)) if shards else None
     except ShardError:
         index = None
     if index is not None:
-        return index.sequence_length, str(path)
-    return recipe.model.max_position_embeddings, f"model.max_position_embeddings: no index of shards in {shards or 'data.shards'}"
+        return index, index.sequence_length, str(path)
+    name = shards or "data.shards"
+    return None, recipe.model.max_position_embeddings, f"model.max_position_embeddings: no index of shards in {name}"
 
 
 def _parser() -> OneSentenceParser:
@@ -150,6 +201,8 @@ def _parser() -> OneSentenceParser:
         help="take latency and bandwidth of the ranks' ring from a preflight.json",
     )
     parser.add_argument("--json", action="store_true", help="the plan as one JSON object")
+    parser.add_argument("--explain", action="store_true", help="also print the formula and the source of every figure")
+    parser.add_argument("--html", type=path_option, metavar="FILE", help="also write the plan as an HTML page that loads nothing")
     return parser
 
 
@@ -168,7 +221,19 @@ def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def table(options: argparse.Namespace, result: Forecast, sizes: list[WorldSize], rows_from: str) -> str:
+def costs_in_words(figures: list[Figure]) -> dict[str, str]:
+    """Returns the figures of the short table that are not those of the forecast."""
+    names = {
+        "largest_micro_batch": "largest micro-batch", "zero_stage": "ZeRO", "days": "days, with failures", "gpu_hours": "GPU-hours",
+        "energy_kwh": "energy", "disk_checkpoints": "checkpoints", "disk_shards": "shards", "core_hours": "preprocessing",
+    }  # fmt: skip
+    found = {figure.key: figure.text for figure in figures}
+    # The reason is a long sentence, which --explain and the page have.
+    found["zero_stage"] = found["zero_stage"].split(": ", 1)[0]
+    return {label: found[key] for key, label in names.items()}
+
+
+def table(options: argparse.Namespace, result: Forecast, sizes: list[WorldSize], rows_from: str, costs: dict[str, str]) -> str:
     """Returns the plan as text.
 
     Args:
@@ -176,6 +241,7 @@ def table(options: argparse.Namespace, result: Forecast, sizes: list[WorldSize],
         result: the plan.
         sizes: comparison of world sizes; empty: none.
         rows_from: where the row length is from that the recipe does not say; empty where it does.
+        costs: further rows, by label.
     """
     count = options.nodes[0]
     nodes = f"{count} node{'s' * (count > 1)} x {options.gpus_per_node} {options.device}"
@@ -192,6 +258,7 @@ def table(options: argparse.Namespace, result: Forecast, sizes: list[WorldSize],
         "checkpoint": f"{result.checkpoint_bytes / 1e9:.2f} GB",
         "without faults": f"{result.days_without_faults:.1f} days",
         "failures": f"{result.failures:.1f} expected, one in {result.mtbf_s / 86400:.1f} days",
+        **costs,
     }
     if not rows_from:
         del facts["rows"]

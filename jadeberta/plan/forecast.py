@@ -4,7 +4,7 @@ Pure functions. Every figure that was not measured carries its source, so that a
 """
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from jadeberta.config import Recipe, TrainingConfig
 from jadeberta.config.phases import Phase, phases_of, require_divisible, with_lengths
 from jadeberta.errors import ConfigError
 from jadeberta.plan.checkpoint_interval import best_interval, daly, expected_efficiency, young
-from jadeberta.plan.gpu_memory import activation_bytes, attention_bytes
+from jadeberta.plan.gpu_memory import activation_parts
 from jadeberta.plan.optimizer_memory import saved_bytes
 from jadeberta.plan.training_flops import flops_and_tokens_of
 from jadeberta.status.attempts import read_history, stall_seconds
@@ -231,7 +231,7 @@ def forecast(
     mtbf = used["mtbf_node_hours"].value * 3600 / cluster.nodes
     rate, days = tokens / seconds, seconds / 86400
     step_s = seconds / training.max_steps if recipe.phases else phases[0].step_s
-    costs = _costs(used, mtbf)
+    costs = interval_costs(used, mtbf)
 
     # Whole steps: a run saves after a step, never within one.
     def choice(seconds: float, steps: int | None = None) -> IntervalPlan:
@@ -276,7 +276,7 @@ def _of_phase(recipe: Recipe, phase: Phase, used: dict[str, Input], peak: float 
         peak: of the device, FLOP/s; None where it is not known.
         gpus: of the job.
     """
-    model, length = recipe.model, phase.sequence_length
+    length = phase.sequence_length
     assert length is not None
     all_flops, tokens = flops_and_tokens_of(recipe, phase)
     flops = all_flops / tokens
@@ -285,20 +285,19 @@ def _of_phase(recipe: Recipe, phase: Phase, used: dict[str, Input], peak: float 
     else:
         assert peak is not None
         rate = used["mfu"].value * peak / flops * gpus
-    shape = (model, recipe.training, length, phase.micro_batch_size, phase.attention)
-    activations = activation_bytes(*shape, sum(phase.mask_bounds) / 2) + attention_bytes(*shape)
-    if recipe.training.objective == "rtd":
-        layers = recipe.rtd.layers_of_generator(model.num_hidden_layers)
-        # Backward begins when both have run: what both keep is there at once.
-        activations += activation_bytes(replace(model, num_hidden_layers=layers), *shape[1:], 0.0)
+    activations = sum(activation_parts(recipe, phase, phase.micro_batch_size).values())
     step_s = phase.global_batch_size * length / rate
     return PhaseForecast(
         phase.steps, length, phase.micro_batch_size, tokens, flops, rate, step_s, tokens / rate / 86400, activations
     )
 
 
-def _costs(inputs: dict[str, Input], mtbf_s: float) -> dict[str, Any]:
-    """Returns the arguments of `expected_efficiency`, without the interval."""
+def interval_costs(inputs: dict[str, Input], mtbf_s: float) -> dict[str, Any]:
+    """Returns the arguments of `expected_efficiency`, without the interval.
+
+    Raises:
+        ConfigError: no time is left to train.
+    """
     restart, hours = inputs["restart_seconds"].value, inputs["time_limit_hours"].value
     limit = hours * 3600 - SIGNAL_LEAD_S - restart if hours > 0 else float("inf")
     if limit <= 0:

@@ -4,7 +4,10 @@ Pure functions. The factors come from counts on tensors without content (`bench/
 compiled model.
 """
 
-from jadeberta.config import ModelConfig, TrainingConfig
+from dataclasses import replace
+
+from jadeberta.config import ModelConfig, Recipe, TrainingConfig
+from jadeberta.config.phases import Phase
 
 CHEAP = 0.67
 """Share that `training.recompute: cheap` keeps: 295 of 441 MiB a sequence of the large model."""
@@ -20,20 +23,28 @@ FUSED_SCRATCH = 36 * 2**20
 """Scratch of `fused` on an H100, bytes (`tiles.json`); of a row whose heads do not fit it takes more."""
 
 
-def state_bytes(parameters: int, training: TrainingConfig, stage: int, ranks: int) -> int:
-    """Weights, gradients and optimizer of one rank.
+def state_parts(parameters: int, training: TrainingConfig, stage: int, ranks: int, saved: int = 0) -> dict[str, int]:
+    """Returns the bytes of weights, gradients and optimizer on one rank.
 
     Args:
         parameters: of the model.
         training: precision and running average.
         stage: of ZeRO; from 1 on the ranks share the optimizer, from 2 on gradients, from 3 on weights.
         ranks: of the job.
+        saved: bytes that the optimizer keeps less than AdamW, of all ranks together.
     """
     working = 2 if training.precision == "bf16" else 4
-    optimizer = 8 + (4 if training.precision == "bf16" else 0) + 4 * bool(training.ema_decay)
+    # DeepSpeed copies the weights into fp32 masters, in fp32 too.
+    optimizer = 4 + 8 + 4 * bool(training.ema_decay)
     gradients = working + 4 if training.precision == "bf16" else 4
-    parts = (working, 3), (gradients, 2), (optimizer, 1)
-    return sum(parameters * size // (ranks if stage >= first else 1) for size, first in parts)
+    parts = {"weights": (working, 3), "gradients": (gradients, 2), "optimizer": (optimizer, 1)}
+    found = {name: parameters * size // (ranks if stage >= first else 1) for name, (size, first) in parts.items()}
+    return found | {"optimizer": found["optimizer"] - saved // (ranks if stage else 1)}
+
+
+def state_bytes(parameters: int, training: TrainingConfig, stage: int, ranks: int, saved: int = 0) -> int:
+    """Returns the sum of `state_parts`, whose arguments it has."""
+    return sum(state_parts(parameters, training, stage, ranks, saved).values())
 
 
 def activation_bytes(model: ModelConfig, training: TrainingConfig, length: int, rows: int, attention: str, masked: float) -> int:
@@ -71,3 +82,25 @@ def attention_bytes(model: ModelConfig, training: TrainingConfig, length: int, r
     if attention == "sdpa" and length > LONG_ROW:
         return heads * (BLOCK_BYTES + TOKEN_BYTES * length * model.attention_head_size // 64) * size // 2
     return 3 * size * rows * heads * length**2  # the bias, its gradient, and one of its two terms
+
+
+def activation_parts(recipe: Recipe, phase: Phase, rows: int) -> dict[str, int]:
+    """Returns the bytes that a micro-batch takes on a GPU beside the state: kept by the layers, by a generator's, by the head, and for the
+    attention of one layer while it runs.
+
+    Args:
+        recipe: of the run.
+        phase: with its row length.
+        rows: of the micro-batch.
+    """
+    model, training, length = recipe.model, recipe.training, phase.sequence_length
+    assert length is not None
+    masked = sum(phase.mask_bounds) / 2
+    kept = activation_bytes(model, training, length, rows, phase.attention, masked)
+    layers = activation_bytes(model, training, length, rows, phase.attention, 0.0)
+    parts = {"layers": layers, "head": kept - layers}
+    if training.objective == "rtd":
+        # Backward begins when both have run: what both keep is there at once.
+        generator = replace(model, num_hidden_layers=recipe.rtd.layers_of_generator(model.num_hidden_layers))
+        parts["generator"] = activation_bytes(generator, training, length, rows, phase.attention, 0.0)
+    return parts | {"attention": attention_bytes(model, training, length, rows, phase.attention)}

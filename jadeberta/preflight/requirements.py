@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from jadeberta.config import Recipe
 from jadeberta.plan.forecast import checkpoint_bytes
+from jadeberta.plan.run_costs import kept_checkpoints
 
 FILES_PER_CHECKPOINT = 12
 """Files of a checkpoint beside one per rank: weights, configuration, tokenizer, state, manifest."""
@@ -42,13 +43,8 @@ def requirements_of(recipe: Recipe, parameters: int, world_size: int, existing: 
         world_size: ranks.
         existing: checkpoints that are already in the run directory.
     """
-    keep, steps = recipe.checkpoint, recipe.training.max_steps
-    if keep.keep_last == 0:
-        kept = -(-steps // keep.every_steps)
-        soon = 1
-    else:
-        kept = keep.keep_last + (steps // keep.keep_every if keep.keep_every else 0)
-        soon = max(1, keep.keep_last + 1 - existing)
+    keep, kept = recipe.checkpoint, kept_checkpoints(recipe)
+    soon = 1 if keep.keep_last == 0 else max(1, keep.keep_last + 1 - existing)
     return Requirements(
         checkpoint_bytes=checkpoint_bytes(recipe, parameters),
         world_size=world_size,

@@ -1,4 +1,4 @@
-"""Peak rates of the GPUs that the project knows, from the vendors' data sheets; the one table of such figures."""
+"""Peak rates, memory and power of the GPUs that the project knows, from the vendors' data sheets; the one table of such figures."""
 
 from dataclasses import dataclass
 
@@ -14,13 +14,19 @@ class DevicePeaks:
     ring_bytes_per_s: float
     """Effective rate of an NVLink ring within a node, bytes/s: 80% of the data sheet's rate in one direction; for A100 the rate in
     NCCL's tuning table (src/graph/tuning.cc)."""
+    memory_bytes: float
+    """Memory of the smallest model that is sold for servers."""
+    board_w: float
+    """Largest power of the GPU alone (SXM), W."""
+    server_w: float
+    """Largest power of the vendor's server with eight of them (DGX), divided by eight, W."""
 
 
 PEAKS = {
-    "H200": DevicePeaks(989e12, 4.8e12, 360e9),
-    "H100": DevicePeaks(989e12, 3.35e12, 360e9),
-    "A100": DevicePeaks(312e12, 1.555e12, 235e9),  # memory of the model with 40 GB
-    "V100": DevicePeaks(125e12, 0.9e12, 120e9),
+    "H200": DevicePeaks(989e12, 4.8e12, 360e9, 141e9, 700.0, 10_200 / 8),
+    "H100": DevicePeaks(989e12, 3.35e12, 360e9, 80e9, 700.0, 10_200 / 8),
+    "A100": DevicePeaks(312e12, 1.555e12, 235e9, 40e9, 400.0, 6_500 / 8),  # memory of the model with 40 GB
+    "V100": DevicePeaks(125e12, 0.9e12, 120e9, 16e9, 300.0, 3_500 / 8),
 }
 """Peaks by a part of the device's name, such as "A100" in "NVIDIA A100-SXM4-40GB"."""
 

@@ -10,7 +10,7 @@ from jadeberta.config import ModelConfig, load_recipe
 from jadeberta.errors import ConfigError, InputError
 from jadeberta.model.load import count_parameters
 from jadeberta.plan.checkpoint_interval import expected_efficiency
-from jadeberta.plan.cli import main
+from jadeberta.plan.cli import OF_COSTS, main
 from jadeberta.plan.forecast import DEFAULTS, ClusterShape, Input, forecast
 from tests.helpers import ROOT, TINY_MODEL, make_recipe, make_shards
 
@@ -119,7 +119,7 @@ def test_the_table_names_every_assumption_with_its_source(capsys) -> None:
     assert max(map(len, printed.splitlines())) <= 130
     for name, default in DEFAULTS.items():
         assert f"--{name.replace('_', '-')}" in printed and " ".join(default.source.split()[:4]) in " ".join(printed.split())
-    assert printed.count("assumed: ") == len(DEFAULTS)
+    assert printed.count("assumed: ") == len(DEFAULTS) + len(OF_COSTS)
 
 
 @pytest.mark.parametrize(
