@@ -3,6 +3,7 @@
 from typing import Any
 
 from jadeberta.report.run_facts import RunFacts
+from jadeberta.report.slow_rows import slow_ranks
 from jadeberta.report.step_speed import hosts_of
 from jadeberta.utils.json_lines import JsonRow, finite
 
@@ -10,11 +11,15 @@ MOST_ROWS = 500
 
 
 def host_rows(facts: RunFacts) -> list[dict[str, Any]]:
-    """Returns hours, attempts, hangs, exclusions and preflight figures of each host; those with hangs and exclusions first."""
+    """Returns hours, attempts, hangs, exclusions, hours that all others waited for it, and preflight figures of each host.
+
+    Those with hangs and exclusions come first, then those that were waited for longest.
+    """
     found: dict[str, dict[str, Any]] = {}
 
     def row(host: object) -> dict[str, Any]:
-        empty = {"host": str(host), "hours": 0.0, "attempts": 0, "hangs": 0, "exclusions": 0, "preflight": {}, "unfit": ""}
+        empty = {"host": str(host), "hours": 0.0, "attempts": 0, "hangs": 0, "exclusions": 0, "waited_h": 0.0}
+        empty |= {"preflight": {}, "unfit": ""}
         return found.setdefault(str(host), empty)
 
     for history in facts.histories:
@@ -32,6 +37,8 @@ def host_rows(facts: RunFacts) -> list[dict[str, Any]]:
         for host in now - before:  # an exclusion holds for several attempts
             row(host)["exclusions"] += 1
         before = now
+    for slow in slow_ranks(facts):
+        row(slow.host)["waited_h"] += slow.lost_s / 3600
     measured = facts.preflight.get("hosts")
     for each in measured if isinstance(measured, list) else []:
         if isinstance(each, dict) and each.get("host"):
@@ -39,7 +46,7 @@ def host_rows(facts: RunFacts) -> list[dict[str, Any]]:
     unfit = facts.preflight.get("unfit")
     for host, reasons in unfit.items() if isinstance(unfit, dict) else ():
         row(host)["unfit"] = "; ".join(map(str, reasons)) if isinstance(reasons, list) else str(reasons)
-    return sorted(found.values(), key=lambda one: (-one["hangs"] - one["exclusions"], one["host"]))[:MOST_ROWS]
+    return sorted(found.values(), key=lambda one: (-one["hangs"] - one["exclusions"], -one["waited_h"], one["host"]))[:MOST_ROWS]
 
 
 def _figures(host: JsonRow) -> dict[str, float | None]:

@@ -12,6 +12,7 @@ from typing import Any
 from jadeberta.report.report_figures import Figures
 from jadeberta.report.run_facts import RunFacts
 from jadeberta.report.settings_rows import settings_rows
+from jadeberta.report.slow_rows import hosts_of_pace
 from jadeberta.report.step_speed import hosts_of
 
 PATH, ADDRESS = "(path)", "(address)"
@@ -84,6 +85,8 @@ def _hosts(facts: RunFacts) -> list[str]:
     for row in facts.records.rows:
         for key in ("hosts", "excluded", "blamed", "users_exclusions"):
             found |= {str(host) for host in row[key]} if isinstance(row.get(key), list) else set()
+    for row in facts.paces:
+        found |= set(hosts_of_pace(row))
     measured = facts.preflight.get("hosts")
     found |= {str(e["host"]) for e in measured if isinstance(e, dict) and e.get("host")} if isinstance(measured, list) else set()
     unfit = facts.preflight.get("unfit")

@@ -195,13 +195,30 @@ def _hosts(run: Figures) -> str:
     for one in run["hosts"]:
         measured = [_number(one["preflight"].get(key), ",.0f") for key in ("tflops", "link_mb_per_s", "write_mb_per_s")]
         rows.append(
-            (one["host"], f"{one['hours']:,.1f}", one["attempts"], one["hangs"], one["exclusions"], *measured, one["unfit"])
-        )
-    headers = ("host", "hours", "attempts", "hangs", "exclusions", "TFLOP/s", "link MB/s", "write MB/s", "unfit because")
+            (one["host"], f"{one['hours']:,.1f}", one["attempts"], one["hangs"], one["exclusions"], _number(one["waited_h"] or None),
+             *measured, one["unfit"])
+        )  # fmt: skip
+    headers = ("host", "hours", "attempts", "hangs", "exclusions", "hours waited for", "TFLOP/s", "link MB/s", "write MB/s", "unfit because")
     inner = table(headers, rows)
     if len(rows) > 24:
         inner = f"<details><summary>{len(rows)} hosts</summary>{inner}</details>"
-    return f"<section><h2>Hosts</h2>{inner}</section>"
+    return f"<section><h2>Hosts</h2>{inner}{_slow_ranks(run)}</section>"
+
+
+def _slow_ranks(run: Figures) -> str:
+    if not run["slow_ranks"]:
+        return "<p>No minute is recorded in which all ranks waited for a slow one.</p>"
+    because = {"compute": "it computes more slowly", "data": "it waits longer for its data"}
+    rows = [
+        (
+            one["host"], one["rank"], because[one["cause"]], one["attempt"], stamp(one["since"]), stamp(one["until"]),
+            format_duration(one["slow_s"]), f"{100 * one['lost_s'] / one['slow_s']:.0f}", _number(one["lost_s"] / 3600),
+        )
+        for one in run["slow_ranks"]
+    ]  # fmt: skip
+    headers = ("host", "rank", "because", "attempt", "since", "last", "slow for", "% of it lost", "hours lost")
+    note = "<p class=muted>Hours lost are those in which all other ranks waited for this one.</p>"
+    return f"<h3>Slow ranks</h3>{note}{table(headers, rows, left=3)}"
 
 
 def _data(run: Figures) -> str:

@@ -1,5 +1,6 @@
 """What the files of a run directory say, read once for a report. A file that is missing or damaged is a sentence in `notes`."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -39,6 +40,8 @@ class RunFacts:
     preflight: JsonRow = field(default_factory=dict)
     checkpoints: list[Path] = field(default_factory=list)
     """Directories named like checkpoints, oldest first."""
+    paces: list[JsonRow] = field(default_factory=list)
+    """Rows of ranks.jsonl with what the report needs of them."""
     standing: StepTable = field(default_factory=lambda: to_table(encode_rows([])))
     """Steps that stayed, in order."""
     notes: list[str] = field(default_factory=list)
@@ -111,6 +114,7 @@ def read_run_facts(run: Path, now: float, name: str = "") -> RunFacts:
     found.records = _attempted(notes, "jobs.jsonl", lambda: JobRecords.read(run), found.records)
     found.recipe = _attempted(notes, "recipe.yaml", lambda: _read_recipe(run / "recipe.yaml"), {})
     found.preflight = _attempted(notes, "preflight.json", lambda: _read_object(run / "preflight.json"), {})
+    found.paces = _attempted(notes, "ranks.jsonl", lambda: _read_paces(run / "ranks.jsonl"), [])
     found.checkpoints = _attempted(notes, "checkpoints/", lambda: list_checkpoints(run / "checkpoints"), [])
     found.standing = _joined([h.standing for h in seen.histories if len(h.steps)])
     if not len(found.standing):
@@ -149,6 +153,18 @@ def _read_object(path: Path) -> JsonRow:
     found = orjson.loads(path.read_bytes())
     if not isinstance(found, dict):
         raise ValueError("no object")
+    return found
+
+
+def _read_paces(path: Path) -> list[JsonRow]:
+    """The rows of ranks.jsonl, a row a minute of the whole run, without the figures that no part of the report shows."""
+    found: list[JsonRow] = []
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        for line in file:
+            with contextlib.suppress(orjson.JSONDecodeError):  # a kill has cut it
+                row = orjson.loads(line)
+                if isinstance(row, dict):
+                    found.append({key: row[key] for key in ("time", "attempt", "waits_for") if key in row})
     return found
 
 
