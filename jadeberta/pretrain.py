@@ -51,6 +51,7 @@ from jadeberta.training.run_state import Order, RunState
 from jadeberta.training.sinks import require_known_sinks
 from jadeberta.training.watchdog.client import WatchdogClient
 from jadeberta.training.watchdog.energy_sums import read_energy
+from jadeberta.training.watchdog.slow_rank_rule import SlowRankRule
 from jadeberta.utils.files import write_atomically
 from jadeberta.utils.json_lines import read_jsonl
 from jadeberta.utils.logs import configure_console
@@ -224,7 +225,8 @@ def _start(recipe: Recipe, process: Process, data: RunData, start: StartOfRun) -
     join_process_group(process, device, limits.start_s or NO_LIMIT_S, run_dir)
     # Not before: the other ranks of a job that is refused here would write heartbeats for the job that holds the directory.
     attempt, attempt_id = _broadcast((attempt, uuid.uuid4().hex))
-    watchdog = WatchdogClient(run_dir, process.rank, process.world_size, limits, attempt, attempt_id, gpu_uuid(device))
+    rule = SlowRankRule.of(recipe, bool(slurm_job(os.environ).get("job")))
+    watchdog = WatchdogClient(run_dir, process.rank, process.world_size, limits, attempt, attempt_id, gpu_uuid(device), rule)
     # The watchdog must be first: it knows who hangs.
     set_timeouts(max(limits.start_s, limits.first_step_s, limits.save_s) + GRACE_S if limits.start_s else NO_LIMIT_S)
     ledger = Ledger(path, attempt, mend=False)

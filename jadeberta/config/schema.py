@@ -250,7 +250,7 @@ class GuardConfig:
 
 @dataclass
 class WatchdogConfig:
-    """Time limits in seconds, after which a rank that makes no progress ends the job with status 12; 0: no limit."""
+    """Time limits in seconds, after which a rank that makes no progress ends the job with status 12; 0: no limit. And slow ranks."""
 
     start_s: float = 1800.0
     """Limit for joining the other ranks, and again for the time until the first step: building the model, reading a checkpoint."""
@@ -262,6 +262,13 @@ class WatchdogConfig:
     """Limit for a save that the training waits for; a save in the background is given up after half of this time."""
     eval_s: float = 900.0
     """Limit for one evaluation."""
+    slow_rank: Literal["report", "requeue"] = "report"
+    """What follows where all ranks wait for one in every step. report: `status` and `report` name it; requeue: in a Slurm job the run
+    also saves and asks for another attempt without that rank's host."""
+    slow_rank_share: float = 0.2
+    """Share of a step that the others must wait for a rank before `slow_rank: requeue` counts it."""
+    slow_rank_s: float = 1800.0
+    """Seconds for which ranks of one host must be that slow, without a break, before `slow_rank: requeue` acts."""
 
 
 @dataclass

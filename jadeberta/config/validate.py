@@ -94,12 +94,26 @@ def _validate_run(recipe: Recipe) -> None:
     _check_model(recipe)
     _check_objective(recipe)
     check_alerts(recipe.alerts)
+    _check_slow_rank(recipe)
     if any(n < 0 for n in recipe.data.repeats.values()):
         raise ConfigError(f"data.repeats holds a negative number: {recipe.data.repeats}.")
     if any(n > MOST_REPEATS for n in recipe.data.repeats.values()):
         raise ConfigError(f"data.repeats holds a number above {MOST_REPEATS:,}: {recipe.data.repeats}.")
     if recipe.evaluation.weights == "ema" and not recipe.training.ema_decay:
         raise ConfigError("evaluation.weights is ema, but training.ema_decay 0 keeps no average; set it, say to 0.9999.")
+
+
+def _check_slow_rank(recipe: Recipe) -> None:
+    watchdog = recipe.watchdog
+    if not 0 < watchdog.slow_rank_share < 1:
+        raise ConfigError(f"watchdog.slow_rank_share is {watchdog.slow_rank_share}; it is a share, above 0 and below 1.")
+    if watchdog.slow_rank_s <= 0:
+        raise ConfigError(f"watchdog.slow_rank_s is {watchdog.slow_rank_s}; it must be above 0.")
+    if watchdog.slow_rank == "requeue" and not recipe.cluster.excluded_hosts:
+        raise ConfigError(
+            "watchdog.slow_rank requeue leaves out the host of a slow rank, but cluster.excluded_hosts 0 lets no host be left out; raise "
+            "it, or set slow_rank to report."
+        )
 
 
 def _refuse_not_finite(key: str, value: object) -> None:

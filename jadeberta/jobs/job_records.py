@@ -42,7 +42,7 @@ class EndFields:
     """Decision on the job: see `requeue_policy.Decision`."""
     reason: str
     blamed: list[str]
-    """Hosts that hung, were lost or did not answer."""
+    """Hosts that hung, were lost, did not answer or were slow for too long (`watchdog.slow_rank`)."""
     excluded: list[str]
     """Hosts that the next attempt must not use."""
 

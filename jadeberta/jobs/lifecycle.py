@@ -23,6 +23,7 @@ from jadeberta.jobs.job_records import BeginFields, EndFields, JobRecords, appen
 from jadeberta.jobs.preflight_policy import judge_fitness
 from jadeberta.jobs.requeue_policy import Decision, Ending, Limits, decide
 from jadeberta.training.ledger import ENDING_EVENTS
+from jadeberta.training.watchdog.slow_rank_rule import EVENT as SLOW_RANK
 from jadeberta.utils.json_lines import JsonRow, read_jsonl, time_of
 from jadeberta.utils.paths import path_option
 
@@ -134,7 +135,7 @@ def end(recipe: Recipe, options: argparse.Namespace, job: JsonRow) -> list[str]:
         state=options.state,
         step=newest_step(run_dir),
         time=time.time(),
-        blamed=tuple(sorted(silent | set(_hung(rows, hosts)))),
+        blamed=tuple(sorted(silent | set(_hung(rows, hosts)) | set(_slow(rows, hosts)))),
     )
     return _conclude(recipe, options, job, ending)
 
@@ -199,6 +200,13 @@ def _hung(rows: list[JsonRow], hosts: list[str]) -> list[str]:
     short = {str(name).split(".")[0] for name in blamed if name}
     found = [host for host in hosts if host in blamed or host.split(".")[0] in short]
     return found if 2 * len(found) <= len(hosts) else []
+
+
+def _slow(rows: list[JsonRow], hosts: list[str]) -> list[str]:
+    """Hosts that `watchdog.slow_rank` asks to leave out, by Slurm's names: slow beside the others, so there is no common cause."""
+    named = {str(row.get("host")) for row in rows if row.get("event") == SLOW_RANK and row.get("requeue") is True}
+    short = {name.split(".")[0] for name in named}
+    return [host for host in hosts if host in named or host.split(".")[0] in short]
 
 
 def _read_verdict(path: Path, began: float) -> JsonRow | None:

@@ -48,7 +48,7 @@ class Ending:
     time: float = 0.0
     """Unix time of the ending."""
     blamed: tuple[str, ...] = ()
-    """Hosts that hung, were lost or do not answer."""
+    """Hosts that hung, were lost, do not answer or were slow for too long."""
 
 
 @dataclass(frozen=True)

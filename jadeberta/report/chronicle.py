@@ -7,6 +7,8 @@ from typing import Any
 from jadeberta.report.report_curves import accuracies
 from jadeberta.report.run_facts import RunFacts
 from jadeberta.report.settings_rows import changed_in_words
+from jadeberta.training.watchdog.slow_rank_rule import EVENT as SLOW_RANK
+from jadeberta.training.watchdog.slow_rank_rule import sentence_of
 from jadeberta.utils.durations import format_duration
 from jadeberta.utils.json_lines import JsonRow, finite, time_of
 
@@ -198,6 +200,7 @@ TOLD: dict[str, Any] = {
     "set_aside": _set_aside,
     "sweep_broken": lambda e: ("warn", "The search for damaged shards ended early."),
     "hang": _hang,
+    SLOW_RANK: lambda e: ("warn", f"Slow: {sentence_of(e)}."),
     "lost_rank": lambda e: ("bad", f"A rank was lost: {_reason(e)}."),
     "requeue": lambda e: ("info", f"The attempt ended to be continued: {_reason(e)}."),
     "stop": lambda e: ("info" if e.get("status") == 10 else "bad", f"The run stopped: {_reason(e)}."),

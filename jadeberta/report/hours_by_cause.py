@@ -20,7 +20,7 @@ IDLE_PARTS = {"startup": "startup_s", "rollback": "rollback_s", "hang": "hang_s"
 """Parts of the goodput by the fields of `Downtime`."""
 ENDINGS = {
     "killed": "killed, without a record",
-    "requeue": "asked to end: time limit, preemption",
+    "requeue": "asked to end: time limit, preemption, slow rank",
     "hang": "hang",
     "lost_rank": "lost rank",
     "stop": "stopped by an error or a person",

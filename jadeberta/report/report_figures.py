@@ -13,7 +13,7 @@ from jadeberta.report.report_curves import curves
 from jadeberta.report.report_tiles import tiles
 from jadeberta.report.run_facts import RunFacts
 from jadeberta.report.settings_rows import changes, program_rows, settings_rows
-from jadeberta.report.slow_rows import slow_rows
+from jadeberta.report.slow_rows import network_rows, slow_rows
 from jadeberta.report.step_speed import heat, speed
 
 Figures = dict[str, Any]
@@ -27,6 +27,7 @@ PARTS: dict[str, tuple[str, Callable[[RunFacts], Any]]] = {
     "heat": ("the hosts by time", heat),
     "hosts": ("the hosts", host_rows),
     "slow_ranks": ("the slow ranks", slow_rows),
+    "slow_network": ("the slow network", network_rows),
     "data": ("the data", data),
     "checkpoints": ("the checkpoints", checkpoint_rows),
     "settings": ("the settings", settings_rows),

@@ -198,11 +198,12 @@ def _hosts(run: Figures) -> str:
             (one["host"], f"{one['hours']:,.1f}", one["attempts"], one["hangs"], one["exclusions"], _number(one["waited_h"] or None),
              *measured, one["unfit"])
         )  # fmt: skip
-    headers = ("host", "hours", "attempts", "hangs", "exclusions", "hours waited for", "TFLOP/s", "link MB/s", "write MB/s", "unfit because")
+    measures = ("TFLOP/s", "link MB/s", "write MB/s", "unfit because")
+    headers = ("host", "hours", "attempts", "hangs", "exclusions", "hours waited for", *measures)
     inner = table(headers, rows)
     if len(rows) > 24:
         inner = f"<details><summary>{len(rows)} hosts</summary>{inner}</details>"
-    return f"<section><h2>Hosts</h2>{inner}{_slow_ranks(run)}</section>"
+    return f"<section><h2>Hosts</h2>{inner}{_slow_ranks(run)}{_slow_network(run)}</section>"
 
 
 def _slow_ranks(run: Figures) -> str:
@@ -219,6 +220,21 @@ def _slow_ranks(run: Figures) -> str:
     headers = ("host", "rank", "because", "attempt", "since", "last", "slow for", "% of it lost", "hours lost")
     note = "<p class=muted>Hours lost are those in which all other ranks waited for this one.</p>"
     return f"<h3>Slow ranks</h3>{note}{table(headers, rows, left=3)}"
+
+
+def _slow_network(run: Figures) -> str:
+    if not run["slow_network"]:
+        return ""
+    rows = [
+        (
+            ", ".join(one["hosts"]), one["attempt"], stamp(one["since"]), stamp(one["until"]), format_duration(one["slow_s"]),
+            f"{100 * one['lost_s'] / one['slow_s']:.0f}", _number(one["lost_s"] / 3600),
+        )
+        for one in run["slow_network"]
+    ]  # fmt: skip
+    headers = ("network between", "attempt", "since", "last", "slow for", "% of it lost", "hours lost")
+    note = "<p class=muted>All ranks waited in collectives, and none of them was slow. This does not tell which link it is.</p>"
+    return f"<h3>Slow network</h3>{note}{table(headers, rows)}"
 
 
 def _data(run: Figures) -> str:

@@ -164,7 +164,7 @@ def _read_paces(path: Path) -> list[JsonRow]:
             with contextlib.suppress(orjson.JSONDecodeError):  # a kill has cut it
                 row = orjson.loads(line)
                 if isinstance(row, dict):
-                    found.append({key: row[key] for key in ("time", "attempt", "waits_for") if key in row})
+                    found.append({key: row[key] for key in ("time", "attempt", "waits_for", "network") if key in row})
     return found
 
 

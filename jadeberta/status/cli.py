@@ -72,7 +72,7 @@ def table(facts: Facts, verdict: Verdict) -> str:
     present = facts.present_beats
     if present and facts.state not in ("done", "queued", "starting up"):
         lines += ["", *format_heartbeats(present, now)]
-        if slow := facts.waits_for:
+        if slow := facts.waits_for or facts.network_wait:
             lines.append(f"  SLOW: {slow.in_words()}")
     return "\n".join(lines)
 
@@ -87,9 +87,10 @@ def _json(facts: Facts, verdict: Verdict) -> str:
     figures, slurm = asdict(result), asdict(jobs)
     # `lives` and `kept_books` are the old spellings of `attempts` and `has_records`, kept for readers.
     figures["lives"], slurm["lives"], slurm["kept_books"] = figures["attempts"], slurm["attempts"], slurm["has_records"]
-    slow = facts.waits_for
+    slow, network = facts.waits_for, facts.network_wait
     found = {
         "verdict": asdict(verdict), **figures, "state": facts.state, "waits_for": None if slow is None else asdict(slow),
+        "network_wait": None if network is None else asdict(network),
         "lineage": goal.lineage, "ahead": ahead, "slurm": slurm,
     }  # fmt: skip
     return orjson.dumps(found).decode()

@@ -93,6 +93,8 @@ class StepResult:
     """What this rank alone spent in collectives; None where it is not measured."""
     compute_s: float = 0.0
     """What this rank alone took for its forward passes, and its backward passes but the last: no other rank has a part in it."""
+    last_forward_s: float = 0.0
+    """What it took for the last of the forward passes."""
     replaced: ReplacedFigures | None = None
     """What the discriminator did; None under another objective than rtd."""
 
@@ -247,7 +249,7 @@ class TrainingEngine:
         # Before the forward pass: the loss is divided by the masked tokens of the whole batch.
         dist.all_reduce(totals)
         masked_tokens, tokens, excluded_rows = (int(n) for n in totals.tolist())
-        began = computed = self.stopwatch.mark()
+        began = last_forward = computed = self.stopwatch.mark()
         # Losses, correct predictions and flags in one tensor: one all-reduce a step for all of them.
         figures = len(SUMS[self.recipe.training.objective])
         sums = torch.tensor([*[0] * figures, *astuple(flags)], dtype=torch.float64, device=self.device)
@@ -255,6 +257,8 @@ class TrainingEngine:
             # No generator state to save or lose: dropout follows from where in the run we are.
             torch.manual_seed(int(derive_key(self.recipe.training.seed, 3, batch.step, number, self.process.rank) >> 1))
             self._enter_section(f"forward {number}")
+            if number == len(batch.micro_batches) - 1:
+                last_forward = self.stopwatch.mark()
             # DeepSpeed counts micro-batches since its start, which goes wrong where the batch grows.
             self.engine.set_gradient_accumulation_boundary(number == len(batch.micro_batches) - 1)
             found = self.forward(micro_batch)
@@ -290,6 +294,7 @@ class TrainingEngine:
             loss, correct_share, masked_tokens, tokens, positions, excluded_rows, norm, fault, RankFlags(*map(int, flag_sums))
         )
         result.compute_s = self.stopwatch.seconds(began, computed)
+        result.last_forward_s = self.stopwatch.seconds(last_forward, computed)
         if of_discriminator_all:
             result.replaced = replaced_figures(of_discriminator_all, tokens)
         return result

@@ -45,18 +45,21 @@ class TrainerHooks(Hooks):
     def beat(self, phase: str, step: int, section: str = "") -> None:
         self.context.watchdog.beat(phase, step, section)
 
-    def step_done(self, step_s: float, data_s: float, compute_s: float) -> None:
-        self.context.watchdog.add_step(step_s, data_s, compute_s)
+    def step_done(self, step_s: float, data_s: float, compute_s: float, last_forward_s: float) -> None:
+        self.context.watchdog.add_step(step_s, data_s, compute_s, last_forward_s)
 
     def flags(self) -> RankFlags:
-        return self.context.control.flags()
+        flags = self.context.control.flags()
+        if self.context.watchdog.wish:
+            flags.requeue = 1
+        return flags
 
     def clear(self, name: str) -> None:
         self.context.control.clear(name)
 
     @property
     def reason(self) -> str:
-        return self.context.control.reason
+        return self.context.control.reason or self.context.watchdog.wish
 
     @property
     def stopped_by(self) -> str:

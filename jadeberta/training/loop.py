@@ -56,8 +56,8 @@ class Hooks(Protocol):
     def beat(self, phase: str, step: int, section: str = "") -> None:
         """Tells the watchdog what this rank does from now on; `step` is from 1, of a save or an evaluation the step just made."""
 
-    def step_done(self, step_s: float, data_s: float, compute_s: float) -> None:
-        """A step is done: what this rank took for all of it, for its data and for what it computed alone, seconds."""
+    def step_done(self, step_s: float, data_s: float, compute_s: float, last_forward_s: float) -> None:
+        """A step is done: what this rank took for all of it, its data, what it computed alone and the last forward pass, seconds."""
 
     def flags(self) -> RankFlags:
         """Requests that have reached this rank."""
@@ -160,7 +160,7 @@ def train(
         )
         hooks.beat("first_step" if is_first else "step", state.step, "metrics")
         times = StepTimes(time.monotonic() - mark, waited_s, save_stall_s)
-        hooks.step_done(times.step_s, waited_s, result.compute_s)
+        hooks.step_done(times.step_s, waited_s, result.compute_s, result.last_forward_s)
         log.step(batch, result, state, lr, times)
         save_stall_s = 0.0
         for row in batch.excluded:

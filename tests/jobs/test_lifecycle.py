@@ -73,6 +73,16 @@ def test_a_host_that_does_not_answer_or_hung_is_excluded_while_others_are_free(r
     assert [row["blamed"] for row in records(run) if row["event"] == "end"] == [["node2"], ["node1"]]
 
 
+def test_a_host_that_was_slow_for_too_long_is_excluded_and_one_that_was_asked_for_before_is_not(run) -> None:
+    ask(run, "begin")
+    slow = {"event": "slow_rank", "rank": 1, "host": "node2.cluster.jp", "requeue": True}
+    write_ledger(
+        run, slow | {"host": "node1", "requeue": False}, slow, {"event": "requeue", "status": 11, "reason": "asked to end"}
+    )
+    answer = ask(run, "end", "--status", "11", "--next", "requeue", "--answered", "node1 node2", "--usable", "node1 node2 node3")
+    assert answer == "requeue 11 node2" and records(run)[-1]["blamed"] == ["node2"]
+
+
 def test_no_host_is_excluded_where_the_partition_has_no_other(run) -> None:
     ask(run, "begin")
     answer = ask(run, "end", "--status", "12", "--next", "requeue", "--answered", "node1", "--usable", "node1 node2")

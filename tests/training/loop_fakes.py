@@ -55,7 +55,7 @@ class LoopRun:
 
     def __post_init__(self) -> None:
         self.calls: list[str] = []
-        self.spent: list[tuple[float, float, float]] = []
+        self.spent: list[tuple[float, float, float, float]] = []
         self.ended_profiles: list[int] = []
         self.own_flags: list[RankFlags] = []
         self.lrs: list[float] = []
@@ -160,8 +160,8 @@ class FakeHooks:
     def beat(self, phase: str, step: int, section: str = "") -> None:
         self.job.calls.append(f"beat {phase} {step} {section}")
 
-    def step_done(self, step_s: float, data_s: float, compute_s: float) -> None:
-        self.job.spent.append((step_s, data_s, compute_s))
+    def step_done(self, step_s: float, data_s: float, compute_s: float, last_forward_s: float) -> None:
+        self.job.spent.append((step_s, data_s, compute_s, last_forward_s))
 
     def flags(self) -> RankFlags:
         return replace(self.job.flags.get(self.job.step + 1, RankFlags()))

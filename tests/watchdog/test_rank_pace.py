@@ -11,7 +11,15 @@ import torch
 from jadeberta.status import cli as status
 from jadeberta.training.comm_meter import Stopwatch
 from jadeberta.training.watchdog.monitor import Watchdog
-from jadeberta.training.watchdog.rank_pace import PaceWindow, Spent, read_spent, summary, waited_for, write_spent
+from jadeberta.training.watchdog.rank_pace import (
+    PaceWindow,
+    Spent,
+    read_spent,
+    summary,
+    waited_for,
+    waits_for_network,
+    write_spent,
+)
 from jadeberta.utils.json_lines import read_jsonl
 from tests.helpers import make_recipe, make_shards, printed_by, start_ranks
 from tests.training.loop_fakes import LoopRun
@@ -38,14 +46,18 @@ def test_sums_are_read_whole_also_while_the_next_are_written() -> None:
     assert memory[:260] == bytes(260), "the heartbeat's own bytes"
 
 
+def means(steps: int, step_s: float, data_s: float, compute_s: float) -> dict:
+    return {"steps": steps, "step_s": step_s, "data_s": data_s, "compute_s": compute_s, "last_forward_s": 0.0}
+
+
 def test_a_window_gives_means_of_a_step_and_waits_for_a_step_that_takes_longer() -> None:
     window = PaceWindow(60.0)
     assert (
         window.add(0.0, None) == {} == window.add(1.0, Spent(5, 50.0, 5.0, 25.0)) == window.add(60.9, Spent(9, 90.0, 9.0, 45.0))
     )
-    assert window.add(61.0, Spent(10, 110.0, 10.0, 50.0)) == {"steps": 5, "step_s": 12.0, "data_s": 1.0, "compute_s": 5.0}
-    assert window.add(130.0, Spent(10, 110.0, 10.0, 50.0)) == {"steps": 5, "step_s": 12.0, "data_s": 1.0, "compute_s": 5.0}
-    assert window.add(200.0, Spent(11, 249.0, 10.0, 51.0)) == {"steps": 1, "step_s": 139.0, "data_s": 0.0, "compute_s": 1.0}
+    assert window.add(61.0, Spent(10, 110.0, 10.0, 50.0)) == means(5, 12.0, 1.0, 5.0)
+    assert window.add(130.0, Spent(10, 110.0, 10.0, 50.0)) == means(5, 12.0, 1.0, 5.0)
+    assert window.add(200.0, Spent(11, 249.0, 10.0, 51.0)) == means(1, 139.0, 0.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +74,49 @@ def test_the_rank_that_all_wait_for_is_named_with_its_cause(slow, words) -> None
     assert (found.in_words() if found else "") == words
 
 
+def networked(rank: int, step_s: float, compute_s: float = 1.0, data_s: float = 0.1, host: str = "") -> dict:
+    record = beat(rank, step_s, data_s, compute_s)
+    record["pace"]["last_forward_s"] = 0.1
+    return record | ({"host": host} if host else {})
+
+
+@pytest.mark.parametrize(
+    ("beats", "named"),
+    [
+        ([networked(rank, 5.0) for rank in range(3)], ("n0", "n1", "n2")),
+        ([networked(rank, 5.0, compute_s=2.5) for rank in range(3)], None),  # under half of the step
+        ([*(networked(rank, 5.0) for rank in range(2)), networked(2, 5.0, compute_s=4.0)], None),  # this one is slow
+        ([*(networked(rank, 5.0) for rank in range(2)), networked(2, 5.0, data_s=4.0)], None),
+        ([networked(rank, 5.0, host="n0") for rank in range(3)], None),  # no network between them
+        ([beat(rank, 5.0, 0.1, 0.1) for rank in range(3)], None),  # heartbeats of an older version do not tell
+        ([], None),
+    ],
+)
+def test_the_network_is_named_where_all_ranks_wait_and_none_is_slow_and_no_host_is_blamed(beats, named) -> None:
+    found = waits_for_network(beats)
+    assert (found.hosts if found else None) == named
+    row = summary(beats)
+    if found and row:
+        # Five seconds without data, computing and a backward pass of three times the last forward pass.
+        assert row["waits_for"] is None and row["network"]["lost_s"] == pytest.approx(5.0 - 0.1 - 1.0 - 0.3)
+        words = "the network between n0, n1, n2: all ranks wait 3.6 s of each step (72%) in collectives, and none of them"
+        assert found.in_words().startswith(words)
+
+
+def test_status_names_the_network(tmp_path, capsys) -> None:
+    (tmp_path / "heartbeat").mkdir()
+    now = time.time()
+    for rank in range(12):
+        record = networked(rank, 5.0) | {"attempt": 4, "time": now, "step": 3, "phase": "step", "place": "data", "seconds": 0.1}
+        (tmp_path / f"heartbeat/rank-{rank:05d}.json").write_bytes(orjson.dumps(record))
+    (tmp_path / "ledger.jsonl").write_bytes(orjson.dumps({"event": "start", "attempt": 4, "time": now}) + b"\n")
+    assert status.main([str(tmp_path)]) == 0
+    assert "SLOW: the network between n0, n1, n10, n11, n2, n3, n4, n5 and 4 more: all ranks wait" in capsys.readouterr().out
+    assert status.main([str(tmp_path), "--json"]) == 0
+    printed = orjson.loads(capsys.readouterr().out)
+    assert printed["waits_for"] is None and len(printed["network_wait"]["hosts"]) == 12
+
+
 def test_records_without_a_pace_or_with_a_damaged_one_are_left_out() -> None:
     odd = [{"rank": 5}, {"rank": 6, "pace": [1]}, beat(7, compute_s="x"), beat(8, step_s=0.0), beat(9, data_s=float("nan"))]
     assert waited_for([beat(0), *odd]) is None and summary([beat(0), *odd]) == {}
@@ -76,7 +131,7 @@ def test_rank_0_appends_a_row_a_minute_and_status_names_the_rank(tmp_path, capsy
     for steps in (1, 3):
         write_spent(watched.watchdog.memory, Spent(steps, 5.0 * steps, 0.1 * steps, 3.0 * steps))
         record = watched.watchdog.take_record()
-    assert record["pace"] == {"steps": 2, "step_s": 5.0, "data_s": 0.1, "compute_s": 3.0}
+    assert record["pace"] == means(2, 5.0, 0.1, 3.0)
     watched.watchdog.write_record(record)
     for rank, compute_s in ((1, 3.0), (2, 4.0)):
         other = beat(rank, compute_s=compute_s, attempt=4, attempt_id="id", time=now, step=3)
@@ -103,7 +158,7 @@ def test_a_disk_that_takes_no_row_holds_up_no_watchdog(tmp_path, monkeypatch) ->
 def test_the_loop_tells_what_each_step_took() -> None:
     job = LoopRun(max_steps=3)
     job.run()
-    assert len(job.spent) == 3 and all(0 <= data_s <= step_s for step_s, data_s, _ in job.spent)
+    assert len(job.spent) == 3 and all(0 <= data_s <= step_s for step_s, data_s, *_ in job.spent)
 
 
 SLOWED = """
@@ -145,7 +200,8 @@ def test_a_slow_processor_and_a_slow_disk_are_told_apart_in_a_run_of_two_ranks(t
         for rank in range(2):
             lines = (tmp_path / f"log.{rank}.log").read_text().splitlines()
             rows = [list(map(float, line.split()[1:])) for line in lines if line.startswith("SPENT")][first:end]
-            step_s, data_s, compute_s = (sum(column) / len(rows) for column in zip(*rows, strict=True))
+            step_s, data_s, compute_s, last_forward_s = (sum(column) / len(rows) for column in zip(*rows, strict=True))
+            assert 0 < last_forward_s < compute_s
             beats.append(beat(rank, step_s, data_s, compute_s))
         found = waited_for(beats)
         causes.append(None if found is None else (found.rank, found.cause))

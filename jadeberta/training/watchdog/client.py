@@ -35,6 +35,7 @@ from jadeberta.training.watchdog.heartbeat import (
     write_stderr,
 )
 from jadeberta.training.watchdog.rank_pace import Spent, write_spent
+from jadeberta.training.watchdog.slow_rank_rule import SlowRankRule, read_wish
 from jadeberta.utils.processes import JOB_SIGNALS, helper_signals_blocked
 
 if TYPE_CHECKING:  # imports of this file must stay light: tests start many trainers
@@ -56,6 +57,7 @@ class WatchdogClient:
         attempt: int = 0,
         attempt_id: str = "",
         gpu: str = "",
+        slow_rank: SlowRankRule | None = None,
     ) -> None:
         """Starts the watchdog process; call it in the main thread, before anything that can hang.
 
@@ -67,6 +69,7 @@ class WatchdogClient:
             attempt: number of this start of the job, the same on every rank.
             attempt_id: random, the same on every rank of this attempt and on no other: by it the ranks know each other's heartbeats.
             gpu: UUID of the rank's GPU, whose energy the watchdog measures; empty: it has none.
+            slow_rank: what follows where a rank is slow; None: nothing.
 
         Raises:
             ConfigError: the run directory cannot be written.
@@ -98,6 +101,7 @@ class WatchdogClient:
             },
             # Taken once: to a watchdog that replaces another, a hang of this very attempt must not look like an earlier one.
             "earlier_hang": digest(hang_path(self.run_dir)),
+            "slow_rank": vars(slow_rank or SlowRankRule()),
         }
         self._memory_fd = os.memfd_create("jadeberta-heartbeat")
         os.ftruncate(self._memory_fd, mmap.PAGESIZE)
@@ -133,11 +137,19 @@ class WatchdogClient:
         """Heartbeat of another section of the same phase and step."""
         self.beat(*self._in, section)
 
-    def add_step(self, step_s: float, data_s: float, compute_s: float) -> None:
+    def add_step(self, step_s: float, data_s: float, compute_s: float, last_forward_s: float) -> None:
         """Adds the times of a step that is done to those that the ranks are compared by, seconds; see `rank_pace.Spent`."""
-        steps, all_s, all_data_s, all_compute_s = self._spent
-        self._spent = Spent(steps + 1, all_s + step_s, all_data_s + data_s, all_compute_s + compute_s)
+        before = self._spent
+        self._spent = Spent(
+            before.steps + 1, before.step_s + step_s, before.data_s + data_s, before.compute_s + compute_s,
+            before.last_forward_s + last_forward_s,
+        )  # fmt: skip
         write_spent(self._memory, self._spent)
+
+    @property
+    def wish(self) -> str:
+        """What the watchdog asks for a requeue because of; empty where it asks for none."""
+        return read_wish(self._memory)
 
     def stop(self) -> None:
         """Ends the watchdog when the work is done."""

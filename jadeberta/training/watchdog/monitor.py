@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,10 @@ from jadeberta.training.watchdog.heartbeat import (
     stacks_path,
     write_stderr,
 )
-from jadeberta.training.watchdog.rank_pace import WINDOW_S, PaceWindow, read_spent, summary
+from jadeberta.training.watchdog.rank_pace import PaceWindow, read_spent, summary, waited_for
+from jadeberta.training.watchdog.slow_rank_rule import EVENT, SlowHost, SlowRankRule, event_of, sentence_of, write_wish
 from jadeberta.utils.files import write_atomically
+from jadeberta.utils.json_lines import read_jsonl
 from jadeberta.utils.processes import end_with_parent
 from jadeberta.utils.procfs import kernel_function, process_stat, process_table, send_signal, signal_thread
 
@@ -95,6 +97,8 @@ class WatchdogArguments:
     """File descriptor of the page with the heartbeat."""
     socket: int
     """File descriptor of the socket to the trainer."""
+    slow_rank: dict[str, Any] = field(default_factory=dict)
+    """Fields of `SlowRankRule`."""
 
 
 class Watchdog:
@@ -108,7 +112,9 @@ class Watchdog:
         self.hang_path = hang_path(self.run_dir)
         self.beat = Heartbeat(0, time.monotonic(), time.monotonic(), 0, 0, PHASES[0], "")
         self.looked_at, self.suspended_s = time.monotonic(), 0.0
-        self.meter, self.pace = EnergyMeter(**arguments.energy), PaceWindow()
+        self.rule = SlowRankRule(**arguments.slow_rank)
+        self.meter, self.pace = EnergyMeter(**arguments.energy), PaceWindow(self.rule.window_s)
+        self.slow_host = SlowHost(self.rule)
         self.energy_at = self.pace_at = time.monotonic()
         self.latest = self.take_record()
         self.wake, self.job_hangs, self.reported = threading.Event(), threading.Event(), threading.Event()
@@ -170,7 +176,7 @@ class Watchdog:
                     self.reported.set()
             if self.arguments.rank == 0 and time.monotonic() - self.energy_at >= EVERY_S:
                 self.record_energy()
-            if self.arguments.rank == 0 and time.monotonic() - self.pace_at >= WINDOW_S:
+            if self.arguments.rank == 0 and time.monotonic() - self.pace_at >= self.rule.window_s:
                 self.record_pace()
             self.wake.wait(self.interval)
 
@@ -194,11 +200,23 @@ class Watchdog:
             Ledger(self.run_dir / "ledger.jsonl", self.arguments.attempt, mend=False).write("energy", **used)
 
     def record_pace(self) -> None:
-        """Appends to ranks.jsonl how the ranks keep pace; on a disk that takes nothing the row is lost."""
+        """Appends to ranks.jsonl how the ranks keep pace, and judges it; on a disk that takes nothing the row is lost."""
         self.pace_at = time.monotonic()
-        if self.arguments.world_size > 1 and (row := summary(self.read_records().values())):
+        records = list(self.read_records().values()) if self.arguments.world_size > 1 else []
+        if row := summary(records):
             with contextlib.suppress(OSError), open(self.run_dir / "ranks.jsonl", "ab") as f:
                 f.write(orjson.dumps({**row, "attempt": self.arguments.attempt}, option=orjson.OPT_APPEND_NEWLINE))
+        slow = waited_for(records)
+        if (lasted := self.slow_host.look(self.pace_at, slow)) is None or slow is None:
+            return
+        path = self.run_dir / "ledger.jsonl"
+        with contextlib.suppress(OSError):  # a ledger that cannot be read: the rule does nothing
+            event = event_of(slow, lasted, read_jsonl(path), time.time(), self.rule.again_s)
+            Ledger(path, self.arguments.attempt, mend=False).write(EVENT, **event)
+            write_stderr(f"SLOW: {sentence_of(event)}")
+            if event["requeue"]:
+                # After the ledger, which tells the job's script which host to leave out.
+                write_wish(self.memory, f"watchdog.slow_rank (rank {slow.rank} on {slow.host})")
 
     def hang_is_fresh(self) -> bool:
         """Whether a rank has found a hang in this attempt."""

@@ -1,4 +1,5 @@
-"""Each rank's own time in a step beside the others': which rank everybody waits for, and whether it computes or reads more slowly.
+"""Each rank's own time in a step beside the others': which rank everybody waits for, and whether it computes or reads more slowly; or
+that all wait for the network.
 
 The trainer adds up its times in the page of its heartbeat, its watchdog puts the last whole minute into its record, and whoever reads the
 records of all ranks can compare. The training sends no message for it. Imports nothing heavy.
@@ -19,7 +20,13 @@ WINDOW_S = 60.0
 """Seconds of steps that a record is about."""
 LEAST_SHARE = 0.03
 """Share of a step that the others must wait for a rank before it is named; less is noise between equal GPUs."""
-_SPENT = struct.Struct("<Qddd")
+NETWORK_SHARE = 0.5
+"""Share of a step that every rank must spend on neither data nor computing before the network is named; a healthy one takes less."""
+BACKWARD = 3.0
+"""Most that a backward pass takes, in forward passes of the same micro-batch: two, and one more where activations are recomputed."""
+_SPENT = struct.Struct("<Qdddd")
+MOST_HOSTS = 8
+"""Most hosts that a sentence names."""
 _SLOTS = (512, 576)
 """Places in the page of the heartbeat, whose first 260 bytes are its own."""
 
@@ -34,6 +41,8 @@ class Spent(NamedTuple):
     """Waits for data."""
     compute_s: float = 0.0
     """Forward passes, and all backward passes but the last of each step: what no other rank has a part in (under ZeRO 1 and 2)."""
+    last_forward_s: float = 0.0
+    """The last forward pass of each step, from which its backward pass is reckoned."""
 
 
 def write_spent(memory: mmap.mmap, spent: Spent) -> None:
@@ -79,7 +88,7 @@ class PaceWindow:
         if now - began >= self._window_s and steps > 0:  # a step may take longer than the window
             means = {
                 name: round((getattr(spent, name) - getattr(before, name)) / steps, 6)
-                for name in ("step_s", "data_s", "compute_s")
+                for name in ("step_s", "data_s", "compute_s", "last_forward_s")
             }
             self._last, self._begin = {"steps": steps, **means}, (now, spent)
         return self._last
@@ -105,15 +114,62 @@ class WaitedFor:
         return f"rank {self.rank} on {self.host}: the others wait {self.lost_s:.3g} s of each step ({share:.0f}%), because {what}"
 
 
-def rows_of(records: Iterable[JsonRow]) -> list[tuple[int, str, float, float, float]]:
-    """Returns rank, host, and the seconds of a step, of its data and of its computing, of every record that has them."""
+@dataclass(frozen=True)
+class NetworkWait:
+    """All ranks wait in collectives, and none of them is slow: what lies between their hosts is."""
+
+    hosts: tuple[str, ...]
+    """All of the attempt: collectives hold up all ranks alike, so that no figure of theirs tells which link it is."""
+    lost_s: float
+    """Seconds of each step that every rank spends on neither data nor computing, at least."""
+    step_s: float
+    """Duration of a step."""
+
+    def in_words(self) -> str:
+        """Returns it as a row of a table."""
+        named = ", ".join(self.hosts[:MOST_HOSTS]) + (
+            f" and {len(self.hosts) - MOST_HOSTS} more" * (len(self.hosts) > MOST_HOSTS)
+        )
+        share = 100 * self.lost_s / self.step_s
+        return (
+            f"the network between {named}: all ranks wait {self.lost_s:.3g} s of each step ({share:.0f}%) in collectives, and none of them "
+            "computes or reads more slowly"
+        )
+
+
+class Pace(NamedTuple):
+    """Means of a step on one rank, seconds."""
+
+    rank: int
+    host: str
+    step_s: float
+    data_s: float
+    compute_s: float
+    last_forward_s: float | None
+    """None in a heartbeat of an older version."""
+
+    @property
+    def own_s(self) -> float:
+        """What the rank does alone, as far as it is measured."""
+        return self.data_s + self.compute_s
+
+    @property
+    def waits_s(self) -> float:
+        """What is left of a step when also its last backward pass is done, at the least; 0 where that is not known."""
+        return 0.0 if self.last_forward_s is None else self.step_s - self.own_s - BACKWARD * self.last_forward_s
+
+
+def rows_of(records: Iterable[JsonRow]) -> list[Pace]:
+    """Returns the pace of every record that has one."""
     rows = []
     for record in records:
         found = record.get("pace")
         pace: JsonRow = found if isinstance(found, dict) else {}
         rank, step, data, compute = finite(record, "rank"), *(finite(pace, key) for key in ("step_s", "data_s", "compute_s"))
         if rank is not None and step is not None and data is not None and compute is not None and step > 0:
-            rows.append((int(rank), str(record.get("host")), step, max(0.0, data), max(0.0, compute)))
+            forward = finite(pace, "last_forward_s")
+            forward = None if forward is None else max(0.0, forward)
+            rows.append(Pace(int(rank), str(record.get("host")), step, max(0.0, data), max(0.0, compute), forward))
     return rows
 
 
@@ -126,14 +182,30 @@ def waited_for(records: Iterable[JsonRow]) -> WaitedFor | None:
     rows = rows_of(records)
     if len(rows) < 2:
         return None
-    slow = max(rows, key=lambda row: row[3] + row[4])
+    slow = max(rows, key=lambda row: row.own_s)
     others = [row for row in rows if row is not slow]
-    lost = slow[3] + slow[4] - median(row[3] + row[4] for row in others)
-    step = median(row[2] for row in rows)
+    lost = slow.own_s - median(row.own_s for row in others)
+    step = median(row.step_s for row in rows)
     if lost < LEAST_SHARE * step:
         return None
-    more_data = slow[3] - median(row[3] for row in others)
-    return WaitedFor(slow[0], slow[1], round(lost, 6), round(step, 6), "data" if 2 * more_data >= lost else "compute")
+    more_data = slow.data_s - median(row.data_s for row in others)
+    return WaitedFor(slow.rank, slow.host, round(lost, 6), round(step, 6), "data" if 2 * more_data >= lost else "compute")
+
+
+def waits_for_network(records: Iterable[JsonRow]) -> NetworkWait | None:
+    """Finds out whether all ranks of an attempt on several hosts wait in collectives while none stands out; None where they do not.
+
+    Args:
+        records: heartbeats of the ranks of one attempt.
+    """
+    records = list(records)
+    rows = rows_of(records)
+    hosts = tuple(sorted({row.host for row in rows}))
+    if len(hosts) < 2 or waited_for(records) is not None:
+        return None
+    # The rank that comes last to a collective waits for nobody: what it still spends there is the network's.
+    lost, step = min(row.waits_s for row in rows), median(row.step_s for row in rows)
+    return NetworkWait(hosts, round(lost, 6), round(step, 6)) if lost >= NETWORK_SHARE * step else None
 
 
 def summary(records: Iterable[JsonRow]) -> dict[str, Any]:
@@ -146,8 +218,9 @@ def summary(records: Iterable[JsonRow]) -> dict[str, Any]:
     rows = rows_of(records)
     if len(rows) < 2:
         return {}
-    slow = waited_for(records)
-    columns = {"step_s": [r[2] for r in rows], "data_s": [r[3] for r in rows], "compute_s": [r[4] for r in rows]}
+    slow, network = waited_for(records), waits_for_network(records)
+    columns = {name: [getattr(row, name) for row in rows] for name in ("step_s", "data_s", "compute_s")}
     spread = {name: [round(f, 6) for f in (min(values), median(values), max(values))] for name, values in columns.items()}
     step = max((int(s) for record in records if (s := finite(record, "step")) is not None), default=0)
-    return {"time": time.time(), "step": step, "ranks": len(rows), **spread, "waits_for": None if slow is None else vars(slow)}
+    found = {"waits_for": None if slow is None else vars(slow), "network": None if network is None else vars(network)}
+    return {"time": time.time(), "step": step, "ranks": len(rows), **spread, **found}
