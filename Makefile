@@ -17,7 +17,7 @@ HARDWARE ?=
 MPIRUN  := $(BIN)/mpirun --oversubscribe $(shell [ "$$(id -u)" = 0 ] && echo --allow-run-as-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev lock demo test test-long lint shards verify bench chaos chaos-preprocess clean
+.PHONY: help setup setup-dev lock demo test test-long lint docs shards verify bench chaos chaos-preprocess clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,7 +36,7 @@ setup: $(BIN)/.installed ## make .venv and install the project with the locked p
 
 setup-dev: $(BIN)/.installed-dev ## setup, and the tools for tests, lint and benchmarks
 
-lock: ## resolve the four lock files in requirements/ again from pyproject.toml (needs a place with torch's CPU build)
+lock: ## resolve the five lock files in requirements/ again from pyproject.toml (needs a place with torch's CPU build)
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet --upgrade pip packaging
 	build/lock/bin/python requirements/lock.py
@@ -59,6 +59,15 @@ lint: setup-dev ## ruff, mypy, shellcheck
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	shellcheck launch/*.sh slurm/*.sh tests/cluster/*.sh .ci/run
+
+SITE := build/docs
+$(SITE)/.installed: requirements/docs.lock
+	@$(PYTHON) -m venv $(SITE)
+	@$(SITE)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
+docs: $(SITE)/.installed ## build the site of the pages into build/site, with tools of its own in build/docs
+	@NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict --quiet
 
 # make's own line about a failed recipe would hide why it failed: the recipe leaves the sentence in a file, and make ends with it.
 SENTENCE := $(VENV)/.sentence-$(shell echo $$PPID)

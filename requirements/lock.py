@@ -1,4 +1,5 @@
-"""Writes four lock files beside this file: for CPUs and for CUDA, the packages of users and on top of them those of developers.
+"""Writes five lock files beside this file: for CPUs and for CUDA, the packages of users and on top of them those of developers; and
+docs.lock, what the site of the pages needs, for an environment of its own.
 
 cpu.lock and cuda.lock hold what the dependencies and the extras `quality` and `web` of pyproject.toml need, cpu-dev.lock and
 cuda-dev.lock the rest of the `dev` extra, every package with its version and hashes. pip resolves them without downloading the wheels. The
@@ -38,18 +39,24 @@ HEAD = {
 }
 
 
+DOCS_HEAD = "The tools of the `docs` extra, by which `make docs` builds the site of the pages in an environment of its own."
 DEV_HEAD = "The tools for development that come on top of {}.lock."
 USERS_EXTRAS = ("quality", "web")
 """The extras that users get too: filters and readers that a recipe may name."""
 NOTE = "# Made by `make lock` from pyproject.toml; not edited by hand. For Linux x86-64 and Python 3.11 or 3.12."
 
 
-def resolve(environment: dict[str, str]) -> list[dict]:
-    """What pip would install for `.[dev]` into an empty environment (the report's `install` list, without the project itself)."""
+def resolve(environment: dict[str, str], requirements: list[str]) -> list[dict]:
+    """What pip would install into an empty environment (the report's `install` list, without the project itself).
+
+    Args:
+        environment: variables for pip, on top of this process's.
+        requirements: as on pip's command line.
+    """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", str(report)]
-        subprocess.run([*command, f"{HERE.parent}[dev]"], env=os.environ | environment, check=True)
+        subprocess.run([*command, *requirements], env=os.environ | environment, check=True)
         return [item for item in json.loads(report.read_text())["install"] if item["metadata"]["name"] != "jadeberta"]
 
 
@@ -137,7 +144,7 @@ def main() -> None:
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     plain = {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": ""}
     for kind, environment in (("cpu", {}), ("cuda", plain)):
-        items = resolve(environment)
+        items = resolve(environment, [f"{HERE.parent}[dev]"])
         torch = next(item["metadata"]["version"] for item in items if item["metadata"]["name"] == "torch")
         if (kind == "cpu") != torch.endswith("+cpu"):
             sys.exit(
@@ -149,6 +156,14 @@ def main() -> None:
             chosen = [item for item in items if (canonicalize_name(item["metadata"]["name"]) in users) == wanted]
             (HERE / name).write_text(lock(chosen, head), encoding="utf-8")
             print(f"requirements/{name}: {len(chosen)} packages, torch {torch}")
+    write_docs_lock(project)
+
+
+def write_docs_lock(project: dict) -> None:
+    """Writes docs.lock. The tools of the site need nothing of the project."""
+    items = resolve({}, project["optional-dependencies"]["docs"])
+    (HERE / "docs.lock").write_text(lock(items, DOCS_HEAD), encoding="utf-8")
+    print(f"requirements/docs.lock: {len(items)} packages")
 
 
 if __name__ == "__main__":
