@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from jadeberta.config import Recipe, load_recipe
+from jadeberta.config.deepspeed_file import read_deepspeed_file
 from jadeberta.config.phases import phases_of, recipe_in, with_lengths
 from jadeberta.errors import ConfigError, ShardError
 from jadeberta.model.load import count_parameters_of
@@ -19,7 +20,7 @@ from jadeberta.plan.plan_page import Page, write_page
 from jadeberta.plan.run_costs import cost_inputs, costs_of
 from jadeberta.plan.step_time import Network
 from jadeberta.plan.world_sizes import DEFAULTS as NETWORK_DEFAULTS
-from jadeberta.plan.world_sizes import WorldSize, compare, network_inputs, networks, read_preflight, sizes_table, zero_of
+from jadeberta.plan.world_sizes import WorldSize, compare, network_inputs, networks, read_preflight, sizes_table
 from jadeberta.plan.zero_advice import USABLE, ZeroAdvice, advise
 from jadeberta.shards.index import ShardIndex, find_index
 from jadeberta.status.attempts import read_run
@@ -144,7 +145,15 @@ def _advice(
     taken = [sum(activation_parts(recipe, phase, phase.micro_batch_size).values()) for phase in phases]
     limit = used.get("gpu_memory_gb")
     memory = None if limit is None else USABLE * limit.value * 1e9
-    return advise(recipe, phases[taken.index(max(taken))], result, cluster, memory, rings, zero_of(recipe)[0])
+    return advise(
+        recipe,
+        phases[taken.index(max(taken))],
+        result,
+        cluster,
+        memory,
+        rings,
+        read_deepspeed_file(recipe.deepspeed)[1]["zero_optimization"],
+    )
 
 
 def _comparable(recipe: Recipe, result: Forecast, cluster: ClusterShape, inputs: dict[str, Input]) -> tuple[Recipe, Forecast]:
@@ -224,8 +233,8 @@ def _option(name: str) -> str:
 def costs_in_words(figures: list[Figure]) -> dict[str, str]:
     """Returns the figures of the short table that are not those of the forecast."""
     names = {
-        "largest_micro_batch": "largest micro-batch", "zero_stage": "ZeRO", "days": "days, with failures", "gpu_hours": "GPU-hours",
-        "energy_kwh": "energy", "disk_checkpoints": "checkpoints", "disk_shards": "shards", "core_hours": "preprocessing",
+        "largest_micro_batch": "largest micro-batch", "zero_stage": "advice", "days": "with failures", "gpu_hours": "GPU-hours",
+        "energy_kwh": "energy", "disk_checkpoints": "disk, checkpoints", "disk_shards": "disk, shards", "core_hours": "preprocessing",
     }  # fmt: skip
     found = {figure.key: figure.text for figure in figures}
     # The reason is a long sentence, which --explain and the page have.

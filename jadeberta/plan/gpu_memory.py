@@ -4,7 +4,9 @@ Pure functions. The factors come from counts on tensors without content (`bench/
 compiled model.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from jadeberta.config import ModelConfig, Recipe, TrainingConfig
 from jadeberta.config.phases import Phase
@@ -15,6 +17,8 @@ EAGER_SCORES = 5.5
 """Tensors [heads, S, S] that Hugging Face's module keeps for backward in each layer: 1,494 MiB a sequence of 512 against 441."""
 BLOCK_BYTES, TOKEN_BYTES = 15 * 2**20, 5000
 """Of one head in blocks of queries, bf16: bytes of a block's scores, and of each token of the row at a head size of 64."""
+BUCKET_SIZE = 500_000_000
+"""Elements of a bucket where DeepSpeed's file does not say it."""
 LONG_ROW = 1024
 """Tokens beyond which `sdpa` goes in blocks of queries; `blocks.LONG_ROW` in the model, which imports torch."""
 BUSY_ROWS = 132 * 64
@@ -36,10 +40,27 @@ def state_parts(parameters: int, training: TrainingConfig, stage: int, ranks: in
     working = 2 if training.precision == "bf16" else 4
     # DeepSpeed copies the weights into fp32 masters, in fp32 too.
     optimizer = 4 + 8 + 4 * bool(training.ema_decay)
-    gradients = working + 4 if training.precision == "bf16" else 4
+    # The first stage keeps the fp32 sums beside the gradients of a backward pass; the others move these into a share of the sums at once.
+    gradients = 4 + (2 if training.precision == "bf16" and stage < 2 else 0)
     parts = {"weights": (working, 3), "gradients": (gradients, 2), "optimizer": (optimizer, 1)}
     found = {name: parameters * size // (ranks if stage >= first else 1) for name, (size, first) in parts.items()}
     return found | {"optimizer": found["optimizer"] - saved // (ranks if stage else 1)}
+
+
+def bucket_bytes(training: TrainingConfig, stage: int, zero: Mapping[str, Any]) -> int:
+    """Returns the bytes of the buckets in which DeepSpeed 0.19.8 collects gradients during a backward pass.
+
+    Args:
+        training: precision.
+        stage: of ZeRO.
+        zero: section `zero_optimization` of DeepSpeed's file.
+    """
+    if not zero.get("contiguous_gradients", True) or (stage == 1 and training.precision == "bf16"):
+        return 0
+    size = zero.get("reduce_bucket_size", BUCKET_SIZE)
+    size = int(size) if isinstance(size, int | float) else BUCKET_SIZE
+    buffers = 2 if stage < 3 and zero.get("overlap_comm") else 1
+    return size * (2 if training.precision == "bf16" else 4) * buffers
 
 
 def state_bytes(parameters: int, training: TrainingConfig, stage: int, ranks: int, saved: int = 0) -> int:

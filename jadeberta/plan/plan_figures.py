@@ -17,6 +17,7 @@ PART_NAMES = {
     "weights": "weights",
     "gradients": "gradients",
     "optimizer": "optimizer",
+    "buckets": "DeepSpeed's buckets",
     "layers": "kept by the layers for backward",
     "generator": "kept by the generator's layers",
     "head": "output layer",
@@ -168,8 +169,8 @@ def _memory(recipe: Recipe, costs: RunCosts) -> Iterator[Figure]:
     precision = recipe.training.precision
     for name, size in own.memory.items():
         yield Figure(f"memory_{name}", group, PART_NAMES[name], size, "bytes", f"{size / 1e9:.2f} GB", _formula_of(name, own, recipe), (
-            f"precision {precision} and ZeRO {own.stage}, as jadeberta/plan/gpu_memory.py counts them"
-            if name in ("weights", "gradients", "optimizer") else COUNTED
+            f"precision {precision} and ZeRO {own.stage}, counted on a real engine in tests/plan/test_engine_memory.py"
+            if name in ("weights", "gradients", "optimizer", "buckets") else COUNTED
         ))  # fmt: skip
     yield Figure(
         "memory", group, "together", own.bytes, "bytes", f"{own.bytes / 1e9:.2f} GB", "sum of the parts", "the figures above"
@@ -201,10 +202,13 @@ def _formula_of(name: str, stage: ZeroStage, recipe: Recipe) -> str:
         case "weights":
             return f"parameters x {2 if bf16 else 4} bytes{shared if stage.stage >= 3 else ''}"
         case "gradients":
-            return f"parameters x {'(2 + 4 of the fp32 sum)' if bf16 else '4'} bytes{shared if stage.stage >= 2 else ''}"
+            each = "(2 + 4 of the fp32 sum)" if bf16 and stage.stage < 2 else "4"
+            return f"parameters x {each} bytes{shared if stage.stage >= 2 else ''}"
         case "optimizer":
             fewer = {"muon": ", 4 fewer of a hidden matrix", "lion": ", 4 fewer"}.get(recipe.training.optimizer, "")
             return f"parameters x (4 of the fp32 weight + 8 of two moments{average}{fewer}) bytes / ranks"
+        case "buckets":
+            return "reduce_bucket_size x bytes of a number, twice where ZeRO 1 or 2 overlaps; none under ZeRO 1 in bf16"
         case "head":
             return "rows x masked tokens of a row x vocab_size x (bytes of a number + 4 of the fp32 loss)"
         case "attention":

@@ -2,12 +2,13 @@
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from typing import Any
 
 from jadeberta.config import Recipe
 from jadeberta.config.batch_sizes import BatchSizes
 from jadeberta.config.phases import Phase
 from jadeberta.plan.forecast import ClusterShape, Forecast
-from jadeberta.plan.gpu_memory import activation_parts, state_parts
+from jadeberta.plan.gpu_memory import activation_parts, bucket_bytes, state_parts
 from jadeberta.plan.optimizer_memory import saved_bytes
 from jadeberta.plan.step_time import NO_NETWORK, Network, RankWork, predict, traffic, update_seconds
 from jadeberta.training.optimizers.build import WHOLE_PARAMETERS
@@ -27,7 +28,7 @@ class ZeroStage:
 
     stage: int
     memory: dict[str, int]
-    """Bytes by part: weights, gradients, optimizer, layers, generator, head, attention."""
+    """Bytes by part: weights, gradients, optimizer, buckets, layers, generator, head, attention."""
     sent_bytes: float
     """Payload that the ranks send each other in a step."""
     step_s: float | None
@@ -66,7 +67,7 @@ def advise(
     cluster: ClusterShape,
     memory: float | None,
     rings: dict[bool, Network] | None,
-    stage: int,
+    zero: dict[str, Any],
 ) -> ZeroAdvice:
     """Compares the stages of ZeRO.
 
@@ -77,10 +78,12 @@ def advise(
         cluster: nodes and GPUs.
         memory: bytes of a GPU that tensors may take; None where they are not known.
         rings: links within a node (False) and between nodes (True); None where they are not known.
-        stage: of the recipe's DeepSpeed file.
+        zero: section `zero_optimization` of the recipe's DeepSpeed file.
     """
-    ranks = cluster.nodes * cluster.gpus_per_node
-    stages = [_of_stage(recipe, phase, plan, cluster, memory, rings, each) for each in STAGES]
+    ranks, stage = cluster.nodes * cluster.gpus_per_node, zero["stage"]
+    # Another stage would be set up as the project's own files are: from ZeRO 2 on communication is overlapped.
+    settings = [zero if each == stage else zero | {"stage": each, "overlap_comm": each >= 2} for each in STAGES]
+    stages = [_of_stage(recipe, phase, plan, cluster, memory, rings, each) for each in settings]
     can = [each for each in stages if not each.refused]
     fitting = [each for each in can if each.fits is not False]
     if not fitting:
@@ -96,7 +99,8 @@ def advise(
         )
         return ZeroAdvice(stage, None, reason, stages)
     if ranks == 1:
-        return ZeroAdvice(stage, fitting[0].stage, "one rank has nobody to share with: every stage takes the same memory", stages)
+        reason = "one rank has nobody to share with; this is the simplest stage that fits"
+        return ZeroAdvice(stage, fitting[0].stage, reason, stages)
     cost = {each.stage: each.sent_bytes if each.step_s is None else each.step_s for each in fitting}
     least_cost = min(cost.values())
     chosen = next(each for each in fitting if cost[each.stage] <= least_cost * (1 + ALIKE))
@@ -126,11 +130,13 @@ def _of_stage(
     cluster: ClusterShape,
     memory: float | None,
     rings: dict[bool, Network] | None,
-    stage: int,
+    settings: dict[str, Any],
 ) -> ZeroStage:
-    """The figures of one stage; arguments as for `advise`."""
+    """The figures of one stage, which `settings` names; arguments as for `advise`."""
+    stage, overlap = settings["stage"], bool(settings.get("overlap_comm", False))
     training, ranks = recipe.training, cluster.nodes * cluster.gpus_per_node
     state = state_parts(plan.parameters, training, stage, ranks, saved_bytes(recipe, plan.parameters))
+    state["buckets"] = bucket_bytes(training, stage, settings)
     parts = state | activation_parts(recipe, phase, phase.micro_batch_size)
     accumulation = phase.global_batch_size // (phase.micro_batch_size * ranks)
     sent = traffic(plan.parameters, stage, training.precision, accumulation)
@@ -142,7 +148,7 @@ def _of_stage(
         whole = phase.global_batch_size * (phase.sequence_length or 1) / plan.tokens_per_second
         work = RankWork(max(0.0, whole - update / ranks) / accumulation, accumulation, update)
         network = NO_NETWORK if ranks == 1 else rings[cluster.nodes > 1]
-        step_s = predict(work, sent, ranks, network, overlap=stage >= 2).step_s
+        step_s = predict(work, sent, ranks, network, overlap=overlap and stage >= 2).step_s
     refused = ""
     if stage == 3 and training.optimizer in WHOLE_PARAMETERS:
         refused = f"cuts parameters apart, which training.optimizer {training.optimizer} needs whole"

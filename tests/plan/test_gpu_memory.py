@@ -51,4 +51,6 @@ def test_zero_divides_the_state_over_the_ranks() -> None:
     whole = memory.state_bytes(1000, BF16, 0, 8)
     assert whole == 1000 * (2 + 6 + 12)
     assert memory.state_bytes(1000, BF16, 1, 8) == 1000 * 8 + 1500
-    assert memory.state_bytes(1000, BF16, 3, 8) == 2500
+    # From the second stage on the sums alone are kept, in fp32.
+    assert memory.state_bytes(1000, BF16, 2, 8) == 1000 * 2 + (4 + 12) * 1000 // 8
+    assert memory.state_bytes(1000, BF16, 3, 8) == (2 + 4 + 12) * 1000 // 8

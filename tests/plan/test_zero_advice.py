@@ -3,6 +3,7 @@
 import pytest
 
 from jadeberta.config import load_recipe
+from jadeberta.config.deepspeed_file import read_deepspeed_file
 from jadeberta.config.phases import phases_of, with_lengths
 from jadeberta.plan.forecast import ClusterShape, Input, forecast
 from jadeberta.plan.gpu_memory import activation_parts, state_parts
@@ -12,6 +13,7 @@ from tests.helpers import ROOT
 
 LARGE = str(ROOT / "recipes" / "large.yaml")
 PARAMETERS = 339_838_208
+ZERO = read_deepspeed_file("ds_configs/zero1.json")[1]["zero_optimization"]
 
 
 def advice(gigabytes: float | None, *options: str, nodes: int = 1, gpus: int = 8, linked: bool = True) -> ZeroAdvice:
@@ -19,7 +21,7 @@ def advice(gigabytes: float | None, *options: str, nodes: int = 1, gpus: int = 8
     plan = forecast(recipe, cluster, {"tokens_per_second_per_gpu": Input(14200, "given", "")}, PARAMETERS, 512)
     rings = networks(network_inputs("A100", {}, {}, ""), gpus, {}) if linked else None
     memory = None if gigabytes is None else gigabytes * 1e9
-    return advise(recipe, with_lengths(phases_of(recipe), 512)[0], plan, cluster, memory, rings, 1)
+    return advise(recipe, with_lengths(phases_of(recipe), 512)[0], plan, cluster, memory, rings, ZERO)
 
 
 def test_the_simplest_stage_is_advised_where_memory_is_no_trouble() -> None:
@@ -51,7 +53,7 @@ def test_a_stage_that_the_recipe_cannot_use_is_not_advised(options) -> None:
 def test_one_rank_has_nobody_to_share_with() -> None:
     found = advice(36, gpus=1)
     assert found.stage == 1 and "one rank" in found.reason
-    assert len({each.bytes for each in found.stages}) == 1 and {each.sent_bytes for each in found.stages} == {0.0}
+    assert len({each.memory["optimizer"] for each in found.stages}) == 1 and {each.sent_bytes for each in found.stages} == {0.0}
 
 
 def test_without_links_the_bytes_that_are_sent_decide() -> None:
