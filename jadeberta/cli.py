@@ -38,21 +38,7 @@ Handler = Callable[[list[str]], int]
 def main() -> None:
     """Runs the verb named on the command line and ends with its status."""
     end_with_launcher(os.environ)
-    verbs: dict[str, tuple[str, Handler]] = {
-        "pretrain": ("train on shards; resumes by itself", _pretrain),
-        "evaluate": ("MLM accuracy per corpus, as JSON", _evaluate),
-        "checkpoint": ("what is on disk and whether it can be trusted", _checkpoint),
-        "status": ("how far a run is, and where its time went", _status),
-        "report": ("the same and more as one HTML file: verdict, curves, events", _report_page),
-        "watch": ("looks at runs from outside, and calls when one needs a person", _watch),
-        "publish-metrics": ("one clean run in W&B, MLflow, TensorBoard or Prometheus", _publish_metrics),
-        "plan": ("days, checkpoint interval and goodput to expect on a cluster", _plan),
-        "scaling": ("strong and weak scaling over world sizes: run, report", _scaling),
-        "race": ("recipes against each other at equal FLOPs: plan, run, report", _race),
-        "preflight": ("whether an allocation is fit; names the slow or broken host", _preflight),
-        "finetune": ("a task of JGLUE, with one setting or the grid, scored", _finetune),
-        "export": ("a directory that Hugging Face's classes load, with its card", _export),
-    }
+    verbs = _verbs()
     width = max(map(len, verbs))
     listing = "\n".join(f"  {name:<{width}}  {text}" for name, (text, _) in verbs.items())
     parser = OneSentenceParser(
@@ -89,6 +75,26 @@ def main() -> None:
             traceback.print_exc()
         # Without this the interpreter would wait at its exit for loader processes that take no signals.
         _exit_now(1)
+
+
+def _verbs() -> dict[str, tuple[str, Handler]]:
+    """Each verb with what its line of the listing says, and the function that runs it."""
+    return {
+        "pretrain": ("train on shards; resumes by itself", _pretrain),
+        "evaluate": ("MLM accuracy per corpus, as JSON", _evaluate),
+        "checkpoint": ("what is on disk and whether it can be trusted", _checkpoint),
+        "status": ("how far a run is, and where its time went", _status),
+        "report": ("the same and more as one HTML file: verdict, curves, events", _report_page),
+        "watch": ("looks at runs from outside, and calls when one needs a person", _watch),
+        "publish-metrics": ("one clean run in W&B, MLflow, TensorBoard or Prometheus", _publish_metrics),
+        "plan": ("days, checkpoint interval and goodput to expect on a cluster", _plan),
+        "scaling": ("strong and weak scaling over world sizes: run, report", _scaling),
+        "race": ("recipes against each other at equal FLOPs: plan, run, report", _race),
+        "preflight": ("whether an allocation is fit; names the slow or broken host", _preflight),
+        "finetune": ("a task of JGLUE, with one setting or the grid, scored", _finetune),
+        "export": ("a directory that Hugging Face's classes load, with its card", _export),
+        "completion": ("a script by which bash or zsh completes all of this", _completion),
+    }
 
 
 def _report(error: JadebertaError) -> None:
@@ -244,3 +250,9 @@ def _export(arguments: list[str]) -> int:
     from jadeberta.release.export import main
 
     return main(arguments)
+
+
+def _completion(arguments: list[str]) -> int:
+    from jadeberta.completion import main
+
+    return main(arguments, {verb: handler for verb, (_, handler) in _verbs().items()}, PRETRAIN_OPTIONS)

@@ -54,6 +54,7 @@ LAYERS = [
     "jadeberta.finetune",
     "jadeberta.pretrain",
     "jadeberta.demo",
+    "jadeberta.completion",
     "jadeberta.cli",
     "jadeberta.__main__",
 ]

@@ -52,6 +52,7 @@ def test_bare_make_lists_every_target() -> None:
         "preflight",
         "finetune",
         "export",
+        "completion",
     ],
 )
 def test_every_verb_explains_itself(verb) -> None:

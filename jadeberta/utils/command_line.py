@@ -3,7 +3,8 @@
 import argparse
 import math
 import re
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, ClassVar, NoReturn
 
 from jadeberta.errors import ConfigError
 
@@ -20,12 +21,49 @@ class ParagraphFormatter(argparse.HelpFormatter):
         return "\n\n".join(fill(paragraph, width, indent) for paragraph in text.strip().split("\n\n"))
 
 
+class _ParserFound(Exception):
+    """Ends a program at the moment at which it would read its command line; see `found_parser`."""
+
+    def __init__(self, parser: "OneSentenceParser", takes_more: bool) -> None:
+        super().__init__(parser.prog)
+        self.parser, self.takes_more = parser, takes_more
+
+
 class OneSentenceParser(argparse.ArgumentParser):
     """argparse, but a mistake raises ConfigError instead of printing the usage."""
+
+    is_asked: ClassVar[bool] = False
+    """Whether `found_parser` asks for a parser at the moment."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.is_asked:
+            raise _ParserFound(self, takes_more=False)
+        return super().parse_args(args, namespace)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.is_asked:
+            raise _ParserFound(self, takes_more=True)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         message = LONG_WORD.sub(lambda word: f"{word[0][:LONGEST_WORD]}…", message.rstrip(".").replace("\n", " "))
         raise ConfigError(f"{message}; '{self.prog} --help' explains.")
+
+
+def found_parser(program: Callable[[], object]) -> tuple[OneSentenceParser, bool]:
+    """Returns the parser with which a program would read its command line, and whether it takes options that the parser does not know.
+
+    Args:
+        program: calls the program, which has to make its parser before it does anything else.
+    """
+    OneSentenceParser.is_asked = True
+    try:
+        program()
+    except _ParserFound as found:
+        return found.parser, found.takes_more
+    finally:
+        OneSentenceParser.is_asked = False
+    raise TypeError("the program reads no command line")
 
 
 def positive(text: str) -> float:
