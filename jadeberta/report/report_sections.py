@@ -233,7 +233,7 @@ def _slow_network(run: Figures) -> str:
         for one in run["slow_network"]
     ]  # fmt: skip
     headers = ("network between", "attempt", "since", "last", "slow for", "% of it lost", "hours lost")
-    note = "<p class=muted>All ranks waited in collectives, and none of them was slow. This does not tell which link it is.</p>"
+    note = "<p class=muted>All ranks waited in collectives, and none of them stood out as slow. This does not tell which link it is.</p>"
     return f"<h3>Slow network</h3>{note}{table(headers, rows)}"
 
 

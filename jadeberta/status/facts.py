@@ -21,7 +21,7 @@ from jadeberta.status.attempts import AttemptHistory, read_history, read_run
 from jadeberta.status.eta import Goal, read_goal
 from jadeberta.status.goodput import Goodput, goodput_of
 from jadeberta.status.slurm_jobs import JobStatus, look_up_jobs
-from jadeberta.training.watchdog.rank_pace import NetworkWait, WaitedFor, waited_for, waits_for_network
+from jadeberta.training.watchdog.rank_pace import NetworkWait, WaitedFor, judge_pace
 from jadeberta.utils.json_lines import JsonRow, finite, read_jsonl
 from jadeberta.utils.locks import LOCK_NAME, is_held
 
@@ -102,12 +102,12 @@ class Facts:
     @property
     def waits_for(self) -> WaitedFor | None:
         """The rank that all others wait for, where the run is running and one stands out."""
-        return waited_for(self.present_beats) if self.state == "running" else None
+        return judge_pace(self.present_beats)[0] if self.state == "running" else None
 
     @property
     def network_wait(self) -> NetworkWait | None:
         """The network that all ranks wait for, where the run is running and no rank stands out."""
-        return waits_for_network(self.present_beats) if self.state == "running" else None
+        return judge_pace(self.present_beats)[1] if self.state == "running" else None
 
     @property
     def progressed(self) -> float | None:

@@ -36,7 +36,7 @@ from jadeberta.training.watchdog.heartbeat import (
     stacks_path,
     write_stderr,
 )
-from jadeberta.training.watchdog.rank_pace import PaceWindow, read_spent, summary, waited_for
+from jadeberta.training.watchdog.rank_pace import PaceWindow, judge_pace, read_spent, summary
 from jadeberta.training.watchdog.slow_rank_rule import EVENT, SlowHost, SlowRankRule, event_of, sentence_of, write_wish
 from jadeberta.utils.files import write_atomically
 from jadeberta.utils.json_lines import read_jsonl
@@ -206,7 +206,7 @@ class Watchdog:
         if row := summary(records):
             with contextlib.suppress(OSError), open(self.run_dir / "ranks.jsonl", "ab") as f:
                 f.write(orjson.dumps({**row, "attempt": self.arguments.attempt}, option=orjson.OPT_APPEND_NEWLINE))
-        slow = waited_for(records)
+        slow, _ = judge_pace(records)
         if (lasted := self.slow_host.look(self.pace_at, slow)) is None or slow is None:
             return
         path = self.run_dir / "ledger.jsonl"
