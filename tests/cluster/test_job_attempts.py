@@ -15,6 +15,20 @@ from tests.cluster.slurm_runs import Run, unbroken
 from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+PACED = """
+import time
+from jadeberta.cli import main
+from jadeberta.training.engine import TrainingEngine
+unpaced = TrainingEngine.step
+def step(engine, *told):
+    begun = time.monotonic()
+    result = unpaced(engine, *told)
+    time.sleep(max(0.0, 1.0 - (time.monotonic() - begun)))
+    return result
+TrainingEngine.step = step
+main()
+"""
+"""jadeberta with steps of at least a second, on a machine of any speed."""
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +129,8 @@ def test_a_run_that_gets_the_signal_before_its_time_limit_saves_and_requeues_its
 def test_a_run_longer_than_the_time_limit_takes_several_attempts_and_loses_no_step(cluster: Cluster, tmp_path: Path) -> None:
     """Slurm's shortest limit is a minute, and the signal comes about half a minute before. 70 steps of a second do not fit."""
     python = tmp_path / "python"
-    paced = f"shift 3; exec {sys.executable} {ROOT}/tests/cluster/paced_pretrain.py pretrain"
+    (tmp_path / "paced.py").write_text(PACED)
+    paced = f"shift 3; PYTHONPATH={ROOT} exec {sys.executable} {tmp_path}/paced.py pretrain"
     python.write_text(f'#!/bin/bash\nif [ "$3" = pretrain ]; then {paced} "$@"; fi\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     run = Run(cluster, tmp_path, training={"max_steps": 70, "global_batch_size": 4}, checkpoint={"every_steps": 1000})
