@@ -22,6 +22,13 @@ TILES = (
     "disk_shards", "core_hours", "tokens_per_second",
 )  # fmt: skip
 """Figures at the head of the page."""
+TILE_LABELS = {
+    "memory": "memory of a GPU",
+    "core_hours": "preprocessing",
+    "disk_checkpoints": "disk, checkpoints",
+    "disk_shards": "disk, shards",
+}
+"""Labels of the tiles where those of the figures need their heading."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ def _tiles(page: Page) -> str:
         figure = found[key]
         value, _, rest = figure.text.partition(" (") if key != "zero_stage" else figure.text.partition(": ")
         note = rest if key == "zero_stage" else rest.replace(")", "", 1)
-        cells += f"<div class=tile><dt>{escape(figure.label)}</dt><dd><strong>{escape(value)}</strong>"
+        cells += f"<div class=tile><dt>{escape(TILE_LABELS.get(key, figure.label))}</dt><dd><strong>{escape(value)}</strong>"
         cells += (f"<span>{escape(note)}</span>" if note and key != "zero_stage" else "") + "</dd></div>"
     return f"<dl class=tiles>{cells}</dl>"
 
@@ -141,7 +148,7 @@ def _memory(page: Page) -> str:
     )
     advice = "no stage fits" if zero.stage is None else f"ZeRO {zero.stage}"
     return (
-        f"<section><h2>Memory of a GPU</h2><p>Advice: <strong>{escape(advice)}</strong>; the recipe has ZeRO {zero.recipe_stage}. "
+        f"<section><h2>Memory of a GPU</h2><p>Advice: <strong>{escape(advice)}</strong>; the recipe has ZeRO {zero.recipe_stage}. Reason: "
         f"{escape(zero.reason)}.</p>"
         + stacked_bars(labels, bars, f"Memory of a GPU{note}: {'; '.join(labels)}.")
         + keys([(PART_CLASSES[name], PART_NAMES[name]) for name in names])
