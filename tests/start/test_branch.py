@@ -102,7 +102,7 @@ def test_a_decay_phase_on_other_ranks_reads_the_same_data_and_a_second_start_res
     assert [row["batch_hash"] for row in found] == [row["batch_hash"] for row in expected]
     assert [row["lr"] for row in found] == pytest.approx([1e-3, 1e-3 * (1 - 0.5**0.5)])
     shutil.rmtree(copy)  # the source is not needed any more, and a requeued job gives the option again
-    longer = make_recipe(tmp_path / "recipe.yaml", shards, tmp_path / "run", **sections | {"training": decay | {"max_steps": 5}})
+    longer = make_recipe(tmp_path / "recipe.yaml", shards, tmp_path / "run", **sections | {"training": decay | {"max_steps": 6}})
     printed = run_ranks(1, *arguments[:2], str(longer), *arguments[3:], log=tmp_path / "log2")
     assert "resumed from step-00000004" in printed
     events = [row["event"] for row in read_jsonl(tmp_path / "run/ledger.jsonl")]

@@ -36,7 +36,11 @@ run_interruptible(load)
 
 def run(arguments: list[str], **env: str) -> tuple[int, str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
-    ended = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=60)
+    # A shell has SIGINT ignored for commands in the background, and so perhaps for the tests.
+    ended = subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     return ended.returncode, ended.stdout + ended.stderr
 
 
@@ -120,7 +124,8 @@ class Full(io.StringIO):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_log_that_cannot_be_written_costs_its_lines_alone(capfd) -> None:
+def test_a_log_that_cannot_be_written_costs_its_lines_alone(capfd, monkeypatch) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", True)  # some library sets it to False
     handler = ConsoleHandler(Full())
     for _ in range(2):
         handler.handle(logging.LogRecord("x", logging.INFO, __file__, 0, "a line", None, None))
