@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     directory = RaceDir(options.directory)
     race, data, _ = directory.read()
     results = results_of(directory, race)
-    document = {
+    content = {
         "target": race.target,
         "base": race.base,
         "fingerprint": data.fingerprint,
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         "grid": [_tuned(directory, run) for run in tune_runs(race)],
         "results": [_without_rows(result) for result in results],
     }
-    write_atomically(directory.directory / "report.json", orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    write_atomically(directory.directory / "report.json", orjson.dumps(content, option=orjson.OPT_INDENT_2))
     write_atomically(directory.directory / "report.html", page(race, results).encode())
     for size in race.sizes:
         print(f"{size}\n{format_table(HEADERS, [_cells(result) for result in results if result.size == size], rule=False)}\n")

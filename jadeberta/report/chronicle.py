@@ -7,6 +7,7 @@ from typing import Any
 from jadeberta.report.report_curves import accuracies
 from jadeberta.report.run_facts import RunFacts
 from jadeberta.report.settings_rows import changed_in_words
+from jadeberta.status.text_tables import without_hosts
 from jadeberta.training.watchdog.slow_rank_rule import EVENT as SLOW_RANK
 from jadeberta.training.watchdog.slow_rank_rule import sentence_of
 from jadeberta.utils.durations import format_duration
@@ -212,11 +213,10 @@ TOLD: dict[str, Any] = {
 def _decision(row: JsonRow) -> tuple[str, str]:
     """Level and sentence of a row `end` of jobs.jsonl."""
     action = str(row.get("action", "?"))
-    excluded = row.get("excluded") if isinstance(row.get("excluded"), list) else []
-    without = f" Without {', '.join(map(str, excluded))}." if excluded and action in ("requeue", "next") else ""
     level = {"finish": "good", "stop": "bad"}.get(action, "info")
     reason = str(row.get("reason") or "no reason is recorded").rstrip(".")
-    return level, f"Job {row.get('job', '?')} ended with status {row.get('status', '?')}; decision: {action} ({reason}).{without}"
+    ended = f"Job {row.get('job', '?')} ended with status {row.get('status', '?')}"
+    return level, f"{ended}; decision: {action} ({reason}).{without_hosts(row)}"
 
 
 def as_markdown(lines: list[Line], stamps: list[str]) -> str:

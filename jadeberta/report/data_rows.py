@@ -66,8 +66,8 @@ def data(facts: RunFacts) -> dict[str, Any]:
 
 def _corpora(facts: RunFacts) -> tuple[list[dict[str, Any]], str]:
     """Rows and repeats of each corpus by the shards' index, and the epochs of the run."""
-    keys, training = facts.recipe.get("data"), facts.recipe.get("training")
-    shards = keys.get("shards") if isinstance(keys, dict) else None
+    keys, training = facts.section("data"), facts.section("training")
+    shards = keys.get("shards")
     if not isinstance(shards, str) or not shards:
         return [], "The recipe names no shards."
     try:
@@ -78,11 +78,12 @@ def _corpora(facts: RunFacts) -> tuple[list[dict[str, Any]], str]:
         }
     except (OSError, ValueError, TypeError, KeyError, AttributeError, JadebertaError):
         return [], "The index of the shards is not where the recipe says, so that the rows of the corpora are not known."
-    own = keys.get("repeats") if isinstance(keys, dict) else None
+    own = keys.get("repeats")
     repeats = {name: (finite(own, name) if isinstance(own, dict) else None) or default for name, (_, default) in entries.items()}
     epoch = sum(rows * repeats[name] for name, (rows, _) in entries.items())
-    batch = finite(training, "global_batch_size") if isinstance(training, dict) else None
-    plain = not facts.recipe.get("phases") and not (isinstance(training, dict) and training.get("batch_size_warmup"))
-    seen = facts.goodput.step * batch if batch and plain and not (isinstance(keys, dict) and keys.get("weights")) else None
+    batch = finite(training, "global_batch_size")
+    # With phases, a warm-up of the batch size or weights a step is no fixed number of rows of an epoch.
+    plain = not facts.recipe.get("phases") and not training.get("batch_size_warmup") and not keys.get("weights")
+    seen = facts.goodput.step * batch if batch and plain else None
     note = "" if seen is None or not epoch else f"{seen:,.0f} rows were read: {seen / epoch:.2f} epochs of {epoch:,.0f} rows."
     return [{"corpus": name, "rows": rows, "repeats": repeats[name]} for name, (rows, _) in entries.items()], note

@@ -5,7 +5,7 @@ from typing import Any
 from jadeberta.report.run_facts import RunFacts
 from jadeberta.report.slow_rows import slow_ranks
 from jadeberta.report.step_speed import hosts_of
-from jadeberta.utils.json_lines import JsonRow, finite
+from jadeberta.utils.json_lines import JsonRow, finite, names_in
 
 MOST_ROWS = 500
 
@@ -32,8 +32,7 @@ def host_rows(facts: RunFacts) -> list[dict[str, Any]]:
                 row(event["host"])["hangs"] += 1
     before: set[str] = set()
     for end_row in facts.records.ends:
-        excluded = end_row.get("excluded")
-        now = {str(host) for host in excluded} if isinstance(excluded, list) else set()
+        now = set(names_in(end_row, "excluded"))
         for host in now - before:  # an exclusion holds for several attempts
             row(host)["exclusions"] += 1
         before = now

@@ -1,6 +1,6 @@
 """Where every hour of a run went: by day, by attempt, and by what ended an attempt. Pure functions."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,9 @@ import numpy as np
 from jadeberta.report.run_facts import RunFacts
 from jadeberta.status.attempts import AttemptHistory, stall_seconds
 from jadeberta.status.downtime import idle_times
-from jadeberta.status.forecast_end import DAY_S
 from jadeberta.status.goodput import PARTS
-from jadeberta.status.step_table import Floats
+from jadeberta.status.step_table import Booleans, Floats, Integers
+from jadeberta.utils.durations import DAY_S
 from jadeberta.utils.json_lines import finite
 
 MOST_DAYS = 400
@@ -82,10 +82,20 @@ def parts_by_window(facts: RunFacts, borders: Floats) -> dict[str, Floats]:
     return found
 
 
+def windows_of(borders: Floats, times: Any) -> Integers:
+    """Returns the number of the window, from 0, in which each unix time lies; what lies outside belongs to the first or the last.
+
+    Args:
+        borders: of `borders_of`, at least two.
+        times: unix times, none of them NaN.
+    """
+    return np.clip(np.searchsorted(borders, times, side="left") - 1, 0, len(borders) - 2)
+
+
 def _binned(borders: Floats, times: Any, seconds: Any) -> Floats:
-    """Seconds by the window in which they end; what lies outside belongs to the first or the last."""
+    """Seconds by the window in which they end; those of an unknown time belong to the last."""
     times, seconds = np.asarray(times, dtype=np.float64), np.asarray(seconds, dtype=np.float64)
-    place = np.clip(np.searchsorted(borders, np.nan_to_num(times, nan=borders[-1]), side="left") - 1, 0, len(borders) - 2)
+    place = windows_of(borders, np.nan_to_num(times, nan=borders[-1]))
     return np.bincount(place, weights=seconds, minlength=len(borders) - 1).astype(np.float64)
 
 
@@ -120,7 +130,7 @@ def causes(facts: RunFacts) -> list[Cause]:
         if following is None:
             continue
         ended = str((history.ending or {}).get("event", "killed"))
-        cause = found.setdefault(ENDINGS.get(ended, ended), Cause(ENDINGS.get(ended, ended)))
+        cause = _cause(found, ended)
         cause.count += 1
         cause.lost_steps_s += float(history.steps.seconds[history.steps.lost & ~_undone(history)].sum())
         idle = [i for i in idle_times(history) if i.what == "hang"] + [i for i in idle_times(following) if i.what == "startup"]
@@ -133,7 +143,13 @@ def causes(facts: RunFacts) -> list[Cause]:
     return sorted(found.values(), key=lambda one: -(one.lost_steps_s + one.down_s))
 
 
-def _decisions(facts: RunFacts) -> Any:
+def _cause(found: dict[str, Cause], event: str) -> Cause:
+    """The cause among those found so far, or a new one, by the event that tells of it."""
+    words = ENDINGS.get(event, event)
+    return found.setdefault(words, Cause(words))
+
+
+def _decisions(facts: RunFacts) -> Callable[[AttemptHistory, AttemptHistory], str]:
     """A function that gives the decision on the job between two attempts; empty where none is recorded."""
     ends = [(finite(row, "time") or 0.0, str(row.get("action"))) for row in facts.records.ends]
 
@@ -144,7 +160,7 @@ def _decisions(facts: RunFacts) -> Any:
     return decided
 
 
-def _undone(history: AttemptHistory) -> Any:
+def _undone(history: AttemptHistory) -> Booleans:
     """Which steps of an attempt were undone by its own roll-backs."""
     steps = history.steps
     undone = np.zeros(len(steps), dtype=bool)
@@ -159,14 +175,14 @@ def _add_within(found: dict[str, Cause], history: AttemptHistory) -> None:
     """Adds what cost time while an attempt went on."""
     rollbacks = sum(event.get("event") == "rollback" for event in history.events)
     if rollbacks:
-        cause = found.setdefault(ENDINGS["rollback"], Cause(ENDINGS["rollback"]))
+        cause = _cause(found, "rollback")
         cause.count += rollbacks
         cause.by_itself += rollbacks
         cause.lost_steps_s += float(history.steps.seconds[_undone(history)].sum())
         cause.down_s += sum(idle.seconds for idle in idle_times(history) if idle.what == "rollback")
     skipped = history.steps.skipped & ~history.steps.lost
     if skipped.any():
-        cause = found.setdefault(ENDINGS["skip"], Cause(ENDINGS["skip"]))
+        cause = _cause(found, "skip")
         cause.count += int(skipped.sum())
         cause.by_itself += int(skipped.sum())
         cause.lost_steps_s += float(history.steps.seconds[skipped].sum())
@@ -184,7 +200,7 @@ def hours(facts: RunFacts) -> dict[str, Any]:
     return {"whole": whole, "days": days, "attempts": list(_attempts(facts)), "causes": [vars(cause) for cause in causes(facts)]}
 
 
-def _attempts(facts: RunFacts) -> Iterable[dict[str, Any]]:
+def _attempts(facts: RunFacts) -> Iterator[dict[str, Any]]:
     for history, attempt in zip(facts.histories, facts.goodput.attempts, strict=True):
         steps = history.steps
         trained_from = float(steps.begin[0]) if len(steps) and np.isfinite(steps.begin[0]) else None

@@ -14,6 +14,7 @@ from jadeberta.report.run_facts import RunFacts
 from jadeberta.report.settings_rows import settings_rows
 from jadeberta.report.slow_rows import hosts_of_pace
 from jadeberta.report.step_speed import hosts_of
+from jadeberta.utils.json_lines import names_in
 
 PATH, ADDRESS = "(path)", "(address)"
 LEFT_OUT = "(left out)"
@@ -84,7 +85,7 @@ def _hosts(facts: RunFacts) -> list[str]:
             found |= {str(host) for host in (event.get("host"), *named) if host}
     for row in facts.records.rows:
         for key in ("hosts", "excluded", "blamed", "users_exclusions"):
-            found |= {str(host) for host in row[key]} if isinstance(row.get(key), list) else set()
+            found |= set(names_in(row, key))
     for row in facts.paces:
         found |= set(hosts_of_pace(row))
     measured = facts.preflight.get("hosts")

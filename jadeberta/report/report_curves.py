@@ -105,8 +105,7 @@ def plain(values: Any, digits: int = 5) -> list[float | None]:
 
 def guard_of(facts: RunFacts) -> GuardConfig:
     """Returns the guard's settings in the run's recipe; the defaults where it has none that can be read."""
-    found, default = facts.recipe.get("guard"), GuardConfig()
-    found = found if isinstance(found, dict) else {}
+    found, default = facts.section("guard"), GuardConfig()
     window, deviations = finite(found, "window"), finite(found, "deviations")
     return GuardConfig(
         window=int(window) if window and 0 < window < 1e6 else default.window,

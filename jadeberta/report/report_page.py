@@ -7,8 +7,8 @@ from typing import Any
 from jadeberta.report.html_page import document, escape, json_element, page_style
 from jadeberta.report.report_figures import Figures
 from jadeberta.report.report_sections import sections, stamp
-from jadeberta.status.forecast_end import DAY_S
 from jadeberta.status.verdict_words import clock
+from jadeberta.utils.durations import DAY_S
 
 FOLDER = Path(__file__).parent
 LEVELS = {"good": "✓", "info": "·", "warn": "!", "bad": "✗"}

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jadeberta.checkpoint.manifest import directory_name
 from jadeberta.report.checkpoint_rows import verified_steps
 from jadeberta.report.report_curves import accuracies, standing_evaluations
 from jadeberta.report.run_facts import RunFacts
 from jadeberta.status.eta import training_left_s
-from jadeberta.status.forecast_end import DAY_S, productive_in
-from jadeberta.status.verdict_words import clock, format_bytes, format_end
-from jadeberta.utils.durations import format_duration
+from jadeberta.status.forecast_end import productive_in
+from jadeberta.status.verdict_words import clock, format_bytes, format_date, format_end
+from jadeberta.utils.durations import DAY_S, format_duration
 from jadeberta.utils.json_lines import JsonRow, time_of
 
 
@@ -49,7 +50,8 @@ def _end(facts: RunFacts) -> Tile:
         return Tile("Done", clock(facts.last, now))
     if verdict is None or verdict.ends is None:
         return Tile("Expected end", "not known yet")
-    planned = "" if verdict.planned is None else f"planned: {clock(verdict.planned - 1, now)[:-6]}"
+    # A plan ends with its day, at the midnight after it.
+    planned = "" if verdict.planned is None else f"planned: {format_date(verdict.planned - 1, now)}"
     return Tile(
         "Expected end", format_end(verdict.ends, verdict.margin_s or 0.0, now), planned, "if it goes on as in its last days"
     )
@@ -103,7 +105,7 @@ def _goodput(facts: RunFacts) -> Tile:
 def _checkpoint(facts: RunFacts) -> Tile:
     verified = verified_steps(facts)
     there = {path.name for path in facts.checkpoints}
-    good = [(at, step) for step, at in verified.items() if f"step-{step:08d}" in there]
+    good = [(at, step) for step, at in verified.items() if directory_name(step) in there]
     if not good:
         return Tile("Verified checkpoint", "none", note=f"{len(facts.checkpoints)} directories of checkpoints")
     at, step = max(good, key=lambda one: one[1])

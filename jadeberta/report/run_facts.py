@@ -86,6 +86,11 @@ class RunFacts:
         waits = self.alive or self.seen.jobs.waits or self.seen.jobs.starting
         return self.seen.now if waits or self.last is None else min(self.seen.now, self.last)
 
+    def section(self, name: str) -> dict[str, Any]:
+        """A section of the recipe; empty where the recipe has none that can be read."""
+        found = self.recipe.get(name)
+        return found if isinstance(found, dict) else {}
+
     def world_size(self, history: AttemptHistory) -> int:
         """Ranks of an attempt; 1 where its start does not say."""
         sizes = [finite(e, "world_size") for e in history.events if e.get("event") == "start"]
@@ -101,7 +106,6 @@ def read_run_facts(run: Path, now: float, name: str = "") -> RunFacts:
         name: of the run in the report; empty: that of its directory.
     """
     notes: list[str] = []
-    nothing = Facts(run, now, Goodput(), JobStatus(), read_goal(run))
     seen = _attempted(notes, "the run", lambda: read_facts(run, now), None)
     if seen is None:
         notes[:] = ["ledger.jsonl is missing, damaged or has no row: events, attempts and causes are not known."]
@@ -109,7 +113,7 @@ def read_run_facts(run: Path, now: float, name: str = "") -> RunFacts:
         steps, _ = _attempted(notes, "metrics.jsonl", lambda: read_steps(run), (to_table(encode_rows([])), None))
         histories = read_history([], steps)
         bounds, disk = read_bounds(run), look_at_disk(run)
-        seen = Facts(run, now, goodput_of(histories), JobStatus(), nothing.goal, bounds, histories, disk=disk)
+        seen = Facts(run, now, goodput_of(histories), JobStatus(), read_goal(run), bounds, histories, disk=disk)
     found = RunFacts(name or run.resolve().name or str(run), seen, notes=notes)
     found.records = _attempted(notes, "jobs.jsonl", lambda: JobRecords.read(run), found.records)
     found.recipe = _attempted(notes, "recipe.yaml", lambda: _read_recipe(run / "recipe.yaml"), {})

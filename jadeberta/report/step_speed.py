@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jadeberta.cluster.hostlist import expand
-from jadeberta.report.hours_by_cause import borders_of
+from jadeberta.report.hours_by_cause import borders_of, windows_of
 from jadeberta.report.report_curves import plain
 from jadeberta.report.run_facts import RunFacts
 from jadeberta.status.attempts import AttemptHistory
@@ -25,7 +25,7 @@ def speed(facts: RunFacts) -> dict[str, Any]:
     steps = steps[(steps.seconds > 0) & np.isfinite(steps.time)]
     if len(borders) < 2 or not len(steps):
         return {"hours": [], "all": {}}
-    place = np.clip(np.searchsorted(borders, steps.time, side="left") - 1, 0, len(borders) - 2)
+    place = windows_of(borders, steps.time)
     order = np.argsort(place, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(place[order])) + 1)
     rows = np.full((5, len(borders) - 1), np.nan)
@@ -36,7 +36,7 @@ def speed(facts: RunFacts) -> dict[str, Any]:
     rows[4] = 0.0
     for event in facts.events:
         if event.get("event") in ("save", "save_failed") and (stall := finite(event, "stall_s")):
-            rows[4, int(np.clip(np.searchsorted(borders, event["time"], side="left") - 1, 0, len(borders) - 2))] += stall
+            rows[4, windows_of(borders, event["time"])] += stall
     hours = (borders[1:] - (facts.began or 0.0)) / HOUR_S
     whole = np.percentile(steps.seconds, (50, 95, 99)).tolist()
     share = 100 * float(np.nansum(steps.data_wait_s)) / float(steps.seconds.sum())
@@ -79,7 +79,7 @@ def heat(facts: RunFacts) -> dict[str, Any]:
         own = own[(own.seconds > 0) & np.isfinite(own.time)]
         if not len(own):
             continue
-        place = np.clip(np.searchsorted(borders, own.time, side="left") - 1, 0, len(borders) - 2)
+        place = windows_of(borders, own.time)
         values = np.full(len(borders) - 1, np.nan)
         for column in np.unique(place):
             values[column] = np.median(own.seconds[place == column]) / middle

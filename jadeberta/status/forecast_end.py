@@ -7,8 +7,8 @@ import numpy as np
 
 from jadeberta.status.attempts import AttemptHistory
 from jadeberta.status.step_table import Floats
+from jadeberta.utils.durations import DAY_S
 
-DAY_S = 86400.0
 MOST_WINDOWS = 14
 """Newest windows whose goodput is taken for that of the days to come: two weeks, of a run that is as old."""
 UNKNOWN_MARGIN = 0.2

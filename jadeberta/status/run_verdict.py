@@ -13,10 +13,10 @@ from jadeberta.config.alerts_config import end_of_day
 from jadeberta.errors import StopRequested, is_retryable
 from jadeberta.status.eta import training_left_s
 from jadeberta.status.facts import NOT_CONTINUED, Facts
-from jadeberta.status.forecast_end import DAY_S, Forecast, forecast
+from jadeberta.status.forecast_end import Forecast, forecast
 from jadeberta.status.goodput import Attempt
 from jadeberta.status.verdict_words import clock, format_bytes, format_days, format_end, plain
-from jadeberta.utils.durations import format_duration
+from jadeberta.utils.durations import DAY_S, format_duration
 from jadeberta.utils.json_lines import JsonRow, finite, time_of
 
 Level = Literal["done", "ok", "attention", "stopped", "needs-you"]
@@ -358,15 +358,14 @@ def _is_abandoned(facts: Facts) -> bool:
 
 
 def _final_status(facts: Facts) -> tuple[int | None, str]:
-    """Status and reason with which the last attempt ended, of the decision on its job, else of its ledger; (None, "") where none tells."""
-    ending = facts.histories[-1].ending if facts.histories else None
+    """Status, None where none is recorded, and reason with which the last attempt ended: of the decision on its job, else of its ledger."""
+    row: JsonRow = (facts.histories[-1].ending if facts.histories else None) or {}
+    status = finite(row, "status")
     if facts.jobs.ended and facts.jobs.ends:
         row = facts.jobs.ends[-1]
-        own = finite(ending or {}, "status")
-        status = finite(row, "status") if own is None or is_retryable(int(own)) else own
-        return (None if status is None else int(status)), plain(row.get("reason")) or "no reason was recorded"
-    status = finite(ending or {}, "status")
-    return (None if status is None else int(status)), plain((ending or {}).get("reason")) or "no reason was recorded"
+        # The decision may name the job's status alone; one of the run that no new attempt mends says more.
+        status = finite(row, "status") if status is None or is_retryable(int(status)) else status
+    return (None if status is None else int(status)), plain(row.get("reason")) or "no reason was recorded"
 
 
 def _cause(facts: Facts) -> str:

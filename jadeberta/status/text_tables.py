@@ -109,6 +109,16 @@ def job_pairs(jobs: JobStatus) -> list[tuple[str, str]]:
     return rows
 
 
+def without_hosts(end: JsonRow) -> str:
+    """Returns a sentence with a space before it on the hosts that the next attempt goes without; empty where there are none.
+
+    Args:
+        end: row `end` of jobs.jsonl.
+    """
+    excluded = names_in(end, "excluded")
+    return f" Without {', '.join(excluded)}." if excluded and end.get("action") in ("requeue", "next") else ""
+
+
 def format_decisions(ends: list[JsonRow], now: float) -> list[str]:
     """Returns what was decided at the ends of the newest attempts.
 
@@ -122,10 +132,8 @@ def format_decisions(ends: list[JsonRow], now: float) -> list[str]:
     for row in ends[-MAX_DECISIONS:]:
         at = finite(row, "time")
         age = "" if at is None else f"{format_duration(max(0.0, now - at))} ago"
-        excluded = names_in(row, "excluded")
-        without = f" Without {', '.join(excluded)}." if excluded and row.get("action") in ("requeue", "next") else ""
         number = row.get("attempt", row.get("life", "?"))  # rows of old versions have `life`
-        rows.append((number, row.get("action", "?"), age, f"{row.get('reason', '')}{without}"))
+        rows.append((number, row.get("action", "?"), age, f"{row.get('reason', '')}{without_hosts(row)}"))
     return ["decisions at the ends of attempts", *_indented(("",) * 4, rows, left=4)]
 
 

@@ -2,9 +2,8 @@
 
 import time
 
-from jadeberta.utils.durations import format_duration
+from jadeberta.utils.durations import DAY_S, format_duration
 
-DAY_S = 86400.0
 LONGEST_CAUSE = 300
 """Characters of a message of the run that a sentence takes."""
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -26,6 +25,14 @@ def clock(at: float | None, now: float) -> str:
         return "an unknown time"
     hour = f"{then.tm_hour:02d}:{then.tm_min:02d}"
     return hour if 0 <= now - at < 20 * 3600 else f"{_day(then, today)} {hour}"
+
+
+def format_date(at: float, now: float) -> str:
+    """Returns the local date of a unix time: 27 Nov, with the year where it is another one."""
+    try:
+        return _day(time.localtime(at), time.localtime(now))
+    except (OverflowError, ValueError, OSError):
+        return "an unknown day"
 
 
 def _day(then: time.struct_time, today: time.struct_time) -> str:
