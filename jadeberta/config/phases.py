@@ -127,6 +127,11 @@ def has_own_order(recipe: Recipe) -> bool:
     return bool(recipe.phases or recipe.data.weights)
 
 
+def batch_sizes_of(recipe: Recipe, phase: Phase) -> BatchSizes:
+    """Returns the batch size of every step of a phase; only a recipe without phases may warm it up."""
+    return BatchSizes(phase.global_batch_size) if recipe.phases else recipe.training.batch_sizes
+
+
 def token_sizes(recipe: Recipe, length: int) -> BatchSizes:
     """Size of every step for a reckoning of time: sequences, and tokens where there are phases.
 

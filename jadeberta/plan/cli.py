@@ -15,7 +15,7 @@ from jadeberta.errors import ConfigError, ShardError
 from jadeberta.model.load import count_parameters_of
 from jadeberta.plan.forecast import DEFAULTS, ClusterShape, Forecast, Input, forecast, measured_inputs
 from jadeberta.plan.gpu_memory import activation_parts
-from jadeberta.plan.plan_figures import Figure, explain, figures_of
+from jadeberta.plan.plan_figures import CHOICES, PHASE_HEADERS, Figure, explain, figures_of, phase_rows
 from jadeberta.plan.plan_page import Page, write_page
 from jadeberta.plan.run_costs import cost_inputs, costs_of
 from jadeberta.plan.step_time import Network
@@ -109,8 +109,7 @@ def main(arguments: list[str]) -> int:
     used = cost_inputs(options.device, of_costs, index, source)
     zero = _advice(recipe, result, cluster, used, _rings(options, of_network, preflight))
     costs = costs_of(recipe, cluster, inputs, result, zero, used, index)
-    own = zero.stages[zero.recipe_stage - 1].memory
-    state = sum(own[name] for name in ("weights", "gradients", "optimizer"))
+    state = sum(zero.own.memory[name] for name in ("weights", "gradients", "optimizer"))
     result = replace(result, state_bytes=state, inputs=result.inputs | used)
     figures = figures_of(recipe, cluster, result, costs, index)
     if options.html is not None:
@@ -273,10 +272,9 @@ def table(options: argparse.Namespace, result: Forecast, sizes: list[WorldSize],
         del facts["rows"]
     lines = [f"{options.config} on {nodes}", *_indented(format_table(("", ""), facts.items(), left=2))]
     if result.phases:
-        lines += ["", *_indented(_phases_table(result))]
-    names = {"recipe": "checkpoint.every_steps", "young": "Young 1974", "daly": "Daly 2006", "best": "best"}
+        lines += ["", *_indented(format_table(PHASE_HEADERS, phase_rows(result), rule=False))]
     rows = []
-    for name, label in names.items():
+    for name, label in CHOICES.items():
         plan = result.choices[name]
         rows.append((label, f"{plan.seconds / 60:.1f}", f"{plan.steps:,}", f"{100 * plan.goodput:.3f}%", f"{plan.days:.2f}"))
     lines += ["", *_indented(format_table(("save every", "minutes", "steps", "goodput", "days"), rows, rule=False))]
@@ -288,25 +286,6 @@ def table(options: argparse.Namespace, result: Forecast, sizes: list[WorldSize],
         text = f"  {_option(name):<28} {used.value:>8,.5g}  {used.kind}" + (f": {used.source}" if used.source else "")
         lines += textwrap.wrap(text, WIDTH, subsequent_indent=" " * 50, replace_whitespace=False)
     return "\n".join(lines)
-
-
-def _phases_table(result: Forecast) -> str:
-    rows = [
-        (
-            str(number),
-            f"{p.steps:,}",
-            f"{p.sequence_length:,}",
-            str(p.micro_batch_size),
-            f"{p.tokens / 1e9:,.4g}",
-            f"{p.tokens_per_second:,.0f}",
-            f"{p.step_s:.3f}",
-            f"{p.days_without_faults:.2f}",
-            f"{p.activation_bytes / 1e9:.1f}",
-        )
-        for number, p in enumerate(result.phases, 1)
-    ]
-    heads = ("phase", "steps", "row", "micro-batch", "10^9 tokens", "tokens/s", "step, s", "days", "activations, GB")
-    return format_table(heads, rows, rule=False)
 
 
 def _indented(text: str) -> list[str]:

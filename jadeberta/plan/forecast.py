@@ -75,6 +75,11 @@ class ClusterShape:
     device: str = "A100"
     """A name in `hardware.PEAKS`; any other where the speed is given."""
 
+    @property
+    def gpus(self) -> int:
+        """GPUs of the job, one rank each."""
+        return self.nodes * self.gpus_per_node
+
 
 @dataclass
 class IntervalPlan:
@@ -212,7 +217,7 @@ def forecast(
     Raises:
         ConfigError: the batch does not divide over the GPUs, the device's peak is needed and not known, or no time is left to train.
     """
-    training, gpus = recipe.training, cluster.nodes * cluster.gpus_per_node
+    training, gpus = recipe.training, cluster.gpus
     require_divisible(recipe, gpus)
     used = {**{name: value for name, value in DEFAULTS.items() if name != "mfu"}, **inputs}
     peak = peak_flops(cluster.device)

@@ -63,11 +63,6 @@ def bucket_bytes(training: TrainingConfig, stage: int, zero: Mapping[str, Any]) 
     return size * (2 if training.precision == "bf16" else 4) * buffers
 
 
-def state_bytes(parameters: int, training: TrainingConfig, stage: int, ranks: int, saved: int = 0) -> int:
-    """Returns the sum of `state_parts`, whose arguments it has."""
-    return sum(state_parts(parameters, training, stage, ranks, saved).values())
-
-
 def activation_bytes(model: ModelConfig, training: TrainingConfig, length: int, rows: int, attention: str, masked: float) -> int:
     """What the forward pass of a micro-batch keeps for backward.
 

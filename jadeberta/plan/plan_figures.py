@@ -7,9 +7,17 @@ from dataclasses import dataclass
 
 from jadeberta.config import Recipe
 from jadeberta.plan.forecast import ClusterShape, Forecast, Input, bytes_per_parameter
-from jadeberta.plan.preprocess_hours import BYTES_A_TOKEN, PAGE, TRAIN_SECONDS, core_hours, rates_of
+from jadeberta.plan.preprocess_hours import (
+    BYTES_A_TOKEN,
+    DOCUMENT_SHARE,
+    PAGE,
+    SHARD_BYTES_A_TOKEN,
+    TRAIN_SECONDS,
+    WORD_SHARE,
+    rates_of,
+)
 from jadeberta.plan.run_costs import DEVIATIONS, METRICS_BYTES, TENSORBOARD_BYTES, RunCosts, Span
-from jadeberta.plan.zero_advice import USABLE, ZeroStage
+from jadeberta.plan.zero_advice import ALIKE, USABLE, ZeroStage
 from jadeberta.shards.index import ShardIndex
 
 COUNTED = "bench/step.py --parts account and bench/row_memory.py; docs/performance.md"
@@ -24,6 +32,9 @@ PART_NAMES = {
     "attention": "attention of one layer",
 }
 """Parts of the memory, in words."""
+CHOICES = {"recipe": "checkpoint.every_steps", "young": "Young 1974", "daly": "Daly 2006", "best": "best"}
+"""Intervals between checkpoints (`Forecast.choices`), in words."""
+PHASE_HEADERS = ("phase", "steps", "row", "micro-batch", "10^9 tokens", "tokens/s", "step, s", "days", "activations, GB")
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,17 @@ def figures_of(
     ]
 
 
+def phase_rows(plan: Forecast) -> list[tuple[str, ...]]:
+    """Returns the phases of a plan as rows below `PHASE_HEADERS`."""
+    return [
+        (
+            str(number), f"{p.steps:,}", f"{p.sequence_length:,}", str(p.micro_batch_size), f"{p.tokens / 1e9:,.4g}",
+            f"{p.tokens_per_second:,.0f}", f"{p.step_s:.3f}", f"{p.days_without_faults:.2f}", f"{p.activation_bytes / 1e9:.1f}",
+        )
+        for number, p in enumerate(plan.phases, 1)
+    ]  # fmt: skip
+
+
 def _work(recipe: Recipe, plan: Forecast) -> Iterator[Figure]:
     group = "Work"
     yield Figure(
@@ -105,7 +127,7 @@ def _work(recipe: Recipe, plan: Forecast) -> Iterator[Figure]:
 
 
 def _time(cluster: ClusterShape, plan: Forecast, costs: RunCosts) -> Iterator[Figure]:
-    group, gpus, inputs = "Time", cluster.nodes * cluster.gpus_per_node, plan.inputs
+    group, gpus, inputs = "Time", cluster.gpus, plan.inputs
     if "tokens_per_second_per_gpu" in inputs:
         speed = f"{inputs['tokens_per_second_per_gpu'].value:,.0f} tokens/s of a GPU x {gpus} GPUs"
         source = _source(inputs, "tokens_per_second_per_gpu")
@@ -165,8 +187,7 @@ def _time(cluster: ClusterShape, plan: Forecast, costs: RunCosts) -> Iterator[Fi
 
 def _memory(recipe: Recipe, costs: RunCosts) -> Iterator[Figure]:
     group, zero = "Memory of a GPU", costs.zero
-    own = next(stage for stage in zero.stages if stage.stage == zero.recipe_stage)
-    precision = recipe.training.precision
+    own, precision = zero.own, recipe.training.precision
     for name, size in own.memory.items():
         yield Figure(f"memory_{name}", group, PART_NAMES[name], size, "bytes", f"{size / 1e9:.2f} GB", _formula_of(name, own, recipe), (
             f"precision {precision} and ZeRO {own.stage}, counted on a real engine in tests/plan/test_engine_memory.py"
@@ -189,7 +210,7 @@ def _memory(recipe: Recipe, costs: RunCosts) -> Iterator[Figure]:
     advice = "none" if zero.stage is None else f"ZeRO {zero.stage}"
     yield Figure(
         "zero_stage", group, "ZeRO", zero.stage, "", f"{advice} (the recipe has {zero.recipe_stage}): {zero.reason}",
-        "of the stages that fit, the simplest whose step is within 1% of the fastest; ZeRO 2 and 3 overlap communication",
+        f"of the stages that fit, the simplest whose step is within {ALIKE:.0%} of the fastest; ZeRO 2 and 3 overlap communication",
         "bytes sent counted in tests/training/test_comm_meter.py; times by jadeberta/plan/step_time.py",
     )  # fmt: skip
 
@@ -220,7 +241,7 @@ def _formula_of(name: str, stage: ZeroStage, recipe: Recipe) -> str:
 
 
 def _money(cluster: ClusterShape, costs: RunCosts) -> Iterator[Figure]:
-    group, gpus = "GPU-hours and energy", cluster.nodes * cluster.gpus_per_node
+    group, gpus = "GPU-hours and energy", cluster.gpus
     yield _spanned(
         "gpu_hours", group, "GPU-hours", costs.gpu_hours, 1.0, "h", ",.0f",
         f"days x 24 x {gpus} GPUs x goodput / goodput without the queue, in which a job holds no GPU", "the figures above",
@@ -266,14 +287,16 @@ def _disk(plan: Forecast, costs: RunCosts, recipe: Recipe, index: ShardIndex | N
         f"{recipe.training.max_steps:,} steps x ({METRICS_BYTES} bytes in metrics.jsonl{sinks})", "rows of the metrics writer",
     )  # fmt: skip
     text = costs.inputs["text_gb"]
+    ratios = "{:g} to {:g} of documents + {:g} to {:g} of words".format(*DOCUMENT_SHARE, *WORD_SHARE)
     yield _spanned(
         "disk_shards", group, "shards", disk["shards"], 1e9, "GB", ",.1f",
-        f"{text.value:,.4g} GB of text / {BYTES_A_TOKEN} bytes a token x 4 bytes" if index is None else "sizes of the files in index.json",
+        f"{text.value:,.4g} GB of text / {BYTES_A_TOKEN} bytes a token x {SHARD_BYTES_A_TOKEN} bytes" if index is None
+        else "sizes of the files in index.json",
         f"{PAGE}; text: {_source(costs.inputs, 'text_gb')}" if index is None else "index.json of the shards",
     )  # fmt: skip
     yield _spanned(
         "disk_preprocessing", group, "preprocessing, until you delete it", disk["preprocessing"], 1e9, "GB", ",.0f",
-        f"{text.value:,.4g} GB of text x (0.21 to 0.36 of documents + 0.22 to 0.39 of words)",
+        f"{text.value:,.4g} GB of text x ({ratios})",
         f"ratios of the sample, {PAGE}; text: {_source(costs.inputs, 'text_gb')}",
     )  # fmt: skip
 
@@ -287,8 +310,8 @@ def _preprocessing(recipe: Recipe, costs: RunCosts) -> Iterator[Figure]:
             f"core_hours_{stage}", group, stage, hours, 1.0, "core-hours", ",.1f",
             f"{text.value:,.4g} GB of text / {rates[stage].value:g} MB a core-second{training}", rates[stage].source,
         )  # fmt: skip
-    each = core_hours(rates, text.value).values()
-    whole = Span(*(sum(part[place] for part in each) for place in (0, 1, 2)))
+    each = costs.core_hours.values()
+    whole = Span(sum(one.value for one in each), sum(one.low for one in each), sum(one.high for one in each))
     yield _spanned(
         "core_hours",
         group,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jadeberta.errors import OutputError
 from jadeberta.plan.forecast import ClusterShape, Forecast
-from jadeberta.plan.plan_figures import PART_NAMES, Figure
+from jadeberta.plan.plan_figures import CHOICES, PART_NAMES, PHASE_HEADERS, Figure, phase_rows
 from jadeberta.plan.run_costs import RunCosts
 from jadeberta.plan.world_sizes import WorldSize
 from jadeberta.plan.zero_advice import USABLE
@@ -16,7 +16,6 @@ from jadeberta.report.svg_charts import keys, stacked_bars
 from jadeberta.utils.files import write_atomically
 
 PART_CLASSES = {name: f"h{place}" for place, name in enumerate(PART_NAMES)}
-CHOICES = {"recipe": "checkpoint.every_steps", "young": "Young 1974", "daly": "Daly 2006", "best": "best"}
 TILES = (
     "days", "gpu_hours", "energy_kwh", "goodput", "best_interval_s", "memory", "largest_micro_batch", "zero_stage", "disk_checkpoints",
     "disk_shards", "core_hours", "tokens_per_second",
@@ -86,7 +85,7 @@ def render(page: Page) -> str:
 
 def _verdict(page: Page) -> str:
     days, zero = next(f for f in page.figures if f.key == "days"), page.costs.zero
-    own = zero.stages[zero.recipe_stage - 1]
+    own = zero.own
     if own.refused:
         level, memory = "needs-you", f"ZeRO {own.stage} {own.refused}"
     elif own.fits is None:
@@ -184,13 +183,7 @@ def _sizes(page: Page) -> str:
 def _phases(page: Page) -> str:
     if not page.plan.phases:
         return ""
-    rows = [
-        (n, f"{p.steps:,}", f"{p.sequence_length:,}", p.micro_batch_size, f"{p.tokens / 1e9:,.4g}", f"{p.tokens_per_second:,.0f}",
-         f"{p.step_s:.3f}", f"{p.days_without_faults:.2f}", f"{p.activation_bytes / 1e9:.1f}")
-        for n, p in enumerate(page.plan.phases, 1)
-    ]  # fmt: skip
-    headers = ("phase", "steps", "row", "micro-batch", "10^9 tokens", "tokens/s", "step, s", "days", "activations, GB")
-    return f"<section><h2>Phases</h2>{html_page.table(headers, rows)}</section>"
+    return f"<section><h2>Phases</h2>{html_page.table(PHASE_HEADERS, phase_rows(page.plan))}</section>"
 
 
 def _figures(page: Page) -> str:

@@ -103,7 +103,7 @@ def cost_inputs(device: str, given: dict[str, Input], index: ShardIndex | None, 
 
 
 def tokens_of(index: ShardIndex) -> int:
-    """Tokens of all shards of the first row length, which hold all text once."""
+    """Returns the tokens of all shards of the first row length, which hold all text once."""
     entries = [
         entry for corpus in index.of_length(index.sequence_length).corpora.values() for entry in [*corpus.train, *corpus.valid]
     ]
@@ -159,7 +159,7 @@ def gpu_hours_of(plan: Forecast, days: Span, cluster: ClusterShape) -> Span:
     step_seconds = every.steps * plan.step_s
     held = expected_efficiency(step_seconds, **without_queue)
     share = min(1.0, every.goodput / held) if held > 0 else 1.0
-    return days.times(24 * cluster.nodes * cluster.gpus_per_node * share)
+    return days.times(24 * cluster.gpus * share)
 
 
 def costs_of(
@@ -194,14 +194,23 @@ def costs_of(
         if power.kind == "assumed" and peaks is not None:
             energy = hours.times(power.value / 1000, LEAST_POWER * peaks.board_w / 1000, peaks.server_w / 1000)
         energy = energy.times(pue.value, *(PUE_BOUNDS if pue.kind == "assumed" else ()))
+    kept = kept_checkpoints(recipe) + 1  # one is written before another is removed
     return RunCosts(
-        zero, days, hours, energy, kept_checkpoints(recipe) + 1, _disk(recipe, plan, used["text_gb"].value, index),
+        zero, days, hours, energy, kept, _disk(recipe, plan, kept, used["text_gb"].value, index),
         {stage: Span(*each) for stage, each in core_hours(rates_of(recipe), used["text_gb"].value).items()}, used,
     )  # fmt: skip
 
 
-def _disk(recipe: Recipe, plan: Forecast, text_gb: float, index: ShardIndex | None) -> dict[str, Span]:
-    """Bytes by what is stored."""
+def _disk(recipe: Recipe, plan: Forecast, kept: int, text_gb: float, index: ShardIndex | None) -> dict[str, Span]:
+    """Bytes by what is stored.
+
+    Args:
+        recipe: of the run.
+        plan: forecast of the run.
+        kept: checkpoints that are on the disk at once at most.
+        text_gb: GB of text.
+        index: of the shards; None where there are none yet.
+    """
     steps, text = recipe.training.max_steps, text_gb * 1e9
     row = METRICS_BYTES + TENSORBOARD_BYTES * ("tensorboard" in recipe.logging.sinks)
     if index is None:
@@ -210,7 +219,7 @@ def _disk(recipe: Recipe, plan: Forecast, text_gb: float, index: ShardIndex | No
         shards = sum(entry.bytes for corpus in index.corpora.values() for entry in [*corpus.train, *corpus.valid])
     least, most = (document + word for document, word in zip(DOCUMENT_SHARE, WORD_SHARE, strict=True))
     return {
-        "checkpoints": _exact((kept_checkpoints(recipe) + 1) * plan.checkpoint_bytes),
+        "checkpoints": _exact(kept * plan.checkpoint_bytes),
         "metrics": _exact(steps * row),
         "shards": _exact(shards),
         "preprocessing": Span(text * (least + most) / 2, text * least, text * most),

@@ -1,8 +1,7 @@
 """The floating-point operations of a whole run: what a plan states, and what runs of other recipes can be given as many of."""
 
 from jadeberta.config import Recipe
-from jadeberta.config.batch_sizes import BatchSizes
-from jadeberta.config.phases import Phase, phases_of, with_lengths
+from jadeberta.config.phases import Phase, batch_sizes_of, phases_of, with_lengths
 from jadeberta.training.metrics import step_flops_per_token
 from jadeberta.training.optimizers.costs import update_flops
 
@@ -26,8 +25,7 @@ def flops_and_tokens_of(recipe: Recipe, phase: Phase) -> tuple[float, int]:
         phase: of it, with its row length.
     """
     assert phase.sequence_length is not None
-    sizes = recipe.training.batch_sizes if not recipe.phases else BatchSizes(phase.global_batch_size)
-    tokens = sizes.before(phase.steps) * phase.sequence_length
+    tokens = batch_sizes_of(recipe, phase).before(phase.steps) * phase.sequence_length
     share = sum(phase.mask_bounds) / 2
     of_token = step_flops_per_token(recipe, phase.sequence_length, phase.micro_batch_size, share)
     return tokens * of_token + phase.steps * update_flops(recipe), tokens

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jadeberta.config import Recipe
-from jadeberta.config.batch_sizes import BatchSizes
-from jadeberta.config.phases import Phase
+from jadeberta.config.phases import Phase, batch_sizes_of
 from jadeberta.plan.forecast import ClusterShape, Forecast
 from jadeberta.plan.gpu_memory import activation_parts, bucket_bytes, state_parts
 from jadeberta.plan.optimizer_memory import saved_bytes
@@ -59,6 +58,11 @@ class ZeroAdvice:
     """A sentence."""
     stages: list[ZeroStage]
 
+    @property
+    def own(self) -> ZeroStage:
+        """The run under the stage of the recipe."""
+        return next(stage for stage in self.stages if stage.stage == self.recipe_stage)
+
 
 def advise(
     recipe: Recipe,
@@ -80,7 +84,7 @@ def advise(
         rings: links within a node (False) and between nodes (True); None where they are not known.
         zero: section `zero_optimization` of the recipe's DeepSpeed file.
     """
-    ranks, stage = cluster.nodes * cluster.gpus_per_node, zero["stage"]
+    ranks, stage = cluster.gpus, zero["stage"]
     # Another stage would be set up as the project's own files are: from ZeRO 2 on communication is overlapped.
     settings = [zero if each == stage else zero | {"stage": each, "overlap_comm": each >= 2} for each in STAGES]
     stages = [_of_stage(recipe, phase, plan, cluster, memory, rings, each) for each in settings]
@@ -134,7 +138,7 @@ def _of_stage(
 ) -> ZeroStage:
     """The figures of one stage, which `settings` names; arguments as for `advise`."""
     stage, overlap = settings["stage"], bool(settings.get("overlap_comm", False))
-    training, ranks = recipe.training, cluster.nodes * cluster.gpus_per_node
+    training, ranks = recipe.training, cluster.gpus
     state = state_parts(plan.parameters, training, stage, ranks, saved_bytes(recipe, plan.parameters))
     state["buckets"] = bucket_bytes(training, stage, settings)
     parts = state | activation_parts(recipe, phase, phase.micro_batch_size)
@@ -158,7 +162,6 @@ def _of_stage(
         return ZeroStage(stage, parts, payload, step_s, None, None, None, refused)
     left = memory - sum(state.values())
     most = bisect_right(range(1, MOST_ROWS), left, key=lambda rows: sum(activation_parts(recipe, phase, rows).values()))
-    sizes = recipe.training.batch_sizes if not recipe.phases else BatchSizes(phase.global_batch_size)
-    share = sizes.common // ranks
+    share = batch_sizes_of(recipe, phase).common // ranks
     divides = next((rows for rows in range(min(most, share), 0, -1) if share % rows == 0), 0)
     return ZeroStage(stage, parts, payload, step_s, sum(parts.values()) <= memory, divides, most, refused)

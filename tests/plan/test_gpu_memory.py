@@ -48,9 +48,11 @@ def test_the_scratch_of_the_kernels_is_what_they_would_take_on_an_h100() -> None
 
 
 def test_zero_divides_the_state_over_the_ranks() -> None:
-    whole = memory.state_bytes(1000, BF16, 0, 8)
-    assert whole == 1000 * (2 + 6 + 12)
-    assert memory.state_bytes(1000, BF16, 1, 8) == 1000 * 8 + 1500
+    def state_bytes(stage: int) -> int:
+        return sum(memory.state_parts(1000, BF16, stage, 8).values())
+
+    assert state_bytes(0) == 1000 * (2 + 6 + 12)
+    assert state_bytes(1) == 1000 * 8 + 1500
     # From the second stage on the sums alone are kept, in fp32.
-    assert memory.state_bytes(1000, BF16, 2, 8) == 1000 * 2 + (4 + 12) * 1000 // 8
-    assert memory.state_bytes(1000, BF16, 3, 8) == (2 + 4 + 12) * 1000 // 8
+    assert state_bytes(2) == 1000 * 2 + (4 + 12) * 1000 // 8
+    assert state_bytes(3) == (2 + 4 + 12) * 1000 // 8
