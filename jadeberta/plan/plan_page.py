@@ -11,7 +11,7 @@ from jadeberta.plan.run_costs import RunCosts
 from jadeberta.plan.world_sizes import WorldSize
 from jadeberta.plan.zero_advice import USABLE
 from jadeberta.report import html_page
-from jadeberta.report.html_page import document, escape, json_element, page_style
+from jadeberta.report.html_page import document, escape, header, json_element, page_style, theme_script, tools_script
 from jadeberta.report.svg_charts import keys, stacked_bars
 from jadeberta.utils.files import write_atomically
 
@@ -62,25 +62,14 @@ def render(page: Page) -> str:
     """Returns the plan as one HTML document that loads nothing."""
     cluster = page.cluster
     where = f"{cluster.nodes:,} node{'s' * (cluster.nodes > 1)} x {cluster.gpus_per_node:,} {cluster.device}"
-    head = (
-        f"<header><h1>Plan of {escape(page.name)}</h1><p class=muted>{escape(where)}</p>"
-        "<div class=tools><button id=theme type=button>Theme: as the system</button>"
-        "<button id=json type=button>All figures as JSON</button></div></header>"
-    )
+    head = header(f"Plan of {page.name}", where, "plan.json")
     body = [
         "<a class=skip href='#main'>To the content</a>", head, f"<main id=main>{_verdict(page)}", _tiles(page), _memory(page),
         _intervals(page), _sizes(page), _phases(page), _figures(page), _inputs(page), "</main>",
         json_element("figures", {"format": "jadeberta-plan", "version": 1, "figures": {f.key: asdict(f) for f in page.figures}}),
     ]  # fmt: skip
-    folder = Path(__file__).parent
-    theme = (Path(html_page.__file__).parent / "assets/theme.js").read_text(encoding="utf-8")
-    return document(
-        f"Plan of {page.name} · jadeberta",
-        "".join(body),
-        page_style(),
-        [(folder / "plan_page.js").read_text(encoding="utf-8")],
-        theme,
-    )
+    scripts = [tools_script() + (Path(__file__).parent / "plan_page.js").read_text(encoding="utf-8")]
+    return document(f"Plan of {page.name} · jadeberta", "".join(body), page_style(), scripts, theme_script())
 
 
 def _verdict(page: Page) -> str:

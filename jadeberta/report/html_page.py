@@ -9,10 +9,37 @@ from typing import Any
 
 import orjson
 
+ASSETS = Path(__file__).parent / "assets"
+
 
 def page_style() -> str:
     """Returns the style of every page of the project: light, dark and on paper."""
-    return (Path(__file__).parent / "assets/page.css").read_text(encoding="utf-8")
+    return (ASSETS / "page.css").read_text(encoding="utf-8")
+
+
+def theme_script() -> str:
+    """Returns the script that sets the theme chosen before; it belongs into the head, or the page would flash in the other one."""
+    return (ASSETS / "theme.js").read_text(encoding="utf-8")
+
+
+def tools_script() -> str:
+    """Returns the script of the buttons of `header`."""
+    return (ASSETS / "tools.js").read_text(encoding="utf-8")
+
+
+def header(title: str, note: str, json_name: str) -> str:
+    """Returns the head of a page, with buttons that change the theme and save the element `figures`.
+
+    Args:
+        title: text.
+        note: text below the title.
+        json_name: name of the file with the figures.
+    """
+    return (
+        f"<header><h1>{escape(title)}</h1><p class=muted>{escape(note)}</p>"
+        "<div class=tools><button id=theme type=button>Theme: as the system</button>"
+        f"<button id=json type=button data-name={escape(json_name)}>All figures as JSON</button></div></header>"
+    )
 
 
 class Markup(str):

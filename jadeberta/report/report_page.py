@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jadeberta.report.html_page import document, escape, json_element, page_style
+from jadeberta.report.html_page import document, escape, header, json_element, page_style, theme_script, tools_script
 from jadeberta.report.report_figures import Figures
 from jadeberta.report.report_sections import sections, stamp
 from jadeberta.status.verdict_words import clock
@@ -34,11 +34,7 @@ def render(runs: list[Figures], written_at: float) -> str:
     many = len(runs) > 1
     title = " · ".join(run["name"] for run in runs[:4]) + (f" and {len(runs) - 4} more" if len(runs) > 4 else "")
     zone = time.strftime("%Z", time.localtime(written_at))
-    head = (
-        f"<header><h1>{escape(title)}</h1><p class=muted>Written {escape(stamp(written_at))} ({escape(zone)}).</p>"
-        "<div class=tools><button id=theme type=button>Theme: as the system</button>"
-        "<button id=json type=button>All figures as JSON</button></div></header>"
-    )
+    head = header(title, f"Written {stamp(written_at)} ({zone}).", "report.json")
     verdicts = "".join(_verdict(run, many) for run in runs)
     body = [
         "<a class=skip href='#main'>To the content</a><div id=live class=sr aria-live=polite></div>", head,
@@ -54,13 +50,13 @@ def render(runs: list[Figures], written_at: float) -> str:
         "<noscript><p>The curves are drawn by the script of this page, which this viewer does not run.</p></noscript></main>"
     )
     body.append(json_element("figures", {"format": "jadeberta-report", "version": 1, "written_at": written_at, "runs": runs}))
-    scripts = [(FOLDER / name).read_text(encoding="utf-8") for name in ("uplot/uPlot.iife.min.js", "assets/page.js")]
-    # Every copy of uPlot has to carry its licence, and a page is one.
-    scripts[0] = f"/*! uPlot\n{(FOLDER / 'uplot/LICENSE').read_text(encoding='utf-8')}*/\n{scripts[0]}"
-    style = (FOLDER / "uplot/uPlot.min.css").read_text(encoding="utf-8") + page_style()
-    return document(
-        f"{title} · jadeberta", "".join(body), style, scripts, (FOLDER / "assets/theme.js").read_text(encoding="utf-8")
+    library, licence, library_style, script = (
+        (FOLDER / name).read_text(encoding="utf-8")
+        for name in ("uplot/uPlot.iife.min.js", "uplot/LICENSE", "uplot/uPlot.min.css", "assets/page.js")
     )
+    # Every copy of uPlot has to carry its licence, and a page is one.
+    scripts = [f"/*! uPlot\n{licence}*/\n{library}", tools_script() + script]
+    return document(f"{title} · jadeberta", "".join(body), library_style + page_style(), scripts, theme_script())
 
 
 def _verdict(run: Figures, many: bool) -> str:

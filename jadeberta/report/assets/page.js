@@ -16,24 +16,9 @@ const counts = {};
 runs.forEach(run => run.curves.marks.forEach(m => { counts[m.kind] = (counts[m.kind] || 0) + 1 }));
 let axis = "step", logarithmic = false, plots = [];
 
-// theme
-const themes = ["as the system", "light", "dark"];
-const themeButton = $("#theme");
-const nameTheme = () => { themeButton.textContent = "Theme: " + (root.dataset.theme || themes[0]) };
-themeButton.addEventListener("click", () => {
-  const next = themes[(themes.indexOf(root.dataset.theme || themes[0]) + 1) % 3];
-  if (next === themes[0]) delete root.dataset.theme; else root.dataset.theme = next;
-  try { localStorage.setItem("jadeberta-theme", root.dataset.theme || "") } catch (e) { /* a viewer without storage */ }
-  nameTheme(); draw();
-});
-nameTheme();
+// The curves take their colours from the theme, which tools.js has changed before this is called.
+$("#theme").addEventListener("click", () => draw());
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
-
-// all figures
-$("#json").addEventListener("click", () => {
-  const link = make("a", null, {href: URL.createObjectURL(new Blob([JSON.stringify(data)], {type: "application/json"})), download: "report.json"});
-  link.click(); setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-});
 
 // copy
 const say = text => { $("#live").textContent = text };
