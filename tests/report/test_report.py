@@ -1,5 +1,6 @@
 """`jadeberta report` writes a page from whatever a run directory holds, with every text escaped and every figure inside as JSON."""
 
+import datetime
 import html
 import json
 import re
@@ -13,7 +14,10 @@ import pytest
 from jadeberta.errors import ConfigError, InputError, OutputError
 from jadeberta.report.cli import main, names_of
 from jadeberta.report.report_curves import POINTS
+from jadeberta.report.report_tiles import tiles
+from jadeberta.report.run_facts import read_run_facts
 from jadeberta.status.facts import Disk
+from jadeberta.status.verdict_words import MONTHS
 
 DAY = 86400.0
 
@@ -117,6 +121,16 @@ def test_every_finding_of_the_verdict_is_on_the_page(run: Path, monkeypatch: pyt
     assert found["level"] == "needs-you" and len(found["findings"]) > 1
     text = html.unescape((run / "report.html").read_text(encoding="utf-8"))
     assert found["sentence"] in text and f"Also: {found['findings'][1]['text']}" in text
+
+
+def test_a_plan_that_was_missed_by_hours_keeps_its_day(run: Path) -> None:
+    morning = datetime.datetime.now().replace(hour=8)
+    planned = morning - datetime.timedelta(days=1)
+    (run / "recipe.yaml").write_text(f"training: {{max_steps: 400}}\nalerts: {{done_by: '{planned.date()}'}}\n")
+    ledger = run / "ledger.jsonl"
+    ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[:-1]))  # it is not done
+    found = {tile.label: tile for tile in tiles(read_run_facts(run, morning.timestamp()))}
+    assert found["Expected end"].before == f"planned: {planned.day} {MONTHS[planned.month - 1]}"
 
 
 def test_a_public_page_names_no_host_user_or_path(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

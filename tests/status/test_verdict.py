@@ -13,7 +13,7 @@ from jadeberta.status import cli as status
 from jadeberta.status import facts as facts_module
 from jadeberta.status.facts import Disk
 from jadeberta.status.run_verdict import RULES
-from jadeberta.status.verdict_words import clock, format_end, plain
+from jadeberta.status.verdict_words import clock, format_date, format_end, plain
 from tests.helpers import ROOT
 from tests.status.run_files import DAY, HOUR, NOW, ROOM, STEP_S, RunFiles, answer_as_slurm
 
@@ -236,6 +236,7 @@ def test_words_stay_on_one_line_and_times_near_now_are_short() -> None:
     assert clock(NOW - 365 * DAY, NOW) == "29 Nov 2025 12:00"
     assert (format_end(NOW + HOUR, 600, NOW), format_end(NOW + 50 * DAY, 2 * DAY, NOW)) == ("13:00 ± 10m 00s", "18 Jan ± 2 days")
     assert "calendar" in format_end(1e30, DAY, NOW)
+    assert (format_date(NOW - HOUR, NOW), format_date(NOW - 365 * DAY, NOW)) == ("29 Nov", "29 Nov 2025")
 
 
 def test_the_page_lists_every_rule() -> None:
