@@ -98,7 +98,7 @@ def make_recipe(path: Path, shards: Path, run_dir: Path, **sections: dict | str 
         "data": {"shards": str(shards), "workers": 0},
         "model": dict(TINY_MODEL),
         "training": {
-            "max_steps": 6, "global_batch_size": 12, "micro_batch_size": 1,
+            "max_steps": 6, "global_batch_size": 12, "micro_batch_size": 2,
             "lr": 1e-3, "warmup_steps": 2, "precision": "fp32", "seed": 7,
         },
         "checkpoint": {"every_steps": 2, "keep_last": 0},

@@ -12,7 +12,7 @@ from tests.helpers import make_recipe, make_shards, read_metrics, run_ranks
 # Without dropout, whose random numbers belong to a rank; constant, so that max_steps, which ends each attempt, moves no learning rate.
 CHANGES = {
     "model": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-    "training": {"precision": "bf16", "schedule": "constant", "lr": 3e-3},
+    "training": {"precision": "bf16", "schedule": "constant", "lr": 3e-3, "micro_batch_size": 1},
 }
 STEPS_PER_ATTEMPT = 4
 

@@ -15,7 +15,7 @@ MORE: list[Plan] = [("end", "rank 1"), ("save", "writer"), ("save", "rank 0"), (
 def test_killed_while_it_saves_renames_prunes_and_ends_a_run_goes_on_by_itself_to_the_same_bits(
     tmp_path, plans: list[Plan]
 ) -> None:
-    *_, (unbroken, *runs) = runs_until(tmp_path, len(plans), iter(plans), seed=1)
+    *_, (unbroken, *runs) = runs_until(tmp_path, len(plans), iter(plans), seed=1, steps=18 * len(plans))
     found = figures(unbroken, runs, 0.0)
     assert found["faults"] == []
     assert found["bit_identical_runs"] == len(runs)

@@ -168,7 +168,7 @@ def test_with_a_growing_batch_an_average_muon_falling_masks_and_the_rest_it_resu
 # Without dropout: its random numbers belong to a rank, so another world size draws others by design.
 MOVED = {
     "model": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-    "training": {"precision": "bf16", "max_steps": STEPS, "schedule": "constant"},
+    "training": {"precision": "bf16", "max_steps": STEPS, "schedule": "constant", "micro_batch_size": 3},
     "checkpoint": {"every_steps": 4},
 }
 
