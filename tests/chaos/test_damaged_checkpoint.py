@@ -20,7 +20,7 @@ PAGE = 4096
 # Large enough that its tensor files are found damaged by their hash alone, which is taken while they are read.
 CHANGES = {
     "model": {"hidden_size": 128, "attention_head_size": 64, "intermediate_size": 512},
-    "training": {"max_steps": STEPS, "global_batch_size": 2},
+    "training": {"max_steps": STEPS, "global_batch_size": 2, "micro_batch_size": 1},
     "checkpoint": {"every_steps": 1},
 }
 

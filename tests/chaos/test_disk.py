@@ -24,7 +24,7 @@ from tests.helpers import make_recipe, make_shards, read_metrics, run_ranks, sta
 from tests.training.test_resume import content
 
 STEPS = 16
-CHANGES = {"training": {"max_steps": STEPS, "global_batch_size": 2}}
+CHANGES = {"training": {"max_steps": STEPS, "global_batch_size": 2, "micro_batch_size": 1}}
 """With a save at every second step, as make_recipe has it."""
 A_MOMENT = "write metrics.jsonl$ sleep=0.3"
 """Makes every step a little longer, so that a test that watches is never far behind."""

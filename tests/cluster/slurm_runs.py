@@ -33,6 +33,7 @@ class Run:
         if not self.shards.exists():
             make_shards(self.shards, {"wikipedia": (60, 2), "cc100": (120, 1)})
         recipe = {section: SETTING.get(section, {}) | sections.get(section, {}) for section in {*SETTING, *sections}}
+        recipe["training"] = {"micro_batch_size": 1} | recipe["training"]  # fits every number of ranks
         self.recipe = make_recipe(work / f"{name}.yaml", self.shards, self.directory, **recipe)
         self.log = work / f"{name}.log"
         self.job = 0

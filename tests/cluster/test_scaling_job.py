@@ -30,7 +30,7 @@ def scaled(cluster: Cluster, folder: Path, out: str, *options: str) -> dict:
             "attention_head_size": HIDDEN, "intermediate_size": HIDDEN, "pooler_hidden_size": HIDDEN, "conv_kernel_size": 0,
         }  # fmt: skip
         shards = make_shards(folder / "shards", {"a": (60, 1)}, vocab_size=VOCABULARY)
-        make_recipe(recipe, shards, folder / "run", model=model, training={"global_batch_size": 1})
+        make_recipe(recipe, shards, folder / "run", model=model, training={"global_batch_size": 1, "micro_batch_size": 1})
     test = ["--config", recipe, "--out", folder / out, "--gpus-per-node", 1, "--sbatch=--cpus-per-task=1", *options]
     cluster.run(sys.executable, "-m", "jadeberta", "scaling", "run", *test, timeout=420)
     return json.loads((folder / out / "report.json").read_bytes())

@@ -24,7 +24,7 @@ def run(tmp_path_factory) -> Path:
     shards = make_shards(folder / "shards", {"wikipedia": (20, 3)})
     # Long enough to be asked in the middle; checkpoints only when something asks for them.
     changes = {
-        "training": {"max_steps": STEPS, "global_batch_size": 2},
+        "training": {"max_steps": STEPS, "global_batch_size": 2, "micro_batch_size": 1},
         "checkpoint": {"every_steps": 10_000},
         "data": {"workers": 1},
     }

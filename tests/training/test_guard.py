@@ -99,7 +99,7 @@ def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(tmp_path, stage
 @pytest.mark.slow
 def test_a_step_without_a_masked_token_has_no_loss_and_says_why_it_changed_nothing(tmp_path) -> None:
     shards = make_shards(tmp_path / "shards", {"wikipedia": (20, 3)})
-    training = {"max_steps": 1, "warmup_steps": 1, "global_batch_size": 1, "mask_probability": 1e-9}
+    training = {"max_steps": 1, "warmup_steps": 1, "global_batch_size": 1, "micro_batch_size": 1, "mask_probability": 1e-9}
     recipe = make_recipe(tmp_path / "recipe.yaml", shards, tmp_path / "run", training=training, logging={"tensorboard": True})
     run_ranks(1, "pretrain", "--config", str(recipe), log=tmp_path / "log")
     (row,) = read_metrics(tmp_path / "run")
