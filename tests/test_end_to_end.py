@@ -177,7 +177,8 @@ def test_the_four_launchers_train_to_the_same_bits(tmp_path) -> None:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("small")
-    make_recipe(folder / "recipe.yaml", make_shards(folder / "shards", {"wikipedia": (20, 3)}), folder / "run")
+    shards = make_shards(folder / "shards", {"wikipedia": (20, 3)})
+    make_recipe(folder / "recipe.yaml", shards, folder / "run", training={"micro_batch_size": 1})
     return folder
 
 

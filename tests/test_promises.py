@@ -51,7 +51,7 @@ SHOWN_BY = {
         "training/test_damaged_rows.py::test_a_damaged_row_ends_the_run_before_it_is_trained_on_and_is_named",
     ],
     "A Slurm job manages itself.": [
-        "cluster/test_job_attempts.py::test_a_host_with_a_slow_link_is_found_before_the_first_step_and_excluded",
+        "cluster/test_preflight_job.py::test_hosts_with_a_full_disk_are_named_whether_it_is_the_node_s_own_or_mounted_over_the_shared_one",
         "cluster/test_job_attempts.py::test_a_run_that_gets_the_signal_before_its_time_limit_saves_and_requeues_itself_and_loses_no_step",
         "jobs/test_lifecycle.py::test_a_host_that_does_not_answer_or_hung_is_excluded_while_others_are_free",
         "cluster/test_job_attempts.py::test_a_lost_node_costs_the_steps_since_the_last_save_and_nothing_else",

@@ -246,6 +246,7 @@ def test_jobs_of_a_chain_follow_one_another_and_end_together(cluster: Cluster, r
     run.until_ended(jobs[2], "COMPLETED")  # finds the run done
 
 
+@pytest.mark.long
 def test_a_host_with_a_slow_link_is_found_before_the_first_step_and_excluded(cluster: Cluster, tmp_path: Path) -> None:
     run = Run(cluster, tmp_path, training={"max_steps": 4, "global_batch_size": 12}, cluster={"drop_hosts": 1})
     cluster.tool("shape", "node2", "10mbit")

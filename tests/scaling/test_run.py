@@ -230,7 +230,9 @@ def test_a_folder_without_a_test_is_named(tmp_path) -> None:
 @pytest.mark.long
 def test_on_this_machine_the_points_run_as_ranks_and_a_test_can_grow(tmp_path, capsys) -> None:
     shards = make_shards(tmp_path / "shards", {"a": (60, 1)})
-    recipe = make_recipe(tmp_path / "tiny.yaml", shards, tmp_path / "run", training={"global_batch_size": 4, "micro_batch_size": 1})
+    recipe = make_recipe(
+        tmp_path / "tiny.yaml", shards, tmp_path / "run", training={"global_batch_size": 4, "micro_batch_size": 1}
+    )
     out = tmp_path / "a test"
     test = [
         "run",
@@ -265,7 +267,9 @@ def test_on_this_machine_the_points_run_as_ranks_and_a_test_can_grow(tmp_path, c
 
 @pytest.mark.slow
 def test_a_point_that_cannot_train_is_named_with_its_error(tmp_path, capsys) -> None:
-    recipe = make_recipe(tmp_path / "tiny.yaml", tmp_path / "no shards", tmp_path / "run", training={"global_batch_size": 4, "micro_batch_size": 1})
+    recipe = make_recipe(
+        tmp_path / "tiny.yaml", tmp_path / "no shards", tmp_path / "run", training={"global_batch_size": 4, "micro_batch_size": 1}
+    )
     sizes = ["--nodes", "1", "--gpus-per-node", "1", "--steps", "6", "--warm-up", "2"]
     assert main(["run", "--config", str(recipe), "--out", str(tmp_path / "out"), *sizes, "--local"]) == 1
     printed = capsys.readouterr().err

@@ -28,7 +28,10 @@ def damaged_shards(folder: Path, *, checksums: bool = True) -> Path:
 
 
 def train(tmp_path: Path, shards: Path, steps: int, damaged: str) -> tuple[list[int], str]:
-    changes = {"training": {"max_steps": steps, "global_batch_size": 6, "micro_batch_size": 3}, "checkpoint": {"every_steps": 1000}}
+    changes = {
+        "training": {"max_steps": steps, "global_batch_size": 6, "micro_batch_size": 3},
+        "checkpoint": {"every_steps": 1000},
+    }
     recipe = make_recipe(tmp_path / "recipe.yaml", shards, tmp_path / "run", data={"damaged": damaged, "workers": 1}, **changes)
     processes = start_ranks(2, "pretrain", "--config", str(recipe), log=tmp_path / "log")
     try:
@@ -59,7 +62,10 @@ def test_excluded_its_row_is_padding_logged_and_counted_and_the_run_ends_well(tm
     assert sum(counted.values()) == 2 and all(counted[row["step"]] for row in excluded)
     sound = make_shards(tmp_path / "sound", {"wikipedia": (20, 1), "cc100": (10, 1)})
     recipe = make_recipe(
-        tmp_path / "sound.yaml", sound, tmp_path / "sound-run", training={"max_steps": 10, "global_batch_size": 6, "micro_batch_size": 3}
+        tmp_path / "sound.yaml",
+        sound,
+        tmp_path / "sound-run",
+        training={"max_steps": 10, "global_batch_size": 6, "micro_batch_size": 3},
     )
     run_ranks(2, "pretrain", "--config", str(recipe), log=tmp_path / "sound")
     for with_it, without in zip(read_metrics(tmp_path / "sound-run"), read_metrics(tmp_path / "run"), strict=True):

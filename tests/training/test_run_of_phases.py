@@ -110,7 +110,10 @@ def test_killed_at_each_border_it_ends_bit_identical_and_one_rank_reads_the_same
 @pytest.mark.slow
 def test_a_roll_back_over_a_border_skips_what_each_phase_had_read_and_keeps_the_border(tmp_path) -> None:
     make_shards(tmp_path / "shards", {"wikipedia": (20, 3)})
-    phases: list = [{"steps": 6}, {"steps": 6, "global_batch_size": 6, "micro_batch_size": 3, "weights": {"wikipedia": 1.0}, "mask_probability": 0.2}]
+    phases: list = [
+        {"steps": 6},
+        {"steps": 6, "global_batch_size": 6, "micro_batch_size": 3, "weights": {"wikipedia": 1.0}, "mask_probability": 0.2},
+    ]
     changes: dict = {
         "phases": phases,
         "guard": {"max_skipped_in_row": 2, "max_rollbacks": 1},
