@@ -85,7 +85,7 @@ def _speed(facts: RunFacts) -> Tile:
     (rate, mfu), (rate_before, _) = found
     if rate is None:
         return Tile("Speed", "not known")
-    change = "" if not rate_before else f"{100 * (rate / rate_before - 1):+.1f}% since yesterday"
+    change = "" if not rate_before else f"{round(100 * (rate / rate_before - 1), 1) + 0.0:+.1f}% since yesterday"
     shown = "MFU not known" if mfu is None else f"MFU {100 * mfu:.1f}%"
     return Tile("Speed", f"{rate:,.0f} tokens/s", change, f"{shown}; in steps of the last 24 h")
 
