@@ -181,6 +181,16 @@ def test_the_watchdog_measures_rank_0_adds_up_and_one_that_replaces_it_goes_on(t
     assert used["gpu_kwh"] == row["gpu_kwh"] and read_energy(tmp_path / "run", 1, 5) == {} == read_energy(tmp_path / "none", 1, 4)
 
 
+def test_the_watchdog_goes_on_where_the_run_directory_is_away_as_the_energy_is_due(tmp_path, monkeypatch) -> None:
+    watchdog = Watched(tmp_path / "run", tmp_path / "powercap", NO_NVML).watchdog
+    monkeypatch.setattr(watchdog, "read_records", lambda: {0: {"host": "a", "energy_j": {"gpu:GPU-one": KWH}}})
+    (tmp_path / "run").write_text("")  # no directory can be made of it
+    watchdog.record_energy()
+    (tmp_path / "run").unlink()
+    watchdog.record_energy()
+    assert [row["gpu_kwh"] for row in read_jsonl(tmp_path / "run/ledger.jsonl")] == [1.0]
+
+
 def test_a_trainer_tells_its_watchdog_where_the_counters_are(tmp_path) -> None:
     zone(tmp_path / "powercap", "intel-rapl:0", "package-0", 5)
     body = f"""

@@ -197,7 +197,8 @@ class Watchdog:
         """Writes into the ledger what all ranks have used until now, where anything is measured."""
         self.energy_at = time.monotonic()
         if used := add_up(self.read_records().values()):
-            Ledger(self.run_dir / "ledger.jsonl", self.arguments.attempt, mend=False).write("energy", **used)
+            with contextlib.suppress(OSError):  # a run directory that is away for a moment: the next event holds the sums
+                Ledger(self.run_dir / "ledger.jsonl", self.arguments.attempt, mend=False).write("energy", **used)
 
     def record_pace(self) -> None:
         """Appends to ranks.jsonl how the ranks keep pace, and judges it; on a disk that takes nothing the row is lost."""
