@@ -124,12 +124,12 @@ def test_every_finding_of_the_verdict_is_on_the_page(run: Path, monkeypatch: pyt
 
 
 def test_a_plan_that_was_missed_by_hours_keeps_its_day(run: Path) -> None:
-    morning = datetime.datetime.now().replace(hour=8)
-    planned = morning - datetime.timedelta(days=1)
-    (run / "recipe.yaml").write_text(f"training: {{max_steps: 400}}\nalerts: {{done_by: '{planned.date()}'}}\n")
+    at = time.time() - 3 * DAY + 1500  # soon after its last row
+    planned = datetime.date.fromtimestamp(at) - datetime.timedelta(days=1)
+    (run / "recipe.yaml").write_text(f"training: {{max_steps: 400}}\nalerts: {{done_by: '{planned}'}}\n")
     ledger = run / "ledger.jsonl"
     ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[:-1]))  # it is not done
-    found = {tile.label: tile for tile in tiles(read_run_facts(run, morning.timestamp()))}
+    found = {tile.label: tile for tile in tiles(read_run_facts(run, at))}
     assert found["Expected end"].before == f"planned: {planned.day} {MONTHS[planned.month - 1]}"
 
 
