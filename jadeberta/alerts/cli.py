@@ -5,8 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from jadeberta.alerts.deliver import split_command
 from jadeberta.alerts.watch_pass import look
+from jadeberta.config.alerts_config import split_command
 from jadeberta.errors import JadebertaError
 from jadeberta.status.verdict_words import plain
 from jadeberta.utils.command_line import OneSentenceParser, positive

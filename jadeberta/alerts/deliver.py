@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shlex
 import signal
 import subprocess
 import tempfile
@@ -13,7 +12,6 @@ from typing import IO, Any
 
 import orjson
 
-from jadeberta.errors import ConfigError
 from jadeberta.status.verdict_words import plain
 
 LIMIT_S = 30.0
@@ -31,25 +29,6 @@ class Delivery:
     ok: bool
     fault: str = ""
     """Why it was not, a sentence."""
-
-
-def split_command(command: str, source: str) -> list[str]:
-    """Splits a command line as a shell does, without starting one.
-
-    Args:
-        command: command line.
-        source: where it stands, for the message.
-
-    Raises:
-        ConfigError: a quote is not closed, or there is no word in it.
-    """
-    try:
-        words = shlex.split(command)
-    except ValueError as e:
-        raise ConfigError(f"{source} is {command!r}, which is no command line: {str(e)[:1].lower()}{str(e)[1:]}.") from None
-    if not words or "\0" in command:
-        raise ConfigError(f"{source} is {command!r}; name a program and its options.")
-    return words
 
 
 def deliver(

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jadeberta.alerts.deliver import deliver, split_command
+from jadeberta.alerts.deliver import deliver
 from jadeberta.alerts.events import as_json, held_keys, new_events, rows_of_events
 from jadeberta.alerts.sent import MOST_TRIES, after_try, folders_of, only_watcher, read_sent, refreshed, write_sent
+from jadeberta.config.alerts_config import split_command
 from jadeberta.errors import ConfigError
 from jadeberta.status.facts import Facts, read_facts
 from jadeberta.status.run_verdict import Verdict, judge

@@ -36,16 +36,29 @@ def end_of_day(day: str) -> float | None:
         raise ConfigError(f"alerts.done_by is {day}; it must be a day, such as 2027-01-14.") from None
 
 
+def split_command(command: str, source: str) -> list[str]:
+    """Splits a command line as a shell does, without starting one.
+
+    Args:
+        command: command line.
+        source: where it stands, for the message.
+
+    Raises:
+        ConfigError: a quote is not closed, or there is no word in it.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError as e:
+        raise ConfigError(f"{source} is {command!r}, which is no command line: {str(e)[:1].lower()}{str(e)[1:]}.") from None
+    if not words or "\0" in command:
+        raise ConfigError(f"{source} is {command!r}; name a program and its options.")
+    return words
+
+
 def check_alerts(alerts: AlertsConfig) -> None:
     """Raises ConfigError where the command line cannot be split, a bound cannot be met or the day is none."""
-    try:
-        words = shlex.split(alerts.command)
-    except ValueError as e:
-        raise ConfigError(
-            f"alerts.command is {alerts.command!r}, which is no command line: {str(e)[:1].lower()}{str(e)[1:]}."
-        ) from None
-    if alerts.command and not words:
-        raise ConfigError(f"alerts.command is {alerts.command!r}; name a program and its options, or leave it out.")
+    if alerts.command:
+        split_command(alerts.command, "alerts.command")
     if not 0 <= alerts.goodput_below < 1:
         raise ConfigError(f"alerts.goodput_below is {alerts.goodput_below}; it is a share, at least 0 and below 1.")
     end_of_day(alerts.done_by)

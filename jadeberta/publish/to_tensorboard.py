@@ -3,12 +3,12 @@
 import heapq
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import orjson
 from tensorboard.compat.proto.event_pb2 import Event as TensorBoardEvent
 
-from jadeberta.publish.clean_run import CleanRun
+from jadeberta.publish.clean_run import CleanRun, read_note
 from jadeberta.training.ledger import in_words
 from jadeberta.training.sinks.tensorboard import FILE_VERSION, encode, points, restart, text
 from jadeberta.utils.files import atomic_file, write_atomically
@@ -29,7 +29,7 @@ def publish(run: CleanRun, out: Path, every: int) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     note, digest = out / f".jadeberta-{run.id}.json", run.digest(every)
     files = sorted(folder.glob(f"events.out.tfevents.*.jadeberta-{run.id}.*"), key=lambda path: int(path.suffix[1:] or 0))
-    if files and _read_note(note) == [digest, files[-1].name, files[-1].stat().st_size]:
+    if files and read_note(note) == [digest, files[-1].name, files[-1].stat().st_size]:
         return f"{folder}: nothing is new"
     if files:
         with open(files[-1], "r+b") as file:
@@ -47,14 +47,6 @@ def publish(run: CleanRun, out: Path, every: int) -> str:
         old.unlink(missing_ok=True)
     _write_note(note, digest, path)
     return f"{folder}: written" if not files else f"{folder}: written anew, as steps were undone or other settings given since"
-
-
-def _read_note(path: Path) -> Any:
-    """What the last call has left, so that one that finds nothing new need not read all steps; None where there is none."""
-    try:
-        return orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return None
 
 
 def _write_note(path: Path, digest: str, file: Path) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 import orjson
 
 from jadeberta.errors import ConfigError, OutputError
-from jadeberta.publish.clean_run import CleanRun, Point
+from jadeberta.publish.clean_run import CleanRun, Point, read_note
 from jadeberta.training.ledger import in_words
 from jadeberta.utils.files import write_atomically
 
@@ -67,7 +67,8 @@ def publish(run: CleanRun, out: Path | None, every: int, project: str) -> str:
     place = folder / "wandb" / f"offline-run-{time.strftime('%Y%m%d_%H%M%S', time.gmtime(run.started))}-{run.id}"
     note = folder / "wandb" / f".jadeberta-{run.id}.json"
     digest = f"{project} {run.digest(every)}"
-    done = _read_note(note)
+    found = read_note(note)
+    done: dict[str, Any] = found if isinstance(found, dict) else {}
     if done.get("digest") != digest or not place.is_dir():
         # W&B logs into the directory too: on a full disk each line would be a traceback.
         logging.raiseExceptions, before = False, logging.raiseExceptions
@@ -97,14 +98,6 @@ def cache(run: CleanRun) -> Path:
     """Returns the folder of the user's cache in which a run waits for its upload."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - raises nothing without a home
     return Path(base) / "jadeberta" / "publish" / run.id
-
-
-def _read_note(path: Path) -> dict[str, Any]:
-    try:
-        found = orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _write(run: CleanRun, place: Path, every: int, project: str) -> None:

@@ -11,11 +11,11 @@ import pytest
 
 from jadeberta.alerts import cli as watch
 from jadeberta.alerts import deliver as deliver_module
-from jadeberta.alerts.deliver import deliver, split_command
+from jadeberta.alerts.deliver import deliver
 from jadeberta.alerts.events import EVENTS, MOST_ROWS, QUIET_S
 from jadeberta.alerts.sent import MOST_TRIES
 from jadeberta.alerts.watch_pass import look
-from jadeberta.config.alerts_config import AlertsConfig, check_alerts
+from jadeberta.config.alerts_config import AlertsConfig, check_alerts, split_command
 from jadeberta.errors import ConfigError, OutputError
 from jadeberta.status import cli as status
 from jadeberta.status import facts as facts_module

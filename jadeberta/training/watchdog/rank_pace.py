@@ -111,9 +111,14 @@ class WaitedFor:
 
     def in_words(self) -> str:
         """Returns it as a row of a table."""
-        what = "it computes more slowly" if self.cause == "compute" else "it waits longer for its data"
+        what = f"it {cause_in_words(self.cause)}"
         share = 100 * self.lost_s / self.step_s
         return f"rank {self.rank} on {self.host}: the others wait {self.lost_s:.3g} s of each step ({share:.0f}%), because {what}"
+
+
+def cause_in_words(cause: object) -> str:
+    """Returns why a rank is slow (`WaitedFor.cause`) as the end of a sentence about it."""
+    return "computes more slowly" if cause == "compute" else "waits longer for its data"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jadeberta.training.watchdog.rank_pace import WINDOW_S, WaitedFor
+from jadeberta.training.watchdog.rank_pace import WINDOW_S, WaitedFor, cause_in_words
 from jadeberta.utils.durations import format_duration
 from jadeberta.utils.json_lines import JsonRow, finite, time_of
 
@@ -96,7 +96,7 @@ def sentence_of(event: JsonRow) -> str:
     """Returns an event `slow_rank` in words."""
     lost, step, lasted = (finite(event, key) or 0.0 for key in ("lost_s", "step_s", "seconds"))
     share = f"{100 * lost / step:.0f}%" if step > 0 else "?"
-    cause = "computes more slowly" if event.get("cause") == "compute" else "waits longer for its data"
+    cause = cause_in_words(event.get("cause"))
     then = (
         f"the run saves and asks for another attempt without {event.get('host')}"
         if event.get("requeue") is True
