@@ -69,7 +69,7 @@ def unbroken(shards, tmp_path_factory) -> Callable[[int], dict[str, str]]:
 def mount() -> Iterator[Callable[..., None]]:
     """Runs mount(8) where nobody but this test and what it starts sees the result; all of it is gone afterwards."""
     libc = ctypes.CDLL(None, use_errno=True)
-    home = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY)
+    home, here = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY), Path.cwd()
     if libc.unshare(CLONE_NEWNS) != 0:
         os.close(home)
         pytest.skip(f"mounting needs root: {os.strerror(ctypes.get_errno())}")
@@ -83,6 +83,7 @@ def mount() -> Iterator[Callable[..., None]]:
             assert time.monotonic() < deadline, os.strerror(ctypes.get_errno())
             time.sleep(0.01)
         os.close(home)
+        os.chdir(here)  # setns has made the namespace's root the working directory
 
 
 class Run:

@@ -23,7 +23,8 @@ JOB = {
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A directory with a recipe and a run directory."""
-    make_recipe(tmp_path / "recipe.yaml", make_shards(tmp_path / "shards", {"wikipedia": (4, 1)}), tmp_path / "run")
+    shards = make_shards(tmp_path / "shards", {"wikipedia": (4, 1)})
+    make_recipe(tmp_path / "recipe.yaml", shards, tmp_path / "run", training={"micro_batch_size": 1})
     (tmp_path / "run").mkdir()
     return tmp_path
 
