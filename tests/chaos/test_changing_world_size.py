@@ -39,7 +39,7 @@ def metrics_of_attempts(tmp_path: Path, name: str, shards: Path, attempts: list[
 @pytest.mark.parametrize(
     "attempts",
     [
-        pytest.param([(1, 1), (4, 1), (3, 1), (1, 1)], id="world sizes"),
+        pytest.param([(1, 1), (4, 1), (3, 1)], id="world sizes"),
         pytest.param([(2, 1), (2, 2), (2, 3), (2, 1)], id="ZeRO stages", marks=pytest.mark.long),
     ],
 )

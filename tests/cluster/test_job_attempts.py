@@ -41,6 +41,7 @@ def same_run(run: Run, reference: Run) -> bool:
     return run.trained() == reference.trained() and run.weights() == reference.weights()
 
 
+@pytest.mark.long
 def test_two_nodes_of_two_gpus_train_to_the_end(cluster: Cluster, tmp_path: Path) -> None:
     run = Run(cluster, tmp_path / "with a space", training={"max_steps": 6, "global_batch_size": 8})
     job = run.submit(nodes=2, tasks=2, REPORT="3600")

@@ -18,7 +18,7 @@ def content(run: Path, step: int) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage,packing", [(1, "concat"), (3, "documents")])
+@pytest.mark.parametrize("stage,packing", [(1, "concat"), pytest.param(3, "documents", marks=pytest.mark.long)])
 def test_it_gives_the_figures_of_the_command_and_leaves_no_trace(tmp_path, stage, packing) -> None:
     shards = make_shards(tmp_path / "shards", {"wikipedia": (20, 1), "cc100": (20, 1)})
     common = {"data": {"packing": packing}, "deepspeed": f"ds_configs/zero{stage}.json"}

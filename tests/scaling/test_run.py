@@ -266,6 +266,7 @@ def test_on_this_machine_the_points_run_as_ranks_and_a_test_can_grow(tmp_path, c
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_point_that_cannot_train_is_named_with_its_error(tmp_path, capsys) -> None:
     recipe = make_recipe(
         tmp_path / "tiny.yaml", tmp_path / "no shards", tmp_path / "run", training={"global_batch_size": 4, "micro_batch_size": 1}

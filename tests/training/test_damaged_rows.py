@@ -75,7 +75,7 @@ def test_excluded_its_row_is_padding_logged_and_counted_and_the_run_ends_well(tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["stop", "exclude"])
+@pytest.mark.parametrize("policy", ["stop", pytest.param("exclude", marks=pytest.mark.long)])
 def test_without_checksums_the_damage_is_found_beside_the_training_and_all_ranks_act_on_it(tmp_path, policy) -> None:
     shards = damaged_shards(tmp_path / "shards", checksums=False)
     statuses, printed = train(tmp_path, shards, 200, policy)

@@ -72,7 +72,7 @@ def trained(run: Path, step: int) -> dict:
     [
         (1, "bf16", "nan"),
         (2, "fp32", "inf"),
-        (3, "bf16", "gradient"),
+        pytest.param(3, "bf16", "gradient", marks=pytest.mark.long),
         pytest.param(2, "bf16", "gradient", marks=pytest.mark.long),
         pytest.param(1, "fp32", "gradient", marks=pytest.mark.long),
     ],
