@@ -17,8 +17,10 @@ from jadeberta.plan.forecast import DEFAULTS, ClusterShape, Forecast, Input, for
 from jadeberta.plan.gpu_memory import activation_parts
 from jadeberta.plan.plan_figures import CHOICES, PHASE_HEADERS, Figure, explain, figures_of, phase_rows
 from jadeberta.plan.plan_page import Page, write_page
-from jadeberta.plan.run_costs import cost_inputs, costs_of
+from jadeberta.plan.race_share import GROUP, race_figures, read_race_shares
+from jadeberta.plan.run_costs import RunCosts, cost_inputs, costs_of
 from jadeberta.plan.step_time import Network
+from jadeberta.plan.training_flops import flops_and_tokens
 from jadeberta.plan.world_sizes import DEFAULTS as NETWORK_DEFAULTS
 from jadeberta.plan.world_sizes import WorldSize, compare, network_inputs, networks, read_preflight, sizes_table
 from jadeberta.plan.zero_advice import USABLE, ZeroAdvice, advise
@@ -111,7 +113,7 @@ def main(arguments: list[str]) -> int:
     costs = costs_of(recipe, cluster, inputs, result, zero, used, index)
     state = sum(zero.own.memory[name] for name in ("weights", "gradients", "optimizer"))
     result = replace(result, state_bytes=state, inputs=result.inputs | used)
-    figures = figures_of(recipe, cluster, result, costs, index)
+    figures = figures_of(recipe, cluster, result, costs, index) + _of_race(options, recipe, costs, length)
     if options.html is not None:
         write_page(options.html, Page(str(options.config), cluster, result, costs, figures, sizes))
     if options.json:
@@ -126,6 +128,19 @@ def main(arguments: list[str]) -> int:
         if options.html is not None:
             print(f"\n{options.html}")
     return 0
+
+
+def _of_race(options: argparse.Namespace, recipe: Recipe, costs: RunCosts, length: int) -> list[Figure]:
+    """What a race says of the recipe; nothing without --race."""
+    if (options.race is None) != (options.contestant is None):
+        raise ConfigError("--race and --contestant go together: the report of a race, and whose share of the FLOPs to take.")
+    if options.race is None:
+        return []
+    shares = read_race_shares(options.race, options.contestant)
+    target = load_recipe(shares.target_recipe)
+    target_flops, _ = flops_and_tokens(target, target.model.max_position_embeddings)
+    flops, _ = flops_and_tokens(recipe, length)
+    return race_figures(shares, target_flops, flops, costs.days_range)
 
 
 def _rings(options: argparse.Namespace, of_network: dict[str, Input], preflight: dict[str, Any]) -> dict[bool, Network] | None:
@@ -208,6 +223,13 @@ def _parser() -> OneSentenceParser:
         metavar="FILE",
         help="take latency and bandwidth of the ranks' ring from a preflight.json",
     )
+    parser.add_argument(
+        "--race",
+        type=path_option,
+        metavar="FILE",
+        help="also predict the days to the target's accuracy by the report.json of a race of small models",
+    )
+    parser.add_argument("--contestant", metavar="NAME", help="with --race: the contestant whose settings the recipe has")
     parser.add_argument("--json", action="store_true", help="the plan as one JSON object")
     parser.add_argument("--explain", action="store_true", help="also print the formula and the source of every figure")
     parser.add_argument("--html", type=path_option, metavar="FILE", help="also write the plan as an HTML page that loads nothing")
@@ -238,7 +260,8 @@ def costs_in_words(figures: list[Figure]) -> dict[str, str]:
     found = {figure.key: figure.text for figure in figures}
     # The reason is a long sentence, which --explain and the page have.
     found["zero_stage"] = found["zero_stage"].split(": ", 1)[0]
-    return {label: found[key] for key, label in names.items()}
+    by_race = {figure.label: figure.text for figure in figures if figure.group == GROUP}
+    return {label: found[key] for key, label in names.items()} | by_race
 
 
 def table(options: argparse.Namespace, result: Forecast, sizes: list[WorldSize], rows_from: str, costs: dict[str, str]) -> str:
