@@ -5,11 +5,14 @@ Promises that a truncated or damaged file is found, also where Python's own read
 
 import bz2
 import errno
+import hashlib
 import lzma
+import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
@@ -144,15 +147,39 @@ def decompressed(
         raise DamagedFile(f"the file is cut short: its {suffix[1:]} stream has no end", position)
 
 
+_whole_files: dict[Path, tuple[int, str]] | None = None
+
+
+@contextmanager
+def hashing_whole_files() -> Iterator[dict[Path, tuple[int, str]]]:
+    """Gives a dictionary that gets size and sha256 of every file that this process reads from its first byte to its last meanwhile.
+
+    The bytes are hashed as they are read, so that no file is read for its hash alone.
+    """
+    global _whole_files
+    found: dict[Path, tuple[int, str]] = {}
+    _whole_files = found
+    try:
+        yield found
+    finally:
+        _whole_files = None
+
+
 def _blocks(path: Path, start: int, end: int | None) -> Iterator[tuple[int, bytes]]:
     """Streams the bytes [start, end) of a file, as (bytes of the file read so far, block)."""
-    position = start
+    position, whole = start, _whole_files
     try:
         with open(path, "rb") as f:
+            is_whole = whole is not None and start == 0 and (end is None or end == os.fstat(f.fileno()).st_size)
+            digest = hashlib.sha256() if is_whole else None
             f.seek(start)
             while block := f.read(CHUNK_BYTES if end is None else min(CHUNK_BYTES, end - position)):
                 position += len(block)
+                if digest is not None:
+                    digest.update(block)
                 yield position, block
+        if digest is not None and whole is not None:
+            whole[path] = position, digest.hexdigest()
     # Not a damaged file: a download would not help.
     except PermissionError as e:
         raise InputError(f"{path}: {e.strerror}; give this user the right to read it.") from e

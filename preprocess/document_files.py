@@ -1,10 +1,11 @@
 """JSON files, and the compressed JSON Lines that carry documents from stage to stage. Every file appears whole or not at all."""
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import orjson
 import zstandard
@@ -51,25 +52,44 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: not readable as JSON ({e}). Delete it and run the stage again.") from e
 
 
+class _Hashed:
+    """A binary file whose bytes are hashed as they are written."""
+
+    def __init__(self, file: IO[bytes], digest: Any) -> None:
+        self._file, self._digest = file, digest
+
+    def write(self, data: bytes) -> int:
+        self._digest.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
 @contextmanager
-def jsonl_zst_writer(path: Path, scratch: bool = False) -> Iterator[Callable[[Any], object]]:
+def jsonl_zst_writer(path: Path, scratch: bool = False, digest: Any = None) -> Iterator[Callable[[Any], object]]:
     """Gives a function that writes a JSON object as a line, compressed with zstd level 3 and a checksum; the same rows give the same bytes.
 
-    With `scratch` the file exists at once and is not flushed to the disk; it is for a file that only this process reads.
+    With `scratch` the file exists at once and is not flushed to the disk; it is for a file that only this process reads. A `digest` of
+    hashlib gets the bytes of the file.
     """
     with (
         naming(path),
         open(path, "wb") if scratch else atomic_file(path) as f,
-        zstandard.ZstdCompressor(level=3, write_checksum=True).stream_writer(f, closefd=False) as stream,
+        zstandard.ZstdCompressor(level=3, write_checksum=True).stream_writer(
+            f if digest is None else cast(IO[bytes], _Hashed(f, digest)), closefd=False
+        ) as stream,
     ):
         yield lambda row: stream.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def write_jsonl_zst(path: Path, rows: Iterable[Any], scratch: bool = False) -> None:
-    """Writes rows as JSON Lines; see `jsonl_zst_writer`."""
-    with jsonl_zst_writer(path, scratch) as write:
+def write_jsonl_zst(path: Path, rows: Iterable[Any], scratch: bool = False) -> str:
+    """Writes rows as JSON Lines, see `jsonl_zst_writer`; returns the sha256 of the file."""
+    digest = hashlib.sha256()
+    with jsonl_zst_writer(path, scratch, digest) as write:
         for row in rows:
             write(row)
+    return digest.hexdigest()
 
 
 def read_jsonl_zst(path: Path) -> Iterator[dict[str, Any]]:

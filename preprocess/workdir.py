@@ -3,11 +3,13 @@
 The stages know this module and not each other. It writes and removes nothing.
 
     OUT/index.json, *.tar, *.sums           shards (pack)
+    OUT/provenance.json                     what they were made from, by hashes (pack)
     OUT/tokenizer/training.json             marker of the tokenizer stage
     OUT/work/written.json                   names of the files beside work/ that the stages wrote (written_files.py)
     OUT/work/documents/CORPUS/*.jsonl.zst   documents in parts (extract), one marker (.json) for each input split
     OUT/work/documents/CORPUS.pieces.json   planned input splits; CORPUS.complete.json: all of them are done
     OUT/work/cuts/CORPUS/                   text of input splits that wait for extraction
+    OUT/work/raw/CORPUS/                    hashes of the corpus's files that no split has in its marker
     OUT/work/duplicates/CORPUS/             rows of each part that are duplicates
     OUT/work/words/CORPUS/                  segmented parts, each with its marker (.json), .rejects.jsonl and .order.jsonl
     OUT/work/counts/                        word counts while the tokenizer stage runs
@@ -36,7 +38,7 @@ WRITTEN_NAME = "written.json"
 """Record of the files beside work/ that the stages wrote."""
 REPORT_NAME = "report.json"
 """Results of the newest run of each stage."""
-WORK_FOLDERS = ("documents", "cuts", "duplicates", "words", "counts", "pack", "pool", "progress")
+WORK_FOLDERS = ("documents", "cuts", "raw", "duplicates", "words", "counts", "pack", "pool", "progress")
 """Folders of the stages in OUT/work."""
 
 
@@ -48,6 +50,11 @@ def documents_dir(out: Path, corpus: str) -> Path:
 def cuts_dir(out: Path, corpus: str) -> Path:
     """Folder of the texts and notes of input splits that wait for extraction."""
     return out / "work" / "cuts" / corpus
+
+
+def raw_dir(out: Path, corpus: str) -> Path:
+    """Folder of the hashes of a corpus's files."""
+    return out / "work" / "raw" / corpus
 
 
 def planned_path(out: Path, corpus: str) -> Path:

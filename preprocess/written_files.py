@@ -14,6 +14,7 @@ from pathlib import Path
 import orjson
 
 from jadeberta.shards import INDEX_NAME, ConfigError, InputError, ShardError, ShardIndex, checksums_path
+from jadeberta.shards.provenance import SHARDS_PROVENANCE_NAME
 from jadeberta.shards.tokenizer_format import ALL_TOKENIZER_FILES
 from jadeberta.utils.locks import LOCK_NAME
 from preprocess.document_files import read_json, write_json
@@ -48,6 +49,8 @@ def recorded(out: Path) -> frozenset[str]:
             names |= {INDEX_NAME, *shard_names(entry.file for corpus in corpora for entry in [*corpus.train, *corpus.valid])}
     if _is_ours(out / "tokenizer" / TRAINING_NAME, "settings") or counts_dir(out).is_dir():
         names |= set(TOKENIZER_NAMES)
+    if _is_ours(out / SHARDS_PROVENANCE_NAME, "index_sha256"):
+        names.add(SHARDS_PROVENANCE_NAME)
     if _is_ours(out / REPORT_NAME, "extract", "segment", "tokenizer", "pack", "coverage"):
         names.add(REPORT_NAME)
     return frozenset(names)

@@ -15,6 +15,7 @@ from jadeberta.config import Recipe, TrainingConfig
 from jadeberta.config.phases import schedule_at
 from jadeberta.errors import CheckpointError, ConfigError
 from jadeberta.shards import ShardReader
+from jadeberta.shards.provenance import provenance_sha256
 from jadeberta.shards.tokenizer_format import main_file
 from jadeberta.training.lr_schedule import learning_rate
 from jadeberta.training.run_state import RunState
@@ -170,6 +171,7 @@ def describe_data(
     if index.tokenizer_input:
         main = main_file(index.tokenizer_sha256, index.tokenizer_files)
         other = {"tokenizer_input": index.tokenizer_input, "tokenizer_file": main}
+    made_from = provenance_sha256(shards.directory)
     rows = {str(length): counted(reader) for length, reader in (readers or {}).items() if reader is not shards}
     return (
         {key: getattr(index, key) for key in keys}
@@ -177,6 +179,7 @@ def describe_data(
         | other
         | {"corpora": counted(shards)}
         | ({"corpora_of_length": rows} if rows else {})  # left out of a run of one length, whose checkpoints have no such key
+        | ({"provenance_sha256": made_from} if made_from else {})  # older shards have no such file
     )
 
 

@@ -23,6 +23,7 @@ import xxhash
 from jadeberta.shards import ConfigError, InputError
 from jadeberta.utils.files import atomic_file
 from preprocess import readers
+from preprocess.compressed import hashing_whole_files
 from preprocess.config import PreprocessConfig
 from preprocess.document_files import FolderListing, read_json, write_json, write_jsonl_zst
 from preprocess.executors.executor import Executor
@@ -32,6 +33,7 @@ from preprocess.readers.bad_records import BadRecords
 from preprocess.readers.input_split import Document, InputSplit
 from preprocess.readers.published_sets import gaps
 from preprocess.readers.split_file import Extent, SplitTask, extent_of, is_written, remove_text, require_whole
+from preprocess.stages import raw_files
 from preprocess.stages.extract_counts import check_excluded, summary
 from preprocess.workdir import (
     complete_path,
@@ -77,11 +79,13 @@ def extract(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
 
     def work(task: InputSplit | SplitTask) -> None:
         if isinstance(task, SplitTask):
-            readers.split(
-                task,
-                lambda split: _settings(split, config),
-                lambda weight: executor.count(weight=weight * SPLITTING_SHARE),
-            )
+            with hashing_whole_files() as read:
+                readers.split(
+                    task,
+                    lambda split: _settings(split, config),
+                    lambda weight: executor.count(weight=weight * SPLITTING_SHARE),
+                )
+            raw_files.record_split_file(task, _settings(task.splits[0], config), out, read)
         else:
             _extract_split(task, config, out, executor.count)
 
@@ -99,6 +103,11 @@ def extract(config: PreprocessConfig, out: Path, executor: Executor) -> dict[str
 
     executor.map(pending, work, _weight, ready)
     readers.end_helpers()
+    executor.map(
+        executor.run_on_root(lambda: _hash_tasks(config, out)),
+        lambda task: raw_files.hash_file(task, out),
+        lambda task: float(task.settings["file_bytes"]),
+    )
     if config.bad_input == "exclude":
         executor.run_on_root(lambda: check_excluded(config, out))
     parts = executor.run_on_root(lambda: [part for corpus in config.corpora for part in list_parts(out, corpus)])
@@ -197,6 +206,15 @@ def _plan_split_tasks(pending: list[InputSplit], config: PreprocessConfig, out: 
     return sorted(split_tasks, key=lambda task: -task.splits[-1].end)
 
 
+def _hash_tasks(config: PreprocessConfig, out: Path) -> list[raw_files.HashTask]:
+    """Returns the tasks for the files that nobody has hashed while reading them."""
+    unhashed = {corpus: raw_files.unhashed_files(out, corpus) for corpus in config.corpora}
+    if not any(unhashed.values()):
+        return []
+    splits = plan_splits(config, out)
+    return [task for corpus in config.corpora for task in raw_files.hash_tasks(unhashed[corpus], splits[corpus])]
+
+
 def _weight(task: InputSplit | SplitTask) -> float:
     """Returns the weight of a task in bytes of its file."""
     return task.splits[-1].end * SPLITTING_SHARE if isinstance(task, SplitTask) else task.end - task.start
@@ -261,7 +279,9 @@ def _extract_split(split: InputSplit, config: PreprocessConfig, out: Path, count
         _check_settings(marker, _settings(split, config))
         return
     extent = extent_of(split)
-    content = _write_split(split, config, folder, count) | {"settings": _settings(split, config)}
+    with hashing_whole_files() as read:
+        content = _write_split(split, config, folder, count)
+    content |= {"settings": _settings(split, config), raw_files.MARKER_KEY: raw_files.read_whole(split, read)}
     with atomic_file(marker) as f:
         # One line, not indented: a marker holds up to 5,000 held-out candidates.
         content |= {} if extent is None else {"extent": asdict(extent)}
@@ -291,8 +311,8 @@ def _write_split(split: InputSplit, config: PreprocessConfig, folder: Path, coun
     for first in documents:
         counts = Counter(documents=0, bytes=0)
         name = f"{split.name}-{len(parts):05d}.jsonl.zst"
-        write_jsonl_zst(folder / name, _one_part(chain([first], documents), config.part_bytes, counts, smallest))
-        parts.append({"file": name, **counts})
+        sha256 = write_jsonl_zst(folder / name, _one_part(chain([first], documents), config.part_bytes, counts, smallest))
+        parts.append({"file": name, **counts, "sha256": sha256})
         # No weight here: progress goes by bytes of the input, which are counted when the split ends.
         count(**counts, weight=0)
     # Absent where nothing was excluded: the marker is then the same under both settings of bad_input, and that of older versions.

@@ -3,7 +3,7 @@
 Held-out documents are excluded first and become `valid-*` shards. Every shard is made from whole parts of words, independently of the
 others, so that its bytes depend on the text alone, and after a kill only unfinished shards are made again. Each row length has shards of
 its own, made from the same documents (`shard_set.py`). `index.json` is written last, and removed before any shard that it may list is
-written again.
+written again. `provenance.json` beside it says what the shards were made from (`made_from.py`).
 """
 
 import heapq
@@ -28,12 +28,14 @@ from jadeberta.shards import (
     file_sha256,
     token_dtype_of,
 )
+from jadeberta.shards.provenance import SHARDS_PROVENANCE_NAME
 from jadeberta.shards.tokenizer_format import ALL_TOKENIZER_FILES, CLS, MODEL_FILE, SEP
 from jadeberta.utils.files import atomic_file
 from preprocess.config import PreprocessConfig, WordSource
 from preprocess.document_files import jsonl_zst_writer, read_json, read_jsonl_zst
 from preprocess.executors.executor import Executor
 from preprocess.stages.given_tokenizer import given_settings
+from preprocess.stages.made_from import write_made_from
 from preprocess.stages.shard_set import ShardSet, name_of_length
 from preprocess.text import text_rules
 from preprocess.tokenization.characters import MARKED, encode_characters, with_spaces
@@ -125,7 +127,7 @@ def pack(config: PreprocessConfig, out: Path, executor: Executor) -> ShardIndex:
         )
         if not index.corpora[corpus].train:
             raise ConfigError(f"{out}: corpus '{corpus}' gives no row of tokens. Take it out of preprocess.corpora or add text.")
-    executor.run_on_root(lambda: _write_index(out, index))
+    executor.run_on_root(lambda: _write_index(out, index, {name: len(groups[name]) for name in config.corpora}))
     return index
 
 
@@ -190,7 +192,14 @@ def _plan(config: PreprocessConfig, out: Path) -> _Plan:
     )
     names = [_train_name(corpus, n) for corpus in config.corpora for n, _ in enumerate(groups[corpus])]
     names += map(_valid_name, config.corpora)
-    claim(out, [INDEX_NAME, *shard_names(f"{name_of_length(name, length, lengths)}.tar" for name in names for length in lengths)])
+    claim(
+        out,
+        [
+            INDEX_NAME,
+            SHARDS_PROVENANCE_NAME,
+            *shard_names(f"{name_of_length(name, length, lengths)}.tar" for name in names for length in lengths),
+        ],
+    )
     heldout = {corpus: heldout_ids(out, corpus, config.heldout_documents) for corpus in config.corpora}
     texts = {
         words: text
@@ -246,10 +255,20 @@ def _tokenizer_files(directory: Path, training: dict[str, Any]) -> dict[str, str
     return found
 
 
-def _write_index(out: Path, index: ShardIndex) -> None:
+def _write_index(out: Path, index: ShardIndex, shards: dict[str, int]) -> None:
+    """Writes the index and, before it, what its shards were made from; `shards`: number of training shards by corpus."""
     kept = shard_names(entry.file for corpus in index.corpora.values() for entry in [*corpus.train, *corpus.valid])
     for stale in remove_stale(out, [INDEX_NAME, *kept]):
         log.warning("%s: no corpus of this recipe has rows for it any more, removed", stale)
+    words = {
+        corpus: [
+            (name, sha256)
+            for number in range(count)
+            for name, sha256 in read_json(pack_dir(out) / f"{_train_name(corpus, number)}.json")["settings"]["parts"]
+        ]
+        for corpus, count in shards.items()
+    }
+    write_made_from(out, index, words)
     with atomic_file(out / INDEX_NAME) as f:
         f.write(index.to_json())
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jadeberta.shards import ConfigError, SegmenterError
+from preprocess.compressed import hashing_whole_files
 from preprocess.config import PreprocessConfig, SegmenterConfig
 from preprocess.document_files import read_json, write_json
 from preprocess.executors.executor import Executor
@@ -147,14 +148,16 @@ def _segment_part(part: Path, out: Path, segmenter: Segmenter, config: Preproces
     if _is_done(part, out, segmenter.description, config.keeps_text):
         return  # another process of the pool did it and was killed before it noted that
     words = words_path(part, out)
-    counts = segment_part(
-        part, words, segmenter, config.segmenter.batch_sentences, count, whole_text if config.keeps_text else split_sentences
-    )
+    cut = whole_text if config.keeps_text else split_sentences
+    with hashing_whole_files() as read:
+        counts = segment_part(part, words, segmenter, config.segmenter.batch_sentences, count, cut)
     content = {
         "settings": _settings(part, segmenter.description, config.keeps_text),
         "counts": counts,
         "file_bytes": words.stat().st_size,
     }
+    # What was read, not what the extraction recorded: of the two the words depend on this one.
+    content |= {"documents_sha256": read[part][1]} if part in read else {}
     write_json(words_marker(words), content)
 
 
