@@ -1,12 +1,12 @@
 """`jadeberta evaluate mlm`: accuracy on masked tokens of held-out documents, per corpus and over all.
 
-Masks are keyed by a fixed seed and the row, so that every checkpoint predicts the same tokens.
+Masks are keyed by a fixed seed and the row, so that every checkpoint predicts the same tokens. Promises that the figures name the weights,
+the rows and the tokenizer that they are of, and that the number of rows at once changes nothing but the last digits.
 """
 
 import json
 import logging
 import math
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from jadeberta.checkpoint.consolidate import consolidate_weights
 from jadeberta.checkpoint.manifest import MANIFEST_NAME, choose, list_checkpoints, verify
 from jadeberta.cluster.device import choose_single_device, describe_device
 from jadeberta.data.batches import make_micro_batch, row_chunks
 from jadeberta.data.masking import Masker
 from jadeberta.errors import CheckpointError, ConfigError, NothingToResume
+from jadeberta.evaluation.bootstrap import ratio_intervals
+from jadeberta.evaluation.identity import read_evaluated, split_fingerprint, training_fingerprints
+from jadeberta.evaluation.mlm_inputs import keeps_apart, load_model, read_config, refuse_unfit_shards, refuse_unwritable
 from jadeberta.evaluation.replaced import evaluate_replaced
-from jadeberta.model import DebertaForMaskedLM, load
+from jadeberta.model import DebertaForMaskedLM
 from jadeberta.model.load import load_pair, pair_settings
 from jadeberta.shards import ShardReader
 from jadeberta.shards import open as open_shards
@@ -69,7 +71,8 @@ def evaluate_mlm(
     mask_probability: float,
     seed: int = EVALUATION_SEED,
     limit: int = 0,
-) -> dict[str, dict[str, float]]:
+    by_document: bool | None = None,
+) -> dict[str, dict[str, Any]]:
     """Masked accuracy of a model, per corpus and under "all".
 
     Args:
@@ -79,12 +82,12 @@ def evaluate_mlm(
         mask_probability: share of the tokens to predict, masked as in training.
         seed: of the masks.
         limit: rows of each corpus; 0 takes all.
-
-    In rows that were packed best_fit attention stays inside each document, as in training.
+        by_document: keep attention inside each document. None: in rows that were packed best_fit, as in training.
 
     Returns:
-        For each corpus and "all": accuracy, loss (nats a masked token), perplexity, masked_tokens, sequences, and
-        unigram_accuracy: the accuracy of always predicting the most frequent token.
+        For each corpus and "all": accuracy, loss (nats a masked token), perplexity, masked_tokens, sequences, documents,
+        unigram_accuracy (the accuracy of always predicting the most frequent token) and interval: ends of the 95% interval of accuracy
+        and loss, from resampling documents.
 
     Raises:
         ConfigError: the split holds no token to predict.
@@ -92,22 +95,51 @@ def evaluate_mlm(
     special = shards.index.special_tokens
     masker = Masker(seed, shards.index.vocab_size, mask_probability, special=special)
     results, every = {}, np.zeros(model.config.vocab_size, np.int64)
-    totals = np.zeros(4)
+    totals, strata = np.zeros(4), []
     for name, rows in shards.corpora.items():
         sums = np.zeros(4)  # correct, loss, masked tokens, sequences
         counts = np.zeros(model.config.vocab_size, np.int64)
+        documents = _DocumentSums()
         for chunk in row_chunks(rows if not limit else rows[:limit], batch_size):
-            scored = score_rows(model, shards, chunk, masker)
+            scored = score_rows(model, shards, chunk, masker, by_document)
             sums += (scored.correct.sum(), scored.loss.sum(), len(scored.labels), len(chunk))
             counts += np.bincount(scored.labels, minlength=len(counts))
+            documents.add(scored)
+        strata.append(documents.sums())
         if sums[2]:
-            results[name] = _figures(sums, counts)
+            results[name] = _figures(sums, counts, strata[-1:])
         totals, every = totals + sums, every + counts
     if not totals[2]:
         raise ConfigError(
             f"{shards.directory}: its {shards.split} split holds no token to predict; it needs preprocess.heldout_documents."
         )
-    return results | {"all": _figures(totals, every)}
+    return results | {"all": _figures(totals, every, strata)}
+
+
+class _DocumentSums:
+    """Correct predictions, loss and masked tokens of each document, from rows in their order."""
+
+    def __init__(self) -> None:
+        self._last = -1  # number of the newest document among all
+        self._parts: list[np.ndarray] = []
+        self._numbers: list[np.ndarray] = []
+
+    def add(self, scored: "Scored") -> None:
+        """Adds the next rows; a document that goes on in the next row is one."""
+        first = np.empty(len(scored.continues), np.int64)
+        for row, (goes_on, count) in enumerate(zip(scored.continues.tolist(), scored.documents.tolist(), strict=True)):
+            first[row] = self._last if goes_on and self._last >= 0 else self._last + 1
+            self._last = max(self._last, int(first[row]) + count - 1)
+        self._numbers.append(first[scored.row] + scored.document - 1)
+        self._parts.append(np.stack([scored.correct, scored.loss, np.ones(len(scored.loss))], axis=1))
+
+    def sums(self) -> np.ndarray:
+        """The sums, float64 [documents, 3]."""
+        numbers, values = (
+            np.concatenate([*self._numbers, [0][:0]]).astype(np.int64),
+            np.concatenate([*self._parts, np.zeros((0, 3))]),
+        )
+        return np.stack([np.bincount(numbers, column, self._last + 1) for column in values.T], axis=1)
 
 
 @dataclass(frozen=True)
@@ -122,9 +154,17 @@ class Scored:
     """Cross-entropy, nats, float64."""
     correct: np.ndarray
     """Whether the most probable token is the one that was masked."""
+    document: np.ndarray
+    """Number of its document within the row, from 1."""
+    documents: np.ndarray
+    """Documents of each row; one entry a row."""
+    continues: np.ndarray
+    """Whether a row begins in the middle of a document; one entry a row."""
 
 
-def score_rows(model: DebertaForMaskedLM, shards: ShardReader, rows: np.ndarray, masker: Masker) -> Scored:
+def score_rows(
+    model: DebertaForMaskedLM, shards: ShardReader, rows: np.ndarray, masker: Masker, by_document: bool | None = None
+) -> Scored:
     """Predicts the masked tokens of rows; of rows of very few tokens there may be none.
 
     Args:
@@ -132,14 +172,19 @@ def score_rows(model: DebertaForMaskedLM, shards: ShardReader, rows: np.ndarray,
         shards: the split that the rows are of.
         rows: their numbers.
         masker: masks them, by these numbers in epoch 0.
+        by_document: keep attention inside each document. None: in rows that were packed best_fit.
     """
-    device, by_document = next(model.parameters()).device, shards.index.packing == "best_fit"
+    device, special = next(model.parameters()).device, shards.index.special_tokens
+    by_document = shards.index.packing == "best_fit" if by_document is None else by_document
     tokens, documents = shards.rows(rows)
+    borders = documents.max(axis=1).astype(np.int64), tokens[:, 0] != special.cls
     ids, labels = masker(tokens, np.zeros_like(rows), rows)
-    batch = make_micro_batch(ids, labels, tokens, documents if by_document else None, shards.index.special_tokens.pad)
+    batch = make_micro_batch(ids, labels, tokens, documents if by_document else None, special.pad)
+    index = batch.masked_index.numpy()
+    places = index // tokens.shape[1], documents.ravel()[index].astype(np.int64)
     if not len(batch.labels):
         nothing = np.zeros(0, np.int64)
-        return Scored(nothing, nothing, np.zeros(0), np.zeros(0, bool))
+        return Scored(nothing, nothing, np.zeros(0), np.zeros(0, bool), nothing, *borders)
     mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
     document_ids = None if batch.document_ids is None else batch.document_ids.to(device)
     targets = batch.labels.to(device)
@@ -152,11 +197,17 @@ def score_rows(model: DebertaForMaskedLM, shards: ShardReader, rows: np.ndarray,
         ).logits.float()
         loss = F.cross_entropy(logits, targets, reduction="none").double()
         correct = logits.argmax(-1) == targets
-    return Scored(batch.masked_index.numpy() // tokens.shape[1], batch.labels.numpy(), loss.cpu().numpy(), correct.cpu().numpy())
+    return Scored(places[0], batch.labels.numpy(), loss.cpu().numpy(), correct.cpu().numpy(), places[1], *borders)
 
 
-def _figures(sums: np.ndarray, counts: np.ndarray) -> dict[str, float]:
-    """Figures from [correct, loss, masked tokens, sequences] and how often each token was to be predicted."""
+def _figures(sums: np.ndarray, counts: np.ndarray, strata: list[np.ndarray]) -> dict[str, Any]:
+    """Figures of some corpora.
+
+    Args:
+        sums: correct, loss, masked tokens, sequences.
+        counts: how often each token was to be predicted.
+        strata: of each corpus, correct, loss and masked tokens of each document.
+    """
     correct, loss, masked, sequences = sums.tolist()
     return {
         "accuracy": correct / masked,
@@ -165,7 +216,25 @@ def _figures(sums: np.ndarray, counts: np.ndarray) -> dict[str, float]:
         "unigram_accuracy": int(counts.max()) / masked,
         "masked_tokens": int(masked),
         "sequences": int(sequences),
+        "documents": sum(int((part[:, 2] > 0).sum()) for part in strata),
+        "interval": ratio_intervals(strata, {"accuracy": 0, "loss": 1}, 2),
     }
+
+
+def _spread(found: list[dict[str, dict[str, Any]]], first: int) -> dict[str, Any]:
+    """Mean and standard deviation over mask seeds, per corpus and under "all"; the deviation of one seed is None.
+
+    Args:
+        found: figures of each seed.
+        first: the first seed; the others follow it.
+    """
+    spread: dict[str, Any] = {"seeds": list(range(first, first + len(found)))}
+    for corpus in found[0]:
+        for key in ("accuracy", "loss"):
+            values = [figures[corpus][key] for figures in found]
+            deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            spread.setdefault(corpus, {})[key] = {"mean": float(np.mean(values)), "deviation": deviation, "values": values}
+    return spread
 
 
 def main(arguments: list[str]) -> int:
@@ -193,40 +262,38 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--limit", type=int, default=0, help="rows of each corpus; 0 takes all")
     parser.add_argument("--mask-probability", type=float, default=0.15, help="share of the tokens to predict (default 0.15)")
     parser.add_argument("--seed", type=int, default=EVALUATION_SEED, help="of the masks")
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="masks of this many seeds, from --seed on, for their spread (default 1)"
+    )
+    parser.add_argument(
+        "--documents",
+        choices=["auto", "apart", "together"],
+        default="auto",
+        help="whether the documents of a row see each other; auto: as in the training, where the checkpoint or the shards say so",
+    )
     parser.add_argument("--output", type=path_option, help="also write the JSON there")
     parser.add_argument("--dry-run", action="store_true", help="check the inputs, evaluate nothing")
     options = parser.parse_args(arguments)
-    if options.batch_size < 1 or options.limit < 0 or not 0 < options.mask_probability < 1:
-        raise ConfigError("--batch-size must be at least 1, --limit at least 0, --mask-probability between 0 and 1.")
+    if options.batch_size < 1 or options.limit < 0 or not 0 < options.mask_probability < 1 or options.seeds < 1:
+        raise ConfigError("--batch-size and --seeds must be at least 1, --limit at least 0, --mask-probability between 0 and 1.")
+    if not 0 <= options.seed <= 2**63 - options.seeds:
+        raise ConfigError(f"--seed is {options.seed}; it must be at least 0 and below 2^63.")
     if options.output is not None:
-        _refuse_unwritable(options.output)
+        refuse_unwritable(options.output)
     checkpoint = resolve_checkpoint(options.checkpoint)
     shards = open_shards(options.shards, options.split, sequence_length=options.sequence_length)
-    pair = None
-    if pair_settings(checkpoint) is not None:
-        pair = load_pair(checkpoint, consolidate_weights(checkpoint, options.weights), options.attention)
-    # Of generator and discriminator, the generator predicts masked tokens.
-    model = load(checkpoint, options.attention) if pair is None else pair.generator
-    # More embeddings than pieces: those of a model that was published so stay, and are no token's.
-    if model.config.vocab_size < shards.index.vocab_size:
-        raise ConfigError(
-            f"{checkpoint}: a vocabulary of {model.config.vocab_size}, but {shards.index_path} was made with "
-            f"{shards.index.vocab_size} pieces. Name the shards of this model's tokenizer."
-        )
-    if shards.sequence_length > model.config.max_position_embeddings:
-        raise ConfigError(
-            f"{checkpoint}: takes rows of up to {model.config.max_position_embeddings} tokens (max_position_embeddings), but those of "
-            f"{shards.index_path} have {shards.sequence_length}. Name another length with --sequence-length, or other shards."
-        )
-    if shards.index.packing == "best_fit" and options.attention == "eager":
-        raise ConfigError(
-            f"--attention eager: cannot keep the documents of a row apart, and {shards.index_path} was packed best_fit. Choose sdpa."
-        )
+    config = read_config(checkpoint)
+    refuse_unfit_shards(checkpoint, config, shards)
+    evaluated = read_evaluated(checkpoint, options.weights)
+    is_apart = keeps_apart(options.documents, evaluated.packing, shards, options.attention)
     if options.dry_run:
         print(f"would evaluate {checkpoint} on {len(shards)} sequences of {shards.directory} ({options.split})")
         return 0
-    if options.weights == "ema" and pair is None:
-        model.load_state_dict(consolidate_weights(checkpoint, "ema"), strict=False)
+    pair = None
+    if pair_settings(checkpoint) is not None:
+        pair = load_pair(checkpoint, evaluated.weights, options.attention)
+    # Of generator and discriminator, the generator predicts masked tokens.
+    model = load_model(checkpoint, evaluated.weights, options.attention) if pair is None else pair.generator
     device = choose_single_device()
     # Not on standard output, which is one JSON document.
     print(f"device {describe_device(device)}", file=sys.stderr, flush=True)
@@ -236,19 +303,27 @@ def main(arguments: list[str]) -> int:
     how: dict[str, Any] = {
         "batch_size": options.batch_size,
         "mask_probability": options.mask_probability,
-        "seed": options.seed,
         "limit": options.limit,
+        "by_document": is_apart,
     }
-    figures = evaluate_mlm(model, shards, **how)
+    found = [evaluate_mlm(model, shards, seed=options.seed + number, **how) for number in range(options.seeds)]
+    figures = found[0]
     document: dict[str, Any] = {
         "checkpoint": str(checkpoint),
         "shards": str(shards.directory),
         "fingerprint": shards.index.fingerprint,
+        # What ties the figures to a release: `export` refuses those of other weights or shards.
+        "weights_sha256": evaluated.sha256,
+        "step": evaluated.step,
+        "tokenizer_sha256": shards.index.tokenizer_sha256,
+        "fingerprints": training_fingerprints(shards),
+        "split_sha256": split_fingerprint(shards.index, options.split),
         "weights": options.weights,
         "split": options.split,
         "sequence_length": shards.sequence_length,
         "mask_probability": options.mask_probability,
         "seed": options.seed,
+        "documents_apart": is_apart,
         "limit": options.limit,
         "sequences_available": len(shards),
         # Beside the figures, so that whoever reads them sees that all rows may give others.
@@ -258,21 +333,12 @@ def main(arguments: list[str]) -> int:
         "all": figures["all"],
     }
     if pair is not None:
-        document["discriminator"] = evaluate_replaced(pair, shards, **how)
+        document["discriminator"] = evaluate_replaced(pair, shards, seed=options.seed, **how)
+    if options.seeds > 1:
+        document["spread"] = _spread(found, options.seed)
     text = json.dumps(document, indent=2, ensure_ascii=False)
     print(text)
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(text + "\n", encoding="utf-8")
     return 0
-
-
-def _refuse_unwritable(output: Path) -> None:
-    """Raises ConfigError where a file cannot be written, before the hours of work that it is for."""
-    if output.is_dir():
-        raise ConfigError(f"--output {output}: is a directory; name a file.")
-    there = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if there != output and not there.is_dir():
-        raise ConfigError(f"--output {output}: {there} is no directory; name another file.")
-    if not os.access(there, os.W_OK):
-        raise ConfigError(f"--output {output}: cannot be written there; name another file.")

@@ -13,7 +13,14 @@ from jadeberta.shards import ShardReader
 
 
 def evaluate_replaced(
-    model: ReplacedTokenModel, shards: ShardReader, *, batch_size: int, mask_probability: float, seed: int, limit: int = 0
+    model: ReplacedTokenModel,
+    shards: ShardReader,
+    *,
+    batch_size: int,
+    mask_probability: float,
+    seed: int,
+    limit: int = 0,
+    by_document: bool | None = None,
 ) -> dict[str, dict[str, float]]:
     """Figures of the discriminator, per corpus and under "all"; the draws are keyed as the masks are.
 
@@ -24,6 +31,7 @@ def evaluate_replaced(
         mask_probability: share of the tokens that the generator fills.
         seed: of masks and draws.
         limit: rows of each corpus; 0 takes all.
+        by_document: keep attention inside each document. None: in rows that were packed best_fit.
 
     Returns:
         For each corpus and "all": accuracy, loss (nats a token), replaced_accuracy and original_accuracy (of the tokens of either kind;
@@ -33,6 +41,7 @@ def evaluate_replaced(
         ConfigError: the split holds no token.
     """
     special = shards.index.special_tokens
+    is_apart = shards.index.packing == "best_fit" if by_document is None else by_document
     masker = Masker(seed, shards.index.vocab_size, mask_probability, special=special)
     device = next(model.parameters()).device
     results, every = {}, np.zeros(5)
@@ -41,8 +50,7 @@ def evaluate_replaced(
         for numbers in row_chunks(chosen, batch_size):
             tokens, documents = shards.rows(numbers)
             ids, labels = masker(tokens, np.zeros_like(numbers), numbers)
-            by_document = documents if shards.index.packing == "best_fit" else None
-            batch = make_micro_batch(ids, labels, tokens, by_document, special.pad)
+            batch = make_micro_batch(ids, labels, tokens, documents if is_apart else None, special.pad)
             draws = masker.draws(ids.shape, np.zeros_like(numbers), numbers).ravel()[batch.masked_index.numpy()]
             given: dict[str, Any] = {k: v if v is None else v.to(device) for k, v in vars(batch).items()}
             with torch.inference_mode():

@@ -292,17 +292,23 @@ def _evaluation(evaluation: dict[str, Any] | None) -> str:
         return ""
     rows = [*evaluation["corpora"].items(), ("all", evaluation["all"])]
     table = "\n".join(
-        f"| {name} | {e['accuracy']:.4f} | {e['loss']:.4f} | {e['unigram_accuracy']:.4f} | {e['masked_tokens']:,} |"
+        f"| {name} | {e['accuracy']:.4f} | {_interval(e)} | {e['loss']:.4f} | {e['unigram_accuracy']:.4f} | {e['masked_tokens']:,} |"
         for name, e in rows
     )
     return f"""## Evaluation
 
 Masked tokens of {_evaluated_rows(evaluation)} ({evaluation["mask_probability"]:.0%} masked).
 
-| corpus | accuracy | loss (nats) | always the most frequent token | masked tokens |
-|---|---|---|---|---|
+| corpus | accuracy | 95% interval, by document | loss (nats) | always the most frequent token | masked tokens |
+|---|---|---|---|---|---|
 {table}
 """
+
+
+def _interval(figures: dict[str, Any]) -> str:
+    """The interval of an accuracy in words; that of too few documents is none."""
+    ends = figures.get("interval", {}).get("accuracy")
+    return f"{ends[0]:.4f} to {ends[1]:.4f}" if ends else "not measured"
 
 
 def _evaluated_rows(evaluation: dict[str, Any]) -> str:

@@ -16,13 +16,15 @@ from safetensors import SafetensorError
 
 from jadeberta.checkpoint.consolidate import Weights, consolidate_weights
 from jadeberta.checkpoint.held_tokenizer import refuse_mixed_tokenizer, refuse_other_tokenizer
-from jadeberta.checkpoint.manifest import verify
+from jadeberta.checkpoint.manifest import STATE_NAME, verify
 from jadeberta.checkpoint.state_dict import read_state, save_tensors
 from jadeberta.config.lineage import lineage_in, write_lineage
 from jadeberta.errors import CheckpointError, OutputError
+from jadeberta.evaluation.identity import refuse_foreign_evaluation, refuse_other_weights
 from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.model import load
 from jadeberta.model.load import pair_settings
+from jadeberta.model.published import weights_sha256
 from jadeberta.release.card import card_sentence, write_card
 from jadeberta.release.origin import ORIGIN_NAME, origin_of, write_origin
 from jadeberta.release.pair import GENERATOR, write_pair
@@ -53,8 +55,9 @@ def export(
         kind: trained; or ema, the running average.
 
     Raises:
-        CheckpointError: the checkpoint cannot be trusted, has no tokenizer or no average, the evaluation is of other weights, `out`
-            exists, the tokenizer is not the one of the training, or its files disagree, or the export gives other logits.
+        CheckpointError: the checkpoint cannot be trusted, has no tokenizer or no average, the evaluation is of other weights,
+            another run or other shards, `out` exists, the tokenizer is not the one of the training, or its files disagree, or the export
+            gives other logits.
         OutputError: `out` cannot be written.
     """
     if faults := verify(checkpoint):
@@ -67,17 +70,16 @@ def export(
         raise CheckpointError(
             f"{checkpoint / missing[0]}: missing; a release needs its tokenizer. Copy it there from the shards' tokenizer/."
         )
-    if evaluation is not None and (evaluated := evaluation.get("weights", "trained")) != kind:
-        raise CheckpointError(
-            f"the evaluation is of the {evaluated} weights, the export of the {kind} ones. Make it anew with "
-            f"'jadeberta evaluate mlm --weights {kind}'."
-        )
+    if evaluation is not None:
+        refuse_foreign_evaluation(evaluation, state, checkpoint, kind)
     # Beside `out`, because a rename works within one file system only.
     temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         consolidated = consolidate_weights(checkpoint, kind)
+        if evaluation is not None:
+            refuse_other_weights(evaluation, [weights_sha256(consolidated)], checkpoint, kind)
         is_pair = pair_settings(checkpoint) is not None
         # The directory whose model fills masks: of two models the generator's.
         filling = temporary / GENERATOR if is_pair else temporary
@@ -205,11 +207,23 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     numbers = counts | {"mask_probability": evaluation["mask_probability"]}
     for corpus, of_corpus in {**evaluation["corpora"], "all": evaluation["all"]}.items():
         numbers |= {f"{corpus}: {name}": of_corpus[name] for name in FIGURES}
+        for figure, ends in _intervals_in(of_corpus, path, anew):
+            numbers |= {f"{corpus}: end {place} of the interval of {figure}": end for place, end in enumerate(ends, 1)}
     for name, value in numbers.items():
         is_number = not isinstance(value, bool) and isinstance(value, int if name in counts else int | float)
         if not is_number or not 0 <= value < math.inf:
             raise CheckpointError(f"{path}: {name} is {str(value)[:40]}, which is no such figure; {anew}.")
     return evaluation
+
+
+def _intervals_in(figures: dict[str, Any], path: Path, anew: str) -> list[tuple[str, list[Any]]]:
+    """The intervals of an evaluation's figures, none in those of older versions; raises CheckpointError where they are something else."""
+    found = figures.get("interval", {})
+    if not isinstance(found, dict) or any(
+        ends is not None and (not isinstance(ends, list) or len(ends) != 2) for ends in found.values()
+    ):
+        raise CheckpointError(f"{path}: interval is {str(found)[:40]}, which is no such figure; {anew}.")
+    return [(figure, ends) for figure, ends in found.items() if ends]
 
 
 def main(arguments: list[str]) -> int:
@@ -224,6 +238,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     checkpoint = resolve_checkpoint(options.checkpoint)
     evaluation = None if options.evaluation is None else read_evaluation(options.evaluation)
+    if evaluation is not None and (checkpoint / STATE_NAME).is_file():
+        refuse_foreign_evaluation(evaluation, read_state(checkpoint), checkpoint, options.weights)
     if options.dry_run:
         refuse_existing(options.out)
         which = ", the average of the weights" if options.weights == "ema" else ""

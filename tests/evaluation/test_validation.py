@@ -28,8 +28,6 @@ def test_it_gives_the_figures_of_the_command_and_leaves_no_trace(tmp_path, stage
     assert content(tmp_path / "with", 6) == content(tmp_path / "without", 6)
     found = [row for row in read_jsonl(tmp_path / "with/ledger.jsonl") if row["event"] == "evaluation"]
     assert [row["step"] for row in found] == [2, 4, 6] and all(row["whole"] for row in found)
-    if packing == "documents":
-        return  # the command reads rows as one text
     last = list_checkpoints(tmp_path / "with/checkpoints")[-1]
     run_ranks(1, "evaluate", "mlm", "--checkpoint", str(last), "--shards", str(shards), "--output", str(tmp_path / "figures.json"),
               log=tmp_path / "evaluate")  # fmt: skip
