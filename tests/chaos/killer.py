@@ -18,7 +18,8 @@ NEVER = {("start", "writer"), ("start", "loader"), ("end", "loader")}
 """Pairs of moment and target that cannot occur: the process does not exist then."""
 LONGEST_S = {"step": 1.5, "save": 0.4, "rename": 0.004, "prune": 0.001, "end": 0.5, "evaluation": 0.1}
 """A kill comes at random up to so long after the moment has begun; a third of them at once."""
-POLL_S, LOOK_S, STUCK_S = 0.0005, 0.2, 240.0
+POLL_S, IDLE_S, LOOK_S, STUCK_S = 0.0005, 0.01, 0.2, 240.0
+"""Seconds between two looks while a checkpoint is written, committed or removed, and at other times; at processes; until it is stuck."""
 JUST_NOW_S = 0.05
 Plan = tuple[str, str]
 """A moment and a target."""
@@ -96,6 +97,10 @@ class Killer:
             raise AssertionError(f"{job.run_dir}: no progress in {STUCK_S:.0f} s: {job.tail()}")
         return True
 
+    def _is_near_commit(self) -> bool:
+        """Whether the checkpoints directory may change within a millisecond."""
+        return self.view.growing or bool(self.view.deleting) or time.monotonic() - self._committed < JUST_NOW_S
+
     def possible(self, plan: Plan) -> bool:
         """Whether a plan's moment may still come: an attempt that has made a step does not start any more."""
         return plan[0] != "start" or not self.job.steps_of_attempt
@@ -110,7 +115,7 @@ class Killer:
             if now and skip < 0:
                 break
             was = now
-            time.sleep(POLL_S)
+            time.sleep(POLL_S if self._is_near_commit() else IDLE_S)
         else:
             return False
         begin = self.job.began if moment == "start" else time.monotonic()
