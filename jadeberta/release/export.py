@@ -28,6 +28,7 @@ from jadeberta.model.published import weights_sha256
 from jadeberta.release.card import card_sentence, write_card
 from jadeberta.release.origin import ORIGIN_NAME, origin_of, write_origin
 from jadeberta.release.pair import GENERATOR, write_pair
+from jadeberta.release.typed_text import is_normalised_here, refuse_other_forms, take_typed_text
 from jadeberta.shards.tokenizer_format import ALL_TOKENIZER_FILES, SPECIAL_TOKENS, TOKENIZER_FILES
 from jadeberta.utils.command_line import OneSentenceParser
 from jadeberta.utils.json_lines import read_jsonl
@@ -104,7 +105,11 @@ def export(
         if is_other:
             mask = refuse_other_tokenizer(temporary, state["fingerprints"]["tokenizer"])
         else:
+            if is_normalised := is_normalised_here(state["data"]):
+                take_typed_text(temporary)
             refuse_mixed_tokenizer(temporary, state["fingerprints"]["tokenizer"])
+            if is_normalised:
+                refuse_other_forms(temporary)
         # Before the rename: a wrong export must never appear under the final name.
         if is_pair:
             for file in [path for path in temporary.iterdir() if path.name in {*ALL_TOKENIZER_FILES, ORIGIN_NAME}]:
