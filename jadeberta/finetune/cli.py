@@ -176,7 +176,11 @@ def _make_parser() -> OneSentenceParser:
     parser.add_argument(
         "--model", type=path_option, required=True, help="an exported directory, a checkpoint, or a run (its newest one)"
     )
-    parser.add_argument("--data", type=path_option, required=True, help="JGLUE's folder 'datasets', or the task's folder in it")
+    parser.add_argument(
+        "--data",
+        type=path_option,
+        help="JGLUE's folder 'datasets', or the task's folder in it; not needed with --train and --valid",
+    )
     parser.add_argument("--out", type=path_option, help="directory for results (default: runs/finetune/TASK)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(

@@ -15,7 +15,7 @@ from jadeberta.errors import ConfigError
 from jadeberta.finetune.dataset import Data, read_data
 from jadeberta.finetune.encoder import Encoder
 from jadeberta.finetune.features import collator
-from jadeberta.finetune.grid import FinetuneConfig, Result, Trial
+from jadeberta.finetune.grid import FOLD_RULE, FinetuneConfig, Result, Trial
 from jadeberta.finetune.pretrained import PretrainedEncoder, build
 from jadeberta.finetune.scoring import predict, record, score
 from jadeberta.finetune.tasks import Task
@@ -52,7 +52,8 @@ class Experiment:
 
     def identity(self) -> dict[str, Any]:
         """Returns what trials must share to be comparable, as plain JSON; paths and versions are not part of it."""
-        return {
+        fold = {"fold": FOLD_RULE} if self.config.choose_on == "fold" else {}
+        return fold | {
             "task": self.task.name,
             "model": {"sha256": self.pretrained.sha256, "tokenizer_sha256": self.pretrained.tokenizer_sha256},
             "data": {name: file_sha256(path) for name, path in self.files.items()},
@@ -99,7 +100,9 @@ class Experiment:
                     # Prediction keeps nothing for a backward pass, so an example takes less memory than in training.
                     answers = predict_logits(model, split.examples, collate, micro_batch_size * 2, self.config.precision, device)
                     found = predict(self.task, split.rows, split.examples, answers)
-                    scores[name], predictions[name] = score(self.task, split.rows, found), record(self.task, split.rows, found)
+                    predictions[name] = record(self.task, split.rows, found)
+                    if name not in data.unlabelled:
+                        scores[name] = score(self.task, split.rows, found)
             # Before the result is written, which marks the trial as finished.
             if keep_model is not None:
                 keep_model(model)
@@ -128,5 +131,6 @@ class Experiment:
         for name in ALL_TOKENIZER_FILES:
             if (self.pretrained.directory / name).is_file():
                 shutil.copyfile(self.pretrained.directory / name, directory / name)
-        if self.pretrained.origin is not None:
-            write_origin(directory, self.pretrained.origin)
+        # A model from elsewhere does not say how its text was made: how this one was read is what its user needs.
+        read = {"segmenter": self.encoder.segmenter.description, "normaliser": NORMALISER, "sentence_splitter": "not known"}
+        write_origin(directory, self.pretrained.origin or read)

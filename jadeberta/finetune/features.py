@@ -33,6 +33,8 @@ class Example:
     """Position of the first piece of the context."""
     spans: np.ndarray | None = None
     """Characters of the pieces of the context, int32 [pieces, 2]; None for other tasks than JSQuAD."""
+    is_truncated: bool = False
+    """Whether pieces of the row were cut off because it is too long; of JSQuAD those of the question, as a context has windows."""
 
     @property
     def length(self) -> int:
@@ -65,6 +67,10 @@ def examples_of(
 
     cls, sep = np.array([[encoder.cls], [encoder.sep]], np.int32)
 
+    def is_too_long(row: JglueRow) -> bool:
+        first, *others = (len(pieces[text].ids) for text in row.texts)
+        return first + (max(others) + 3 if others else 2) > max_length
+
     def join(first: str, second: str | None) -> np.ndarray:
         if second is None:
             return np.concatenate([cls, pieces[first].ids[: max_length - 2], sep])
@@ -75,7 +81,7 @@ def examples_of(
         first, *others = row.texts
         return tuple(join(first, other) for other in others) or (join(first, None),)
 
-    return [Example(n, sequences(row), row.label) for n, row in enumerate(rows)]
+    return [Example(n, sequences(row), row.label or 0, is_truncated=is_too_long(row)) for n, row in enumerate(rows)]
 
 
 def cut(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
@@ -99,10 +105,11 @@ def _windows(
         ids = np.concatenate([ids, sep, pieces[parts[1]].ids])
         spans = np.concatenate([spans, np.array([[len(parts[0]) + 1, at - 1]], np.int32), pieces[parts[1]].spans + at])
     # Training needs one target; scoring compares with all answers.
-    text, start = row.answers[0]
+    text, start = row.answers[0] if row.answers else ("", 0)
     answer = places_of(spans, start, start + len(text))
     # A long question must leave room for the context.
-    head = np.concatenate([cls, pieces[question].ids[: min(LONGEST_QUESTION, max_length // 2)], sep])
+    most = min(LONGEST_QUESTION, max_length // 2)
+    head = np.concatenate([cls, pieces[question].ids[:most], sep])
     room = max_length - len(head) - 1
     examples = []
     # With a stride above the length of a window, pieces between two windows would be in neither.
@@ -111,7 +118,7 @@ def _windows(
         inside = answer is not None and begin <= answer[0] and answer[1] < end
         places = (len(head) + answer[0] - begin, len(head) + answer[1] - begin) if answer is not None and inside else (0, 0)
         sequence = np.concatenate([head, ids[begin:end], sep])
-        examples.append(Example(number, (sequence,), 0, places, len(head), spans[begin:end]))
+        examples.append(Example(number, (sequence,), 0, places, len(head), spans[begin:end], len(pieces[question].ids) > most))
         # Any further window would lie within this one.
         if end == len(ids):
             break

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,8 @@ from jadeberta.finetune.tasks import EPOCHS, LEARNING_RATES, Task
 
 FOLD_SHARE = 0.1
 """Share of the training rows that --choose-on fold splits off."""
+FOLD_RULE = "components of shared images and sentences"
+"""How rows are grouped; part of an experiment's identity, because scores on folds of another rule are no basis for one choice."""
 
 
 @dataclass(frozen=True, order=True)
@@ -89,31 +92,57 @@ def full_grid() -> list[tuple[float, int]]:
 def split_fold(rows: Sequence[JglueRow], share: float = FOLD_SHARE) -> tuple[list[JglueRow], list[JglueRow]]:
     """Splits rows into rows to train on and a fold: groups in the order of a hash, until the fold has the share of all rows.
 
-    The fold does not depend on the seed or on the order of the file.
+    A group is a connected component of rows that share a key, so no image and no sentence is on both sides. A group that
+    would make the fold twice as large as wanted stays in training. The fold does not depend on the seed or on the order of the file.
     """
-    sizes: dict[str, int] = {}
-    for row in rows:
-        sizes[row.group] = sizes.get(row.group, 0) + 1
+    groups = groups_of(rows)
+    sizes = Counter(groups)
     # Not Python's own hash, which differs between processes.
-    groups = sorted(sizes, key=lambda group: hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest())
+    order = sorted(sizes, key=lambda group: hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest())
     out: set[str] = set()
     wanted, count = math.ceil(len(rows) * share), 0
-    for group in groups[:-1]:  # the last group always stays in training
+    for group in order[:-1]:  # the last group always stays in training
         if count >= wanted:
             break
-        out.add(group)
-        count += sizes[group]
-    return [row for row in rows if row.group not in out], [row for row in rows if row.group in out]
+        if count + sizes[group] <= 2 * wanted:
+            out.add(group)
+            count += sizes[group]
+    paired = list(zip(rows, groups, strict=True))
+    return [row for row, group in paired if group not in out], [row for row, group in paired if group in out]
+
+
+def groups_of(rows: Sequence[JglueRow]) -> list[str]:
+    """Returns for each row the name of its connected component: the smallest of the keys in it."""
+    parent: dict[str, str] = {}
+
+    def find(key: str) -> str:
+        while (up := parent.setdefault(key, key)) != key:
+            # Paths are halved on the way, so that long chains stay cheap.
+            parent[key] = key = parent[up]
+        return key
+
+    for row in rows:
+        first = find(row.keys[0])
+        for other in map(find, row.keys[1:]):
+            # The smaller name wins, so that the order of the rows does not matter.
+            first, above = min(first, other), max(first, other)
+            parent[above] = first
+    return [find(row.keys[0]) for row in rows]
 
 
 def summarise(results: Sequence[Result]) -> list[SettingSummary]:
     """Returns a summary per setting, in the order of their first trials."""
     summaries = []
+    # A point of an older version may lack a metric that was added since.
     for lr, epochs in dict.fromkeys((r.trial.lr, r.trial.epochs) for r in results):
         own = [r for r in results if (r.trial.lr, r.trial.epochs) == (lr, epochs)]
         scored = [r for r in own if not r.diverged]
         values = {
-            split: {metric: [r.scores[split][metric] for r in scored] for metric in scored[0].scores[split]}
+            split: {
+                metric: [r.scores[split][metric] for r in scored]
+                for metric in scored[0].scores[split]
+                if all(metric in r.scores[split] for r in scored)
+            }
             for split in (scored[0].scores if scored else ())
         }
         mean = {split: {metric: statistics.fmean(v) for metric, v in metrics.items()} for split, metrics in values.items()}

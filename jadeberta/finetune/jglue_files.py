@@ -4,6 +4,7 @@ Reads the official formats as published: JSON Lines, and SQuAD 1.1 JSON for JSQu
 """
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 
 import orjson
 
-from jadeberta.errors import InputError
+from jadeberta.errors import ConfigError, InputError
 from jadeberta.finetune.tasks import Task
+from preprocess.text import normalise
 
 NAMED = re.compile(r"(train|valid|test)-v(\d+(?:\.\d+)*)\.json")
 MOST = 5.0
@@ -25,26 +27,32 @@ class JglueRow:
 
     id: str
     """Id in the file, else the number of the row."""
-    group: str
-    """Rows of one group go into the fold together."""
+    keys: tuple[str, ...]
+    """What the row is about: images, sentences, article. Rows that share one, directly or through others, go into the fold together."""
     texts: tuple[str, ...]
     """Texts of the row; of JSQuAD the question and the context."""
-    label: float = 0
-    """Similarity, class or correct choice; not used by JSQuAD."""
+    label: float | None = 0
+    """Similarity, class or correct choice; not used by JSQuAD. None in a test file without labels."""
     answers: tuple[tuple[str, int], ...] = ()
-    """JSQuAD's answers with their first character in the context."""
+    """JSQuAD's answers with their first character in the context; none in a test file without answers."""
+
+    def is_labelled(self, task: Task) -> bool:
+        """Whether the row can be scored."""
+        return bool(self.answers) if task.kind == "span" else self.label is not None
 
 
-def find_files(data: Path, task: Task, train: Path | None = None, valid: Path | None = None) -> dict[str, Path]:
+def find_files(data: Path | None, task: Task, train: Path | None = None, valid: Path | None = None) -> dict[str, Path]:
     """Finds the files of a task by split: train, valid, and test if there is one.
 
     Args:
-        data: JGLUE's `datasets`, or the folder of the task in it; of several versions the newest is taken.
+        data: JGLUE's `datasets`, or the folder of the task in it; of several versions the newest is taken. Not needed where
+            both files are named.
         task: of the files.
         train: a file to use instead.
         valid: a file to use instead; no test file is used then.
 
     Raises:
+        ConfigError: no folder is named, and not both files.
         InputError: a file is missing; the message says what to download.
     """
     given = {name: path for name, path in (("train", train), ("valid", valid)) if path is not None}
@@ -53,6 +61,8 @@ def find_files(data: Path, task: Task, train: Path | None = None, valid: Path | 
             raise InputError(f"{path}: no such file. Name a file in the format of JGLUE's {task.name}.")
     if len(given) == 2:
         return given
+    if data is None:
+        raise ConfigError("--data is missing. Name JGLUE's folder 'datasets', or both files with --train and --valid.")
     folders = [data, *(p for p in data.glob("*-v*") if p.name.replace("-", "_").startswith(f"{task.folder.replace('-', '_')}_v"))]
     versions: dict[tuple[int, ...], dict[str, Path]] = {}
     for path in (p for folder in folders for p in folder.glob("*.json")):
@@ -74,18 +84,28 @@ def find_files(data: Path, task: Task, train: Path | None = None, valid: Path | 
     return {name: taken[name] for name in ("train", "valid", "test") if name in taken}
 
 
-def read_rows(path: Path, task: Task) -> list[JglueRow]:
+def read_rows(path: Path, task: Task, may_lack_labels: bool = False) -> list[JglueRow]:
     """Reads all rows of a file.
+
+    Args:
+        path: of the file; a byte order mark at its start is skipped.
+        task: of the rows.
+        may_lack_labels: whether a file in which no row has a label or an answer is taken, as a test file may be.
 
     Raises:
         InputError: the file is not in the task's format; the message names the line, or the question of JSQuAD.
     """
     try:
-        content = path.read_bytes()
+        content = path.read_bytes().removeprefix(BOM_UTF8)
     except OSError as e:
         raise InputError(f"{path}: cannot be read ({e.strerror}). {task.download}.") from e
     try:
-        rows = list(_squad_rows(content)) if task.kind == "span" else list(_line_rows(content, task))
+        rows = list(_squad_rows(content) if task.kind == "span" else _line_rows(content, task))
+        unlabelled = next((n for n, row in enumerate(rows) if not row.is_labelled(task)), None)
+        if unlabelled is not None and not (may_lack_labels and not any(row.is_labelled(task) for row in rows)):
+            row, lacks = rows[unlabelled], "answer" if task.kind == "span" else "label"
+            also = "; a test file has all or none" if may_lack_labels else ""
+            raise ValueError(f"{'question' if task.kind == 'span' else 'row'} {row.id} has no {lacks}{also}")
     except ValueError as e:
         raise InputError(f"{path}: {e}. Take the file as JGLUE publishes it ({task.name}), and check --task.") from e
     if not rows:
@@ -109,16 +129,26 @@ def _row(row: Any, task: Task, number: int) -> JglueRow:
         raise ValueError("is not an object with names and values")
     texts = tuple(_text(row, field) for field in task.fields)
     id_field = next((f for f in ("sentence_pair_id", "q_id", "review_id") if f in row), None)
-    group = str(row[task.group]) if task.group in row else texts[0]
-    return JglueRow(str(row[id_field]) if id_field else str(number), _first_image(group), texts, _label(row.get("label"), task))
+    # Which sentences a pair has is no question of their order, and a caption may stand in pairs of several images.
+    sentences = texts if task.group else texts[:1]
+    keys = (*_images(str(row.get(task.group, ""))), *(f"text {normalise(text)}" for text in sentences))
+    label = _label(row["label"], task) if row.get("label") is not None else None
+    return JglueRow(str(row[id_field]) if id_field else str(number), keys, texts, label)
 
 
-def _first_image(group: str) -> str:
-    """Of '100312_421853-104611-31624', the images and captions of a pair, the first image; of anything else the whole."""
-    return re.split("[_-]", group)[0] if re.fullmatch(r"\d+(_\d+)?(-\d+)+", group) else group
+def _images(captions: str) -> list[str]:
+    """The images of a pair's captions: '69501-75698-g103' has one, '91337_217583-96105-91680' two; of another form the whole is one.
+
+    A caption that begins with g was written by a worker (JGLUE's README).
+    """
+    match = re.fullmatch(r"(\d+)(?:_(\d+))?-g?\d+-g?\d+", captions)
+    return [f"image {image}" for image in (match.groups() if match else [captions]) if image]
 
 
 def _label(label: Any, task: Task) -> float:
+    # JSTS 1.0 has its similarities as strings.
+    if task.kind == "regression" and isinstance(label, str) and re.fullmatch(r"[0-9]+(\.[0-9]+)?", label):
+        label = float(label)
     number = label if isinstance(label, int | float) and not isinstance(label, bool) else None
     if task.labels:
         if label not in task.labels:
@@ -153,8 +183,8 @@ def _squad_rows(content: bytes) -> Iterator[JglueRow]:
 
 def _question(question: dict[str, Any], context: str, group: str) -> JglueRow:
     name = f"question {question['id']}"
-    answers = tuple((answer["text"], answer["answer_start"]) for answer in question["answers"])
-    if not answers or question.get("is_impossible"):
+    answers = tuple((answer["text"], answer["answer_start"]) for answer in question.get("answers") or ())
+    if question.get("is_impossible"):
         raise ValueError(f"{name} has no answer, which JSQuAD does not know")
     for text, start in answers:
         if not isinstance(text, str) or not text.strip() or not isinstance(start, int):
@@ -163,4 +193,5 @@ def _question(question: dict[str, Any], context: str, group: str) -> JglueRow:
             raise ValueError(f"{name} has the answer {text[:20]!r}, which does not stand at character {start} of its context")
     if not isinstance(question["question"], str) or not question["question"].strip():
         raise ValueError(f"{name} asks nothing")
-    return JglueRow(str(question["id"]), group, (question["question"], context), answers=answers)
+    keys = (f"article {group}", f"text {context}")
+    return JglueRow(str(question["id"]), keys, (question["question"], context), answers=answers)

@@ -49,6 +49,11 @@ def wanted_of(task: Task, rows: Sequence[JglueRow]) -> list[Any]:
     return [[text for text, _ in row.answers] for row in rows] if task.kind == "span" else [row.label for row in rows]
 
 
+def is_labelled(task: Task, rows: Sequence[JglueRow]) -> bool:
+    """Whether the rows can be scored; of a file either all or none can."""
+    return all(row.is_labelled(task) for row in rows)
+
+
 def score(task: Task, rows: Sequence[JglueRow], predictions: Sequence[Any]) -> dict[str, float]:
     """Computes the task's metrics, each from 0 to 1 (correlations from -1)."""
     wanted = wanted_of(task, rows)
@@ -56,11 +61,11 @@ def score(task: Task, rows: Sequence[JglueRow], predictions: Sequence[Any]) -> d
 
 
 def ceiling(task: Task, rows: Sequence[JglueRow], examples: Sequence[Example]) -> dict[str, float]:
-    """Computes JSQuAD's scores of a model that always points at the pieces of the first answer; empty for other tasks.
+    """Computes JSQuAD's scores of a model that always points at the pieces of the first answer; empty for other tasks and without answers.
 
     Below 1 if an answer begins or ends inside a piece, or lies in no single window.
     """
-    if task.kind != "span":
+    if task.kind != "span" or not is_labelled(task, rows):
         return {}
     texts = [""] * len(rows)
     for example in examples:
@@ -71,11 +76,13 @@ def ceiling(task: Task, rows: Sequence[JglueRow], examples: Sequence[Example]) -
 
 
 def record(task: Task, rows: Sequence[JglueRow], predictions: Sequence[Any]) -> list[dict[str, Any]]:
-    """Returns predictions beside targets, classes by name, for the predictions file."""
+    """Returns predictions beside targets, classes by name, for the predictions file; without labels the predictions alone."""
 
     def name(value: Any) -> Any:
         return task.labels[int(value)] if task.labels else value
 
+    if not is_labelled(task, rows):
+        return [{"id": row.id, "predicted": name(p)} for row, p in zip(rows, predictions, strict=True)]
     wanted = wanted_of(task, rows)
     return [{"id": row.id, "predicted": name(p), "wanted": name(w)} for row, p, w in zip(rows, predictions, wanted, strict=True)]
 

@@ -40,18 +40,20 @@ def best_span(windows: Iterable[Window]) -> Span:
     """Returns the characters whose first and last piece have the highest sum of logits; an empty span if there is no candidate.
 
     The `BEST` starts and ends of each window are paired; an answer has at most `LONGEST` pieces. Of equal sums the first one counts.
+    Pieces without characters (a lone word mark) begin and end no answer.
     """
     best, found = -np.inf, (0, 0)
     for window in windows:
-        for first in _highest(window.starts):
-            for last in _highest(window.ends):
+        written = np.flatnonzero(window.spans[:, 0] < window.spans[:, 1]) if len(window.spans) else np.zeros(0, int)
+        for first in _highest(window.starts, written):
+            for last in _highest(window.ends, written):
                 score = float(window.starts[first] + window.ends[last])
                 if first <= last < first + LONGEST and score > best:
                     best, found = score, (int(window.spans[first, 0]), int(window.spans[last, 1]))
-    return found if found[0] < found[1] else (0, 0)
+    return found
 
 
-def _highest(logits: np.ndarray) -> list[int]:
+def _highest(logits: np.ndarray, places: np.ndarray) -> list[int]:
     # A stable sort: of equal logits the first one counts.
-    places: list[int] = np.argsort(-logits, kind="stable")[:BEST].tolist()
-    return places
+    highest: list[int] = places[np.argsort(-logits[places], kind="stable")[:BEST]].tolist()
+    return highest

@@ -7,7 +7,12 @@ import numpy as np
 
 
 def pearson(predicted: Sequence[float], wanted: Sequence[float]) -> float:
-    """Pearson's correlation; 0 if one side is constant."""
+    """Pearson's correlation; 0 if one side is constant (SciPy gives NaN there), NaN if a value is not finite."""
+    if not (np.isfinite(predicted).all() and np.isfinite(wanted).all()):
+        return float("nan")
+    # Compared and not left to the deviations: the mean of equal values may differ from them by a rounding.
+    if np.ptp(predicted) == 0 or np.ptp(wanted) == 0:
+        return 0.0
     x, y = (np.asarray(values, np.float64) - np.mean(values, dtype=np.float64) for values in (predicted, wanted))
     norm = float(np.sqrt((x @ x) * (y @ y)))
     return float(x @ y) / norm if norm > 0 else 0.0
@@ -15,6 +20,8 @@ def pearson(predicted: Sequence[float], wanted: Sequence[float]) -> float:
 
 def spearman(predicted: Sequence[float], wanted: Sequence[float]) -> float:
     """Pearson's correlation of the ranks, equal values sharing the mean of theirs."""
+    if not (np.isfinite(predicted).all() and np.isfinite(wanted).all()):
+        return float("nan")
     return pearson(ranks(predicted), ranks(wanted))
 
 
@@ -33,14 +40,19 @@ def accuracy(predicted: Sequence[float], wanted: Sequence[float]) -> float:
 
 def exact_match(predicted: Sequence[str], wanted: Sequence[Sequence[str]]) -> float:
     """Share of predictions that equal one of their answers."""
-    hits = (any(plain(p) == plain(a) for a in answers) for p, answers in zip(predicted, wanted, strict=True))
+    hits = (any(plain(p) == plain(a) for a in _counted(answers)) for p, answers in zip(predicted, wanted, strict=True))
     return sum(hits) / len(wanted)
 
 
 def f1(predicted: Sequence[str], wanted: Sequence[Sequence[str]]) -> float:
     """Mean over the questions of the highest character F1 with one of the answers."""
-    scores = (max(character_f1(p, a) for a in answers) for p, answers in zip(predicted, wanted, strict=True))
+    scores = (max(character_f1(p, a) for a in _counted(answers)) for p, answers in zip(predicted, wanted, strict=True))
     return sum(scores) / len(wanted)
+
+
+def _counted(answers: Sequence[str]) -> Sequence[str]:
+    """The answers that count: those of which something is left, or an empty one where nothing is left of any."""
+    return [answer for answer in answers if plain(answer)] or [""]
 
 
 def character_f1(predicted: str, answer: str) -> float:

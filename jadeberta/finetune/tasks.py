@@ -25,7 +25,7 @@ class Task:
     fields: tuple[str, ...]
     """Text fields of a row, in the order in which the model reads them; none for JSQuAD, which has its own format."""
     group: str
-    """Field whose equal values stay together when a fold is split off; empty: the first text."""
+    """Field that names the images of a pair, which stay together when a fold is split off; empty where a row is no pair."""
     labels: tuple[str, ...]
     """Class names in the file; none if the label is a number."""
     batch_size: int

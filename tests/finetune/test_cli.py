@@ -70,7 +70,9 @@ def test_each_task_is_learnt_by_a_small_model(model, data, tmp_path, capsys, tas
 
 def test_a_grid_is_summed_up_chosen_by_its_rule_and_what_is_done_is_not_done_again(model, data, tmp_path, capsys) -> None:
     out = tmp_path / "out"
+    train = toy.write_pairs_apart(tmp_path / "train.json", 90)
     options = ["--setting", "5e-3,1", "--setting", "1e-4,1", "--seeds", "1,2", "--choose-on", "fold", *HURRIES]
+    options += ["--train", str(train)]
     first = run(model, data, out, *options)
     assert [p["name"] for p in first["points"]] == [f"lr-{lr}-epochs-1-seed-{s}" for lr in ("0.0001", "0.005") for s in (1, 2)]
     assert all(
@@ -167,6 +169,27 @@ def test_a_test_set_beside_the_others_is_scored_too(model, data, tmp_path) -> No
     shutil.copyfile(folder / "valid-v1.3.json", folder / "test-v1.3.json")
     (trial,) = run(model, tmp_path, tmp_path / "out", "--setting", "1e-3,1", *HURRIES, task="marc-ja")["points"]
     assert trial["scores"]["test"] == trial["scores"]["valid"]
+
+
+@pytest.mark.parametrize("task", ["marc-ja", "jsquad"])
+def test_a_test_set_without_labels_is_predicted_and_not_scored(model, data, tmp_path, capsys, task) -> None:
+    """JGLUE's own script takes the labels of MARC-ja's test set away."""
+    name = TASKS[task].folder
+    folder = shutil.copytree(data / f"{name}-v1.3", tmp_path / f"{name}-v1.3")
+    toy.write_unlabelled(folder / "test-v1.3.json", task, 7)
+    (trial,) = run(model, tmp_path, tmp_path / "out", "--setting", "1e-3,1", *HURRIES, task=task)["points"]
+    assert set(trial["scores"]) == {"valid"} and trial["not_scored"] == ["test"] and trial["rows"]["test"] == 7
+    rows = [json.loads(line) for line in (tmp_path / "out/predictions" / f"{trial['name']}-test.jsonl").read_text().splitlines()]
+    assert len(rows) == 7 and all(set(row) == {"id", "predicted"} for row in rows)
+    assert "without labels, predicted and not scored: test" in capsys.readouterr().out
+
+
+def test_both_files_named_need_no_folder_and_truncated_rows_are_counted(model, data, tmp_path) -> None:
+    files = [f"--{split}={data / f'jsts-v1.3/{split}-v1.3.json'}" for split in ("train", "valid")]
+    options = ["--task", "jsts", "--model", str(model), "--out", str(tmp_path), "--setting", "1e-3,1", "--batch-size", "16"]
+    assert main([*options, "--max-length", "8", *files]) == 0
+    (trial,) = json.loads((tmp_path / "results.json").read_text())["points"]
+    assert trial["truncated_rows"] == {"train": 90, "valid": 30}
 
 
 def test_a_kept_model_is_loaded_by_transformers_and_predicts_what_was_recorded(model, data, encoder, tmp_path) -> None:

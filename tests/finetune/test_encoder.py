@@ -105,7 +105,7 @@ def test_a_text_without_words_leaves_training_but_is_scored_as_one_word_and_both
     files = {split: folder / f"{split}-v1.3.json" for split in ("train", "valid")}
     with pytest.raises(InputError, match=r"train-v1.3.json: the segmenter gave no words for any of its rows"):
         read_data(task, files, picky, FinetuneConfig(8, 32))
-    with pytest.raises(InputError, match=r"train-v1.3.json: all its rows are in one group"):
+    with pytest.raises(InputError, match=r"train-v1.3.json: too many of its rows share images or sentences"):
         read_data(task, files, picky, FinetuneConfig(8, 32, choose_on="fold"))
     text = toy.sentence(1, "猫")
     pieces = picky([text])[text]

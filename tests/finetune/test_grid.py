@@ -1,8 +1,9 @@
 """Which points there are, what is kept out, which setting is chosen."""
 
+import itertools
 import random
 
-from jadeberta.finetune.grid import Result, Trial, choose, full_grid, split_fold, summarise, trials_of
+from jadeberta.finetune.grid import Result, Trial, choose, full_grid, groups_of, split_fold, summarise, trials_of
 from jadeberta.finetune.jglue_files import JglueRow
 from jadeberta.finetune.tasks import PUBLISHED, TASKS
 
@@ -29,13 +30,49 @@ def test_published_scores_name_every_task_with_its_metrics() -> None:
 
 
 def test_rows_are_kept_out_by_whole_groups_whatever_their_order() -> None:
-    rows = [JglueRow(str(n), f"group {n // 3}", ("x",)) for n in range(300)]
+    rows = [JglueRow(str(n), (f"group {n // 3}",), ("x",)) for n in range(300)]
     train, fold = split_fold(rows)
     assert 30 <= len(fold) < 33 and len(train) + len(fold) == 300
-    assert not {r.group for r in train} & {r.group for r in fold}
+    assert not {r.keys for r in train} & {r.keys for r in fold}
     shuffled = random.Random(0).sample(rows, len(rows))
     assert {r.id for r in split_fold(shuffled)[1]} == {r.id for r in fold}
     assert split_fold(rows[:3]) == (rows[:3], []), "a single group stays"
+
+
+def components(rows: list[JglueRow]) -> set[frozenset[str]]:
+    """Ids of rows that hang together: merged until nothing changes."""
+    found = [(set(row.keys), {row.id}) for row in rows]
+    while True:
+        for a, b in itertools.combinations(found, 2):
+            if a[0] & b[0]:
+                found = [g for g in found if g is not a and g is not b] + [(a[0] | b[0], a[1] | b[1])]
+                break
+        else:
+            return {frozenset(ids) for _, ids in found}
+
+
+def test_rows_that_share_a_key_through_others_are_one_group_in_any_order() -> None:
+    draw = random.Random(7)
+    for _ in range(20):
+        rows = [JglueRow(str(n), tuple(str(draw.randrange(60)) for _ in range(draw.randint(1, 3))), ("x",)) for n in range(40)]
+        groups = groups_of(rows)
+        named = {name: frozenset(r.id for r, g in zip(rows, groups, strict=True) if g == name) for name in groups}
+        assert set(named.values()) == components(rows)
+        shuffled = draw.sample(rows, len(rows))
+        assert dict(zip([r.id for r in shuffled], groups_of(shuffled), strict=True)) == dict(
+            zip([r.id for r in rows], groups, strict=True)
+        )
+
+
+def test_a_group_of_most_rows_stays_in_training() -> None:
+    rows = [JglueRow(str(n), ("all",) if n < 90 else (str(n),), ("x",)) for n in range(100)]
+    _, fold = split_fold(rows)
+    assert len(fold) == 9 and {r.keys for r in fold} & {("all",)} == set(), "the last of the small ones stays, too"
+
+
+def test_a_metric_that_an_older_point_lacks_is_not_averaged() -> None:
+    old, new = result(5e-5, 3, 1, 0.5), Result(Trial(5e-5, 3, 2), {"valid": {"accuracy": 0.7, "mcc": 0.1}}, 1.0)
+    assert [summarise(both)[0].mean for both in ([new, old], [old, new])] == [{"valid": {"accuracy": 0.6}}] * 2
 
 
 def test_the_mean_over_the_seeds_decides_on_the_split_that_was_named() -> None:

@@ -1,11 +1,13 @@
 """JGLUE's files are found and read row by row; what is missing or wrong is said in one sentence."""
 
+import unicodedata
 from pathlib import Path
 
 import orjson
 import pytest
 
-from jadeberta.errors import InputError
+from jadeberta.errors import ConfigError, InputError
+from jadeberta.finetune.grid import split_fold
 from jadeberta.finetune.jglue_files import find_files, read_rows
 from jadeberta.finetune.tasks import TASKS
 from tests.finetune import toy_model as toy
@@ -71,6 +73,9 @@ def test_a_missing_file_is_said_with_what_to_download(tmp_path, name, message) -
     "name,change,message",
     [
         ("jsts", {"label": 5.1}, "line 3 has the label 5.1, which is no similarity from 0 to 5"),
+        ("jsts", {"label": "5.1"}, "line 3 has the label 5.1, which is no similarity"),
+        ("jsts", {"label": "nan"}, "line 3 has the label 'nan', which is no similarity"),
+        ("jsts", {"label": None}, "row 2 has no label"),
         ("jsts", {"label": True}, "line 3 has the label True, which is no similarity"),
         ("jsts", {"sentence2": "  "}, "line 3 has no text in 'sentence2'"),
         ("jnli", {"label": "maybe"}, "line 3 has the label 'maybe', which is none of entailment, contradiction, neutral"),
@@ -128,10 +133,74 @@ def test_a_wrong_question_is_named(tmp_path, change, message) -> None:
         read_rows(path, TASKS["jsquad"])
 
 
-def test_pairs_about_one_image_belong_together(tmp_path) -> None:
-    rows = toy.rows_of("jsts", 4)
-    for row, captions in zip(rows, ["100312_421853-104611-31624", "100312-5-6", "100371-104675-104678", "other"], strict=True):
-        row["yjcaptions_id"] = captions
+@pytest.mark.parametrize(
+    "captions,images",
+    [
+        ("723-844-847", {"723"}),
+        ("69501-75698-g103", {"69501"}),
+        ("112478-g1473-115830", {"112478"}),
+        ("91337_217583-96105-91680", {"91337", "217583"}),
+        ("217583_91337-91680-g7", {"91337", "217583"}),
+        ("other", {"other"}),
+    ],
+)
+def test_a_pair_is_about_all_its_images_and_both_its_sentences(tmp_path, captions, images) -> None:
     path: Path = tmp_path / "rows.json"
-    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
-    assert [row.group for row in read_rows(path, TASKS["jsts"])] == ["100312", "100312", "100371", "other"]
+    path.write_bytes(orjson.dumps(toy.rows_of("jsts", 1)[0] | {"yjcaptions_id": captions, "sentence1": "Ａ", "sentence2": "b"}))
+    (row,) = read_rows(path, TASKS["jsts"])
+    assert set(row.keys) == {*(f"image {image}" for image in images), "text A", "text b"}
+
+
+def images_and_sentences(path: Path, ids: set[str]) -> tuple[set[str], set[str]]:
+    """Read here without the project's own reader: before the first hyphen the images, and the sentences in one width."""
+    rows = [row for row in map(orjson.loads, path.read_bytes().splitlines()) if row["sentence_pair_id"] in ids]
+    images = {image for row in rows for image in row["yjcaptions_id"].split("-")[0].split("_")}
+    return images, {unicodedata.normalize("NFKC", row[f"sentence{n}"]) for row in rows for n in (1, 2)}
+
+
+@pytest.mark.skipif(not JGLUE.is_dir(), reason=f"JGLUE's own files are not in {JGLUE}")
+@pytest.mark.parametrize("name,split", [("jsts", "train"), ("jnli", "valid")])
+def test_no_image_and_no_sentence_of_a_real_file_is_on_both_sides_of_a_fold(name, split) -> None:
+    path = JGLUE / f"{name}-v1.3" / f"{split}-v1.3.json"
+    rows = read_rows(path, TASKS[name])
+    train, fold = split_fold(rows)
+    assert len(train) + len(fold) == len(rows) and 0.1 * len(rows) <= len(fold) <= 0.1 * len(rows) + 40
+    (images, sentences), (own, read) = (images_and_sentences(path, {row.id for row in part}) for part in (train, fold))
+    assert not images & own and not sentences & read and own and read
+
+
+@pytest.mark.skipif(not JGLUE.is_dir(), reason=f"JGLUE's own files are not in {JGLUE}")
+def test_similarities_in_strings_and_a_byte_order_mark_are_read_as_numbers_without_them(tmp_path) -> None:
+    """As JSTS 1.0 has its labels."""
+    content = (JGLUE / "jsts-v1.3/valid-v1.3.json").read_bytes()
+    strings = b"".join(
+        orjson.dumps(row | {"label": str(row["label"])}) + b"\r\n" for row in map(orjson.loads, content.splitlines())
+    )
+    (tmp_path / "old.json").write_bytes(b"\xef\xbb\xbf" + strings)
+    assert read_rows(tmp_path / "old.json", TASKS["jsts"]) == read_rows(JGLUE / "jsts-v1.3/valid-v1.3.json", TASKS["jsts"])
+
+
+@pytest.mark.parametrize("name", ["marc-ja", "jsts", "jsquad"])
+def test_a_file_without_labels_is_a_test_file_and_nothing_else(tmp_path, name) -> None:
+    task, path = TASKS[name], tmp_path / "rows.json"
+    toy.write_unlabelled(path, name, 5)
+    rows = read_rows(path, task, may_lack_labels=True)
+    assert len(rows) == 5 and not any(row.is_labelled(task) for row in rows)
+    with pytest.raises(InputError, match=r"(row 0|question q0) has no (label|answer)\. Take the file"):
+        read_rows(path, task)
+
+
+def test_a_test_file_in_which_only_some_rows_have_labels_is_refused(tmp_path) -> None:
+    rows = toy.rows_of("jsts", 3)
+    del rows[2]["label"]
+    (tmp_path / "rows.json").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    with pytest.raises(InputError, match="row 2 has no label; a test file has all or none"):
+        read_rows(tmp_path / "rows.json", TASKS["jsts"], may_lack_labels=True)
+
+
+def test_a_folder_is_needed_unless_both_files_are_named(tmp_path) -> None:
+    file = tmp_path / "rows.json"
+    file.touch()
+    assert find_files(None, TASKS["jsts"], file, file) == {"train": file, "valid": file}
+    with pytest.raises(ConfigError, match=r"--data is missing\. Name JGLUE's folder 'datasets', or both files"):
+        find_files(None, TASKS["jsts"], train=file)

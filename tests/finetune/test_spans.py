@@ -45,11 +45,23 @@ def test_an_answer_does_not_end_before_it_begins_nor_grow_too_long() -> None:
     assert best_span([]) == (0, 0)
 
 
+def test_a_lone_word_mark_begins_and_ends_no_answer() -> None:
+    """Pieces without characters: the highest logits of all stand there."""
+    starts = ends = np.array([5, 4.9, 0], np.float32)
+    assert best_span([Window(starts, ends, np.array([(0, 0), (0, 1), (1, 2)]))]) == (0, 1)
+    assert best_span([Window(starts, ends, np.array([(0, 0)] * 3))]) == (0, 0)
+    empty = np.zeros(0, np.float32)
+    assert best_span([Window(empty, empty, np.zeros((0, 2), np.int32))]) == (0, 0)
+    many = np.array([(n // 2, n // 2 + n % 2) for n in range(4 * BEST)])  # every other piece is empty, and has the higher logit
+    logits = np.where(np.arange(4 * BEST) % 2, 1, 2).astype(np.float32)
+    assert best_span([Window(logits, logits, many)]) == (0, 1)
+
+
 def long_row(pieces: int) -> tuple[JglueRow, dict[str, Pieces]]:
     """A question of three pieces about a context of so many, one a character; the answer is near the end."""
     context = "".join(chr(0x4E00 + n) for n in range(pieces))
     at = pieces - 30
-    row = JglueRow("q", "t", ("何", context), answers=((context[at : at + 2], at),))
+    row = JglueRow("q", ("t",), ("何", context), answers=((context[at : at + 2], at),))
     return row, {
         "何": Pieces(np.array([7, 8, 9]), np.array([(0, 1)] * 3)),
         context: Pieces(np.arange(10, 10 + pieces), np.array([(n, n + 1) for n in range(pieces)])),
@@ -83,7 +95,7 @@ def test_logits_that_point_at_the_answer_give_its_text_back_and_logits_outside_t
 
 def test_title_and_text_of_a_context_are_cut_apart_and_an_answer_keeps_its_place(encoder: Encoder) -> None:
     context = "ﾒﾓ [SEP] 公園に犬がいる。"
-    row = JglueRow("q", "t", ("何がいるか。", context), answers=(("犬", context.index("犬")),))
+    row = JglueRow("q", ("t",), ("何がいるか。", context), answers=(("犬", context.index("犬")),))
     assert texts_of(row, JSQUAD) == ["何がいるか。", "ﾒﾓ", "公園に犬がいる。"]
     (example,) = examples_of([row], JSQUAD, encoder(texts_of(row, JSQUAD)), encoder, 64)
     assert (example.ids[0] == encoder.sep).sum() == 3, "after the question, between title and text, at the end"
@@ -96,17 +108,32 @@ def test_a_pair_is_joined_and_cut_as_hugging_faces_tokenizer_does_it(model, enco
     texts = ["公園に犬がいる。", "猫がいる。", "学校に鳥がいるが、海は広い。", "犬"]
     words = ["公園 に 犬 が いる 。", "猫 が いる 。", "学校 に 鳥 が いる が 、 海 は 広い 。", "犬"]
     tokenizer = AutoTokenizer.from_pretrained(model)
-    rows = [JglueRow("1", "g", (a, b)) for a in texts for b in texts]
+    rows = [JglueRow("1", ("g",), (a, b)) for a in texts for b in texts]
     theirs = [tokenizer(a, b, truncation="longest_first", max_length=max_length)["input_ids"] for a in words for b in words]
     ours = [e.ids[0].tolist() for e in examples_of(rows, TASKS["jnli"], encoder(texts), encoder, max_length)]
     assert ours == theirs
-    (single,) = examples_of([JglueRow("1", "g", (texts[0],))], TASKS["marc-ja"], encoder(texts), encoder, max_length)
+    (single,) = examples_of([JglueRow("1", ("g",), (texts[0],))], TASKS["marc-ja"], encoder(texts), encoder, max_length)
     assert single.ids[0].tolist() == tokenizer(words[0], truncation=True, max_length=max_length)["input_ids"]
+
+
+def test_what_is_cut_off_is_counted_by_row(encoder: Encoder) -> None:
+    def truncated(task: str, max_length: int, *texts: str) -> list[bool]:
+        row = JglueRow("1", ("g",), texts)
+        examples = examples_of([row], TASKS[task], encoder(texts_of(row, TASKS[task])), encoder, max_length)
+        return [example.is_truncated for example in examples]
+
+    long, short = "学校に鳥がいるが、海は広い。", "犬"
+    sizes = {text: len(found.ids) for text, found in encoder([long, short]).items()}
+    assert [truncated("marc-ja", sizes[long] + more, long) for more in (1, 2)] == [[True], [False]]
+    pair = sizes[long] + sizes[short]
+    assert [truncated("jnli", pair + more, long, short) for more in (2, 3)] == [[True], [False]]
+    assert [truncated("jcommonsenseqa", pair + more, short, short, long, short) for more in (2, 3)] == [[True], [False]]
+    assert [set(truncated("jsquad", n, long, long * 20)) for n in (2 * sizes[long] - 2, 2 * sizes[long])] == [{True}, {False}]
 
 
 def test_a_batch_of_choices_has_a_row_for_each_choice_and_padding_is_masked(encoder: Encoder) -> None:
     task = TASKS["jcommonsenseqa"]
-    rows = [JglueRow("1", "g", ("何がいるか。", "犬", "猫", "鳥", "公園に犬がいる。", "海"), 3)]
+    rows = [JglueRow("1", ("g",), ("何がいるか。", "犬", "猫", "鳥", "公園に犬がいる。", "海"), 3)]
     examples = examples_of(rows, task, encoder(texts_of(rows[0], task)), encoder, 64)
     batch = collator("choice", encoder.pad)(examples)
     assert batch["input_ids"].shape == batch["attention_mask"].shape and batch["input_ids"].shape[:2] == (1, 5)

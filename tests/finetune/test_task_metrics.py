@@ -19,7 +19,12 @@ def test_pearson_and_spearman_are_those_computed_by_hand() -> None:
 
 
 def test_a_constant_prediction_correlates_with_nothing() -> None:
-    assert metrics.pearson([2, 2, 2], [1, 2, 3]) == 0 and metrics.spearman([2, 2, 2], [1, 2, 3]) == 0
+    for value in (2, 0.1, 1e-300, 1e300):  # the mean of three times 0.1 is not 0.1
+        assert metrics.pearson([value] * 3, [1, 2, 3]) == metrics.spearman([1, 2, 3], [value] * 3) == 0
+
+
+def test_what_is_no_number_correlates_with_no_number() -> None:
+    assert math.isnan(metrics.spearman([math.nan, 1, 2], [1, 2, 3])) and math.isnan(metrics.pearson([1, 2, 3], [1, math.inf, 3]))
 
 
 def test_accuracy_is_the_share_of_equal_pairs() -> None:

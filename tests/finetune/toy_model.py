@@ -58,6 +58,26 @@ def squad(count: int) -> dict[str, Any]:
     return {"version": "0", "data": articles}
 
 
+def write_unlabelled(path: Path, task: str, count: int) -> None:
+    """A file as the authors' scripts leave a test set: without labels or answers."""
+    if task == "jsquad":
+        articles = squad(count)
+        for article in articles["data"]:
+            del article["paragraphs"][0]["qas"][0]["answers"]
+        path.write_bytes(orjson.dumps(articles))
+    else:
+        rows = [{key: value for key, value in row.items() if key != "label"} for row in rows_of(task, count)]
+        path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+
+
+def write_pairs_apart(path: Path, count: int) -> Path:
+    """Pairs of JNLI of which no two share a sentence."""
+    names = ("メモ", "公園", "駅", "学校", "海", "山", "川")
+    rows = [row | {f"sentence{k}": f"{names[n % 7]}{n}に{k}" for k in (1, 2)} for n, row in enumerate(rows_of("jnli", count))]
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    return path
+
+
 def write_task(data: Path, task: str, train: int = 120, valid: int = 30) -> Path:
     """JGLUE's folder with one task in it."""
     folder = data / f"{TASKS[task].folder}-v1.3"
