@@ -5,10 +5,18 @@ from dataclasses import asdict
 from typing import Any
 
 from jadeberta.finetune.grid import FinetuneConfig, Result, SettingSummary, choose, summarise
-from jadeberta.finetune.tasks import PUBLISHED, Task
+from jadeberta.finetune.published_scores import DEV, SOURCES, TEST, Row
+from jadeberta.finetune.tasks import Task
 from jadeberta.utils.text_table import format_table
 
-SHORT = {"exact_match": "EM", "f1": "F1"}
+SHORT = {
+    "exact_match": "EM",
+    "f1": "F1",
+    "scripts_exact_match": "EM (scripts)",
+    "scripts_f1": "F1 (scripts)",
+    "accuracy_1.1": "accuracy, labels 1.1",
+    "accuracy_1.3": "accuracy, labels 1.3",
+}
 
 
 def rule(task: Task, config: FinetuneConfig, settings: int) -> str:
@@ -43,8 +51,17 @@ def results_json(task: Task, config: FinetuneConfig, about: dict[str, Any], resu
         "settings": [asdict(summary) for summary in summaries],
         "chosen": asdict(best) if best else None,
         "rule": rule(task, config, len(summaries)),
-        "published": {name: dict(zip(task.metrics, scores[task.name], strict=True)) for name, scores in PUBLISHED.items()},
+        "published": {row.name: row.scores_of(task) for row in DEV if task.name in row.scores},
+        "published_test": {row.name: row.scores_of(task) for row in TEST if task.name in row.scores},
+        "published_by": {row.name: _conditions(task, row) for row in DEV if task.name in row.scores},
     }
+
+
+def _conditions(task: Task, row: Row) -> dict[str, str]:
+    """What a published row was measured with."""
+    source = SOURCES[row.source]
+    squad = {"definition": source.squad} if task.kind == "span" else {}
+    return {"source": source.name, "jglue": row.jglue, "settings": source.settings.get(task.name, "not stated"), **squad}
 
 
 def format_results(task: Task, config: FinetuneConfig, results: Sequence[Result], wanted: int) -> str:
@@ -59,7 +76,7 @@ def format_results(task: Task, config: FinetuneConfig, results: Sequence[Result]
     summaries = summarise(results)
     best = choose(summaries, task, config.choose_on)
     splits = list(dict.fromkeys(split for summary in summaries for split in summary.mean))
-    columns = [(split, metric) for split in splits for metric in task.metrics]
+    columns = [(split, metric) for split in splits for metric in _metrics_of(summaries, split)]
     seconds = {
         (s.lr, s.epochs): sum(r.seconds for r in results if (r.trial.lr, r.trial.epochs) == (s.lr, s.epochs)) for s in summaries
     }
@@ -81,9 +98,32 @@ def format_results(task: Task, config: FinetuneConfig, results: Sequence[Result]
         text.append("None is chosen: no setting has scores for all the seeds.")
     if wanted:
         text.append(f"Points of this grid that are not done yet: {wanted}.")
-    headers = ["published, dev", *(SHORT.get(metric, metric) for metric in task.metrics)]
-    rows = [[name, *(f"{score:.3f}" for score in scores[task.name])] for name, scores in PUBLISHED.items()]
-    return "\n".join([*text, "", format_table(headers, rows, rule=False)])
+    text += ["", format_published(task, "dev", DEV)]
+    return "\n".join(text + (["", format_published(task, "test", TEST)] if "test" in splits else []))
+
+
+def format_published(task: Task, split: str, published: Sequence[Row]) -> str:
+    """Formats the published rows of a task, with the version of the labels of JNLI and the definition of JSQuAD's metrics."""
+    rows = [row for row in published if task.name in row.scores]
+    # Only here do rows of different sources not mean the same number.
+    apart = {"jnli": "labels", "jsquad": "EM and F1 of"}.get(task.name)
+    headers = [f"published, {split}", *(SHORT.get(metric, metric) for metric in task.metrics), *([apart] if apart else [])]
+    lines = []
+    for row in rows:
+        mark = {"jnli": row.jglue, "jsquad": SOURCES[row.source].squad}.get(task.name)
+        scores = row.scores_of(task)
+        cells = [f"{scores[metric]:.3f}" if metric in scores else "-" for metric in task.metrics]
+        lines.append([row.name, *cells, *([mark] if mark else [])])
+    used = dict.fromkeys(row.source for row in rows)
+    notes = [
+        f"{SOURCES[s].name}: {SOURCES[s].settings.get(task.name, 'batch and length not stated')}; {SOURCES[s].remark}."
+        for s in used
+    ]
+    return "\n".join([format_table(headers, lines, rule=False), *notes])
+
+
+def _metrics_of(summaries: Sequence[SettingSummary], split: str) -> list[str]:
+    return list(dict.fromkeys(metric for summary in summaries for metric in summary.mean.get(split, ())))
 
 
 def scores_line(result: Result) -> str:
@@ -99,7 +139,7 @@ def _seeds(summary: SettingSummary) -> str:
 
 
 def _cell(summary: SettingSummary, split: str, metric: str) -> str:
-    if split not in summary.mean:
+    if metric not in summary.mean.get(split, {}):
         return "-"
     spread = summary.deviation[split].get(metric)
     return f"{summary.mean[split][metric]:.4f}" + (f" ±{spread:.4f}" if spread is not None else "")

@@ -8,6 +8,7 @@ import numpy as np
 from jadeberta.finetune import task_metrics as metrics
 from jadeberta.finetune.features import Example
 from jadeberta.finetune.jglue_files import JglueRow
+from jadeberta.finetune.jnli_labels import labels_by_version
 from jadeberta.finetune.spans import Window, best_span
 from jadeberta.finetune.tasks import Task
 
@@ -17,6 +18,9 @@ METRICS: dict[str, Callable[..., float]] = {
     "accuracy": metrics.accuracy,
     "exact_match": metrics.exact_match,
     "f1": metrics.f1,
+    "scripts_exact_match": metrics.scripts_exact_match,
+    "scripts_f1": metrics.scripts_f1,
+    "mcc": metrics.matthews,
 }
 
 
@@ -55,9 +59,14 @@ def is_labelled(task: Task, rows: Sequence[JglueRow]) -> bool:
 
 
 def score(task: Task, rows: Sequence[JglueRow], predictions: Sequence[Any]) -> dict[str, float]:
-    """Computes the task's metrics, each from 0 to 1 (correlations from -1)."""
+    """Computes the task's metrics, each from 0 to 1 (correlations from -1).
+
+    JNLI's dev set is scored with the labels of both of its versions as well.
+    """
     wanted = wanted_of(task, rows)
-    return {metric: METRICS[metric](predictions, wanted) for metric in task.metrics}
+    scores = {metric: METRICS[metric](predictions, wanted) for metric in (*task.metrics, *task.also)}
+    versions = labels_by_version(rows) if task.name == "jnli" else {}
+    return scores | {f"accuracy_{version}": metrics.accuracy(predictions, labels) for version, labels in versions.items()}
 
 
 def ceiling(task: Task, rows: Sequence[JglueRow], examples: Sequence[Example]) -> dict[str, float]:

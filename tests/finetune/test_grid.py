@@ -3,9 +3,11 @@
 import itertools
 import random
 
-from jadeberta.finetune.grid import Result, Trial, choose, full_grid, groups_of, split_fold, summarise, trials_of
+from jadeberta.finetune.grid import FinetuneConfig, Result, Trial, choose, full_grid, groups_of, split_fold, summarise, trials_of
 from jadeberta.finetune.jglue_files import JglueRow
-from jadeberta.finetune.tasks import PUBLISHED, TASKS
+from jadeberta.finetune.published_scores import DEV, SOURCES, TEST
+from jadeberta.finetune.results_table import format_published, results_json
+from jadeberta.finetune.tasks import TASKS
 
 JNLI = TASKS["jnli"]
 
@@ -22,11 +24,29 @@ def test_the_grid_is_that_of_jglues_authors_with_every_seed() -> None:
     assert len(trials) == len({p.name for p in trials}) == 12 and trials[:2] == [Trial(5e-5, 3, 1), Trial(5e-5, 3, 2)]
 
 
-def test_published_scores_name_every_task_with_its_metrics() -> None:
-    assert all(
-        {n: len(v) for n, v in scores.items()} == {t.name: len(t.metrics) for t in TASKS.values()}
-        for scores in PUBLISHED.values()
-    )
+def test_every_published_row_says_its_labels_and_has_a_score_for_each_metric() -> None:
+    names = [row.name for row in DEV]
+    assert len(set(names)) == len(names) == 17 and len(TEST) == 9 and {"LUKE base", "LUKE large"} < set(names)
+    for row in (*DEV, *TEST):
+        assert row.source in SOURCES and row.jglue in ("1.1", "1.3")
+        assert all(len(row.scores[task.name]) == len(task.metrics) for task in TASKS.values() if task.name in row.scores)
+        assert all(0 < score < 1 for scores in row.scores.values() for score in scores)
+    # A row measured on the old labels of JNLI is not set beside one on the new ones without a word.
+    lines = format_published(JNLI, "dev", DEV).splitlines()
+    assert next(line for line in lines if line.startswith("DeBERTa V2 base")).split()[-2:] == ["0.922", "1.1"]
+    assert next(line for line in lines if line.startswith("Waseda RoBERTa large, 512 (JGLUE)")).split()[-2:] == ["0.934", "1.3"]
+    squad = format_published(TASKS["jsquad"], "dev", DEV)
+    assert "LUKE" not in squad and squad.splitlines()[1].endswith("scripts") and "batch 32, 384 pieces" in squad
+    assert "batch 256, 512 pieces" in format_published(TASKS["marc-ja"], "dev", DEV)
+
+
+def test_results_json_holds_what_each_published_row_was_measured_with() -> None:
+    found = results_json(TASKS["jsquad"], FinetuneConfig(32, 384), {}, [])
+    assert found["published"]["DeBERTa V2 large"] == {"exact_match": 0.912, "f1": 0.959}
+    assert found["published_by"]["DeBERTa V2 large"]["definition"] == "scripts"
+    assert found["published_by"]["people (JGLUE)"] == {
+        "source": "JGLUE's README", "jglue": "1.1", "settings": "batch 32, 384 pieces", "definition": "repository",
+    }  # fmt: skip
 
 
 def test_rows_are_kept_out_by_whole_groups_whatever_their_order() -> None:

@@ -1,6 +1,7 @@
 """JGLUE's files are found and read row by row; what is missing or wrong is said in one sentence."""
 
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -9,6 +10,8 @@ import pytest
 from jadeberta.errors import ConfigError, InputError
 from jadeberta.finetune.grid import split_fold
 from jadeberta.finetune.jglue_files import find_files, read_rows
+from jadeberta.finetune.jnli_labels import labels_by_version
+from jadeberta.finetune.scoring import score
 from jadeberta.finetune.tasks import TASKS
 from tests.finetune import toy_model as toy
 from tests.helpers import SHARED_DATA
@@ -178,6 +181,21 @@ def test_similarities_in_strings_and_a_byte_order_mark_are_read_as_numbers_witho
     )
     (tmp_path / "old.json").write_bytes(b"\xef\xbb\xbf" + strings)
     assert read_rows(tmp_path / "old.json", TASKS["jsts"]) == read_rows(JGLUE / "jsts-v1.3/valid-v1.3.json", TASKS["jsts"])
+
+
+@pytest.mark.skipif(not JGLUE.is_dir(), reason=f"JGLUE's own files are not in {JGLUE}")
+def test_jnlis_dev_set_is_scored_with_the_labels_of_both_versions() -> None:
+    task = TASKS["jnli"]
+    rows = read_rows(JGLUE / "jnli-v1.3/valid-v1.3.json", task)
+    labels = [row.label for row in rows]
+    assert score(task, rows, labels) == {"accuracy": 1, "accuracy_1.1": (2434 - 29) / 2434, "accuracy_1.3": 1}
+    old = labels_by_version(rows)["1.1"]
+    # The file of 1.1, as its texts are those of 1.3: its own labels are the old ones.
+    before = [replace(row, label=label) for row, label in zip(rows, old, strict=True)]
+    assert score(task, before, labels) == {"accuracy": (2434 - 29) / 2434, "accuracy_1.1": (2434 - 29) / 2434, "accuracy_1.3": 1}
+    changed = [replace(rows[0], label=0), *rows[1:]]
+    for other in (rows[:-1], changed, [replace(rows[0], texts=("別", "文")), *rows[1:]]):
+        assert labels_by_version(other) == {}, "labels or texts of no published version"
 
 
 @pytest.mark.parametrize("name", ["marc-ja", "jsts", "jsquad"])

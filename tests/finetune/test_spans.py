@@ -76,7 +76,7 @@ def test_a_context_longer_than_a_window_is_read_in_overlapping_ones_and_the_answ
     assert {n for e in examples for n, _ in e.spans} == set(range(400)), "every piece is in some window"
     assert examples[0].ids[0].tolist() == [encoder.cls, 7, 8, 9, encoder.sep, *range(10, 10 + room), encoder.sep]
     assert [e.places for e in examples] == [(0, 0), (5 + 370 - STRIDE, 5 + 371 - STRIDE)]
-    assert ceiling(JSQUAD, [row], examples) == {"exact_match": 1, "f1": 1}
+    assert set(ceiling(JSQUAD, [row], examples).values()) == {1}
 
 
 def test_logits_that_point_at_the_answer_give_its_text_back_and_logits_outside_the_context_count_for_nothing(encoder) -> None:
@@ -90,7 +90,7 @@ def test_logits_that_point_at_the_answer_give_its_text_back_and_logits_outside_t
             starts[example.places[0]] = ends[example.places[1]] = 5
         answers.append((starts, ends))
     found = predict(JSQUAD, [row], examples, answers)
-    assert found == [row.answers[0][0]] and score(JSQUAD, [row], found) == {"exact_match": 1, "f1": 1}
+    assert found == [row.answers[0][0]] and set(score(JSQUAD, [row], found).values()) == {1}
 
 
 def test_title_and_text_of_a_context_are_cut_apart_and_an_answer_keeps_its_place(encoder: Encoder) -> None:

@@ -7,6 +7,8 @@ of yahoojapan/JGLUE 1.0 and 1.3. JNLI's labels are equal in 1.0 and 1.1, and in 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jadeberta.finetune.tasks import Task
+
 OLD_LABELS, NEW_LABELS = "1.1", "1.3"
 """The version whose labels of JNLI a row was scored with, the later one of two with equal labels."""
 
@@ -34,6 +36,10 @@ class Row:
     """JGLUE's version. Only for JNLI do the labels of dev differ."""
     scores: dict[str, tuple[float, ...]] = field(hash=False)
     """By task, in the order of the task's metrics; tasks that were not measured are missing, and of JCoLA there is accuracy alone."""
+
+    def scores_of(self, task: Task) -> dict[str, float]:
+        """Scores of a task by metric."""
+        return dict(zip(task.metrics, self.scores[task.name], strict=False))
 
 
 SOURCES = {
