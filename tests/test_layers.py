@@ -10,6 +10,7 @@ from tests.helpers import ROOT
 # From the bottom up. A module or package imports only from those before it. Every module and package is listed here.
 LAYERS = [
     "jadeberta.errors",
+    "jadeberta.model_constants",
     "jadeberta.utils",
     "jadeberta.shards",
     # preprocess knows the shard format, errors and utils of jadeberta, and nothing else

@@ -9,10 +9,8 @@ from functools import lru_cache
 import numpy as np
 
 from jadeberta.data.sample_order import derive_key, mix64
+from jadeberta.model_constants import IGNORED
 from jadeberta.shards.tokenizer_format import DEFAULT_SPECIAL_TOKENS, SpecialTokens
-
-IGNORED = -100
-"""Label of a token that is not predicted; the ignore_index of PyTorch's cross-entropy."""
 
 
 @lru_cache(maxsize=4)

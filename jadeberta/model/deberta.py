@@ -12,13 +12,14 @@ from transformers import DebertaV2Config, DebertaV2ForMaskedLM
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
 
-from jadeberta.data.masking import IGNORED
 from jadeberta.errors import ConfigError
 from jadeberta.model.attention.module import SdpaSelfAttention, TritonSelfAttention
 from jadeberta.model.attention.relative_positions import forget_lengths
 from jadeberta.model.attention.triton import require as require_triton
 from jadeberta.model.convolution import TapConvolution, convolve
 from jadeberta.model.loss import MaskedSums, masked_sums
+from jadeberta.model.packed_rows import mask_padding, positions_in_documents
+from jadeberta.model_constants import IGNORED
 
 ATTENTION_BACKENDS = ("eager", "sdpa", "fused")
 ATTENTION_MODULES = {"eager": DisentangledSelfAttention, "sdpa": SdpaSelfAttention, "fused": TritonSelfAttention}
@@ -197,23 +198,6 @@ def run_layer(
     context = layer.attention.self.context(hidden, table, document_ids, seed)
     attended = layer.attention.output(context, hidden)
     return layer.output(layer.intermediate(attended), attended)
-
-
-def positions_in_documents(document_ids: torch.Tensor) -> torch.Tensor:
-    """Position of each token from the start of its document, int64 [B, S]; a document is a run of equal numbers, integers [B, S]."""
-    places = torch.arange(document_ids.shape[1], device=document_ids.device)
-    is_same = F.pad(document_ids[:, 1:] == document_ids[:, :-1], (1, 0), value=False)
-    return places - torch.where(is_same, 0, places).cummax(dim=1).values
-
-
-def mask_padding(attention_mask: torch.Tensor | None, document_ids: torch.Tensor | None) -> torch.Tensor | None:
-    """Document numbers with 0 at padding, integers [B, S]; None if every row is one text without padding.
-
-    Padding attends to padding, so no row of scores is empty; no token reads the result.
-    """
-    if document_ids is None:
-        return None if attention_mask is None else (attention_mask != 0).long()
-    return document_ids if attention_mask is None else document_ids * (attention_mask != 0).to(document_ids.dtype)
 
 
 def require_attention(attention: str, config: DebertaV2Config, length: int | None = None) -> None:

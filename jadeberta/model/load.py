@@ -3,16 +3,18 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from transformers import DebertaV2Config
 
-from jadeberta.config import ModelConfig, Recipe
 from jadeberta.errors import CheckpointError, ConfigError
 from jadeberta.model.deberta import DebertaForMaskedLM
 from jadeberta.model.replaced_tokens import PAIR_KEY, ReplacedTokenModel, build_replaced_token_model
+
+if TYPE_CHECKING:  # the model can then be imported with torch and transformers alone
+    from jadeberta.config import ModelConfig, Recipe
 
 
 def build(config: DebertaV2Config | dict[str, Any], attention: str = "sdpa", seed: int | None = None) -> DebertaForMaskedLM:
@@ -104,12 +106,12 @@ def parameter_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         return {name: tuple(p.shape) for name, p in build(config).named_parameters()}
 
 
-def count_parameters(model: ModelConfig) -> int:
+def count_parameters(model: "ModelConfig") -> int:
     """Counts the parameters that are trained and stored, tied ones once."""
     return sum(math.prod(shape) for shape in parameter_shapes(model.hugging_face()).values())
 
 
-def count_parameters_of(recipe: Recipe) -> int:
+def count_parameters_of(recipe: "Recipe") -> int:
     """Counts the parameters that a recipe trains: of a generator and its discriminator both, shared ones once."""
     if recipe.training.objective == "mlm":
         return count_parameters(recipe.model)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from transformers.utils import ModelOutput
 
-from jadeberta.data.masking import IGNORED
+from jadeberta.model_constants import IGNORED
 
 
 @dataclass

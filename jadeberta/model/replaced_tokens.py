@@ -15,11 +15,12 @@ from transformers.activations import ACT2FN
 from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2PreTrainedModel
 from transformers.utils import ModelOutput
 
-from jadeberta.data.masking import IGNORED
 from jadeberta.errors import ConfigError
-from jadeberta.model.deberta import DebertaForMaskedLM, FastEncoder, positions_in_documents, require_attention
+from jadeberta.model.deberta import DebertaForMaskedLM, FastEncoder, require_attention
 from jadeberta.model.loss import masked_loss
+from jadeberta.model.packed_rows import positions_in_documents
 from jadeberta.model.sampling import sample_tokens
+from jadeberta.model_constants import IGNORED
 
 Sharing = Literal["gdes", "es", "nes"]
 PAIR_KEY = "replaced_tokens"

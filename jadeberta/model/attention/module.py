@@ -1,6 +1,7 @@
 """The self-attention modules: Hugging Face's parameters, one product for queries, keys and values, and `dispatch.attend`."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,6 @@ class SdpaSelfAttention(DisentangledSelfAttention):
             [B, S, H * D].
         """
         terms = [t for t in ("c2p", "p2c") if t in self.pos_att_type]
-        scale = 1 / math.sqrt(self.attention_head_size * (1 + len(terms)))
         keys, queries, length = None, None, hidden.shape[1]
         qkv = self._project(hidden, "query_proj", "key_proj", "value_proj")
         bucket_ids, largest = torch.empty(0, dtype=torch.int64, device=hidden.device), 0
@@ -44,19 +44,36 @@ class SdpaSelfAttention(DisentangledSelfAttention):
             keys, queries = self._project_positions(table, terms)
             sizes = (length, self.pos_ebd_size, self.position_buckets, self.max_relative_positions)
             bucket_ids, largest = distance_buckets(*sizes, str(hidden.device)), largest_bucket(*sizes)
-        dropout = self.dropout.p if self.training else 0.0
-        return attend(qkv, keys, queries, bucket_ids, largest, document_ids, seed, dropout, scale, self.use_triton).flatten(2)
+        return self._attend(qkv, document_ids, keys, queries, bucket_ids, largest, seed, self._scale(1 + len(terms))).flatten(2)
+
+    def _attend(
+        self, qkv: Any, document_ids: Any, keys: Any, queries: Any, bucket_ids: Any, largest: int, seed: Any, scale: float
+    ) -> Any:
+        """`dispatch.attend` with this module's dropout and kernels."""
+        dropout = self._dropped_share()
+        return attend(qkv, keys, queries, bucket_ids, largest, document_ids, seed, dropout, scale, self.use_triton)
+
+    def _scale(self, terms: int) -> float:
+        """The factor of the scores, of a sum of so many products."""
+        return 1 / math.sqrt(self.attention_head_size * terms)
+
+    def _dropped_share(self) -> float:
+        """The share of the weights that is zeroed now."""
+        return self.dropout.p if self.training else 0.0
 
     def _project(self, x: torch.Tensor, *names: str) -> torch.Tensor:
         """Applies the named projections to x [..., hidden_size]; [..., len(names), H, D]."""
         layers = [getattr(self, name) for name in names]
-        if hasattr(layers[0].weight, "ds_id"):
-            # ZeRO-3 gathers the weights of a layer only while that layer runs, so its weights cannot be concatenated here.
+        if self._run_apart(layers):
             joined = torch.stack([layer(x) for layer in layers], dim=-2)
         else:
             weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
             joined = F.linear(x, weight, bias).unflatten(-1, (len(layers), self.all_head_size))
         return joined.unflatten(-1, (self.num_attention_heads, self.attention_head_size))
+
+    def _run_apart(self, layers: list[Any]) -> bool:
+        """Whether each projection must run as a module. ZeRO-3 gathers the weights of a layer only while that layer runs."""
+        return hasattr(layers[0].weight, "ds_id")
 
     def _project_positions(self, table: torch.Tensor, terms: list[str]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """The position table projected to keys and to queries, each [2 * span, H, D], or None if its term is not used."""

@@ -12,10 +12,10 @@ from types import ModuleType
 
 import torch
 
-from jadeberta.config.row_lengths import FUSED_HEAD_SIZES, FUSED_LENGTH, offsets_fit
 from jadeberta.errors import ConfigError
 from jadeberta.model.attention.triton import tiles
 from jadeberta.model.attention.triton.arguments import KernelArguments, interpreting
+from jadeberta.model_constants import FUSED_HEAD_SIZES, FUSED_LENGTH, offsets_fit
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 INSTEAD = "Choose 'sdpa' (the same function) or 'eager'."

@@ -1,0 +1,1 @@
+"""transformers' own DeBERTa V2 classes with our attention: `jadeberta.fast`."""
