@@ -2,6 +2,7 @@
 # appended, and `python`, the interpreter with which the command begins.
 # --export=ALL: the steps of a job that was submitted with --export=NONE would have no PATH.
 # shellcheck shell=bash disable=SC2034 # both are used by the caller
+. slurm/cpus.sh
 step=(srun --export=ALL)
 python=("$PYTHON")
 case "$CONTAINER" in

@@ -26,6 +26,7 @@ MPI="${MPI:-pmix}"                       # as `srun --mpi=list` names it; none: 
 # -----------------------------------------------------------------------------------------------------------------
 
 cd "$SLURM_SUBMIT_DIR"
+. slurm/cpus.sh
 read -d '' -ra extra <<<"$EXTRA" || :
 stages=(all --config "$RECIPE" --out "$OUT" ${CORPORA:+--corpora "$CORPORA"} "${extra[@]}")
 if [ "$MPI" != none ] && [ -z "${SLURM_ARRAY_JOB_ID:-}" ]; then

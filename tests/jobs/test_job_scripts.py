@@ -116,3 +116,23 @@ def test_the_page_about_a_run_is_written_beside_the_training_and_never_fails_the
     reports = (tmp_path / "reports").read_text().splitlines() if (tmp_path / "reports").exists() else []
     assert reports == ["-m jadeberta report a run"] * written
     assert ("is no number of seconds" in done.stderr) == (report == "often")
+
+
+def test_each_step_of_a_job_gets_the_cores_that_the_job_asked_for(tmp_path: Path) -> None:
+    # srun itself does not take over --cpus-per-task.
+    (tmp_path / "srun").write_text('#!/bin/sh\necho "${SRUN_CPUS_PER_TASK-none}" >> cores\n')
+    (tmp_path / "srun").chmod(0o755)
+    (tmp_path / "slurm").symlink_to(ROOT / "slurm")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SRUN_"))}
+    env |= {"PATH": f"{tmp_path}:{env['PATH']}", "SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_NTASKS": "1"}
+    env |= {"PYTHON": "true", "RECIPE": "r", "RUN_DIR": "run", "EXTRA": ""}
+    for asked, found in (
+        ({"SLURM_CPUS_PER_TASK": "8"}, "8"),
+        ({"SLURM_CPUS_PER_TASK": "8", "SRUN_CPUS_PER_TASK": "6"}, "6"),
+        ({}, "none"),
+    ):
+        for job in ("preflight.sh", "scaling.sh", "finetune_jglue.sh", "shards.sh"):
+            subprocess.run(["bash", f"slurm/{job}"], env=env | asked, cwd=tmp_path, capture_output=True, timeout=60)
+            assert set((tmp_path / "cores").read_text().split()) == {found}, job
+            (tmp_path / "cores").unlink()
+    assert ". slurm/container.sh\n" in (ROOT / "slurm/attempt.sh").read_text()  # the jobs that train
