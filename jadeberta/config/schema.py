@@ -190,7 +190,7 @@ class TrainingConfig:
     seed: int = 42
     """Root of every random number: weights, sample order, masks, dropout."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """Working precision; master weights and accumulated gradients are fp32 either way."""
+    """Working precision, in which the ranks' gradients are added up; master weights and accumulated gradients are fp32 either way."""
     compile: Literal["auto", "always", "never"] = "auto"
     """torch.compile of forward and backward pass. auto: on GPUs, except under ZeRO-3, for objective rtd and where the
     attention is eager."""

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from jadeberta.config import Recipe
-from jadeberta.config.deepspeed_file import read_deepspeed_file
+from jadeberta.config.deepspeed_file import overlaps, read_deepspeed_file
 from jadeberta.errors import ConfigError, InputError
 from jadeberta.plan.forecast import ClusterShape, Forecast, Input
 from jadeberta.plan.step_time import NO_NETWORK, Network, RankWork, Ring, network_of, predict, traffic, update_seconds
@@ -143,13 +143,13 @@ def compare(
 
 
 def zero_of(recipe: Recipe) -> tuple[int, bool]:
-    """Returns the ZeRO stage of the recipe's DeepSpeed file, and whether it overlaps communication.
+    """Returns the ZeRO stage of the recipe's DeepSpeed file, and whether its communication overlaps on GPUs.
 
     Raises:
         ConfigError: the file is missing or cannot be used.
     """
     zero = read_deepspeed_file(recipe.deepspeed)[1]["zero_optimization"]
-    return zero["stage"], bool(zero.get("overlap_comm", False))
+    return zero["stage"], overlaps(recipe, zero)
 
 
 def read_preflight(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jadeberta.config import Recipe
+from jadeberta.config.deepspeed_file import overlaps
 from jadeberta.config.phases import Phase, batch_sizes_of
 from jadeberta.plan.forecast import ClusterShape, Forecast
 from jadeberta.plan.gpu_memory import activation_parts, bucket_bytes, state_parts
@@ -85,7 +86,7 @@ def advise(
         zero: section `zero_optimization` of the recipe's DeepSpeed file.
     """
     ranks, stage = cluster.gpus, zero["stage"]
-    # Another stage would be set up as the project's own files are: from ZeRO 2 on communication is overlapped.
+    # Another stage would be set up as the project's own files are.
     settings = [zero if each == stage else zero | {"stage": each, "overlap_comm": each >= 2} for each in STAGES]
     stages = [_of_stage(recipe, phase, plan, cluster, memory, rings, each) for each in settings]
     can = [each for each in stages if not each.refused]
@@ -137,7 +138,7 @@ def _of_stage(
     settings: dict[str, Any],
 ) -> ZeroStage:
     """The figures of one stage, which `settings` names; arguments as for `advise`."""
-    stage, overlap = settings["stage"], bool(settings.get("overlap_comm", False))
+    stage = settings["stage"]
     training, ranks = recipe.training, cluster.gpus
     state = state_parts(plan.parameters, training, stage, ranks, saved_bytes(recipe, plan.parameters))
     state["buckets"] = bucket_bytes(training, stage, settings)
@@ -152,7 +153,7 @@ def _of_stage(
         whole = phase.global_batch_size * (phase.sequence_length or 1) / plan.tokens_per_second
         work = RankWork(max(0.0, whole - update / ranks) / accumulation, accumulation, update)
         network = NO_NETWORK if ranks == 1 else rings[cluster.nodes > 1]
-        step_s = predict(work, sent, ranks, network, overlap=overlap and stage >= 2).step_s
+        step_s = predict(work, sent, ranks, network, overlap=overlaps(recipe, settings)).step_s
     refused = ""
     if stage == 3 and training.optimizer in WHOLE_PARAMETERS:
         refused = f"cuts parameters apart, which training.optimizer {training.optimizer} needs whole"
