@@ -5,6 +5,7 @@ The only file that calls DeepSpeed, with `zero_state.py` beside it, which knows 
 
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -57,6 +58,8 @@ def deepspeed_settings(recipe: Recipe, world_size: int) -> dict[str, Any]:
             f'{path}: bf16.enabled is {bf16["enabled"]} but training.precision is {training.precision}; write "auto".'
         )
     bf16["enabled"] = training.precision == "bf16"
+    # It waits for the device twice in every micro-step, so that the host never runs ahead; metrics.jsonl has the throughput without it.
+    settings.setdefault("timers", {}).setdefault("throughput", {}).setdefault("enabled", False)
     require_stage(training.optimizer, settings)
     require_stage_of(recipe, settings.get("zero_optimization", {}).get("stage", 0))
     if training.optimizer != "adamw":
@@ -142,7 +145,9 @@ class TrainingEngine:
         self.meter = CommunicationMeter(device) if recipe.logging.communication else None
         deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
         try:
-            self.engine, *_ = deepspeed.initialize(model=self.model, optimizer=optimizer, config=settings)
+            # Without it DeepSpeed takes the GPU of the local rank's number, which is not there where each rank sees its own alone.
+            own = SimpleNamespace(device_rank=process.local_rank if device.index is None else device.index)
+            self.engine, *_ = deepspeed.initialize(args=own, model=self.model, optimizer=optimizer, config=settings)
         except ValidationError as e:
             fault = e.errors()[0]
             name = ".".join(map(str, fault["loc"]))

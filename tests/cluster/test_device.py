@@ -12,6 +12,7 @@ from jadeberta.config import load_recipe
 from jadeberta.errors import ConfigError
 from jadeberta.preflight.host_info import check_device
 from jadeberta.preflight.results import LocalResults
+from jadeberta.preflight.runner import _device as device_of
 from tests.helpers import ROOT
 
 
@@ -118,3 +119,14 @@ def test_the_preflight_finds_gpus_that_torch_cannot_use(monkeypatch) -> None:
     results = LocalResults(0, 0, "host", 1)
     check_device("auto", results)
     assert results.device == "" and "has GPUs (/dev/nvidia0) but torch sees none" in results.faults[0].sentence
+
+
+def test_a_rank_that_sees_its_own_gpu_alone_takes_it_in_preflight_and_training(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    for local_rank in (0, 3):
+        results = LocalResults(local_rank, local_rank, "host", 1, device="cuda")
+        assert choose_device("cuda", local_rank, {}) == device_of(results) == torch.device("cuda", 0)
+    assert taken == [0, 0]
