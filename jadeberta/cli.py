@@ -93,6 +93,7 @@ def _verbs() -> dict[str, tuple[str, Handler]]:
         "preflight": ("whether an allocation is fit; names the slow or broken host", _preflight),
         "finetune": ("a task of JGLUE, with one setting or the grid, scored", _finetune),
         "export": ("a directory that Hugging Face's classes load, with its card", _export),
+        "verify-release": ("follows a release by hashes, from its weights to the dumps", _verify_release),
         "completion": ("a script by which bash or zsh completes all of this", _completion),
     }
 
@@ -248,6 +249,12 @@ def _finetune(arguments: list[str]) -> int:
 
 def _export(arguments: list[str]) -> int:
     from jadeberta.release.export import main
+
+    return main(arguments)
+
+
+def _verify_release(arguments: list[str]) -> int:
+    from jadeberta.provenance.cli import main
 
     return main(arguments)
 

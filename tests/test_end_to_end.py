@@ -113,6 +113,8 @@ def test_the_release_gives_the_checkpoints_logits_and_a_filled_card(finished, tm
         assert text in card
     assert "None" not in card and "unknown" not in card
     assert (out / "model.safetensors").stat().st_mode & 0o044 == 0o044, "a release must be readable by others"
+    result = jadeberta("verify-release", out, "--run", finished / "run", "--shards", finished / "shards")
+    assert result.returncode == 0 and "the trained weights of step-00000006 as float32" in result.stdout, result.stdout
 
 
 @pytest.mark.slow

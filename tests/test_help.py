@@ -17,6 +17,7 @@ VERBS = {
     "jadeberta.report.cli": [], "jadeberta.plan.cli": [], "jadeberta.publish.cli": [],
     "jadeberta.scaling.cli": ["run", "report"], "jadeberta.race.cli": ["plan", "run", "task", "report"],
     "jadeberta.preflight.cli": [], "jadeberta.finetune.cli": [], "jadeberta.release.export": [],
+    "jadeberta.provenance.cli": [],
 }  # fmt: skip
 
 

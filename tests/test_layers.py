@@ -40,6 +40,7 @@ LAYERS = [
     "jadeberta.model",
     "jadeberta.training",
     "jadeberta.checkpoint",
+    "jadeberta.provenance",
     "jadeberta.evaluation",
     "jadeberta.release",
     "jadeberta.start",

@@ -25,6 +25,7 @@ from jadeberta.evaluation.mlm import resolve_checkpoint
 from jadeberta.model import load
 from jadeberta.model.load import pair_settings
 from jadeberta.model.published import weights_sha256
+from jadeberta.provenance.record import write_statement
 from jadeberta.release.card import card_sentence, write_card
 from jadeberta.release.origin import ORIGIN_NAME, origin_of, write_origin
 from jadeberta.release.pair import GENERATOR, write_pair
@@ -119,6 +120,8 @@ def export(
         predictions = fill_mask(filling, card_sentence(state["data"], mask))
         ledger = read_jsonl(checkpoint.parent.parent / "ledger.jsonl")
         write_card(temporary / "README.md", config, state, ledger, evaluation, predictions, kind, mask)
+        made = {"weights": kind, "dtype": str(dtype).removeprefix("torch.")}
+        write_statement(temporary, checkpoint, state, ledger, made)  # last: it names every other file
         temporary.rename(out)
     except (OSError, SafetensorError) as e:
         raise OutputError(f"{out}: cannot be written ({e}). Make room, or name another --out.") from e
