@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import transformers
-from transformers import PreTrainedModel
+from transformers import DebertaV2Config, PretrainedConfig, PreTrainedModel
 
 from jadeberta.cluster.device import choose_single_device, describe_device
 from jadeberta.errors import ConfigError, NumericsError, OutputError
@@ -21,6 +21,8 @@ from jadeberta.finetune.pretrained import load_pretrained
 from jadeberta.finetune.results_dir import RESULTS, ResultsDir
 from jadeberta.finetune.results_table import format_results, results_json, scores_line
 from jadeberta.finetune.tasks import TASKS
+from jadeberta.model.attention.triton import require as require_triton
+from jadeberta.model.deberta import ATTENTION_BACKENDS
 from jadeberta.shards import DirectoryLock, GroupLock
 from jadeberta.utils.command_line import OneSentenceParser
 from jadeberta.utils.durations import format_duration
@@ -81,15 +83,16 @@ def main(arguments: list[str]) -> int:
 def _open(options: argparse.Namespace) -> tuple[Experiment, list[str]]:
     """Opens model, segmenter and files; returns them with remarks on differences from pre-training."""
     task = TASKS[options.task]
+    files = find_files(options.data, task, options.train, options.valid)
+    pretrained = load_pretrained(options.model, options.weights)
     config = FinetuneConfig(
         batch_size=options.batch_size or task.batch_size,
         max_length=options.max_length or task.max_length,
         schedule=options.schedule,
         precision=options.precision,
         choose_on=options.choose_on,
+        attention=_attention(options.attention, pretrained.config),
     )
-    files = find_files(options.data, task, options.train, options.valid)
-    pretrained = load_pretrained(options.model, options.weights)
     segmenter, remarks = open_engine(pretrained.origin, pretrained.directory, options.segmenter, options.segmenter_command)
     for remark in remarks:
         print(f"NOTE: {remark}.", flush=True)
@@ -102,6 +105,17 @@ def _open(options: argparse.Namespace) -> tuple[Experiment, list[str]]:
     )
     experiment.check()
     return experiment, remarks
+
+
+def _attention(given: str | None, config: PretrainedConfig) -> str:
+    """The attention of a model; raises ConfigError where the given one is not for it."""
+    if isinstance(config, DebertaV2Config):
+        if given == "fused":
+            require_triton(getattr(config, "attention_head_size", config.hidden_size // config.num_attention_heads))
+        return given or "sdpa"
+    if given not in (None, "eager"):
+        raise ConfigError(f"--attention {given} is for DeBERTa V2, and the model is a {config.model_type}. Leave the option out.")
+    return "eager"
 
 
 def _train(experiment: Experiment, trials: Sequence[Trial], results_dir: ResultsDir, options: argparse.Namespace) -> None:
@@ -215,6 +229,11 @@ def _make_parser() -> OneSentenceParser:
         "--schedule", choices=["linear", "cosine"], default="linear", help="after a warm-up of a tenth of the steps"
     )
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast, weights stay fp32")
+    parser.add_argument(
+        "--attention",
+        choices=ATTENTION_BACKENDS,
+        help="of a DeBERTa V2: sdpa (default), fused (Triton kernels) or eager (transformers' own); other models have theirs",
+    )
     parser.add_argument("--weights", choices=["trained", "ema"], default="trained", help="ema: a checkpoint's running average")
     parser.add_argument("--segmenter", choices=ENGINES, help="for a model that does not say which one made its pre-training text")
     parser.add_argument("--segmenter-command", default="", metavar="COMMAND", help="program and options of jumanpp or juman")

@@ -20,6 +20,7 @@ from jadeberta.finetune.pretrained import PretrainedEncoder, build
 from jadeberta.finetune.scoring import predict, record, score
 from jadeberta.finetune.tasks import Task
 from jadeberta.finetune.trainer import Diverged, predict_logits, steps_of, train
+from jadeberta.model.drop_in.fast_model import fast
 from jadeberta.release.origin import write_origin
 from jadeberta.shards.tokenizer_format import ALL_TOKENIZER_FILES
 from jadeberta.utils.files import file_sha256
@@ -90,6 +91,8 @@ class Experiment:
         collate = collator(self.task.kind, self.encoder.pad)
         examples = data.to_train_on(self.task)
         model = build(self.pretrained, self.task, trial.seed)
+        if self.config.attention != "eager":
+            model = fast(model, self.config.attention)
         scores: dict[str, dict[str, float]] = {}
         predictions: dict[str, list[dict[str, Any]]] = {}
         loss = None

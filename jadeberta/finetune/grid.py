@@ -45,6 +45,8 @@ class FinetuneConfig:
     precision: str = "fp32"
     choose_on: str = "valid"
     """The split that settings are compared on: valid, or fold (training rows that are split off)."""
+    attention: str = "eager"
+    """sdpa, fused (`jadeberta.fast`), or eager, transformers' own; points that older versions left say nothing and are eager."""
 
 
 @dataclass(frozen=True)

@@ -51,13 +51,17 @@ class ResultsDir:
                 row = orjson.loads(path.read_bytes())
                 result = Result(Trial(**row["point"]), row["scores"], row["seconds"], row["notes"])
                 identity = row["identity"]
+                identity["conduct"].setdefault("attention", "eager")
             except (OSError, ValueError, KeyError, TypeError) as e:
                 raise InputError(
                     f"{path}: not readable as a point ({type(e).__name__}: {e}). Remove it; it is trained again."
                 ) from e
             if differ := different(identity, self._identity):
                 name, (then, now) = differ
-                raise ConfigError(f"{path} was made with {name} {then}, this is {now}. Name another --out.")
+                remedy = (
+                    f"Give --attention {then}, or name another --out." if name == "conduct.attention" else "Name another --out."
+                )
+                raise ConfigError(f"{path} was made with {name} {then}, this is {now}. {remedy}")
             results.append(result)
         return sorted(results, key=lambda result: result.trial)
 
