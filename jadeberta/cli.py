@@ -81,7 +81,7 @@ def _verbs() -> dict[str, tuple[str, Handler]]:
     """Each verb with what its line of the listing says, and the function that runs it."""
     return {
         "pretrain": ("train on shards; resumes by itself", _pretrain),
-        "evaluate": ("MLM accuracy per corpus, as JSON", _evaluate),
+        "evaluate": ("MLM accuracy per corpus, or bits per character of any text", _evaluate),
         "checkpoint": ("what is on disk and whether it can be trusted", _checkpoint),
         "status": ("how far a run is, and where its time went", _status),
         "report": ("the same and more as one HTML file: verdict, curves, events", _report_page),
@@ -182,8 +182,10 @@ def _recipe_file(arguments: list[str]) -> Path | None:
 
 
 def _evaluate(arguments: list[str]) -> int:
-    from jadeberta.evaluation.mlm import main
-
+    if arguments[:1] == ["text"]:
+        from jadeberta.compare.evaluate_text import main
+    else:
+        from jadeberta.evaluation.mlm import main
     return main(arguments)
 
 

@@ -14,7 +14,7 @@ from jadeberta.config.option_help import describe_fields
 from jadeberta.config.schema import Recipe
 from jadeberta.utils.command_line import OneSentenceParser, found_parser
 
-INNER = {"race": ("plan", "run", "report"), "scaling": ("run", "report")}
+INNER = {"evaluate": ("mlm", "text"), "race": ("plan", "run", "report"), "scaling": ("run", "report")}
 """Verbs that have words of their own, each with a parser."""
 CHOICES = re.compile(r"[a-z0-9_-]+(?:\|[a-z0-9_-]+)+")
 

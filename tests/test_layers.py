@@ -54,6 +54,7 @@ LAYERS = [
     "jadeberta.scaling",
     "jadeberta.race",
     "jadeberta.finetune",
+    "jadeberta.compare",
     "jadeberta.pretrain",
     "jadeberta.demo",
     "jadeberta.completion",

@@ -239,7 +239,11 @@ def _spread(found: list[dict[str, dict[str, Any]]], first: int) -> dict[str, Any
 
 def main(arguments: list[str]) -> int:
     """Prints the figures as one JSON object."""
-    parser = OneSentenceParser(prog="jadeberta evaluate", description="Accuracy on masked tokens of held-out documents, as JSON.")
+    parser = OneSentenceParser(
+        prog="jadeberta evaluate",
+        description="Accuracy on masked tokens of held-out documents, as JSON. For raw texts and "
+        "models of any kind, see 'jadeberta evaluate text --help'.",
+    )
     parser.add_argument("what", choices=["mlm"], help="mlm: masked-token accuracy per corpus and over all")
     parser.add_argument(
         "--checkpoint",
