@@ -17,7 +17,7 @@ from jadeberta.finetune.encoder import ENGINES, Encoder, open_engine
 from jadeberta.finetune.experiment import Experiment
 from jadeberta.finetune.grid import FinetuneConfig, Trial, full_grid, trials_of
 from jadeberta.finetune.jglue_files import find_files
-from jadeberta.finetune.pretrained import load_pretrained
+from jadeberta.finetune.pretrained import load_pretrained, without_weights
 from jadeberta.finetune.results_dir import RESULTS, ResultsDir
 from jadeberta.finetune.results_table import format_results, results_json, scores_line
 from jadeberta.finetune.tasks import TASKS
@@ -93,13 +93,18 @@ def _open(options: argparse.Namespace) -> tuple[Experiment, list[str]]:
         choose_on=options.choose_on,
         attention=_attention(options.attention, pretrained.config),
     )
+    if options.from_random:
+        pretrained = without_weights(pretrained)
+    # A model from elsewhere that reads text without a segmenter has the normaliser of its own tokenizer alone.
+    named = {"normaliser": "none"} if options.segmenter == "none" else {}
+    keeps_text = (pretrained.origin or named).get("normaliser") == "none"
     segmenter, remarks = open_engine(pretrained.origin, pretrained.directory, options.segmenter, options.segmenter_command)
     for remark in remarks:
         print(f"NOTE: {remark}.", flush=True)
     experiment = Experiment(
         task,
         pretrained,
-        Encoder(pretrained.tokenizer, segmenter, (pretrained.origin or {}).get("normaliser") == "none"),
+        Encoder(pretrained.tokenizer, segmenter, keeps_text, pretrained.own),
         config,
         files,
     )
@@ -235,6 +240,7 @@ def _make_parser() -> OneSentenceParser:
         help="of a DeBERTa V2: sdpa (default), fused (Triton kernels) or eager (transformers' own); other models have theirs",
     )
     parser.add_argument("--weights", choices=["trained", "ema"], default="trained", help="ema: a checkpoint's running average")
+    parser.add_argument("--from-random", action="store_true", help="a control: the model's architecture with random weights")
     parser.add_argument("--segmenter", choices=ENGINES, help="for a model that does not say which one made its pre-training text")
     parser.add_argument("--segmenter-command", default="", metavar="COMMAND", help="program and options of jumanpp or juman")
     parser.add_argument("--save-models", action="store_true", help="keep every fine-tuned model in OUT/models")

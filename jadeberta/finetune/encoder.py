@@ -13,6 +13,7 @@ import numpy as np
 
 from jadeberta.errors import ConfigError, InputError
 from jadeberta.finetune.alignment import Span, align
+from jadeberta.finetune.own_tokenizer import Frame, OwnTokenizer
 from jadeberta.release.origin import reads_text
 from preprocess.config import Engine, SegmenterConfig
 from preprocess.segmenters import Rejected, Segmenter, open_segmenter
@@ -56,7 +57,7 @@ def open_engine(origin: dict[str, Any] | None, where: Path, engine: str | None, 
         if engine is None:
             raise ConfigError(
                 f"{where} does not say which word segmenter made its pre-training text. Name it with --segmenter "
-                f"({', '.join(ENGINES)}); for ku-nlp's models it is jumanpp."
+                f"({', '.join(ENGINES)}; none for a model that reads text as it is); for ku-nlp's models it is jumanpp."
             )
         then: dict[str, Any] = {"engine": engine}
     else:
@@ -88,22 +89,27 @@ def open_engine(origin: dict[str, Any] | None, where: Path, engine: str | None, 
 class Encoder:
     """Texts to pieces of the model's own tokenizer: a '[MASK]' in a text stays text, as in pre-training."""
 
-    def __init__(self, tokenizer_file: Path, segmenter: Segmenter, keeps_text: bool = False) -> None:
+    def __init__(
+        self, tokenizer_file: Path, segmenter: Segmenter, keeps_text: bool = False, own: OwnTokenizer | None = None
+    ) -> None:
         """Args:
         tokenizer_file: the file that gives the ids; what names its special tokens lies beside it.
         segmenter: that of the pre-training.
         keeps_text: whether texts are encoded as they are, not normalised.
+        own: the tokenizer of a model from elsewhere, instead of the file.
 
         Raises:
             InputError: the tokenizer is missing, damaged, or lacks special tokens.
         """
         try:
-            self._encoder = open_encoder(read_tokenizer(tokenizer_file.parent, tokenizer_file.name))
+            files = own.files if own else read_tokenizer(tokenizer_file.parent, tokenizer_file.name)
+            self._encoder = open_encoder(files)
         except ConfigError as e:
             raise InputError(f"{e} Name an exported directory.") from e
-        self.segmenter, self._keeps_text = segmenter, keeps_text
+        self.segmenter, self.keeps_text = segmenter, keeps_text
         special = self._encoder.special
         self.pad, self.cls, self.sep = special.pad, special.cls, special.sep
+        self.frame = own.frame if own else Frame((special.cls,), (special.sep,), (special.sep,))
         # Without an id for padding that the tokenizer lacks: its model need not have one, as attention sees no padding.
         self.vocab_size = self._encoder.vocab_size - (self._encoder.name_of(special.pad) is None)
 
@@ -113,7 +119,7 @@ class Encoder:
         # JSQuAD asks several questions about one context; it is segmented once.
         distinct = iter(dict.fromkeys(texts))
         while chunk := list(islice(distinct, AT_ONCE)):
-            if self._keeps_text:
+            if self.keeps_text:
                 found |= {text: self._encode_unchanged(text) for text in chunk}
                 continue
             answers = self.segmenter.segment([normalise(text) for text in chunk])

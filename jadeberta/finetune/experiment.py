@@ -16,7 +16,7 @@ from jadeberta.finetune.dataset import Data, read_data
 from jadeberta.finetune.encoder import Encoder
 from jadeberta.finetune.features import collator
 from jadeberta.finetune.grid import FOLD_RULE, FinetuneConfig, Result, Trial
-from jadeberta.finetune.pretrained import PretrainedEncoder, build
+from jadeberta.finetune.pretrained import PADDED_POSITIONS, PretrainedEncoder, build, require_head
 from jadeberta.finetune.scoring import predict, record, score
 from jadeberta.finetune.tasks import Task
 from jadeberta.finetune.trainer import Diverged, predict_logits, steps_of, train
@@ -39,16 +39,24 @@ class Experiment:
     """Files by split."""
 
     def check(self) -> None:
-        """Raises ConfigError if tokenizer, sequence length and model do not fit together."""
-        vocabulary, longest = self.pretrained.config.vocab_size, self.pretrained.config.max_position_embeddings
+        """Raises ConfigError if tokenizer, sequence length and model do not fit together, CheckpointError if the model has no such head."""
+        vocabulary, longest = self.pretrained.config.vocab_size, self.pretrained.longest
+        require_head(self.pretrained, self.task.kind)
         if self.encoder.vocab_size > vocabulary:
             raise ConfigError(
                 f"{self.pretrained.tokenizer}: {self.encoder.vocab_size} pieces, but the model has a vocabulary of {vocabulary}. "
                 "Put the tokenizer there that it was pre-trained with."
             )
-        if not 8 <= self.config.max_length <= longest:
+        if self.pretrained.config.model_type in PADDED_POSITIONS and self.encoder.pad != self.pretrained.config.pad_token_id:
             raise ConfigError(
-                f"--max-length {self.config.max_length}: must lie between 8 and {longest}, the longest sequence of the model."
+                f"{self.pretrained.directory}: the tokenizer pads with {self.encoder.pad}, and the model takes "
+                f"{self.pretrained.config.pad_token_id} for padding. Put the tokenizer there that it was pre-trained with."
+            )
+        # A question takes half of a sequence, and its context needs a token beside the special ones.
+        shortest = max(8, 2 * self.encoder.frame.length + 2)
+        if not shortest <= self.config.max_length <= longest:
+            raise ConfigError(
+                f"--max-length {self.config.max_length}: must lie between {shortest} and {longest}, the longest sequence of the model."
             )
 
     def identity(self) -> dict[str, Any]:
@@ -59,9 +67,13 @@ class Experiment:
             "model": {"sha256": self.pretrained.sha256, "tokenizer_sha256": self.pretrained.tokenizer_sha256},
             "data": {name: file_sha256(path) for name, path in self.files.items()},
             "segmenter": self.encoder.segmenter.description,
-            "normaliser": NORMALISER,
+            "normaliser": self._normaliser(),
             "conduct": asdict(self.config),  # the key keeps its old spelling for readers
         }
+
+    def _normaliser(self) -> str:
+        """The normaliser of the texts; "none" for a model from elsewhere that reads them as they are."""
+        return "none" if self.encoder.keeps_text and self.pretrained.origin is None else NORMALISER
 
     def read(self) -> Data:
         """Reads the data; see `read_data`."""
@@ -135,5 +147,7 @@ class Experiment:
             if (self.pretrained.directory / name).is_file():
                 shutil.copyfile(self.pretrained.directory / name, directory / name)
         # A model from elsewhere does not say how its text was made: how this one was read is what its user needs.
-        read = {"segmenter": self.encoder.segmenter.description, "normaliser": NORMALISER, "sentence_splitter": "not known"}
+        read = {"segmenter": self.encoder.segmenter.description, "normaliser": self._normaliser()} | {
+            "sentence_splitter": "not known"
+        }
         write_origin(directory, self.pretrained.origin or read)

@@ -33,6 +33,8 @@ class Example:
     """Position of the first piece of the context."""
     spans: np.ndarray | None = None
     """Characters of the pieces of the context, int32 [pieces, 2]; None for other tasks than JSQuAD."""
+    second: tuple[int, ...] = ()
+    """Position in each sequence from which tokens are of the type 1; none for a model with one type."""
     is_truncated: bool = False
     """Whether pieces of the row were cut off because it is too long; of JSQuAD those of the question, as a context has windows."""
 
@@ -65,23 +67,25 @@ def examples_of(
     if task.kind == "span":
         return [example for n, row in enumerate(rows) for example in _windows(n, row, task, pieces, encoder, max_length)]
 
-    cls, sep = np.array([[encoder.cls], [encoder.sep]], np.int32)
+    frame = encoder.frame
+    before, between, after = (np.array(ids, np.int32) for ids in (frame.before, frame.between, frame.after))
 
     def is_too_long(row: JglueRow) -> bool:
         first, *others = (len(pieces[text].ids) for text in row.texts)
-        return first + (max(others) + 3 if others else 2) > max_length
+        return first + (max(others) + frame.length if others else len(before) + len(after)) > max_length
 
-    def join(first: str, second: str | None) -> np.ndarray:
-        if second is None:
-            return np.concatenate([cls, pieces[first].ids[: max_length - 2], sep])
-        a, b = cut(pieces[first].ids, pieces[second].ids, max_length - 3)
-        return np.concatenate([cls, a, sep, b, sep])
-
-    def sequences(row: JglueRow) -> tuple[np.ndarray, ...]:
+    def example(number: int, row: JglueRow) -> Example:
         first, *others = row.texts
-        return tuple(join(first, other) for other in others) or (join(first, None),)
+        if not others:
+            room = max_length - len(before) - len(after)
+            ids, second = (np.concatenate([before, pieces[first].ids[:room], after]),), ()
+        else:
+            pairs = [cut(pieces[first].ids, pieces[other].ids, max_length - frame.length) for other in others]
+            ids = tuple(np.concatenate([before, a, between, b, after]) for a, b in pairs)
+            second = tuple(len(before) + len(a) + len(between) for a, _ in pairs) if frame.second_type else ()
+        return Example(number, ids, row.label or 0, second=second, is_truncated=is_too_long(row))
 
-    return [Example(n, sequences(row), row.label or 0, is_truncated=is_too_long(row)) for n, row in enumerate(rows)]
+    return [example(n, row) for n, row in enumerate(rows)]
 
 
 def cut(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +102,8 @@ def _windows(
 ) -> list[Example]:
     """The examples of a question of JSQuAD, one for each window of its context."""
     question, *parts = texts_of(row, task)
-    cls, sep = np.array([[encoder.cls], [encoder.sep]], np.int32)
+    frame, sep = encoder.frame, np.array([encoder.sep], np.int32)
+    before, between, after = (np.array(one, np.int32) for one in (frame.before, frame.between, frame.after))
     ids, spans = pieces[parts[0]].ids, pieces[parts[0]].spans
     if len(parts) == 2:
         at = len(parts[0]) + len(MARK)
@@ -109,16 +114,18 @@ def _windows(
     answer = places_of(spans, start, start + len(text))
     # A long question must leave room for the context.
     most = min(LONGEST_QUESTION, max_length // 2)
-    head = np.concatenate([cls, pieces[question].ids[:most], sep])
-    room = max_length - len(head) - 1
+    head = np.concatenate([before, pieces[question].ids[:most], between])
+    room = max_length - len(head) - len(after)
+    second = (len(head),) if frame.second_type else ()
     examples = []
     # With a stride above the length of a window, pieces between two windows would be in neither.
     for begin in range(0, max(1, len(ids)), min(STRIDE, room)):
         end = min(begin + room, len(ids))
         inside = answer is not None and begin <= answer[0] and answer[1] < end
         places = (len(head) + answer[0] - begin, len(head) + answer[1] - begin) if answer is not None and inside else (0, 0)
-        sequence = np.concatenate([head, ids[begin:end], sep])
-        examples.append(Example(number, (sequence,), 0, places, len(head), spans[begin:end], len(pieces[question].ids) > most))
+        sequence = np.concatenate([head, ids[begin:end], after])
+        too_long = len(pieces[question].ids) > most
+        examples.append(Example(number, (sequence,), 0, places, len(head), spans[begin:end], second, too_long))
         # Any further window would lie within this one.
         if end == len(ids):
             break
@@ -131,15 +138,19 @@ def collator(kind: Kind, pad: int) -> Callable[[Sequence[Example]], dict[str, to
     def collate(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         longest = max(example.length for example in examples)
         ids = torch.full((len(examples), len(examples[0].ids), longest), pad, dtype=torch.int64)
-        mask = torch.zeros_like(ids)
+        mask, types = torch.zeros_like(ids), torch.zeros_like(ids)
         for n, example in enumerate(examples):
             for choice, sequence in enumerate(example.ids):
                 ids[n, choice, : len(sequence)] = torch.from_numpy(sequence)
                 mask[n, choice, : len(sequence)] = 1
+                if example.second:
+                    types[n, choice, example.second[choice] : len(sequence)] = 1
         # Of Hugging Face's heads only the one for choices takes three dimensions.
         if kind != "choice":
-            ids, mask = ids[:, 0], mask[:, 0]
+            ids, mask, types = ids[:, 0], mask[:, 0], types[:, 0]
         batch = {"input_ids": ids, "attention_mask": mask}
+        if examples[0].second:
+            batch["token_type_ids"] = types
         if kind == "span":
             first, last = zip(*(example.places for example in examples), strict=True)
             return batch | {"start_positions": torch.tensor(first), "end_positions": torch.tensor(last)}

@@ -125,7 +125,7 @@ def predict_logits(
     for start in range(0, len(places), batch_size):
         chunk = places[start : start + batch_size]
         batch = collate([examples[n] for n in chunk])
-        given = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+        given = {name: batch[name].to(device) for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             found = model(**given)
         outputs = [found.logits] if "logits" in found else [found.start_logits, found.end_logits]

@@ -39,7 +39,7 @@ def examples(encoder, tmp_path_factory):
         (lambda d: (d / "model.safetensors").unlink(), "no model.safetensors there"),
         (lambda d: (d / "model.safetensors").write_bytes(b"x" * 99), "cannot be loaded"),
         (lambda d: (d / "config.json").unlink(), "neither a checkpoint, nor an exported directory, nor a run"),
-        (lambda d: (d / "config.json").write_text('{"model_type": "bert"}'), "config.json: a bert and no deberta-v2"),
+        (lambda d: (d / "config.json").write_text('{"model_type": "vit"}'), "no head for sequence classification on a vit"),
         (lambda d: save_file({"other": torch.zeros(1)}, d / "model.safetensors"), r"holds no deberta.\* weights"),
     ],
     ids=["no tokenizer", "no weights", "damaged weights", "no config", "another architecture", "other weights"],
