@@ -76,6 +76,8 @@ def examples_of(
 
     def example(number: int, row: JglueRow) -> Example:
         first, *others = row.texts
+        ids: tuple[np.ndarray, ...]
+        second: tuple[int, ...]
         if not others:
             room = max_length - len(before) - len(after)
             ids, second = (np.concatenate([before, pieces[first].ids[:room], after]),), ()
