@@ -26,7 +26,7 @@ from jadeberta.utils.interrupts import INTERRUPTED, RANK_VARIABLES
 from jadeberta.utils.paths import find_recipe, require_current_directory, user_path
 from jadeberta.utils.processes import end_with_launcher
 from jadeberta.utils.recipe_errors import explain_recipe_error
-from jadeberta.utils.resources import explain_system_error
+from jadeberta.utils.resources import explain_system_error, raise_open_files_limit
 
 COMMON_ERRORS = (ConfigError, CheckpointError, NothingToResume, NumericsError, StopRequested, RequeueRequested)
 """Errors that all ranks meet together; rank 0 prints them, once."""
@@ -54,6 +54,7 @@ def main() -> None:
     try:
         options = parser.parse_args(arguments[:1] or ["--help"])
         require_current_directory()
+        raise_open_files_limit()
         if empty := next((a for a in arguments if a.startswith("--") and a.endswith("=--")), ""):
             raise ConfigError(f"{empty[:60]} gives no value.")  # argparse would hand on an empty list
         sys.exit(verbs[options.verb][1](arguments[1:]))

@@ -4,7 +4,16 @@ Every message is a sentence that names what was wrong, where (file, line, host, 
 A command ends with the `exit_status` of the error's class. The statuses are part of the contract with job scripts.
 """
 
+import re
 from collections.abc import Iterator
+
+CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""What would begin a line, or tell a terminal something: controls, separators of lines, and marks that turn the direction of text."""
+
+
+def escape_controls(text: str) -> str:
+    """Returns a text of one line, with control characters as Python writes them, e.g. `\\n`."""
+    return CONTROL_CHARACTER.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class JadebertaError(Exception):
@@ -14,6 +23,10 @@ class JadebertaError(Exception):
     """Status with which a command ends. Two classes with one status must agree on `retryable`."""
     retryable = True
     """Whether another attempt can succeed without a change by the user. Status 1 covers unforeseen failures, so it can."""
+
+    def __str__(self) -> str:
+        """The sentence in one line, whatever a path or value in it holds; each further argument is a line below it."""
+        return "\n".join(escape_controls(str(line)) for line in self.args)
 
 
 class ConfigError(JadebertaError):

@@ -55,7 +55,6 @@ from jadeberta.training.watchdog.slow_rank_rule import SlowRankRule
 from jadeberta.utils.files import write_atomically
 from jadeberta.utils.json_lines import read_jsonl
 from jadeberta.utils.logs import configure_console
-from jadeberta.utils.resources import raise_open_files_limit
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +75,6 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False, branch
         JadebertaError: the run cannot start or go on; see the subclasses for the exit statuses.
     """
     process = detect(os.environ)
-    raise_open_files_limit()
     require_known_sinks(recipe.logging.sinks)
     if not recipe.data.shards:
         raise ConfigError("data.shards is not set; give it in the recipe or as --data.shards.")

@@ -3,6 +3,7 @@
 A launcher's exit status is not enough: it covers one rank alone, and may be that of a signal which the launcher itself sent.
 """
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -32,13 +33,19 @@ def write_exit_reason(folder: Path, rank: int, status: int, reason: str) -> None
         return
 
 
-def read_exit_reason(folder: Path, since: float) -> tuple[int | None, str]:
-    """Returns exit status and reason of the lowest rank that wrote a file since then (unix time); (None, "") where none did."""
+def clear_exit_reasons(folder: Path) -> None:
+    """Removes what the ranks of an earlier attempt wrote: clocks differ and are set back, so a time does not tell whose a file is."""
+    for path in folder.glob("rank-*.json"):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def read_exit_reason(folder: Path) -> tuple[int | None, str]:
+    """Returns exit status and reason of the lowest rank that wrote a file since `clear_exit_reasons`; (None, "") where none did."""
     for path in sorted(folder.glob("rank-*.json")):
         try:
             row = orjson.loads(path.read_bytes())
-            if row["time"] >= since:
-                return int(row["status"]), str(row["reason"])
+            return int(row["status"]), str(row["reason"])
         except (OSError, orjson.JSONDecodeError, KeyError, TypeError, ValueError):
             continue
     return None, ""

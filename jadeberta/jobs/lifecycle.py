@@ -18,7 +18,7 @@ from jadeberta.cluster.hostlist import expand
 from jadeberta.cluster.slurm import RUNNING
 from jadeberta.config import Recipe, load_recipe
 from jadeberta.errors import HangError, JadebertaError
-from jadeberta.jobs.exit_reason import EXIT_REASONS_FOLDER, read_exit_reason
+from jadeberta.jobs.exit_reason import EXIT_REASONS_FOLDER, clear_exit_reasons, read_exit_reason
 from jadeberta.jobs.job_records import BeginFields, EndFields, JobRecords, append_begin, append_end
 from jadeberta.jobs.preflight_policy import judge_fitness
 from jadeberta.jobs.requeue_policy import Decision, Ending, Limits, decide
@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 def begin(recipe: Recipe, options: argparse.Namespace, job: JsonRow) -> list[str]:
     """Records that an attempt begins, and which hosts the attempt before has lost; prints nothing for the shell."""
     run_dir = Path(recipe.run.dir)
+    clear_exit_reasons(run_dir / EXIT_REASONS_FOLDER)
     records = JobRecords.read(run_dir)
     # An attempt that did not end by itself was ended by Slurm; a host of it that is down now is the likely cause.
     ended_by_slurm = records.newest.get("event") == "begin" or records.newest.get("action") == "leave"
@@ -124,7 +125,7 @@ def end(recipe: Recipe, options: argparse.Namespace, job: JsonRow) -> list[str]:
     rows = [row for row in read_jsonl(run_dir / "ledger.jsonl") if time_of(row) >= began]
     reported, reason = reported_cause(rows)
     if reported is None:  # a rank that failed before it could open the ledger
-        reported, reason = read_exit_reason(run_dir / EXIT_REASONS_FOLDER, began)
+        reported, reason = read_exit_reason(run_dir / EXIT_REASONS_FOLDER)
     hosts = job.get("hosts", [])
     silent = set(hosts) - set(options.answered.split()) if options.answered else set()
     ending = Ending(

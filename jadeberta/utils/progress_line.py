@@ -5,7 +5,10 @@ import logging
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TextIO
+
+from jadeberta.errors import escape_controls
 
 CLEAR_LINE = "\r\x1b[K"
 """Begins the line of a terminal anew."""
@@ -55,6 +58,12 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
         super().emit(record)
         if self._line:
             self._draw()
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the text of a record; a path in it begins no line of its own."""
+        if isinstance(record.args, tuple):
+            record.args = tuple(escape_controls(str(arg)) if isinstance(arg, Path) else arg for arg in record.args)
+        return super().format(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Leaves a line out that cannot be written: the work of days does not end, and prints no traceback a line, for a full disk

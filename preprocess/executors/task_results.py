@@ -136,4 +136,4 @@ def _plain_error(error: Exception) -> list[str]:
 def _restored_error(name: str, message: str) -> Exception:
     found = vars(errors).get(name, RuntimeError)
     known = isinstance(found, type) and issubclass(found, JadebertaError)
-    return found(str(message)) if known else builtins.RuntimeError(str(message))
+    return found(*str(message).split("\n")) if known else builtins.RuntimeError(str(message))

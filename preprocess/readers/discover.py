@@ -345,7 +345,7 @@ def _question(folder: Path, problem: str, choices: dict[str, Series]) -> InputEr
     for name, series in choices.items():
         lines += [f"    {name}:", f"      format: {series.format}", f"      path: {_path(folder, series)}"]
     remedy = "keep one of them, or leave CORPORA out and write lines like these into the recipe"
-    return InputError(f"{folder}: {problem}; {remedy}.\n" + "\n".join(lines))
+    return InputError(f"{folder}: {problem}; {remedy}.", *lines)
 
 
 def _log(survey: _Survey) -> None:

@@ -1,6 +1,9 @@
 """An error class says itself whether another attempt can succeed, and both launch paths read it there."""
 
 import gc
+import io
+import logging
+import pickle
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +13,7 @@ import pytest
 from jadeberta import errors
 from jadeberta.jobs import local_launcher
 from jadeberta.jobs.requeue_policy import Ending, Limits, decide
+from jadeberta.utils.progress_line import ConsoleHandler
 
 
 @pytest.mark.parametrize(
@@ -78,3 +82,16 @@ def test_a_status_that_no_class_has_is_tried_again_on_both_paths(commands) -> No
     commands("echo x >> attempts; exit 99")
     assert local_launcher.launch(1, [], restarts=2) == 99
     assert Path("attempts").read_text() == "x\n" * 3
+
+
+def test_an_error_is_one_line_whatever_its_path_holds() -> None:
+    error = errors.InputError(f"{Path(chr(10).join('ab'))}: \x1b[2J \u202e東京\r\x85\u2028。", "corpora:", "  a\tb")
+    assert str(error) == "a\\nb: \\x1b[2J \\u202e東京\\r\\x85\\u2028。\ncorpora:\n  a\\tb"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_a_path_in_a_log_line_begins_no_line() -> None:
+    stream = io.StringIO()
+    record = logging.LogRecord("a", logging.WARNING, "", 0, "%s:\n%s", (Path("x\ny"), "lines\nof text"), None)
+    ConsoleHandler(stream).emit(record)
+    assert stream.getvalue() == "x\\ny:\nlines\nof text\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from jadeberta.jobs.exit_reason import write_exit_reason
+from jadeberta.jobs.exit_reason import read_exit_reason, write_exit_reason
 from jadeberta.jobs.lifecycle import _parser, is_finished, reported_cause
 from jadeberta.preflight.cli import _parser as preflight_parser
 from jadeberta.utils.json_lines import read_jsonl
@@ -154,6 +154,17 @@ def test_exit_reasons_of_ranks_that_had_no_ledger_yet_count(run) -> None:
     (folder / "rank-00000.json").write_bytes(b"cut sho")
     assert ask(run, "end", "--status", "143", "--next", "requeue") == "stop 2 -"
     assert records(run)[-1]["reason"].startswith("status 143: the batch does not divide. ")
+
+
+def test_exit_reasons_count_whatever_the_clock_of_their_host_shows(run) -> None:
+    folder = run / "run" / "logs" / "exit-reasons"
+    write_exit_reason(folder, 3, 2, "of an earlier attempt.")
+    late = orjson.loads((folder / "rank-00003.json").read_bytes()) | {"time": time.time() + 3600}
+    (folder / "rank-00003.json").write_bytes(orjson.dumps(late))
+    ask(run, "begin")
+    assert read_exit_reason(folder) == (None, "")
+    (folder / "rank-00001.json").write_bytes(orjson.dumps(late | {"time": 0.0, "reason": "the batch does not divide."}))
+    assert read_exit_reason(folder) == (2, "the batch does not divide.")
 
 
 def test_an_exit_reason_that_cannot_be_written_is_skipped(run) -> None:

@@ -51,6 +51,7 @@ def test_named_tuples_and_frozen_dataclasses_keep_their_class() -> None:
     ("error", "cls"),
     [
         (ConfigError("a"), ConfigError),
+        (InputError("a\nb", "corpora:", "  c:"), InputError),
         (OutputError("b"), OutputError),
         (BadRecord(Path("f"), "line 3", "json", "half a line", "mend it"), InputError),
         (RuntimeError("rank 1: KeyError: 2"), RuntimeError),
