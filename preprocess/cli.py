@@ -190,6 +190,7 @@ def _run(options: argparse.Namespace, overrides: list[str], executor: Executor, 
             # A requeued job may start before the last process of its former attempt has ended.
             patience = REQUEUED_PATIENCE_SECONDS if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else 0.0
             held.append(DirectoryLock(options.out / "work", "--out", patience))
+            executor.guard = held[0].require_held
             remove_leftovers(options.out)
         claim(options.out, [REPORT_NAME])
         clear(progress_dir(options.out))

@@ -39,6 +39,9 @@ NOT_READY_SECONDS = 0.001, 0.05
 class Executor:
     """The ranks of one command. With one rank no MPI library is loaded."""
 
+    guard: Callable[[], None] | None = None
+    """Raises where this rank must not write any more; called before each piece of work."""
+
     def __init__(self) -> None:
         """Raises:
         ConfigError: the MPI library cannot be called from several threads.
@@ -171,6 +174,8 @@ class Executor:
     def _attempt(self, work: Callable[[], Result]) -> tuple[Any, Exception | None]:
         """Returns (result, None), or (None, error) with an error that every rank can raise."""
         try:
+            if self.guard is not None:
+                self.guard()
             return work(), None
         except Exception as e:
             return None, portable_error(e, f"rank {self.rank}")

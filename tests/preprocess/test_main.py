@@ -17,6 +17,7 @@ import pytest
 from jadeberta.shards import DirectoryLock, open_shards, verify
 from preprocess.cli import main
 from preprocess.document_files import read_json
+from preprocess.stages import extract as extract_stage
 from tests.helpers import ROOT
 from tests.preprocess import tiny_corpus as tiny
 from tests.preprocess.conftest import Made
@@ -155,6 +156,18 @@ def test_a_second_job_in_the_same_directory_is_refused_while_the_first_works(rec
     assert refused.returncode == 2 and f"process {os.getpid()} on" in refused.stderr and "another --out" in refused.stderr
     lock.release()
     assert call("extract", "--config", recipe, "--out", tmp_path / "out").returncode == 0
+
+
+def test_a_job_whose_lock_is_removed_ends_before_it_writes_what_others_read(recipe: Path, tmp_path: Path) -> None:
+    def remove_and_plan(*arguments: object) -> object:
+        (tmp_path / "out" / "work" / ".lock").unlink()
+        return plan(*arguments)
+
+    plan = extract_stage.plan_splits
+    with mock.patch.object(extract_stage, "plan_splits", remove_and_plan):
+        done = call("extract", "--config", recipe, "--out", tmp_path / "out")
+    assert done.returncode == 2 and "was removed or replaced while process" in done.stderr
+    assert not list((tmp_path / "out").glob("work/documents/*.complete.json"))
 
 
 def test_a_directory_that_cannot_be_written_is_one_sentence(recipe: Path, tmp_path: Path) -> None:
