@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-_PUBLIC = {"fast": "jadeberta.model.drop_in.fast_model"}
+_PUBLIC = {"Tokenizer": "jadeberta.segmenting_tokenizer", "fast": "jadeberta.model.drop_in.fast_model"}
 """Public names and their modules, which are imported when a name is first used: commands must not wait for torch."""
 
 

@@ -95,6 +95,7 @@ def _verbs() -> dict[str, tuple[str, Handler]]:
         "finetune": ("a task of JGLUE, with one setting or the grid, scored", _finetune),
         "export": ("a directory that Hugging Face's classes load, with its card", _export),
         "verify-release": ("follows a release by hashes, from its weights to the dumps", _verify_release),
+        "fill": ("the likeliest words for [MASK] in raw text", _fill),
         "completion": ("a script by which bash or zsh completes all of this", _completion),
     }
 
@@ -258,6 +259,12 @@ def _export(arguments: list[str]) -> int:
 
 def _verify_release(arguments: list[str]) -> int:
     from jadeberta.provenance.cli import main
+
+    return main(arguments)
+
+
+def _fill(arguments: list[str]) -> int:
+    from jadeberta.fill import main
 
     return main(arguments)
 

@@ -55,6 +55,8 @@ LAYERS = [
     "jadeberta.race",
     "jadeberta.finetune",
     "jadeberta.compare",
+    "jadeberta.segmenting_tokenizer",
+    "jadeberta.fill",
     "jadeberta.pretrain",
     "jadeberta.demo",
     "jadeberta.completion",

@@ -52,6 +52,7 @@ def test_bare_make_lists_every_target() -> None:
         "preflight",
         "finetune",
         "export",
+        "fill",
         "completion",
     ],
 )

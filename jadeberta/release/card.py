@@ -7,6 +7,7 @@ from typing import Any
 
 from jadeberta.config.lineage import describe_entry
 from jadeberta.config.phases import mask_range
+from jadeberta.release.markdown import in_table, in_text
 from jadeberta.release.origin import is_of_characters, reads_text
 from jadeberta.training.watchdog.energy_sums import energy_of, total
 
@@ -49,7 +50,7 @@ def write_card(
         _front_matter(card_sentence(state["data"], mask), mask, is_pair),
         f"# Japanese DeBERTa V2, {config['num_hidden_layers']} layers, hidden size {config['hidden_size']}\n",
         REPLACED if is_pair else "A Japanese DeBERTa V2 trained by masked language modelling with jadeberta.\n",
-        _usage(predictions, state["data"], mask, "PATH/generator" if is_pair else "PATH"),
+        write_usage(predictions, state["data"], mask, "PATH/generator" if is_pair else "PATH"),
         _data(state),
         _training(state, ledger, weights),
         start_section(state.get("lineage", [])),
@@ -72,34 +73,66 @@ def _front_matter(sentence: str, mask: str, is_pair: bool = False) -> str:
     return f'---\n{head}widget:\n- text: "{sentence}"\n---\n'
 
 
-def _usage(predictions: list[tuple[str, float]], data: dict[str, Any], mask: str, path: str = "PATH") -> str:
-    words = "\n".join(f"| {word} | {probability:.4f} |" for word, probability in predictions)
-    segmenter = describe_segmenter(data["segmenter"])
-    taken = (
-        "then taken as it is, character by character"
-        if is_of_characters(data)
-        else "then taken as it is"
-        if reads_text(data)
-        else f"cut into words by {segmenter}, with one half-width space between words"
-    )
-    needs = "The text is" if data["normaliser"] == "none" else "The text must be normalised (NFKC); it is"
-    return f"""## How to use
+def write_usage(predictions: list[tuple[str, float]], data: dict[str, Any], mask: str, path: str = "PATH") -> str:
+    """Returns the section on how to use the model, whose snippets run.
+
+    Args:
+        predictions: words and probabilities for the mask of the card's sentence.
+        data: segmenter and normaliser of the training.
+        mask: text of the mask token.
+        path: of the model whose masks are filled.
+    """
+    words = "\n".join(f"| {in_table(word)} | {probability:.4f} |" for word, probability in predictions)
+    raw = card_sentence(data, mask).replace(" ", "")
+    load = f"""model = AutoModelForMaskedLM.from_pretrained("{path}").eval()"""
+    if reads_text(data):
+        how = "The text is" if data["normaliser"] == "none" else "The text is normalised (NFKC) by the tokenizer; it is"
+        taken = "taken as it is, character by character" if is_of_characters(data) else "taken as it is"
+        return f"""## How to use
 
 ```python
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{path}")
-model = AutoModelForMaskedLM.from_pretrained("{path}")
+{load}
+encoding = tokenizer("{raw}", return_tensors="pt")
+logits = model(**encoding).logits
+```
+
+{how} {taken}. {_filled(words)}"""
+    segmenter = in_text(describe_segmenter(data["segmenter"]))
+    return f"""## How to use
+
+Raw text, with jadeberta and the segmenter installed:
+
+```python
+from jadeberta import Tokenizer
+from transformers import AutoModelForMaskedLM
+
+tokenizer = Tokenizer("{path}")
+{load}
+encoding = tokenizer("{raw}", return_tensors="pt")
+logits = model(**encoding).logits
+```
+
+`jadeberta fill --model {path} "{raw}"` prints the likeliest words.
+
+Without jadeberta, the text must be cut into words by {segmenter}, with one half-width space between words:
+
+```python
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{path}")
+{load}
 encoding = tokenizer("{card_sentence(data, mask)}", return_tensors="pt")
 logits = model(**encoding).logits
 ```
 
-{needs} {taken}. This sentence's mask is filled with:
+{"" if data["normaliser"] == "none" else "The tokenizer normalises the text (NFKC). "}{_filled(words)}"""
 
-| word | probability |
-|---|---|
-{words}
-"""
+
+def _filled(words: str) -> str:
+    return f"This sentence's mask is filled with:\n\n| word | probability |\n|---|---|\n{words}\n"
 
 
 def describe_segmenter(segmenter: dict[str, Any]) -> str:
