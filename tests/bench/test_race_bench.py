@@ -10,6 +10,26 @@ import pytest
 from tests.helpers import ROOT
 
 
+def write_jglue(folder: Path) -> Path:
+    """A few rows of JNLI's valid file and of JSTS, about ten images."""
+    labels = ("entailment", "contradiction", "neutral")
+    rows = [
+        {
+            "sentence_pair_id": str(n),
+            "yjcaptions_id": f"{n}-{n}-{n + 100}",
+            "sentence1": f"犬が{n}匹いる。",
+            "sentence2": f"{n}匹の犬。",
+        }
+        for n in range(10)
+    ]
+    for task, split, label in (("jnli", "valid", None), ("jsts", "train", 1.5), ("jsts", "valid", 2.5)):
+        path = folder / f"{task}-v1.3" / f"{split}-v1.3.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        labelled = [row | {"label": labels[n % 3] if label is None else label + n % 2} for n, row in enumerate(rows)]
+        path.write_text("\n".join(map(json.dumps, labelled)) + "\n", encoding="utf-8")
+    return folder
+
+
 def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "bench/race.py", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
@@ -27,6 +47,27 @@ def test_the_short_race_ends_with_both_contestants_judged_and_a_second_call_does
     goal, budget = (result["budgets"][-1]["flops"] for result in found["results"])
     assert 0.55 * goal < budget < 0.65 * goal
     assert (tmp_path / "work/race/report.html").is_file()
+    where = ("--race", tmp_path / "work/race", "--jglue", write_jglue(tmp_path / "jglue"))
+    command = [
+        sys.executable,
+        "bench/race_finetune.py",
+        *where,
+        "--rtd",
+        "--tasks",
+        "jsts",
+        "jnli",
+        "--output",
+        tmp_path / "tuned.json",
+    ]
+    done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    tuned = json.loads((tmp_path / "tuned.json").read_text())
+    assert {(r["task"], r["contestant"]) for r in tuned["results"]} == {
+        (t, c) for t in ("jsts", "jnli") for c in ("published", "sum", "rtd")
+    }
+    flops = [work["flops"] for work in tuned["pretraining"].values()]
+    assert max(flops) < 1.1 * min(flops)
+    assert all(r["questions"] == 10 and (r["contestant"] != "published" or r["difference"] == 0) for r in tuned["results"])
 
 
 def test_a_size_that_is_not_there_is_named(tmp_path: Path) -> None:
