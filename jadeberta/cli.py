@@ -83,6 +83,7 @@ def _verbs() -> dict[str, tuple[str, Handler]]:
     return {
         "pretrain": ("train on shards; resumes by itself", _pretrain),
         "evaluate": ("MLM accuracy per corpus, or bits per character of any text", _evaluate),
+        "compare": ("models of any kind on the same texts, as a page", _compare),
         "checkpoint": ("what is on disk and whether it can be trusted", _checkpoint),
         "status": ("how far a run is, and where its time went", _status),
         "report": ("the same and more as one HTML file: verdict, curves, events", _report_page),
@@ -188,6 +189,12 @@ def _evaluate(arguments: list[str]) -> int:
         from jadeberta.compare.evaluate_text import main
     else:
         from jadeberta.evaluation.mlm import main
+    return main(arguments)
+
+
+def _compare(arguments: list[str]) -> int:
+    from jadeberta.compare.compare_command import main
+
     return main(arguments)
 
 

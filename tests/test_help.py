@@ -13,7 +13,7 @@ from jadeberta.errors import ConfigError
 from jadeberta.utils.command_line import OneSentenceParser
 
 VERBS = {
-    "jadeberta.compare.evaluate_text": ["text"],
+    "jadeberta.compare.evaluate_text": ["text"], "jadeberta.compare.compare_command": [],
     "jadeberta.evaluation.mlm": [], "jadeberta.checkpoint.cli": [], "jadeberta.status.cli": [], "jadeberta.alerts.cli": [],
     "jadeberta.report.cli": [], "jadeberta.plan.cli": [], "jadeberta.publish.cli": [],
     "jadeberta.scaling.cli": ["run", "report"], "jadeberta.race.cli": ["plan", "run", "task", "report"],

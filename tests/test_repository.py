@@ -43,6 +43,7 @@ def test_bare_make_lists_every_target() -> None:
     [
         "pretrain",
         "evaluate",
+        "compare",
         "checkpoint",
         "status",
         "publish-metrics",

@@ -96,6 +96,11 @@ def open_model(path: Path, segmenter: str | None, words: str, command: str, devi
     )
 
 
+def records_segmenter(path: Path) -> bool:
+    """Whether a model's directory says which segmenter made its text; errors are those of `open_model`."""
+    return read_origin(_directory(path)) is not None
+
+
 def _directory(path: Path) -> Path:
     if not path.is_dir():
         raise CheckpointError(

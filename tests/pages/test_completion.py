@@ -14,7 +14,7 @@ EXPECTED = {
     "jadeberta status --w": ["--watch"],
     "jadeberta publish-metrics run --to ": ["wandb", "mlflow", "tensorboard", "prometheus"],
     "jadeberta publish-metrics run --to m": ["mlflow"],
-    "jadeberta evaluate ": ["mlm"],
+    "jadeberta evaluate ": ["mlm", "text"],
     "jadeberta checkpoint v": ["verify"],
     "jadeberta race ": ["plan", "run", "report"],
     "jadeberta race run dir --at": ["--at-once"],
