@@ -13,6 +13,7 @@ from transformers import DebertaV2Config, PretrainedConfig, PreTrainedModel
 
 from jadeberta.cluster.device import choose_single_device, describe_device
 from jadeberta.errors import ConfigError, NumericsError, OutputError
+from jadeberta.finetune.comparison import models_table
 from jadeberta.finetune.encoder import ENGINES, Encoder, open_engine
 from jadeberta.finetune.experiment import Experiment
 from jadeberta.finetune.grid import FinetuneConfig, Trial, full_grid, trials_of
@@ -40,6 +41,8 @@ def main(arguments: list[str]) -> int:
         OutputError: --out cannot be written.
         NumericsError: the loss was not finite in any trial of this call.
     """
+    if arguments[:1] == ["table"]:
+        return models_table.main(arguments[1:])
     options = _make_parser().parse_args(arguments)
     trials = trials_of(full_grid() if options.grid else options.setting or [DEFAULT_SETTING], options.seeds)
     wanted = _picked(trials, options)
@@ -66,13 +69,14 @@ def main(arguments: list[str]) -> int:
             done = {r.trial for r in results_dir.finished() if r.diverged or enough(r.trial).exists()}
             if missing := [trial for trial in wanted if trial not in done]:
                 _train(experiment, missing, results_dir, options)
+            about["trivial"] = trivial = results_dir.trivial() or experiment.trivial()
             results = results_dir.write_results(lambda results: results_json(experiment.task, experiment.config, about, results))
         except OSError as e:
             raise OutputError(f"{out}: cannot be written ({e}). Make room, or name another --out.") from e
         finally:
             lock.release()
     left = len(set(trials) - {result.trial for result in results})
-    results_table = format_results(experiment.task, experiment.config, results, left)
+    results_table = format_results(experiment.task, experiment.config, results, left, trivial)
     print(f"\n{experiment.task.name}, {experiment.pretrained.directory}\n\n{results_table}\n")
     print(f"written to {out / RESULTS}", flush=True)
     if all(result.diverged for result in results if result.trial in wanted):
@@ -188,7 +192,8 @@ def _count(text: str) -> int:
 def _make_parser() -> OneSentenceParser:
     parser = OneSentenceParser(
         prog="jadeberta finetune",
-        description="Fine-tunes a model on a task of JGLUE and scores it, with one setting or the grid of JGLUE's authors.",
+        description="Fine-tunes a model on a task of JGLUE and scores it, with one setting or the grid of JGLUE's authors. "
+        "'jadeberta finetune table DIR...' puts results into one table.",
         epilog="Points that are done are skipped: give the same command again after an interruption. docs/fine-tune.md explains more.",
     )
     parser.add_argument("--task", choices=TASKS, required=True, help="task of JGLUE")

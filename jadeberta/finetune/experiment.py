@@ -12,10 +12,12 @@ import torch
 from transformers import PreTrainedModel
 
 from jadeberta.errors import ConfigError
+from jadeberta.finetune.comparison.trivial import trivial_scores
 from jadeberta.finetune.dataset import Data, read_data
 from jadeberta.finetune.encoder import Encoder
 from jadeberta.finetune.features import collator
-from jadeberta.finetune.grid import FOLD_RULE, FinetuneConfig, Result, Trial
+from jadeberta.finetune.grid import FOLD_RULE, FinetuneConfig, Result, Trial, split_fold
+from jadeberta.finetune.jglue_files import read_rows
 from jadeberta.finetune.pretrained import PADDED_POSITIONS, PretrainedEncoder, build, require_head
 from jadeberta.finetune.scoring import predict, record, score
 from jadeberta.finetune.tasks import Task
@@ -70,6 +72,13 @@ class Experiment:
             "normaliser": self._normaliser(),
             "conduct": asdict(self.config),  # the key keeps its old spelling for readers
         }
+
+    def trivial(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Scores of baselines without pre-training, by name and split, on the rows of this experiment."""
+        rows = {name: read_rows(path, self.task, may_lack_labels=name == "test") for name, path in self.files.items()}
+        if self.config.choose_on == "fold":
+            rows["train"], rows["fold"] = split_fold(rows["train"])
+        return trivial_scores(self.task, dict(rows))
 
     def _normaliser(self) -> str:
         """The normaliser of the texts; "none" for a model from elsewhere that reads them as they are."""

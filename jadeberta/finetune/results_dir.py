@@ -65,6 +65,16 @@ class ResultsDir:
             results.append(result)
         return sorted(results, key=lambda result: result.trial)
 
+    def trivial(self) -> dict[str, Any] | None:
+        """The baselines that results.json holds for the same data, so that they are not computed again; None if it holds none."""
+        try:
+            found = orjson.loads((self.directory / RESULTS).read_bytes())
+            same = all(found[key] == self._identity[key] for key in ("task", "data", "conduct"))
+            trivial = found["trivial"] if same else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return trivial if isinstance(trivial, dict) else None
+
     def keep(self, result: Result, predictions: dict[str, list[dict[str, Any]]]) -> None:
         """Writes the predictions of a trial, a file for each split, and then its result, which marks it as finished."""
         for split, rows in predictions.items():

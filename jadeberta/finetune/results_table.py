@@ -1,7 +1,8 @@
 """The results of an experiment as a table and as the content of `results.json`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 from jadeberta.finetune.grid import FinetuneConfig, Result, SettingSummary, choose, summarise
@@ -64,7 +65,13 @@ def _conditions(task: Task, row: Row) -> dict[str, str]:
     return {"source": source.name, "jglue": row.jglue, "settings": source.settings.get(task.name, "not stated"), **squad}
 
 
-def format_results(task: Task, config: FinetuneConfig, results: Sequence[Result], wanted: int) -> str:
+def format_results(
+    task: Task,
+    config: FinetuneConfig,
+    results: Sequence[Result],
+    wanted: int,
+    trivial: Mapping[str, Mapping[str, Mapping[str, float]]] = MappingProxyType({}),
+) -> str:
     """Formats a table of the settings with their scores, the chosen one marked by *, and the published scores below.
 
     Args:
@@ -72,6 +79,7 @@ def format_results(task: Task, config: FinetuneConfig, results: Sequence[Result]
         config: settings that all trials share.
         results: of the finished trials.
         wanted: trials of this call that are not finished.
+        trivial: scores of baselines without pre-training, by name and split.
     """
     summaries = summarise(results)
     best = choose(summaries, task, config.choose_on)
@@ -98,6 +106,13 @@ def format_results(task: Task, config: FinetuneConfig, results: Sequence[Result]
         text.append("None is chosen: no setting has scores for all the seeds.")
     if wanted:
         text.append(f"Points of this grid that are not done yet: {wanted}.")
+    if trivial:
+        headers = ["without pre-training", *(f"{split} {SHORT.get(metric, metric)}" for split, metric in columns)]
+        rows = [
+            [name, *(f"{own[split][metric]:.4f}" if metric in own.get(split, {}) else "-" for split, metric in columns)]
+            for name, own in trivial.items()
+        ]
+        text += ["", format_table(headers, rows, rule=False)]
     text += ["", format_published(task, "dev", DEV)]
     return "\n".join(text + (["", format_published(task, "test", TEST)] if "test" in splits else []))
 
