@@ -9,6 +9,8 @@ import orjson
 
 JsonRow = dict[str, Any]
 """One object of a JSON Lines file. Any key may be missing: the row may be of another version, or the file truncated."""
+CALENDAR = -62135596800.0, 253402300799.0
+"""Unix times of the years 1 and 9999, the first and the last that Python can show as a date."""
 
 
 def read_jsonl(path: Path) -> list[JsonRow]:
@@ -34,9 +36,11 @@ def ends_within_line(path: Path) -> bool:
 
 
 def finite(row: JsonRow, key: str) -> float | None:
-    """Returns a finite number of a row; None where the key is missing or holds anything else."""
+    """Returns a finite number of a row; None where the key is missing or holds anything else, or "time" what no calendar shows."""
     value = row.get(key)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    return float(value) if key != "time" or CALENDAR[0] <= value <= CALENDAR[1] else None
 
 
 def names_in(row: JsonRow, key: str) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from jadeberta.utils.files import atomic_path, write_atomically
+from jadeberta.utils.json_lines import finite, time_of
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -56,3 +57,9 @@ def test_what_is_durable_is_flushed_before_it_gets_its_name(tmp_path, monkeypatc
     calls.clear()
     write_atomically(path, b"y", durable=False)
     assert calls == []
+
+
+@pytest.mark.parametrize("time", [1e300, -1e300, 1e12, True, "1", None, float("nan")])
+def test_a_time_that_no_calendar_shows_counts_as_none(time: object) -> None:
+    assert finite({"time": time}, "time") is None and time_of({"time": time}) == 0.0
+    assert time_of({"time": 1.7e9}) == 1.7e9 and finite({"tokens": 1e12}, "tokens") == 1e12
