@@ -36,12 +36,13 @@ class FastHead:
         their_forward = cls.__mro__[2].forward  # type: ignore[attr-defined]
         signature = inspect.signature(their_forward)
         given = list(signature.parameters.values())
-        known = ACCEPTED | signature.parameters.keys()
+        known = (ACCEPTED if given[-1].kind is inspect.Parameter.VAR_KEYWORD else set()) | signature.parameters.keys()
         documents = inspect.Parameter("documents", inspect.Parameter.KEYWORD_ONLY, default=None)
         at = len(given) - (given[-1].kind is inspect.Parameter.VAR_KEYWORD)
 
         def forward(self: Any, *args: Any, documents: torch.Tensor | None = None, **given: Any) -> Any:
             refuse_unknown({name: value for name, value in given.items() if name not in known})
+            given = {name: value for name, value in given.items() if name in known}
             if documents is None:
                 return their_forward(self, *args, **given)
             self._refuse_documents(signature.bind(self, *args, **given).arguments)
