@@ -97,6 +97,7 @@ def _verbs() -> dict[str, tuple[str, Handler]]:
         "export": ("a directory that Hugging Face's classes load, with its card", _export),
         "verify-release": ("follows a release by hashes, from its weights to the dumps", _verify_release),
         "fill": ("the likeliest words for [MASK] in raw text", _fill),
+        "publish": ("a release on the Hugging Face Hub, with its checkpoints", _publish),
         "completion": ("a script by which bash or zsh completes all of this", _completion),
     }
 
@@ -272,6 +273,12 @@ def _verify_release(arguments: list[str]) -> int:
 
 def _fill(arguments: list[str]) -> int:
     from jadeberta.fill import main
+
+    return main(arguments)
+
+
+def _publish(arguments: list[str]) -> int:
+    from jadeberta.hub.cli import main
 
     return main(arguments)
 

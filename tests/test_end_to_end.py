@@ -16,6 +16,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from jadeberta.checkpoint.consolidate import consolidate_weights
 from jadeberta.errors import CheckpointError
 from jadeberta.evaluation.mlm import main as evaluate_main
+from jadeberta.hub.card_check import card_faults
+from jadeberta.hub.cli import exported, files_of
 from jadeberta.model import load
 from jadeberta.release.export import export
 from jadeberta.release.export import main as export_main
@@ -115,6 +117,11 @@ def test_the_release_gives_the_checkpoints_logits_and_a_filled_card(finished, tm
     assert (out / "model.safetensors").stat().st_mode & 0o044 == 0o044, "a release must be readable by others"
     result = jadeberta("verify-release", out, "--run", finished / "run", "--shards", finished / "shards")
     assert result.returncode == 0 and "the trained weights of step-00000006 as float32" in result.stdout, result.stdout
+    head = "---\nlicense: mit\n---\n"
+    with exported(finished / "run/checkpoints/step-00000006", "step-6", head, "o/n") as revision:
+        assert (revision / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+        assert files_of(revision).keys() == {p.name for p in revision.iterdir()}
+        assert card_faults((revision / "README.md").read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.slow

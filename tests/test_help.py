@@ -18,7 +18,7 @@ VERBS = {
     "jadeberta.report.cli": [], "jadeberta.plan.cli": [], "jadeberta.publish.cli": [],
     "jadeberta.scaling.cli": ["run", "report"], "jadeberta.race.cli": ["plan", "run", "task", "report"],
     "jadeberta.preflight.cli": [], "jadeberta.finetune.cli": [], "jadeberta.release.export": [],
-    "jadeberta.provenance.cli": [], "jadeberta.fill": [],
+    "jadeberta.provenance.cli": [], "jadeberta.fill": [], "jadeberta.hub.cli": [],
 }  # fmt: skip
 
 

@@ -43,6 +43,7 @@ LAYERS = [
     "jadeberta.provenance",
     "jadeberta.evaluation",
     "jadeberta.release",
+    "jadeberta.hub",
     "jadeberta.start",
     "jadeberta.jobs",
     "jadeberta.status",

@@ -21,6 +21,8 @@ from jadeberta.shards import INDEX_NAME, ShardIndex, checksums_path
 from jadeberta.shards.provenance import SHARDS_PROVENANCE_NAME
 
 WEIGHTS_NAME = "model.safetensors"
+EVALUATION_FOLDER = "evaluation/"
+"""Where `publish --evaluation` puts its files: figures, which nothing loads."""
 State = Literal["good", "wrong", "open"]
 
 
@@ -71,6 +73,9 @@ def release_links(release: Path, statement: Statement) -> Iterator[Link]:
         name = path.relative_to(release).as_posix()
         # Of programs, not of the model: .git, .gitattributes, .cache of the Hub's downloads.
         if name.startswith(".") or name in known or (path.is_dir() and not path.is_symlink()):
+            continue
+        if name.startswith(EVALUATION_FOLDER) and name.endswith(".json") and not path.is_symlink():
+            yield Link("release", "open", "was published beside the release, whose provenance.json does not name it", name)
             continue
         yield Link("release", "wrong", "lies there, and provenance.json does not name it", name)
 

@@ -51,6 +51,7 @@ NOT_RUN = {
     "jadeberta pretrain": "needs shards; tests/test_end_to_end.py trains",
     "jadeberta evaluate": "needs a trained model; tests/test_end_to_end.py evaluates one",
     "jadeberta export": "needs a trained model; tests/test_end_to_end.py exports one",
+    "jadeberta publish": "needs a release and the Hub; tests/hub publishes to a stand-in",
     "jadeberta verify-release": "needs a release; tests/provenance follows one to its corpora",
     "openssl genpkey": "tests/provenance/test_signed_release.py makes such keys",
     "openssl pkey": "tests/provenance/test_signed_release.py makes such keys",
