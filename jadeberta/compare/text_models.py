@@ -4,6 +4,7 @@ Takes our own runs, checkpoints and releases, and every directory that AutoModel
 is ever run.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from jadeberta.release.origin import read_origin
 
 Logits = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """From ids [B, L] and the places of masked tokens, rows [M] and columns [M]: logits [M, V]."""
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 WITH_OFFSET = ("roberta", "xlm-roberta", "camembert", "luke", "xlm-roberta-xl", "roberta-prelayernorm")
 """Model types whose positions begin behind the id of the pad token."""
 
@@ -103,9 +105,10 @@ def records_segmenter(path: Path) -> bool:
 
 def _directory(path: Path) -> Path:
     if not path.is_dir():
-        raise CheckpointError(
-            f"{path}: no such directory. Download a model of the Hugging Face Hub first: 'hf download {path} --local-dir DIR'."
-        )
+        remedy = "Name a run, a checkpoint or the directory of a model."
+        if HUB_NAME.fullmatch(str(path)):
+            remedy = f"Download a model of the Hugging Face Hub first: 'hf download {path} --local-dir DIR'."
+        raise CheckpointError(f"{path}: no such directory. {remedy}")
     try:
         return resolve_checkpoint(path)
     except NothingToResume as e:

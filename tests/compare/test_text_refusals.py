@@ -38,6 +38,9 @@ def refusal(path: Path, segmenter: str | None = "none") -> JadebertaError:
 
 def test_a_name_of_the_hub_is_answered_with_the_command_that_downloads_it() -> None:
     assert "hf download ku-nlp/deberta-v3-base-japanese --local-dir DIR" in str(refusal(Path("ku-nlp/deberta-v3-base-japanese")))
+    assert str(refusal(Path("/data/runs/one"))).endswith(
+        "no such directory. Name a run, a checkpoint or the directory of a model."
+    )
 
 
 def test_models_that_cannot_be_asked_are_refused(bert: Path, tmp_path: Path) -> None:
