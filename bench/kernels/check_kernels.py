@@ -103,19 +103,33 @@ def errors(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> di
     return wrong
 
 
-def check(case: Case, form: str, exact: dict[str, torch.Tensor], args: KernelArguments, upstream: torch.Tensor) -> bool:
-    """Prints one line."""
+def checked(
+    case: Case, form: str, exact: dict[str, torch.Tensor], args: KernelArguments, upstream: torch.Tensor
+) -> tuple[dict[str, float], bool, bool]:
+    """The error of each result, whether a repetition gave the same bits, and whether all is right."""
     with tiles.override({}, forms=(form, form)):
         found, again = kernels(args, upstream), kernels(args, upstream)
     worst = errors(found, exact)
     same = all(torch.equal(found[name], again[name]) for name in found)
-    good = same and max(worst.values()) <= LIMITS[case.dtype]
+    return worst, same, same and max(worst.values()) <= LIMITS[case.dtype]
+
+
+def check(case: Case, form: str, exact: dict[str, torch.Tensor], args: KernelArguments, upstream: torch.Tensor) -> bool:
+    """Prints one line."""
+    worst, same, good = checked(case, form, exact, args, upstream)
     told = ", ".join(f"{name} {error:.1e}" for name, error in worst.items())
     print(
         f"{'ok   ' if good else 'WRONG'} form {form}, {case}: {told}{'' if same else '; another result when repeated'}",
         flush=True,
     )
     return good
+
+
+def poison_memory() -> None:
+    """Torch fills what it hands out with NaNs from now on: what a kernel forgets to write is seen."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
 
 
 def main() -> int:
@@ -125,10 +139,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("kernels: torch finds no GPU here; nothing was checked", file=sys.stderr)
         return 2
-    torch.backends.cuda.matmul.allow_tf32 = False
-    # Torch fills what it hands out with NaNs: what a kernel forgets to write is seen.
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+    poison_memory()
     device, failed = torch.device("cuda"), 0
     for case in SMALL if options.small else CASES:
         args = call_of(case, device)

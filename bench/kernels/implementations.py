@@ -11,8 +11,8 @@ import torch
 from bench.steps.other_packages import ANCHORS, build_with
 from jadeberta.config import ModelConfig
 from jadeberta.model.attention import triton as triton_attention
+from jadeberta.model.attention.dispatch import attend
 from jadeberta.model.attention.relative_positions import largest_bucket
-from jadeberta.model.attention.sdpa import SdpaFunction
 from jadeberta.model.attention.triton import tiles
 from jadeberta.model.attention.triton.arguments import KernelArguments
 
@@ -45,7 +45,9 @@ def ours(args: KernelArguments, span: int, limit: int) -> list[Implementation]:
     largest = largest_bucket(args.shape[1], span, span, limit)
 
     def memory_efficient() -> torch.Tensor:
-        return SdpaFunction.apply(qkv, keys, queries, args.bucket_ids, largest, args.document_ids, args.dropout, args.scale)
+        return attend(
+            qkv, keys, queries, args.bucket_ids, largest, args.document_ids, args.seed, args.dropout, args.scale, use_triton=False
+        )
 
     def kernels() -> torch.Tensor:
         return triton_attention.attend(

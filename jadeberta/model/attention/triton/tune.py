@@ -2,7 +2,7 @@
 
 One kernel after another: every round times each candidate once while the other kernels of the pass stay unchanged, and the tile with the
 lowest median is taken. The candidates are the tiles and rivals of the table, for all GPUs. The size of the scratch and the faster form of
-each pass follow.
+each pass follow. The table is written after each kernel.
 """
 
 import argparse
@@ -79,6 +79,7 @@ def tune(
     timer: Timer,
     rounds: int,
     has_time: Callable[[], bool],
+    keep: Callable[[list[TileEntry]], None] = lambda found: None,
 ) -> tuple[list[TileEntry], FormChoice | None]:
     """The table entries and the choice of forms that follow from the timings.
 
@@ -90,6 +91,7 @@ def tune(
         timer: times one run.
         rounds: timed runs of each candidate.
         has_time: whether to begin another kernel; kernels that were not reached keep their entries, and no form is chosen.
+        keep: told of all entries after each kernel, so that a tuner that is ended leaves what it found.
 
     Raises:
         ConfigError: no tile of a kernel runs on this GPU.
@@ -114,6 +116,7 @@ def tune(
             medians[form, pass_] = times[ranked[0]]
             rests_on = f"measured {where}: {pass_} {times[ranked[0]]:.0f} us, best of {len(times)}"
             found.append(TileEntry(key[0], form, kernel, *key[1:], ranked[0], rests_on, ranked[1:4]))
+            keep(found)
             print(f"  {name}: {', '.join(f'{describe(t)} {times[t]:.0f} us' for t in ranked)}", flush=True)
 
     def both(scratch_mib: int) -> Callable[[], object]:
@@ -218,9 +221,14 @@ def main() -> int:
     print(f"{where}, heads of {options.head_size}", flush=True)
     form_choices, entries = tiles.load(options.table)
     key = (chip, 8 * dtype.itemsize, options.head_size)
-    found, form_choice = tune(
-        passes_for(args), entries, key, where, gpu_timer, options.rounds, lambda: time.monotonic() - began < options.seconds
-    )
+
+    def has_time() -> bool:
+        return time.monotonic() - began < options.seconds
+
+    def keep(found: list[TileEntry]) -> None:
+        tiles.dump(form_choices, replace_entries(entries, found), options.table)
+
+    found, form_choice = tune(passes_for(args), entries, key, where, gpu_timer, options.rounds, has_time, keep)
     if form_choice is not None:
         form_choices = [c for c in form_choices if (c.chip, c.bits, c.head_size) != key] + [form_choice]
         print(f"  {form_choice.rests_on}", flush=True)
