@@ -6,7 +6,7 @@ from pathlib import Path
 from jadeberta.errors import CheckpointError
 
 CARD_NAME = "README.md"
-PLACEHOLDER = re.compile(r'"PATH(/generator)?"|\bTODO\b|\bFIXME\b|<(?:licen[cs]e|name|path|url)>', re.IGNORECASE)
+PLACEHOLDER = re.compile(r'"PATH(/generator)?"|--model PATH\b|\bTODO\b|\bFIXME\b|<(?:licen[cs]e|name|path|url)>', re.IGNORECASE)
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 LICENCE = re.compile(r"(?m)^license:[ \t]*[\"']?[A-Za-z0-9]")
 LICENCE_LINES = re.compile(r"(?m)^license(?:_name|_link)?:.*$")
@@ -45,13 +45,16 @@ def card_of_revision(text: str, main: str, repository: str, revision: str) -> st
         repository: OWNER/NAME.
         revision: that the checkpoint gets.
     """
-    text = re.sub(
-        r'"PATH(/generator)?"',
-        lambda found: (
-            f'"{repository}", revision="{revision}"' + (f', subfolder="{found[1].removeprefix("/")}"' if found[1] else "")
-        ),
-        text,
-    )
+
+    def from_hub(found: re.Match[str]) -> str:
+        folder = f', subfolder="{found[1].removeprefix("/")}"' if found[1] else ""
+        return f'from_pretrained("{repository}", revision="{revision}"{folder}'
+
+    text = re.sub(r'from_pretrained\("PATH(/generator)?"', from_hub, text)
+    # jadeberta's own classes take a folder.
+    loading = f"  # after: hf download {repository} --revision {revision} --local-dir {revision}"
+    text = re.sub(r'Tokenizer\("PATH(/generator)?"\)', rf'Tokenizer("{revision}\1"){loading}', text)
+    text = text.replace("--model PATH", f"--model {revision}")
     head = FRONT_MATTER.match(main)
     lines = "\n".join(LICENCE_LINES.findall(head[1])) if head else ""
     if not lines or card_faults(text) == []:

@@ -11,6 +11,7 @@ import pytest
 
 from jadeberta.errors import CheckpointError, ConfigError, JadebertaError, OutputError
 from jadeberta.hub import cli
+from jadeberta.hub.card_check import card_faults, card_of_revision
 from jadeberta.hub.cli import main
 from jadeberta.provenance.cli import follow
 from jadeberta.provenance.record import statement_bytes
@@ -241,3 +242,19 @@ def test_an_unfinished_card_is_published_when_asked(hub: HubStandin, release: Pa
     write_release(release, "# no licence\n")
     assert main([str(release), "--repo", "o/n", "--allow-unfinished-card"]) == 0
     assert on_hub(hub)["README.md"] == b"# no licence\n"
+
+
+def test_the_card_of_a_checkpoint_names_its_revision_wherever_a_path_was_left_open() -> None:
+    snippet = (
+        'tokenizer = Tokenizer("PATH")\n'
+        'model = AutoModel.from_pretrained("PATH/generator").eval()\n'
+        '`jadeberta fill --model PATH "x"`\n'
+    )
+    text = card_of_revision(f"---\nlanguage: ja\n---\n{snippet}", CARD, "o/n", "step-2")
+    assert text == (
+        "---\nlicense: apache-2.0\nlanguage: ja\n---\n"
+        'tokenizer = Tokenizer("step-2")  # after: hf download o/n --revision step-2 --local-dir step-2\n'
+        'model = AutoModel.from_pretrained("o/n", revision="step-2", subfolder="generator").eval()\n'
+        '`jadeberta fill --model step-2 "x"`\n'
+    )
+    assert card_faults(text) == [] and len(card_faults(snippet)) == 4  # the licence too
