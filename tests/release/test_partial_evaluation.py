@@ -35,9 +35,18 @@ def test_figures_of_training_rows_are_not_called_held_out() -> None:
     assert "Masked tokens of training documents, not held-out ones" in _evaluation(evaluation(split="train"))
 
 
+def test_the_interval_of_an_accuracy_stands_beside_it_and_a_missing_one_is_said_to_be_missing() -> None:
+    measured = FIGURES | {"interval": {"accuracy": [0.45, 0.55], "loss": [1.9, 2.1]}}
+    text = _evaluation(evaluation(all=measured))
+    assert "| web | 0.5000 | not measured |" in text and "| all | 0.5000 | 0.4500 to 0.5500 |" in text
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
+        ({"all": FIGURES | {"interval": [0.4, 0.6]}}, "interval is"),
+        ({"all": FIGURES | {"interval": {"accuracy": [0.4]}}}, "interval is"),
+        ({"all": FIGURES | {"interval": {"accuracy": [0.4, math.nan]}}}, "all: end 2 of the interval of accuracy is nan"),
         ({"mask_probability": "0.15"}, "mask_probability is 0.15"),
         ({"mask_probability": True}, "mask_probability is True"),
         ({"limit": 1.5}, "limit is 1.5"),
