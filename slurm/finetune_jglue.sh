@@ -19,7 +19,7 @@ set -euo pipefail
 [ -n "${SLURM_JOB_ID:-}" ] || { echo "slurm/finetune_jglue.sh is the script of a Slurm job: submit it with 'sbatch slurm/finetune_jglue.sh'. Without Slurm use 'jadeberta finetune'." >&2; exit 2; }
 
 # --- Settings: edit here, or set them before sbatch (its --export would cut values at a comma) ----------------------
-TASK="${TASK:-jsts}"                     # jsts, jnli, jsquad, jcommonsenseqa or marc-ja
+TASK="${TASK:-jsts}"                     # jsts, jnli, jsquad, jcommonsenseqa, jcola or marc-ja
 MODEL="${MODEL:-release}"                # exported directory, checkpoint or run
 DATA="${DATA:-JGLUE/datasets}"           # the folder 'datasets' of JGLUE's repository
 OUT="${OUT:-runs/finetune/$TASK}"        # results, on a file system that all nodes see; one for each task and model

@@ -3,6 +3,8 @@
 Reads the official formats as published: JSON Lines, and SQuAD 1.1 JSON for JSQuAD.
 """
 
+import csv
+import io
 import re
 from codecs import BOM_UTF8
 from collections.abc import Iterator
@@ -17,6 +19,9 @@ from jadeberta.finetune.tasks import Task
 from preprocess.text import normalise
 
 NAMED = re.compile(r"(train|valid|test)-v(\d+(?:\.\d+)*)\.json")
+JCOLA_NAMED = re.compile(r"(?:in_domain_(train|valid|test)|(out_of_domain)_valid)-v(\d+(?:\.\d+)*)\.(?:json|jsonl|tsv|csv)")
+"""JCoLA's files. Those of one split are the same in every format, and JSON comes first."""
+SPLITS = ("train", "valid", "test", "out_of_domain")
 MOST = 5.0
 """The highest similarity in JSTS; the lowest is 0."""
 
@@ -42,7 +47,7 @@ class JglueRow:
 
 
 def find_files(data: Path | None, task: Task, train: Path | None = None, valid: Path | None = None) -> dict[str, Path]:
-    """Finds the files of a task by split: train, valid, and test if there is one.
+    """Finds the files of a task by split: train, valid, and test if there is one; of JCoLA also out_of_domain.
 
     Args:
         data: JGLUE's `datasets`, or the folder of the task in it; of several versions the newest is taken. Not needed where
@@ -65,10 +70,12 @@ def find_files(data: Path | None, task: Task, train: Path | None = None, valid: 
         raise ConfigError("--data is missing. Name JGLUE's folder 'datasets', or both files with --train and --valid.")
     folders = [data, *(p for p in data.glob("*-v*") if p.name.replace("-", "_").startswith(f"{task.folder.replace('-', '_')}_v"))]
     versions: dict[tuple[int, ...], dict[str, Path]] = {}
-    for path in (p for folder in folders for p in folder.glob("*.json")):
-        if match := NAMED.fullmatch(path.name):
+    for path in (p for folder in folders for p in sorted(folder.glob("*"), key=lambda p: p.suffix != ".json")):
+        if match := (JCOLA_NAMED if task.coded else NAMED).fullmatch(path.name):
+            *split, version = match.groups()
             # Compared as numbers: 1.10 is newer than 1.9.
-            versions.setdefault(tuple(map(int, match[2].split("."))), {})[match[1]] = path
+            files = versions.setdefault(tuple(map(int, version.split("."))), {})
+            files.setdefault(next(filter(None, split)), path)
     wanted = [name for name in ("train", "valid") if name not in given]
     whole = [version for version, found in versions.items() if all(name in found for name in wanted)]
     if not whole:
@@ -80,8 +87,8 @@ def find_files(data: Path | None, task: Task, train: Path | None = None, valid: 
         )
     found = versions[max(whole)]
     # Beside a valid file of another set, JGLUE's test file would be scored as if it belonged to that set.
-    taken = {name: path for name, path in found.items() if name != "test" or "valid" not in given} | given
-    return {name: taken[name] for name in ("train", "valid", "test") if name in taken}
+    taken = {name: path for name, path in found.items() if name in ("train", "valid") or "valid" not in given} | given
+    return {name: taken[name] for name in SPLITS if name in taken}
 
 
 def read_rows(path: Path, task: Task, may_lack_labels: bool = False) -> list[JglueRow]:
@@ -100,7 +107,11 @@ def read_rows(path: Path, task: Task, may_lack_labels: bool = False) -> list[Jgl
     except OSError as e:
         raise InputError(f"{path}: cannot be read ({e.strerror}). {task.download}.") from e
     try:
-        rows = list(_squad_rows(content) if task.kind == "span" else _line_rows(content, task))
+        if task.kind == "span":
+            rows = list(_squad_rows(content))
+        else:
+            tables: dict[str, type[csv.Dialect]] = {".tsv": _Tabs, ".csv": csv.excel}
+            rows = list(_table_rows(content, task, tables[path.suffix]) if path.suffix in tables else _line_rows(content, task))
         unlabelled = next((n for n, row in enumerate(rows) if not row.is_labelled(task)), None)
         if unlabelled is not None and not (may_lack_labels and not any(row.is_labelled(task) for row in rows)):
             row, lacks = rows[unlabelled], "answer" if task.kind == "span" else "label"
@@ -124,11 +135,29 @@ def _line_rows(content: bytes, task: Task) -> Iterator[JglueRow]:
             raise ValueError(f"line {number} {e}") from e
 
 
+class _Tabs(csv.excel_tab):
+    """A table with tabs, whose quotes are text."""
+
+    quoting = csv.QUOTE_NONE
+
+
+def _table_rows(content: bytes, task: Task, dialect: type[csv.Dialect]) -> Iterator[JglueRow]:
+    """Rows of a table with a header, as JCoLA has beside its JSON."""
+    lines = csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""), dialect=dialect)
+    try:
+        for row in lines:
+            yield _row({name: value for name, value in row.items() if value != ""}, task, lines.line_num)
+    except csv.Error as e:
+        raise ValueError(f"line {lines.line_num} is no line of a table ({e})") from e
+    except ValueError as e:
+        raise ValueError(f"line {lines.line_num} {e}") from e
+
+
 def _row(row: Any, task: Task, number: int) -> JglueRow:
     if not isinstance(row, dict):
         raise ValueError("is not an object with names and values")
     texts = tuple(_text(row, field) for field in task.fields)
-    id_field = next((f for f in ("sentence_pair_id", "q_id", "review_id") if f in row), None)
+    id_field = next((f for f in ("sentence_pair_id", "q_id", "review_id", "uid") if f in row), None)
     # Which sentences a pair has is no question of their order, and a caption may stand in pairs of several images.
     sentences = texts if task.group else texts[:1]
     keys = (*_images(str(row.get(task.group, ""))), *(f"text {normalise(text)}" for text in sentences))
@@ -150,6 +179,11 @@ def _label(label: Any, task: Task) -> float:
     if task.kind == "regression" and isinstance(label, str) and re.fullmatch(r"[0-9]+(\.[0-9]+)?", label):
         label = float(label)
     number = label if isinstance(label, int | float) and not isinstance(label, bool) else None
+    if task.coded:
+        label = int(label) if isinstance(label, str) and label in ("0", "1") else number
+        if label not in range(len(task.labels)):
+            raise ValueError(f"has the label {label!r}, which is none of 0 ({task.labels[0]}) and 1 ({task.labels[1]})")
+        return int(label)
     if task.labels:
         if label not in task.labels:
             raise ValueError(f"has the label {label!r}, which is none of {', '.join(task.labels)}")

@@ -35,7 +35,7 @@ class Row:
     jglue: str
     """JGLUE's version. Only for JNLI do the labels of dev differ."""
     scores: dict[str, tuple[float, ...]] = field(hash=False)
-    """By task, in the order of the task's metrics; tasks that were not measured are missing, and of JCoLA there is accuracy alone."""
+    """By task, in the order of the task's metrics; tasks that were not measured are missing."""
 
     def scores_of(self, task: Task) -> dict[str, float]:
         """Scores of a task by metric."""

@@ -1,4 +1,6 @@
-"""The five tasks of JGLUE (Kurihara et al. 2022): fields of a row, batch size, length, metrics. Settings are those of JGLUE's authors.
+"""The six tasks of JGLUE: fields of a row, batch size, length, metrics.
+
+Settings are those of JGLUE's authors (Kurihara et al. 2022), who had no JCoLA; its batch and length are this project's.
 
 Knows no files and no model.
 """
@@ -37,6 +39,8 @@ class Task:
     """Metric by which settings are compared."""
     download: str
     """How to get its files; the start of a sentence in error messages."""
+    coded: bool = False
+    """Whether labels stand in the file as the numbers of their classes."""
     also: tuple[str, ...] = ()
     """More metrics that are computed."""
 
@@ -58,11 +62,16 @@ TASKS = {
         ),
         Task(
             "jsquad", "jsquad", "span", (), "", (), 32, 384,
-            ("exact_match", "f1"), "f1", _from_repository("jsquad-v1.3"), ("scripts_exact_match", "scripts_f1"),
+            ("exact_match", "f1"), "f1", _from_repository("jsquad-v1.3"),
+            also=("scripts_exact_match", "scripts_f1"),
         ),
         Task(
             "jcommonsenseqa", "jcommonsenseqa", "choice", ("question", *(f"choice{n}" for n in range(5))), "", (), 64, 64,
             ("accuracy",), "accuracy", _from_repository("jcommonsenseqa-v1.3"),
+        ),
+        Task(
+            "jcola", "jcola", "classification", ("sentence",), "", ("unacceptable", "acceptable"), 32, 128,
+            ("accuracy",), "accuracy", "Download data/jcola-v1.0 from https://github.com/osekilab/JCoLA", True, ("mcc",),
         ),
         Task(
             "marc-ja", "marc_ja", "classification", ("sentence",), "", ("positive", "negative"), 32, 512,

@@ -21,6 +21,7 @@ from jadeberta.checkpoint.state_dict import save_tensors
 from jadeberta.errors import ConfigError, InputError, NumericsError
 from jadeberta.finetune import experiment
 from jadeberta.finetune.cli import main
+from jadeberta.finetune.jglue_files import find_files
 from jadeberta.finetune.pretrained import build, load_pretrained
 from jadeberta.finetune.tasks import TASKS
 from jadeberta.finetune.trainer import Diverged
@@ -48,8 +49,8 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-# JNLI learns as MARC-ja does, with a second text.
-@pytest.mark.parametrize("task", [pytest.param(t, marks=pytest.mark.long) if t == "jnli" else t for t in TASKS])
+# JNLI learns as MARC-ja does, with a second text, and JCoLA with other labels.
+@pytest.mark.parametrize("task", [pytest.param(t, marks=pytest.mark.long) if t in ("jnli", "jcola") else t for t in TASKS])
 def test_each_task_is_learnt_by_a_small_model(model, data, tmp_path, capsys, task) -> None:
     found = run(model, data, tmp_path / "out", *LEARNS, task=task)
     (trial,) = found["points"]
@@ -61,7 +62,7 @@ def test_each_task_is_learnt_by_a_small_model(model, data, tmp_path, capsys, tas
         and trial["versions"]["torch"]
     )
     assert found["segmenter"]["engine"] == "mecab" and found["model"]["sha256"] == load_pretrained(model).sha256
-    assert found["data"]["train"] == file_sha256(data / f"{TASKS[task].folder}-v1.3/train-v1.3.json")
+    assert found["data"]["train"] == file_sha256(find_files(data, TASKS[task])["train"])
     rows = (tmp_path / "out/predictions" / f"{trial['name']}-valid.jsonl").read_text().splitlines()
     assert len(rows) == 30 and set(json.loads(rows[0])) == {"id", "predicted", "wanted"}
     printed = capsys.readouterr().out

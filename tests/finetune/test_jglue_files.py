@@ -208,6 +208,31 @@ def test_a_file_without_labels_is_a_test_file_and_nothing_else(tmp_path, name) -
         read_rows(path, task)
 
 
+def test_jcola_is_read_as_published_in_json_and_in_tables(tmp_path) -> None:
+    task = TASKS["jcola"]
+    folder = toy.write_task(tmp_path, "jcola", train=9, valid=6) / "jcola-v1.0"
+    valid = folder / "in_domain_valid-v1.0.json"
+    rows = read_rows(valid, task)
+    assert [row.label for row in rows] == [0, 1, 0, 0, 1, 0] and rows[1].id == "1"
+    for suffix, separator in ((".tsv", "\t"), (".csv", ",")):
+        lines = [separator.join(("uid", "source", "label", "diacritic", "sentence", "original"))]
+        lines += [separator.join((row.id, "toy", str(int(row.label)), "g", row.texts[0], "")) for row in rows]
+        (folder / f"out_of_domain_valid-v1.0{suffix}").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        assert read_rows(folder / f"out_of_domain_valid-v1.0{suffix}", task) == rows
+    (folder / "in_domain_train-v1.0.tsv").touch()
+    (folder / "out_of_domain_valid_annotated-v1.0.tsv").touch()
+    found = find_files(tmp_path, task)
+    assert list(found) == ["train", "valid", "out_of_domain"] and {found["train"].suffix, found["valid"].suffix} == {".json"}
+    assert score(task, rows, [1] * 6) == {"accuracy": 2 / 6, "mcc": 0}
+    for label in (2, True, "maybe", 0.5):
+        valid.write_bytes(orjson.dumps({"sentence": "あ", "label": label}))
+        with pytest.raises(InputError, match=r"line 1 has the label .*, which is none of 0 .unacceptable. and 1 .acceptable."):
+            read_rows(valid, task)
+    (folder / "short.tsv").write_text("uid\tlabel\tsentence\n1\t1\n")
+    with pytest.raises(InputError, match="line 2 has no text in 'sentence'"):
+        read_rows(folder / "short.tsv", task)
+
+
 def test_a_test_file_in_which_only_some_rows_have_labels_is_refused(tmp_path) -> None:
     rows = toy.rows_of("jsts", 3)
     del rows[2]["label"]

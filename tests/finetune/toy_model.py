@@ -36,6 +36,8 @@ def rows_of(task: str, count: int) -> list[dict[str, Any]]:
             rows.append(pair | {"sentence1": other, "sentence2": said, "label": 2.5 * (n % 3)})
         elif task == "jnli":
             rows.append(pair | {"sentence1": other, "sentence2": said, "label": TASKS[task].labels[n % 3]})
+        elif task == "jcola":
+            rows.append({"uid": n, "source": "toy", "label": int(animal == "猫"), "diacritic": "g", "sentence": said})
         elif task == "marc-ja":
             rows.append({"review_id": str(n), "sentence": said, "label": TASKS[task].labels[animal == "猫"]})
         else:
@@ -80,13 +82,14 @@ def write_pairs_apart(path: Path, count: int) -> Path:
 
 def write_task(data: Path, task: str, train: int = 120, valid: int = 30) -> Path:
     """JGLUE's folder with one task in it."""
-    folder = data / f"{TASKS[task].folder}-v1.3"
+    version = "1.0" if task == "jcola" else "1.3"
+    folder = data / f"{TASKS[task].folder}-v{version}"
     folder.mkdir(parents=True, exist_ok=True)
     for split, count in (("train", train), ("valid", valid)):
         content = (
             orjson.dumps(squad(count)) if task == "jsquad" else b"".join(orjson.dumps(r) + b"\n" for r in rows_of(task, count))
         )
-        (folder / f"{split}-v1.3.json").write_bytes(content)
+        (folder / f"{'in_domain_' if task == 'jcola' else ''}{split}-v{version}.json").write_bytes(content)
     return data
 
 

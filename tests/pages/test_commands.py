@@ -27,6 +27,7 @@ SYSTEM = {
     "cat": "shows a file of a run", "head": "shows a file of a run", "tail": "shows a file of a run",
     "git": "clones over the network", "kill": "sends a signal to a rank; tests/training/test_watchdog.py has its effect", "cd": "",
     "mkdir": "makes a folder", "mv": "moves checkpoints aside",
+    "hf": "downloads a model over the network",
     "xz": "unpacks the generated corpus", "zcat": "unpacks the generated corpus",
 }  # fmt: skip
 """Programs of the system, and what for."""
