@@ -20,7 +20,7 @@ from jadeberta.checkpoint.compatibility import expected_of, preview
 from jadeberta.checkpoint.held_tokenizer import read_tokenizer
 from jadeberta.cluster.device import choose_device, describe_device, gpu_uuid
 from jadeberta.cluster.environment import Process, detect, slurm_job
-from jadeberta.cluster.process_group import is_lost_peer, join_process_group, set_timeouts
+from jadeberta.cluster.process_group import is_lost_peer, join_process_group, nccl_settings, set_timeouts
 from jadeberta.config import Recipe
 from jadeberta.config.lineage import first_step_in_words
 from jadeberta.config.phases import phases_of, require_divisible, token_sizes
@@ -220,6 +220,9 @@ def _start(recipe: Recipe, process: Process, data: RunData, start: StartOfRun) -
             **lineage,
         )  # fmt: skip
     limits = recipe.watchdog
+    if device.type == "cuda":
+        each = (limits.start_s, limits.first_step_s, limits.step_s, limits.save_s, limits.eval_s)
+        os.environ |= nccl_settings(os.environ, run_dir, max(each) if all(each) else NO_LIMIT_S)
     join_process_group(process, device, limits.start_s or NO_LIMIT_S, run_dir)
     # Not before: the other ranks of a job that is refused here would write heartbeats for the job that holds the directory.
     attempt, attempt_id = _broadcast((attempt, uuid.uuid4().hex))

@@ -1,7 +1,9 @@
 """Process group of a job: address and port, time-outs, and how a lost peer is recognised."""
 
+import math
 import os
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,6 +13,11 @@ import torch.distributed as dist
 from jadeberta.cluster.environment import Process
 from jadeberta.cluster.run_store import RunIdentity, is_loopback, open_store
 from jadeberta.errors import ConfigError, HangError
+
+WHICH_NETWORK = (
+    "Where hosts have several networks, name the one that joins them in NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME, such as 'ib0'."
+)
+"""Advice for ranks that do not meet: gloo listens where the host's own name leads, which may be the host itself."""
 
 
 def join_process_group(process: Process, device: torch.device, patience: float, run_dir: Path = Path()) -> None:
@@ -44,7 +51,9 @@ def join_process_group(process: Process, device: torch.device, patience: float, 
     except dist.DistError as e:
         where = f"{process.master_addr}:{process.master_port}"
         reason = str(e).splitlines()[0]
-        raise HangError(f"rank {process.rank} did not meet the others at {where} within {patience:.0f} s ({reason}).") from e
+        raise HangError(
+            f"rank {process.rank} did not meet the others at {where} within {patience:.0f} s ({reason}). {WHICH_NETWORK}"
+        ) from e
     except RuntimeError as e:
         if "Unable to find address" not in str(e):
             raise
@@ -53,6 +62,25 @@ def join_process_group(process: Process, device: torch.device, patience: float, 
             f"the network interface {interface or 'of this host'} has no address, so that no rank can be reached; bring it up "
             f"('ip link set {interface or 'lo'} up'), or name another in GLOO_SOCKET_IFNAME."
         ) from e
+
+
+def nccl_settings(env: Mapping[str, str], run_dir: Path, longest_s: float) -> dict[str, str]:
+    """Variables for NCCL that the environment does not set: the watchdog speaks first, and what NCCL was doing is kept with the stacks.
+
+    Args:
+        env: the environment, before the process group is made.
+        run_dir: of the run.
+        longest_s: the longest time limit of the watchdog, seconds.
+    """
+    wanted = {
+        # Its monitor would end a rank before the watchdog has named the one that hangs: by default after 480 s.
+        ("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC",): str(math.ceil(longest_s + HEARTBEAT_GRACE_S)),
+        ("TORCH_NCCL_DUMP_ON_TIMEOUT",): "1",
+        # The newer name first; torch reads both.
+        ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"): "2000",
+        ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"): str((run_dir / "logs" / "nccl-rank-").absolute()),
+    }
+    return {names[0]: value for names, value in wanted.items() if not any(name in env for name in names)}
 
 
 def set_timeouts(seconds: float, group: "dist.ProcessGroup | None" = None) -> None:
@@ -68,8 +96,14 @@ def set_timeouts(seconds: float, group: "dist.ProcessGroup | None" = None) -> No
         distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), each)
 
 
+HEARTBEAT_GRACE_S = 120.0
+"""Time beyond the watchdog's longest limit after which NCCL's own monitor ends a rank."""
+OWN_FAULTS = ("invalid usage", "invalid argument", "Duplicate GPU")
+"""Words of NCCL for a fault of this rank's own set-up, which no other rank has caused."""
+
+
 def is_lost_peer(error: BaseException) -> bool:
     """Whether a collective failed because another rank is silent or gone."""
     # gloo and NCCL raise plain RuntimeErrors for a closed connection; only their text names the library.
     of_transport = isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
-    return isinstance(error, RuntimeError) and of_transport
+    return isinstance(error, RuntimeError) and of_transport and not any(words in str(error) for words in OWN_FAULTS)

@@ -39,6 +39,10 @@ class MicroBatch:
     """Random numbers of the masked positions, int64 [masked]; None where no tokens are drawn."""
 
 
+class OverlongMicroBatch(MicroBatch):
+    """One with more masked positions than the list usually holds, so that its length is a rare one."""
+
+
 @dataclass
 class StepBatch:
     """A rank's share of one optimizer step."""
@@ -239,7 +243,8 @@ def fill_up(batch: MicroBatch, capacity: int) -> MicroBatch:
     index = torch.nn.functional.pad(batch.masked_index, (0, missing))
     labels = torch.nn.functional.pad(batch.labels, (0, missing), value=IGNORED)
     draws = None if batch.draws is None else torch.nn.functional.pad(batch.draws, (0, missing))
-    return replace(batch, masked_index=index, labels=labels, draws=draws)
+    filled = replace(batch, masked_index=index, labels=labels, draws=draws)
+    return OverlongMicroBatch(**vars(filled)) if size > capacity else filled
 
 
 def iterate_steps(dataset: StepBatches, first_step: int, end_step: int, workers: int, prefetch: int) -> Iterator[StepBatch]:

@@ -17,6 +17,11 @@ NextAttempt = Literal["requeue", "singleton", "none"]
 """How the next attempt starts: this job is requeued, the next job of the same name starts, or a person submits one."""
 
 
+ABORTED = 134
+"""Exit status of a process that SIGABRT ended. NCCL's watchdog ends a rank so where a collective fails or does not end in time; gloo
+raises an error there, and the rank ends with status 12 itself."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """Limits on attempts and excluded hosts, from the recipe's `cluster` section."""
@@ -81,7 +86,10 @@ def decide(ending: Ending, past: Iterable[JsonRow], limits: Limits, following: N
     status = ending.status or RequeueRequested.exit_status  # srun may end with 0 after a failed launch
     # srun's status may be that of its own signal to the other ranks, so the rank's own report counts first.
     final = next((s for s in (ending.reported, ending.status) if s and not is_retryable(s)), None)
-    why = f"status {ending.status}: {ending.reason}" if ending.reason else f"status {ending.status}, no rank gave a reason."
+    if ending.status == ABORTED and not ending.reason:
+        why = f"status {ABORTED} (SIGABRT): another rank is silent or gone, or a GPU failed, if the log names NCCL's watchdog."
+    else:
+        why = f"status {ending.status}: {ending.reason}" if ending.reason else f"status {ending.status}, no rank gave a reason."
     if final is not None:
         advice = (
             "" if final == StopRequested.exit_status else " Another attempt would end alike; mend the cause and submit again."

@@ -10,6 +10,8 @@ from jadeberta.preflight.results import LocalResults, Measurements
 
 CONNECT_S = 8.0
 """Time limit of a connection. In a healthy network it takes milliseconds, NCCL's first one a few seconds."""
+FIRST_CONNECT_S = 30.0
+"""The same for the first connection of GPUs: NCCL then looks at the machine and sets up its network, on a cold host for many seconds."""
 ANSWER_S = CONNECT_S + 4.0
 """Time limit of a rank's answer. It is longer than CONNECT_S: a rank reports a partner that does not answer before it counts as lost
 itself."""
@@ -60,3 +62,15 @@ class Context:
     def device_ranks(self) -> list[int]:
         """Returns the active ranks with a device of the most frequent kind; on rank 0."""
         return [rank for rank in self.rendezvous.active_ranks if rank in self._device_ranks]
+
+    def connect_s(self, first: bool = False) -> float:
+        """Returns the time limit of a connection.
+
+        Args:
+            first: whether the ranks have not been connected in this way before.
+        """
+        return FIRST_CONNECT_S if first and self.device is not None and self.device.type == "cuda" else CONNECT_S
+
+    def answer_s(self, first: bool = False) -> float:
+        """Returns the time limit of a rank's answer, see `ANSWER_S`; `first` as for `connect_s`."""
+        return self.connect_s(first) + ANSWER_S - CONNECT_S

@@ -6,7 +6,7 @@ from typing import Any
 
 from jadeberta.preflight.checks import slow_links
 from jadeberta.preflight.collectives import fit_latency_bandwidth, time_collective
-from jadeberta.preflight.context import ANSWER_S, CONNECT_S, Context
+from jadeberta.preflight.context import Context
 from jadeberta.preflight.rendezvous import Plan
 from jadeberta.preflight.results import HostPair
 from jadeberta.preflight.round_robin import Round, repeat_rounds, rounds
@@ -31,7 +31,9 @@ def time_inside(context: Context) -> None:
         ranks_by_host.setdefault(context.hosts[rank], []).append(rank)
     groups = [group for group in ranks_by_host.values() if len(group) > 1]
     plan = {"groups": groups, "seconds": min(1.0, 0.1 * context.rendezvous.deadline.remaining)}
-    results = context.rendezvous.run_on_all("all-reduce within hosts", plan, _group_all_reduce(context, "inside"), ANSWER_S)
+    results = context.rendezvous.run_on_all(
+        "all-reduce within hosts", plan, _group_all_reduce(context, "inside", True), context.answer_s(True)
+    )
     for group in groups:
         timings, host = results.get(group[0]), context.hosts[group[0]]
         if isinstance(timings, list) and (fit := fit_latency_bandwidth("all_reduce", len(group), timings)) is not None:
@@ -40,7 +42,7 @@ def time_inside(context: Context) -> None:
             context.measurements.inside_errors[host] = errors[0]
 
 
-def _group_all_reduce(context: Context, name: str) -> Callable[[Plan], Any]:
+def _group_all_reduce(context: Context, name: str, first: bool) -> Callable[[Plan], Any]:
     """Returns the work of a rank: an all-reduce in its group of the plan, if it has one; the best time of each size."""
 
     def work(plan: Plan) -> Any:
@@ -48,7 +50,7 @@ def _group_all_reduce(context: Context, name: str) -> Callable[[Plan], Any]:
         if group is None or context.device is None:
             return None
         # The key contains the first rank, because all groups use the store at the same time.
-        with context.rendezvous.group(f"{name}/{group[0]}", group, context.device, CONNECT_S):
+        with context.rendezvous.group(f"{name}/{group[0]}", group, context.device, context.connect_s(first)):
             return time_collective("all_reduce", context.device, plan["seconds"])[0]
 
     return work
@@ -86,10 +88,10 @@ def _run_round(context: Context, number: int, groups: list[list[int]] | None) ->
 
     def work(plan: Plan) -> Any:
         received.update(plan)
-        return _group_all_reduce(context, f"round-{number}")(plan)
+        return _group_all_reduce(context, f"round-{number}", number == 0)(plan)
 
     plan = {"groups": groups or [], "finished": groups is None, "seconds": PAIR_S}
-    results = context.rendezvous.run_on_all(f"all-reduce of pairs, round {number + 1}", plan, work, ANSWER_S)
+    results = context.rendezvous.run_on_all(f"all-reduce of pairs, round {number + 1}", plan, work, context.answer_s(number == 0))
     context.measurements.pairs += [_pair(context, group, results) for group in groups or []]
     return not received["finished"]
 
@@ -133,13 +135,13 @@ def time_overall(context: Context) -> None:
     def work(plan: Plan) -> dict[str, Any] | None:
         if context.rank not in plan["members"] or len(plan["members"]) < 2 or context.device is None:
             return None
-        with context.rendezvous.group("all", plan["members"], context.device, CONNECT_S):
+        with context.rendezvous.group("all", plan["members"], context.device, context.connect_s(True)):
             return {
                 collective: time_collective(collective, context.device, plan["seconds"])[1]
                 for collective in ("all_reduce", "all_gather")
             }
 
-    results = context.rendezvous.run_on_all("all-reduce of all ranks", plan, work, ANSWER_S)
+    results = context.rendezvous.run_on_all("all-reduce of all ranks", plan, work, context.answer_s(True))
     answers = [each for each in (results.get(rank) for rank in members) if each is not None]
     if errors := [each["error"] for each in answers if "error" in each]:
         context.measurements.overall_error = errors[0]

@@ -15,7 +15,7 @@ from jadeberta.cluster.environment import Process
 from jadeberta.config import Recipe, accumulation_steps
 from jadeberta.config.deepspeed_file import read_deepspeed_file
 from jadeberta.config.phases import Phase, phases_of, require_divisible
-from jadeberta.data.batches import MicroBatch, StepBatch
+from jadeberta.data.batches import MicroBatch, OverlongMicroBatch, StepBatch
 from jadeberta.data.sample_order import derive_key
 from jadeberta.errors import ConfigError
 from jadeberta.model import DebertaForMaskedLM
@@ -67,6 +67,8 @@ def deepspeed_settings(recipe: Recipe, world_size: int) -> dict[str, Any]:
     return settings
 
 
+MOST_SHAPES = 64
+"""Most shapes of a micro-batch that a run compiles; torch's own limit is 8."""
 NOTHING_MASKED = "no token of the global batch is masked"
 """Why a step without a loss changes nothing."""
 
@@ -166,6 +168,8 @@ class TrainingEngine:
         """Compiled or not, as the recipe asks for the attention of the phase."""
         self.compiled = decide_compilation(self.recipe, self.phase.attention, self.stage, self.device)
         if self.compiled and self._compiled is None:
+            # With fullgraph one shape too many is an error that ends the run: with padding, documents and phases eight are soon reached.
+            torch._dynamo.config.recompile_limit = max(MOST_SHAPES, torch._dynamo.config.recompile_limit)
             # The forward alone: DeepSpeed hangs timers and hooks on the module, which no graph can hold.
             compiled = torch.compile(self._uncompiled, fullgraph=True, dynamic=False)
             self._compiled = recomputing_cheaply(compiled) if self.recipe.training.recompute == "cheap" else compiled
@@ -191,7 +195,7 @@ class TrainingEngine:
             self.model.set_rows(phase.sequence_length, phase.attention)
         self._choose_forward()
         if self.compiled and (before.micro_batch_size, before.mask_bounds) != (micro, phase.mask_bounds):
-            # torch compiles a function for eight shapes at most, and with fullgraph a ninth is an error: those of the phase before go.
+            # torch compiles a function for a limited number of shapes: those of the phase before go.
             torch.compiler.reset()
         if is_border:
             # Other rows and other masks have another loss: what is usual there is seen anew.
@@ -327,7 +331,13 @@ class TrainingEngine:
         inputs: dict[str, Any] = {k: v if v is None else self._to_device(v) for k, v in given.items()}
         # An evaluation's batches have many shapes, and each would be compiled.
         run = self.engine if self.model.training or not self.compiled else self._uncompiled
-        sums: Any = run(**inputs, z_loss=self.recipe.training.z_loss)
+        if isinstance(micro_batch, OverlongMicroBatch) and self.compiled and self.device.type == "cuda":
+            # For a shape that hardly comes again all ranks would wait minutes for this one's compiler. CPUs keep the bits that they had.
+            self.model.forward = self._uncompiled  # type: ignore[method-assign]
+        try:
+            sums: Any = run(**inputs, z_loss=self.recipe.training.z_loss)
+        finally:
+            self.model.forward = self._compiled if self.compiled else self._uncompiled  # type: ignore[method-assign]
         return sums.to_tuple()
 
 

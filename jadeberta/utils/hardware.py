@@ -23,6 +23,11 @@ class DevicePeaks:
 
 
 PEAKS = {
+    # Cards for PCIe: lower peaks, NVLink between two of them alone, so 80% of PCIe 5.0 x16 in one direction. There is no DGX with
+    # them: the host's share of the power is the SXM server's.
+    "H200 NVL": DevicePeaks(835.5e12, 4.8e12, 51e9, 141e9, 600.0, 600 + 575),
+    "H100 NVL": DevicePeaks(835.5e12, 3.9e12, 51e9, 94e9, 400.0, 400 + 575),
+    "H100 PCIe": DevicePeaks(756e12, 2.0e12, 51e9, 80e9, 350.0, 350 + 575),
     "H200": DevicePeaks(989e12, 4.8e12, 360e9, 141e9, 700.0, 10_200 / 8),
     "H100": DevicePeaks(989e12, 3.35e12, 360e9, 80e9, 700.0, 10_200 / 8),
     "A100": DevicePeaks(312e12, 1.555e12, 235e9, 40e9, 400.0, 6_500 / 8),  # memory of the model with 40 GB

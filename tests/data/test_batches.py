@@ -12,7 +12,15 @@ import torch
 import torch.nn.functional as F
 
 from jadeberta.config import ModelConfig
-from jadeberta.data.batches import StepBatch, StepDataset, fill_up, iterate_steps, make_micro_batch, masked_capacity
+from jadeberta.data.batches import (
+    OverlongMicroBatch,
+    StepBatch,
+    StepDataset,
+    fill_up,
+    iterate_steps,
+    make_micro_batch,
+    masked_capacity,
+)
 from jadeberta.data.masking import IGNORED, Masker
 from jadeberta.data.sample_order import SampleOrder
 from jadeberta.model import build
@@ -123,6 +131,7 @@ def test_lists_of_masked_places_have_one_length_and_grow_only_by_doubling(probab
     filled = fill_up(exact, capacity)
     assert filled.masked_index.shape == filled.labels.shape == (expected,)
     assert torch.equal(filled.masked_index[:masked], exact.masked_index) and torch.equal(filled.labels[:masked], exact.labels)
+    assert isinstance(filled, OverlongMicroBatch) == (expected > capacity)
     assert (filled.labels[masked:] == IGNORED).all() and not filled.masked_index[masked:].any()
 
 

@@ -9,6 +9,7 @@ import torch
 
 from jadeberta.config import Recipe, load_recipe
 from jadeberta.config.phases import phases_of, with_lengths
+from jadeberta.data.batches import MicroBatch, fill_up
 from jadeberta.errors import ConfigError
 from jadeberta.training.engine import TrainingEngine, decide_compilation, require_attentions
 from tests.helpers import TINY_MODEL, make_recipe
@@ -94,3 +95,17 @@ def test_an_attention_of_a_later_phase_that_cannot_run_here_is_refused_before_th
     with pytest.raises(ConfigError, match=r"phases, entry 2: model\.attention 'fused' needs"):
         require_attentions(load_recipe(path))
     require_attentions(load_recipe(path, ("--phases", "[]")))
+
+
+def test_a_micro_batch_of_a_rare_shape_runs_uncompiled_on_a_gpu_alone(tmp_path: Path) -> None:
+    recipe = load_recipe(make_recipe(tmp_path / "recipe.yaml", tmp_path, tmp_path / "run", training={"compile": "always"}))
+    ids = torch.zeros((2, 128), dtype=torch.int64)
+    usual, rare = (MicroBatch(ids, torch.arange(n), torch.zeros(n, dtype=torch.int64), None, None) for n in (60, 70))
+    for device, expected in (("cuda", ["compiled", "uncompiled", "compiled"]), ("cpu", ["compiled"] * 3)):
+        engine, used = engine_in_parts(recipe, device), []
+        engine._choose_forward()
+        engine._to_device = lambda tensor: tensor  # type: ignore[method-assign]
+        engine.engine.side_effect = lambda engine=engine, used=used, **inputs: used.append(engine.model.forward) or MagicMock()
+        for batch in (usual, rare, usual):
+            engine.forward(fill_up(batch, 64))
+        assert used == expected and engine.model.forward == "compiled"
