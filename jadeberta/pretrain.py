@@ -20,7 +20,7 @@ from jadeberta.checkpoint.compatibility import expected_of, preview
 from jadeberta.checkpoint.held_tokenizer import read_tokenizer
 from jadeberta.cluster.device import choose_device, describe_device, gpu_uuid
 from jadeberta.cluster.environment import Process, detect, slurm_job
-from jadeberta.cluster.process_group import is_lost_peer, join_process_group, nccl_settings, set_timeouts
+from jadeberta.cluster.process_group import from_root, is_lost_peer, join_process_group, set_timeouts
 from jadeberta.config import Recipe
 from jadeberta.config.lineage import first_step_in_words
 from jadeberta.config.phases import phases_of, require_divisible, token_sizes
@@ -45,6 +45,7 @@ from jadeberta.training.hooks import GRACE_S, NO_LIMIT_S, TrainerHooks
 from jadeberta.training.ledger import Ledger, next_attempt
 from jadeberta.training.loop import RollBack, train
 from jadeberta.training.metrics import MetricsWriter, peak_memory_bytes
+from jadeberta.training.repeatable.determinism import make_deterministic, record_bits
 from jadeberta.training.run_context import RunContext, StartOfRun
 from jadeberta.training.run_log import RunLog
 from jadeberta.training.run_state import Order, RunState
@@ -208,6 +209,8 @@ def _start(recipe: Recipe, process: Process, data: RunData, start: StartOfRun) -
         ) from e
     # The clock of run.max_hours starts here: the job's time limit counts the waiting too.
     control = RunControl(run_dir, process.is_root, recipe.run.max_hours, lock)
+    if recipe.training.deterministic:
+        make_deterministic()
     device = choose_device(recipe.run.device, process.local_rank)
     path = run_dir / "ledger.jsonl"
     attempt = next_attempt(path) if process.is_root else 0
@@ -220,12 +223,10 @@ def _start(recipe: Recipe, process: Process, data: RunData, start: StartOfRun) -
             **lineage,
         )  # fmt: skip
     limits = recipe.watchdog
-    if device.type == "cuda":
-        each = (limits.start_s, limits.first_step_s, limits.step_s, limits.save_s, limits.eval_s)
-        os.environ |= nccl_settings(os.environ, run_dir, max(each) if all(each) else NO_LIMIT_S)
-    join_process_group(process, device, limits.start_s or NO_LIMIT_S, run_dir)
+    join_process_group(process, device, limits.start_s or NO_LIMIT_S, run_dir, limits.longest_s or NO_LIMIT_S)
     # Not before: the other ranks of a job that is refused here would write heartbeats for the job that holds the directory.
-    attempt, attempt_id = _broadcast((attempt, uuid.uuid4().hex))
+    # Rank 0 alone reads the ledger: read by each rank, it might already hold this attempt's start on some.
+    attempt, attempt_id = from_root((attempt, uuid.uuid4().hex))
     rule = SlowRankRule.of(recipe, bool(slurm_job(os.environ).get("job")))
     watchdog = WatchdogClient(run_dir, process.rank, process.world_size, limits, attempt, attempt_id, gpu_uuid(device), rule)
     # The watchdog must be first: it knows who hangs.
@@ -238,14 +239,6 @@ def _start(recipe: Recipe, process: Process, data: RunData, start: StartOfRun) -
     logger.info(describe(recipe, process, data, f"{describe_device(device)}, attention: {form}"))
     context = RunContext(recipe, process, device, data, ledger, console, watchdog, control)
     return context, lock
-
-
-def _broadcast(attempt: tuple[int, str]) -> tuple[int, str]:
-    """Number and random name of rank 0's attempt, on every rank."""
-    attempts = [attempt]
-    # Rank 0 alone reads the ledger: read by each rank, it might already hold this attempt's start on some.
-    dist.broadcast_object_list(attempts, src=0)
-    return attempts[0]
 
 
 class Trainer:
@@ -279,6 +272,8 @@ class Trainer:
                 f"{run_dir}: is at step {state.step} already, beyond training.max_steps {recipe.training.max_steps}. Raise it."
             )
         is_root = context.process.is_root
+        if recipe.training.deterministic:
+            record_bits(context, self.engine, state.step)
         if is_root:
             resolved = config_module.dump(recipe)
             if changed := changed_settings(run_dir / "recipe.yaml", resolved):

@@ -22,7 +22,7 @@ from jadeberta.training.run_state import RunState
 
 FREE_KEYS = {
     "model": {"init_from", "init_tokenizer", "attention"},
-    "training": {"micro_batch_size", "max_steps", "decay_steps", "precision", "compile", "recompute"},
+    "training": {"micro_batch_size", "max_steps", "decay_steps", "precision", "compile", "deterministic", "recompute"},
 }
 """Keys, by section, that may change between the attempts of a run; all other keys of these sections may not."""
 NEWER_KEYS = (

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,13 +15,16 @@ from jadeberta.cluster.environment import Process
 from jadeberta.cluster.run_store import RunIdentity, is_loopback, open_store
 from jadeberta.errors import ConfigError, HangError
 
+T = TypeVar("T")
 WHICH_NETWORK = (
     "Where hosts have several networks, name the one that joins them in NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME, such as 'ib0'."
 )
 """Advice for ranks that do not meet: gloo listens where the host's own name leads, which may be the host itself."""
 
 
-def join_process_group(process: Process, device: torch.device, patience: float, run_dir: Path = Path()) -> None:
+def join_process_group(
+    process: Process, device: torch.device, patience: float, run_dir: Path = Path(), longest_s: float = 0.0
+) -> None:
     """Makes this process a rank of the job, over NCCL on GPUs and gloo on CPUs.
 
     Args:
@@ -28,6 +32,7 @@ def join_process_group(process: Process, device: torch.device, patience: float, 
         device: of this rank.
         patience: seconds to wait for the other ranks.
         run_dir: of the run; ranks of another are refused.
+        longest_s: the longest time limit of the watchdog, for NCCL; 0: there is no watchdog.
 
     Raises:
         ConfigError: the port is taken, or the network interface has no address.
@@ -41,6 +46,8 @@ def join_process_group(process: Process, device: torch.device, patience: float, 
     if is_loopback(process.master_addr):
         # All ranks are on this machine: gloo need not listen where others can reach it.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if device.type == "cuda" and longest_s:
+        os.environ |= nccl_settings(os.environ, run_dir, longest_s)
     identity = RunIdentity.of("pretrain", run_dir, process, os.environ)
     began = time.monotonic()
     store = open_store(identity, process, patience)
@@ -62,6 +69,13 @@ def join_process_group(process: Process, device: torch.device, patience: float, 
             f"the network interface {interface or 'of this host'} has no address, so that no rank can be reached; bring it up "
             f"('ip link set {interface or 'lo'} up'), or name another in GLOO_SOCKET_IFNAME."
         ) from e
+
+
+def from_root(value: T) -> T:
+    """Returns rank 0's value; every rank calls it."""
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def nccl_settings(env: Mapping[str, str], run_dir: Path, longest_s: float) -> dict[str, str]:

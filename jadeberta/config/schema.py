@@ -194,6 +194,9 @@ class TrainingConfig:
     compile: Literal["auto", "always", "never"] = "auto"
     """torch.compile of forward and backward pass. auto: on GPUs, except under ZeRO-3, for objective rtd and where the
     attention is eager."""
+    deterministic: bool = False
+    """Whether a GPU must give the same bits again in every start on the same machines: takes slower sums, pins NCCL's choices, and proves
+    itself on the first micro-batch. CPUs give them without it."""
     recompute: Literal["none", "cheap", "layers"] = "none"
     """Activations that the backward pass computes again instead of keeping them. cheap: those that the compiler finds cheap (dropout,
     GELU, LayerNorm); layers: all but the input of each layer, a third more work."""
@@ -269,6 +272,12 @@ class WatchdogConfig:
     """Share of a step that the others must wait for a rank before `slow_rank: requeue` counts it."""
     slow_rank_s: float = 1800.0
     """Seconds for which ranks of one host must be that slow, without a break, before `slow_rank: requeue` acts."""
+
+    @property
+    def longest_s(self) -> float:
+        """The longest of the time limits; 0 where one of them is none."""
+        limits = (self.start_s, self.first_step_s, self.step_s, self.save_s, self.eval_s)
+        return max(limits) if all(limits) else 0.0
 
 
 @dataclass

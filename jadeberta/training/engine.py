@@ -29,6 +29,7 @@ from jadeberta.training.ema import WeightAverage
 from jadeberta.training.guard import UpdateGuard
 from jadeberta.training.objective import SUMS, ReplacedFigures, build_model, loss_of, replaced_figures, require_stage_of
 from jadeberta.training.optimizers import build_optimizer, require_stage
+from jadeberta.training.repeatable.determinism import prove, require_provable_stage
 from jadeberta.training.replica_check import differing_ranks
 from jadeberta.training.zero_state import create_optimizer_state, fragments, load_working_weight
 
@@ -61,6 +62,8 @@ def deepspeed_settings(recipe: Recipe, world_size: int) -> dict[str, Any]:
     # It waits for the device twice in every micro-step, so that the host never runs ahead; metrics.jsonl has the throughput without it.
     settings.setdefault("timers", {}).setdefault("throughput", {}).setdefault("enabled", False)
     require_stage(training.optimizer, settings)
+    if training.deterministic:
+        require_provable_stage(settings["zero_optimization"]["stage"])
     require_stage_of(recipe, settings.get("zero_optimization", {}).get("stage", 0))
     if training.optimizer != "adamw":
         settings["zero_allow_untested_optimizer"] = True  # DeepSpeed's list has its own and torch's
@@ -133,6 +136,7 @@ class TrainingEngine:
         from pydantic import ValidationError
 
         self.recipe, self.process, self.device, self._enter_section = recipe, process, device, enter_section
+        self._is_proven = False
         settings = deepspeed_settings(recipe, process.world_size)
         require_attentions(recipe)
         self.phase = phases_of(recipe)[0]
@@ -234,6 +238,9 @@ class TrainingEngine:
         Returns:
             What all ranks saw, with what this rank's collectives took where the recipe asks for that.
         """
+        if self.recipe.training.deterministic and not self._is_proven:
+            prove(self, batch)
+            self._is_proven = True
         if self.meter is None:
             return self._step(batch, lr, flags)
         with self.meter.step():
@@ -325,10 +332,14 @@ class TrainingEngine:
         pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
         return pinned.to(self.device, non_blocking=True)
 
+    def inputs(self, micro_batch: MicroBatch) -> dict[str, Any]:
+        """The model's arguments of a micro-batch, on the device."""
+        given = {k: v for k, v in vars(micro_batch).items() if k != "draws" or v is not None}
+        return {k: v if v is None else self._to_device(v) for k, v in given.items()}
+
     def forward(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, ...]:
         """The sums of a micro-batch, in the order of `objective.SUMS`."""
-        given = {k: v for k, v in vars(micro_batch).items() if k != "draws" or v is not None}
-        inputs: dict[str, Any] = {k: v if v is None else self._to_device(v) for k, v in given.items()}
+        inputs = self.inputs(micro_batch)
         # An evaluation's batches have many shapes, and each would be compiled.
         run = self.engine if self.model.training or not self.compiled else self._uncompiled
         if isinstance(micro_batch, OverlongMicroBatch) and self.compiled and self.device.type == "cuda":

@@ -1,0 +1,1 @@
+"""Bits that repeat: set, proven, and noted."""
