@@ -1,17 +1,41 @@
 """The model card. Every number in it is read from the run, the shards and the evaluation; what is not known is left out."""
 
-import json
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from jadeberta.config.lineage import describe_entry
 from jadeberta.config.phases import mask_range
+from jadeberta.release.card_tables import jglue_section, preprocessing_section
+from jadeberta.release.front_matter import front_matter
 from jadeberta.release.markdown import in_table, in_text
 from jadeberta.release.origin import is_of_characters, reads_text
 from jadeberta.training.watchdog.energy_sums import energy_of, total
 
+WORK = ("save", "evaluation", "done")
+"""Events of the ledger that only an attempt with steps has."""
 _CARD_SENTENCE = "京都 大学 で 自然 言語 処理 を [MASK] する 。"
+
+
+LIMITS = """## Limits and citation
+
+The model has learnt from the texts above, with their errors and prejudices. It has not been examined for bias or for personal
+data, and what it fills in need not be true. Text that is prepared in another way than the training text lowers its accuracy. To
+cite it, name this repository with its revision, and the hashes in `provenance.json`.
+"""
+
+
+@dataclass(frozen=True)
+class Further:
+    """What the card says beside the checkpoint and its evaluation."""
+
+    licence: str = ""
+    """The Hub's key of a licence; empty: not stated."""
+    jglue: list[dict[str, Any]] | None = None
+    """Results of `read_jglue`."""
+    attempts: frozenset[int] = frozenset()
+    """Numbers of the attempts that made a step."""
 
 
 REPLACED = """The discriminator of replaced-token detection as in DeBERTa V3, trained with jadeberta: an encoder to fine-tune.
@@ -32,6 +56,7 @@ def write_card(
     predictions: list[tuple[str, float]],
     weights: str = "trained",
     mask: str = "[MASK]",
+    further: Further | None = None,
 ) -> None:
     """Writes README.md of a release.
 
@@ -44,17 +69,23 @@ def write_card(
         predictions: words and probabilities for the mask of `card_sentence`.
         weights: trained; or ema, their running average.
         mask: text of the mask token.
+        further: licence, scores, and attempts with steps; None knows none of them.
     """
+    further = further or Further()
     is_pair = state["settings"].get("training.objective") == "rtd"
     sections = [
-        _front_matter(card_sentence(state["data"], mask), mask, is_pair),
+        front_matter(state, card_sentence(state["data"], mask), mask, is_pair, further.licence, evaluation, further.jglue),
         f"# Japanese DeBERTa V2, {config['num_hidden_layers']} layers, hidden size {config['hidden_size']}\n",
         REPLACED if is_pair else "A Japanese DeBERTa V2 trained by masked language modelling with jadeberta.\n",
         write_usage(predictions, state["data"], mask, "PATH/generator" if is_pair else "PATH"),
         _data(state),
-        _training(state, ledger, weights),
+        preprocessing_section(state),
+        _training(state, ledger, weights, further.attempts),
         start_section(state.get("lineage", [])),
-        _evaluation(evaluation),
+        _evaluation(evaluation) or "## Evaluation\n\nMasked accuracy: not measured.\n",
+        jglue_section(further.jglue),
+        LIMITS,
+        _licence(further.licence),
     ]
     path.write_text("\n".join(section for section in sections if section), encoding="utf-8")
 
@@ -64,13 +95,8 @@ def card_sentence(data: dict[str, Any], mask: str = "[MASK]") -> str:
     return (_CARD_SENTENCE.replace(" ", "") if reads_text(data) else _CARD_SENTENCE).replace("[MASK]", mask)
 
 
-def _front_matter(sentence: str, mask: str, is_pair: bool = False) -> str:
-    if is_pair:  # what lies in the directory itself has no head that fills masks
-        return "---\nlanguage: ja\nlibrary_name: transformers\npipeline_tag: feature-extraction\ntags:\n- deberta\n- deberta-v2\n---\n"
-    tags = "".join(f"- {tag}\n" for tag in ("deberta", "deberta-v2", "fill-mask"))
-    # In quotes, because YAML reads a bare [MASK] as a list.
-    head = f"language: ja\nlibrary_name: transformers\npipeline_tag: fill-mask\ntags:\n{tags}mask_token: {json.dumps(mask)}\n"
-    return f'---\n{head}widget:\n- text: "{sentence}"\n---\n'
+def _licence(licence: str) -> str:
+    return f"## Licence\n\n{in_text(licence) if licence else 'Not stated.'}\n"
 
 
 def write_usage(predictions: list[tuple[str, float]], data: dict[str, Any], mask: str, path: str = "PATH") -> str:
@@ -150,15 +176,15 @@ def _data(state: dict[str, Any]) -> str:
 
 {tables}
 
-Words by {describe_segmenter(data["segmenter"])}; normaliser {data["normaliser"]}, sentence splitter {data["sentence_splitter"]};
-{pieces} (sha256 {fingerprints["tokenizer"][:16]}…); shards {fingerprints["shards"][:16]}….
+Words by {in_text(describe_segmenter(data["segmenter"]))}; normaliser {in_text(data["normaliser"])}, sentence splitter
+{in_text(data["sentence_splitter"])}; {in_text(pieces)} (sha256 {fingerprints["tokenizer"][:16]}…); shards {fingerprints["shards"][:16]}….
 """
 
 
 def _corpora(length: int, corpora: dict[str, dict[str, int]], is_repeated: bool) -> str:
     """A table of the rows of a length; corpora that are mixed by weight alone have no number of times."""
     rows = "\n".join(
-        f"| {name} | {c['documents']:,} | {c['sequences']:,} | {c['tokens']:,} |" + f" {c['repeats']} |" * is_repeated
+        f"| {in_table(name)} | {c['documents']:,} | {c['sequences']:,} | {c['tokens']:,} |" + f" {c['repeats']} |" * is_repeated
         for name, c in corpora.items()
     )
     head = f"| corpus | documents | sequences of {length} | tokens |" + " times in an epoch |" * is_repeated
@@ -192,7 +218,7 @@ def _is_repeated(settings: dict[str, Any]) -> bool:
     return not settings.get("data.weights")
 
 
-def _training(state: dict[str, Any], ledger: list[dict[str, Any]], weights: str) -> str:
+def _training(state: dict[str, Any], ledger: list[dict[str, Any]], weights: str, steps_of: frozenset[int] = frozenset()) -> str:
     settings = state["settings"]
     lines = [
         ("steps", f"{state['step']:,}"),
@@ -228,16 +254,20 @@ def _training(state: dict[str, Any], ledger: list[dict[str, Any]], weights: str)
         lines.append(("z-loss", settings["training.z_loss"]))
     if weights == "ema":
         lines.append(("weights", f"running average of those that were trained, decay {settings['training.ema_decay']}"))
-    starts = sum(row.get("event") == "start" for row in ledger)
-    if starts:
-        lines.append(
-            (
-                "attempts",
-                f"{starts}, of which {sum(row.get('event') == 'resume' for row in ledger)} resumed from a checkpoint",
-            )
-        )
-    table = "\n".join(f"| {name} | {value} |" for name, value in lines)
-    return f"## Training\n\n| | |\n|---|---|\n{table}\n{energy_row(ledger)}"
+    if ledger:
+        lines.append(("attempts", _attempts(ledger, steps_of)))
+    table = "\n".join(f"| {name} | {in_table(value)} |" for name, value in lines)
+    sources = "`state.json` of the checkpoint and `ledger.jsonl` of its run" if ledger else "`state.json` of the checkpoint"
+    return f"## Training\n\n| | |\n|---|---|\n{table}\n{energy_row(ledger)}\nFrom {sources}.\n"
+
+
+def _attempts(ledger: list[dict[str, Any]], steps_of: frozenset[int]) -> str:
+    """How often the run was trained on: a start that was refused before its first step is none."""
+    worked = steps_of | {
+        int(row["attempt"]) for row in ledger if row.get("event") in WORK and isinstance(row.get("attempt"), int)
+    }
+    resumed = {row.get("attempt") for row in ledger if row.get("event") == "resume"} & worked
+    return f"{len(worked):,}, of which {len(resumed):,} resumed from a checkpoint" if worked else "not known"
 
 
 def energy_row(ledger: list[dict[str, Any]]) -> str:
@@ -325,7 +355,8 @@ def _evaluation(evaluation: dict[str, Any] | None) -> str:
         return ""
     rows = [*evaluation["corpora"].items(), ("all", evaluation["all"])]
     table = "\n".join(
-        f"| {name} | {e['accuracy']:.4f} | {_interval(e)} | {e['loss']:.4f} | {e['unigram_accuracy']:.4f} | {e['masked_tokens']:,} |"
+        f"| {in_table(name)} | {e['accuracy']:.4f} | {_interval(e)} | {e['loss']:.4f} | {e['unigram_accuracy']:.4f} | "
+        f"{e['masked_tokens']:,} |"
         for name, e in rows
     )
     return f"""## Evaluation

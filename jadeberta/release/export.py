@@ -3,9 +3,11 @@
 Promises that a directory under the final name has been loaded by transformers and gives the checkpoint's own logits.
 """
 
+import argparse
 import json
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from jadeberta.checkpoint.consolidate import Weights, consolidate_weights
 from jadeberta.checkpoint.held_tokenizer import refuse_mixed_tokenizer, refuse_other_tokenizer
@@ -26,7 +29,8 @@ from jadeberta.model import load
 from jadeberta.model.load import pair_settings
 from jadeberta.model.published import weights_sha256
 from jadeberta.provenance.record import write_statement
-from jadeberta.release.card import card_sentence, write_card
+from jadeberta.release.card import Further, card_sentence, write_card
+from jadeberta.release.card_tables import read_jglue, refuse_foreign_scores
 from jadeberta.release.origin import ORIGIN_NAME, origin_of, write_origin
 from jadeberta.release.pair import GENERATOR, write_pair
 from jadeberta.release.typed_text import is_normalised_here, refuse_other_forms, take_typed_text
@@ -36,6 +40,8 @@ from jadeberta.utils.json_lines import read_jsonl
 from jadeberta.utils.paths import path_option
 
 FIGURES = {"accuracy", "loss", "unigram_accuracy", "masked_tokens"}
+LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,39}")
+ATTEMPT = re.compile(rb'"attempt":\s*(\d{1,9})[,}]')
 LOGIT_TOLERANCE = 2e-4
 """Relative difference of fp32 logits from another order of additions; a lost or swapped weight gives orders of magnitude more."""
 
@@ -46,6 +52,8 @@ def export(
     dtype: torch.dtype = torch.float32,
     evaluation: dict[str, Any] | None = None,
     kind: Weights = "trained",
+    licence: str = "",
+    jglue: list[dict[str, Any]] | None = None,
 ) -> list[tuple[str, float]]:
     """Writes the release of a checkpoint; returns the five likeliest words for the card's sentence with their probabilities.
 
@@ -55,11 +63,13 @@ def export(
         dtype: type of the weights; fp32 writes the master weights.
         evaluation: result of `evaluate mlm`, for the card.
         kind: trained; or ema, the running average.
+        licence: the Hub's key of a licence, for the card.
+        jglue: results of `read_jglue`, for the card.
 
     Raises:
         CheckpointError: the checkpoint cannot be trusted, has no tokenizer or no average, the evaluation is of other weights,
-            another run or other shards, `out` exists, the tokenizer is not the one of the training, or its files disagree, or the export
-            gives other logits.
+            another run or other shards, scores are of other weights, `out` exists, the tokenizer is not the one of the training, or
+            its files disagree, or the export gives other logits.
         OutputError: `out` cannot be written.
     """
     if faults := verify(checkpoint):
@@ -119,7 +129,10 @@ def export(
             _compare_logits(temporary, weights)
         predictions = fill_mask(filling, card_sentence(state["data"], mask))
         ledger = read_jsonl(checkpoint.parent.parent / "ledger.jsonl")
-        write_card(temporary / "README.md", config, state, ledger, evaluation, predictions, kind, mask)
+        if jglue:
+            refuse_foreign_scores(jglue, _encoders(consolidated, load_file(temporary / "model.safetensors")))
+        further = Further(licence, jglue, attempts_with_steps(checkpoint.parent.parent / "metrics.jsonl"))
+        write_card(temporary / "README.md", config, state, ledger, evaluation, predictions, kind, mask, further)
         made = {"weights": kind, "dtype": str(dtype).removeprefix("torch.")}
         write_statement(temporary, checkpoint, state, ledger, made)  # last: it names every other file
         temporary.rename(out)
@@ -128,6 +141,25 @@ def export(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return predictions
+
+
+def _encoders(*models: dict[str, torch.Tensor]) -> set[str]:
+    """Hashes by which `jadeberta finetune` names the encoder of models: of the fp32 values of its weights."""
+    return {
+        weights_sha256(
+            {name: tensor.float().contiguous() for name, tensor in sorted(model.items()) if name.startswith("deberta.")}
+        )
+        for model in models
+    }
+
+
+def attempts_with_steps(metrics: Path) -> frozenset[int]:
+    """Returns the numbers of the attempts that made a step, from a run's metrics.jsonl; none where it cannot be read."""
+    try:
+        with open(metrics, "rb") as rows:
+            return frozenset(int(found[1]) for row in rows if (found := ATTEMPT.search(row)))
+    except OSError:
+        return frozenset()
 
 
 def refuse_existing(out: Path) -> None:
@@ -234,6 +266,12 @@ def _intervals_in(figures: dict[str, Any], path: Path, anew: str) -> list[tuple[
     return [(figure, ends) for figure, ends in found.items() if ends]
 
 
+def _licence(text: str) -> str:
+    if not LICENCE.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"'{text[:40]}' is no key of a licence, such as cc-by-sa-4.0 or apache-2.0")
+    return text
+
+
 def main(arguments: list[str]) -> int:
     """Runs the command; prints the likeliest words for the card's sentence."""
     parser = OneSentenceParser(prog="jadeberta export", description=__doc__.split("\n\n")[0])
@@ -242,18 +280,23 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the released weights")
     parser.add_argument("--weights", choices=["trained", "ema"], default="trained", help="ema: the average of training.ema_decay")
     parser.add_argument("--evaluation", type=path_option, help="JSON of 'jadeberta evaluate mlm --output', for the card")
+    parser.add_argument("--jglue", type=path_option, nargs="+", metavar="DIR", help="--out of 'jadeberta finetune', for the card")
+    parser.add_argument("--licence", type=_licence, metavar="KEY", help="the Hub's key of a licence, for the card")
     parser.add_argument("--dry-run", action="store_true", help="say which checkpoint would be exported, write nothing")
     options = parser.parse_args(arguments)
     checkpoint = resolve_checkpoint(options.checkpoint)
     evaluation = None if options.evaluation is None else read_evaluation(options.evaluation)
     if evaluation is not None and (checkpoint / STATE_NAME).is_file():
         refuse_foreign_evaluation(evaluation, read_state(checkpoint), checkpoint, options.weights)
+    jglue = read_jglue(options.jglue) if options.jglue else None
     if options.dry_run:
         refuse_existing(options.out)
         which = ", the average of the weights" if options.weights == "ema" else ""
         print(f"would export {checkpoint} to {options.out} as {options.dtype}{which}")
         return 0
-    predictions = export(checkpoint, options.out, getattr(torch, options.dtype), evaluation, options.weights)
+    predictions = export(
+        checkpoint, options.out, getattr(torch, options.dtype), evaluation, options.weights, options.licence or "", jglue
+    )
     print(f"exported {checkpoint} to {options.out}")
     filling = options.out / GENERATOR if (options.out / GENERATOR).is_dir() else options.out
     tokenizer = transformers.AutoTokenizer.from_pretrained(filling, trust_remote_code=False)
