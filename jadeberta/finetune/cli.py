@@ -12,7 +12,7 @@ import transformers
 from transformers import DebertaV2Config, PretrainedConfig, PreTrainedModel
 
 from jadeberta.cluster.device import choose_single_device, describe_device
-from jadeberta.errors import ConfigError, NumericsError, OutputError
+from jadeberta.errors import ConfigError, InputError, NumericsError, OutputError
 from jadeberta.finetune.comparison import models_table
 from jadeberta.finetune.encoder import ENGINES, Encoder, open_engine
 from jadeberta.finetune.experiment import Experiment
@@ -44,6 +44,31 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["table"]:
         return models_table.main(arguments[1:])
     options = _make_parser().parse_args(arguments)
+    return _run_all(options) if options.task == "all" else _run(options)
+
+
+def _run_all(options: argparse.Namespace) -> int:
+    """Runs every task whose files are there, each in its folder of --out."""
+    alone = ("point", "pool", "train", "valid", "batch_size", "max_length")
+    if given := [name for name in alone if getattr(options, name) is not None]:
+        raise ConfigError(f"--{given[0].replace('_', '-')} is for one task; name it instead of --task all.")
+    tasks = []
+    for name, task in TASKS.items():
+        try:
+            find_files(options.data, task)
+            tasks.append(name)
+        except InputError:
+            print(f"NOTE: {name} is left out, because its files are not in {options.data}.", flush=True)
+    if not tasks:
+        raise InputError(f"{options.data}: no task of JGLUE there. Name JGLUE's folder 'datasets'.")
+    for name in tasks:
+        out = (options.out or Path("runs/finetune")) / name
+        _run(argparse.Namespace(**vars(options) | {"task": name, "out": out}))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Trains the missing trials of one task."""
     trials = trials_of(full_grid() if options.grid else options.setting or [DEFAULT_SETTING], options.seeds)
     wanted = _picked(trials, options)
     out = options.out or Path("runs/finetune") / options.task
@@ -196,7 +221,7 @@ def _make_parser() -> OneSentenceParser:
         "'jadeberta finetune table DIR...' puts results into one table.",
         epilog="Points that are done are skipped: give the same command again after an interruption. docs/fine-tune.md explains more.",
     )
-    parser.add_argument("--task", choices=TASKS, required=True, help="task of JGLUE")
+    parser.add_argument("--task", choices=[*TASKS, "all"], required=True, help="task of JGLUE, or all whose files are in --data")
     parser.add_argument(
         "--model", type=path_option, required=True, help="an exported directory, a checkpoint, or a run (its newest one)"
     )

@@ -72,6 +72,17 @@ def test_results_of_models_and_tasks_are_one_table_beside_baselines_and_publishe
     }
 
 
+def test_all_tasks_whose_files_are_there_run_each_in_its_folder(trained, model, tmp_path, capsys) -> None:
+    options = ["--task", "all", "--model", str(model), "--setting", "1e-3,1"]
+    assert main([*options, "--data", str(trained / "data"), "--out", str(tmp_path / "all")]) == 0
+    assert "NOTE: jsts is left out" in capsys.readouterr().out
+    assert sorted(path.parent.name for path in (tmp_path / "all").glob("*/results.json")) == ["jnli", "jsquad"]
+    with pytest.raises(ConfigError, match="--max-length is for one task"):
+        main([*options, "--data", str(trained / "data"), "--max-length", "32"])
+    with pytest.raises(InputError, match="no task of JGLUE there"):
+        main([*options, "--data", str(tmp_path)])
+
+
 def test_results_that_are_not_comparable_are_not_in_one_table(trained, tmp_path) -> None:
     found = orjson.loads((trained / "model/jnli/results.json").read_bytes())
     for name, change, message in (
