@@ -19,6 +19,12 @@ UNSEEN = "jadeberta.fast keeps no attention weights, so there is no {} to give. 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
+@torch.compiler.assume_constant_result
+def narrow_root(x: int) -> float:
+    """The square root in fp32, as transformers takes it whatever the dtype; an exact one would differ by 6e-8."""
+    return float(torch.tensor(x, dtype=torch.float32).sqrt())
+
+
 class DisentangledSelfAttention(SdpaSelfAttention):
     """Self-attention that is called as transformers' is, by `jadeberta.model.attention.dispatch`."""
 
@@ -64,9 +70,7 @@ class DisentangledSelfAttention(SdpaSelfAttention):
         return torch.where((document_ids != 0)[:, :, None, None], context, qkv[:, :, 2].mean(1, keepdim=True))
 
     def _scale(self, terms: int) -> float:
-        # transformers takes the square root in fp32 whatever the dtype; an exact one would differ by 6e-8.
-        root = torch.tensor(self.attention_head_size * terms, dtype=torch.float32).sqrt()
-        return 1 / float(root)
+        return 1 / narrow_root(self.attention_head_size * terms)
 
     def _dropped_share(self) -> float:
         # Not this module's own mode: Monte-Carlo dropout sets the dropout modules alone to training.
