@@ -44,7 +44,7 @@ def measure(machine: Machine, rows: PartRows, way: str) -> None:
         if machine.left() < 3:
             break
     for name, (of_forward, of_both) in found.items():
-        forward_ms = {f"forward_{key}": value for key, value in median_of(of_forward).items() if key != "measured"}
+        forward_ms = {f"forward_{key}": value for key, value in median_of(of_forward).items() if key not in ("measured", "load")}
         both_ms = {f"both_{key}": value for key, value in median_of(of_both).items()}
         rows.add({"way": name, "batch": batch} | forward_ms | both_ms)
 

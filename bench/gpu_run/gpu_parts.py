@@ -75,9 +75,12 @@ def parts_of(rehearse: bool) -> list[GpuPart]:
         GpuPart("engine", _module("engine_steps"), 150, 280, beside=True, environment=few),
         GpuPart("kernels", _module("kernels_right"), 45, 75, environment=interpreter),
         GpuPart("attention", _module("attention_times"), 40, 60),
-        GpuPart("same bits", _module("same_bits"), 60, 110),
+        # Eight processes that compile would slow down the host times of the steps.
+        GpuPart("same bits", _module("same_bits"), 60, 110, alone=True),
         GpuPart("memory", _module("largest_batch"), 30, 45, alone=True),
         GpuPart("save", _module("save_stall"), 40, 60, alone=True),
+        # Once more with the cores free, compiled already: host times beside five processes that compile are too long.
+        GpuPart("attention quiet", _module("attention_times"), 25, 40, alone=True),
         GpuPart("tiles", _module("tile_times"), 45, 100, alone=True),
         GpuPart("parity", ("bench/kernels/loss_parity.py", *(of_parity if rehearse else ())), 35, 50, alone=True),
     ]

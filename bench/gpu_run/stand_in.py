@@ -1,6 +1,7 @@
 """The device that is measured, and the CPU that stands in for it in a rehearsal: the one file in which the two differ."""
 
 import fcntl
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -166,9 +167,10 @@ class Machine:
 
 
 def median_of(times: list[Times]) -> dict[str, float]:
-    """Medians in milliseconds, for a row."""
+    """Medians in milliseconds, for a row, and the load of the host: host times are too long where more processes run than it has cores."""
     return {
         "device_ms": statistics.median(t.device for t in times) * 1e3,
         "host_ms": statistics.median(t.host for t in times) * 1e3,
         "measured": len(times),
+        "load": os.getloadavg()[0],
     }

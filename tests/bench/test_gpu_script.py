@@ -85,7 +85,7 @@ def test_what_one_part_leaves_over_goes_to_the_next_and_no_share_is_taken_from_l
 def test_most_valuable_first_and_a_rehearsal_has_every_part_but_the_sanitizer() -> None:
     names = [part.name for part in parts_of(rehearse=False)]
     assert [n for n in names if not n.startswith(("step", "engine"))] == [
-        "facts", "kernels", "attention", "same bits", "memory", "save", "tiles", "parity", "memcheck", "racecheck",
+        "facts", "kernels", "attention", "same bits", "memory", "save", "attention quiet", "tiles", "parity", "memcheck", "racecheck",
     ]  # fmt: skip
     assert [part.name for part in parts_of(rehearse=True)] == names[:-2]
     assert {n for n in names if n.startswith("step")} == {
