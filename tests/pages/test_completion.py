@@ -10,7 +10,7 @@ from tests.fork_server import run_forked
 
 EXPECTED = {
     "jadeberta pre": ["pretrain", "preflight"],
-    "jadeberta publish": ["publish-metrics"],
+    "jadeberta publish": ["publish-metrics", "publish"],
     "jadeberta status --w": ["--watch"],
     "jadeberta publish-metrics run --to ": ["wandb", "mlflow", "tensorboard", "prometheus"],
     "jadeberta publish-metrics run --to m": ["mlflow"],
