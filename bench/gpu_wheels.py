@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = (
     "orjson", "xxhash", "zstandard", "deepspeed", "hjson", "einops", "msgpack", "ninja", "psutil", "py-cpuinfo", "pydantic",
-    "pydantic-core", "annotated-types", "typing-inspection", "tqdm", "jsonargparse", "docstring-parser",
+    "pydantic-core", "annotated-types", "typing-inspection", "tqdm", "jsonargparse", "docstring-parser", "webdataset", "braceexpand",
     "rich", "markdown-it-py", "mdurl", "pygments",
 )  # fmt: skip
 """Distributions that the parts import; NumPy, PyYAML and the like come with torch and transformers."""

@@ -3,6 +3,7 @@
 import shutil
 import statistics
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import torch.distributed as dist
@@ -26,8 +27,9 @@ def measure(machine: Machine, rows: PartRows, way: str) -> None:
         settle,
         state_of,
     )  # fmt: skip
-    from jadeberta.checkpoint.checkpointer import Checkpointer
+    from jadeberta.checkpoint import checkpointer as checkpoints
 
+    checkpoints.version = _version  # a bare machine has the project as a checkout, not installed
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         join_process_group(ALONE, machine.device, 600)
@@ -35,7 +37,7 @@ def measure(machine: Machine, rows: PartRows, way: str) -> None:
         engine = engine_of(recipe, machine.device)
         shards = make_shards(folder / "shards", recipe.model.vocab_size)
         ledger = Ledger(folder / "run" / "ledger.jsonl", 0)
-        checkpointer = Checkpointer(context_of(recipe, engine, shards, ledger), engine)
+        checkpointer = checkpoints.Checkpointer(context_of(recipe, engine, shards, ledger), engine)
         checkpointer.resume("auto")
         state = state_of(engine)
         rows.put("state_gb", bytes_of(state.values()) / 1e9)
@@ -59,3 +61,10 @@ def measure(machine: Machine, rows: PartRows, way: str) -> None:
         checkpointer.close()
         engine.close()
         dist.destroy_process_group()
+
+
+def _version(distribution_name: str) -> str:
+    try:
+        return metadata.version(distribution_name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
