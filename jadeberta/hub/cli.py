@@ -15,6 +15,7 @@ from jadeberta.checkpoint.manifest import verify as verify_checkpoint
 from jadeberta.errors import CheckpointError, ConfigError
 from jadeberta.hub.card_check import CARD_NAME, card_faults, card_of_revision, read_card
 from jadeberta.hub.hub_repository import HubRepository, require_repository
+from jadeberta.hub.own_figures import require_own_figures
 from jadeberta.provenance.cli import accept_card, follow, read_document
 from jadeberta.provenance.links import EVALUATION_FOLDER
 from jadeberta.provenance.statement import ENVELOPE_NAME, STATEMENT_NAME, read_statement
@@ -30,11 +31,14 @@ def files_of(release: Path) -> dict[str, Path]:
     Raises:
         CheckpointError: a file is not the one that the statement names, or there is no statement.
     """
-    if wrong := [link for link in follow(release) if link.state == "wrong"]:
+    content, document = read_document(release)
+    if wrong := [link for link in follow(release, content=content) if link.state == "wrong"]:
         edited = wrong[0].file == CARD_NAME and wrong[0].found
         remedy = "if you edited it, run 'jadeberta verify-release --accept-card'" if edited else "export the checkpoint again"
+        if wrong[0].name == "signature":
+            remedy = "sign again with 'jadeberta verify-release --sign-key', or remove the file"
         raise CheckpointError(f"{release / wrong[0].file}: {wrong[0].detail}; {remedy}.")
-    names = [*read_statement(read_document(release)[1]).subjects, STATEMENT_NAME]
+    names = [*read_statement(document).subjects, STATEMENT_NAME]
     names += [ENVELOPE_NAME] if (release / ENVELOPE_NAME).is_file() else []
     return {name: release / name for name in sorted(names)}
 
@@ -89,7 +93,7 @@ def main(arguments: list[str]) -> int:
         "--steps", type=_steps, default=(), metavar="N,N,...", help="their steps, e.g. 0,1000,2000; with --checkpoints"
     )
     parser.add_argument(
-        "--evaluation", type=path_option, action="append", default=[], help="file to add as evaluation/NAME; repeatable"
+        "--evaluation", type=path_option, action="append", default=[], help="its figures, to add as evaluation/NAME; repeatable"
     )
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument("--dry-run", action="store_true", help="list files, sizes and revisions; no network")
@@ -103,6 +107,7 @@ def main(arguments: list[str]) -> int:
     if not options.release.is_dir():
         raise ConfigError(f"{options.release}: no such directory; name one that 'jadeberta export' wrote.")
     files = files_of(options.release) | _evaluations(options.evaluation)
+    require_own_figures(options.evaluation, options.release, read_statement(read_document(options.release)[1]))
     card = read_card(options.release)
     if (faults := card_faults(card)) and not options.allow_unfinished_card:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
@@ -116,7 +121,8 @@ def main(arguments: list[str]) -> int:
         return 0
     hub = HubRepository(repository, lambda line: print(line, flush=True))
     hub.create(options.private)
-    sent = hub.send(MAIN, files, "Release", is_whole=False)
+    # A signature of an earlier release would stay beside this one, whose statement is another.
+    sent = hub.send(MAIN, files, "Release", is_whole=False, stale=(ENVELOPE_NAME,))
     for revision, checkpoint in checkpoints.items():
         with exported(checkpoint, revision, card, repository) as release:
             hub.create_branch(revision)

@@ -8,14 +8,15 @@ as it may hold addresses that were signed.
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from jadeberta.errors import ConfigError, JadebertaError, OutputError
 
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
+REPOSITORY = re.compile(f"{_NAME}/{_NAME}")
 HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2")
 """Modules of the errors of a connection, in the versions of huggingface_hub."""
 KEPT = ".gitattributes"
@@ -25,7 +26,7 @@ AGAIN = "run the same command again; what was sent is not sent again"
 
 def require_repository(name: str) -> str:
     """Returns the name of a repository; raises ConfigError where the Hub can have none of this name."""
-    if not REPOSITORY.fullmatch(name) or "--" in name or ".." in name or name.endswith((".git", ".", "-")):
+    if not REPOSITORY.fullmatch(name) or "--" in name or ".." in name or name.endswith(".git"):
         raise ConfigError(
             f"--repo {name[:80]!a} is no name of a repository; write OWNER/NAME in letters, digits, '-', '_' and '.'."
         )
@@ -54,7 +55,7 @@ class HubRepository:
             )
         # Read now and not at the import: a test or a user may have set it since.
         self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
-        self.name, self._report = name, report
+        self.name, self._report, self._first = name, report, ""
 
     def create(self, private: bool) -> None:
         """Makes the repository where it is not there yet; one that is there stays as private or public as it is."""
@@ -62,11 +63,16 @@ class HubRepository:
             self._api.create_repo(self.name, private=private, exist_ok=True)
 
     def create_branch(self, branch: str) -> None:
-        """Makes a branch where it is not there yet."""
-        with self._explained():
-            self._api.create_branch(self.name, branch=branch, exist_ok=True)
+        """Makes a branch where it is not there yet, from the repository's first commit.
 
-    def send(self, revision: str, files: dict[str, Path], message: str, is_whole: bool) -> int:
+        That holds the Hub's own file alone. From main the branch would be the release until its own first commit, and stay so if
+        that fails.
+        """
+        with self._explained():
+            self._first = self._first or self._api.list_repo_commits(self.name)[-1].commit_id
+            self._api.create_branch(self.name, branch=branch, revision=self._first, exist_ok=True)
+
+    def send(self, revision: str, files: dict[str, Path], message: str, is_whole: bool, stale: Collection[str] = ()) -> int:
         """Makes a revision hold files; returns how many were sent.
 
         Args:
@@ -74,6 +80,7 @@ class HubRepository:
             files: by their names in the repository.
             message: of the commit.
             is_whole: remove what else is there, but for the Hub's own file; else it is reported and stays.
+            stale: names to remove in any case, where they are not among the files.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -92,11 +99,12 @@ class HubRepository:
                 self._api.preupload_lfs_files(self.name, [addition], revision=revision, free_memory=False)
                 operations.append(addition)
                 self._report(f"{revision}: {name}, {files[name].stat().st_size:,} bytes")
-            if is_whole:
-                operations += [CommitOperationDelete(name) for name in others]
-            elif others:
+            removed = others if is_whole else [name for name in others if name in stale]
+            operations += [CommitOperationDelete(name) for name in removed]
+            if staying := [name for name in others if name not in removed]:
                 self._report(
-                    f"{revision}: {', '.join(others[:5])} {'is' if len(others) == 1 else 'are'} no part of the release and stays"
+                    f"{revision}: {', '.join(staying[:5])} {'is' if len(staying) == 1 else 'are'} no part of the release and "
+                    f"{'stays' if len(staying) == 1 else 'stay'}"
                 )
             if operations:
                 # The parent: two that publish at once must not mix their files.
@@ -143,6 +151,11 @@ class HubRepository:
             return OutputError(f"{where}: something else has changed {self.name} meanwhile; {AGAIN}.")
         if status == 429:
             return OutputError(f"{where}: too many requests; wait some minutes and {AGAIN}.")
+        if 400 <= status < 500 and status not in (408, 425):
+            return ConfigError(
+                f"{where}: it does not take this request, and would not the next time; look at --repo, the names of the files, the front "
+                "matter of README.md, and whether huggingface_hub is too old."
+            )
         return OutputError(f"{where}; {AGAIN}.")
 
 

@@ -4,6 +4,7 @@ Prints a line for each link: good; wrong, with the file and both hashes; or open
 Ends with status 0 where no link is wrong. Needs no network.
 """
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,18 @@ import orjson
 
 from jadeberta.errors import CheckpointError, ConfigError, OutputError
 from jadeberta.provenance.corpus_links import raw_links, work_links
-from jadeberta.provenance.envelope import require_key, sign, verify_envelope
+from jadeberta.provenance.envelope import read_envelope, require_key, sign, verify_envelope
 from jadeberta.provenance.links import (
     Link,
     checkpoint_links,
+    printable,
     program_links,
     release_links,
     shard_links,
     with_record,
 )
 from jadeberta.provenance.record import statement_bytes
-from jadeberta.provenance.safe_files import UnsafeFile, parse_object, read_inside, sha256_inside
+from jadeberta.provenance.safe_files import IS_LINK, UnsafeFile, parse_object, read_inside, sha256_inside
 from jadeberta.provenance.statement import ENVELOPE_NAME, STATEMENT_NAME, read_statement
 from jadeberta.utils.command_line import OneSentenceParser
 from jadeberta.utils.files import write_atomically
@@ -37,6 +39,7 @@ def follow(
     corpora: tuple[Path, ...] = (),
     run: Path | None = None,
     verify_key: Path | None = None,
+    content: bytes | None = None,
 ) -> Iterator[Link]:
     """Checks every link of a release's chain.
 
@@ -46,12 +49,13 @@ def follow(
         corpora: folders with the files of the corpora.
         run: of the checkpoint, or the checkpoint itself.
         verify_key: public key that must have signed the statement.
+        content: bytes of the release's statement, where they have been read already.
 
     Raises:
         CheckpointError: there is no statement that can be read.
         ConfigError: a folder or key that was named is none.
     """
-    content, document = read_document(release)
+    content, document = read_document(release, content)
     try:
         statement = read_statement(document)
     except UnsafeFile as e:
@@ -59,21 +63,27 @@ def follow(
     yield signature_link(release, content, verify_key)
     yield from release_links(release, statement)
     yield from checkpoint_links(run, release, statement)
-    yield from program_links(statement)
+    yield from program_links(run, statement)
     yield from shard_links(shards, statement)
-    links, about = with_record(shards, statement)
+    dependencies, about = with_record(shards, statement)
     yield from about
-    yield from work_links(shards, links)
-    yield from raw_links(corpora, links)
+    yield from work_links(shards, dependencies)
+    yield from raw_links(corpora, dependencies)
 
 
-def read_document(release: Path) -> tuple[bytes, dict[str, Any]]:
-    """Returns the bytes of a release's statement and the JSON object in them; raises CheckpointError where there is none."""
+def read_document(release: Path, content: bytes | None = None) -> tuple[bytes, dict[str, Any]]:
+    """Returns the bytes of a release's statement and the JSON object in them.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     try:
-        content = read_inside(release, STATEMENT_NAME)
+        content = read_inside(release, STATEMENT_NAME) if content is None else content
         return content, parse_object(content)
     except UnsafeFile as e:
         remedy = "a release of an older version has none; export it again" if str(e) == "is missing" else "load the release again"
+        if str(e) == IS_LINK:  # as in the cache of the Hub's library
+            remedy = "load the release by 'hf download OWNER/NAME --local-dir DIR', which writes files"
         raise CheckpointError(f"{release / STATEMENT_NAME}: {e}; {remedy}.") from e
 
 
@@ -88,6 +98,12 @@ def signature_link(release: Path, statement: bytes, key: Path | None) -> Link:
         return Link(
             "signature", "open" if key is None else "wrong", "the release is not signed" + ", so no key fits" * (key is not None)
         )
+    try:
+        # Without a key too: a signature of what the release was before must not be handed on.
+        if read_envelope(envelope)[0] != statement:
+            return Link("signature", "wrong", f"holds another statement than {STATEMENT_NAME}", ENVELOPE_NAME)
+    except UnsafeFile as e:
+        return Link("signature", "wrong", str(e), ENVELOPE_NAME)
     if key is None:
         return Link("signature", "open", "cannot be checked here; name the public key with --verify-key", ENVELOPE_NAME)
     try:
@@ -96,18 +112,32 @@ def signature_link(release: Path, statement: bytes, key: Path | None) -> Link:
         return Link("signature", "wrong", str(e), ENVELOPE_NAME)
 
 
-def accept_card(release: Path) -> None:
-    """Writes the card as it is now into the statement of a release; all else stays as it was."""
-    _, document = read_document(release)
+def accept_card(release: Path) -> bool:
+    """Writes the card as it is now into the statement of a release; all else stays as it was.
+
+    Returns:
+        Whether a signature was removed: it was of the statement before.
+    """
+    before, document = read_document(release)
     try:
         read_statement(document)
         sha256 = sha256_inside(release, CARD_NAME)[1]
-    except UnsafeFile as e:
+        for subject in document["subject"]:
+            if subject["name"] == CARD_NAME:
+                subject["digest"] = {"sha256": sha256}
+        content = statement_bytes(document)
+    except (UnsafeFile, orjson.JSONEncodeError) as e:
         raise CheckpointError(f"{release}: the card cannot be taken into provenance.json ({e}).") from e
-    for subject in document["subject"]:
-        if subject["name"] == CARD_NAME:
-            subject["digest"] = {"sha256": sha256}
-    _write(release / STATEMENT_NAME, statement_bytes(document))
+    if content == before:
+        return False
+    _write(release / STATEMENT_NAME, content)
+    envelope = release / ENVELOPE_NAME
+    was_signed = envelope.is_file() or envelope.is_symlink()
+    try:
+        envelope.unlink(missing_ok=True)
+    except OSError as e:
+        raise OutputError(f"{envelope}: cannot be removed ({e.strerror}), and is no signature of this card; remove it.") from e
+    return was_signed
 
 
 def main(arguments: list[str]) -> int:
@@ -137,10 +167,15 @@ def main(arguments: list[str]) -> int:
         require_key(options.sign_key, "--sign-key")
         if options.verify_key is not None:
             raise ConfigError("--sign-key makes the signature anew, so --verify-key has nothing to check; give one of them.")
-    if options.accept_card:
-        accept_card(options.release)
+    if options.accept_card and options.verify_key is not None:
+        raise ConfigError(
+            "--accept-card writes a statement that nobody has signed yet, so --verify-key cannot fit; give one of them."
+        )
+    if options.accept_card and accept_card(options.release) and options.sign_key is None:
+        print(f"{ENVELOPE_NAME} was of the card before and is removed; sign again with --sign-key", file=sys.stderr)
     found, wrong = [], 0
-    for link in follow(options.release, options.shards, tuple(options.corpora), options.run, options.verify_key):
+    content, _ = read_document(options.release)
+    for link in follow(options.release, options.shards, tuple(options.corpora), options.run, options.verify_key, content):
         if options.sign_key is not None and link.name == "signature":
             continue  # it is made below
         found.append(link)
@@ -148,22 +183,22 @@ def main(arguments: list[str]) -> int:
         if not options.json:
             print(link.line(), flush=True)
     if options.sign_key is not None and not wrong:
-        _write(options.release / ENVELOPE_NAME, sign(read_document(options.release)[0], options.sign_key))
+        # The bytes that were checked, and not what lies there by now.
+        _write(options.release / ENVELOPE_NAME, sign(content, options.sign_key))
     states = {state: sum(link.state == state for link in found) for state in ("good", "wrong", "open")}
+    release = printable(str(options.release))
     if options.json:
-        links = [{key: value for key, value in vars(link).items() if value} for link in found]
-        print(orjson.dumps({"release": str(options.release), **states, "links": links}, option=orjson.OPT_INDENT_2).decode())
+        links = [{key: printable(value) for key, value in vars(link).items() if value} for link in found]
+        print(orjson.dumps({"release": release, **states, "links": links}, option=orjson.OPT_INDENT_2).decode())
     else:
         signed = "" if options.sign_key is None else ", signed" if not wrong else ", not signed"
-        print(
-            f"{options.release}: {states['good']} good, {states['wrong']} wrong, {states['open']} cannot be checked here{signed}"
-        )
+        print(f"{release}: {states['good']} good, {states['wrong']} wrong, {states['open']} cannot be checked here{signed}")
     return 1 if wrong else 0
 
 
 def _write(path: Path, content: bytes) -> None:
     if path.is_symlink():
-        raise OutputError(f"{path}: is a link, which is not written through; remove it.")
+        raise OutputError(f"{path}: is a symbolic link, which is not written through; remove it.")
     try:
         write_atomically(path, content)
     except OSError as e:

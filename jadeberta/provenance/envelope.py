@@ -7,7 +7,10 @@ Source: github.com/secure-systems-lab/dsse, protocol.md and envelope.md.
 import base64
 import binascii
 import hashlib
+import os
+import re
 import shutil
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -23,6 +26,8 @@ ED25519_KEY = bytes.fromhex("302a300506032b6570032100")
 """How the public key of Ed25519 begins as DER (RFC 8410); 32 bytes follow."""
 LARGEST_KEY = 1 << 16
 OPENSSL_SECONDS = 30
+OPENSSL_VERSION = re.compile(rb"OpenSSL (\d+)\.")
+"""LibreSSL calls itself so; it and OpenSSL 1.1 do not sign with Ed25519 as this module asks for it."""
 
 
 def pre_authentication(payload_type: str, payload: bytes) -> bytes:
@@ -94,10 +99,18 @@ def key_id(public: bytes) -> str:
 def require_key(key: Path, option: str) -> None:
     """Raises ConfigError where a key's file cannot be a PEM, before anything long begins; says nothing of its content."""
     try:
-        with open(key, "rb") if key.is_file() else open(key / "", "rb") as f:
-            content = f.read(LARGEST_KEY + 1)
+        # A pipe would be waited for, and is empty when the key is read again.
+        descriptor = os.open(key, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as e:
         raise ConfigError(f"{option} {key}: cannot be read as a file ({e.strerror}); name an Ed25519 key as PEM.") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ConfigError(f"{option} {key}: cannot be read as a file (a folder, a pipe or a device); name an Ed25519 key as PEM.")
+    try:
+        with open(descriptor, "rb") as f:
+            content = f.read(LARGEST_KEY + 1)
+    except OSError as e:
+        raise ConfigError(f"{option} {key}: cannot be read ({e.strerror}); name an Ed25519 key as PEM.") from None
     wanted = b"PRIVATE KEY" if option == "--sign-key" else b"PUBLIC KEY"
     if len(content) > LARGEST_KEY or b"-----BEGIN " + wanted not in content:
         kind = "private" if option == "--sign-key" else "public"
@@ -129,12 +142,14 @@ def _signed(message: bytes, key: Path) -> tuple[bytes, bytes]:
         public = _openssl("pkey", "-in", str(key), "-passin", "pass:", "-pubout", "-outform", "DER", key=key)
         _require_ed25519(public, key)
         return _openssl("pkeyutl", "-sign", "-inkey", str(key), "-passin", "pass:", "-rawin", message=message, key=key), public
+    from cryptography.exceptions import UnsupportedAlgorithm
+
     try:
         private = serialization.load_pem_private_key(key.read_bytes(), None)
         public = private.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         _require_ed25519(public, key)
         return private.sign(message), public
-    except (ValueError, TypeError, OSError):
+    except (ValueError, TypeError, AttributeError, OSError, UnsupportedAlgorithm):
         raise _no_ed25519(key) from None
 
 
@@ -143,10 +158,12 @@ def _public(key: Path) -> bytes:
     if (serialization := _library()) is None:
         public = _openssl("pkey", "-pubin", "-in", str(key), "-pubout", "-outform", "DER", key=key)
     else:
+        from cryptography.exceptions import UnsupportedAlgorithm
+
         try:
             loaded = serialization.load_pem_public_key(key.read_bytes())
             public = loaded.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        except (ValueError, TypeError, OSError):
+        except (ValueError, TypeError, AttributeError, OSError, UnsupportedAlgorithm):
             raise _no_ed25519(key) from None
     _require_ed25519(public, key)
     return public
@@ -188,12 +205,28 @@ def _openssl(*arguments: str, key: Path, message: bytes | None = None, may_fail:
         raise ConfigError(
             "signatures need the library cryptography or the program openssl; install one, e.g. by pip install 'jadeberta[sign]'."
         )
+    version = _run(program, "version").stdout
+    number = OPENSSL_VERSION.match(version)
+    if number is None or int(number[1]) < 3:
+        # Its failure to check a signature would read as a wrong signature.
+        name = " ".join(version.decode(errors="replace").split())[:60]
+        raise ConfigError(
+            f"{program}: is {name or 'no OpenSSL'!a}, and signatures need OpenSSL 3 or later, or the library cryptography; install one, "
+            "e.g. by pip install 'jadeberta[sign]'."
+        )
     with tempfile.NamedTemporaryFile() as f:
         # A file and not a pipe: Ed25519 has to know the whole message.
         f.write(message or b"")
         f.flush()
-        command = [program, *arguments, *(("-in", f.name) if message is not None else ())]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=OPENSSL_SECONDS, check=False)
+        done = _run(program, *arguments, *(("-in", f.name) if message is not None else ()))
     if done.returncode and not may_fail:
         raise _no_ed25519(key)
     return done.stdout
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=OPENSSL_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as e:
+        why = e.strerror if isinstance(e, OSError) else f"no answer within {OPENSSL_SECONDS} s"
+        raise ConfigError(f"{command[0]}: cannot be used for signatures ({why}); install the library cryptography.") from e

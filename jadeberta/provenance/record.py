@@ -9,12 +9,17 @@ import orjson
 
 from jadeberta import __version__
 from jadeberta.checkpoint.manifest import MANIFEST_NAME
-from jadeberta.errors import ShardError
+from jadeberta.errors import CheckpointError, ShardError
 from jadeberta.provenance.statement import ENVELOPE_NAME, STATEMENT_NAME, Dependency, statement_document
 from jadeberta.shards import find_index
 from jadeberta.shards.provenance import SHARDS_PROVENANCE_FORMAT, SHARDS_PROVENANCE_NAME, SHARDS_PROVENANCE_VERSION
 from jadeberta.utils.files import file_sha256
 from jadeberta.utils.json_lines import finite
+
+MOST_RAW_FILES = 20_000
+"""Files of corpora that a statement names one by one, about 350 bytes each; of more the hash of the shards' record holds for them."""
+LARGEST_RECORD = 1 << 30
+"""Bytes of the record beside the shards, which names every file of the corpora."""
 
 
 def write_statement(
@@ -28,6 +33,9 @@ def write_statement(
         state: content of its state.json.
         ledger: events of the run, empty where they are not known.
         made: what was asked for: weights (trained or ema) and dtype.
+
+    Raises:
+        CheckpointError: the record beside the shards is of a version that this program does not know.
     """
     names = sorted(p.relative_to(release).as_posix() for p in release.rglob("*") if p.is_file())
     subjects = {name: file_sha256(release / name) for name in names if name not in (STATEMENT_NAME, ENVELOPE_NAME)}
@@ -36,7 +44,7 @@ def write_statement(
     links = [
         Dependency("checkpoint", f"{checkpoint.name}/{MANIFEST_NAME}", file_sha256(checkpoint / MANIFEST_NAME)),
         Dependency("recipe", "recipe", recipe_sha256(state)),
-        *_programs(ledger),
+        *programs_of(ledger),
         *_data(state),
     ]
     document = statement_document(subjects, links, made, _run(state, ledger), __version__)
@@ -53,8 +61,8 @@ def recipe_sha256(state: dict[str, Any]) -> str:
     return hashlib.sha256(orjson.dumps(state["recipe"], option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _programs(ledger: list[dict[str, Any]]) -> list[Dependency]:
-    """Lock files and commits of all attempts; ledgers of older versions name none."""
+def programs_of(ledger: list[dict[str, Any]]) -> list[Dependency]:
+    """Returns lock files and commits of all attempts; ledgers of older versions name none."""
     found = [row["program"] for row in ledger if row.get("event") == "start" and isinstance(row.get("program"), dict)]
     locks = {p["lock_sha256"]: p.get("torch", "") for p in found if isinstance(p.get("lock_sha256"), str)}
     commits = dict.fromkeys(p["commit"] for p in found if isinstance(p.get("commit"), str))
@@ -73,8 +81,18 @@ def _data(state: dict[str, Any]) -> list[Dependency]:
     if recorded is None:
         return links
     links.append(Dependency("shards record", SHARDS_PROVENANCE_NAME, recorded))
-    record = _shards_record(Path(state["recipe"]["data"]["shards"]), recorded)
-    return links if record is None else [*links, *links_of_record(record)]
+    shards = Path(state["recipe"]["data"]["shards"])
+    try:
+        record = _shards_record(shards, recorded)
+        made = [] if record is None else links_of_record(record)
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise CheckpointError(
+            f"{shards}: its {SHARDS_PROVENANCE_NAME} is of another version ({type(e).__name__}: {e}). Export with the version that made "
+            "the shards, or with the shards elsewhere."
+        ) from e
+    if sum(link.kind == "raw file" for link in made) > MOST_RAW_FILES:
+        made = [link for link in made if link.kind != "raw file"]
+    return [*links, *made]
 
 
 def _shards_record(shards: Path, sha256: str) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Files of a folder that somebody else has filled: nothing outside the folder is opened, no link is followed, no pipe is waited for."""
+"""Files of a folder that somebody else has filled: nothing outside it is opened, no symbolic link followed, no pipe waited for."""
 
 import errno
 import hashlib
@@ -13,6 +13,7 @@ LONGEST_NAME, LONGEST_PATH = 255, 4095
 """Bytes, Linux's NAME_MAX and PATH_MAX."""
 LARGEST_JSON = 64 << 20
 """Bytes; a statement about a hundred thousand files has half as many."""
+IS_LINK = "is a symbolic link, or lies behind one; such links are not followed"
 
 
 class UnsafeFile(Exception):
@@ -43,7 +44,7 @@ def open_inside(folder: Path, name: str) -> BufferedReader:
         name: within the folder, with / between folders; from somebody else.
 
     Raises:
-        UnsafeFile: the name leads out, something on the way is a link, or it is no file that can be read.
+        UnsafeFile: the name leads out, something on the way is a symbolic link, or it is no file that can be read.
     """
     if fault := name_fault(name):
         raise UnsafeFile(fault)
@@ -76,7 +77,7 @@ def _open(part: str, kind: int, folder: int) -> int:
             raise UnsafeFile("is missing") from e
         if e.errno in (errno.ELOOP, errno.ENOTDIR):
             if stat.S_ISLNK(os.lstat(part, dir_fd=folder).st_mode):
-                raise UnsafeFile("is a link, or lies behind one; links are not followed") from e
+                raise UnsafeFile(IS_LINK) from e
             raise UnsafeFile("is missing (a file is where its folder would be)") from e
         raise
 
@@ -119,10 +120,11 @@ def parse_object(content: bytes) -> dict[str, Any]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)[:40]!a} stands twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the key {name[:40]!a} stands twice")
+        found[name] = value
     return found
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
+from jadeberta.errors import CONTROL_CHARACTER
 from jadeberta.provenance.safe_files import UnsafeFile, name_fault
 
 STATEMENT_NAME = "provenance.json"
@@ -119,6 +120,8 @@ def read_statement(document: dict[str, Any]) -> Statement:
         name = _text(subject, "name", where)
         if fault := name_fault(name):
             raise UnsafeFile(f"names the file {name[:60]!a}, which {fault}")
+        if CONTROL_CHARACTER.search(name):
+            raise UnsafeFile(f"names the file {name[:60]!a}, which holds a control character, as no name in a release does")
         if name in subjects:
             raise UnsafeFile(f"names the file {name[:60]!a} twice")
         subjects[name] = _digest(subject, "sha256", SHA256, where)
@@ -142,6 +145,8 @@ def read_statement(document: dict[str, Any]) -> Statement:
         for key, value in about.items():
             if not isinstance(value, str | int) or isinstance(value, bool):
                 raise UnsafeFile(f"has {key[:40]!a} in {where}, which is neither a text nor a whole number")
+            if not _is_utf8(f"{key}{value}"):
+                raise UnsafeFile(f"has {key[:40]!a} in {where}, which is not UTF-8")
         links.append(Dependency(kind, name, _digest(entry, algorithm, pattern, where), about))
     return Statement(subjects, tuple(links), _object(definition, "externalParameters", "predicate.buildDefinition."))
 
@@ -164,7 +169,18 @@ def _text(parent: Any, key: str, where: str) -> str:
     value = parent.get(key) if isinstance(parent, dict) else None
     if not isinstance(value, str) or not value:
         raise UnsafeFile(f"has no text {where}.{key}")
+    if not _is_utf8(value):
+        raise UnsafeFile(f"has {value[:60]!a} as {where}.{key}, which is not UTF-8")
     return value
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text can be written: JSON may name halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _digest(parent: dict[str, Any], algorithm: str, pattern: re.Pattern[str], where: str) -> str:

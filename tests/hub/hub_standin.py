@@ -15,6 +15,9 @@ from urllib.parse import parse_qs, unquote, urlparse
 
 TOKEN = "hf_secretOfTheTest"
 LARGE = (".safetensors", ".model")
+OWN = {".gitattributes": b"*.safetensors filter=lfs\n"}
+"""What the Hub's own first commit holds."""
+FIRST = "f1" * 20
 
 
 class HubStandin:
@@ -92,7 +95,7 @@ class HubStandin:
         if path == "/api/repos/create":
             if self.created:
                 return 409, {"error": "You already created this model repo", "url": f"{self.endpoint}/o/n"}
-            self.created, self.revisions["main"] = json.loads(body), {".gitattributes": b"*.safetensors filter=lfs\n"}
+            self.created, self.revisions["main"] = json.loads(body), dict(OWN)
             return 200, {"url": f"{self.endpoint}/o/n"}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}
@@ -104,7 +107,7 @@ class HubStandin:
             return 200, {}
         if path == "/o/n.git/info/lfs/objects/batch":
             return 200, {"transfer": "basic", "objects": [self._object(o) for o in json.loads(body)["objects"]]}
-        if found := re.fullmatch(r"/api/models/o/n/(revision|branch|preupload|commit)/(.+)", path):
+        if found := re.fullmatch(r"/api/models/o/n/(revision|branch|preupload|commits?)/(.+)", path):
             return self._of_revision(*found.groups(), body=body)
         return 404, {"error": path}
 
@@ -117,10 +120,14 @@ class HubStandin:
         if verb == "branch":
             if revision in self.revisions:
                 return 409, {"error": "Reference already exists"}
-            self.revisions[revision] = dict(self.revisions["main"])
+            start = json.loads(body).get("startingPoint", "main")
+            self.revisions[revision] = dict(OWN if start == FIRST else self.revisions[start])
             return 200, {}
         if revision not in self.revisions:
             return 404, {"error": "Revision not found"}
+        if verb == "commits":
+            about = {"authors": [], "date": "2026-01-01T00:00:00.000Z", "title": "", "message": ""}
+            return 200, [{"id": self._sha(revision), **about}, {"id": FIRST, **about}]
         files = self.revisions[revision]
         if verb == "revision":
             siblings = [self._sibling(name, content) for name, content in files.items()]

@@ -1,18 +1,23 @@
 """`publish` puts a release and chosen checkpoints on the Hub, goes on after any interruption, and shows nobody the token."""
 
+import base64
 import contextlib
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from jadeberta.errors import CheckpointError, ConfigError, JadebertaError, OutputError
 from jadeberta.hub import cli
 from jadeberta.hub.card_check import card_faults, card_of_revision
 from jadeberta.hub.cli import main
+from jadeberta.model.published import weights_sha256
 from jadeberta.provenance.cli import follow
 from jadeberta.provenance.record import statement_bytes
 from jadeberta.provenance.statement import statement_document
@@ -63,16 +68,51 @@ def on_hub(hub: HubStandin, revision: str = "main") -> dict[str, bytes]:
     return {name: data for name, data in hub.revisions[revision].items() if name != ".gitattributes"}
 
 
+def scores_of(weights: dict[str, torch.Tensor]) -> str:
+    """What `finetune` writes, of an encoder with these weights."""
+    chosen = {"mean": {"valid": {"pearson": 0.5}}, "deviation": {}, "lr": 1e-5, "epochs": 1, "seeds": [0]}
+    return json.dumps({"task": "jsts", "chosen": chosen, "model": {"sha256": weights_sha256(weights)}})
+
+
+def figures_of(**other: object) -> str:
+    """What `evaluate mlm` writes."""
+    figures = {"accuracy": 0.5, "loss": 1.0, "unigram_accuracy": 0.1, "masked_tokens": 9}
+    return json.dumps({"corpora": {}, "all": figures, "mask_probability": 0.15, **other})
+
+
+def test_figures_of_other_weights_are_refused_before_the_network(hub: HubStandin, release: Path, tmp_path: Path) -> None:
+    weights = {"deberta.x": torch.ones(3), "cls.x": torch.zeros(2)}
+    write_release(release, **{"model.safetensors": save(weights)})
+    other, file = {"deberta.x": torch.full((3,), 2.0)}, tmp_path / "figures.json"
+    command = [str(release), "--repo", "o/n", "--evaluation", str(file)]
+    for content, sentence in (
+        (scores_of(other), "its figures are of other weights"),
+        (figures_of(weights_sha256=weights_sha256(other)), "its figures are of other weights"),
+        (figures_of(), "its figures are of other weights"),
+        ("{}", "not the JSON of 'jadeberta evaluate mlm"),
+        ("\xff", "not the JSON of 'jadeberta evaluate mlm"),
+    ):
+        file.write_text(content)
+        with pytest.raises(CheckpointError, match=sentence):
+            main(command)
+    assert hub.requests == []
+    file.write_text(figures_of(weights_sha256=weights_sha256(weights)))
+    assert main([*command, "--dry-run"]) == 0
+
+
 def test_main_is_the_release_and_nothing_is_sent_twice(
     hub: HubStandin, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (release / ".cache").write_text("of a program, and no part of the release")
-    (tmp_path / "jglue.json").write_text("{}")
+    weights = {"deberta.x": torch.ones(3), "cls.x": torch.zeros(2)}
+    model = {"model.safetensors": save(weights)}
+    write_release(release, **model)
+    (tmp_path / "jglue.json").write_text(scores_of({"deberta.x": weights["deberta.x"]}))
     command = [str(release), "--repo", "o/n", "--private", "--evaluation", str(tmp_path / "jglue.json")]
     assert main(command) == 0
     assert hub.created == {"name": "n", "organization": "o", "visibility": "private"}
     (release / ".cache").unlink()
-    assert on_hub(hub) == content_of(release) | {"evaluation/jglue.json": b"{}"}
+    assert on_hub(hub) == content_of(release) | {"evaluation/jglue.json": (tmp_path / "jglue.json").read_bytes()}
     # Whoever loads the repository can follow it.
     for name, data in hub.revisions["main"].items():
         (tmp_path / "loaded" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +125,7 @@ def test_main_is_the_release_and_nothing_is_sent_twice(
     assert len(hub.sent("PUT")) == puts and len([path for path in hub.sent("POST") if "/commit/" in path]) == commits
     out, err = capsys.readouterr()
     assert "1 revisions, 0 files sent" in out and TOKEN not in out + err
-    write_release(release, **{"config.json": b'{"a": 1}'})
+    write_release(release, **model, **{"config.json": b'{"a": 1}'})
     assert main(command) == 0
     assert len(hub.sent("PUT")) == puts and on_hub(hub)["config.json"] == b'{"a": 1}'
 
@@ -131,6 +171,7 @@ def test_a_kill_between_two_large_files_sends_only_the_second_again(
     [
         (401, ConfigError, "it does not know the token"),
         (403, ConfigError, "the token may not write to o/n"),
+        (400, ConfigError, "it does not take this request"),
         (409, OutputError, "something else has changed o/n meanwhile"),
         (412, OutputError, "something else has changed o/n meanwhile"),
         (429, OutputError, "too many requests; wait some minutes and run the same command again"),
@@ -146,6 +187,7 @@ def test_what_the_hub_refuses_is_one_sentence_without_token_or_address(
             main([str(release), "--repo", "o/n"])
         text = str(refused.value)
         assert sentence in text and "\n" not in text and TOKEN not in text and "secret" not in text
+        assert error is OutputError or "run the same command again" not in text
         assert refused.value.__cause__ is None
         assert TOKEN not in "".join(capsys.readouterr())
 
@@ -186,6 +228,7 @@ def test_checkpoints_are_branches_of_their_own_files_step_0_too(hub: HubStandin,
     hub.failing = {"/commit/step-2": [0] * 20}
     with pytest.raises(OutputError):
         main(command)
+    assert on_hub(hub, "step-2") == {}  # and not the weights of main
     hub.failing = {}
     assert main(command) == 0
     assert set(hub.revisions) == {"main", "step-0", "step-2"}
@@ -223,6 +266,8 @@ Change = Callable[[Path], object]
         (lambda r: (r / "provenance.json").unlink(), [], CheckpointError, "provenance.json: is missing"),
         (lambda r: None, ["--repo", "name"], ConfigError, "is no name of a repository"),
         (lambda r: None, ["--repo", "../o/n"], ConfigError, "is no name of a repository"),
+        (lambda r: None, ["--repo", "\u65e5\u672c/n"], ConfigError, "is no name of a repository"),
+        (lambda r: None, ["--repo", "o-/n"], ConfigError, "is no name of a repository"),
         (lambda r: None, ["--steps", "1"], ConfigError, "give both, or neither"),
         (lambda r: None, ["--checkpoints", "x", "--steps", "1;2"], ConfigError, "are no steps"),
         (lambda r: None, ["--checkpoints", "x", "--steps", "7"], CheckpointError, "step-00000007: not there; --steps may name none"),
@@ -258,3 +303,25 @@ def test_the_card_of_a_checkpoint_names_its_revision_wherever_a_path_was_left_op
         '`jadeberta fill --model step-2 "x"`\n'
     )
     assert card_faults(text) == [] and len(card_faults(snippet)) == 4  # the licence too
+
+
+def sign_as_it_is(release: Path) -> None:
+    """An envelope of the statement, with a signature that nobody checks here."""
+    payload = base64.b64encode((release / "provenance.json").read_bytes()).decode()
+    signatures = [{"keyid": "", "sig": base64.b64encode(bytes(64)).decode()}]
+    envelope = {"payloadType": "application/vnd.in-toto+json", "payload": payload, "signatures": signatures}
+    (release / "provenance.intoto.jsonl").write_text(json.dumps(envelope) + "\n")
+
+
+def test_a_signature_of_the_release_before_is_neither_sent_nor_left_on_the_hub(hub: HubStandin, release: Path) -> None:
+    sign_as_it_is(release)
+    assert main([str(release), "--repo", "o/n"]) == 0
+    assert "provenance.intoto.jsonl" in on_hub(hub)
+    before = on_hub(hub)
+    write_release(release, **{"config.json": b'{"a": 1}'})
+    with pytest.raises(CheckpointError, match=r"holds another statement than provenance\.json; sign again"):
+        main([str(release), "--repo", "o/n"])
+    assert on_hub(hub) == before
+    (release / "provenance.intoto.jsonl").unlink()
+    assert main([str(release), "--repo", "o/n"]) == 0
+    assert on_hub(hub) == content_of(release)

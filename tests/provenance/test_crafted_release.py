@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save
 
 from jadeberta.errors import CheckpointError, ConfigError
 from jadeberta.provenance import safe_files
@@ -34,6 +35,8 @@ def named(name: Any) -> Change:
         (named("a\0b"), "can be no name of a file"),
         (named("x" * 300), "can be no name of a file"),
         (named("\ud800"), "is not UTF-8"),
+        (named("a\ngood   weights"), "holds a control character"),
+        (named("a\x1b[2J"), "holds a control character"),
         (named("config.json"), "names the file 'config.json' twice"),
         (named(7), "has no text subject"),
         (lambda s: s.update(subject=[]), "names no file"),
@@ -52,6 +55,8 @@ def named(name: Any) -> Change:
         (lambda s: definition(s)["resolvedDependencies"][0].update(annotations=None), "has no object"),
         (lambda s: definition(s)["resolvedDependencies"][0]["annotations"].update(kind="virus"), "does not know"),
         (lambda s: definition(s)["resolvedDependencies"][0]["annotations"].update(x=[1]), "neither a text nor a whole number"),
+        (lambda s: definition(s)["resolvedDependencies"][0]["annotations"].update(x="\ud800"), "is not UTF-8"),
+        (lambda s: definition(s)["resolvedDependencies"][0].update(name="\ud800"), "is not UTF-8"),
     ],
 )
 def test_a_crafted_statement_is_refused_in_a_sentence(chain: Chain, change: Change, sentence: str) -> None:
@@ -106,12 +111,13 @@ def test_links_and_pipes_in_a_release_are_not_followed(
         else:
             (chain.release / name).symlink_to(outside / name)
     if kind == "statement":
-        with pytest.raises(CheckpointError, match=r"provenance\.json: is a link, or lies behind one; links are not followed"):
+        sentence = r"provenance\.json: is a symbolic link, .*; load the release by 'hf download .*--local-dir DIR'"
+        with pytest.raises(CheckpointError, match=sentence):
             main([str(chain.release)])
         return
     assert main([str(chain.release)]) == 1
     (line, *_) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("wrong")]
-    reason = "is a link, or lies behind one" if kind in ("file", "folder") else "is a folder, a pipe or a device"
+    reason = "is a symbolic link, or lies behind one" if kind in ("file", "folder") else "is a folder, a pipe or a device"
     assert f"{name}: {reason}" in line
 
 
@@ -122,8 +128,10 @@ def test_shards_whose_files_lie_behind_links_are_not_read(
         (chain.shards / name).rename(tmp_path / name)
         (chain.shards / name).symlink_to(tmp_path / name)
     assert main([str(chain.release), "--shards", str(chain.shards)]) == 1
-    wrong = [line for line in capsys.readouterr().out.splitlines() if line.startswith("wrong")]
-    assert len(wrong) == 2 and all("links are not followed" in line for line in wrong)
+    lines = capsys.readouterr().out.splitlines()
+    wrong = [line for line in lines if line.startswith("wrong")]
+    assert not any("files are as index.json says" in line for line in lines)
+    assert len(wrong) == 2 and all("such links are not followed" in line for line in wrong)
 
 
 @pytest.mark.parametrize("part", ["../../../../etc/passwd", "/etc/passwd", 7, None])
@@ -164,7 +172,7 @@ def test_raw_files_are_found_in_any_folder_and_links_to_them_are_not_followed(
     assert main([str(chain.release), "--corpora", str(chain.corpora)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any("web: 1 files by their sha256" in line for line in lines)
-    assert any(line.startswith("open   raw file") and "links are not followed" in line for line in lines)
+    assert any(line.startswith("open   raw file") and "such links are not followed" in line for line in lines)
 
 
 def test_folders_that_are_none_are_named(chain: Chain) -> None:
@@ -175,3 +183,42 @@ def test_folders_that_are_none_are_named(chain: Chain) -> None:
     ):
         with pytest.raises(ConfigError, match="no such directory"):
             main(options)
+
+
+def test_names_on_the_disk_forge_no_line_and_can_be_printed(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
+    (chain.release / "a\ngood   signature").write_bytes(b"")
+    (chain.release / os.fsdecode(b"b\xff.bin")).write_bytes(b"")
+    assert main([str(chain.release)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("wrong") for line in lines) == 2 and not any(line.startswith("good   signature") for line in lines)
+    assert main([str(chain.release), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)["links"]
+    assert [link["file"] for link in found if link["state"] == "wrong"] == ["a\\ngood   signature", "b\\udcff.bin"]
+
+
+def test_a_card_is_not_taken_into_a_statement_that_cannot_be_written(chain: Chain) -> None:
+    for value in (10**30, "\ud800"):
+        statement = chain.statement()
+        definition(statement)["internalParameters"]["x"] = value
+        chain.rewrite(json.dumps(statement).encode())
+        with pytest.raises(CheckpointError, match=r"the card cannot be taken into provenance\.json"):
+            main([str(chain.release), "--accept-card"])
+
+
+def weights_as(dtype: str) -> bytes:
+    """A file of safetensors with one number of a type."""
+    size = 2 if dtype == "BF16" else 1
+    header = json.dumps({"x": {"dtype": dtype, "shape": [1], "data_offsets": [0, size]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(size)
+
+
+def test_weights_of_other_types_are_wrong_in_a_sentence(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = load_file(chain.release / "model.safetensors")
+    for content, sentence in (
+        (weights_as("F8_E8M0"), "cannot be compared with the checkpoint"),
+        (weights_as("BF16"), "not those of step-00000004"),
+        (save({name: tensor.bfloat16() for name, tensor in whole.items()}), "not those of step-00000004"),
+    ):
+        (chain.release / "model.safetensors").write_bytes(content)
+        assert main([str(chain.release), "--run", str(chain.run)]) == 1
+        assert any(line.startswith("wrong  weights") and sentence in line for line in capsys.readouterr().out.splitlines())

@@ -1,23 +1,22 @@
 """A signed release is checked with the public key; every other key, statement and envelope is refused in one sentence."""
 
 import base64
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jadeberta.errors import ConfigError
-from jadeberta.provenance import envelope
+from jadeberta.provenance import cli, envelope
 from jadeberta.provenance.cli import main
 from tests.provenance.conftest import Chain
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("openssl") is None and importlib.util.find_spec("cryptography") is None,
-    reason="neither openssl nor the library cryptography is installed, and one of them has to make the keys and signatures",
+    shutil.which("openssl") is None, reason="openssl is not installed, which makes the keys of these tests"
 )
 
 
@@ -50,6 +49,8 @@ def test_a_release_is_signed_and_only_its_key_and_statement_fit(
     assert status == 1 and "has no signature by the key " in line
     chain.rewrite(json.dumps(chain.statement()).encode())  # the same statement, and other bytes
     status, line = verify(chain, capsys, "--verify-key", keys["own"][1])
+    assert status == 1 and "holds another statement than provenance.json" in line
+    status, line = verify(chain, capsys)  # and without a key
     assert status == 1 and "holds another statement than provenance.json" in line
     (chain.release / "provenance.intoto.jsonl").unlink()
     status, line = verify(chain, capsys, "--verify-key", keys["own"][1])
@@ -123,3 +124,61 @@ def test_without_library_and_program_the_refusal_names_the_extra(
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ConfigError, match=r"need the library cryptography or the program openssl; .*'jadeberta\[sign\]'"):
         main([str(chain.release), "--sign-key", str(keys["own"][0])])
+
+
+def test_a_card_that_is_taken_in_ends_the_signature(
+    chain: Chain, keys: dict[str, tuple[Path, Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(chain.release), "--sign-key", str(keys["own"][0])]) == 0
+    assert main([str(chain.release), "--accept-card"]) == 0  # the card is the same
+    assert (chain.release / "provenance.intoto.jsonl").exists()
+    (chain.release / "README.md").write_text("# another card\n")
+    with pytest.raises(ConfigError, match="give one of them"):
+        main([str(chain.release), "--accept-card", "--verify-key", str(keys["own"][1])])
+    capsys.readouterr()
+    assert main([str(chain.release), "--accept-card", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "sign again with --sign-key" in err and json.loads(out)["wrong"] == 0
+    assert not (chain.release / "provenance.intoto.jsonl").exists()
+
+
+def test_what_was_checked_is_signed_though_the_file_changes_meanwhile(
+    chain: Chain, keys: dict[str, tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = (chain.release / "provenance.json").read_bytes()
+    whole = cli.raw_links
+
+    def changes(*arguments: Any) -> Any:
+        chain.rewrite(b"{}")
+        return whole(*arguments)
+
+    monkeypatch.setattr(cli, "raw_links", changes)
+    assert main([str(chain.release), "--sign-key", str(keys["own"][0])]) == 0
+    signed = json.loads((chain.release / "provenance.intoto.jsonl").read_text())
+    assert base64.b64decode(signed["payload"]) == checked
+
+
+@pytest.mark.parametrize(
+    ("program", "sentence"),
+    [
+        ("echo LibreSSL 3.3.6", "is 'LibreSSL 3.3.6', and signatures need OpenSSL 3 or later"),
+        ("echo OpenSSL 1.1.1w  11 Sep 2023", "signatures need OpenSSL 3 or later"),
+        ("exec sleep 9", "cannot be used for signatures .no answer within"),
+    ],
+)
+def test_a_program_that_cannot_check_says_so_and_calls_no_signature_wrong(
+    chain: Chain,
+    keys: dict[str, tuple[Path, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    program: str,
+    sentence: str,
+) -> None:
+    assert main([str(chain.release), "--sign-key", str(keys["own"][0])]) == 0
+    (tmp_path / "openssl").write_text(f"#!/bin/sh\n{program}\n")
+    (tmp_path / "openssl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(envelope, "_library", lambda: None)
+    monkeypatch.setattr(envelope, "OPENSSL_SECONDS", 0.5)
+    with pytest.raises(ConfigError, match=sentence):
+        main([str(chain.release), "--verify-key", str(keys["own"][1])])

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from jadeberta.errors import CheckpointError
+from jadeberta.provenance import corpus_links, record
 from jadeberta.provenance.cli import main
-from jadeberta.provenance.statement import BUILD_TYPE, KINDS
+from jadeberta.provenance.corpus_links import raw_links
+from jadeberta.provenance.statement import BUILD_TYPE, KINDS, Dependency
 from tests.provenance.conftest import Chain, export_weights, seal
 
 
@@ -168,3 +171,92 @@ def test_the_statement_has_every_field_that_in_toto_and_slsa_require(whole_chain
         assert link["uri"] and all(isinstance(value, str) for value in link["digest"].values())
     assert {link["annotations"]["kind"] for link in definition["resolvedDependencies"]} == set(KINDS)
     assert definition["internalParameters"]["attempts"] == 2
+
+
+def test_what_the_statement_leaves_out_or_invents_about_the_run_is_wrong(
+    chain: Chain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    statement = chain.statement()
+    definition = statement["predicate"]["buildDefinition"]
+    whole = definition["resolvedDependencies"]
+    left_out = {"recipe", "shards", "tokenizer", "shards record", "lock file", "program"}
+    definition["resolvedDependencies"] = [link for link in whole if link["annotations"]["kind"] not in left_out]
+    chain.rewrite(statement)
+    status, links = verified(chain, capsys, "--run", str(chain.run))
+    assert status == 1 and {link["name"] for link in wrong(links)} == left_out
+    definition["resolvedDependencies"] = [link for link in whole if link["annotations"]["kind"] != "checkpoint"]
+    chain.rewrite(statement)
+    assert [link["name"] for link in wrong(verified(chain, capsys, "--run", str(chain.run))[1])] == ["checkpoint"]
+    definition["resolvedDependencies"] = whole
+    (lock,) = [link for link in whole if link["annotations"]["kind"] == "lock file"]
+    lock["digest"]["sha256"] = "ef" * 32
+    chain.rewrite(statement)
+    assert {link["detail"][-35:] for link in wrong(verified(chain, capsys, "--run", str(chain.run))[1])} == {
+        "ef: is not in the ledger of the run",
+        "the run, and provenance.json leaves it out"[-35:],
+    }
+
+
+def test_shards_below_the_folder_that_was_named_are_found(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
+    (chain.top / "outer").mkdir()
+    chain.shards.rename(chain.top / "outer" / "shards")
+    status, links = verified(chain, capsys, "--shards", str(chain.top / "outer"))
+    assert status == 0
+    assert {"shards", "shards record", "index", "tokenizer", "words"} <= {
+        link["name"] for link in links if link["state"] == "good"
+    }
+
+
+def test_a_statement_of_very_many_files_leaves_them_to_the_record_of_the_shards(
+    chain: Chain, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "MOST_RAW_FILES", 1)
+    export_weights(chain)
+    kinds = {link["annotations"]["kind"] for link in chain.statement()["predicate"]["buildDefinition"]["resolvedDependencies"]}
+    assert "raw file" not in kinds and "words" in kinds
+    flip(chain.corpora / "web.jsonl")
+    status, links = verified(chain, capsys)
+    assert status == 1 and [link["file"] for link in wrong(links)] == ["web.jsonl"]
+
+
+def test_shards_whose_record_is_of_a_newer_version_are_refused_at_the_export(chain: Chain) -> None:
+    path = chain.shards / "provenance.json"
+    path.write_bytes(path.read_bytes().replace(b'"version": 1', b'"version": 99', 1))
+    state_file = chain.run / "checkpoints" / "step-00000004" / "state.json"
+    state = json.loads(state_file.read_text())
+    state["recipe"]["data"]["shards"] = str(chain.shards)
+    state["data"]["provenance_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    state_file.write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match=r"its provenance\.json is of another version .*version 99"):
+        export_weights(chain)
+
+
+def raw_file(corpus: str, name: str, content: bytes) -> Dependency:
+    about = {"corpus": corpus, "file": name, "bytes": len(content)}
+    return Dependency("raw file", f"{corpus}/{name}", hashlib.sha256(content).hexdigest(), about)
+
+
+def test_a_file_that_is_not_here_is_not_mistaken_for_another_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{folder}/wiki_00" for folder in ("AA", "AB", "AC")]
+    raw = [raw_file("a", "train.jsonl", b"aaaa"), raw_file("b", "train.jsonl", b"bbbb")]
+    raw += [raw_file("wiki", name, name.encode()) for name in names]
+    (tmp_path / "train.jsonl").write_bytes(b"bbbb")
+    for name in names[:2]:
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(name.encode())
+    read: list[str] = []
+    whole = corpus_links.sha256_inside
+    monkeypatch.setattr(corpus_links, "sha256_inside", lambda folder, name: read.append(name) or whole(folder, name))
+    found = list(raw_links([tmp_path], raw))
+    assert sorted((link.state, link.detail.split(":")[0]) for link in found) == [
+        ("good", "b"), ("good", "wiki"), ("open", "a"), ("open", "wiki")
+    ]  # fmt: skip
+    assert len(read) == len(set(read)) == 3  # none is read twice
+    # What lies at its place and holds something else is wrong, be it the content of another.
+    (tmp_path / "AA/wiki_00").write_bytes(b"AB/wiki_00")
+    (tmp_path / "train.jsonl").write_bytes(b"bbb")
+    assert {link.file for link in raw_links([tmp_path], raw) if link.state == "wrong"} == {"AA/wiki_00", "train.jsonl"}
+    monkeypatch.setattr(corpus_links, "MOST_FILES", 0)
+    first, *others = raw_links([tmp_path], raw)
+    assert first.state == "open" and "only the first are looked at" in first.detail
+    assert {link.state for link in others} == {"open"}
