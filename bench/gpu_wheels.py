@@ -13,6 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from jadeberta.utils.paths import path_option
+
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = (
     "orjson", "xxhash", "zstandard", "deepspeed", "hjson", "einops", "msgpack", "ninja", "psutil", "py-cpuinfo", "pydantic",
@@ -45,7 +49,7 @@ def pinned(lock: str, names: Sequence[str] = NEEDED) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "wheels", help="where they go (wheels)")
+    parser.add_argument("folder", type=path_option, nargs="?", default=ROOT / "wheels", help="where they go (wheels)")
     parser.add_argument("--python", default="3.12", help="version for which they are built (3.12)")
     parser.add_argument("--list", action="store_true", help="say which they are and fetch nothing")
     options = parser.parse_args(arguments)

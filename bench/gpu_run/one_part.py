@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu_run.stand_in import Machine
+from jadeberta.utils.paths import path_option
 
 
 class PartRows:
@@ -49,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("module")
     parser.add_argument("--way", default="")
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--lock", type=Path)
+    parser.add_argument("--output", type=path_option)
+    parser.add_argument("--lock", type=path_option)
     parser.add_argument("--seconds", type=float, default=1e9)
     parser.add_argument("--rehearse", action="store_true")
     options = parser.parse_args(arguments)

@@ -5,15 +5,17 @@ Ids and places come from the same encoders as those of the shards; Hugging Face'
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
 from jadeberta.errors import CheckpointError
 from jadeberta.shards.tokenizer_format import FAST_FILE
 from preprocess.tokenization.encoders import TokenizerFiles
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 JAPANESE_BERT = "BertJapaneseTokenizer"
 LONGEST_WORD = 100
@@ -44,7 +46,7 @@ class OwnTokenizer:
     frame: Frame
 
 
-def read_own_tokenizer(directory: Path, config: PretrainedConfig) -> OwnTokenizer:
+def read_own_tokenizer(directory: Path, config: "PretrainedConfig") -> OwnTokenizer:
     """Reads the tokenizer beside a model.
 
     Raises:
@@ -54,6 +56,8 @@ def read_own_tokenizer(directory: Path, config: PretrainedConfig) -> OwnTokenize
         if _tokenizer_class(directory) == JAPANESE_BERT:
             tokenizer: Any = _word_piece(directory)
         else:
+            from transformers import AutoTokenizer  # `jadeberta.Tokenizer` does without it
+
             # By default transformers asks on a terminal whether to run code that lies in the directory.
             tokenizer = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False, local_files_only=True)
     except CheckpointError:
@@ -81,7 +85,7 @@ def _tokenizer_class(directory: Path) -> str:
     return str(document.get("tokenizer_class")) if not (directory / FAST_FILE).is_file() else ""
 
 
-def _word_piece(directory: Path) -> PreTrainedTokenizerFast:
+def _word_piece(directory: Path) -> "PreTrainedTokenizerFast":
     """Japanese BERT's second step: words, which the segmenter has cut, become pieces of vocab.txt."""
     said = orjson.loads((directory / "tokenizer_config.json").read_bytes())
     if (kind := said.get("subword_tokenizer_type", "wordpiece")) != "wordpiece":
@@ -93,11 +97,13 @@ def _word_piece(directory: Path) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    from transformers import PreTrainedTokenizerFast
+
     roles = {f"{role}_token": f"[{role.upper()}]" for role in ("unk", "sep", "pad", "cls", "mask")}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles)
 
 
-def _frame_of(tokenizer: Any, config: PretrainedConfig, directory: Path) -> Frame:
+def _frame_of(tokenizer: Any, config: "PretrainedConfig", directory: Path) -> Frame:
     """What the tokenizer itself puts around two texts."""
     found = tokenizer("本", "本", return_token_type_ids=True)
     ids, sides = found["input_ids"], found.sequence_ids(0)
