@@ -290,7 +290,8 @@ def test_commands_that_look_at_a_run_or_plan_one_run_as_they_stand(
         raise error
 
     monkeypatch.setattr(cli, "_report", refuse)  # what follows it would end this process
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    for folder in ("recipes", "bench"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     runs = {"/data/runs/large", "/data/runs/base", "/data/runs/try", "runs/a", "runs/b"}
     ran = 0
     for command in all_commands():
