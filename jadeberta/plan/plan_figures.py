@@ -210,7 +210,7 @@ def _memory(recipe: Recipe, costs: RunCosts) -> Iterator[Figure]:
     advice = "none" if zero.stage is None else f"ZeRO {zero.stage}"
     yield Figure(
         "zero_stage", group, "ZeRO", zero.stage, "", f"{advice} (the recipe has {zero.recipe_stage}): {zero.reason}",
-        f"of the stages that fit, the simplest whose step is within {ALIKE:.0%} of the fastest; ZeRO 3 overlaps, 2 uncompiled too",
+        f"of the stages that fit, the simplest whose step is within {ALIKE:.0%} of the fastest; ZeRO 3 overlaps, 2 if its file says so",
         "bytes sent counted in tests/training/test_comm_meter.py; times by jadeberta/plan/step_time.py",
     )  # fmt: skip
 

@@ -87,7 +87,7 @@ def advise(
     """
     ranks, stage = cluster.gpus, zero["stage"]
     # Another stage would be set up as the project's own files are.
-    settings = [zero if each == stage else zero | {"stage": each, "overlap_comm": each >= 2} for each in STAGES]
+    settings = [zero if each == stage else zero | {"stage": each, "overlap_comm": each == 3} for each in STAGES]
     stages = [_of_stage(recipe, phase, plan, cluster, memory, rings, each) for each in settings]
     can = [each for each in stages if not each.refused]
     fitting = [each for each in can if each.fits is not False]
