@@ -32,7 +32,7 @@ def join_process_group(
         device: of this rank.
         patience: seconds to wait for the other ranks.
         run_dir: of the run; ranks of another are refused.
-        longest_s: the longest time limit of the watchdog, for NCCL; 0: there is no watchdog.
+        longest_s: the longest time limit of the watchdog, seconds; on GPUs NCCL's are set by it. 0: they stay as they are.
 
     Raises:
         ConfigError: the port is taken, or the network interface has no address.
@@ -72,9 +72,22 @@ def join_process_group(
 
 
 def from_root(value: T) -> T:
-    """Returns rank 0's value; every rank calls it."""
+    """Returns rank 0's value; every rank calls it. Over NCCL the ranks connect here and not before.
+
+    Raises:
+        ConfigError: NCCL refuses how the ranks are set up.
+        HangError: the ranks do not reach each other.
+    """
     values = [value]
-    dist.broadcast_object_list(values, src=0)
+    try:
+        dist.broadcast_object_list(values, src=0)
+    except RuntimeError as e:
+        if fault := own_fault(e):
+            raise fault from e
+        if not is_lost_peer(e):
+            raise
+        reason = next(iter(str(e).splitlines()), type(e).__name__)
+        raise HangError(f"the ranks met but do not reach each other ({reason}). {WHICH_NETWORK}") from e
     return values[0]
 
 
@@ -114,6 +127,14 @@ HEARTBEAT_GRACE_S = 120.0
 """Time beyond the watchdog's longest limit after which NCCL's own monitor ends a rank."""
 OWN_FAULTS = ("invalid usage", "invalid argument", "Duplicate GPU")
 """Words of NCCL for a fault of this rank's own set-up, which no other rank has caused."""
+
+
+def own_fault(error: RuntimeError) -> ConfigError | None:
+    """The error of a rank that NCCL refuses for its own set-up, from what torch raises; None where it is another error."""
+    lines = [line.strip() for line in str(error).splitlines() if any(words in line for words in OWN_FAULTS)]
+    if not lines or not (isinstance(error, dist.DistError) or "NCCL" in str(error)):
+        return None
+    return ConfigError(f"NCCL refuses how this rank is set up ({lines[-1]}); start one rank a GPU, with one NCCL on all hosts.")
 
 
 def is_lost_peer(error: BaseException) -> bool:
