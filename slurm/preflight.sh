@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks in less than a minute whether an allocation is fit to train on:  sbatch --nodes=4 slurm/preflight.sh
+# Checks within a minute (on GPUs within 80 s) whether an allocation is fit to train on:  sbatch --nodes=4 slurm/preflight.sh
 # The same with the settings of a run:  sbatch --nodes=4 --export=ALL,SHARDS=/data/shards,RUN_DIR=/data/runs/large slurm/preflight.sh
 #SBATCH --job-name=jadeberta-preflight
 #SBATCH --nodes=1

@@ -13,7 +13,8 @@ from jadeberta.preflight.checks import DEVICE_SHARE, LINK_SHARE
 from jadeberta.utils.command_line import OneSentenceParser, ParagraphFormatter, positive
 from jadeberta.utils.paths import path_option
 
-DESCRIPTION = """Checks in less than a minute whether this allocation is fit to train on. Run one process per rank, with any launcher.
+DESCRIPTION = """Checks within a minute (on GPUs within 80 s) whether this allocation is fit to train on. Run one process per rank,
+with any launcher.
 
 It compares versions and clocks, checks shards, disks, memory and devices, and measures matrix products, writes and the
 interconnect between each two hosts and over all ranks. Rank 0 prints a table, writes preflight.json and names hosts that are

@@ -11,7 +11,8 @@ from jadeberta.preflight.results import LocalResults, Measurements
 CONNECT_S = 8.0
 """Time limit of a connection. In a healthy network it takes milliseconds, NCCL's first one a few seconds."""
 FIRST_CONNECT_S = 30.0
-"""The same for the first connection of GPUs: NCCL then looks at the machine and sets up its network, on a cold host for many seconds."""
+"""The same for the first connection of GPUs in an attempt: NCCL then looks at the machine and sets up its network, on a cold host for
+many seconds."""
 ANSWER_S = CONNECT_S + 4.0
 """Time limit of a rank's answer. It is longer than CONNECT_S: a rank reports a partner that does not answer before it counts as lost
 itself."""
@@ -47,8 +48,10 @@ class Context:
         self.measurements = Measurements(lost=rendezvous.lost)
         """Measurements of all ranks; filled on rank 0."""
         self.hosts = {rank: each.host for rank, each in local_results.items()}
+        self._has_connected = False
         devices = [each.device for each in local_results.values() if each.device]
         median = max(sorted(set(devices), reverse=True), key=devices.count, default="")  # with equal counts, the GPUs
+        self._on_gpus = median == "cuda"
         self._device_ranks = {rank for rank, each in local_results.items() if median and each.device == median}
 
     def lead_ranks(self, ranks: list[int]) -> dict[str, int]:
@@ -63,14 +66,20 @@ class Context:
         """Returns the active ranks with a device of the most frequent kind; on rank 0."""
         return [rank for rank in self.rendezvous.active_ranks if rank in self._device_ranks]
 
-    def connect_s(self, first: bool = False) -> float:
-        """Returns the time limit of a connection.
+    def next_connect_s(self, groups: list[list[int]]) -> float:
+        """Returns the time limit of the connections of a measurement, for its plan; on rank 0.
+
+        The long limit is given once: a second one would use up the time of the preflight where a link is dead.
 
         Args:
-            first: whether the ranks have not been connected in this way before.
+            groups: of ranks that connect; of the first measurement that has any, the limit is FIRST_CONNECT_S on GPUs.
         """
-        return FIRST_CONNECT_S if first and self.device is not None and self.device.type == "cuda" else CONNECT_S
+        if self._has_connected or not groups:
+            return CONNECT_S
+        self._has_connected = True
+        return FIRST_CONNECT_S if self._on_gpus else CONNECT_S
 
-    def answer_s(self, first: bool = False) -> float:
-        """Returns the time limit of a rank's answer, see `ANSWER_S`; `first` as for `connect_s`."""
-        return self.connect_s(first) + ANSWER_S - CONNECT_S
+
+def answer_s(connect_s: float) -> float:
+    """Returns the time limit of a rank's answer where it has `connect_s` to connect, see `ANSWER_S`."""
+    return connect_s + ANSWER_S - CONNECT_S

@@ -6,7 +6,7 @@ from typing import Any
 
 from jadeberta.preflight.checks import slow_links
 from jadeberta.preflight.collectives import fit_latency_bandwidth, time_collective
-from jadeberta.preflight.context import Context
+from jadeberta.preflight.context import Context, answer_s
 from jadeberta.preflight.rendezvous import Plan
 from jadeberta.preflight.results import HostPair
 from jadeberta.preflight.round_robin import Round, repeat_rounds, rounds
@@ -30,10 +30,10 @@ def time_inside(context: Context) -> None:
     for rank in context.device_ranks():
         ranks_by_host.setdefault(context.hosts[rank], []).append(rank)
     groups = [group for group in ranks_by_host.values() if len(group) > 1]
-    plan = {"groups": groups, "seconds": min(1.0, 0.1 * context.rendezvous.deadline.remaining)}
-    results = context.rendezvous.run_on_all(
-        "all-reduce within hosts", plan, _group_all_reduce(context, "inside", True), context.answer_s(True)
-    )
+    connect_s = context.next_connect_s(groups)
+    plan = {"groups": groups, "seconds": min(1.0, 0.1 * context.rendezvous.deadline.remaining), "connect_s": connect_s}
+    work = _group_all_reduce(context, "inside")
+    results = context.rendezvous.run_on_all("all-reduce within hosts", plan, work, answer_s(connect_s))
     for group in groups:
         timings, host = results.get(group[0]), context.hosts[group[0]]
         if isinstance(timings, list) and (fit := fit_latency_bandwidth("all_reduce", len(group), timings)) is not None:
@@ -42,7 +42,7 @@ def time_inside(context: Context) -> None:
             context.measurements.inside_errors[host] = errors[0]
 
 
-def _group_all_reduce(context: Context, name: str, first: bool) -> Callable[[Plan], Any]:
+def _group_all_reduce(context: Context, name: str) -> Callable[[Plan], Any]:
     """Returns the work of a rank: an all-reduce in its group of the plan, if it has one; the best time of each size."""
 
     def work(plan: Plan) -> Any:
@@ -50,7 +50,7 @@ def _group_all_reduce(context: Context, name: str, first: bool) -> Callable[[Pla
         if group is None or context.device is None:
             return None
         # The key contains the first rank, because all groups use the store at the same time.
-        with context.rendezvous.group(f"{name}/{group[0]}", group, context.device, context.connect_s(first)):
+        with context.rendezvous.group(f"{name}/{group[0]}", group, context.device, plan["connect_s"]):
             return time_collective("all_reduce", context.device, plan["seconds"])[0]
 
     return work
@@ -88,10 +88,11 @@ def _run_round(context: Context, number: int, groups: list[list[int]] | None) ->
 
     def work(plan: Plan) -> Any:
         received.update(plan)
-        return _group_all_reduce(context, f"round-{number}", number == 0)(plan)
+        return _group_all_reduce(context, f"round-{number}")(plan)
 
-    plan = {"groups": groups or [], "finished": groups is None, "seconds": PAIR_S}
-    results = context.rendezvous.run_on_all(f"all-reduce of pairs, round {number + 1}", plan, work, context.answer_s(number == 0))
+    connect_s = context.next_connect_s(groups or [])
+    plan = {"groups": groups or [], "finished": groups is None, "seconds": PAIR_S, "connect_s": connect_s}
+    results = context.rendezvous.run_on_all(f"all-reduce of pairs, round {number + 1}", plan, work, answer_s(connect_s))
     context.measurements.pairs += [_pair(context, group, results) for group in groups or []]
     return not received["finished"]
 
@@ -130,18 +131,19 @@ def time_overall(context: Context) -> None:
     reached = {host for pair in context.measurements.pairs if not pair.error for host in (pair.a, pair.b)}
     tried = {host for pair in context.measurements.pairs for host in (pair.a, pair.b)}
     members = [rank for rank in context.device_ranks() if context.hosts[rank] not in tried - reached]
-    plan = {"members": members, "seconds": min(2.5, 0.2 * context.rendezvous.deadline.remaining)}
+    connect_s = context.next_connect_s([members])
+    plan = {"members": members, "seconds": min(2.5, 0.2 * context.rendezvous.deadline.remaining), "connect_s": connect_s}
 
     def work(plan: Plan) -> dict[str, Any] | None:
         if context.rank not in plan["members"] or len(plan["members"]) < 2 or context.device is None:
             return None
-        with context.rendezvous.group("all", plan["members"], context.device, context.connect_s(True)):
+        with context.rendezvous.group("all", plan["members"], context.device, plan["connect_s"]):
             return {
                 collective: time_collective(collective, context.device, plan["seconds"])[1]
                 for collective in ("all_reduce", "all_gather")
             }
 
-    results = context.rendezvous.run_on_all("all-reduce of all ranks", plan, work, context.answer_s(True))
+    results = context.rendezvous.run_on_all("all-reduce of all ranks", plan, work, answer_s(connect_s))
     answers = [each for each in (results.get(rank) for rank in members) if each is not None]
     if errors := [each["error"] for each in answers if "error" in each]:
         context.measurements.overall_error = errors[0]

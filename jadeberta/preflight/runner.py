@@ -17,7 +17,7 @@ from jadeberta.errors import HangError
 from jadeberta.preflight import host_benchmarks as hosts
 from jadeberta.preflight import network_benchmarks as links
 from jadeberta.preflight import render
-from jadeberta.preflight.context import Context
+from jadeberta.preflight.context import CONNECT_S, FIRST_CONNECT_S, Context
 from jadeberta.preflight.judge import judge
 from jadeberta.preflight.local_checks import RankFiles, run_local_checks
 from jadeberta.preflight.rendezvous import DroppedRank, Rendezvous
@@ -30,7 +30,8 @@ from jadeberta.utils.files import write_atomically
 UNFIT = 1
 """Exit status of every rank if the verdict is not fit."""
 LIMIT_AFTER_PATIENCE_S = 28.0
-"""Time for imports, local checks, measurements and verdict: a preflight takes at most this plus the patience, seconds."""
+"""Time for imports, local checks, measurements and verdict: a preflight takes at most this plus the patience, seconds.
+On GPUs it may take FIRST_CONNECT_S - CONNECT_S more."""
 REQUIREMENTS_S = 10.0
 DISK_S = 5.0
 END_S = 2.0
@@ -85,6 +86,8 @@ class Preflight:
         found = run_local_checks(self.recipe, self.process, os.environ)
         found.at = "rendezvous"
         self.rank_files.write(found)
+        if found.device == "cuda" or self.recipe.run.device == "cuda":
+            self.deadline.extend(FIRST_CONNECT_S - CONNECT_S)
         if self.requirements_call is not None:
             self.requirements_call.wait(REQUIREMENTS_S)  # it would disturb the measurements
         self.deadline.section = "rendezvous"

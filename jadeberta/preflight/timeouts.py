@@ -89,12 +89,20 @@ class Deadline:
         """Seconds until the deadline."""
         return self._deadline - time.monotonic()
 
+    def extend(self, seconds: float) -> None:
+        """Moves the deadline back."""
+        self._limit += seconds
+        self._deadline += seconds
+
     def cancel(self) -> None:
         """Stops the timer."""
         self._over.set()
 
     def _wait(self) -> None:
-        if self._over.wait(max(0.0, self.remaining)):
+        while (remaining := self.remaining) > 0:
+            if self._over.wait(remaining):
+                return
+        if self._over.is_set():
             return
         sentence = f"the preflight was not done after {self._limit:.0f} s; this rank was at: {self.section}"
         with contextlib.suppress(Exception):  # the process ends in any case

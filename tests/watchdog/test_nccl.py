@@ -1,5 +1,6 @@
 """NCCL's part of a run, without a GPU: what is set for it, what its messages mean, and how long its first connection may take."""
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,9 +8,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from jadeberta.cluster.process_group import is_lost_peer, nccl_settings
+from jadeberta.cluster.process_group import from_root, is_lost_peer, nccl_settings
+from jadeberta.errors import ConfigError, HangError
 from jadeberta.jobs.requeue_policy import Ending, Limits, decide
-from jadeberta.preflight.context import CONNECT_S, FIRST_CONNECT_S, Context
+from jadeberta.preflight.context import CONNECT_S, FIRST_CONNECT_S, Context, answer_s
+from jadeberta.preflight.timeouts import Deadline, process_age
 from jadeberta.utils.hardware import peak_flops
 
 VERSION = "[rank3]: NCCL error in: ../torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:3690, "
@@ -41,6 +44,30 @@ def test_messages_of_nccl_tell_a_lost_peer_from_a_fault_of_the_rank_itself(messa
     assert is_lost_peer(dist.DistBackendError(message)) is lost
 
 
+@pytest.mark.parametrize(
+    ("message", "error", "told"),
+    [
+        (VERSION + "unhandled system error, NCCL version 2.27.5", HangError, "the ranks met but do not reach each other"),
+        (
+            VERSION + "invalid usage\nLast error:\nDuplicate GPU detected : rank 1 and rank 0",
+            ConfigError,
+            "(Duplicate GPU detected",
+        ),
+        ("something else", RuntimeError, "something else"),
+    ],
+)
+def test_the_first_words_between_ranks_fail_in_a_sentence(message: str, error: type, told: str, monkeypatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise (RuntimeError if error is RuntimeError else dist.DistBackendError)(message)
+
+    monkeypatch.setattr(dist, "broadcast_object_list", refuse)
+    with pytest.raises(error) as found:
+        from_root(1)
+    assert type(found.value) is error and told in str(found.value)
+    assert error is not HangError or "NCCL_SOCKET_IFNAME" in str(found.value)
+    assert error is not ConfigError or "start one rank a GPU" in str(found.value)
+
+
 def test_a_rank_that_nccl_aborted_is_started_again_with_words_of_its_own() -> None:
     decision = decide(Ending(134, False), [], Limits(3, 2, 24.0), "requeue")
     assert (decision.action, decision.status) == ("requeue", 134)
@@ -50,14 +77,24 @@ def test_a_rank_that_nccl_aborted_is_started_again_with_words_of_its_own() -> No
     )
 
 
-def test_the_first_connection_of_gpus_may_take_longer() -> None:
+def test_one_connection_of_gpus_may_take_longer_the_first_that_there_is() -> None:
     found = {}
     for kind in ("cuda", "cpu"):
         rendezvous = SimpleNamespace(process=SimpleNamespace(rank=0, is_root=True), lost=[])
-        context = Context(None, rendezvous, Path(), torch.device(kind), {}, 0.5, 0.5)  # type: ignore[arg-type]
-        found[kind] = (context.connect_s(first=True), context.connect_s())
-        assert context.answer_s(first=True) > context.connect_s(first=True)  # else the partner would count as lost itself
-    assert found == {"cuda": (FIRST_CONNECT_S, CONNECT_S), "cpu": (CONNECT_S, CONNECT_S)} and FIRST_CONNECT_S == 30
+        results = {0: SimpleNamespace(host="a", device=kind)}
+        context = Context(None, rendezvous, Path(), torch.device(kind), results, 0.5, 0.5)  # type: ignore[arg-type]
+        found[kind] = [context.next_connect_s(groups) for groups in ([], [[0, 1]], [[0, 1]])]
+    assert found == {"cuda": [CONNECT_S, FIRST_CONNECT_S, CONNECT_S], "cpu": [CONNECT_S] * 3} and FIRST_CONNECT_S == 30
+    # Else the partner of a rank that does not connect would count as lost itself.
+    assert answer_s(CONNECT_S) > CONNECT_S and answer_s(FIRST_CONNECT_S) > FIRST_CONNECT_S
+
+
+def test_a_deadline_that_was_extended_does_not_end_the_process_before() -> None:
+    deadline = Deadline(process_age() + 0.2, lambda _: None)
+    deadline.extend(3600)
+    time.sleep(0.4)
+    assert deadline.remaining > 3000
+    deadline.cancel()
 
 
 def test_cards_for_pcie_have_the_peaks_of_their_own_data_sheets() -> None:
