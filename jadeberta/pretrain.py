@@ -20,7 +20,7 @@ from jadeberta.checkpoint.compatibility import expected_of, preview
 from jadeberta.checkpoint.held_tokenizer import read_tokenizer
 from jadeberta.cluster.device import choose_device, describe_device, gpu_uuid
 from jadeberta.cluster.environment import Process, detect, slurm_job
-from jadeberta.cluster.process_group import from_root, is_lost_peer, join_process_group, set_timeouts
+from jadeberta.cluster.process_group import from_root, is_lost_peer, join_process_group, own_fault, set_timeouts
 from jadeberta.config import Recipe
 from jadeberta.config.lineage import first_step_in_words
 from jadeberta.config.phases import phases_of, require_divisible, token_sizes
@@ -45,7 +45,7 @@ from jadeberta.training.hooks import GRACE_S, NO_LIMIT_S, TrainerHooks
 from jadeberta.training.ledger import Ledger, next_attempt
 from jadeberta.training.loop import RollBack, train
 from jadeberta.training.metrics import MetricsWriter, peak_memory_bytes
-from jadeberta.training.repeatable.determinism import make_deterministic, record_bits
+from jadeberta.training.repeatable.determinism import make_deterministic, pinned_variables, record_bits
 from jadeberta.training.run_context import RunContext, StartOfRun
 from jadeberta.training.run_log import RunLog
 from jadeberta.training.run_state import Order, RunState
@@ -83,6 +83,8 @@ def pretrain(recipe: Recipe, resume: str = "auto", dry_run: bool = False, branch
     tokenizer = check_against_shards(recipe, data.shards)
     require_divisible(recipe, process.world_size)
     deepspeed_settings(recipe, process.world_size)
+    if recipe.training.deterministic:
+        pinned_variables(os.environ)
     # Rank 0 alone reads a source and sends it to the others; it does so before it joins them on their devices.
     start = plan_start(recipe, data.shards, tokenizer, data.repeats, branch_from) if process.is_root else StartOfRun()
     if dry_run:
@@ -125,9 +127,10 @@ def _train(context: RunContext, resume: str, at_the_end: contextlib.ExitStack) -
             context.ledger.write("requeue" if isinstance(e, RequeueRequested) else "stop", status=e.exit_status, reason=str(e))
         raise
     except RuntimeError as e:
-        if died := explain_death(e):  # raised by a signal handler, wherever the training happens to be
-            context.ledger.write("stop", status=died.exit_status, reason=str(died))
-            raise died from None
+        # The first is raised by a signal handler, wherever the training happens to be.
+        if known := explain_death(e) or own_fault(e):
+            context.ledger.write("stop", status=known.exit_status, reason=str(known))
+            raise known from None
         if not is_lost_peer(e):
             raise
         reason = re.sub(r"^\[\S+\] *", "", next(iter(str(e).splitlines()), type(e).__name__)).split(". ")[0]
@@ -191,7 +194,7 @@ def _start(recipe: Recipe, process: Process, data: RunData, start: StartOfRun) -
 
     Raises:
         ConfigError: the directory is in use or cannot be written, or the device is not there.
-        HangError: not all ranks came.
+        HangError: not all ranks came, or they do not reach each other.
     """
     run_dir, lock = Path(recipe.run.dir), None
     if process.is_root:
@@ -272,8 +275,7 @@ class Trainer:
                 f"{run_dir}: is at step {state.step} already, beyond training.max_steps {recipe.training.max_steps}. Raise it."
             )
         is_root = context.process.is_root
-        if recipe.training.deterministic:
-            record_bits(context, self.engine, state.step)
+        record_bits(context, self.engine, state.step)
         if is_root:
             resolved = config_module.dump(recipe)
             if changed := changed_settings(run_dir / "recipe.yaml", resolved):

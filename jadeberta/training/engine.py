@@ -195,6 +195,7 @@ class TrainingEngine:
         for holder in (self.engine.optimizer, self.engine.optimizer.optimizer):
             if hasattr(holder, "gradient_accumulation_steps"):
                 holder.gradient_accumulation_steps = accumulation
+        self._is_proven &= (before.sequence_length, before.attention) == (phase.sequence_length, phase.attention)
         if phase.sequence_length is not None:
             self.model.set_rows(phase.sequence_length, phase.attention)
         self._choose_forward()
@@ -228,15 +229,12 @@ class TrainingEngine:
                         tensor.copy_(own)
 
     def step(self, batch: StepBatch, lr: float, flags: RankFlags) -> StepResult:
-        """Makes one optimizer step; every rank calls it.
+        """Makes one optimizer step; returns what all ranks saw, and what this rank's collectives took. Every rank calls it.
 
         Args:
             batch: this rank's share of the global batch.
             lr: learning rate of the update.
             flags: this rank's; the result holds the sum over the ranks.
-
-        Returns:
-            What all ranks saw, with what this rank's collectives took where the recipe asks for that.
         """
         if self.recipe.training.deterministic and not self._is_proven:
             prove(self, batch)
@@ -344,11 +342,13 @@ class TrainingEngine:
         run = self.engine if self.model.training or not self.compiled else self._uncompiled
         if isinstance(micro_batch, OverlongMicroBatch) and self.compiled and self.device.type == "cuda":
             # For a shape that hardly comes again all ranks would wait minutes for this one's compiler. CPUs keep the bits that they had.
-            self.model.forward = self._uncompiled  # type: ignore[method-assign]
+            # Uncompiled it keeps more: where memory is short, every restart would end at this step.
+            self.model.forward, self.model.recompute = self._uncompiled, True  # type: ignore[method-assign]
         try:
             sums: Any = run(**inputs, z_loss=self.recipe.training.z_loss)
         finally:
             self.model.forward = self._compiled if self.compiled else self._uncompiled  # type: ignore[method-assign]
+            self.model.recompute = self.recipe.training.recompute == "layers"
         return sums.to_tuple()
 
 

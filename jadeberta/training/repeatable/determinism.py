@@ -13,12 +13,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
+import orjson
 import torch
 import torch.distributed as dist
 
 from jadeberta.cluster.device import cpu_name
-from jadeberta.cluster.environment import Process
+from jadeberta.cluster.environment import Process, host_name
 from jadeberta.config import Recipe
+from jadeberta.config.deepspeed_file import read_deepspeed_file
 from jadeberta.data.batches import MicroBatch, StepBatch
 from jadeberta.data.sample_order import derive_key
 from jadeberta.errors import ConfigError
@@ -33,7 +35,7 @@ logger = logging.getLogger(__name__)
 PINNED = {
     "CUBLAS_WORKSPACE_CONFIG": (":4096:8", r":4096:8|:16:8"),
     "TORCHINDUCTOR_DETERMINISTIC": ("1", "1"),
-    "NCCL_ALGO": ("Ring", r"(?i:ring|tree)"),
+    "NCCL_ALGO": ("Ring", r"(?i:ring)"),  # the one that NCCL has for every collective
     "NCCL_PROTO": ("Simple", r"(?i:simple|ll|ll128)"),
     "NCCL_MIN_NCHANNELS": ("16", r"[1-9]\d*"),
     "NCCL_MAX_NCHANNELS": ("16", r"[1-9]\d*"),
@@ -116,7 +118,7 @@ def prove(engine: Engine, batch: StepBatch) -> None:
     Weights, accumulated gradients and the random numbers of the steps stay as they are.
 
     Args:
-        engine: before its first step.
+        engine: before its first step, or the first of a phase with another attention or row length.
         batch: of that step.
 
     Raises:
@@ -156,23 +158,30 @@ def _pass(engine: Engine, batch: StepBatch, parameters: tuple[torch.nn.Parameter
     hashes = [weights_hash([each.contiguous()]) for each in (loss.detach().reshape(1), *gradients)]
     summed = torch.cat([each.reshape(-1) for each in gradients])
     dist.all_reduce(summed)
-    return [tuple(each.tolist()) for each in (*hashes, weights_hash([summed]))]
+    # In parts: a hash widens its tensor to int64 several times.
+    return [tuple(each.tolist()) for each in (*hashes, weights_hash(list(summed.split(1 << 24))))]
 
 
 def bits_depend_on(engine: Engine) -> dict[str, Any]:
     """Returns what the bits of a run depend on beside its recipe, for the ledger; every rank calls it."""
     on_gpu = engine.device.type == "cuda"
-    own = torch.cuda.get_device_name(engine.device) if on_gpu else f"{cpu_name()}, {torch.get_num_threads()} threads"
-    devices: list[Any] = [None] * engine.process.world_size
-    dist.all_gather_object(devices, own)
+    device = torch.cuda.get_device_name(engine.device) if on_gpu else f"{cpu_name()}, {torch.get_num_threads()} threads"
+    driver = DRIVER.read_text(encoding="utf-8", errors="replace").splitlines()[:1] if on_gpu and DRIVER.exists() else []
+    ranks: list[Any] = [None] * engine.process.world_size
+    dist.all_gather_object(ranks, (device, host_name(os.environ), "".join(driver)))
+    _, settings = read_deepspeed_file(engine.recipe.deepspeed)
     found: dict[str, Any] = {
-        "ranks": engine.process.world_size, "zero": engine.stage, "compiled": engine.compiled, "devices": devices,
+        "deterministic": engine.recipe.training.deterministic, "ranks": engine.process.world_size, "zero": engine.stage,
+        "compiled": engine.compiled, "devices": [device for device, _, _ in ranks],
+        # By host, its driver; on CPUs there is none.
+        "hosts": {host: driver for _, host, driver in ranks},
         "torch": str(torch.__version__), "deepspeed": metadata.version("deepspeed"), "python": platform.python_version(),
+        "transformers": metadata.version("transformers"),
+        "deepspeed_sha256": hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest(),
     }  # fmt: skip
     if on_gpu:
         tiles = Path(str(kernels.__file__)).with_name("tiles.json")
         found |= {
-            "driver": DRIVER.read_text(encoding="utf-8", errors="replace").splitlines()[0] if DRIVER.exists() else "",
             "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
             "nccl": ".".join(map(str, torch.cuda.nccl.version())), "triton": _version_of("triton"),
             "variables": {k: v for k, v in sorted(os.environ.items()) if k in PINNED or k.startswith("NCCL_")},
@@ -199,7 +208,7 @@ def record_bits(context: RunContext, engine: Engine, step: int) -> None:
     now = bits_depend_on(engine)
     if context.process.is_root:
         changed = changed_since(read_jsonl(context.ledger.path), now)
-        if changed:
+        if changed and now["deterministic"]:
             told = "; ".join(f"{key} was {before}, is {after}" for key, (before, after) in changed.items())
             logger.warning("the bits of an uninterrupted run end at step %s (%s); its data goes on", step, told)
         context.record("bits", step=step, **now, **({"changed": changed} if changed else {}))
@@ -210,7 +219,9 @@ def changed_since(rows: Iterable[JsonRow], now: JsonRow) -> dict[str, list[Any]]
 
     Args:
         rows: the ledger before this attempt's event `bits`.
-        now: as `bits_depend_on` returns it.
+        now: as `bits_depend_on` returns it; what an older version of this program did not record counts as unchanged.
     """
     before = next((row for row in reversed([*rows]) if row.get("event") == "bits"), None)
-    return {} if before is None else {key: [before.get(key), value] for key, value in now.items() if before.get(key) != value}
+    return (
+        {} if before is None else {key: [before.get(key), value] for key, value in now.items() if before.get(key, value) != value}
+    )

@@ -1,19 +1,23 @@
 """training.deterministic pins what decides about sums, proves itself before the first step, changes no bit, and notes where bits end."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import orjson
 import pytest
 import torch
 import torch.distributed as dist
 
+from jadeberta.cluster.environment import host_name
 from jadeberta.config import load_recipe
-from jadeberta.data.batches import MicroBatch, StepBatch
+from jadeberta.data.batches import MicroBatch, OverlongMicroBatch, StepBatch
 from jadeberta.errors import ConfigError
 from jadeberta.shards import file_sha256
 from jadeberta.shards.tokenizer_format import DEFAULT_SPECIAL_TOKENS
+from jadeberta.training.engine import TrainingEngine
 from jadeberta.training.objective import build_model
 from jadeberta.training.repeatable.determinism import changed_since, pinned_variables, prove, require_provable_stage
 from jadeberta.utils.json_lines import read_jsonl
@@ -27,7 +31,7 @@ SETTINGS = {
 
 def test_what_decides_about_sums_is_pinned_and_what_the_user_pinned_stays() -> None:
     assert pinned_variables({}) == SETTINGS
-    own = {"CUBLAS_WORKSPACE_CONFIG": ":16:8", "NCCL_ALGO": "TREE", "NCCL_MAX_NCHANNELS": "8", "NCCL_PROTO": "LL128"}
+    own = {"CUBLAS_WORKSPACE_CONFIG": ":16:8", "NCCL_ALGO": "RING", "NCCL_MAX_NCHANNELS": "8", "NCCL_PROTO": "LL128"}
     assert pinned_variables(own) == SETTINGS | own | {"NCCL_MIN_NCHANNELS": "8"}
 
 
@@ -36,6 +40,7 @@ def test_what_decides_about_sums_is_pinned_and_what_the_user_pinned_stays() -> N
     [
         ({"NCCL_ALGO": "Ring,Tree"}, "NCCL_ALGO is 'Ring,Tree'"),
         ({"NCCL_ALGO": "^Tree"}, "unset it, or set it to Ring"),
+        ({"NCCL_ALGO": "Tree"}, "NCCL_ALGO is 'Tree'"),
         ({"CUBLAS_WORKSPACE_CONFIG": ":0:0"}, "unset it, or set it to :4096:8"),
         ({"TORCHINDUCTOR_DETERMINISTIC": "0"}, "TORCHINDUCTOR_DETERMINISTIC is '0'"),
         ({"NCCL_PROTO": ""}, "NCCL_PROTO is ''"),
@@ -106,6 +111,34 @@ def test_an_operation_without_a_deterministic_form_is_a_sentence(proving) -> Non
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(("change", "proven"), [({}, True), ({"attention": "fused"}, False), ({"sequence_length": 256}, False)])
+def test_a_phase_with_another_attention_or_row_length_is_proved_again(change: dict[str, Any], proven: bool) -> None:
+    before = {"sequence_length": None, "attention": "sdpa", "micro_batch_size": 2, "global_batch_size": 4, "mask_bounds": (0, 0)}
+    engine = SimpleNamespace(
+        phase=SimpleNamespace(**before), process=SimpleNamespace(world_size=1), engine=MagicMock(), model=MagicMock(), compiled=False,
+        _is_proven=True, _choose_forward=lambda: None,
+    )  # fmt: skip
+    TrainingEngine.enter_phase(engine, SimpleNamespace(**before | change), is_border=False)  # type: ignore[arg-type]
+    assert engine._is_proven is proven
+
+
+def test_an_overlong_micro_batch_on_a_gpu_runs_uncompiled_and_recomputes_its_layers_and_no_other_does() -> None:
+    ids, seen = torch.zeros(1, 8, dtype=torch.int64), []
+    model = SimpleNamespace(training=True, recompute=False, forward="compiled")
+
+    def run(**_: Any) -> Any:
+        seen.append((model.forward, model.recompute))
+        return SimpleNamespace(to_tuple=lambda: ())
+
+    engine = SimpleNamespace(
+        engine=run, model=model, device=torch.device("cuda"), compiled=True, inputs=lambda _: {}, _compiled="compiled",
+        _uncompiled="uncompiled", recipe=SimpleNamespace(training=SimpleNamespace(z_loss=0.0, recompute="none")),
+    )  # fmt: skip
+    for kind in (MicroBatch, OverlongMicroBatch, MicroBatch):
+        TrainingEngine.forward(engine, kind(ids, ids[0], ids[0], None, None))  # type: ignore[arg-type]
+    assert seen == [("compiled", False), ("uncompiled", True), ("compiled", False)]
+
+
 def test_only_what_changed_since_the_attempt_before_ends_the_bits() -> None:
     rows = [
         {"event": "bits", "torch": "1", "devices": ["old"]},
@@ -113,6 +146,7 @@ def test_only_what_changed_since_the_attempt_before_ends_the_bits() -> None:
         {"event": "bits", "torch": "2", "devices": ["A100"]},
     ]
     assert changed_since(rows, {"torch": "2", "devices": ["A100"]}) == {} == changed_since(rows[1:2], {"torch": "3"})
+    assert changed_since(rows, {"torch": "2", "hosts": {"a": ""}}) == {}  # an older version did not record it
     assert changed_since(rows, {"torch": "2", "devices": ["H100"]}) == {"devices": [["A100"], ["H100"]]}
 
 
@@ -127,8 +161,9 @@ def test_a_run_has_the_bits_that_it_has_without_and_says_where_they_end(tmp_path
         weights[name] = file_sha256(tmp_path / name / "checkpoints" / "step-00000002" / "model.safetensors")
     assert weights["plain"] == weights["same"]
     ledger = tmp_path / "same" / "ledger.jsonl"
-    assert not [row for row in read_jsonl(tmp_path / "plain" / "ledger.jsonl") if row["event"] == "bits"]
+    plain = [row["deterministic"] for row in read_jsonl(tmp_path / "plain" / "ledger.jsonl") if row["event"] == "bits"]
     (noted,) = [row for row in read_jsonl(ledger) if row["event"] == "bits"]
+    assert plain == [False] and noted["deterministic"] and [*noted["hosts"]] == [host_name(os.environ)]
     assert noted["ranks"] == 1 == len(noted["devices"]) and noted["torch"] == str(torch.__version__) and "changed" not in noted
     # The attempt before ran with another torch.
     lines = [orjson.loads(line) for line in ledger.read_bytes().splitlines()]
@@ -144,6 +179,7 @@ def test_a_run_has_the_bits_that_it_has_without_and_says_where_they_end(tmp_path
 def test_an_environment_that_leaves_a_choice_ends_the_run_before_a_step(tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "shards", {"a": (60, 1)})
     recipe = make_recipe(tmp_path / "r.yaml", shards, tmp_path / "run", training={"deterministic": True})
-    (rank,) = start_ranks(1, "pretrain", "--config", str(recipe), log=tmp_path / "log", NCCL_ALGO="Ring,Tree")
-    assert rank.wait(120) == 2 and "NCCL_ALGO is 'Ring,Tree'" in printed_by(tmp_path / "log")
+    for name, option in (("start", ()), ("dry", ("--dry-run",))):
+        (rank,) = start_ranks(1, "pretrain", "--config", str(recipe), *option, log=tmp_path / name, NCCL_ALGO="Ring,Tree")
+        assert rank.wait(120) == 2 and "NCCL_ALGO is 'Ring,Tree'" in printed_by(tmp_path / name)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
