@@ -1,4 +1,4 @@
-"""Runs every part that wants a GPU within one time: `bench/gpu.sh [--rehearse] [--seconds 465] [--only PART ...] [FOLDER]`.
+"""Runs every part that wants a GPU within one time: `bench/gpu.sh [--rehearse] [--seconds 465] [--only PART]... [FOLDER]`.
 
 Two files come out of a run, gpu-NAME-DATE.json with all figures and gpu-NAME-DATE.txt with what the parts printed; both are written anew
 every second, so that a machine that is taken away leaves what was measured. Every part is a process with a limit. One that fails, hangs
@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.gpu_run.gpu_parts import BUDGET_S, GpuPart, granted, parts_of
-from bench.gpu_run.process_tree import end, end_at_signals, seconds_since
+from bench.gpu_run.process_tree import end, end_at_signals, has_ended, seconds_since
 from bench.results_file import write_results
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,15 +133,13 @@ class GpuRun:
         """Notes the parts that have ended, ends those whose time is over, and writes the results once a second."""
         for one in self._running():
             one.took_s = seconds_since(self.began) - one.began_s
-            status = one.process.poll()
-            if status is None and one.took_s < one.limit_s:
+            still_runs = not has_ended(one.process)
+            if still_runs and one.took_s < one.limit_s:
                 continue
-            if status is None:
-                one.state, one.status = "stopped", 124
-            else:
-                one.state, one.status = "done" if status == 0 else "failed", status
             end(one.process)
-            told = {"stopped": f"stopped after its {one.limit_s:.0f} s", "failed": f"ended with status {status}"}
+            one.status = 124 if still_runs else one.process.poll()
+            one.state = "stopped" if still_runs else "done" if one.status == 0 else "failed"
+            told = {"stopped": f"stopped after its {one.limit_s:.0f} s", "failed": f"ended with status {one.status}"}
             print(f"== {one.part.name}: {told.get(one.state, f'done in {one.took_s:.0f} s')}", flush=True)
             print("\n".join(one.lines()), flush=True)
         if time.monotonic() - self.written_s >= 1:
@@ -194,27 +192,56 @@ def name_of_device() -> str:
     return found.stdout.strip()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options, checked; the folder is made, and starts where the user typed the command."""
     parser = argparse.ArgumentParser(
         prog="bench/gpu.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "bench" / "results", help="for the two files")
     parser.add_argument("--rehearse", action="store_true", help="the same on the CPU with tiny sizes")
-    parser.add_argument("--seconds", type=float, help=f"of the whole run ({BUDGET_S:.0f}; a rehearsal has no limit)")
-    parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="these parts; facts is always among them")
+    parser.add_argument("--seconds", type=_seconds, help=f"of the whole run ({BUDGET_S:.0f}; a rehearsal has no limit)")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="PART", help="this part, may come again; facts is always there"
+    )
     options = parser.parse_args(arguments)
-    parts = parts_of(options.rehearse)
-    names = [part.name for part in parts]
+    names = [part.name for part in parts_of(options.rehearse)]
     if unknown := [name for name in options.only if name not in names]:
-        print(f"bench/gpu.sh: no part is called {unknown[0]!r}; there are {', '.join(names)}", file=sys.stderr)
-        return 2
+        _refuse(f"no part is called {unknown[0]!r}; there are {', '.join(names)}")
+    if str(options.folder) in names:
+        _refuse(f"{options.folder} is a part and no folder; give each part its own --only")
+    options.folder = Path(os.environ.get("GPU_RUN_FROM", "")) / options.folder
+    try:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=options.folder):
+            pass
+    except OSError as e:
+        _refuse(f"{options.folder}: nothing can be written there ({e.strerror}); name another folder")
+    return options
+
+
+def _refuse(sentence: str) -> NoReturn:
+    print(f"bench/gpu.sh: {sentence}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    return value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    # The installation of the wheels, and the question to CUDA below, count too.
+    began = time.monotonic() - float(os.environ.get("GPU_RUN_BEFORE_S", "0"))
+    options = _options(arguments)
+    parts = parts_of(options.rehearse)
     if options.only:
         parts = [part for part in parts if part.name in ("facts", *options.only)]
     name = "rehearsal" if options.rehearse else name_of_device()
     if not name:
         print("bench/gpu.sh: CUDA sees no GPU here; --rehearse takes the same way on the CPU", file=sys.stderr)
         return 2
-    options.folder.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="gpu-run-"))
     run = GpuRun(
         parts,
@@ -222,6 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.seconds or (1e6 if options.rehearse else BUDGET_S),
         options.rehearse,
         result_path(options.folder, name.replace(" ", "-").lower()),
+        began,
     )
     end_at_signals(run.processes)
     try:

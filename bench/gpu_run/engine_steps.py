@@ -41,6 +41,7 @@ def measure(machine: Machine, rows: PartRows, way: str) -> None:
         rows.put("attention", engine.model.attention_backend if hasattr(engine.model, "attention_backend") else None)
         timer = engine.engine.tput_timer
         rows.put("timer_of_the_recipe", bool(timer.config.enabled))
+        timer.global_step_count = timer.start_step  # it waits for the device from this step on
         walls: dict[bool, list[float]] = {True: [], False: []}
         machine.free()
         for round_ in range(1 + sizes.rounds):

@@ -23,9 +23,23 @@ def descendants(process_id: int) -> list[int]:
     return found
 
 
+def has_ended(process: "subprocess.Popen[bytes]") -> bool:
+    """Whether a process has ended. It is not reaped: until `end` nobody else gets its id."""
+    if process.returncode is not None:
+        return True
+    with contextlib.suppress(ChildProcessError):
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    return True
+
+
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """Kills a process and everything below it, and waits for the process. Its workers are killed also where it has ended itself."""
-    for one in descendants(process.pid) if process.poll() is None else []:
+    """Kills a process and everything below it, and reaps it. Of one that has ended itself only its own group is left to be found.
+
+    Nothing is done where it was reaped before: its id may be another process's by then.
+    """
+    if process.returncode is not None:
+        return
+    for one in descendants(process.pid):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(one, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -18,9 +18,8 @@ from bench.gpu_run.process_tree import end
 from bench.gpu_run.stand_in import Machine
 from bench.steps.variants import Setting, models_of
 from jadeberta.config import ModelConfig
+from jadeberta.training.repeatable.determinism import make_deterministic
 
-ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TORCHINDUCTOR_DETERMINISTIC": "1"}
-"""Must be there before CUDA starts."""
 BATCH = 18
 CHILD = "one micro-step"
 
@@ -51,7 +50,7 @@ def _start(machine: Machine, attention: str, deterministic: bool, output: Path) 
     way = f"{CHILD}, {attention}, {deterministic}"
     command = [sys.executable, "-m", "bench.gpu_run.one_part", "same_bits", "--way", way, "--output", str(output)]
     command += ["--rehearse"] if machine.rehearse else []
-    return subprocess.Popen(command, env=environment | (ENVIRONMENT if deterministic else {}), start_new_session=True)
+    return subprocess.Popen(command, env=environment, start_new_session=True)
 
 
 def _compared(
@@ -84,9 +83,7 @@ def _compared(
 def micro_step(machine: Machine, attention: str, deterministic: bool) -> dict[str, str]:
     """sha256 of each gradient of one compiled micro-step from fixed weights, tokens and dropout."""
     if deterministic:
-        torch.use_deterministic_algorithms(True)
-        # Or each empty tensor, the kernels' scratch too, would be filled.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        make_deterministic()  # as a run with training.deterministic does, before CUDA starts
     sizes = machine.sizes
     config = ModelConfig(**sizes.same_bits_model, pooler_hidden_size=sizes.same_bits_model["hidden_size"])  # type: ignore[arg-type]
     setting = Setting(config, 2 if machine.rehearse else BATCH, machine.dtype, machine.device)

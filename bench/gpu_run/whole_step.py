@@ -3,8 +3,10 @@
 Rounds of all ways alternate, because each waits for the lock again. The first row is there as soon as the first round is.
 """
 
+import gc
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -41,15 +43,7 @@ def measure(machine: Machine, rows: PartRows, way: str) -> None:
         model.zero_grad(set_to_none=True)
 
     began = time.monotonic()
-    try:
-        step()
-        machine.synchronize()
-    except torch.OutOfMemoryError:
-        # Other parts had the memory; what was compiled is kept.
-        model.zero_grad(set_to_none=True)
-        machine.free()
-        with machine.alone():
-            step()
+    first_step(machine, model, step)
     first_step_s = time.monotonic() - began
     rows.put("first_step_s", first_step_s)
     machine.free()
@@ -63,6 +57,26 @@ def measure(machine: Machine, rows: PartRows, way: str) -> None:
             machine.free()
         rows.add({"way": chosen.name, "first_step_s": first_step_s} | _row(setting, chosen, times, walls, peak, machine))
         time.sleep(0.05)  # the lock is not handed on in turn: give the others a chance
+
+
+def first_step(machine: Machine, model: torch.nn.Module, step: Callable[[], None]) -> None:
+    """Takes the step that compiles, again and alone where other parts had the memory; what was compiled is kept.
+
+    Raises:
+        torch.OutOfMemoryError: the memory does not suffice for this part alone.
+    """
+    try:
+        step()
+        machine.synchronize()
+        return
+    except torch.OutOfMemoryError:
+        pass  # the error holds the frames of the step, and they its activations: it must be gone before the next one
+    model.zero_grad(set_to_none=True)
+    gc.collect()
+    machine.free()
+    with machine.alone():
+        step()
+        machine.synchronize()
 
 
 def _wall(machine: Machine, step: object) -> float:

@@ -1,11 +1,13 @@
 """Checks on this machine's GPU what the tests can only check around it.
 
-`python bench/steps/check_step.py`; status 1 where something is wrong.
+`python bench/steps/check_step.py`; status 1 where something is wrong. `--quick`: sdpa alone on one shape, as a part of bench/gpu.sh does;
+`--rehearse`: the same on the CPU with tiny sizes.
 
 Loss and gradients of a model of large's width against Hugging Face's eager one in fp64, by dtype, with padding and with documents, compiled
 and not; dropout's share and its repetition from a seed.
 """
 
+import argparse
 import copy
 import sys
 from itertools import product
@@ -30,13 +32,26 @@ LIMITS = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 6e-2}
 """Relative error of all gradients together; fp32 with TF32 off."""
 
 
+SMALL = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 64}
+SHAPES = ((512, 100), (512, 0), (200, 30), (31, 0))
+"""Tokens of a row, and how many of them are padding in one of the rows."""
+
+
 def main() -> int:
-    if not torch.cuda.is_available():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--rehearse", action="store_true")
+    options = parser.parse_args()
+    if not options.rehearse and not torch.cuda.is_available():
         print("no GPU here: nothing was checked", file=sys.stderr)
         return 2
-    device, failed = torch.device("cuda"), 0
+    device, failed = torch.device("cpu" if options.rehearse else "cuda"), 0
+    is_quick = options.quick or options.rehearse
+    shapes = ((32, 8),) if options.rehearse else SHAPES[:1] if is_quick else SHAPES
+    attentions = ("sdpa",) if is_quick else ("sdpa", "fused")
     torch.backends.cuda.matmul.allow_tf32 = False
-    config = ModelConfig(**SIZES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).hugging_face()
+    sizes = SIZES | (SMALL | {"pooler_hidden_size": 64} if options.rehearse else {})
+    config = ModelConfig(**sizes, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).hugging_face()
     weights = build(config, "eager", seed=1).state_dict()
 
     def model(attention: str, dtype: torch.dtype) -> DebertaForMaskedLM:
@@ -44,7 +59,7 @@ def main() -> int:
         made.load_state_dict(weights)
         return made
 
-    for length, padding in ((512, 0), (512, 100), (200, 30), (31, 0)):
+    for length, padding in shapes:
         ids = torch.randint(5, 2000, (4, length), device=device)
         mask = torch.ones_like(ids)
         if padding:
@@ -53,10 +68,11 @@ def main() -> int:
         for dtype, limit in LIMITS.items():
             eager = distance(gradients(model("eager", dtype), ids, mask), exact)
             # A compilation takes seconds: only of the dtype that is trained in.
-            for attention, compiled in product(("sdpa", "fused"), (False, True) if dtype is torch.bfloat16 else (False,)):
+            for attention, compiled in product(attentions, (False, True) if dtype is torch.bfloat16 else (False,)):
                 ours = model(attention, dtype)
                 if compiled:
-                    ours.forward = torch.compile(ours.forward, fullgraph=True, dynamic=False)  # type: ignore[method-assign]
+                    backend = "aot_eager" if options.rehearse else "inductor"
+                    ours.forward = torch.compile(ours.forward, fullgraph=True, dynamic=False, backend=backend)  # type: ignore[method-assign]
                 error = distance(gradients(ours, ids, mask if padding else None), exact)
                 # Where Hugging Face's own model is further off than the limit, ours may be about as far off.
                 good = error <= max(limit, 1.1 * eager)
@@ -66,7 +82,7 @@ def main() -> int:
                     f"{'ok   ' if good else 'WRONG'} {name}: gradients off by {error:.1e}, Hugging Face's by {eager:.1e}",
                     flush=True,
                 )
-    for attention in ("sdpa", "fused"):
+    for attention in () if is_quick else attentions:
         failed += not check_documents(model(attention, torch.float32))
         failed += not check_dropout(weights, attention)
     print("all right" if not failed else f"{failed} wrong")

@@ -74,7 +74,7 @@ def test_the_whole_run_works_with_the_carried_packages_alone(tmp_path) -> None:
     assert document["rehearsal"] and {part["state"] for part in document["parts"].values()} == {"done"}
     parts = document["parts"]
     for name, part in parts.items():
-        assert name in ("facts", "tiles", "parity") or part["rows"], name
+        assert name in ("facts", "tiles", "parity", "sdpa") or part["rows"], name
     assert [row["same"] for row in parts["same bits"]["rows"]] == [True, True] and parts["kernels"]["wrong"] == 0
     assert [row["ran_rows"] == row["predicted_rows"] == ROWS_THAT_FIT for row in parts["memory"]["rows"]] == [True, True]
     assert {row["way"] for row in parts["engine"]["rows"]} == {"throughput timer on", "throughput timer off"}

@@ -8,10 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from bench.gpu_run import one_part
+from bench.gpu_run import driver, one_part
 from bench.gpu_run.driver import GpuRun, result_path
 from bench.gpu_run.gpu_parts import BUDGET_S, GpuPart, granted, parts_of
+from bench.gpu_run.process_tree import end, has_ended
+from bench.gpu_run.stand_in import Machine
+from bench.gpu_run.whole_step import first_step
 from tests.helpers import ROOT
 
 WRITES_AND_HANGS = """
@@ -85,7 +89,8 @@ def test_what_one_part_leaves_over_goes_to_the_next_and_no_share_is_taken_from_l
 def test_most_valuable_first_and_a_rehearsal_has_every_part_but_the_sanitizer() -> None:
     names = [part.name for part in parts_of(rehearse=False)]
     assert [n for n in names if not n.startswith(("step", "engine"))] == [
-        "facts", "kernels", "attention", "same bits", "memory", "save", "attention quiet", "tiles", "parity", "memcheck", "racecheck",
+        "facts", "kernels", "attention", "same bits", "memory", "save", "attention quiet", "tiles", "parity", "sdpa", "memcheck",
+        "racecheck",
     ]  # fmt: skip
     assert [part.name for part in parts_of(rehearse=True)] == names[:-2]
     assert {n for n in names if n.startswith("step")} == {
@@ -109,6 +114,8 @@ def script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     [
         ((), {"PYTHON": "no-such-python"}, "there is no program no-such-python"),
         (("--only", "nothing"), {}, "no part is called 'nothing'"),
+        (("--only", "facts", "kernels"), {}, "kernels is a part and no folder"),
+        (("README.md",), {}, "README.md: nothing can be written there"),
         ((), {"CUDA_VISIBLE_DEVICES": ""}, "CUDA sees no GPU here"),
     ],
 )
@@ -117,18 +124,59 @@ def test_without_python_or_gpu_one_sentence_says_so(arguments, environment, want
     assert done.returncode == 2 and wanted in done.stderr and done.stderr.count("\n") == 1 and done.stdout == ""
 
 
+def test_a_folder_may_follow_a_part_and_starts_where_the_command_was_typed(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("GPU_RUN_FROM", str(tmp_path))
+    found = driver._options(["--only", "facts", "--only", "kernels", "out"])
+    assert found.only == ["facts", "kernels"] and found.folder == tmp_path / "out" and found.folder.is_dir()
+
+
+@pytest.mark.parametrize("seconds", ["0", "-5", "nan", "inf"])
+def test_no_seconds_are_refused(seconds, capsys) -> None:
+    with pytest.raises(SystemExit) as refused:
+        driver._options(["--seconds", seconds])
+    assert refused.value.code == 2 and f"{seconds} is no number of seconds above 0" in capsys.readouterr().err
+
+
+def test_a_step_without_memory_is_taken_again_when_the_error_is_gone() -> None:
+    handled: list[object] = []
+
+    def step() -> None:
+        handled.append(sys.exc_info()[1])
+        if len(handled) == 1:
+            raise torch.OutOfMemoryError("no memory")
+
+    model = torch.nn.Linear(1, 1)
+    model.weight.grad = torch.ones(1, 1)
+    first_step(Machine(rehearse=True), model, step)
+    assert handled == [None, None] and model.weight.grad is None
+
+
+def test_a_process_that_was_reaped_is_left_alone(monkeypatch) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)
+    deadline = time.monotonic() + 20
+    while not has_ended(process):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert process.returncode is None  # not reaped: the id is still its own
+    end(process)
+    assert process.returncode == 0
+    monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("another process may have the id by now"))
+    end(process)
+
+
 def test_wheels_go_into_a_folder_of_their_own_that_is_gone_in_the_end(tmp_path) -> None:
     python, wheels = tmp_path / "python", tmp_path / "wheels"
-    python.write_text('#!/usr/bin/env bash\necho "$* | $PYTHONPATH"\n[ "$1" = -m ] || exit 7\n')
+    python.write_text('#!/usr/bin/env bash\necho "$* | $PYTHONPATH | $GPU_RUN_PACKAGES"\n[ "$1" = -m ] || exit 7\n')
     python.chmod(0o755)
     wheels.mkdir()
     (wheels / "a-1-py3-none-any.whl").touch()
     done = script("--rehearse", PYTHON=str(python), WHEELS=str(wheels), PYTHONPATH="before")
-    pip, driver = done.stdout.splitlines()
+    pip, begun = done.stdout.splitlines()
     assert "pip install" in pip and "--no-index --no-deps" in pip and str(wheels / "a-1-py3-none-any.whl") in pip
-    site = pip.partition("--target ")[2].split()[0]
-    assert driver == f"bench/gpu_run/driver.py --rehearse | {site}:before"
-    assert done.returncode == 7 and not Path(site).exists()
+    packages = Path(pip.partition("--target ")[2].split()[0])
+    # Behind the machine's own packages, which PYTHONPATH would go before.
+    assert begun == f"bench/gpu_run/driver.py --rehearse | {packages.parent}:before | {packages}"
+    assert done.returncode == 7 and not packages.parent.exists()
 
 
 def measured(module: str, tmp_path: Path, *more: str) -> dict:
