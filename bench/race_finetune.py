@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.checkpointing.workload import machine, versions
 from bench.results_file import write_results
 from jadeberta.config import PROJECT, Recipe, dump
+from jadeberta.errors import JadebertaError
 from jadeberta.finetune.grid import groups_of
 from jadeberta.finetune.jglue_files import read_rows
 from jadeberta.finetune.task_metrics import spearman
@@ -56,6 +57,18 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--output", type=path_option, help="JSON file")
     options = parser.parse_args()
+    try:
+        judge_race(options)
+    except JadebertaError as e:
+        sys.exit(str(e))
+
+
+def judge_race(options: argparse.Namespace) -> None:
+    """Trains, fine-tunes and judges what the options ask for.
+
+    Raises:
+        JadebertaError: the race is not there or its grid is not done.
+    """
     directory = RaceDir(options.race)
     race, data, overrides = directory.read()
     size = options.size or next(iter(race.sizes))
@@ -63,6 +76,8 @@ def main() -> None:
     if unknown := {size} - race.sizes.keys() or {options.contestant} - race.contestants.keys():
         sys.exit(f"{min(unknown)}: no size or contestant of {options.race}.")
     goal = target_flops(race, size, overrides, data.row_length)
+    # Before hours of training: what is missing here would end them.
+    files = {task: splits(options.jglue, task, options.race) for task in options.tasks}
     chosen = {run.contestant: run for run in directory.runs("final") if run.size == size}
     recipes = {
         (name, seed): _recipe(directory, chosen[race.target if name == RTD else name], seed, name == RTD, goal)
@@ -70,12 +85,7 @@ def main() -> None:
         for seed in race.seeds
     }
     in_parallel(options.at_once, [partial(pretrain, recipe) for recipe in recipes.values()])
-    jobs = [
-        (key, task, train, valid)
-        for task in options.tasks
-        for train, valid in splits(options.jglue, task, options.race)
-        for key in recipes
-    ]
+    jobs = [(key, task, train, valid) for task in options.tasks for train, valid in files[task] for key in recipes]
     outs = in_parallel(
         options.at_once,
         [partial(finetune, recipes[key].run.dir, task, train, valid) for key, task, train, valid in jobs],
@@ -127,9 +137,13 @@ def pretrain(recipe: Recipe) -> None:
 
 def splits(jglue: Path, task: str, work: Path) -> list[tuple[Path, Path]]:
     """Files to train on and to score: JGLUE's own, or the folds of the valid file where there is no other."""
-    (folder,) = jglue.glob(f"{task}-v*")
-    (valid,) = folder.glob("valid-v*.json")
-    if train := list(folder.glob("train-v*.json")):
+    found_files = {split: sorted(jglue.glob(f"{task}-v*/{split}-v*.json")) for split in ("train", "valid")}
+    if len(found_files["valid"]) != 1 or len(found_files["train"]) > 1:
+        sys.exit(
+            f"--jglue {jglue}: one {task}-v*/valid-v*.json and at most one train-v*.json must be there; name JGLUE's folder datasets."
+        )
+    (valid,) = found_files["valid"]
+    if train := found_files["train"]:
         return [(train[0], valid)]
     rows, lines = read_rows(valid, TASKS[task]), valid.read_text(encoding="utf-8").splitlines()
     names = sorted(set(groups := groups_of(rows)))

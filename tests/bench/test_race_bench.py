@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.race_finetune import splits
 from tests.helpers import ROOT
 
 
@@ -68,6 +69,14 @@ def test_the_short_race_ends_with_both_contestants_judged_and_a_second_call_does
     flops = [work["flops"] for work in tuned["pretraining"].values()]
     assert max(flops) < 1.1 * min(flops)
     assert all(r["questions"] == 10 and (r["contestant"] != "published" or r["difference"] == 0) for r in tuned["results"])
+
+
+def test_what_the_fine_tuning_of_a_race_lacks_is_told_before_any_training(tmp_path: Path) -> None:
+    command = [sys.executable, "bench/race_finetune.py", "--race", str(tmp_path), "--jglue", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1 and done.stderr.startswith(f"{tmp_path}: no ") and done.stderr.count("\n") == 1
+    with pytest.raises(SystemExit, match=r"one jsts-v\*/valid-v\*\.json and at most one train-v\*\.json must be there"):
+        splits(tmp_path, "jsts", tmp_path)
 
 
 def test_a_size_that_is_not_there_is_named(tmp_path: Path) -> None:
