@@ -54,6 +54,9 @@ else
         fi
         signal=USR1
         options+=(--force_multi --no_ssh_check --launcher "$LAUNCHER" --launcher_args "$LAUNCHER_EXTRA")
+        # As the job's tasks have them; not where the job asked for fewer tasks, each with the cores of several processes.
+        # shellcheck source=slurm/cpus.sh
+        [ "$LAUNCHER" != slurm ] || [ "${SLURM_NTASKS_PER_NODE:-$processes}" -lt "$processes" ] || . "$ROOT/slurm/cpus.sh"
         # DeepSpeed starts a script under srun, never a module.
         [ "$LAUNCHER" != slurm ] || command=("$(dirname "$PYTHON")/jadeberta")
     fi
