@@ -4,6 +4,7 @@
 # Usage: bench/gpu.sh [--rehearse] [--seconds 465] [--only PART]... [FOLDER, bench/results]. PYTHON names the interpreter (.venv/bin/python
 # where it exists, else python3), WHEELS the folder (wheels). The wheels go into a folder that is removed at the end; nothing else changes.
 set -uo pipefail
+SECONDS=0 # bash counts from here, also where the environment has such a variable
 export GPU_RUN_FROM="$PWD" # relative paths start where the command was typed
 cd "$(dirname "$0")/.." || exit
 python="${PYTHON:-}"
