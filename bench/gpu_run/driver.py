@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from bench.gpu_run.gpu_parts import BUDGET_S, GpuPart, granted, parts_of
 from bench.gpu_run.process_tree import end, end_at_signals, has_ended, seconds_since
 from bench.results_file import write_results
+from jadeberta.utils.paths import path_option
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOK_S = 0.1
@@ -197,7 +198,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bench/gpu.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "bench" / "results", help="for the two files")
+    parser.add_argument("folder", type=path_option, nargs="?", default=ROOT / "bench" / "results", help="for the two files")
     parser.add_argument("--rehearse", action="store_true", help="the same on the CPU with tiny sizes")
     parser.add_argument("--seconds", type=_seconds, help=f"of the whole run ({BUDGET_S:.0f}; a rehearsal has no limit)")
     parser.add_argument(
