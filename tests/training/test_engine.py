@@ -54,7 +54,7 @@ def engine_in_parts(recipe: Recipe, device: str) -> TrainingEngine:
     engine.engine, engine.model, engine.guard = MagicMock(), MagicMock(), MagicMock()
     engine.recipe, engine.stage, engine.device = recipe, 1, torch.device(device)
     engine.process, engine.phase = SimpleNamespace(world_size=1), phases_of(recipe)[0]  # type: ignore[assignment]
-    engine._uncompiled, engine._compiled = "uncompiled", "compiled"
+    engine._uncompiled, engine._compiled, engine._is_proven = "uncompiled", "compiled", False
     return engine
 
 
