@@ -9,7 +9,7 @@ from typing import Any
 
 from jadeberta.cluster.device import choose_single_device, describe_device
 from jadeberta.compare.compare_page import page
-from jadeberta.compare.compared import course_of, most_different, pairs_of
+from jadeberta.compare.compared import course_of, kept_checkpoints, most_different, pairs_of
 from jadeberta.compare.evaluate_text import (
     add_text_arguments,
     check_text_options,
@@ -23,26 +23,16 @@ from jadeberta.compare.jglue_results import read_jglue
 from jadeberta.compare.text_files import RawText, read_texts
 from jadeberta.compare.text_models import open_model, records_segmenter
 from jadeberta.compare.text_scores import TextScore
-from jadeberta.errors import ConfigError, OutputError
+from jadeberta.errors import CheckpointError, ConfigError, OutputError
 from jadeberta.evaluation.mlm_inputs import refuse_unwritable
 from jadeberta.finetune.encoder import ENGINES
 from jadeberta.utils.command_line import OneSentenceParser
 from jadeberta.utils.files import write_atomically
-from jadeberta.utils.paths import path_option
+from jadeberta.utils.paths import names_of, path_option
 
 CHECKPOINTS = 6
 RECORDED = "recorded"
 """In place of a segmenter: the model's directory says it."""
-
-
-def names_of(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart."""
-    parts = [path.absolute().parts for path in paths]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(each[-length:]) for each in parts]
-        if len(set(names)) == len(names):
-            break
-    return names
 
 
 def main(arguments: list[str]) -> int:
@@ -69,7 +59,7 @@ def main(arguments: list[str]) -> int:
         "--checkpoints",
         type=int,
         default=CHECKPOINTS,
-        help=f"kept checkpoints of each run to measure (default {CHECKPOINTS}; 0: none)",
+        help=f"kept checkpoints of each run to measure (default {CHECKPOINTS}, at least 2; 0: none)",
     )
     parser.add_argument("--jglue", type=path_option, help="directory with results of 'jadeberta finetune', to show beside")
     parser.add_argument("--page", type=path_option, help="write the page there, an HTML file")
@@ -88,16 +78,23 @@ def main(arguments: list[str]) -> int:
             found = score_with_progress(model, texts, options.batch_size)
             return result_of(model, texts, found), found
 
-        def course_point(path: Path, segmenter: str | None, newest: dict[str, Any]) -> dict[str, Any]:
-            # The newest checkpoint of a run has been measured as the run.
-            return newest if str(path) == newest["directory"] else measure(path, segmenter)[0]
+        def course_point(path: Path, segmenter: str | None, newest: dict[str, Any]) -> dict[str, Any] | None:
+            try:
+                # The newest checkpoint of a run has been measured as the run.
+                return newest if str(path) == newest["directory"] else measure(path, segmenter)[0]
+            except CheckpointError as e:  # a run that goes on removes checkpoints
+                print(f"NOTE: {path} is left out of the course. {e}", file=sys.stderr, flush=True)
+                return None
 
         # All are opened before the first is measured for hours.
+        courses: list[list[Path]] = []
         for path, segmenter in zip(options.models, segmenters, strict=True):
-            open_model(path, segmenter, options.words, options.segmenter_command, device)
-        for path, name, segmenter in zip(options.models, names, segmenters, strict=True):
+            courses.append(kept_checkpoints(path, options.checkpoints))
+            for each in (path, *courses[-1]):
+                open_model(each, segmenter, options.words, options.segmenter_command, device)
+        for path, name, segmenter, kept in zip(options.models, names, segmenters, courses, strict=True):
             result, found = measure(path, segmenter)
-            course = course_of(path, options.checkpoints, partial(course_point, segmenter=segmenter, newest=result))
+            course = course_of(kept, partial(course_point, segmenter=segmenter, newest=result))
             models.append({"name": name, **result, "course": course})
             scores.append(found)
     figures = _figures(options, texts, models, scores) | {"jglue": jglue}
@@ -116,13 +113,15 @@ def _check(options: argparse.Namespace) -> list[str | None]:
     """The segmenter of each model; raises ConfigError where the options do not go together."""
     check_text_options(options)
     if options.page is not None:
-        refuse_unwritable(options.page)
+        refuse_unwritable(options.page, "--page")
+        if options.output is not None and options.page.resolve() == options.output.resolve():
+            raise ConfigError(f"--page and --output are both {options.page}. Name two files.")
     if len(options.models) < 2:
         raise ConfigError("one model alone cannot be compared. Name two, or use 'jadeberta evaluate text'.")
     if len({path.resolve() for path in options.models}) < len(options.models):
         raise ConfigError("a model is named twice. Name each once.")
-    if options.checkpoints < 0:
-        raise ConfigError(f"--checkpoints is {options.checkpoints}; it must be at least 0.")
+    if options.checkpoints < 0 or options.checkpoints == 1:
+        raise ConfigError(f"--checkpoints is {options.checkpoints}; it must be 0, or at least 2 for a course.")
     if len(options.segmenter) not in (0, 1, len(options.models)):
         raise ConfigError(
             f"--segmenter names {len(options.segmenter)} for {len(options.models)} models. Name one, or one for each."

@@ -75,19 +75,18 @@ def kept_checkpoints(path: Path, count: int) -> list[Path]:
     return [kept[place] for place in places]
 
 
-def course_of(path: Path, count: int, measure: Callable[[Path], dict[str, Any]]) -> list[dict[str, Any]]:
-    """Figures of the kept checkpoints of a run by step; empty for a model that is no run, or where only one is kept.
+def course_of(kept: Sequence[Path], measure: Callable[[Path], dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """Figures of the kept checkpoints of a run by step; empty where fewer than two are kept.
 
     Args:
-        path: the model as it was named.
-        count: checkpoints to measure at most.
-        measure: gives the figures of a checkpoint.
+        kept: `kept_checkpoints` of the model.
+        measure: gives the figures of a checkpoint; None leaves it out.
     """
-    kept = kept_checkpoints(path, count)
     if len(kept) < 2:
         return []
     return [
         {"step": step_of(each), **{key: found[key] for key in (*COLUMNS, "interval")}}
         for each in kept
         for found in (measure(each),)
+        if found is not None
     ]

@@ -45,7 +45,9 @@ def add_text_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--words", choices=WORDS, default="auto", help="what is masked together (default auto: the words of the model)"
     )
-    parser.add_argument("--segmenter-command", default="", help="its program and options, where it is not on PATH")
+    parser.add_argument(
+        "--segmenter-command", default="", help="the program of jumanpp or juman and its options, where it is not on PATH"
+    )
     parser.add_argument("--batch-size", type=int, default=16, help="rows at once")
     parser.add_argument("--output", type=path_option, help="also write the JSON there")
 
@@ -80,7 +82,14 @@ def score_with_progress(model: TextModel, texts: Sequence[RawText], batch_size: 
                 flush=True,
             )
 
-    return score_texts(model, texts, batch_size, show)
+    scores = score_texts(model, texts, batch_size, show)
+    if rejected := sum(score.is_rejected for score in scores):
+        print(
+            f"NOTE: {model.name}: its segmenter gave no words for {rejected:,} of {len(scores):,} texts; they were read uncut.",
+            file=sys.stderr,
+            flush=True,
+        )
+    return scores
 
 
 def result_of(model: TextModel, texts: Sequence[RawText], scores: Sequence[TextScore]) -> dict[str, Any]:

@@ -27,7 +27,10 @@ class Restorer:
         self._alternatives: Counter[str] | None = None
 
     def changed(self, text: str) -> list[str]:
-        """Returns the characters of a text that normalisation changes, in order; spaces do not count."""
+        """Returns the characters of a text that normalisation changes by themselves, in order; spaces do not count.
+
+        か and a U+3099 behind it, which become が together, do not change by themselves.
+        """
         return [c for c in text if not c.isspace() and self._fold(c) != c]
 
     def identity_bits(self, changed: Sequence[str]) -> float:

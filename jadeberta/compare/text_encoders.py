@@ -25,6 +25,8 @@ from preprocess.tokenization.encoders import open_encoder, read_tokenizer
 WORDS = ("auto", "script", "jumanpp", "juman", "mecab")
 """What is masked together: auto: the words that the model reads, else its tokenizer's; script: runs of one script; or an engine's words."""
 BY_SCRIPT = "runs of one script"
+PROGRAMS = ("jumanpp", "juman")
+"""Engines that are programs, which --segmenter-command names; the others are part of Python."""
 BY_TOKENIZER = f"words of the tokenizer, those above {LONGEST_WORD} characters cut where the script changes"
 
 
@@ -37,6 +39,8 @@ class TextPieces:
     """Raw characters [start, end) of each piece."""
     words: np.ndarray
     """Number of the word of each raw character, int64, not descending."""
+    is_rejected: bool = False
+    """Whether a segmenter gave no words for the text, so that runs of one script stand for them."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,9 @@ class OpenTokenizer:
     """What is masked together, in words."""
 
 
-Pieces = tuple[list[int], list[tuple[int, int]], list[int] | None]
+LinePieces = tuple[list[int], list[tuple[int, int]], list[int] | None]
 """Ids, spans within the line, and numbers of the words where the tokenizer has them."""
-Lines = Callable[[str], Pieces]
+Lines = Callable[[str], LinePieces]
 
 
 class _Texts:
@@ -78,43 +82,45 @@ class _Texts:
 
     def __call__(self, text: str) -> TextPieces:
         if self._segmenter is None and not self._normalises:
-            origins = [(place, place + 1) for place in range(len(text))]
             ids, spans, words = self._lines(text)
-            return TextPieces(ids, spans, self._words_of(text, spans, words))
+            return TextPieces(ids, spans, *self._words_of(text, spans, words))
         characters, origins = align(text)
-        line, begins = normalise(text), None
+        line, begins, is_rejected = normalise(text), None, False
         if self._segmenter is not None:
-            line, begins = _segmented(self._segmenter, line, characters, origins, len(text))
+            line, begins, is_rejected = _segmented(self._segmenter, text, characters, origins)
         ids, spans, words = self._lines(line)
         raw = _raw_spans(line, spans, origins, len(text))
         if begins is not None and self._rule == "auto":
-            return TextPieces(ids, raw, begins)
-        return TextPieces(ids, raw, self._words_of(text, raw, words))
+            return TextPieces(ids, raw, begins, is_rejected)
+        units, is_without = self._words_of(text, raw, words)
+        return TextPieces(ids, raw, units, is_rejected or is_without)
 
-    def _words_of(self, text: str, spans: list[tuple[int, int]], words: list[int] | None) -> np.ndarray:
+    def _words_of(self, text: str, spans: list[tuple[int, int]], words: list[int] | None) -> tuple[np.ndarray, bool]:
+        """The number of the word of each raw character, and whether the engine of the words gave none."""
         if self._units is not None:
-            characters, origins = align(text)
-            return _segmented(self._units, normalise(text), characters, origins, len(text))[1]
+            return _segmented(self._units, text, *align(text))[1:]
         if self._rule == "script" or words is None:
-            return words_by_script(text)
+            return words_by_script(text), False
         begins = np.zeros(len(text), bool)
         before = None
         for (start, end), word in zip(spans, words, strict=True):
             if word != before and start < end:
                 begins[start], before = True, word
-        return cut_long_words(np.cumsum(begins), text)
+        return cut_long_words(np.cumsum(begins), text), False
 
 
-def _segmented(segmenter: Segmenter, line: str, characters: str, origins: Sequence[Span], length: int) -> tuple[str, np.ndarray]:
-    """The words of a normalised text with spaces between them, and the number of the word of each of its raw characters."""
-    (answer,) = segmenter.segment([line])
-    words = [characters] if isinstance(answer, Rejected) else answer
-    begins, place = np.zeros(length, bool), 0
-    for word in words:
+def _segmented(segmenter: Segmenter, text: str, characters: str, origins: Sequence[Span]) -> tuple[str, np.ndarray, bool]:
+    """The normalised words of a text with spaces between them, the number of the word of each raw character, and whether there are none."""
+    (answer,) = segmenter.segment([normalise(text)])
+    if isinstance(answer, Rejected):
+        # A text that is one word would be asked without any context.
+        return characters, words_by_script(text), True
+    begins, place = np.zeros(len(text), bool), 0
+    for word in answer:
         if word:
             begins[origins[place][0]] = True
         place += len(word)
-    return " ".join(words), np.cumsum(begins)
+    return " ".join(answer), np.cumsum(begins), False
 
 
 def _raw_spans(line: str, spans: list[tuple[int, int]], origins: Sequence[Span], length: int) -> list[tuple[int, int]]:
@@ -133,7 +139,8 @@ def _raw_spans(line: str, spans: list[tuple[int, int]], origins: Sequence[Span],
 
 def open_own(directory: Path, origin: dict[str, Any], segmenter: str | None, words: str, command: str) -> OpenTokenizer:
     """Opens the tokenizer of a model that records how its text was made; arguments and errors are those of `open_model`."""
-    engine, _ = open_engine(origin, directory, segmenter, command)
+    own_command = command if origin["segmenter"].get("engine") in PROGRAMS else ""
+    engine, _ = open_engine(origin, directory, segmenter, own_command)
     reads_plain = engine.description.get("engine") == "none"
     file = tokenizer_file(directory, origin)
     if not file.is_file():
@@ -141,7 +148,7 @@ def open_own(directory: Path, origin: dict[str, Any], segmenter: str | None, wor
     encoder = open_encoder(read_tokenizer(directory, file.name))
     special = encoder.special
 
-    def lines(line: str) -> Pieces:
+    def lines(line: str) -> LinePieces:
         found = encoder.encode_placed([line])
         return found.ids.tolist(), [(int(a), int(b)) for a, b in found.spans], None
 
@@ -172,8 +179,10 @@ def open_foreign(directory: Path, segmenter: str | None, words: str, command: st
         )
     try:
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False)
+    except ImportError as e:
+        raise CheckpointError(f"{directory}: its tokenizer cannot be loaded ({_reason(e)}). Install what it names.") from e
     except Exception as e:  # any class, by the tokenizer's own code
-        reason = " ".join(str(e).split())[:200]
+        reason = _reason(e)
         if "trust_remote_code" in reason:
             reason = "it asks for Python code of its own, which is never run"
         raise CheckpointError(f"{directory}: its tokenizer cannot be loaded ({reason}). Download all of its files again.") from e
@@ -185,7 +194,7 @@ def open_foreign(directory: Path, segmenter: str | None, words: str, command: st
     first = {tokenizer.cls_token_id, tokenizer.bos_token_id}
     before = 1 if framed and framed[0] in first else 0
     unknown = {int(number) for number in tokenizer.all_special_ids}
-    engine = None if segmenter == "none" else open_segmenter(SegmenterConfig(engine=cast(Engine, segmenter), command=command))
+    engine = None if segmenter == "none" else _open(segmenter, command)
     units, rule = _units(words, command)
     lines = _fast_lines(tokenizer) if tokenizer.is_fast else _slow_lines(tokenizer)
     own = _fold_of(tokenizer)
@@ -204,13 +213,22 @@ def open_foreign(directory: Path, segmenter: str | None, words: str, command: st
     )
 
 
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _open(engine: str, command: str) -> Segmenter:
+    """An engine; one that is no program is opened without the command, which is then for another model or for the words."""
+    return open_segmenter(SegmenterConfig(engine=cast(Engine, engine), command=command if engine in PROGRAMS else ""))
+
+
 def _units(words: str, command: str) -> tuple[Segmenter | None, str]:
     """The engine whose words are masked together, and the rule in words; nothing of both for auto."""
     if words == "auto":
         return None, ""
     if words == "script":
         return None, BY_SCRIPT
-    return open_segmenter(SegmenterConfig(engine=cast(Engine, words), command=command)), f"words of {words}"
+    return _open(words, command), f"words of {words}"
 
 
 def _unchanged(text: str) -> str:
@@ -233,7 +251,7 @@ def _fast_lines(tokenizer: Any) -> Lines:
     backend.no_padding()
     backend.no_truncation()
 
-    def lines(line: str) -> Pieces:
+    def lines(line: str) -> LinePieces:
         found = backend.encode(line, add_special_tokens=False)
         numbers = [-1 - place if word is None else word for place, word in enumerate(found.word_ids)]
         return list(found.ids), [(int(a), int(b)) for a, b in found.offsets], numbers
@@ -245,7 +263,7 @@ def _slow_lines(tokenizer: Any) -> Lines:
     """A tokenizer that does not say where its pieces lie: they are looked for in the text, one after the other."""
     fold, unknown = _fold_of(tokenizer), tokenizer.unk_token_id
 
-    def lines(line: str) -> Pieces:
+    def lines(line: str) -> LinePieces:
         ids = tokenizer(line, add_special_tokens=False, split_special_tokens=True, truncation=False)["input_ids"]
         folded, places = "", list[int]()
         for place, character in enumerate(line):

@@ -50,6 +50,7 @@ def figures_of(scores: Sequence[TextScore], strata: Sequence[np.ndarray]) -> dic
         },
         "unknown_characters": sum(s.unknown for s in scores),
         "changed_characters": sum(s.changed for s in scores),
+        "rejected_texts": sum(s.is_rejected for s in scores),
     }
 
 

@@ -38,7 +38,7 @@ def read_texts(paths: Sequence[Path], limit: int = 0, characters: int = 0) -> li
         paths: .txt: a document is a block between blank lines; .jsonl: a document a line, under the key text; each of them may be
             compressed (.gz, .bz2, .xz, .zst); a directory of shards: its held-out documents, a corpus by itself.
         limit: documents of each file or corpus; 0 takes all.
-        characters: the first characters of each document that count; 0 takes all.
+        characters: the first characters of each document that count; 0 takes all. A document that begins with so many spaces is skipped.
 
     Raises:
         InputError: a file is missing, damaged, or not of its format; names file and line.
@@ -48,11 +48,12 @@ def read_texts(paths: Sequence[Path], limit: int = 0, characters: int = 0) -> li
     for path in paths:
         counts: dict[str, int] = {}
         for text in _texts_of(path):
-            if not text.text.strip():
+            counted = text.text[:characters] if characters else text.text
+            if not counted.strip():
                 continue
             counts[text.file] = counts.get(text.file, 0) + 1
             if not limit or counts[text.file] <= limit:
-                found.append(RawText(text.file, text.name, text.text[:characters] if characters else text.text))
+                found.append(RawText(text.file, text.name, counted))
             elif path.is_file():
                 break
     if not found:

@@ -16,13 +16,13 @@ from jadeberta.compare.restoring import UNKNOWN_BITS, Restorer, flag_bits
 from jadeberta.compare.text_encoders import TextPieces
 from jadeberta.compare.text_files import RawText
 from jadeberta.compare.text_models import TextModel
-from jadeberta.compare.text_units import Unit, units_of, windows_of
+from jadeberta.compare.text_units import Unit, cut_long_units, units_of, windows_of
 from preprocess.text import cut_sentences
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence of a text with its share of the bits."""
+    """A sentence of a text with its predicted bits and those of its unknown characters; what normalisation changed is not in them."""
 
     start: int
     end: int
@@ -50,6 +50,8 @@ class TextScore:
     units: int
     pieces: int
     sentences: list[Sentence] = field(default_factory=list)
+    is_rejected: bool = False
+    """Whether the segmenter gave no words, so that the text was read without."""
 
     @property
     def bits(self) -> float:
@@ -82,7 +84,7 @@ def score_texts(
         progress: is told rows done and rows in all.
     """
     encoded = [model.encode(text.text) for text in texts]
-    units = [units_of(pieces.words, pieces.spans) for pieces in encoded]
+    units = [cut_long_units(units_of(pieces.words, pieces.spans), pieces.spans, model.longest) for pieces in encoded]
     jobs = [job for number in range(len(texts)) for job in _jobs(model, number, encoded[number], units[number])]
     nats = [np.zeros(len(pieces.ids)) for pieces in encoded]
     right = [np.zeros(len(pieces.ids), bool) for pieces in encoded]
@@ -107,7 +109,7 @@ def _jobs(model: TextModel, number: int, text: TextPieces, units: Sequence[Unit]
     for start, end, members in windows_of(units, len(ids), model.longest):
         row = np.concatenate([before, ids[start:end], after])
         for member in members:
-            pieces = np.array([place for place in units[member].pieces if start <= place < end])
+            pieces = np.array(units[member].pieces)
             yield _Job(number, row, pieces - start + len(before), pieces)
 
 
@@ -160,6 +162,10 @@ def _score(
     unknown = counts & (is_unknown | (~is_known & ~is_changed))
     restored = [text[place] for place in changed if not unknown[place]]
     bits = nats / math.log(2)
+    # Spaces and newlines do not count, and some tokenizers have no pieces for them.
+    for unit in units:
+        if unit.start < unit.end and not counts[unit.start : unit.end].any():
+            bits[list(unit.pieces)] = 0.0
     return TextScore(
         characters=int(counts.sum()),
         predicted_bits=float(bits.sum()),
@@ -170,6 +176,7 @@ def _score(
         units=len(units),
         pieces=len(pieces.ids),
         sentences=_sentences(text, counts, units, bits, unknown),
+        is_rejected=pieces.is_rejected,
     )
 
 

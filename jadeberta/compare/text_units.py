@@ -25,6 +25,7 @@ class Unit:
     """Characters [start, end) of the raw text."""
 
 
+@cache
 def script_of(character: str) -> str:
     """Returns the script of a character as far as Japanese words change with it."""
     if character.isspace():
@@ -32,7 +33,7 @@ def script_of(character: str) -> str:
     if character.isdigit():
         return "digit"
     name = unicodedata.name(character, "")
-    if character in "ー々〆〇":
+    if character in "ーｰ々〆〇":
         return "kept"  # belongs to what is before it
     for script in ("HIRAGANA", "KATAKANA", "CJK UNIFIED", "LATIN"):
         if script in name:
@@ -41,18 +42,15 @@ def script_of(character: str) -> str:
 
 
 def words_by_script(text: str) -> np.ndarray:
-    """Number of the word of each character, int64: a word is a run of one script; signs are words of their own."""
+    """Number of the word of each character, int64: a word is a run of one script, or of one sign."""
     found = np.zeros(len(text), np.int64)
     before, number = "", -1
     for place, character in enumerate(text):
-        script = _script(character)
+        script = script_of(character)
         if not (script == before or (script == "kept" and place)):
             number, before = number + 1, script
         found[place] = number
     return found
-
-
-_script = cache(script_of)
 
 
 def cut_long_words(numbers: np.ndarray, text: str) -> np.ndarray:
@@ -101,17 +99,36 @@ def units_of(words: np.ndarray, spans: Sequence[tuple[int, int]]) -> list[Unit]:
     return [Unit(tuple(pieces), start, end) for pieces, start, end in groups]
 
 
+def cut_long_units(units: Sequence[Unit], spans: Sequence[tuple[int, int]], longest: int) -> list[Unit]:
+    """Cuts units into parts that fit into a window of `windows_of`, of at most half its pieces.
+
+    Args:
+        units: of a text.
+        spans: raw characters [start, end) of each piece.
+        longest: pieces of a window.
+    """
+    most = max(1, longest // 2)
+    found = []
+    for unit in units:
+        if len(unit.pieces) <= most:
+            found.append(unit)
+            continue
+        for first in range(0, len(unit.pieces), most):
+            pieces = unit.pieces[first : first + most]
+            found.append(Unit(pieces, spans[pieces[0]][0], max(spans[piece][1] for piece in pieces)))
+    return found
+
+
 def windows_of(units: Sequence[Unit], pieces: int, longest: int) -> list[tuple[int, int, list[int]]]:
     """Cuts a text into windows that overlap by half, and gives each unit to the one in which it has most context on its shorter side.
 
     Args:
-        units: of the text.
+        units: of the text, as `cut_long_units` leaves them; a unit of at most half a window is whole in one.
         pieces: number of its pieces.
         longest: pieces of a window.
 
     Returns:
-        For each window its first piece, the piece behind its last one, and the numbers of its units; a unit that fits into no window
-        is in the first that reaches its first piece, where only its pieces inside the window are predicted.
+        For each window its first piece, the piece behind its last one, and the numbers of its units.
     """
     stride = max(1, longest // 2)
     count = 1 if pieces <= longest else 1 + -(-(pieces - longest) // stride)
@@ -121,11 +138,7 @@ def windows_of(units: Sequence[Unit], pieces: int, longest: int) -> list[tuple[i
     for number, unit in enumerate(units):
         first, last = unit.pieces[0], unit.pieces[-1]
         inside = [w for w in found if w[0] <= first and last < w[1]]
-        best = (
-            max(inside, key=lambda w: (min(_margin(first - w[0], w[0] == 0), _margin(w[1] - 1 - last, w[1] == pieces)), -w[0]))
-            if inside
-            else next(w for w in found if w[0] <= first < w[1])
-        )
+        best = max(inside, key=lambda w: (min(_margin(first - w[0], w[0] == 0), _margin(w[1] - 1 - last, w[1] == pieces)), -w[0]))
         best[2].append(number)
     return [window for window in found if window[2]]
 

@@ -17,13 +17,17 @@ def resampled_sums(strata: Sequence[np.ndarray], resamples: int = RESAMPLES, see
     """Sums over documents drawn with replacement, each stratum as many as it has; float64 [resamples, columns].
 
     Args:
-        strata: sums of each document, [documents, columns]; a corpus is a stratum.
+        strata: sums of each document, [documents, columns]; a corpus is a stratum. If one of them has a single document, all are drawn
+            as one.
         resamples: how often all is drawn.
         seed: of the draws. Figures drawn with one seed from the same documents are paired.
     """
     generator = np.random.default_rng(seed)
     columns = strata[0].shape[1]
     found = np.zeros((resamples, columns))
+    # A single document would be drawn every time, so that its part of the figures would be called certain.
+    if any(len(sums) == 1 for sums in strata):
+        strata = [np.concatenate(strata)]
     for sums in strata:
         count = len(sums)
         for number in range(resamples if count else 0):

@@ -96,12 +96,12 @@ def load_model(directory: Path, weights: dict[str, torch.Tensor], attention: str
     return model
 
 
-def refuse_unwritable(output: Path) -> None:
-    """Raises ConfigError where a file cannot be written, before the hours of work that it is for."""
+def refuse_unwritable(output: Path, option: str = "--output") -> None:
+    """Raises ConfigError where the file of an option cannot be written, before the hours of work that it is for."""
     if output.is_dir():
-        raise ConfigError(f"--output {output}: is a directory; name a file.")
+        raise ConfigError(f"{option} {output}: is a directory; name a file.")
     there = next(path for path in (output, *output.absolute().parents) if path.exists())
     if there != output and not there.is_dir():
-        raise ConfigError(f"--output {output}: {there} is no directory; name another file.")
+        raise ConfigError(f"{option} {output}: {there} is no directory; name another file.")
     if not os.access(there, os.W_OK):
-        raise ConfigError(f"--output {output}: cannot be written there; name another file.")
+        raise ConfigError(f"{option} {output}: cannot be written there; name another file.")

@@ -92,8 +92,9 @@ def _word_piece(directory: Path) -> "PreTrainedTokenizerFast":
         raise CheckpointError(
             f"{directory}: {JAPANESE_BERT} of the kind {kind!r} is not read. Put the {FAST_FILE} of a fast tokenizer there."
         )
-    lines = (directory / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    vocabulary = {line: number for number, line in enumerate(lines)}
+    # Not splitlines, which also ends a line at U+0085 or U+2028: pieces of some vocabularies.
+    with open(directory / "vocab.txt", encoding="utf-8") as lines:
+        vocabulary = {line.rstrip("\n"): number for number, line in enumerate(lines)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))

@@ -8,6 +8,7 @@ named after it.
 import argparse
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from jadeberta.errors import ConfigError
@@ -73,6 +74,16 @@ def require_current_directory() -> None:
         require_encodable(os.getcwd(), "the current directory")  # noqa: PTH109 - Path.cwd() is the same
     except OSError as e:
         raise ConfigError(f"the current directory cannot be used ({e.strerror}); change into another.") from None
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """Returns the shortest ends of paths that tell them apart, all of one length; `paths` are not empty and no two are equal."""
+    parts = [path.absolute().parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-length:]) for each in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 def user_path(text: str, what: str = "") -> Path:

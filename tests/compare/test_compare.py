@@ -11,14 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jadeberta.checkpoint.manifest import manifest_bytes
-from jadeberta.compare.compare_command import main, names_of
+from jadeberta.compare.compare_command import main
 from jadeberta.compare.compare_page import page
-from jadeberta.compare.compared import is_decided, kept_checkpoints, most_different, pairs_of
+from jadeberta.compare.compared import course_of, is_decided, kept_checkpoints, most_different, pairs_of
 from jadeberta.compare.jglue_results import read_jglue
 from jadeberta.compare.text_files import RawText
 from jadeberta.compare.text_scores import Sentence, TextScore
-from jadeberta.errors import ConfigError, InputError, JadebertaError
+from jadeberta.errors import CheckpointError, ConfigError, InputError
 from jadeberta.utils.files import file_sha256
+from jadeberta.utils.paths import names_of
 from tests.compare.toy_encoders import write_model
 from tests.finetune import toy_model as toy
 
@@ -103,12 +104,28 @@ def test_the_sentences_that_differ_most_come_first_and_equal_ones_not_at_all() -
 
 
 def test_of_many_checkpoints_the_first_and_the_last_are_measured(folder: Path, tmp_path: Path) -> None:
-    for step in (1, 2, 3, 4, 5):
-        shutil.copytree(folder / "run/checkpoints/step-00000002", tmp_path / f"checkpoints/step-{step:08d}")
-        (tmp_path / f"checkpoints/step-{step:08d}/manifest.json").unlink()
-    assert kept_checkpoints(tmp_path, 6) == []  # none can be trusted
-    kept = [path.name for path in kept_checkpoints(folder / "run", 1)]
-    assert kept == ["step-00000004"] and kept_checkpoints(folder / "run", 0) == [] and kept_checkpoints(folder / "ours", 6) == []
+    for step in (1, 2, 3, 4, 5, 6):
+        write_checkpoint(folder / "ours", tmp_path / f"checkpoints/step-{step:08d}", step)
+    (tmp_path / "checkpoints/step-00000006/manifest.json").unlink()  # cannot be trusted
+    kept = kept_checkpoints(tmp_path, 3)
+    assert [int(path.name[5:]) for path in kept] == [1, 3, 5] and len(kept_checkpoints(tmp_path, 6)) == 5
+    figures = {"bits_per_character": 1.0, "accuracy": 0.5, "interval": {}}
+    course = course_of(kept, lambda path: None if path == kept[1] else figures)
+    assert [point["step"] for point in course] == [1, 5]
+    assert [path.name for path in kept_checkpoints(folder / "run", 1)] == ["step-00000004"]
+    assert kept_checkpoints(folder / "run", 0) == [] and kept_checkpoints(folder / "ours", 6) == []
+
+
+def test_a_kept_checkpoint_that_cannot_be_opened_is_refused_before_anything_is_measured(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder / "run", tmp_path / "run")
+    weights = tmp_path / "run/checkpoints/step-00000002/model.safetensors"
+    weights.write_bytes(b"\xff" * 8 + weights.read_bytes()[8:])  # of the right size, which is all that is checked of large files
+    monkeypatch.setattr("jadeberta.compare.compared.verify", lambda directory, small_only: [])
+    monkeypatch.setattr("jadeberta.compare.compare_command.score_with_progress", None)
+    with pytest.raises(CheckpointError, match="step-00000002"):
+        main([str(tmp_path / "run"), str(folder / "ours"), "--texts", str(folder / "a.txt")])
 
 
 def test_names_are_the_shortest_that_tell_models_apart() -> None:
@@ -117,24 +134,26 @@ def test_names_are_the_shortest_that_tell_models_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("models", "options", "reason"),
+    ("models", "options", "kind", "reason"),
     [
-        (["ours"], [], "one model alone cannot be compared"),
-        (["ours", "ours"], [], "a model is named twice"),
-        (["ours", "theirs"], [], "Name the segmenter of its pre-training"),
-        (["ours", "theirs"], ["--segmenter", "none", "none", "none"], "--segmenter names 3 for 2 models"),
-        (["ours", "theirs"], ["--segmenter", "mecab", "none", "--jglue", "/nowhere"], "no results.json below it"),
-        (["ours", "theirs"], ["--checkpoints", "-1"], "--checkpoints is -1"),
-        (["ours", "theirs"], ["--page", "/"], "is a directory"),
-        (["ours", "missing"], ["--segmenter", "none"], "no such directory"),
+        (["ours"], [], ConfigError, "one model alone cannot be compared"),
+        (["ours", "ours"], [], ConfigError, "a model is named twice"),
+        (["ours", "theirs"], [], ConfigError, "Name the segmenter of its pre-training"),
+        (["ours", "theirs"], ["--segmenter", "none", "none", "none"], ConfigError, "--segmenter names 3 for 2 models"),
+        (["ours", "theirs"], ["--segmenter", "mecab", "none", "--jglue", "/nowhere"], InputError, "no results.json below it"),
+        (["ours", "theirs"], ["--checkpoints", "-1"], ConfigError, "--checkpoints is -1"),
+        (["ours", "theirs"], ["--checkpoints", "1"], ConfigError, "--checkpoints is 1; it must be 0, or at least 2"),
+        (["ours", "theirs"], ["--page", "/"], ConfigError, "^--page /: is a directory"),
+        (["ours", "theirs"], ["--page", "/tmp/./x", "--output", "/tmp/x"], ConfigError, "--page and --output are both"),
+        (["ours", "missing"], ["--segmenter", "none"], CheckpointError, "no such directory"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_sentence(
-    models: list[str], options: list[str], reason: str, folder: Path
+    models: list[str], options: list[str], kind: type[Exception], reason: str, folder: Path
 ) -> None:
-    with pytest.raises(JadebertaError, match=reason) as refused:
+    with pytest.raises(kind, match=reason) as refused:
         main([*(str(folder / name) for name in models), "--texts", str(folder / "a.txt"), *options])
-    assert isinstance(refused.value, ConfigError | InputError | JadebertaError) and "\n" not in str(refused.value)
+    assert type(refused.value) is kind and "\n" not in str(refused.value)
 
 
 def test_results_of_jglue_are_shown_by_task(tmp_path: Path) -> None:

@@ -87,6 +87,8 @@ def test_texts_are_read_as_they_are_from_every_kind_of_file(tmp_path: Path) -> N
     ]  # fmt: skip
     limited = read_texts([tmp_path / "a.txt", tmp_path / "b.jsonl.gz"], limit=1, characters=2)
     assert [t.text for t in limited] == ["一。", "Ａ　"]
+    (tmp_path / "c.jsonl").write_text('{"text": "  \\n一"}\n{"text": "二"}', encoding="utf-8")
+    assert [t.text for t in read_texts([tmp_path / "c.jsonl"], limit=1, characters=3)] == ["二"], "its cut is blank"
 
 
 def test_held_out_documents_of_a_work_directory_are_joined_from_their_words(tmp_path: Path) -> None:

@@ -62,6 +62,26 @@ def test_a_text_of_many_windows_adds_up_to_its_pieces() -> None:
     assert score.bits == pytest.approx(3 * sum(range(1, 8)), abs=1e-10) and score.units == 21
 
 
+def test_a_word_that_fits_into_no_window_is_paid_for_whole() -> None:
+    model = known()
+    model.longest = 8
+    (score,) = score_texts(model, [RawText("a", "1", "g" * 40)], 3)
+    assert score.bits == pytest.approx(40 * 7, abs=1e-10) and score.pieces == 40
+
+
+def test_a_piece_of_spaces_alone_costs_nothing() -> None:
+    model = known()
+    (without,) = score_texts(model, [RawText("a", "1", "ab\n\nc")], 2)
+
+    def encode(text: str) -> TextPieces:
+        ids = [6 if c.isspace() else ord(c) - 97 for c in text]
+        return TextPieces(ids, [(place, place + 1) for place in range(len(text))], np.arange(len(text)))
+
+    model.encode = encode
+    (paid,) = score_texts(model, [RawText("a", "1", "ab\n\nc")], 2)
+    assert paid.pieces == 5 and paid.bits == pytest.approx(without.bits) == pytest.approx(6)
+
+
 def test_characters_that_cannot_be_spelled_cost_one_of_all_code_points() -> None:
     (score,) = score_texts(known(frozenset({2})), [RawText("a", "1", "ab c")], 2)
     assert score.unknown == 1 and score.bits == pytest.approx(6 + UNKNOWN_BITS) and score.correct == 1
@@ -142,3 +162,24 @@ def test_the_command_writes_figures_with_intervals_and_hashes(models: dict[str, 
     assert low < found["bits_per_character"] < high
     assert found["bits_per_character"] * 26 == pytest.approx(sum(found["bits"].values()))
     assert len(found["weights_sha256"]) == 64 and len(found["texts"][files[0]]) == 64
+    assert found["rejected_texts"] == 0
+
+
+def test_a_text_that_the_segmenter_rejects_is_counted_and_its_words_are_runs_of_one_script(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from preprocess.segmenters import Rejected
+    from preprocess.segmenters.mecab import Mecab
+
+    asked = Mecab.segment
+    monkeypatch.setattr(
+        Mecab,
+        "segment",
+        lambda own, lines: [Rejected("crash", "猫") if "猫" in line else asked(own, [line])[0] for line in lines],
+    )
+    (tmp_path / "a.txt").write_text("猫がいる。\n\n公園は広い。\n")
+    assert main(["text", "--model", str(models["own"]), "--texts", str(tmp_path / "a.txt")]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["rejected_texts"] == 1 and "gave no words for 1 of 2 texts" in printed.err
+    pieces = open_model(models["own"], None, "auto", "", CPU).encode("猫がいる。")
+    assert pieces.is_rejected and np.diff(pieces.words).tolist() == [1, 0, 0, 1]

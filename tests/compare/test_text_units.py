@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from jadeberta.compare.restoring import UNKNOWN_BITS, Restorer, flag_bits
-from jadeberta.compare.text_units import LONGEST_WORD, Unit, cut_long_words, units_of, windows_of, words_by_script
+from jadeberta.compare.text_units import (
+    LONGEST_WORD,
+    Unit,
+    cut_long_units,
+    cut_long_words,
+    units_of,
+    windows_of,
+    words_by_script,
+)
 from preprocess.text import normalise
 
 
@@ -33,6 +41,7 @@ def test_words_by_script_are_runs_of_one_script() -> None:
         "。",
     ]
     assert words_by_script("").tolist() == []
+    assert words("ﾒｰﾙ……。", words_by_script("ﾒｰﾙ……。")) == ["ﾒｰﾙ", "……", "。"]
 
 
 def test_only_words_that_are_too_long_are_cut() -> None:
@@ -75,9 +84,17 @@ def test_each_unit_is_in_one_window_and_has_its_context(pieces: int, longest: in
             assert end == pieces or end - 1 - member >= longest // 4 - 1
 
 
-def test_a_unit_that_is_longer_than_a_window_is_still_asked_once() -> None:
-    found = windows_of([Unit(tuple(range(20)), 0, 20), Unit((20,), 20, 21)], 21, 8)
-    assert [member for *_, members in found for member in members] == [0, 1]
+@pytest.mark.parametrize("longest", [1, 2, 3, 8, 9])
+def test_every_piece_of_a_unit_that_is_longer_than_a_window_is_asked_once(longest: int) -> None:
+    spans = [(place, place + 1) for place in range(41)]
+    units = cut_long_units([Unit(tuple(range(40)), 0, 40), Unit((40,), 40, 41)], spans, longest)
+    assert all(
+        len(unit.pieces) <= max(1, longest // 2) and (unit.start, unit.end) == (unit.pieces[0], unit.pieces[-1] + 1)
+        for unit in units
+    )
+    asked = [(start, end, units[member]) for start, end, members in windows_of(units, 41, longest) for member in members]
+    assert sorted(piece for *_, unit in asked for piece in unit.pieces) == list(range(41))
+    assert all(start <= unit.pieces[0] and unit.pieces[-1] < end for start, end, unit in asked)
 
 
 def test_what_normalisation_changed_is_paid_for_and_plain_text_is_free() -> None:

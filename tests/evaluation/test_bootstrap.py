@@ -38,3 +38,8 @@ def test_equal_documents_are_drawn_alike_for_two_models() -> None:
 def test_one_document_has_no_interval() -> None:
     nothing = np.zeros((3, 2))
     assert ratio_intervals([np.array([[1.0, 2.0]]), nothing], {"accuracy": 0}, 1) == {"accuracy": None}
+
+
+def test_files_of_one_document_each_are_not_called_certain() -> None:
+    low, high = ratio_intervals([np.array([[1.0, 4.0]]), np.array([[3.0, 4.0]])], {"accuracy": 0}, 1)["accuracy"] or (0, 0)
+    assert low < high

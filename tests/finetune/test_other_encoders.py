@@ -178,7 +178,7 @@ def test_the_command_trains_another_architecture_and_saves_a_model_that_it_reads
 def test_japanese_berts_vocabulary_cuts_the_words_of_the_segmenter(tmp_path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "京都", "大学", "##院", "で", "学", "##ぶ"]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "\u2028", "京都", "大学", "##院", "で", "学", "##ぶ"]
     (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab"}')
     AutoModelForMaskedLM.from_config(transformers.BertConfig(vocab_size=len(pieces), **SIZES)).save_pretrained(folder)
