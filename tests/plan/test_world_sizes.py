@@ -43,9 +43,12 @@ def test_the_wire_of_stage_1_is_a_reduce_of_the_gradients_and_a_gathering_of_the
     assert one["communication_s"] == pytest.approx(3 * 7 / 8 * gradients / 235e9)
 
 
-def test_stage_2_hides_what_it_sends_behind_the_backward_pass_unless_that_is_compiled(capsys) -> None:
+def test_stage_2_with_overlap_hides_what_it_sends_behind_the_backward_pass_unless_that_is_compiled(capsys, tmp_path) -> None:
     plain = sizes(capsys, "--nodes", "1,16")[1]
-    stage_2 = ("--nodes", "1,16", "--deepspeed", "ds_configs/zero2.json")
+    settings = json.loads((ROOT / "ds_configs/zero2.json").read_text())
+    settings["zero_optimization"]["overlap_comm"] = True
+    (tmp_path / "overlap.json").write_text(json.dumps(settings))
+    stage_2 = ("--nodes", "1,16", "--deepspeed", str(tmp_path / "overlap.json"))
     hidden = sizes(capsys, *stage_2, "--training.compile", "never")[1]
     assert hidden["communication_s"] < plain["communication_s"] / 2
     assert sizes(capsys, *stage_2)[1]["communication_s"] >= plain["communication_s"]
