@@ -151,3 +151,13 @@ def printed_by(log: Path) -> str:
 
 def read_metrics(run_dir: Path) -> list[dict]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def copy_model(model: Path, directory: Path, **changes: object) -> Path:
+    """Copies the directory of a model, with some values of its config.json changed; returns the copy."""
+    directory.mkdir()
+    for path in model.iterdir():
+        (directory / path.name).write_bytes(path.read_bytes())
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | changes))
+    return directory

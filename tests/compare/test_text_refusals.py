@@ -11,6 +11,7 @@ from jadeberta.compare.text_files import read_texts
 from jadeberta.compare.text_models import open_model
 from jadeberta.errors import CheckpointError, ConfigError, InputError, JadebertaError
 from tests.compare.toy_encoders import write_model, write_tokenizer
+from tests.helpers import copy_model
 
 CPU = torch.device("cpu")
 
@@ -18,15 +19,6 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("bert") / "model", "bert")
-
-
-def copy_of(model: Path, directory: Path, **changes: object) -> Path:
-    directory.mkdir()
-    for path in model.iterdir():
-        (directory / path.name).write_bytes(path.read_bytes())
-    config = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(json.dumps(config | changes))
-    return directory
 
 
 def refusal(path: Path, segmenter: str | None = "none") -> JadebertaError:
@@ -45,10 +37,10 @@ def test_a_name_of_the_hub_is_answered_with_the_command_that_downloads_it() -> N
 
 def test_models_that_cannot_be_asked_are_refused(bert: Path, tmp_path: Path) -> None:
     assert "Name the segmenter of its pre-training with --segmenter" in str(refusal(bert, None))
-    assert "without a head that fills masks" in str(refusal(copy_of(bert, tmp_path / "gpt2", model_type="gpt2")))
-    code = copy_of(bert, tmp_path / "code", model_type="own", auto_map={"AutoConfig": "evil.Config"})
+    assert "without a head that fills masks" in str(refusal(copy_model(bert, tmp_path / "gpt2", model_type="gpt2")))
+    code = copy_model(bert, tmp_path / "code", model_type="own", auto_map={"AutoConfig": "evil.Config"})
     assert "which is never run" in str(refusal(code))
-    cut = copy_of(bert, tmp_path / "cut")
+    cut = copy_model(bert, tmp_path / "cut")
     (cut / "model.safetensors").write_bytes((bert / "model.safetensors").read_bytes()[:100])
     assert "cannot be loaded" in str(refusal(cut))
     assert "neither a checkpoint, nor an exported directory" in str(refusal(tmp_path))
@@ -57,18 +49,18 @@ def test_models_that_cannot_be_asked_are_refused(bert: Path, tmp_path: Path) -> 
 def test_weights_without_the_head_are_refused(bert: Path, tmp_path: Path) -> None:
     import transformers
 
-    encoder = copy_of(bert, tmp_path / "encoder")
+    encoder = copy_model(bert, tmp_path / "encoder")
     transformers.BertModel(transformers.AutoConfig.from_pretrained(bert)).save_pretrained(encoder)
     assert "its weights lack cls.predictions" in str(refusal(encoder))
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused(bert: Path, tmp_path: Path) -> None:
-    large = copy_of(bert, tmp_path / "large")
+    large = copy_model(bert, tmp_path / "large")
     content = json.loads((large / "tokenizer.json").read_text())
     content["model"]["vocab"] |= {f"x{n}": 23 + n for n in range(5)}
     (large / "tokenizer.json").write_text(json.dumps(content))
     assert "its tokenizer has 28 pieces, its model embeddings of 23" in str(refusal(large))
-    without = copy_of(bert, tmp_path / "without")
+    without = copy_model(bert, tmp_path / "without")
     for path in without.glob("*token*"):
         path.unlink()
     write_tokenizer(without)

@@ -16,7 +16,7 @@ from jadeberta.evaluation.identity import refuse_foreign_evaluation, refuse_othe
 from jadeberta.evaluation.mlm import EVALUATION_SEED, evaluate_mlm, main, score_rows
 from jadeberta.model import build, load
 from jadeberta.shards import open as open_shards
-from tests.helpers import TINY_MODEL, make_shards
+from tests.helpers import TINY_MODEL, copy_model, make_shards
 
 Evaluate = Callable[..., dict[str, Any]]
 
@@ -46,15 +46,6 @@ def evaluate(model: Path, shards: Path, tmp_path: Path) -> Evaluate:
     return run
 
 
-def copy_of(model: Path, directory: Path, **changes: object) -> Path:
-    directory.mkdir()
-    for path in model.iterdir():
-        (directory / path.name).write_bytes(path.read_bytes())
-    config = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(json.dumps(config | changes))
-    return directory
-
-
 def test_the_json_names_weights_rows_tokenizer_and_seed(evaluate: Evaluate, shards: Path, model: Path) -> None:
     found, reader = evaluate(), open_shards(shards, "valid")
     assert found["weights_sha256"] == evaluate("--batch-size", "1")["weights_sha256"] and len(found["weights_sha256"]) == 64
@@ -65,7 +56,7 @@ def test_the_json_names_weights_rows_tokenizer_and_seed(evaluate: Evaluate, shar
 
 
 def test_other_weights_and_other_held_out_rows_have_other_hashes(evaluate: Evaluate, model: Path, tmp_path: Path) -> None:
-    other = copy_of(model, tmp_path / "other")
+    other = copy_model(model, tmp_path / "other")
     torch.manual_seed(4)
     changed = build(ModelConfig(**TINY_MODEL).hugging_face())
     changed.save_pretrained(other)
@@ -86,7 +77,7 @@ def test_the_number_of_rows_at_once_does_not_change_the_figures(evaluate: Evalua
 
 
 def test_a_tokenizer_of_the_same_size_is_not_the_same_tokenizer(evaluate: Evaluate, model: Path, tmp_path: Path) -> None:
-    other = copy_of(model, tmp_path / "other")
+    other = copy_model(model, tmp_path / "other")
     (other / "spm.model").write_bytes(b"another tokenizer")
     with pytest.raises(
         ConfigError, match=r"its tokenizer \(spm\.model, sha256 .* so that the rows have other ids\. Name the shards"
@@ -103,13 +94,13 @@ def test_a_model_of_another_architecture_is_refused_in_one_sentence(evaluate: Ev
     with pytest.raises(
         CheckpointError, match=r"config\.json: a bert and no deberta-v2, .* Name a checkpoint or an exported directory\.$"
     ):
-        evaluate(checkpoint=copy_of(model, tmp_path / "bert", model_type="bert"))
+        evaluate(checkpoint=copy_model(model, tmp_path / "bert", model_type="bert"))
 
 
 def test_documents_are_kept_apart_where_the_training_kept_them_apart(
     evaluate: Evaluate, model: Path, shards: Path, tmp_path: Path
 ) -> None:
-    run = copy_of(model, tmp_path / "run")
+    run = copy_model(model, tmp_path / "run")
     tokenizer = open_shards(shards).index.tokenizer_sha256
     results = {}
     for packing in ("concat", "documents"):
