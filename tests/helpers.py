@@ -1,5 +1,6 @@
 """Small things that many tests arrange: shard directories, recipes, and jobs of some ranks."""
 
+import contextlib
 import json
 import os
 from dataclasses import replace
@@ -161,3 +162,12 @@ def copy_model(model: Path, directory: Path, **changes: object) -> Path:
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | changes))
     return directory
+
+
+def children_of(pid: int | str) -> list[int]:
+    """Child processes of all threads of a process; a thread may end while it is asked."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += map(int, (task / "children").read_text().split())
+    return found

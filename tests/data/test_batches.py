@@ -25,7 +25,7 @@ from jadeberta.data.masking import IGNORED, Masker
 from jadeberta.data.sample_order import SampleOrder
 from jadeberta.model import build
 from jadeberta.shards import ShardError, ShardReader, open_shards
-from tests.helpers import ROOT, TINY_MODEL, make_shards
+from tests.helpers import ROOT, TINY_MODEL, children_of, make_shards
 
 VOCAB = TINY_MODEL["vocab_size"]
 DAMAGED = (2, 7, 11)
@@ -171,9 +171,7 @@ def test_loaders_end_at_once_with_a_trainer_that_is_killed(sound: Path) -> None:
     )
     trainer = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert trainer.stdout is not None and trainer.stdout.readline() == "going\n"
-    loaders = [
-        int(pid) for task in Path(f"/proc/{trainer.pid}/task").iterdir() for pid in (task / "children").read_text().split()
-    ]
+    loaders = children_of(trainer.pid)
     assert len(loaders) >= 2
     trainer.kill()
     trainer.wait()

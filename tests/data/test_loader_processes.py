@@ -22,7 +22,7 @@ from jadeberta.data.masking import Masker
 from jadeberta.data.sample_order import SampleOrder
 from jadeberta.errors import ResourceError, is_retryable
 from jadeberta.shards import ShardReader, open_files, open_shards
-from tests.helpers import make_shards
+from tests.helpers import children_of, make_shards
 
 SEQUENCES, WORKERS, PREFETCH = 2304, 2, 4
 """Of the published run: rows of a step, and the loader processes of its recipe."""
@@ -34,8 +34,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
 
 
 def children() -> list[int]:
-    tasks = Path("/proc/self/task").iterdir()
-    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+    return children_of("self")
 
 
 def resources(pid: int) -> tuple[int, int]:
